@@ -1,0 +1,181 @@
+"""The nouns of a run and the seams between its modules.
+
+A *row* of the data set becomes one or more *requests*; a request becomes a *sequence* of token ids; the engine
+turns a sequence into a *completion*; the job turns completions into the row's output columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import pyarrow as pa
+
+Row: TypeAlias = dict[str, Any]
+Columns: TypeAlias = dict[str, Any]
+
+
+class UserError(Exception):
+    """The configuration, the input or the run directory is at fault: one line that says what would be right.
+
+    ``exit_code`` is 2 for bad configuration or input, 3 for what the model or the machine cannot do.
+    """
+
+    def __init__(self, message: str, exit_code: int = 2):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class RowError(Exception):
+    """One row cannot be finished; the message becomes its ``error`` column."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn from the logits.
+
+    ``temperature`` 0 is greedy. Otherwise logits are divided by it, then cut to the ``top_k`` likeliest (0: all), to
+    the smallest set holding ``top_p`` of the mass (1: all), to tokens at least ``min_p`` times as likely as the
+    likeliest (0: all), and one of the rest is drawn.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a job asks of the model for a row.
+
+    The prompt is ``variables`` put into the run's prompt template, or ``messages`` ({"role", "content"}) instead of
+    the template. With ``choices`` (surface texts) nothing is generated: each choice is scored as the continuation.
+    ``max_tokens``, ``sampling`` and ``seed`` default to the run's; None means the default.
+    """
+
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Mapping[str, str], ...] | None = None
+    choices: tuple[str, ...] | None = None
+    max_tokens: int | None = None
+    sampling: Sampling | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The model's answer to one request; what the checkpoint keeps of it.
+
+    ``finish_reason``: ``stop`` (an end token or stop text), ``length`` (``max_tokens`` reached), ``choice`` (scored),
+    ``error`` (``error`` says why, the rest is empty). ``logprobs[i]`` is the natural-log probability of choice i as the
+    continuation of the prompt, summed over its tokens. Token counts are of model tokens; ``cached_tokens`` is how many of
+    ``prompt_tokens`` were served from an already computed prefix.
+    """
+
+    text: str = ""
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    logprobs: tuple[float, ...] | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, for storage."""
+        return {f.name: v for f in dataclasses.fields(self) if (v := getattr(self, f.name)) != f.default}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Completion:
+        """The inverse of ``to_json``."""
+        fields = dict(record)
+        if fields.get("logprobs") is not None:
+            fields["logprobs"] = tuple(fields["logprobs"])
+        return cls(**fields)
+
+
+# A job's generator for one row: yields one request or a list of independent ones, receives the completion or the list
+# of completions in the same order, returns the row's output columns.
+Steps: TypeAlias = Generator[Request | list[Request], Any, Columns]
+
+
+@runtime_checkable
+class Job(Protocol):
+    """What is done with each row. ``steps`` is pure: no clock, no unseeded randomness, so that it can be replayed."""
+
+    def steps(self, row: Row) -> Steps:
+        """Yield requests, return the output columns named in ``schema``; raise RowError for a row that fails."""
+        ...
+
+    def schema(self) -> pa.Schema:
+        """Names and Arrow types of the output columns, all nullable."""
+        ...
+
+
+@dataclass
+class Sequence:
+    """One request as the engine sees it: token ids, never text.
+
+    ``key`` names it (unique among the sequences in flight). ``draw_seed`` fixes its random draws: the same tokens,
+    sampling and draw_seed give the same completion. ``choices`` are token ids to score instead of generating.
+    ``boundaries`` are ascending token counts, each < len(tokens), at which a KV snapshot is worth keeping; the planner
+    fills them in.
+    """
+
+    key: tuple[int, int]
+    tokens: list[int]
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    draw_seed: int = 0
+    choices: tuple[tuple[int, ...], ...] | None = None
+    boundaries: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The engine's answer to one sequence; see Completion for the fields. ``tokens`` excludes the end token."""
+
+    key: tuple[int, int]
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = "stop"
+    cached_tokens: int = 0
+    logprobs: tuple[float, ...] | None = None
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """A batch of sequences being answered by one resident model."""
+
+    def room(self) -> int:
+        """How many more sequences could be added now (0: call ``step``)."""
+        ...
+
+    def add(self, sequences: list[Sequence]) -> None:
+        """Let these sequences join the batch. A sequence that can never fit comes back from ``step`` with an error."""
+        ...
+
+    def step(self) -> list[Generation]:
+        """Advance the batch by at least one forward pass; return the sequences that ended, in any order."""
+        ...
+
+    def close(self) -> None:
+        """Finish nothing, free the device."""
+        ...
+
+
+class Source(Protocol):
+    """The rows of a data set by position."""
+
+    fingerprint: str
+    column_names: list[str]
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int) -> Iterator[Row]:
+        """Rows from position ``start`` on, in order, as Python values."""
+        ...
+
+    def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
+        """These columns of rows [start, stop), with their own Arrow types."""
+        ...
