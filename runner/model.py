@@ -1,0 +1,134 @@
+"""A resident mlx-lm model whose attention runs over shared prefixes and slots."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+from runner import cpu, prefix
+from runner.layout import Segment, Span, Step
+from runner.prefix import LayerKV
+
+log = logging.getLogger("rowmill")
+
+
+class UnsupportedModelError(Exception):
+    """The model's layers cannot share prefixes: they keep other state than keys and values, or mask by themselves."""
+
+
+class _Head(nn.Module):
+    """The output projection, for the rows of interest alone."""
+
+    def __init__(self, head: nn.Module, owner: ResidentModel) -> None:
+        super().__init__()
+        self.head = head
+        self._owner = (owner,)  # in a tuple, lest it be taken for a submodule
+
+    def __call__(self, x: mx.array) -> mx.array:
+        rows = self._owner[0].rows
+        return self.head(x if rows is None else x[rows])
+
+
+class ResidentModel:
+    """An mlx-lm model with LayerKV caches. Raises UnsupportedModelError if a trial shows that it cannot have them.
+
+    ``token_bytes``: KV bytes of one token in all layers. Changes ``model`` in place: its output head computes the rows
+    that ``forward`` asks for.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.rows: mx.array | None = None
+        self.layers = [LayerKV(index, _window(kv)) for index, kv in enumerate(make_prompt_cache(model))]
+        prefix.hook()
+        cpu.hook()
+        self._wrap_head()
+        self._try()
+
+    def _wrap_head(self) -> None:
+        for owner in (self.model, getattr(self.model, "language_model", None)):
+            head = getattr(owner, "lm_head", None)
+            if owner is not None and isinstance(head, nn.Module):
+                owner.lm_head = _Head(head, self)
+                return
+        for module in self.model.modules():
+            if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
+                self._wrap_tied_head(module)
+                return
+
+    def _wrap_tied_head(self, embedding: Any) -> None:
+        project = embedding.as_linear
+        embedding.as_linear = lambda x: project(x if self.rows is None else x[self.rows])
+
+    def forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
+        """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
+        for layer in self.layers:
+            layer.step = step
+        self.rows = rows
+        try:
+            logits = self.model(tokens[:, None], cache=self.layers)
+        finally:
+            self.rows = None
+        if rows is not None and logits.shape[0] != rows.size:
+            logits = logits[rows]
+        return logits[:, 0]
+
+    def state(self) -> list[mx.array]:
+        """The slots' arrays, to be evaluated with each step."""
+        return [a for layer in self.layers for a in (layer.keys, layer.values) if a is not None]
+
+    def resize(self, slots: int, capacity: int) -> None:
+        for layer in self.layers:
+            layer.resize(slots, capacity)
+
+    def clear(self) -> None:
+        for layer in self.layers:
+            layer.clear()
+
+    def trim(self, segment: Segment) -> None:
+        """Drop what no layer needs of a finished segment, and evaluate it."""
+        for layer in self.layers:
+            layer.trim(segment)
+        mx.eval(segment.keys, segment.values)
+
+    def slot_bytes(self, capacity: int) -> int:
+        """KV bytes of one slot of ``capacity`` tokens."""
+        return sum(layer.ring(capacity) * size for layer, size in zip(self.layers, self._layer_bytes, strict=True))
+
+    @property
+    def token_bytes(self) -> int:
+        return sum(self._layer_bytes)
+
+    def _try(self) -> None:
+        """Compare a shared prefix and two ragged suffixes with the model's own caches, on a few tokens."""
+        tokens = [[3, 1, 4, 1, 5], [3, 1, 4, 2]]
+        try:
+            got = self._trial(tokens)
+            want = [self.model(mx.array([row]), cache=make_prompt_cache(self.model))[0, -1] for row in tokens]
+            scale = max(float(mx.abs(row).max()) for row in want)
+            error = max(float(mx.abs(a - b).max()) for a, b in zip(got, want, strict=True))
+        except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as problem:
+            raise UnsupportedModelError(f"{type(problem).__name__}: {problem}") from problem
+        if not error <= 0.05 * scale:
+            raise UnsupportedModelError(f"logits differ by {error:.3g} of {scale:.3g}")
+
+    def _trial(self, tokens: list[list[int]]) -> mx.array:
+        shared = Segment()
+        self.forward(mx.array(tokens[0][:3]), Step([Span(shared, None, 0, 3)], building=shared), rows=None)
+        shared.tokens.extend(tokens[0][:3])
+        mx.eval(shared.keys, shared.values)
+        self._layer_bytes = [(k.nbytes + v.nbytes) // 3 for k, v in zip(shared.keys, shared.values, strict=True)]
+        step = Step([Span(shared, None, 0, 2), Span(shared, None, 0, 1)])
+        return self.forward(mx.array(tokens[0][3:] + tokens[1][3:]), step, rows=mx.array([1, 2]))
+
+
+def _window(kv: Any) -> int | None:
+    if type(kv) is KVCache:
+        return None
+    if type(kv) is RotatingKVCache and kv.keep == 0:
+        return int(kv.max_size)
+    raise UnsupportedModelError(f"{type(kv).__name__} layers")

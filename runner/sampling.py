@@ -1,0 +1,68 @@
+"""Drawing tokens from logits so that a row's draws depend on its own seed alone, never on its batch.
+
+A draw is the inverse of the cumulative distribution at one uniform number, made on the host from (seed, position): the
+same on every device, one number a token.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from runner.prefix import shifted_exp
+from runner.types import Sampling
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
+    """Uniform numbers in [0, 1), one for each (seed, position): the SplitMix64 generator of Steele et al. 2014."""
+    with np.errstate(over="ignore"):
+        z = seeds + (positions + np.uint64(1)) * GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return (z >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+
+
+def draw(logits: mx.array, samplings: list[Sampling], uniform: npt.NDArray[np.float32]) -> mx.array:
+    """One token id for each row of logits [R, V], drawn by that row's sampling and uniform number: [R] int32."""
+    greedy = logits.argmax(axis=-1).astype(mx.int32)
+    warm = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if not warm:
+        return greedy
+    every = len(warm) == len(samplings)
+    chosen = [samplings[row] for row in warm]
+    index = mx.array(warm)
+    drawn = _draw(logits if every else logits[index], chosen, mx.array(uniform[warm]))
+    if every:
+        return drawn
+    greedy[index] = drawn
+    return greedy
+
+
+def _draw(logits: mx.array, samplings: list[Sampling], uniform: mx.array) -> mx.array:
+    temperature = mx.array([sampling.temperature for sampling in samplings])[:, None]
+    scaled = logits.astype(mx.float32) / temperature
+    weights = shifted_exp(scaled, scaled.max(axis=-1, keepdims=True))  # the likeliest token weighs 1
+    if any(sampling.top_k > 0 or sampling.top_p < 1 for sampling in samplings):
+        weights = mx.where(weights >= _floor(weights, samplings), weights, 0.0)
+    min_p = mx.array([sampling.min_p for sampling in samplings])[:, None]
+    weights = mx.where(weights >= min_p, weights, 0.0)
+    mass = mx.cumsum(weights, axis=-1)
+    passed = mass <= uniform[:, None] * mass[:, -1:]
+    return mx.minimum(passed.sum(axis=-1), logits.shape[-1] - 1).astype(mx.int32)
+
+
+def _floor(weights: mx.array, samplings: list[Sampling]) -> mx.array:
+    """The least weight that top-k, then top-p leave in, by row: [R, 1]. Ties at the floor stay in."""
+    V = weights.shape[-1]
+    falling = -mx.sort(-weights, axis=-1)
+    top_k = mx.array([min(sampling.top_k or V, V) for sampling in samplings])[:, None]
+    kept = mx.where(mx.arange(V)[None] < top_k, falling, 0.0)
+    top_p = mx.array([sampling.top_p for sampling in samplings])[:, None]
+    mass = mx.cumsum(kept, axis=-1)
+    inside = (mass - kept < top_p * mass[:, -1:]) & (kept > 0)
+    last = mx.maximum(inside.sum(axis=-1, keepdims=True) - 1, 0)
+    return mx.take_along_axis(kept, last, axis=-1)

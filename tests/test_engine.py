@@ -1,0 +1,180 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.generate import generate_step
+from mlx_lm.models.cache import make_prompt_cache
+
+from runner.engine import BatchEngine
+from runner.model import ResidentModel
+from runner.types import Sampling, Sequence
+from tests.tiny import MODELS, VOCAB
+
+END = 0
+
+
+@pytest.fixture(autouse=True)
+def _on_cpu():
+    mx.set_default_device(mx.cpu)
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def plain(name):
+    mx.set_default_device(mx.cpu)
+    return MODELS[name]()
+
+
+@pytest.fixture(scope="module")
+def resident(name):
+    mx.set_default_device(mx.cpu)
+    return ResidentModel(MODELS[name]())
+
+
+def one_by_one(model, tokens, max_tokens):
+    generated = []
+    for token, _ in generate_step(mx.array(tokens), model, max_tokens=max_tokens):
+        if int(token) == END:
+            break
+        generated.append(int(token))
+    return generated
+
+
+def finish(engine, sequences):
+    waiting, done = list(sequences), {}
+    while len(done) < len(sequences):
+        take = min(engine.room(), len(waiting))
+        engine.add(waiting[:take])
+        del waiting[:take]
+        for generation in engine.step():
+            assert generation.key not in done
+            done[generation.key] = generation
+    return done
+
+
+def prompts(seed, count, shared, longest=14):
+    rng = np.random.default_rng(seed)
+    prefix = rng.integers(1, VOCAB, shared).tolist()
+    return [prefix + rng.integers(1, VOCAB, rng.integers(1, longest)).tolist() for _ in range(count)]
+
+
+def sequences(rows, max_tokens, boundaries=(), **fields):
+    return [
+        Sequence((i, 0), row, max_tokens(i) if callable(max_tokens) else max_tokens, boundaries=boundaries, **fields)
+        for i, row in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("shared", [0, 5, 8, 23])
+def test_a_batch_generates_what_generate_does_one_by_one(plain, resident, shared, batch_size):
+    rows = prompts(shared, 9, shared)
+    lengths = [12, 3, 1, 20, 7, 12, 2, 9, 15]
+    for boundaries in {(), (shared,) if shared else ()}:
+        engine = BatchEngine(resident, {END}, batch_size=batch_size, prefill_tokens=16)
+        done = finish(engine, sequences(rows, lambda i: lengths[i], boundaries))
+        for i, row in enumerate(rows):
+            assert done[i, 0].tokens == one_by_one(plain, row, lengths[i]), (i, boundaries)
+            assert done[i, 0].cached_tokens in (0, shared if boundaries else 0)
+        engine.close()
+
+
+def test_several_levels_of_prefix(plain, resident):
+    rng = np.random.default_rng(7)
+    template = rng.integers(1, VOCAB, 6).tolist()
+    documents = [template + rng.integers(1, VOCAB, size).tolist() for size in (3, 11, 19)]
+    rows, boundaries = [], []
+    for document in documents:
+        for _ in range(3):
+            rows.append(document + rng.integers(1, VOCAB, rng.integers(1, 9)).tolist())
+            boundaries.append((6, len(document)))
+    todo = [Sequence((i, 0), row, 10, boundaries=b) for i, (row, b) in enumerate(zip(rows, boundaries, strict=True))]
+    done = finish(BatchEngine(resident, {END}, batch_size=4, prefill_tokens=8), todo)
+    for i, row in enumerate(rows):
+        assert done[i, 0].tokens == one_by_one(plain, row, 10)
+    assert sum(generation.cached_tokens for generation in done.values()) == sum(
+        0 if i == 0 else 6 if i % 3 == 0 else boundaries[i][1] for i in range(9)
+    )
+
+
+def test_choices_score_like_a_plain_forward_pass(plain, resident):
+    choices = ((5,), (5, 9), (5, 9, 11), (7, 9), (8,), (5, 10, 11, 12))
+    for shared in (0, 4, 17):
+        rows = prompts(11 + shared, 6, shared)
+        todo = sequences(rows, 1, (shared,) if shared else (), choices=choices)
+        done = finish(BatchEngine(resident, {END}, batch_size=4, prefill_tokens=24), todo)
+        for i, row in enumerate(rows):
+            assert done[i, 0].finish_reason == "choice"
+            for choice, logprob in zip(choices, done[i, 0].logprobs, strict=True):
+                assert logprob == pytest.approx(plain_score(plain, row, choice), abs=1e-4)
+
+
+def plain_score(model, row, choice):
+    logits = model(mx.array([row + list(choice)]), cache=make_prompt_cache(model))[0]
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return sum(float(logprobs[len(row) - 1 + i, token]) for i, token in enumerate(choice))
+
+
+def test_sampled_text_does_not_depend_on_batch_or_order(resident):
+    rows = prompts(3, 8, 5)
+    samplings = [
+        Sampling(1.0),
+        Sampling(0.8, top_p=0.9),
+        Sampling(1.2, top_k=5),
+        Sampling(0.7, min_p=0.1),
+        Sampling(0.0),
+        Sampling(1.0, top_p=0.8, top_k=20, min_p=0.02),
+        Sampling(1.5),
+        Sampling(0.9),
+    ]
+    todo = [
+        Sequence((i, 0), row, 12, samplings[i], draw_seed=1000 + i, boundaries=(5,)) for i, row in enumerate(rows)
+    ]
+    answers = [
+        finish(BatchEngine(resident, {END}, batch_size=size), order)
+        for size in (1, 3, 8)
+        for order in (todo, todo[::-1])
+    ]
+    for answer in answers[1:]:
+        assert {key: generation.tokens for key, generation in answer.items()} == {
+            key: generation.tokens for key, generation in answers[0].items()
+        }
+    warm = {tuple(answers[0][i, 0].tokens) for i in range(8)}
+    assert len(warm) == 8
+
+
+def test_a_sequence_that_cannot_fit_comes_back_with_an_error(resident):
+    rows = prompts(5, 3, 4)
+    engine = BatchEngine(resident, {END}, context=32, batch_size=2)
+    done = finish(engine, [Sequence((0, 0), rows[0], 8), Sequence((1, 0), list(range(1, 30)), 8)])
+    assert done[0, 0].error is None
+    assert "37 tokens" in done[1, 0].error and "context of 32" in done[1, 0].error
+    engine = BatchEngine(resident, {END}, kv_bytes=resident.token_bytes * 128, batch_size=2)
+    done = finish(engine, [Sequence((0, 0), rows[0], 8), Sequence((1, 0), [1] * 400, 8)])
+    assert done[0, 0].error is None
+    assert "KV caches" in done[1, 0].error
+
+
+def test_memory_for_kv_stays_in_its_bounds(resident, plain):
+    rows = prompts(8, 12, 5, longest=40)
+    bound = resident.slot_bytes(128) * 3
+    engine = BatchEngine(resident, {END}, kv_bytes=bound, batch_size=8)
+    waiting, done = sequences(rows, 30, (5,)), {}
+    engine.add(waiting)
+    while len(done) < len(rows):
+        done.update({generation.key: generation for generation in engine.step()})
+        assert sum(a.nbytes for a in resident.state()) <= bound
+    for i, row in enumerate(rows):
+        assert done[i, 0].tokens == one_by_one(plain, row, 30)
+
+
+def test_a_stop_predicate_ends_a_sequence(plain, resident):
+    row = prompts(2, 1, 6)[0]
+    tokens = one_by_one(plain, row, 20)
+    engine = BatchEngine(resident, {END}, stopped=lambda seen: len(seen) >= 4 and seen[-1] == tokens[3])
+    generation = finish(engine, [Sequence((0, 0), row, 20)])[0, 0]
+    assert generation.tokens == tokens[:4]
+    assert generation.finish_reason == "stop"
