@@ -1,0 +1,110 @@
+"""The tables of a checkpoint and how they are opened. Part of the store."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from runner.identity import check_identity
+from runner.publish import sync_folder
+from runner.types import UserError
+
+DATABASE = "run.db"
+SCHEMA_VERSION = 1
+
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE run (identity TEXT NOT NULL);
+CREATE TABLE sessions (session INTEGER PRIMARY KEY, started REAL, pid INTEGER, provenance TEXT, ended REAL, why TEXT);
+CREATE TABLE progress (session INTEGER, elapsed_s REAL, finished INTEGER, errors INTEGER, prompt_tokens INTEGER,
+    cached_tokens INTEGER, completion_tokens INTEGER, shards INTEGER);
+CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, PRIMARY KEY (row, number));
+CREATE INDEX completions_digest ON completions (digest) WHERE digest IS NOT NULL;
+CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER, cached_tokens INTEGER,
+    completion_tokens INTEGER, finish_reason TEXT, body TEXT NOT NULL);
+CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes INTEGER, sha256 TEXT,
+    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT);
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+_VARIABLES = 500  # bound parameters of one statement
+
+
+def connect(run_dir: Path, *, power: bool) -> Database:
+    """Open or create the checkpoint for its only writer; with ``power`` each commit is on the disk when it returns."""
+    connection = sqlite3.connect(run_dir / DATABASE, isolation_level=None)
+    try:
+        connection.execute("PRAGMA busy_timeout = 5000")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if power else 'NORMAL'}")
+        connection.execute(f"PRAGMA fullfsync = {int(power)}")
+        connection.execute(f"PRAGMA checkpoint_fullfsync = {int(power)}")
+        connection.execute("PRAGMA cache_size = -65536")  # KiB
+        connection.execute(
+            "PRAGMA wal_autocheckpoint = 16384"
+        )  # pages: random digests dirty the same index pages often
+        return Database(connection, execute_plugins=False)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Mapping[str, Any], *, power: bool) -> None:
+    """Make the tables of a new checkpoint; raise UserError if there is one of another version or identity."""
+    if check_version(connection, run_dir / DATABASE):
+        check_identity(run_dir, json.loads(connection.execute("SELECT identity FROM run").fetchone()[0]), identity)
+        return
+    if found := sorted(path.name for path in run_dir.glob("data-*.arrow")):
+        raise UserError(
+            f"{run_dir} holds {found[0]} but no checkpoint: choose another run_name, nothing is overwritten"
+        )
+    connection.executescript(_SCHEMA)
+    connection.execute("INSERT INTO run VALUES (?)", (json.dumps(identity),))
+    connection.execute("COMMIT")
+    if power:
+        sync_folder(run_dir)
+        sync_folder(run_dir.parent)
+
+
+def conditions(column: str, values: Iterable[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """WHERE clauses and their parameters that together select ``values``: one for a range, else one for each 500."""
+    if isinstance(values, range) and values.step == 1:
+        yield f"{column} >= ? AND {column} < ?", (values.start, values.stop)
+        return
+    remaining = iter(values)
+    while some := tuple(islice(remaining, _VARIABLES)):
+        yield f"{column} IN ({', '.join('?' * len(some))})", some
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the checkpoint is made already (False: the file is new). UserError if another version made it."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if version != SCHEMA_VERSION and (version or tables):
+        raise UserError(
+            f"{path} has checkpoint version {version}, this rowmill reads {SCHEMA_VERSION}: use another run_name"
+        )
+    return bool(version)
+
+
+@contextlib.contextmanager
+def open_read_only(run_dir: Path, *, live: bool) -> Iterator[sqlite3.Connection]:
+    """A connection that reads one consistent state of the checkpoint; ``live`` says that a run may be writing to it."""
+    path = run_dir / DATABASE
+    if not path.is_file():
+        raise UserError(f"{run_dir} is no run directory: it has no {DATABASE}")
+    wal = path.with_name(path.name + "-wal")
+    # Without a log the file is complete in itself; ``immutable`` then works in folders that cannot be written to.
+    mode = "mode=ro" if live or wal.exists() else "immutable=1"
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)) as connection:
+        connection.execute("PRAGMA busy_timeout = 5000")
+        connection.execute("BEGIN")
+        if not check_version(connection, path):
+            raise UserError(f"{path} is empty: the run did not get as far as starting")
+        yield connection

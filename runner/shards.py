@@ -1,0 +1,262 @@
+"""A shard's columns: finished rows checked, staged as JSON, and turned into typed Arrow tables. Part of the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from runner.types import Columns, Completion, UserError
+
+BATCH_ROWS = 1000
+BATCH_CHARS = 16 * 2**20
+USAGE = pa.struct(
+    [
+        ("prompt_tokens", pa.int32()),
+        ("cached_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("finish_reason", pa.string()),
+    ]
+)
+OURS = pa.schema([("error", pa.string()), ("usage", USAGE)])
+_MISFIT = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError)
+
+
+class Usage(NamedTuple):
+    """What a row's completions took together, in tokens; ``finish_reason`` is the last completion's."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reason: str | None = None
+
+    @classmethod
+    def of(cls, completions: Iterable[Completion]) -> Usage:
+        """The sum over a row's completions, in the order in which they were asked for."""
+        total = cls()
+        for c in completions:
+            total = cls(
+                total.prompt_tokens + c.prompt_tokens,
+                total.cached_tokens + c.cached_tokens,
+                total.completion_tokens + c.completion_tokens,
+                c.finish_reason,
+            )
+        return total
+
+
+class Output(NamedTuple):
+    """A finished row: the job's columns (absent ones are null), or what went wrong.
+
+    ``error`` reads ``kind: detail``; the part before the first colon and space is what errors are counted by.
+    """
+
+    row: int
+    columns: Columns
+    error: str | None = None
+    usage: Usage = Usage()
+
+
+class Staged(NamedTuple):
+    """A finished row as the checkpoint holds it until its shard is sealed; ``body`` is the job's columns in JSON."""
+
+    row: int
+    error: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    finish_reason: str | None
+    body: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a run's rows become shards; ``columns`` is ``shard_schema(keep, job)``, ``kept`` reads input rows again."""
+
+    rows: int
+    shard_rows: int
+    job: pa.Schema
+    keep: pa.Schema
+    kept: Callable[[int, int], pa.Table]
+    columns: pa.Schema
+    power: bool
+
+    def span(self, shard: int) -> tuple[int, int]:
+        """The shard's rows [start, stop)."""
+        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows)
+
+    def __len__(self) -> int:
+        """How many shards there will be; an empty data set is one empty shard."""
+        return max(1, -(-self.rows // self.shard_rows))
+
+
+def shard_file(shard: int) -> str:
+    """The name of a shard's file."""
+    return f"data-{shard:05d}.arrow"
+
+
+def error_kind(error: str) -> str:
+    """What an error is counted by: the text before the first ``": "``, at most 80 characters."""
+    return error.partition(": ")[0][:80]
+
+
+def shard_schema(keep: pa.Schema, job: pa.Schema) -> pa.Schema:
+    """The columns of every shard: kept input columns, the job's, ``error``, ``usage``.
+
+    Dictionary-encoded input becomes plain, and the Hugging Face feature types of kept columns are carried along.
+    Raises UserError for a name that occurs twice and for a job column that JSON cannot stage.
+    """
+    kept = [pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in keep]
+    fields = [*kept, *(f.with_nullable(True) for f in job), *OURS]
+    names = [f.name for f in fields]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise UserError(
+            f"output column {twice[0]!r} would occur twice: input columns (output.keep), the job's columns "
+            f"({', '.join(job.names)}), error and usage need different names"
+        )
+    for field in job:
+        if not _stageable(field.type):
+            raise UserError(
+                f"job column {field.name!r} has type {field.type}: "
+                "it can be a boolean, a number, a string, or a list or struct of these"
+            )
+    return pa.schema(fields, metadata=_features(keep))
+
+
+def _stageable(type_: pa.DataType) -> bool:
+    t = pa.types
+    if t.is_list(type_) or t.is_large_list(type_):
+        return _stageable(type_.value_type)
+    if t.is_struct(type_):
+        return all(_stageable(field.type) for field in type_)
+    tests = (t.is_null, t.is_boolean, t.is_integer, t.is_floating, t.is_string, t.is_large_string)
+    return any(test(type_) for test in tests)
+
+
+def _features(keep: pa.Schema) -> dict[bytes, bytes] | None:
+    # The format of datasets: {"info": {"features": {column: type}}} under the key "huggingface".
+    try:
+        features = json.loads((keep.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    kept = {name: features[name] for name in keep.names if name in (features or {})}
+    return {b"huggingface": json.dumps({"info": {"features": kept}}).encode()} if kept else None
+
+
+def clean(text: str) -> str:
+    """``text`` as valid Unicode: split surrogate pairs joined, lone surrogates replaced by U+FFFD."""
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be stored")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain).encode
+
+
+def to_json(value: Any) -> str:
+    """JSON that SQLite can hold and ``json.loads`` gives back exactly, lone surrogates included."""
+    text = _encode(value)
+    return text if clean(text) is text else json.dumps(value, default=_plain)
+
+
+def stage(outputs: Sequence[Output], job: pa.Schema) -> list[Staged]:
+    """What the checkpoint keeps of these rows, made so that sealing cannot fail on a value later.
+
+    A value that does not fit its column's type is left out and turns its row into an error row.
+    """
+    bodies = _fitting(outputs, job)
+    if bodies is None:
+        return [_staged(*_salvage(output, job)) for output in outputs]
+    return [_staged(output, body) for output, body in zip(outputs, bodies, strict=True)]
+
+
+def _staged(output: Output, body: str) -> Staged:
+    usage = output.usage
+    reason = clean(usage.finish_reason) if usage.finish_reason is not None else None
+    return Staged(output.row, clean(output.error) if output.error is not None else None, *usage[:3], reason, body)
+
+
+def _fitting(outputs: Sequence[Output], job: pa.Schema) -> list[str] | None:
+    try:
+        bodies = [clean(_encode(output.columns)) for output in outputs]
+        records = json.loads(f"[{','.join(bodies)}]")
+        for field in job:
+            _array([record.get(field.name) for record in records], field.type)
+    except _MISFIT:
+        return None
+    known = set(job.names)
+    return bodies if all(record.keys() <= known for record in records) else None
+
+
+def _salvage(output: Output, job: pa.Schema) -> tuple[Output, str]:
+    parts, misfits = [], []
+    for name, value in output.columns.items():
+        try:
+            text = clean(_encode(value))
+            _array([json.loads(text)], job.field(name).type)
+            parts.append(f"{clean(_encode(name))}:{text}")
+        except KeyError:
+            misfits.append(f"column {name!r} is not one of the job's ({', '.join(job.names)})")
+        except _MISFIT:
+            misfits.append(f"column {name!r} takes {job.field(name).type}, not {value!r:.80}")
+    if misfits and output.error is None:
+        output = output._replace(error=f"output type: {'; '.join(misfits)}")
+    return output, f"{{{','.join(parts)}}}"
+
+
+def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
+    # pyarrow cuts 1.5 to 1 without a word when it fills an integer column.
+    if pa.types.is_integer(type_) and any(isinstance(v, float) and not v.is_integer() for v in values):
+        raise ValueError("not an integer")
+    return pa.array(values, type=type_)
+
+
+def batches(rows: Iterable[Staged]) -> Iterator[list[Staged]]:
+    """``rows`` in pieces of at most BATCH_ROWS rows and about BATCH_CHARS characters, whatever their source."""
+    piece: list[Staged] = []
+    chars = 0
+    for row in rows:
+        piece.append(row)
+        chars += len(row.body)
+        if len(piece) == BATCH_ROWS or chars >= BATCH_CHARS:
+            yield piece
+            piece, chars = [], 0
+    if piece:
+        yield piece
+
+
+def table(rows: list[Staged], layout: Layout) -> pa.Table:
+    """Consecutive rows as a table of ``layout.columns``, the kept input columns read again from the source.
+
+    Raises UserError when the source no longer has these rows or columns.
+    """
+    arrays = _kept_arrays(rows[0].row, rows[-1].row + 1, layout) if layout.keep.names else []
+    records = [json.loads(row.body) for row in rows]
+    arrays += [_array([record.get(field.name) for record in records], field.type) for field in layout.job]
+    arrays.append(pa.array([row.error for row in rows], type=pa.string()))
+    usage = [(r.prompt_tokens, r.cached_tokens, r.completion_tokens, r.finish_reason) for r in rows]
+    columns = zip(zip(*usage, strict=True), USAGE, strict=True)
+    arrays.append(pa.StructArray.from_arrays([pa.array(v, type=f.type) for v, f in columns], fields=list(USAGE)))
+    return pa.Table.from_arrays(arrays, schema=layout.columns)
+
+
+def _kept_arrays(start: int, stop: int, layout: Layout) -> list[Any]:
+    keep: list[str] = layout.keep.names
+    source = layout.kept(start, stop)
+    missing = [name for name in keep if name not in source.column_names]
+    if missing or source.num_rows != stop - start:
+        found = f"has no column {missing[0]!r}" if missing else f"gives {source.num_rows} of them"
+        raise UserError(f"the data set changed during the run: rows {start} to {stop - 1} were there, now it {found}")
+    # ``take`` copies, so that the bytes do not depend on how the source happened to cut its chunks.
+    source = source.select(keep).take(pa.array(range(stop - start), type=pa.int64()))
+    return [source.column(name).cast(layout.columns.field(name).type) for name in keep]

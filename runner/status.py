@@ -1,0 +1,89 @@
+"""What a run directory says about itself, read without disturbing the run: all of it derived from the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner.database import open_read_only
+from runner.lease import disk_errors, holder
+from runner.shards import Staged, error_kind
+
+
+class Totals(NamedTuple):
+    """Sums over the finished rows, sealed or staged; ``shards`` counts the sealed ones."""
+
+    finished: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    shards: int = 0
+
+    def plus(self, rows: Iterable[Staged]) -> Totals:
+        """The totals when these rows are finished too."""
+        finished, errors, prompt, cached, completion, shards = self
+        for row in rows:
+            finished += 1
+            errors += row.error is not None
+            prompt += row.prompt_tokens
+            cached += row.cached_tokens
+            completion += row.completion_tokens
+        return Totals(finished, errors, prompt, cached, completion, shards)
+
+
+def read_totals(connection: sqlite3.Connection) -> Totals:
+    """The totals of a checkpoint; costs a scan of the staged rows and of one row for each shard."""
+    sums = "coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(completion_tokens), 0)"
+    staged = connection.execute(f"SELECT count(*), count(error), {sums} FROM staged").fetchone()
+    sealed = connection.execute(f"SELECT coalesce(sum(rows), 0), 0, {sums} FROM shards").fetchone()
+    errors = connection.execute("SELECT coalesce(sum(value), 0) FROM shards, json_each(error_kinds)").fetchone()
+    shards = connection.execute("SELECT count(*) FROM shards").fetchone()
+    finished, failed, *tokens = (a + b for a, b in zip(staged, sealed, strict=True))
+    return Totals(finished, failed + errors[0], *tokens, *shards)
+
+
+def read_error_kinds(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many finished rows have each kind of error, the most frequent first."""
+    kinds: Counter[str] = Counter()
+    query = "SELECT key, sum(value) FROM shards, json_each(error_kinds) GROUP BY key"
+    kinds.update(dict(connection.execute(query).fetchall()))
+    for error, count in connection.execute("SELECT error, count(*) FROM staged WHERE error IS NOT NULL GROUP BY error"):
+        kinds[error_kind(error)] += count
+    return dict(kinds.most_common())
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """The progress of a run, whether it is running, interrupted or finished; changes nothing in its directory.
+
+    Keys: ``rows``, the fields of Totals, ``state`` (running: the lease is held; finished: all rows are; else
+    interrupted), ``pid`` of the runner or None, ``started`` (Unix time of the first session), ``sessions``,
+    ``active_s`` and ``rows_per_s`` (over the time that sessions were at work, each known to a second), ``error_kinds``.
+    Raises UserError if ``run_dir`` holds no readable checkpoint.
+    """
+    run_dir = Path(run_dir)
+    pid = holder(run_dir)
+    with disk_errors(run_dir), open_read_only(run_dir, live=pid is not None) as connection:
+        totals = read_totals(connection)
+        rows = json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])["rows"]
+        started, sessions = connection.execute("SELECT min(started), count(*) FROM sessions").fetchone()
+        active = connection.execute(
+            "SELECT coalesce(sum(s), 0.0) FROM (SELECT max(elapsed_s) AS s FROM progress GROUP BY session)"
+        ).fetchone()[0]
+        kinds = read_error_kinds(connection)
+    ended = "finished" if totals.finished == rows else "interrupted"
+    return {
+        "rows": rows,
+        **totals._asdict(),
+        "state": "running" if pid is not None else ended,
+        "pid": pid,
+        "started": started,
+        "sessions": sessions,
+        "active_s": active,
+        "rows_per_s": totals.finished / active if active else 0.0,
+        "error_kinds": kinds,
+    }

@@ -1,0 +1,291 @@
+"""The checkpoint (SQLite) and the output (Arrow shards) of a run; the only writer of its directory.
+
+``run.db`` is the only truth. A *completion* is committed before anyone acts on it and kept for the whole run: resume
+replays it, equal requests reuse it, a lost shard is made again from it. A *finished* row is staged until the last row
+of its shard is finished; the shard is then sealed: written, synced, renamed, recorded, in this order, so that a kill
+between any two leaves nothing or an orphan, which the next ``open`` removes. ``state.json`` and ``dataset_info.json``
+follow from the ``shards`` table and are rewritten after each seal: ``datasets.load_from_disk`` reads the sealed shards,
+in row order, while the run goes on, and all rows when it has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from sqlite_utils import Database
+
+from runner import shards
+from runner.database import conditions, connect, create_or_check
+from runner.lease import Lease, disk_errors, fresh_dir
+from runner.publish import write_dataset, write_stream
+from runner.shards import Output, Staged, Usage
+from runner.status import Totals, read_status, read_totals
+from runner.types import Completion, UserError
+
+__all__ = ["Output", "Record", "Store", "Totals", "Usage", "fresh_dir", "read_status"]
+
+log = logging.getLogger(__name__)
+
+_ORPHAN = re.compile(r"data-\d{5,}\.arrow(\.tmp)?|(state|dataset_info)\.json\.tmp")
+_SPAN = "WHERE row >= ? AND row < ?"
+_INSERT_SHARD = f"""
+INSERT INTO shards (shard, file, bytes, sha256, error_kinds, rows, prompt_tokens, cached_tokens, completion_tokens)
+SELECT ?, ?, ?, ?, ?, count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens) FROM staged {_SPAN}
+"""
+_PROGRESS_SECONDS = 1.0
+
+
+class Record(NamedTuple):
+    """A completion to commit: request ``number`` of ``row``. ``digest`` names a deterministic request, else None."""
+
+    row: int
+    number: int
+    digest: bytes | None
+    completion: Completion
+
+
+class Store:
+    """An open run directory, leased until ``close``. For one thread.
+
+    Any method may raise UserError with exit code 3 when the disk is full or fails; the directory is then as the last
+    commit left it, and the next ``open`` resumes. ``run.db`` grows by about 0.2 kB for each label and by the text
+    for each free completion, for completions are never deleted.
+    """
+
+    def __init__(self, run_dir: Path, layout: shards.Layout, lease: Lease, database: Database) -> None:
+        """Use ``open``."""
+        self.run_dir = run_dir
+        self._layout, self._lease, self._database = layout, lease, database
+        self._connection: sqlite3.Connection = database.conn
+        self._staged: Counter[int] = Counter()  # rows staged for each shard not yet sealed
+        self._sealed: set[int] = set()
+        self._totals = Totals()
+        self._session = 0
+        self._clock = self._noted = time.monotonic()
+
+    @classmethod
+    def open(
+        cls,
+        run_dir: Path,
+        identity: Mapping[str, Any],
+        *,
+        rows: int,
+        shard_rows: int,
+        schema: pa.Schema,
+        keep: pa.Schema,
+        kept: Callable[[int, int], pa.Table],
+        durability: str = "process",
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Store:
+        """Create the run directory, or resume it if it holds the same run.
+
+        ``identity`` (nested, JSON) is all that decides the output; together with ``rows``, ``shard_rows`` and the
+        columns it must equal what the directory was created with. ``provenance`` (versions, machine) is noted for
+        each session. ``schema`` has the job's columns, ``keep`` the kept input columns, which ``kept(start, stop)``
+        reads again when rows [start, stop) are sealed. ``durability``: ``process`` survives any death of the
+        process; ``power`` also a power cut, at the price of a disk sync for each commit.
+
+        Raises UserError: column names clash; another process has the lease (its pid is named); the directory belongs
+        to a different run (one line ``key: old -> new`` for each difference); the checkpoint is damaged, of another
+        version, or cannot be written.
+        """
+        if durability not in ("process", "power"):
+            raise UserError(f"checkpoint.durability={durability}: it can be process or power")
+        if shard_rows < 1:
+            raise UserError(f"output.shard_rows={shard_rows}: it must be at least 1")
+        columns = shards.shard_schema(keep, schema)
+        layout = shards.Layout(rows, shard_rows, schema, keep, kept, columns, durability == "power")
+        names = [f"{field.name}: {field.type}" for field in columns]
+        full = json.loads(json.dumps({**identity, "rows": rows, "shard_rows": shard_rows, "columns": names}))
+        run_dir = Path(run_dir)
+        with disk_errors(run_dir), contextlib.ExitStack() as undo:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            lease = Lease(run_dir)
+            undo.callback(lease.release)
+            database = connect(run_dir, power=layout.power)
+            undo.callback(database.close)
+            create_or_check(database.conn, run_dir, full, power=layout.power)
+            store = cls(run_dir, layout, lease, database)
+            store._resume(provenance or {})
+            undo.pop_all()
+        return store
+
+    def start(self) -> None:
+        """Start the session's clock anew: call it when the model is loaded, so that rows/s leaves that out."""
+        self._clock = time.monotonic()
+
+    def record(self, completions: Iterable[Record] = (), finished: Iterable[Output] = ()) -> None:
+        """Commit completions and, in the same transaction, rows finished earlier; then seal the shards now complete.
+
+        What is passed is on disk when this returns. A row's last completion may be in the same call as its output.
+        Values that do not fit their column's type, or columns that the job did not name, make the row an error row;
+        lone surrogates become U+FFFD in outputs (completions keep them, for replay). Raises sqlite3.IntegrityError if
+        a (row, number) or a row is committed twice, ValueError for a row out of range; then nothing is committed.
+        """
+        records = [_completion_values(record) for record in completions]
+        rows = shards.stage(self._checked(finished), self._layout.job)
+        totals = self._totals.plus(rows)
+        with disk_errors(self.run_dir), self._database.atomic():
+            if records:
+                self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?)", records)
+            if rows:
+                self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._note_progress(totals)
+        self._totals = totals
+        touched = Counter(row.row // self._layout.shard_rows for row in rows)
+        self._staged.update(touched)
+        self._seal_complete(touched)
+
+    def finish(self, outputs: Iterable[Output]) -> None:
+        """Commit finished rows and seal the shards that they complete; ``record`` without completions."""
+        self.record((), outputs)
+
+    def recorded(self, rows: Iterable[int]) -> dict[int, dict[int, Completion]]:
+        """The committed completions of these rows (a ``range`` of step 1 is fastest): row -> number -> completion."""
+        found: dict[int, dict[int, Completion]] = {}
+        for where, values in conditions("row", rows):
+            query = f"SELECT row, number, body FROM completions WHERE {where} ORDER BY row, number"
+            for row, number, body in self._select(query, values):
+                found.setdefault(row, {})[number] = Completion.from_json(json.loads(body))
+        return found
+
+    def lookup(self, digests: Iterable[bytes]) -> dict[bytes, Completion]:
+        """The committed answers to requests with these digests, failed ones excepted."""
+        found: dict[bytes, Completion] = {}
+        for where, values in conditions("digest", digests):
+            for digest, body in self._select(f"SELECT digest, body FROM completions WHERE {where}", values):
+                found[digest] = Completion.from_json(json.loads(body))
+        return found
+
+    def unfinished(self) -> Iterator[range]:
+        """The rows still to do, as ascending ranges; a shard is looked at only when its first row is asked for."""
+        for shard in range(len(self._layout)):
+            if shard in self._sealed:
+                continue
+            position, stop = self._layout.span(shard)
+            staged = self._select("SELECT row FROM staged WHERE row >= ? AND row < ? ORDER BY row", (position, stop))
+            for (row,) in staged:
+                if position < row:
+                    yield range(position, row)
+                position = row + 1
+            if position < stop:
+                yield range(position, stop)
+
+    def totals(self) -> Totals:
+        """Sums over the finished rows; costs nothing."""
+        return self._totals._replace(shards=len(self._sealed))
+
+    def close(self, why: str = "closed") -> None:
+        """End the session, saying ``why`` (finished, interrupted...), and give the lease back; may be repeated."""
+        if self._lease.held:
+            with contextlib.suppress(sqlite3.Error), self._database.atomic():
+                self._note_progress(self._totals, last=True)
+                ended = (time.time(), why, self._session)
+                self._connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", ended)
+            self._database.close()
+            self._lease.release()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(kind.__name__ if kind else "closed")
+
+    def _select(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
+        with disk_errors(self.run_dir):
+            return self._connection.execute(query, tuple(values)).fetchall()
+
+    def _resume(self, provenance: Mapping[str, Any]) -> None:
+        self._forget_damaged_shards()
+        self._sealed = {shard for (shard,) in self._select("SELECT shard FROM shards")}
+        self._remove_orphans()
+        size = self._layout.shard_rows
+        self._staged.update(dict(self._select(f"SELECT row / {size}, count(*) FROM staged GROUP BY 1")))
+        session = {"started": time.time(), "pid": os.getpid(), "provenance": json.dumps(provenance, default=str)}
+        self._session = self._database.table("sessions").insert(session, pk="session").last_pk
+        self._publish()
+        self._seal_complete([*self._staged, 0])
+        self._totals = read_totals(self._connection)
+
+    def _forget_damaged_shards(self) -> None:
+        for shard, name, size in self._select("SELECT shard, file, bytes FROM shards"):
+            file = self.run_dir / name
+            found = file.stat().st_size if file.is_file() else None
+            if found != size:
+                state = "is missing" if found is None else f"has {found} bytes instead of {size}"
+                log.warning("%s %s: its rows are made again from the recorded completions", file, state)
+                with self._database.atomic():
+                    self._connection.execute("DELETE FROM shards WHERE shard = ?", (shard,))
+
+    def _remove_orphans(self) -> None:
+        recorded = {shards.shard_file(shard) for shard in self._sealed}
+        for path in self.run_dir.iterdir():
+            if _ORPHAN.fullmatch(path.name) and path.name not in recorded:
+                log.info("removing %s, left by an interrupted session", path)
+                path.unlink()
+
+    def _checked(self, outputs: Iterable[Output]) -> list[Output]:
+        outputs = list(outputs)
+        for output in outputs:
+            if not 0 <= output.row < self._layout.rows:
+                raise ValueError(f"row {output.row} is not in [0, {self._layout.rows})")
+            if output.row // self._layout.shard_rows in self._sealed:
+                raise sqlite3.IntegrityError(f"row {output.row} is finished already: its shard is sealed")
+        return outputs
+
+    def _note_progress(self, totals: Totals, *, last: bool = False) -> None:
+        now = time.monotonic()
+        if last or now - self._noted >= _PROGRESS_SECONDS:
+            self._noted = now
+            values = (self._session, now - self._clock, *totals[:5], len(self._sealed))
+            self._connection.execute("INSERT INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    def _seal_complete(self, candidates: Iterable[int]) -> None:
+        for shard in sorted(set(candidates)):
+            start, stop = self._layout.span(shard)
+            if shard not in self._sealed and self._staged[shard] == stop - start:
+                with disk_errors(self.run_dir):
+                    self._seal(shard, start, stop)
+
+    def _seal(self, shard: int, start: int, stop: int) -> None:
+        layout = self._layout
+        name = shards.shard_file(shard)
+        tables = (shards.table(rows, layout) for rows in self._read(start, stop))
+        written = write_stream(self.run_dir / name, layout.columns, tables, power=layout.power)
+        span = (start, stop)
+        with self._database.atomic():
+            errors = self._connection.execute(
+                f"SELECT error FROM staged {_SPAN} AND error IS NOT NULL ORDER BY row", span
+            )
+            kinds = Counter(shards.error_kind(error) for (error,) in errors)
+            values = (shard, name, *written, json.dumps(kinds, ensure_ascii=False), *span)
+            self._connection.execute(_INSERT_SHARD, values)
+            self._connection.execute(f"DELETE FROM staged {_SPAN}", span)
+        self._sealed.add(shard)
+        del self._staged[shard]
+        self._publish()
+
+    def _read(self, start: int, stop: int) -> Iterator[list[Staged]]:
+        query = f"SELECT {', '.join(Staged._fields)} FROM staged {_SPAN} ORDER BY row"
+        return shards.batches(map(Staged._make, self._connection.execute(query, (start, stop))))
+
+    def _publish(self) -> None:
+        files = self._select("SELECT file, sha256 FROM shards ORDER BY shard")
+        if files:
+            write_dataset(self.run_dir, files, power=self._layout.power)
+
+
+def _completion_values(record: Record) -> tuple[int, int, bytes | None, str]:
+    row, number, digest, completion = record
+    return row, number, digest if completion.error is None else None, shards.to_json(completion.to_json())
