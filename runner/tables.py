@@ -1,0 +1,240 @@
+"""Files to Arrow: CSV, JSONL, plain text and Parquet become one table, whatever their size.
+
+A small file is held in memory. A large one is written once, as an Arrow file named by the hash of its contents, into
+the cache folder and memory-mapped, so that a changed file is never served from a stale cache.
+
+Types. CSV: a column is int64 or float64 when every cell would be printed again exactly as it stands in the file,
+else text ("007", "1.50" and "1e3" stay text), so that a prompt shows what the file shows. Only an empty unquoted cell
+is null; NA, null and None are text. JSONL: JSON's own types; a missing key is null; a column of mixed types becomes
+text, with JSON for what is not a string. Text: one row a line, column ``text``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+
+from runner.types import UserError
+
+IN_MEMORY_BYTES = 32 << 20
+_BATCH_ROWS = 10_000
+_BATCH_BYTES = 16 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAGIC = {
+    b"PAR1": "a Parquet file: dataset=parquet",
+    b"ARROW1": "an Arrow file: dataset=arrow",
+    b"PK\x03\x04": "a zip archive or an Excel workbook: export it as CSV",
+    b"SQLite format 3": "an SQLite database: export the table as CSV",
+    b"\x1f\x8b": "gzip-compressed: let its name end in .gz",
+    b"\xff\xfe": "UTF-16 text: dataset.encoding=utf-16",
+    b"\xfe\xff": "UTF-16 text: dataset.encoding=utf-16",
+}
+Batches = Iterator[pa.RecordBatch]
+
+
+def read_table(path: Path, kind: str, key: str, delimiter: str | None, encoding: str) -> pa.Table:
+    """The whole file as a table of unique column names, memory-mapped from the cache entry ``key`` when large.
+
+    Raises UserError naming the file, the line where it is known, and what would be right.
+    """
+    refuse_other_formats(path, kind, encoding)
+    cached = None if _in_memory(path) else cache_file(key)
+    if cached is not None and cached.exists():
+        return map_arrow(cached)
+    if kind == "csv":
+        from runner.csvfile import read_csv
+
+        return read_csv(path, delimiter or ("\t" if ".tsv" in path.suffixes else ","), encoding, cached)
+    schema, batches = {"jsonl": _read_jsonl, "text": _read_text, "parquet": _read_parquet}[kind](path)
+    return store(schema, batches, cached)
+
+
+def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None:
+    """Raise UserError when the first bytes show another format than ``kind``; an empty file is one too."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise UserError(f"dataset.path: {path} is empty: empty data set")
+    for magic, meaning in _MAGIC.items():
+        binary_kind = {b"PAR1": "parquet", b"ARROW1": "arrow"}.get(magic)
+        allowed = kind == binary_kind or (magic == b"\x1f\x8b" and path.suffix == ".gz") or "16" in encoding
+        if head.startswith(magic) and not allowed:
+            raise UserError(f"dataset.path: {path} is not {kind} but {meaning}")
+    if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
+        raise UserError(f"dataset.path: {path} is not csv but looks like JSON lines: dataset=jsonl")
+
+
+def cache_file(key: str) -> Path:
+    """Where the Arrow copy of the contents with this key lies."""
+    from runner.models import cache_dir
+
+    return Path(cache_dir()) / "data" / f"{key}.arrow"
+
+
+def map_arrow(path: Path) -> pa.Table:
+    """An Arrow file (stream or file format), memory-mapped."""
+    source = pa.memory_map(str(path))
+    try:
+        return pa.ipc.open_file(source).read_all()
+    except pa.ArrowInvalid:
+        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def _in_memory(path: Path) -> bool:
+    packed = 10 if path.suffix in (".gz", ".bz2", ".zst", ".parquet") else 1
+    return path.stat().st_size * packed <= IN_MEMORY_BYTES
+
+
+def store(schema: pa.Schema, batches: Iterable[pa.RecordBatch], target: Path | None) -> pa.Table:
+    """Write the batches to memory or, by temporary name and rename, to ``target``; return the table."""
+    if target is None:
+        return pa.Table.from_batches(list(batches), schema)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        part.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write the data cache {target.parent}: {error}; ROWMILL_CACHE moves it") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return map_arrow(target)
+
+
+def unique_names(path: Path, header: list[str]) -> list[str]:
+    """The names, those missing made up (pandas writes its index without one); UserError for duplicates."""
+    names = [name or f"column_{number}" for number, name in enumerate(header, 1)]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise UserError(f"dataset.path: {path} has more than one column named {', '.join(map(repr, twice[:5]))}")
+    return names
+
+
+def cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with the schema's types and metadata, columns taken by position."""
+    columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The decompressed bytes of the file; compression goes by the file name."""
+    return cast(BinaryIO, io.BufferedReader(pa.input_stream(str(path), compression="detect"), 1 << 20))
+
+
+def _read_jsonl(path: Path) -> tuple[pa.Schema, Batches]:
+    """Two passes: the first finds every column and its type, the second converts."""
+    types: dict[str, pa.DataType] = {}
+    for rows in _json_batches(path):
+        for name in dict.fromkeys(key for row in rows for key in row):
+            kind = _infer([row.get(name) for row in rows])
+            types[name] = _merge(types[name], kind) if name in types else kind
+    schema = pa.schema(list(types.items()))
+    return schema, (_json_batch(rows, schema) for rows in _json_batches(path))
+
+
+def _json_batches(path: Path) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    size = 0
+    with open_bytes(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if line.isspace():
+                continue
+            rows.append(_json_row(line, number, path))
+            size += len(line)
+            if len(rows) == _BATCH_ROWS or size > _BATCH_BYTES:
+                yield rows
+                rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _json_row(line: bytes, number: int, path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"dataset.path: {path} line {number} is not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"dataset.path: {path} line {number} is not a JSON object but {type(row).__name__}")
+    return cast(dict[str, Any], _without_surrogates(row) if b"\\u" in line else row)
+
+
+def _without_surrogates(value: Any) -> Any:
+    """Arrow holds valid Unicode only: an unpaired surrogate becomes U+FFFD."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+    return [_without_surrogates(v) for v in value] if isinstance(value, list) else value
+
+
+def _infer(values: list[Any]) -> pa.DataType:
+    try:
+        kind = pa.array(values).type
+        return pa.string() if "struct<>" in str(kind) else kind  # no format holds objects without keys
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        return pa.string()
+
+
+def _merge(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    if one == other:
+        return one
+    try:
+        schemas = [pa.schema([("x", one)]), pa.schema([("x", other)])]
+        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
+    except pa.ArrowException:
+        return pa.string()
+
+
+def _json_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = []
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        if field.type == pa.string():
+            values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+        try:
+            columns.append(pa.array(values, field.type))
+        except (pa.ArrowException, OverflowError, UnicodeError) as error:
+            raise UserError(f"dataset.path: the values of {field.name!r} have no common type: {error}") from None
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _read_text(path: Path) -> tuple[pa.Schema, Batches]:
+    schema = pa.schema([("text", pa.string())])
+
+    def batches() -> Batches:
+        rows: list[str] = []
+        with open_bytes(path) as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    rows.append(line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
+                except UnicodeError:
+                    raise UserError(f"dataset.path: {path} line {number} is not UTF-8") from None
+                if len(rows) == _BATCH_ROWS:
+                    yield pa.RecordBatch.from_arrays([pa.array(rows)], schema=schema)
+                    rows = []
+        if rows:
+            yield pa.RecordBatch.from_arrays([pa.array(rows)], schema=schema)
+
+    return schema, batches()
+
+
+def _read_parquet(path: Path) -> tuple[pa.Schema, Batches]:
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+        unique_names(path, file.schema_arrow.names)
+    except pa.ArrowException as error:
+        raise UserError(f"dataset.path: {path} is not a readable Parquet file: {error}") from None
+    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in file.schema_arrow]
+    schema = pa.schema(fields, file.schema_arrow.metadata)
+    return schema, (cast_batch(batch, schema) for batch in file.iter_batches(_BATCH_ROWS))

@@ -1,0 +1,212 @@
+"""Text to token ids and back, with text from cells kept apart from control tokens.
+
+A *control* token is one of the tokenizer's special tokens or another added token written in brackets, such as
+``<|im_end|>`` or ``<think>``. A ``Vocabulary`` reads them in text as what they are; text in which some must be read as
+plain characters goes through ``defuse`` first (see ``encode_defused``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+from runner.types import UserError
+
+FUSE = "\ufdd0"  # a code point that Unicode reserves for inner use: breaks a control token's text in two
+_BRACKETED = re.compile(r"[<\[{].*[>\]}]", re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Ends of an answer that not every tokenizer's configuration lists.
+_KNOWN_ENDS = ("<|return|>", "<|call|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>")
+BYTE_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+class Control(NamedTuple):
+    """A control token; ``lstrip`` and ``rstrip``: it swallows the white space on that side."""
+
+    id: int
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+class Vocabulary(Protocol):
+    """What a prompt needs of a tokenizer. ``bos`` are the ids that a raw text starts with."""
+
+    control: dict[str, Control]
+    bos: list[int]
+    end_tokens: frozenset[int]
+    chat_template: str | None
+    template_variables: dict[str, Any]
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, control tokens read as such, nothing added at the ends."""
+        ...
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of the text, all of it read as plain characters."""
+        ...
+
+    def decode(self, ids: Sequence[int], control: bool = False) -> str:
+        """The text of the ids, control tokens left out unless ``control``."""
+        ...
+
+
+class TransformersVocabulary:
+    """A ``transformers`` fast tokenizer (or mlx-lm's wrapper of one)."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        tokenizer = getattr(tokenizer, "_tokenizer", tokenizer) if _is_wrapper(tokenizer) else tokenizer
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError("the model's tokenizer has no fast version (tokenizer.json)", exit_code=3)
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self.control = {
+            token.content: Control(number, token.lstrip, token.rstrip)
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if len(token.content) > 1 and (token.special or _BRACKETED.fullmatch(token.content))
+        }
+        self.bos = self._leading_ids()
+        self.end_tokens = _end_tokens(tokenizer, self.control)
+        self.template_variables = dict(tokenizer.special_tokens_map)
+        self.chat_template = _chat_template(tokenizer)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """See Vocabulary."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            split_special_tokens=False,
+            verbose=False,
+        )
+        return cast(list[list[int]], encoded["input_ids"])
+
+    def encode_plain(self, text: str) -> list[int]:
+        """See Vocabulary: the tokenizer's pipeline without the step that looks for added tokens."""
+        if self._backend.normalizer is not None:
+            text = self._backend.normalizer.normalize_str(text)
+        words = [text]
+        if self._backend.pre_tokenizer is not None:
+            words = [word for word, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)]
+        return [token.id for word in words for token in self._backend.model.tokenize(word)]
+
+    def decode(self, ids: Sequence[int], control: bool = False) -> str:
+        """See Vocabulary."""
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=not control, clean_up_tokenization_spaces=False)
+        return cast(str, text)
+
+    def _leading_ids(self) -> list[int]:
+        """What the tokenizer puts before a text; what it puts after one would end the prompt and is left out."""
+        with_added = self._tokenizer("a", verbose=False)["input_ids"]
+        bare = self.encode(["a"])[0]
+        for at in range(len(with_added) - len(bare) + 1):
+            if with_added[at : at + len(bare)] == bare:
+                return list(with_added[:at])
+        return []
+
+
+class ByteTokenizer:
+    """A vocabulary without a model: ids 0 to 255 are the UTF-8 bytes, 256 ends an answer."""
+
+    def __init__(self) -> None:
+        self.control: dict[str, Control] = {}
+        self.bos: list[int] = []
+        self.end_tokens = frozenset({256})
+        self.chat_template: str | None = BYTE_CHAT_TEMPLATE
+        self.template_variables: dict[str, Any] = {}
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """See Vocabulary."""
+        return [self.encode_plain(text) for text in texts]
+
+    def encode_plain(self, text: str) -> list[int]:
+        """See Vocabulary."""
+        return list(text.encode("utf-8", "replace"))
+
+    def decode(self, ids: Sequence[int], control: bool = False) -> str:
+        """See Vocabulary; broken UTF-8 becomes U+FFFD."""
+        return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The ``transformers`` tokenizer of a local model folder; UserError (exit 3) when there is none. Runs no code."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds for a folder that is not a model's
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder} holds no usable tokenizer: {first_line}", exit_code=3) from error
+
+
+def as_vocabulary(tokenizer: Any) -> Vocabulary:
+    """The tokenizer itself if it is a Vocabulary, else the one over a ``transformers`` tokenizer."""
+    return tokenizer if hasattr(tokenizer, "encode_plain") else TransformersVocabulary(tokenizer)
+
+
+def clean(text: str) -> str:
+    """Unpaired surrogates, which no tokenizer takes, become U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def control_pattern(control: Iterable[str]) -> re.Pattern[str] | None:
+    """Matches any of these texts, the longest first; captures it. None if there are none."""
+    longest_first = sorted(control, key=lambda text: (-len(text), text))
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
+
+
+def defuse(text: str, pattern: re.Pattern[str] | None) -> str:
+    """The text with every control token's text broken by FUSE, so that ``encode_defused`` reads it as characters."""
+    text = text.replace(FUSE, "\ufffd")
+    while pattern is not None and pattern.search(text):
+        text = pattern.sub(lambda match: match[0][0] + FUSE + match[0][1:], text)
+    return text
+
+
+def encode_defused(text: str, vocabulary: Vocabulary, pattern: re.Pattern[str] | None) -> list[int]:
+    """Token ids of a text in which FUSE breaks what must be read as characters; the FUSEs leave no trace.
+
+    Tokenizers split a text at control tokens before anything else, so encoding the pieces between them one by one
+    gives the same ids as encoding the whole.
+    """
+    pieces = pattern.split(text) if pattern is not None else [text]
+    ids: list[int] = []
+    for at, piece in enumerate(pieces):
+        if at % 2:
+            ids.append(vocabulary.control[piece].id)
+            continue
+        if at and vocabulary.control[pieces[at - 1]].rstrip:
+            piece = piece.lstrip()
+        if at + 1 < len(pieces) and vocabulary.control[pieces[at + 1]].lstrip:
+            piece = piece.rstrip()
+        ids += vocabulary.encode_plain(piece.replace(FUSE, "")) if FUSE in piece else vocabulary.encode([piece])[0]
+    return ids
+
+
+def _is_wrapper(tokenizer: Any) -> bool:
+    return type(tokenizer).__name__ == "TokenizerWrapper"
+
+
+def _chat_template(tokenizer: Any) -> str | None:
+    try:
+        return cast(str, tokenizer.get_chat_template())
+    except ValueError:
+        return None
+
+
+def _end_tokens(tokenizer: Any, control: dict[str, Control]) -> frozenset[int]:
+    ends = {tokenizer.eos_token_id, *(control[end].id for end in _KNOWN_ENDS if end in control)}
+    for name in ("generation_config.json", "config.json"):
+        file = Path(str(tokenizer.name_or_path)) / name
+        if file.is_file():
+            configured = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+            ends.update(configured if isinstance(configured, list) else [configured])
+    return frozenset(end for end in ends if isinstance(end, int))

@@ -1,0 +1,253 @@
+"""``dataset.where``: a simple filter over columns, evaluated in Arrow.
+
+    expr    := expr "or" expr | expr "and" expr | "not" expr | "(" expr ")" | test
+    test    := column OP literal | column ["not"] "in" "[" literal, ... "]" | column "is" ["not"] "null"
+    OP      := == = != <> < <= > >=
+    column  := word | `any name`          literal := number | 'text' | "text" | bare_word
+
+As in SQL a comparison with a null cell is neither true nor false, and such a row is left out unless ``is null`` asks
+for it. A number literal against a text column compares as a number where the cell reads as one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple, NoReturn
+
+import pyarrow as pa
+
+from runner.types import UserError
+
+Mask = Callable[[pa.Table], Any]
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|`(?P<name>[^`]+)`|(?P<op>==|!=|<>|<=|>=|=|<|>)"""
+    r"""|(?P<punct>[()\[\],])|(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?=[\s()\[\],=<>!]|$)"""
+    r"""|(?P<word>[^\s'"`()\[\],=<>!]+))""",
+    re.DOTALL,
+)
+_KEYWORDS = {"and", "or", "not", "in", "is", "null"}
+_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+_KERNELS = {"==": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal"}
+_MAX_DEPTH = 100
+
+
+class Token(NamedTuple):
+    """A piece of the filter: ``kind`` is text, name, op, punct, number, word, keyword or end; ``at`` counts from 1."""
+
+    kind: str
+    value: str
+    at: int
+
+
+def parse_where(where: str, columns: list[str], class_names: Mapping[str, list[str]]) -> Mask:
+    """Compile a filter to a function from a table to a boolean array (nulls count as false).
+
+    ``class_names`` gives for a column of class numbers the names that may stand for them in the filter. Raises
+    UserError naming the position, or the unknown column and the valid ones; the function raises it for a literal that
+    does not fit the column's type.
+    """
+    return _Parser(where, columns, class_names).parse()
+
+
+def _tokens(where: str) -> list[Token]:
+    tokens, at = [], 0
+    end = len(where.rstrip())
+    while at < end:
+        match = _TOKEN.match(where, at)
+        if match is None:
+            at += len(where[at:]) - len(where[at:].lstrip())
+            raise UserError(f"dataset.where: cannot read {where[at : at + 20]!r} at position {at + 1} of {where!r}")
+        kind = match.lastgroup or ""
+        value = match[kind]
+        if kind == "text":
+            value = re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL)
+        elif kind == "word" and value.lower() in _KEYWORDS:
+            kind, value = "keyword", value.lower()
+        elif kind == "op":
+            value = {"=": "==", "<>": "!="}.get(value, value)
+        tokens.append(Token(kind, value, match.start(match.lastgroup or 0) + 1))
+        at = match.end()
+    return [*tokens, Token("end", "", len(where) + 1)]
+
+
+class _Parser:
+    """Recursive descent over the tokens; ``or`` binds weakest, then ``and``, then ``not``."""
+
+    def __init__(self, where: str, columns: list[str], class_names: Mapping[str, list[str]]) -> None:
+        self.where, self.columns, self.class_names = where, columns, class_names
+        self.tokens, self.next, self.depth = _tokens(where), 0, 0
+
+    def parse(self) -> Mask:
+        mask = self.either()
+        if self.peek().kind != "end":
+            self.fail("'and', 'or' or the end")
+        return mask
+
+    def peek(self) -> Token:
+        return self.tokens[self.next]
+
+    def take(self, kind: str, *values: str) -> Token | None:
+        """The next token if it is of this kind and one of these values (any, if none given), else None."""
+        token = self.peek()
+        if token.kind != kind or (values and token.value not in values):
+            return None
+        self.next += 1
+        return token
+
+    def expect(self, kind: str, *values: str) -> Token:
+        return self.take(kind, *values) or self.fail(" or ".join(repr(v) for v in values) or f"a {kind}")
+
+    def fail(self, wanted: str) -> NoReturn:
+        token = self.peek()
+        found = repr(token.value) if token.kind != "end" else "the end"
+        raise UserError(
+            f"dataset.where: expected {wanted} at position {token.at}, found {found} in {self.where!r} "
+            "(like: length > 100 and kind == spam)"
+        )
+
+    def either(self) -> Mask:
+        mask = self.both()
+        while self.take("keyword", "or"):
+            mask = _combine("or_kleene", mask, self.both())
+        return mask
+
+    def both(self) -> Mask:
+        mask = self.negation()
+        while self.take("keyword", "and"):
+            mask = _combine("and_kleene", mask, self.negation())
+        return mask
+
+    def negation(self) -> Mask:
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise UserError(f"dataset.where: nested more than {_MAX_DEPTH} deep")
+        try:
+            if self.take("keyword", "not"):
+                return _combine("invert", self.negation())
+            if self.take("punct", "("):
+                mask = self.either()
+                self.expect("punct", ")")
+                return mask
+            return self.test()
+        finally:
+            self.depth -= 1
+
+    def test(self) -> Mask:
+        column = self.column()
+        if op := self.take("op"):
+            return self.comparison(column, op.value, [self.literal()])
+        if self.take("keyword", "is"):
+            negated = self.take("keyword", "not")
+            self.expect("keyword", "null")
+            return (lambda t: _call("is_valid", t.column(column))) if negated else _null_test(column)
+        negated = self.take("keyword", "not")
+        if not self.take("keyword", "in"):
+            self.fail("'in'" if negated else "==, !=, <, <=, >, >=, 'in' or 'is'")
+        mask = self.comparison(column, "==", self.literals())
+        return _combine("invert", mask) if negated else mask
+
+    def column(self) -> str:
+        token = self.take("name") or self.take("word") or self.take("text") or self.take("number")
+        if token is None:
+            self.fail("a column")
+        if token.value not in self.columns:
+            raise UserError(f"dataset.where: no column {token.value!r}{did_you_mean(token.value, self.columns)}")
+        return token.value
+
+    def literal(self) -> Token:
+        literal = self.take("number") or self.take("text") or self.take("word") or self.take("keyword", "in", "is")
+        return literal or self.fail("a number or a text")
+
+    def literals(self) -> list[Token]:
+        closing = {"[": "]", "(": ")"}[self.expect("punct", "[", "(").value]
+        literals = [self.literal()]
+        while self.take("punct", ","):
+            literals.append(self.literal())
+        self.expect("punct", closing)
+        return literals
+
+    def comparison(self, column: str, op: str, literals: list[Token]) -> Mask:
+        names = self.class_names.get(column, [])
+        numbered = [_class_number(literal, names) for literal in literals]
+
+        def mask(table: pa.Table) -> Any:
+            result = None
+            for literal in numbered:
+                one = _compare(table.column(column), op, literal, column)
+                result = one if result is None else _call("or_kleene", result, one)
+            return result
+
+        return mask
+
+
+def _class_number(literal: Token, names: list[str]) -> Token:
+    if literal.kind == "number" or literal.value not in names:
+        return literal
+    return Token("number", str(names.index(literal.value)), literal.at)
+
+
+def _compare(column: Any, op: str, literal: Token, name: str) -> Any:
+    """One comparison; the literal is read as the column's type."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type):
+        return column.cast(pa.bool_())
+    if _is_text(column.type):
+        return _compare_text(column, op, literal)
+    return _call(_KERNELS[op], column, _scalar(literal, column.type, name))
+
+
+def _compare_text(column: Any, op: str, literal: Token) -> Any:
+    scalar = pa.scalar(literal.value, column.type)
+    if literal.kind != "number":
+        return _call(_KERNELS[op], column, scalar)
+    numeric = _call("match_substring_regex", column, pattern=_NUMBER)
+    trimmed = _call("utf8_trim_whitespace", column)
+    numbers = _call("if_else", numeric, trimmed, pa.scalar(None, column.type)).cast(pa.float64())
+    if op not in ("==", "!="):
+        return _call(_KERNELS[op], numbers, float(literal.value))
+    same_number = _call("fill_null", _call("equal", numbers, float(literal.value)), False)
+    same = _call("or_kleene", _call("equal", column, scalar), same_number)
+    same = _call("if_else", _call("is_valid", column), same, pa.scalar(None, pa.bool_()))
+    return same if op == "==" else _call("invert", same)
+
+
+def _scalar(literal: Token, kind: pa.DataType, name: str) -> pa.Scalar:
+    try:
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+            raise pa.ArrowInvalid("not comparable")
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            integral = re.fullmatch(r"[-+]?\d{1,18}", literal.value)
+            return pa.scalar(int(literal.value)) if integral else pa.scalar(float(literal.value))
+        return pa.scalar(literal.value).cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
+        raise UserError(f"dataset.where: column {name!r} holds {kind}, not {literal.value!r}") from None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _combine(kernel: str, *masks: Mask) -> Mask:
+    return lambda table: _call(kernel, *(mask(table) for mask in masks))
+
+
+def _null_test(column: str) -> Mask:
+    return lambda table: _call("is_null", table.column(column))
+
+
+def _call(kernel: str, *arguments: Any, **options: Any) -> Any:
+    import pyarrow.compute as pc
+
+    return getattr(pc, kernel)(*arguments, **options)
+
+
+def did_you_mean(name: str, valid: list[str], shown: int = 12) -> str:
+    """``: did you mean 'x'? valid: 'x', 'y'`` for the end of an error message."""
+    close = get_close_matches(name, valid, n=1)
+    guess = f" (did you mean {close[0]!r}?)" if close else ""
+    rest = f" and {len(valid) - shown} more" if len(valid) > shown else ""
+    return f"{guess}; valid: {', '.join(valid[:shown])}{rest}" if valid else guess
