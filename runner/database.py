@@ -8,13 +8,14 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-from sqlite_utils import Database
+from typing import TYPE_CHECKING, Any
 
 from runner.identity import check_identity
 from runner.publish import sync_folder
 from runner.types import UserError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 DATABASE = "run.db"
 SCHEMA_VERSION = 1
@@ -38,6 +39,8 @@ _VARIABLES = 500  # bound parameters of one statement
 
 def connect(run_dir: Path, *, power: bool) -> Database:
     """Open or create the checkpoint for its only writer; with ``power`` each commit is on the disk when it returns."""
+    from sqlite_utils import Database  # half a second where pandas is installed; reading the status does without
+
     connection = sqlite3.connect(run_dir / DATABASE, isolation_level=None)
     try:
         connection.execute("PRAGMA busy_timeout = 5000")

@@ -20,10 +20,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
-from sqlite_utils import Database
 
 from runner import shards
 from runner.database import conditions, connect, create_or_check
@@ -32,6 +31,9 @@ from runner.publish import write_dataset, write_stream
 from runner.shards import Output, Staged, Usage
 from runner.status import Totals, read_status, read_totals
 from runner.types import Completion, UserError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 __all__ = ["Output", "Record", "Store", "Totals", "Usage", "fresh_dir", "read_status"]
 
