@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Device:
 def prepare(backend: str = "auto") -> Device:
     """Load MLX for ``backend`` (see BACKENDS) and say what it runs on; call before the process's first ``mlx`` import.
 
-    On a CPU ``mx.compile`` is switched off: it brings no speed there, and it calls g++ while rows are waiting.
+    On a CPU ``mx.compile`` writes C++ and calls g++ at run time; without g++ it is switched off, and nothing needs it.
     Raises UserError, exit code 3, where the machine has no such backend.
     """
     if backend not in BACKENDS:
@@ -57,7 +58,8 @@ def prepare(backend: str = "auto") -> Device:
     kind = _kind(mx, backend)
     if kind == "cpu":
         mx.set_default_device(mx.cpu)
-        mx.disable_compile()
+        if shutil.which("g++") is None:
+            mx.disable_compile()
     device = Device(kind, _name(mx), blas if kind == "cpu" else None, _memory_bytes(mx, kind))
     _report(device)
     return device

@@ -1,6 +1,7 @@
 """Promises of runner/device.py. MLX is loaded once in a process, so each real preparation has a process of its own."""
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -29,8 +30,6 @@ print(made.kind, made.memory_bytes, made.blas)
 
 
 def python(code, **environment):
-    import os
-
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
     assert done.returncode == 0, done.stderr
