@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 Row: TypeAlias = dict[str, Any]
 Columns: TypeAlias = dict[str, Any]
@@ -70,8 +72,8 @@ class Completion:
 
     ``finish_reason``: ``stop`` (an end token or stop text), ``length`` (``max_tokens`` reached), ``choice`` (scored),
     ``error`` (``error`` says why, the rest is empty). ``logprobs[i]`` is the natural-log probability of choice i as the
-    continuation of the prompt, summed over its tokens. Token counts are of model tokens; ``cached_tokens`` is how many of
-    ``prompt_tokens`` were served from an already computed prefix.
+    continuation of the prompt, summed over its tokens. Token counts are of model tokens; ``cached_tokens`` is how many
+    of ``prompt_tokens`` were served from an already computed prefix.
     """
 
     text: str = ""

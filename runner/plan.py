@@ -1,0 +1,182 @@
+"""The order in which waiting sequences are computed, and the prefixes they share. Pure: no MLX.
+
+Sorted token ids are the prefix trie in depth-first order: neighbours share the most. The pool is swept in that order
+like a lift that starts again at the bottom; sequences that arrive join it, at the latest when half of those that wait
+are new. Within one prefix, the older ones come first, and of these the longest: neighbours are of similar length, and
+no long one is left for the end.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import pairwise
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from runner.types import Sequence
+
+TOKEN_BYTES = 4
+# What a snapshot costs, in prompt tokens computed: a short forward pass of its own, and for each sequence behind it one
+# more part of attention to merge.
+SNAPSHOT_COST = 64
+LEVEL_COST = 2
+
+
+class Interval(NamedTuple):
+    """Sorted sequences [start, stop) that share their first ``depth`` tokens, a node of the prefix trie."""
+
+    depth: int
+    start: int
+    stop: int
+
+
+class Waiting(NamedTuple):
+    """A sequence, its sort key, and the number of the plan that first saw it: older ones go first."""
+
+    key: bytes
+    age: int
+    sequence: Sequence
+
+    def turn(self) -> tuple[int, int]:
+        """Sorts by age, then the most work first."""
+        sequence = self.sequence
+        return self.age, -len(sequence.tokens) - (0 if sequence.choices else sequence.max_tokens)
+
+
+@dataclass
+class Group:
+    """Waiting sequences with the same planned prefix, in the order of their turns. ``key`` is the prefix's sort key."""
+
+    key: bytes
+    boundaries: tuple[int, ...]
+    members: deque[Waiting] = field(default_factory=deque)
+
+
+class Plan:
+    """The pool of waiting sequences. ``shareable`` counts the prompt tokens taken so far that a cache of unlimited size
+    would have served: all but the first occurrence of every planned prefix.
+    """
+
+    def __init__(self) -> None:
+        self.shareable = 0
+        self.tokens = 0  # waiting
+        self._count = 0
+        self._new: list[Waiting] = []
+        self._groups: deque[Group] = deque()
+        self._last = Group(b"", ())
+        self._age = 0
+        self._seen: set[int] = set()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, sequences: list[Sequence]) -> None:
+        """Let sequences wait. Later requests of a row join at once if their prefix is the one being taken."""
+        for sequence in sequences:
+            waiting = Waiting(sort_key(sequence.tokens), self._age, sequence)
+            self.tokens += len(sequence.tokens)
+            if sequence.key[1] and self._last.key and waiting.key.startswith(self._last.key):
+                self._current().members.append(waiting)
+            else:
+                self._new.append(waiting)
+        self._count += len(sequences)
+
+    def take(self, count: int) -> list[Sequence]:
+        """The next ``count`` sequences, or all that wait; sets their ``boundaries``."""
+        taken: list[Sequence] = []
+        while len(taken) < count and self._count:
+            if 2 * len(self._new) >= self._count:
+                self._plan()
+            self._last = group = self._groups[0]
+            sequence = group.members.popleft().sequence
+            sequence.boundaries = tuple(b for b in group.boundaries if b < len(sequence.tokens))
+            self._account(group.key, sequence)
+            taken.append(sequence)
+            self._count -= 1
+            self.tokens -= len(sequence.tokens)
+            if not group.members:
+                self._groups.popleft()
+        return taken
+
+    def _current(self) -> Group:
+        """The group that was taken from last, reopened if it was empty."""
+        if not self._groups or self._groups[0].key != self._last.key:
+            self._groups.appendleft(Group(self._last.key, self._last.boundaries))
+        return self._groups[0]
+
+    def _plan(self) -> None:
+        """Sort all that wait into groups, the lift going on from where it is."""
+        waiting = sorted([*self._new, *(one for group in self._groups for one in group.members)], key=itemgetter(0))
+        groups: dict[bytes, Group] = {}
+        for one, boundaries in zip(waiting, plan_boundaries([one.key for one in waiting]), strict=True):
+            prefix = one.key[: boundaries[-1] * TOKEN_BYTES] if boundaries else b""
+            if prefix not in groups:
+                groups[prefix] = Group(prefix, boundaries)
+            groups[prefix].members.append(one)
+        for group in groups.values():
+            group.members = deque(sorted(group.members, key=Waiting.turn))
+        ahead = sorted(groups)
+        place = bisect_left(ahead, self._last.key)
+        self._groups = deque(groups[key] for key in ahead[place:] + ahead[:place])
+        self._new.clear()
+        self._age += 1
+
+    def _account(self, key: bytes, sequence: Sequence) -> None:
+        start = 0
+        for boundary in sequence.boundaries:
+            prefix = hash(key[: boundary * TOKEN_BYTES])
+            if prefix in self._seen:
+                self.shareable += boundary - start
+            self._seen.add(prefix)
+            start = boundary
+
+
+def sort_key(tokens: list[int]) -> bytes:
+    """Bytes that compare as the token ids do."""
+    ids = array("I", tokens)
+    ids.byteswap()
+    return ids.tobytes()
+
+
+def common_prefix(a: bytes, b: bytes) -> int:
+    """How many leading tokens two sort keys share."""
+    size = min(len(a), len(b))
+    if a[:size] == b[:size]:
+        return size // TOKEN_BYTES
+    differ = np.frombuffer(a, np.uint32, size // TOKEN_BYTES) != np.frombuffer(b, np.uint32, size // TOKEN_BYTES)
+    return int(differ.argmax())
+
+
+def plan_boundaries(keys: list[bytes]) -> list[tuple[int, ...]]:
+    """For each of some sorted keys: the token counts, ascending, at which its prefix is worth a snapshot.
+
+    A boundary is worth one when the tokens it saves all sequences but the first exceed its cost.
+    """
+    shared = [common_prefix(a, b) for a, b in pairwise(keys)]
+    boundaries: list[tuple[int, ...]] = [()] * len(keys)
+    for depth, start, stop in sorted(_intervals(shared), key=lambda node: (node.start, node.depth)):
+        path = boundaries[start]
+        depth = min(depth, len(keys[start]) // TOKEN_BYTES - 1)  # a sequence holds back its last token
+        saved = (depth - (path[-1] if path else 0) - LEVEL_COST) * (stop - start - 1)
+        if saved > SNAPSHOT_COST:
+            boundaries[start:stop] = [(*path, depth)] * (stop - start)
+    return boundaries
+
+
+def _intervals(shared: list[int]) -> list[Interval]:
+    """The inner nodes of the trie over sorted sequences, from the lengths that neighbours share (Abouelhoda 2004)."""
+    found: list[Interval] = []
+    stack: list[tuple[int, int]] = []  # depth, start
+    for place, depth in enumerate([*shared, 0]):
+        start = place
+        while stack and stack[-1][0] > depth:
+            deeper, start = stack.pop()
+            found.append(Interval(deeper, start, place + 1))
+        if depth > (stack[-1][0] if stack else 0):
+            stack.append((depth, start))
+    return found

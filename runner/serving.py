@@ -1,0 +1,62 @@
+"""From a model folder to an engine that serves a run: weights, budgets, batch sizes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from runner.config import EngineConf
+from runner.device import Device
+from runner.prompt import Prompter
+from runner.types import Engine, UserError
+
+log = logging.getLogger("rowmill")
+
+BATCH_SIZE = {"cpu": 32, "metal": 32, "cuda": 64}
+PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 4096}
+WORK_SPACE = 0.1  # share of the budget left for activations
+
+
+def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompter) -> Engine:
+    """Load the model and put it behind a BatchEngine. UserError, exit code 3, if it cannot run here."""
+    from mlx.utils import tree_reduce
+
+    from runner import models
+    from runner.engine import BatchEngine
+    from runner.model import ResidentModel, UnsupportedModelError
+
+    model, _, config = models.load(folder, device)
+    try:
+        resident = ResidentModel(model)
+    except UnsupportedModelError as problem:
+        raise UserError(f"{folder}: this model's attention cannot share prefixes: {problem}", 3) from problem
+    weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
+    limit = conf.memory_gb * 1e9 if conf.memory_gb else device.memory_bytes
+    spare = int(limit * (1 - WORK_SPACE)) - weights
+    if spare <= 0:
+        raise UserError(f"the weights take {weights / 1e9:.1f} GB of {limit / 1e9:.1f} GB: too little is left", 3)
+    log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)
+    return BatchEngine(
+        resident,
+        prompter.end_tokens,
+        batch_size=conf.batch_size or BATCH_SIZE[device.kind],
+        prefill_tokens=conf.prefill_tokens or PREFILL_TOKENS[device.kind],
+        kv_bytes=spare,
+        context=models.context_length(config),
+        stopped=stop_at(prompter),
+    )
+
+
+def stop_at(prompter: Prompter) -> Callable[[list[int]], bool]:
+    """Whether the text of some generated tokens contains one of the prompt's stop texts."""
+    stops = tuple(prompter.stop)
+    if not stops:
+        return lambda tokens: False
+    reach = max(len(stop.encode()) for stop in stops) + 4  # a token has at least one byte
+
+    def stopped(tokens: list[int]) -> bool:
+        tail = prompter.vocabulary.decode(tokens[-reach:])
+        return any(stop in tail for stop in stops)
+
+    return stopped
