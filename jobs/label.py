@@ -106,6 +106,8 @@ def read_labels(labels: Any) -> list[Choice]:
     """The labels as configured; UserError for none, fewer than two, duplicates or unknown keys."""
     if isinstance(labels, Mapping):
         labels = [{"name": name, **_details(details)} for name, details in labels.items()]
+    if not isinstance(labels or [], list | tuple):
+        raise UserError(f"job.labels={labels}: it must be a list of labels: 'job.labels=[ham,spam]'")
     choices = [_read_label(label) for label in labels or []]
     if len(choices) < 2:
         raise UserError(f"job.labels has {len(choices)} labels, at least two are needed: 'job.labels=[ham,spam]'")

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import importlib
-import re
 import sys
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose, initialize_config_module
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.compose import Composer, fits, in_words
 from runner.prompt import PromptConf
 from runner.source import DatasetConf
 from runner.types import Job, Sampling, UserError
@@ -118,25 +116,37 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
     """Compose ``conf/run.yaml`` with overrides as typed; UserError naming the key and what would be valid."""
     if config_dir and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir}: there is no such folder")
-    composed = _compose(list(overrides), config_dir, name)
+    composer = Composer(RunConf, name, config_dir)
+    composed, choices = composer.compose(overrides)
+    composed.run_name = composed.run_name or f"{choices['job']}-{choices['dataset']}".replace("/", "-")
     try:
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
-            raise UserError(f"{missing[0]} is not set: {_how_to_set(missing[0])}")
+            raise UserError(f"{missing[0]} is not set: {_how_to_set(missing[0], choices)}")
         plain = OmegaConf.to_container(composed, resolve=True)
         conf = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise UserError(_first_line(error)) from error
+        key = getattr(error, "full_key", None)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{key}: {reason}" if key else reason) from error
     plain = cast(dict[str, Any], plain)
     assert isinstance(conf, RunConf)
     _check(conf)
-    return Config(conf, make_job(plain["job"], config_dir), plain, list(overrides), config_dir)
+    try:
+        job = make_job(plain["job"], config_dir)
+    except UserError as error:
+        own = composer.own_file("job", choices["job"])
+        raise UserError(f"{error}; the job is {own}" if own else str(error)) from error
+    return Config(conf, job, plain, list(overrides), config_dir)
 
 
-def _how_to_set(key: str) -> str:
-    if key == "prompt.user":
-        return "put a template over the row's columns in it, such as 'prompt.user=\"Summarise: {{ text }}\"'"
-    return f"give {key}=... on the command line or in your configuration"
+def _how_to_set(key: str, choices: dict[str, str]) -> str:
+    if key != "prompt.user":
+        return f"give {key}=... on the command line or in your configuration"
+    return (
+        "put a template over the row's columns in it, such as 'prompt.user=\"Summarise: {{ text }}\"', "
+        f"or in prompt/{choices['job']}.yaml of your --config-dir"
+    )
 
 
 def _check(conf: RunConf) -> None:
@@ -168,8 +178,17 @@ def _check(conf: RunConf) -> None:
     for key in ("engine.top_p", "engine.min_p"):
         if _at(conf, key) > 1:
             raise UserError(f"{key}={_at(conf, key)}: it is a probability, at most 1")
+    if conf.date is not None and not _is_date(conf.date):
+        raise UserError(f"date={conf.date}: it must be a day like 2026-01-31, or null for the day the run began")
     if not conf.run_name or Path(conf.run_name).name != conf.run_name or conf.run_name in (".", ".."):
         raise UserError(f"run_name={conf.run_name}: it must be a folder name inside output.dir")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _at(conf: Any, key: str) -> Any:
@@ -180,79 +199,65 @@ def _at(conf: Any, key: str) -> Any:
 
 def make_job(node: Any, config_dir: str | None = None) -> Job:
     """The job that ``_target_`` names, given the other keys. UserError for a class or a key that does not exist."""
-    if not isinstance(node, dict) or "_target_" not in node:
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise UserError("job._target_ is not set: choose a job, such as job=label, or name your own class in it")
-    target = str(node["_target_"])
-    for folder in filter(None, [str(Path.cwd()), config_dir]):
-        if folder not in sys.path:
-            sys.path.append(folder)
-    module_name, _, class_name = target.rpartition(".")
-    try:
-        job_class: Any = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, ValueError, AttributeError) as error:
-        raise UserError(f"job._target_={target}: {error}") from error
-    if not isinstance(job_class, type) or not dataclasses.is_dataclass(job_class):
-        raise UserError(f"job._target_={target} is not a dataclass")
-    names = [f.name for f in dataclasses.fields(job_class) if f.init]
+    target = node["_target_"]
+    job_class = _job_class(target, [str(Path.cwd()), *([config_dir] if config_dir else [])])
     values = {key: value for key, value in node.items() if key != "_target_"}
-    for key in values:
-        if key not in names:
-            raise UserError(f"job.{key} is not a key of {target}{did_you_mean(key, names)}")
+    _check_values(job_class, target, values)
     try:
-        job = cast(Any, job_class)(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"job: {error}") from error
+        job = job_class(**values)
+    except UserError:
+        raise
+    except Exception as error:  # a job's own class may raise anything about its values
+        raise UserError(f"job: {target} does not take these values: {type(error).__name__}: {error}") from error
     if not isinstance(job, Job):
-        raise UserError(f"job._target_={target} lacks steps(row) or schema()")
+        raise UserError(f"job._target_={target}: the class lacks steps(row) or schema()")
     return job
 
 
-def _compose(overrides: list[str], config_dir: str | None, name: str) -> DictConfig:
-    store = ConfigStore.instance()
-    store.store(name="run_schema", node=RunConf)
-    searched = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
-    GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base="1.3"):
-        try:
-            composed = cast(DictConfig, compose(name, overrides + searched, return_hydra_config=True))
-            choices = composed.hydra.runtime.choices
-            OmegaConf.set_struct(composed, False)
-            del composed.hydra
-            composed.run_name = composed.run_name or f"{choices.job}-{choices.dataset}".replace("/", "-")
-            return composed
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_explain(error, overrides, searched, name)) from error
-
-
-def _explain(error: Exception, overrides: list[str], searched: list[str], name: str) -> str:
-    """Hydra's message as one line that names the key and what would be right."""
-    text = str(error)
-    override = re.search(r"Could not override '([^']+)'", text)
-    if override:
-        key = override[1].lstrip("+~")
-        return f"{key} is not a configuration key{_valid_keys(key, overrides, searched, name)}"
-    absent = re.search(r"Could not find '([^']+)/([^'/]+)'", text) or re.search(r"In .*: Could not .*'(.*)/(.*)'", text)
-    options = [line.strip() for line in text.splitlines() if line.startswith("\t") and "=" not in line]
-    if absent:
-        return f"{absent[1]}={absent[2]}: there is no such configuration{did_you_mean(absent[2], options)}"
-    return _first_line(error)
-
-
-def _valid_keys(key: str, overrides: list[str], searched: list[str], name: str) -> str:
-    groups = [o for o in overrides if "." not in o.split("=")[0]]
+def _job_class(target: str, folders: list[str]) -> Any:
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+    module_name, _, class_name = target.rpartition(".")
+    if not module_name:
+        raise UserError(f"job._target_={target}: it must be module.Class, such as jobs.label.Label")
     try:
-        node: Any = compose(name, groups + searched)
-        for part in key.split(".")[:-1]:
-            node = node[part]
-        return did_you_mean(key.split(".")[-1], [str(k) for k in node if k != "_target_"])
-    except (HydraException, OmegaConfBaseException, KeyError, TypeError, AttributeError):
-        return ""
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"job._target_={target}: module {module_name} cannot be imported: {reason}") from error
+    found = getattr(module, class_name, None)
+    classes = [name for name, value in vars(module).items() if _is_job_class(value) and value.__module__ == module_name]
+    if found is None:
+        raise UserError(f"job._target_={target}: {module_name} has no {class_name}{did_you_mean(class_name, classes)}")
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise UserError(f"job._target_={target} is not a class marked with @dataclass")
+    return found
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), None)
-    cause = error.__cause__
-    if key is None and cause is not None and "full_key:" in str(cause):
-        return _first_line(cause)
-    return f"{key}: {lines[0]}" if key else lines[0] if lines else type(error).__name__
+def _is_job_class(value: Any) -> bool:
+    return isinstance(value, type) and dataclasses.is_dataclass(value) and hasattr(value, "steps")
+
+
+def _check_values(job_class: Any, target: str, values: dict[str, Any]) -> None:
+    fields = [field for field in dataclasses.fields(job_class) if field.init]
+    names = [field.name for field in fields]
+    hints = _type_hints(job_class)
+    for key, value in values.items():
+        if key not in names:
+            raise UserError(f"job.{key} is not a key of {target}{did_you_mean(key, names)}")
+        if value == "???":
+            raise UserError(f"job.{key} is not set: give job.{key}=... on the command line or in your configuration")
+        if key in hints and not fits(value, hints[key]):
+            shown = "null" if value is None else value
+            raise UserError(f"job.{key}={shown}: it must be {in_words(hints[key])}")
+    needed = [f for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values]
+    if needed:
+        raise UserError(f"job.{needed[0].name} is not set: {target} needs it; give job.{needed[0].name}=...")
+
+
+def _type_hints(job_class: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(job_class)
+    except (NameError, TypeError):  # names that are imported for type checkers only
+        return {}

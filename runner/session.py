@@ -59,13 +59,13 @@ def prepare(config: Config) -> Prepared:
         run_dir = fresh_dir(run_dir)
     source = open_source(conf.dataset, offline=conf.offline)
     keep = kept_columns(config, source)
-    log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
     date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)
     variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
     prompter = Prompter(conf.prompt, tokenizer, date, variables)
     prompter.check(source.column_names, job_variables(config.job))
     _check_labels(config.job, prompter, source)
+    log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
     return Prepared(config, run_dir, source, prompter, folder, model_config, device, date)
 
 
@@ -233,11 +233,11 @@ def _log_shares(engine: Engine, loop: Loop, seconds: float) -> None:
     totals = loop.store.totals()
     if totals.prompt_tokens:
         best = loop.plan.shareable / totals.prompt_tokens
-        log.info("prompt tokens cached: %.1f%%", 100 * totals.cached_tokens / totals.prompt_tokens)
+        log.debug("prompt tokens cached: %.1f%%", 100 * totals.cached_tokens / totals.prompt_tokens)
         log.debug("shareable in the order planned: %.1f%%", 100 * best)
     model_s = getattr(engine, "model_s", None)
     if model_s is not None and seconds:
-        log.info("time in the model: %.1f%% of %.1f s", 100 * model_s / seconds, seconds)
+        log.debug("time in the model: %.1f%% of %.1f s", 100 * model_s / seconds, seconds)
 
 
 def result(ready: Prepared) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -105,10 +106,11 @@ class DataSource:
     def __len__(self) -> int:
         return self._length
 
-    def rows(self, start: int = 0) -> Iterator[Row]:
-        """Rows from position ``start`` on, in order, as Python values."""
-        for at in range(start, len(self), self._read_rows):
-            table = self.table(at, at + self._read_rows, self.column_names)
+    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+        """Rows [start, stop), or all from ``start`` on, in order, as Python values."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        for at in range(start, stop, self._read_rows):
+            table = self.table(at, min(at + self._read_rows, stop), self.column_names)
             for values in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 yield dict(zip(self.column_names, values, strict=True))
 
@@ -143,7 +145,8 @@ class DataSource:
         chosen = "" if len(self) == self._total_rows else f" of {self._total_rows:,}"
         names = ", ".join(self.column_names[:8]) + (", ..." if len(self.column_names) > 8 else "")
         shuffled = "" if self.conf.shuffle_seed is None else f", shuffled with seed {self.conf.shuffle_seed}"
-        return f"{self.conf.path} ({self.conf.kind}): {len(self):,}{chosen} rows{shuffled}, columns {names}"
+        path = re.sub(r"#sha256=.*", "", str(self.conf.path))
+        return f"{path} ({self.conf.kind}): {len(self):,}{chosen} rows{shuffled}, columns {names}"
 
     def _slices(self, start: int, stop: int) -> Iterator[Any]:
         at = 0
