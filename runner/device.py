@@ -53,6 +53,8 @@ def prepare(backend: str = "auto") -> Device:
     """
     if backend not in BACKENDS:
         raise UserError(f"engine.backend={backend} is unknown; choose one of {', '.join(BACKENDS)}")
+    # Two or more streams run side by side only if MLX orders their common graph by breadth, whatever its width.
+    os.environ.setdefault("MLX_BFS_MAX_WIDTH", "4096")
     blas = _open_blas() if sys.platform == "linux" and backend != "cuda" else None
     mx = _import_mlx()
     kind = _kind(mx, backend)
@@ -113,13 +115,15 @@ def _report(device: Device) -> None:
     gigabytes = device.memory_bytes / 1e9
     log.info("device: %s (%s), %.1f GB for the model", device.kind, device.name, gigabytes)
     if device.blas:
-        log.info("BLAS: %s", device.blas)
+        log.info("BLAS: %s", Path(device.blas).name)
     elif device.kind == "cpu" and sys.platform == "linux":
         log.warning("no fast BLAS found: the model runs some 50 times slower; install OpenBLAS or faiss-cpu")
 
 
 def _open_blas() -> str | None:
     """Open a fast BLAS for all libraries loaded after it; its path or name, None when there is none."""
+    if not _threads_asked():
+        os.environ["OMP_NUM_THREADS"] = "1"  # read once, when an OpenMP build of BLAS is opened
     if "mlx.core" in sys.modules:
         log.warning("mlx was imported before runner.device.prepare(): it keeps the BLAS it has")
         return None
@@ -175,11 +179,21 @@ def _open(name: str) -> str | None:
 
 
 def _limit_threads(library: ctypes.CDLL) -> None:
-    """Keep OpenBLAS within a container's share of the cores, which it does not look at; the user's own word wins."""
-    cores = _cgroup_cores()
-    asked = any(name in os.environ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
-    if cores and not asked and hasattr(library, "openblas_set_num_threads"):
-        library.openblas_set_num_threads(min(cores, len(os.sched_getaffinity(0))))
+    """One thread for each caller: the engine calls from as many streams as there are cores (see ``runner.engine``)."""
+    if cpu_streams() > 1 and hasattr(library, "openblas_set_num_threads"):
+        library.openblas_set_num_threads(1)
+
+
+def _threads_asked() -> bool:
+    return any(name in os.environ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
+
+
+def cpu_streams() -> int:
+    """How many streams keep all cores busy; 1 where the user gave BLAS threads of its own."""
+    if _threads_asked() and os.environ.get("OMP_NUM_THREADS") != "1":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _cgroup_cores() or cores)
 
 
 def _cgroup_cores() -> int | None:

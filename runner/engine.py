@@ -1,78 +1,31 @@
-"""The resident MLX model: prefill and decode of a batch that rows join and leave at any step.
+"""The resident MLX model's engine: continuous batches over shared prefixes.
 
-A step is one forward pass over a token of every decoding sequence and the prompts (or chunks of them) of new ones; the
-next step is launched before the tokens of the last one are read. Keys and values lie in preallocated slots and shared
-prefix segments, see ``prefix.py``; nothing is copied when a sequence joins or leaves.
+The next step is launched before the tokens of the last one are read. On a CPU there is a batch for every core, each on
+a stream of its own, and all are launched together: matrix products and everything between them then run on all cores.
 """
 
 from __future__ import annotations
 
-import logging
+import time
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
-from runner.choices import ChoiceTree, choice_tree
-from runner.layout import Segment, Span, Step
+from runner.batch import Batch, Flight, Lane
 from runner.model import ResidentModel
-from runner.prefix import shifted_exp
-from runner.sampling import draw, uniforms
+from runner.snapshots import Snapshots
 from runner.types import Generation, Sequence
-
-log = logging.getLogger("rowmill")
-
-
-@dataclass(eq=False)
-class Lane:
-    """A sequence in the batch, its slot, and how far it has come. ``launched`` counts sampled tokens, read or not."""
-
-    sequence: Sequence
-    prefix: Segment | None
-    cached: int
-    slot: int
-    stored: int = 0
-    launched: int = 0
-    tokens: list[int] = field(default_factory=list)
-    ended: bool = False
-
-    @property
-    def at(self) -> int:
-        """How many tokens lie computed before the next one."""
-        return (self.prefix.end if self.prefix else 0) + self.stored
-
-    @property
-    def rest(self) -> int:
-        """Prompt tokens that are not computed yet."""
-        return max(0, len(self.sequence.tokens) - self.at)
-
-    @property
-    def decoding(self) -> bool:
-        return 0 < self.launched < self.sequence.max_tokens and not self.ended
-
-    @property
-    def tree(self) -> ChoiceTree | None:
-        return choice_tree(self.sequence.choices) if self.sequence.choices else None
-
-
-@dataclass
-class Flight:
-    """A launched step: the lanes it samples for, in order, with their tokens; the lanes it scores, with their edges."""
-
-    sampled: list[Lane]
-    tokens: mx.array
-    scored: list[Lane]
-    edges: mx.array
 
 
 class BatchEngine:
     """Continuous batching on a ResidentModel; see the ``Engine`` protocol.
 
-    ``end_tokens`` end a generation and are left out of it; ``stopped(tokens)`` may end it, too. ``kv_bytes`` bounds the
-    memory of slots and segments. ``prefill_tokens`` bounds the prompt tokens of a step.
+    ``end_tokens`` end a generation and are left out of it; ``stopped(tokens)`` may end it, too. ``batch_size`` and
+    ``prefill_tokens`` (prompt tokens of a step) are divided among ``streams`` batches. ``kv_bytes`` bounds the memory
+    of slots and snapshots. ``model_s`` counts the seconds spent waiting for the model.
     """
 
     def __init__(
@@ -85,243 +38,104 @@ class BatchEngine:
         kv_bytes: int = 1 << 33,
         context: int | None = None,
         stopped: Callable[[list[int]], bool] = lambda tokens: False,
+        streams: int = 1,
     ) -> None:
         self.model = model
         self.end_tokens = frozenset(end_tokens)
-        self.batch_size = batch_size
-        self.prefill_tokens = prefill_tokens
         self.kv_bytes = kv_bytes
         self.context = context
         self.stopped = stopped
+        streams = min(streams, batch_size)
+        sizes = [(batch_size + i) // streams for i in range(streams)]
+        prefill = max(1, prefill_tokens // streams)
+        self.batches = [
+            Batch(model if i == 0 else model.twin(), _stream(i), size, prefill) for i, size in enumerate(sizes)
+        ]
+        self.snapshots = Snapshots(model, prefill_tokens)
         self.waiting: deque[Sequence] = deque()
-        self.lanes: list[Lane] = []
-        self.segments: dict[tuple[Segment | None, tuple[int, ...]], Segment] = {}
-        self.flight: Flight | None = None
-        self.capacity = 0
-        self.slots = 0
+        self.model_s = 0.0
 
-    # -- joining ---------------------------------------------------------------------------------------------------
+    @property
+    def lanes(self) -> list[Lane]:
+        """All sequences at work."""
+        return [lane for batch in self.batches for lane in batch.lanes]
 
     def room(self) -> int:
         """How many sequences to add so that the batch is full, and as many again are ready to join it."""
-        return max(0, 2 * self.batch_size - len(self.lanes) - len(self.waiting))
+        size = sum(batch.size for batch in self.batches)
+        return max(0, 2 * size - sum(len(batch.lanes) for batch in self.batches) - len(self.waiting))
 
     def add(self, sequences: list[Sequence]) -> None:
         """Queue sequences; they join in this order as memory allows."""
         self.waiting.extend(sequences)
 
     def step(self) -> list[Generation]:
-        """Admit, launch the next forward pass, read the one before it."""
+        """Admit, launch the next forward passes, read the ones before them."""
         ended = self._admit()
-        flight, self.flight = self.flight, self._launch()
-        return ended + (self._read(flight) if flight else [])
+        began = time.perf_counter()
+        flights = [batch.flight for batch in self.batches]
+        launched = [batch.launch() for batch in self.batches]
+        mx.async_eval([array for arrays in launched for array in arrays])
+        for batch, flight in zip(self.batches, flights, strict=True):
+            ended += self._read(batch, flight) if flight else []
+        self.model_s += time.perf_counter() - began
+        return ended
 
     def close(self) -> None:
-        """Drop the batch and give its memory back."""
+        """Drop the batches and give their memory back."""
         self.waiting.clear()
-        self.lanes.clear()
-        self.segments.clear()
-        self.flight = None
-        self.model.clear()
+        self.snapshots.clear()
+        for batch in self.batches:
+            batch.clear()
         mx.clear_cache()
 
     def _admit(self) -> list[Generation]:
         refused = []
-        while self.waiting and len(self.lanes) < self.batch_size:
-            problem = self._misfit(self.waiting[0])
+        while self.waiting:
+            sequence = self.waiting[0]
+            batch = min(self.batches, key=lambda batch: len(batch.lanes) - batch.size)
+            problem = self._misfit(sequence)
             if problem:
-                refused.append(Generation(self.waiting.popleft().key, finish_reason="error", error=problem))
-            elif self._make_room(self.waiting[0]):
-                self._join(self.waiting.popleft())
+                refused.append(Generation(sequence.key, finish_reason="error", error=problem))
+            elif self._make_room(batch, sequence):
+                batch.join(sequence, *self.snapshots.prefix(sequence))
             else:
                 break
+            self.waiting.popleft()
         return refused
 
     def _misfit(self, sequence: Sequence) -> str | None:
         """Why a sequence can never be computed here; None if it can."""
-        needed = len(sequence.tokens) + (sequence.max_tokens if sequence.choices is None else 0)
+        prompt = len(sequence.tokens)
+        needed = prompt + (sequence.max_tokens if sequence.choices is None else 0)
         if self.context is not None and needed > self.context:
-            return f"{needed} tokens (prompt {len(sequence.tokens)}) exceed the model's context of {self.context}"
-        if self._bytes(sequence, slots=1, capacity=self._own(sequence), kept=0) > self.kv_bytes:
-            return (
-                f"{needed} tokens (prompt {len(sequence.tokens)}) exceed the {self.kv_bytes / 1e9:.2f} GB for KV caches"
-            )
+            return f"too long: {needed} tokens (prompt {prompt}) exceed the model's context of {self.context}"
+        prefix = sequence.boundaries[-1] if sequence.boundaries else 0
+        alone = self.model.slot_bytes(self.batches[0].own(sequence)) + prefix * self.model.token_bytes
+        if alone > self.kv_bytes // len(self.batches):
+            memory = f"{self.kv_bytes / len(self.batches) / 1e9:.2f} GB"
+            return f"too long: {needed} tokens (prompt {prompt}) exceed the {memory} for a row's KV caches"
         return None
 
-    def _own(self, sequence: Sequence) -> int:
-        """The slot size a sequence needs: tokens behind its prefix whose KV a later step reads."""
-        own = len(sequence.tokens) - (sequence.boundaries[-1] if sequence.boundaries else 0)
-        if sequence.choices is not None:
-            return 0 if own <= self.prefill_tokens else own
-        return own + sequence.max_tokens - 1
-
-    def _bytes(self, sequence: Sequence, slots: int, capacity: int, kept: int) -> int:
-        """KV bytes with ``slots`` of ``capacity`` tokens, ``kept`` bytes of segments and this sequence's new ones."""
-        prefix = sequence.boundaries[-1] if sequence.boundaries else 0
-        return slots * self.model.slot_bytes(capacity) + kept + prefix * self.model.token_bytes
-
-    def _make_room(self, sequence: Sequence) -> bool:
-        """Give the slots the shape that one more sequence needs; False if it must wait for others to leave."""
-        if not self.lanes and self.flight is None:
-            self.model.clear()
-            self.slots = self.capacity = 0
-        self._drop_unused(sequence)
-        ahead = [self._own(waiting) for waiting, _ in zip(self.waiting, range(self.batch_size), strict=False)]
-        kept = sum(segment.nbytes for segment in self.segments.values())
-        for own in (max(ahead), self._own(sequence)):
-            capacity = max(self.capacity, -(-own // 64) * 64)
-            spare = self.kv_bytes - self._bytes(sequence, 0, 0, kept)
-            slots = min(self.batch_size, max(0, spare) // max(1, self.model.slot_bytes(capacity)))
-            if slots >= max(self.slots, len(self.lanes) + 1):
-                self._resize(slots, capacity)
-                return True
-        if not self.lanes:  # nothing to wait for: the estimate of the shared part was too careful
-            self._resize(1, capacity)
+    def _make_room(self, batch: Batch, sequence: Sequence) -> bool:
+        if len(batch.lanes) >= batch.size:
+            return False
+        self.snapshots.keep(sequence, (lane.prefix for lane in self.lanes))
+        shared = self.snapshots.nbytes + self.snapshots.missing_tokens(sequence) * self.model.token_bytes
+        spare = (self.kv_bytes - shared) // len(self.batches)
+        if batch.make_room(sequence, islice(self.waiting, batch.size), spare):
             return True
-        return False
+        # Alone it fits, as _misfit saw; what is in the way leaves in time.
+        return not self.lanes and batch.make_room(sequence, (), self.kv_bytes)
 
-    def _resize(self, slots: int, capacity: int) -> None:
-        if (slots, capacity) != (self.slots, self.capacity):
-            self.slots, self.capacity = slots, capacity
-            self.model.resize(slots, capacity)
-
-    def _drop_unused(self, sequence: Sequence) -> None:
-        """Keep the segments that lanes use and those on this sequence's path: a stack, as sequences come sorted."""
-        used: set[Segment] = set()
-        for lane in self.lanes:
-            used.update(lane.prefix.chain() if lane.prefix else [])
-        used.update(self._path(sequence)[1])
-        self.segments = {key: segment for key, segment in self.segments.items() if segment in used}
-
-    def _path(self, sequence: Sequence) -> tuple[int, list[Segment]]:
-        """How many of the sequence's tokens lie in existing segments, and those segments."""
-        found: list[Segment] = []
-        for boundary in sequence.boundaries:
-            parent = found[-1] if found else None
-            tokens = tuple(sequence.tokens[parent.end if parent else 0 : boundary])
-            if (parent, tokens) not in self.segments:
-                break
-            found.append(self.segments[parent, tokens])
-        return (found[-1].end if found else 0), found
-
-    def _join(self, sequence: Sequence) -> None:
-        cached, path = self._path(sequence)
-        prefix = path[-1] if path else None
-        for boundary in sequence.boundaries[len(path) :]:
-            prefix = self._build(prefix, sequence.tokens[prefix.end if prefix else 0 : boundary])
-        taken = {lane.slot for lane in self.lanes}
-        slot = next(slot for slot in range(self.batch_size) if slot not in taken)
-        self.lanes.append(Lane(sequence, prefix, cached, slot))
-
-    def _build(self, parent: Segment | None, tokens: list[int]) -> Segment:
-        """Prefill a shared prefix once."""
-        segment = Segment(parent)
-        for start in range(0, len(tokens), self.prefill_tokens):
-            chunk = tokens[start : start + self.prefill_tokens]
-            step = Step([Span(segment, None, 0, len(chunk))], building=segment)
-            self.model.forward(mx.array(chunk), step, rows=None)
-            segment.tokens.extend(chunk)
-            mx.eval(segment.keys, segment.values)
-        self.model.trim(segment)
-        self.segments[parent, tuple(tokens)] = segment
-        return segment
-
-    # -- stepping --------------------------------------------------------------------------------------------------
-
-    def _launch(self) -> Flight | None:
-        spans = sorted(self._spans(), key=lambda pair: pair[1].order())
-        if not spans:
-            return None
-        step = Step([span for _, span in spans])
-        sampled: list[Lane] = []
-        scored: list[Lane] = []
-        rows: list[int] = []
-        score_rows: list[int] = []
-        token = 0
-        for lane, span in spans:
-            last = token + span.new - 1
-            if lane.decoding or span.new == lane.rest:
-                if lane.sequence.choices is None:
-                    sampled.append(lane)
-                    rows.append(last)
-                else:
-                    scored.append(lane)
-                    score_rows.extend(range(last, token + span.count))
-            token += span.count
-        logits = self.model.forward(self._inputs(spans), step, rows=mx.array(np.array(rows + score_rows, np.int32)))
-        flight = Flight(sampled, self._sample(logits, sampled), scored, self._score(logits[len(rows) :], scored))
-        mx.async_eval(flight.tokens, flight.edges, *self.model.state())
-        for lane, span in spans:
-            lane.stored += span.new
-        for lane in sampled:
-            lane.launched += 1
-        return flight
-
-    def _spans(self) -> list[tuple[Lane, Span]]:
-        spans = [(lane, Span(lane.prefix, lane.slot, lane.stored, 1)) for lane in self.lanes if lane.decoding]
-        left = self.prefill_tokens
-        for lane in self.lanes:
-            if lane.launched or lane.ended or not (rest := lane.rest):
-                continue
-            new = rest if rest <= left else self.prefill_tokens
-            if new > left:
-                break
-            left -= new
-            last = new == rest and (lane.sequence.choices is not None or lane.sequence.max_tokens == 1)
-            parents = lane.tree.parents if lane.tree and new == rest else ()
-            spans.append((lane, Span(lane.prefix, lane.slot, lane.stored, new, parents, keep=not last)))
-        return spans
-
-    def _inputs(self, spans: list[tuple[Lane, Span]]) -> mx.array:
-        """The step's token ids [T], gathered from those sampled in the last step, still on the device, and prompts."""
-        drawn = self.flight.tokens if self.flight else mx.zeros((0,), mx.int32)
-        place = {id(lane): index for index, lane in enumerate(self.flight.sampled)} if self.flight else {}
-        prompt: list[int] = []
-        index: list[int] = []
-        for lane, span in spans:
-            if lane.decoding:
-                index.append(place[id(lane)])
-                continue
-            new = lane.sequence.tokens[lane.at : lane.at + span.new]
-            new += lane.tree.tokens if lane.tree and span.parents else ()
-            index.extend(range(drawn.size + len(prompt), drawn.size + len(prompt) + len(new)))
-            prompt.extend(new)
-        return mx.concatenate([drawn, mx.array(prompt, mx.int32)])[mx.array(index)]
-
-    def _sample(self, logits: mx.array, lanes: list[Lane]) -> mx.array:
-        if not lanes:
-            return mx.zeros((0,), mx.int32)
-        seeds = np.array([lane.sequence.draw_seed for lane in lanes], np.uint64)
-        positions = np.array([lane.launched for lane in lanes], np.uint64)
-        samplings = [lane.sequence.sampling for lane in lanes]
-        return draw(logits[: len(lanes)], samplings, uniforms(seeds, positions))
-
-    def _score(self, logits: mx.array, lanes: list[Lane]) -> mx.array:
-        """Log-probabilities of the lanes' choice edges, one lane after the other; logits [nodes, V]."""
-        if not lanes:
-            return mx.zeros((0,))
-        rows: list[int] = []
-        tokens: list[int] = []
-        first = 0
-        for lane in lanes:
-            tree = lane.tree
-            assert tree is not None
-            rows.extend(first + 1 + node for node, _ in tree.edges)
-            tokens.extend(token for _, token in tree.edges)
-            first += 1 + len(tree.tokens)
-        logits = logits.astype(mx.float32)
-        top = logits.max(axis=-1, keepdims=True)
-        normaliser = (top + mx.log(shifted_exp(logits, top).sum(axis=-1, keepdims=True)))[:, 0]
-        row = mx.array(rows)
-        return logits[row, mx.array(tokens)] - normaliser[row]
-
-    def _read(self, flight: Flight) -> list[Generation]:
-        generations = [self._scored(lane, edges) for lane, edges in _split_edges(flight)]
-        for lane, token in zip(flight.sampled, np.array(flight.tokens).tolist(), strict=True):
+    def _read(self, batch: Batch, flight: Flight) -> list[Generation]:
+        tokens, scores = flight.read()
+        ended = [self._end(lane, "choice", edges) for lane, edges in scores]
+        for lane, token in tokens:
             if not lane.ended and (reason := self._advance(lane, token)):
-                generations.append(self._end(lane, finish_reason=reason))
-        self.lanes = [lane for lane in self.lanes if not lane.ended]
-        return generations
+                ended.append(self._end(lane, reason))
+        batch.lanes = [lane for lane in batch.lanes if not lane.ended]
+        return ended
 
     def _advance(self, lane: Lane, token: int) -> str | None:
         """Append a token; the reason why the lane ends with it, or None."""
@@ -332,20 +146,13 @@ class BatchEngine:
             return "stop"
         return "length" if len(lane.tokens) >= lane.sequence.max_tokens else None
 
-    def _scored(self, lane: Lane, edges: Any) -> Generation:
-        tree = lane.tree
-        assert tree is not None
-        return self._end(lane, finish_reason="choice", logprobs=tuple(float(edges[list(p)].sum()) for p in tree.paths))
-
-    def _end(self, lane: Lane, **fields: Any) -> Generation:
+    def _end(self, lane: Lane, reason: str, edges: Any = None) -> Generation:
         lane.ended = True
-        return Generation(lane.sequence.key, lane.tokens, cached_tokens=lane.cached, **fields)
+        tree = lane.tree
+        logprobs = tuple(float(edges[list(path)].sum()) for path in tree.paths) if tree else None
+        return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, logprobs)
 
 
-def _split_edges(flight: Flight) -> list[tuple[Lane, Any]]:
-    values, first, pairs = np.array(flight.edges, np.float64), 0, []
-    for lane in flight.scored:
-        count = len(lane.tree.edges) if lane.tree else 0
-        pairs.append((lane, values[first : first + count]))
-        first += count
-    return pairs
+def _stream(index: int) -> Any:
+    device = mx.default_device()
+    return mx.default_stream(device) if index == 0 else mx.new_stream(device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -23,14 +25,13 @@ class UnsupportedModelError(Exception):
 class _Head(nn.Module):
     """The output projection, for the rows of interest alone."""
 
-    def __init__(self, head: nn.Module, owner: ResidentModel) -> None:
+    def __init__(self, head: nn.Module, pick: Callable[[mx.array], mx.array]) -> None:
         super().__init__()
         self.head = head
-        self._owner = (owner,)  # in a tuple, lest it be taken for a submodule
+        self.pick = pick
 
     def __call__(self, x: mx.array) -> mx.array:
-        rows = self._owner[0].rows
-        return self.head(x if rows is None else x[rows])
+        return self.head(self.pick(x))
 
 
 class ResidentModel:
@@ -42,7 +43,7 @@ class ResidentModel:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.rows: mx.array | None = None
+        self._rows: list[mx.array | None] = [None]  # shared with twins, as the head is
         self.layers = [LayerKV(index, _window(kv)) for index, kv in enumerate(make_prompt_cache(model))]
         prefix.hook()
         cpu.hook()
@@ -53,7 +54,7 @@ class ResidentModel:
         for owner in (self.model, getattr(self.model, "language_model", None)):
             head = getattr(owner, "lm_head", None)
             if owner is not None and isinstance(head, nn.Module):
-                owner.lm_head = _Head(head, self)
+                owner.lm_head = _Head(head, self._pick)
                 return
         for module in self.model.modules():
             if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
@@ -62,20 +63,30 @@ class ResidentModel:
 
     def _wrap_tied_head(self, embedding: Any) -> None:
         project = embedding.as_linear
-        embedding.as_linear = lambda x: project(x if self.rows is None else x[self.rows])
+        embedding.as_linear = lambda x: project(self._pick(x))
+
+    def _pick(self, x: mx.array) -> mx.array:
+        rows = self._rows[0]
+        return x if rows is None else x[rows]
 
     def forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
         """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
         for layer in self.layers:
             layer.step = step
-        self.rows = rows
+        self._rows[0] = rows
         try:
             logits = self.model(tokens[:, None], cache=self.layers)
         finally:
-            self.rows = None
+            self._rows[0] = None
         if rows is not None and logits.shape[0] != rows.size:
             logits = logits[rows]
         return logits[:, 0]
+
+    def twin(self) -> ResidentModel:
+        """The same model with KV layers of its own, for another batch."""
+        twin = copy.copy(self)
+        twin.layers = [LayerKV(layer.index, layer.window) for layer in self.layers]
+        return twin
 
     def state(self) -> list[mx.array]:
         """The slots' arrays, to be evaluated with each step."""

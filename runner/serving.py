@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.config import EngineConf
-from runner.device import Device
+from runner.device import Device, cpu_streams
 from runner.prompt import Prompter
 from runner.types import Engine, UserError
 
 log = logging.getLogger("rowmill")
 
-BATCH_SIZE = {"cpu": 32, "metal": 32, "cuda": 64}
-PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 4096}
+BATCH_SIZE = {"cpu": 64, "metal": 32, "cuda": 64}
+PREFILL_TOKENS = {"cpu": 1024, "metal": 2048, "cuda": 4096}
 WORK_SPACE = 0.1  # share of the budget left for activations
 
 
@@ -45,6 +45,7 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
         kv_bytes=spare,
         context=models.context_length(config),
         stopped=stop_at(prompter),
+        streams=cpu_streams() if device.kind == "cpu" else 1,
     )
 
 

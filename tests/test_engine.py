@@ -74,7 +74,7 @@ def test_a_batch_generates_what_generate_does_one_by_one(plain, resident, shared
     rows = prompts(shared, 9, shared)
     lengths = [12, 3, 1, 20, 7, 12, 2, 9, 15]
     for boundaries in {(), (shared,) if shared else ()}:
-        engine = BatchEngine(resident, {END}, batch_size=batch_size, prefill_tokens=16)
+        engine = BatchEngine(resident, {END}, batch_size=batch_size, prefill_tokens=16, streams=1 + shared % 2)
         done = finish(engine, sequences(rows, lambda i: lengths[i], boundaries))
         for i, row in enumerate(rows):
             assert done[i, 0].tokens == one_by_one(plain, row, lengths[i]), (i, boundaries)

@@ -1,0 +1,222 @@
+"""A batch: sequences at work in the slots of one KV set, on one stream of the device.
+
+Every step is one forward pass over a token of each decoding sequence and the prompts (or chunks of them) of new ones.
+Nothing is copied when a sequence joins or leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from runner.choices import ChoiceTree, choice_tree
+from runner.layout import Segment, Span, Step
+from runner.model import ResidentModel
+from runner.prefix import shifted_exp
+from runner.sampling import draw, uniforms
+from runner.types import Sequence
+
+SLOT_GRAIN = 64  # slots grow by so many tokens
+
+
+@dataclass(eq=False)
+class Lane:
+    """A sequence in a batch, its slot, and how far it has come. ``launched`` counts sampled tokens, read or not."""
+
+    sequence: Sequence
+    prefix: Segment | None
+    cached: int
+    slot: int
+    stored: int = 0
+    launched: int = 0
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def at(self) -> int:
+        """How many tokens lie computed before the next one."""
+        return (self.prefix.end if self.prefix else 0) + self.stored
+
+    @property
+    def rest(self) -> int:
+        """Prompt tokens that are not computed yet."""
+        return max(0, len(self.sequence.tokens) - self.at)
+
+    @property
+    def decoding(self) -> bool:
+        return 0 < self.launched < self.sequence.max_tokens and not self.ended
+
+    @property
+    def tree(self) -> ChoiceTree | None:
+        return choice_tree(self.sequence.choices) if self.sequence.choices else None
+
+
+@dataclass
+class Flight:
+    """A launched step: the lanes it samples for, in order, with their tokens; the lanes it scores, with their edges."""
+
+    sampled: list[Lane]
+    tokens: mx.array
+    scored: list[Lane]
+    edges: mx.array
+
+    def read(self) -> tuple[list[tuple[Lane, int]], list[tuple[Lane, Any]]]:
+        """Wait for the step: each sampled lane's token, each scored lane's log-probabilities by edge."""
+        values, first, scores = np.array(self.edges, np.float64), 0, []
+        for lane in self.scored:
+            count = len(lane.tree.edges) if lane.tree else 0
+            scores.append((lane, values[first : first + count]))
+            first += count
+        return list(zip(self.sampled, np.array(self.tokens).tolist(), strict=True)), scores
+
+
+class Batch:
+    """Up to ``size`` lanes. ``model`` has KV layers that no other batch uses; ``stream`` is where its steps run."""
+
+    def __init__(self, model: ResidentModel, stream: Any, size: int, prefill_tokens: int) -> None:
+        self.model = model
+        self.stream = stream
+        self.size = size
+        self.prefill_tokens = prefill_tokens
+        self.lanes: list[Lane] = []
+        self.flight: Flight | None = None
+        self.slots = 0
+        self.capacity = 0
+
+    def own(self, sequence: Sequence) -> int:
+        """The slot size a sequence needs: tokens behind its prefix whose KV a later step reads."""
+        own = len(sequence.tokens) - (sequence.boundaries[-1] if sequence.boundaries else 0)
+        if sequence.choices is not None:
+            return 0 if own <= self.prefill_tokens else own
+        return own + sequence.max_tokens - 1
+
+    def make_room(self, sequence: Sequence, ahead: Iterable[Sequence], kv_bytes: int) -> bool:
+        """Give the slots the shape that one more sequence needs, and those ``ahead`` if it can be, within
+        ``kv_bytes``; False if it must wait for others to leave.
+        """
+        if len(self.lanes) >= self.size:
+            return False
+        if not self.lanes and self.flight is None:
+            self.clear()
+        needed = self.own(sequence)
+        for own in (max([needed, *map(self.own, ahead)]), needed):
+            capacity = max(self.capacity, -(-own // SLOT_GRAIN) * SLOT_GRAIN)
+            slots = min(self.size, max(0, kv_bytes) // max(1, self.model.slot_bytes(capacity)))
+            if slots >= max(self.slots, len(self.lanes) + 1):
+                self._resize(slots, capacity)
+                return True
+        return False
+
+    def join(self, sequence: Sequence, prefix: Segment | None, cached: int) -> None:
+        """Add a sequence whose prefix is computed; there must be room."""
+        taken = {lane.slot for lane in self.lanes}
+        slot = next(slot for slot in range(self.slots) if slot not in taken)
+        self.lanes.append(Lane(sequence, prefix, cached, slot))
+
+    def clear(self) -> None:
+        """Give the slots' memory back."""
+        self.lanes.clear()
+        self.flight = None
+        self.slots = self.capacity = 0
+        self.model.clear()
+
+    def launch(self) -> list[mx.array]:
+        """Set the next step up, after ``flight``, and put it in its place; the arrays to evaluate for it."""
+        with mx.stream(self.stream):
+            self.flight = self._launch()
+        return [self.flight.tokens, self.flight.edges, *self.model.state()] if self.flight else []
+
+    def _resize(self, slots: int, capacity: int) -> None:
+        if (slots, capacity) != (self.slots, self.capacity):
+            self.slots, self.capacity = slots, capacity
+            with mx.stream(self.stream):
+                self.model.resize(slots, capacity)
+
+    def _launch(self) -> Flight | None:
+        spans = sorted(self._spans(), key=lambda pair: pair[1].order())
+        if not spans:
+            return None
+        sampled: list[Lane] = []
+        scored: list[Lane] = []
+        rows: list[int] = []
+        score_rows: list[int] = []
+        token = 0
+        for lane, span in spans:
+            last = token + span.new - 1
+            token += span.count
+            if lane.decoding or span.new == lane.rest:
+                (sampled if lane.sequence.choices is None else scored).append(lane)
+                rows += [last] if lane.sequence.choices is None else []
+                score_rows += range(last, token) if lane.sequence.choices is not None else []
+        step = Step([span for _, span in spans])
+        logits = self.model.forward(self._inputs(spans), step, rows=mx.array(np.array(rows + score_rows, np.int32)))
+        flight = Flight(sampled, _sample(logits, sampled), scored, _score(logits[len(rows) :], scored))
+        for lane, span in spans:
+            lane.stored += span.new
+        for lane in sampled:
+            lane.launched += 1
+        return flight
+
+    def _spans(self) -> list[tuple[Lane, Span]]:
+        spans = [(lane, Span(lane.prefix, lane.slot, lane.stored, 1)) for lane in self.lanes if lane.decoding]
+        left = self.prefill_tokens
+        for lane in self.lanes:
+            if lane.launched or lane.ended or not (rest := lane.rest):
+                continue
+            new = rest if rest <= left else self.prefill_tokens
+            if new > left:
+                break
+            left -= new
+            last = new == rest and (lane.sequence.choices is not None or lane.sequence.max_tokens == 1)
+            parents = lane.tree.parents if lane.tree and new == rest else ()
+            spans.append((lane, Span(lane.prefix, lane.slot, lane.stored, new, parents, keep=not last)))
+        return spans
+
+    def _inputs(self, spans: list[tuple[Lane, Span]]) -> mx.array:
+        """The step's token ids [T], gathered from those sampled in the last step, still on the device, and prompts."""
+        drawn = self.flight.tokens if self.flight else mx.zeros((0,), mx.int32)
+        place = {lane: index for index, lane in enumerate(self.flight.sampled)} if self.flight else {}
+        prompt: list[int] = []
+        index: list[int] = []
+        for lane, span in spans:
+            if lane.decoding:
+                index.append(place[lane])
+                continue
+            new = lane.sequence.tokens[lane.at : lane.at + span.new]
+            new += lane.tree.tokens if lane.tree and span.parents else ()
+            index += range(drawn.size + len(prompt), drawn.size + len(prompt) + len(new))
+            prompt += new
+        return mx.concatenate([drawn, mx.array(prompt, mx.int32)])[mx.array(index)]
+
+
+def _sample(logits: mx.array, lanes: list[Lane]) -> mx.array:
+    """The next token of each lane, from the first rows of logits [R, V]."""
+    if not lanes:
+        return mx.zeros((0,), mx.int32)
+    seeds = np.array([lane.sequence.draw_seed for lane in lanes], np.uint64)
+    positions = np.array([lane.launched for lane in lanes], np.uint64)
+    return draw(logits[: len(lanes)], [lane.sequence.sampling for lane in lanes], uniforms(seeds, positions))
+
+
+def _score(logits: mx.array, lanes: list[Lane]) -> mx.array:
+    """Log-probabilities of the lanes' choice edges, one lane after the other; logits [nodes, V]."""
+    if not lanes:
+        return mx.zeros((0,))
+    rows: list[int] = []
+    tokens: list[int] = []
+    first = 0
+    for lane in lanes:
+        tree = lane.tree
+        assert tree is not None
+        rows += [first + 1 + node for node, _ in tree.edges]
+        tokens += [token for _, token in tree.edges]
+        first += 1 + len(tree.tokens)
+    logits = logits.astype(mx.float32)
+    top = logits.max(axis=-1, keepdims=True)
+    normaliser = (top + mx.log(shifted_exp(logits, top).sum(axis=-1, keepdims=True)))[:, 0]
+    row = mx.array(rows)
+    return logits[row, mx.array(tokens)] - normaliser[row]
