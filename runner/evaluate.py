@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ def evaluate_labels(run_dir: Path, source: DataSource, labels: list[str]) -> dic
     return {"rows": rows, "accuracy": right / rows if rows else None, "confusion": confusion}
 
 
-def read_column(run_dir: Path, name: str) -> list[list[Any]]:
-    """A column's values, shard by shard."""
-    files = sorted(run_dir.glob("data-*.arrow"))
-    return [pa.ipc.open_stream(pa.memory_map(str(file))).read_all().column(name).to_pylist() for file in files]
+def read_column(run_dir: Path, name: str) -> Iterator[list[Any]]:
+    """A column's values, shard by shard in row order."""
+    for file in sorted(run_dir.glob("data-*.arrow"), key=lambda file: int(file.stem.removeprefix("data-"))):
+        with pa.memory_map(str(file)) as stream:
+            yield pa.ipc.open_stream(stream).read_all().column(name).to_pylist()
 
 
 def confusion_table(confusion: dict[str, dict[str, int]]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import struct
+import os
+import time
+from array import array
 
 from runner.types import Generation, Sequence
 
@@ -13,33 +15,41 @@ WORDS = [
     *("moor", "north", "oak", "pine", "quay", "reed"),
 ]
 BATCH = 256
+DELAY = "ROWMILL_FAKE_DELAY"  # environment variable: seconds that a step takes, to try interrupts and kills
 
 
 class FakeEngine:
-    """Answers up to BATCH sequences a step. Text depends on the prompt, the sampling's seed and ``max_tokens`` only."""
+    """Answers up to ``batch_size`` sequences a step, by prompt, drawn seed and ``max_tokens`` only.
 
-    def __init__(self) -> None:
+    The environment variable ROWMILL_FAKE_DELAY makes every step that has something to do take that many seconds.
+    """
+
+    def __init__(self, batch_size: int | None = None) -> None:
+        self.batch_size = batch_size or BATCH
+        self.delay_s = float(os.environ.get(DELAY) or 0)
         self.waiting: list[Sequence] = []
         self.paths: list[bytes] = []
 
     def room(self) -> int:
-        return BATCH - len(self.waiting)
+        return self.batch_size - len(self.waiting)
 
     def add(self, sequences: list[Sequence]) -> None:
         self.waiting.extend(sequences)
 
     def step(self) -> list[Generation]:
-        batch, self.waiting = self.waiting[:BATCH], self.waiting[BATCH:]
+        batch, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]
+        if batch and self.delay_s:
+            time.sleep(self.delay_s)
         return [self._answer(sequence) for sequence in batch]
 
     def close(self) -> None:
         self.waiting.clear()
 
     def _answer(self, sequence: Sequence) -> Generation:
-        prompt = struct.pack(f"{len(sequence.tokens)}I", *sequence.tokens)
+        prompt = array("I", sequence.tokens).tobytes()
         seed = sequence.draw_seed if sequence.sampling.temperature > 0 else 0
-        digest = hashlib.blake2b(prompt + struct.pack("Q", seed), digest_size=16).digest()
-        cached = self._cached(sequence)
+        digest = hashlib.blake2b(prompt + seed.to_bytes(8, "little"), digest_size=16).digest()
+        cached = self._cached(sequence, prompt)
         if sequence.choices:
             scores = [-(1 + digest[i % 16] + i) / 16 for i in range(len(sequence.choices))]
             total = math.log(sum(map(math.exp, scores)))
@@ -49,9 +59,8 @@ class FakeEngine:
         reason = "stop" if len(text) <= sequence.max_tokens else "length"
         return Generation(sequence.key, list(text[: sequence.max_tokens]), reason, cached)
 
-    def _cached(self, sequence: Sequence) -> int:
+    def _cached(self, sequence: Sequence, prompt: bytes) -> int:
         """What a cache of the current path of prefixes would have served."""
-        prompt = struct.pack(f"{len(sequence.tokens)}I", *sequence.tokens)
         paths = [prompt[: 4 * boundary] for boundary in sequence.boundaries]
         cached = max((len(path) // 4 for path in paths if path in self.paths), default=0)
         self.paths = paths

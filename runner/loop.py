@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
+from runner.ask import Defaults, digest_of, sequence_of
 from runner.plan import Plan
 from runner.prompt import Prompter
 from runner.shards import Output
 from runner.store import Record, Store
 from runner.task import Task
-from runner.types import Completion, Engine, Generation, Job, Request, Row, RowError, Sampling, Sequence, Source
+from runner.types import Completion, Engine, Generation, Job, Request, Row, RowError, Sequence, Source, UserError
 
 WINDOW_TOKENS = 4_000_000  # waiting prompt tokens after which no more rows are read: some 150 MB
 READ_ROWS = 256  # rows read, rendered and looked up together
+READ_CHARS = 1_000_000  # of their cells, after which fewer rows are read together
 
 Key = tuple[int, int]  # row, number of the request in it
 Answer = tuple[Key, Completion]
 
 
 @dataclass
-class Defaults:
-    """What a request gets that does not say otherwise."""
-
-    max_tokens: int
-    sampling: Sampling
-    seed: int
-
-
-@dataclass
 class Loop:
-    """A run at work. ``window`` bounds the rows read ahead; ``stopped`` asks for an early end."""
+    """A run at work. ``window`` bounds the rows read ahead; ``stopped`` asks for an early end.
+
+    Memory depends on the window, not on the number of rows. Nobody acts on an answer before it is on disk.
+    """
 
     job: Job
     source: Source
@@ -46,12 +41,12 @@ class Loop:
     plan: Plan = field(default_factory=Plan)
     tasks: dict[int, Task] = field(default_factory=dict)  # unfinished rows that were read, in order
     asked: dict[Key, Sequence] = field(default_factory=dict)  # sequences in the plan or the engine
-    digests: dict[Key, bytes] = field(default_factory=dict)
+    digests: dict[Key, bytes] = field(default_factory=dict)  # of the requests without an answer on disk
     twins: dict[bytes, list[Key]] = field(default_factory=dict)  # requests that wait for an identical one's answer
-    answers: list[Answer] = field(default_factory=list)  # had without the engine, to be committed
+    answers: list[Answer] = field(default_factory=list)  # to be committed
     outputs: list[Output] = field(default_factory=list)  # rows finished, to be committed
 
-    def work(self, tick: Callable[[], None]) -> None:
+    def work(self, tick: Callable[[], None] = lambda: None) -> None:
         """Work until every row is finished or ``stopped``; ``tick`` is called after every commit."""
         rows = self._unfinished_rows()
         self._read(rows)
@@ -68,7 +63,7 @@ class Loop:
         self._commit()
 
     def _commit(self) -> list[Answer]:
-        """Put the answers and outputs that are to hand on disk; nobody acts on them before."""
+        """Put the answers and outputs that are to hand on disk."""
         answers, self.answers = self.answers, []
         outputs, self.outputs = self.outputs, []
         if answers or outputs:
@@ -77,22 +72,29 @@ class Loop:
 
     def _unfinished_rows(self) -> Iterator[tuple[int, Row]]:
         for span in self.store.unfinished():
-            yield from zip(span, self.source.rows(span.start), strict=False)
+            yield from zip(span, self.source.rows(span.start, span.stop), strict=True)
 
     def _read(self, rows: Iterator[tuple[int, Row]]) -> None:
-        """Open rows until the window is full. Rows far behind the oldest unfinished one wait: its shard comes first."""
-        while len(self.tasks) + len(self.outputs) < self.window and self.plan.tokens < WINDOW_TOKENS:
-            if self.tasks and next(reversed(self.tasks)) - next(iter(self.tasks)) > 4 * self.window:
-                return
-            opened = [Task(index, row, self.job) for (index, row), _ in zip(rows, range(READ_ROWS), strict=False)]
+        """Open rows until the window is full, some at a time."""
+        some = min(READ_ROWS, -(-self.window // 8))
+        while self._room() >= some and not self.stopped():
+            opened = [Task(index, row, self.job) for index, row in _next_rows(rows, some)]
             if not opened:
                 return
-            recorded = self.store.recorded(range(opened[0].index, opened[-1].index + 1))
+            recorded = self.store.recorded(_indexes(opened))
             for task in opened:
                 self.tasks[task.index] = task
                 task.answers.update(recorded.get(task.index, {}))
             self._ask([(task, number, request) for task in opened for number, request in task.start()])
             self._collect(opened)
+
+    def _room(self) -> int:
+        """How many more rows to open. Those far behind the oldest unfinished one wait: its shard comes first."""
+        if self.plan.tokens >= WINDOW_TOKENS:
+            return 0
+        if self.tasks and next(reversed(self.tasks)) - next(iter(self.tasks)) > 4 * self.window:
+            return 0
+        return self.window - len(self.tasks) - len(self.outputs)
 
     def _resume(self, answers: list[Answer]) -> None:
         """Give committed answers to their jobs."""
@@ -110,15 +112,9 @@ class Loop:
 
     def _ask(self, requests: list[tuple[Task, int, Request]]) -> None:
         """Render requests and let them wait for the engine, or for the answer to an identical one."""
-        prompts = self.prompter.render_many([(request, task.row) for task, _, request in requests])
-        new: dict[bytes, Sequence] = {}
+        first: dict[bytes, Sequence] = {}
         waiting: list[Sequence] = []
-        for (task, number, request), tokens in zip(requests, prompts, strict=True):
-            if isinstance(tokens, RowError):
-                task.fail(tokens)
-                continue
-            sequence = self._sequence((task.index, number), request, tokens)
-            digest = self._digest(sequence, request)
+        for sequence, digest in self._sequences(requests):
             if digest is None:
                 waiting.append(sequence)
                 continue
@@ -127,42 +123,47 @@ class Loop:
                 self.twins[digest].append(sequence.key)
             else:
                 self.twins[digest] = []
-                new[digest] = sequence
-        known = self.store.lookup(new) if new else {}
-        for digest, sequence in new.items():
+                first[digest] = sequence
+        known = self.store.lookup(first) if first else {}
+        for digest, sequence in first.items():
             if digest in known:
-                self._answer(
-                    sequence.key, dataclasses.replace(known[digest], cached_tokens=known[digest].prompt_tokens)
-                )
+                self._answer(sequence.key, _again(known[digest]))
             else:
                 waiting.append(sequence)
         self.asked.update((sequence.key, sequence) for sequence in waiting)
         self.plan.add(waiting)
 
-    def _sequence(self, key: Key, request: Request, tokens: list[int]) -> Sequence:
-        sampling = request.sampling or self.defaults.sampling
-        seeds = (self.defaults.seed, *key) if request.seed is None else (request.seed,)
-        draws = hashlib.blake2b(struct.pack(f"{len(seeds)}q", *seeds), digest_size=8).digest()
-        seed = int.from_bytes(draws, "little")
-        if request.choices is None:
-            return Sequence(key, tokens, request.max_tokens or self.defaults.max_tokens, sampling, seed)
-        return Sequence(key, tokens, 0, choices=self.prompter.continuations(tokens, request.choices))
+    def _sequences(self, requests: list[tuple[Task, int, Request]]) -> Iterator[tuple[Sequence, bytes | None]]:
+        """The requests as sequences with their digests; those that cannot be rendered are answered with an error."""
+        prompts = self._render([(request, task.row) for task, _, request in requests])
+        for (task, number, request), tokens in zip(requests, prompts, strict=True):
+            key = (task.index, number)
+            try:
+                sequence = sequence_of(key, request, tokens, self.defaults, self.prompter.continuations)
+            except (RowError, UserError) as problem:
+                self.answers.append((key, Completion(finish_reason="error", error=str(problem))))
+                continue
+            yield sequence, digest_of(sequence, request.seed)
 
-    def _digest(self, sequence: Sequence, request: Request) -> bytes | None:
-        """What identical requests share; None for one whose draws are its own."""
-        if sequence.choices is None and sequence.sampling.temperature > 0 and request.seed is None:
-            return None
-        asked = (sequence.max_tokens, sequence.choices, sequence.sampling, request.seed)
-        content = struct.pack(f"{len(sequence.tokens)}I", *sequence.tokens) + repr(asked).encode()
-        return hashlib.blake2b(content, digest_size=16).digest()
+    def _render(self, requests: list[tuple[Request, Row]]) -> list[list[int] | RowError]:
+        try:
+            return self.prompter.render_many(requests)
+        except Exception:  # a job's own variables or messages: only its row is at fault
+            return [self._render_one(request, row) for request, row in requests]
+
+    def _render_one(self, request: Request, row: Row) -> list[int] | RowError:
+        try:
+            return self.prompter.render_many([(request, row)])[0]
+        except Exception as problem:
+            return RowError(f"the request cannot be rendered: {type(problem).__name__}: {problem}")
 
     def _receive(self, generation: Generation) -> None:
         sequence = self.asked.pop(generation.key)
-        if generation.error:
+        if generation.error is not None:
             self._answer(generation.key, Completion(finish_reason="error", error=generation.error))
             return
         completion = Completion(
-            text=self.prompter.decode(generation.tokens),
+            text=self.prompter.decode(generation.tokens) if generation.tokens else "",
             finish_reason=generation.finish_reason,
             prompt_tokens=len(sequence.tokens),
             cached_tokens=generation.cached_tokens,
@@ -174,6 +175,26 @@ class Loop:
     def _answer(self, key: Key, completion: Completion) -> None:
         """Hand out a completion to its request and to those that asked the same meanwhile."""
         self.answers.append((key, completion))
-        again = dataclasses.replace(completion, cached_tokens=completion.prompt_tokens)
         for twin in self.twins.pop(self.digests.get(key, b""), []):
-            self.answers.append((twin, again))
+            self.answers.append((twin, _again(completion)))
+
+
+def _again(completion: Completion) -> Completion:
+    """The answer to a request that is identical to one computed: nothing of its prompt was."""
+    return dataclasses.replace(completion, cached_tokens=completion.prompt_tokens)
+
+
+def _next_rows(rows: Iterator[tuple[int, Row]], count: int) -> Iterator[tuple[int, Row]]:
+    """The next ``count`` rows, fewer if they are long."""
+    chars = 0
+    for index, row in islice(rows, count):
+        yield index, row
+        chars += sum(len(cell) for cell in row.values() if isinstance(cell, str))
+        if chars > READ_CHARS:
+            return
+
+
+def _indexes(tasks: list[Task]) -> Iterable[int]:
+    """The rows' positions, as a range if they have no gaps."""
+    span = range(tasks[0].index, tasks[-1].index + 1)
+    return span if len(span) == len(tasks) else [task.index for task in tasks]

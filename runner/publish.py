@@ -52,8 +52,13 @@ def write_dataset(run_dir: Path, files: Sequence[tuple[str, str]], *, power: boo
 
 def write_json(path: Path, value: Any, *, power: bool) -> None:
     """Publish ``value`` as JSON at ``path`` by rename."""
+    write_text(path, json.dumps(value, indent=2) + "\n", power=power)
+
+
+def write_text(path: Path, text: str, *, power: bool) -> None:
+    """Publish ``text`` at ``path`` by rename."""
     with _published(path, power=power) as file:
-        file.write(json.dumps(value, indent=2).encode() + b"\n")
+        file.write(text.encode())
         file.flush()
         if power:
             sync(file.fileno(), power=True)

@@ -13,6 +13,10 @@ from runner.database import open_read_only
 from runner.lease import disk_errors, holder
 from runner.shards import Staged, error_kind
 
+_SHARES = """
+SELECT sum(json_extract(provenance, '$.model_s')), sum(json_extract(provenance, '$.loop_s')) FROM sessions
+"""
+
 
 class Totals(NamedTuple):
     """Sums over the finished rows, sealed or staged; ``shards`` counts the sealed ones."""
@@ -62,7 +66,8 @@ def read_status(run_dir: Path) -> dict[str, Any]:
 
     Keys: ``rows``, the fields of Totals, ``state`` (running: the lease is held; finished: all rows are; else
     interrupted), ``pid`` of the runner or None, ``started`` (Unix time of the first session), ``sessions``,
-    ``active_s`` and ``rows_per_s`` (over the time that sessions were at work, each known to a second), ``error_kinds``.
+    ``active_s`` and ``rows_per_s`` (over the time that sessions were at work, each known to a second),
+    ``model_share`` (of that time in ended sessions, what was spent in the model; None if unknown), ``error_kinds``.
     Raises UserError if ``run_dir`` holds no readable checkpoint.
     """
     run_dir = Path(run_dir)
@@ -74,6 +79,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         active = connection.execute(
             "SELECT coalesce(sum(s), 0.0) FROM (SELECT max(elapsed_s) AS s FROM progress GROUP BY session)"
         ).fetchone()[0]
+        model_s, loop_s = connection.execute(_SHARES).fetchone()
         kinds = read_error_kinds(connection)
     ended = "finished" if totals.finished == rows else "interrupted"
     return {
@@ -85,5 +91,6 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         "sessions": sessions,
         "active_s": active,
         "rows_per_s": totals.finished / active if active else 0.0,
+        "model_share": model_s / loop_s if loop_s else None,
         "error_kinds": kinds,
     }

@@ -27,7 +27,7 @@ import pyarrow as pa
 from runner import shards
 from runner.database import conditions, connect, create_or_check
 from runner.lease import Lease, disk_errors, fresh_dir
-from runner.publish import write_dataset, write_stream
+from runner.publish import write_dataset, write_stream, write_text
 from runner.shards import Output, Staged, Usage
 from runner.status import Totals, read_status, read_totals
 from runner.types import Completion, UserError
@@ -39,7 +39,7 @@ __all__ = ["Output", "Record", "Store", "Totals", "Usage", "fresh_dir", "read_st
 
 log = logging.getLogger(__name__)
 
-_ORPHAN = re.compile(r"data-\d{5,}\.arrow(\.tmp)?|(state|dataset_info)\.json\.tmp")
+_ORPHAN = re.compile(r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info)\.json|config\.yaml)\.tmp")
 _SPAN = "WHERE row >= ? AND row < ?"
 _INSERT_SHARD = f"""
 INSERT INTO shards (shard, file, bytes, sha256, error_kinds, rows, prompt_tokens, cached_tokens, completion_tokens)
@@ -55,6 +55,11 @@ class Record(NamedTuple):
     number: int
     digest: bytes | None
     completion: Completion
+
+    def values(self) -> tuple[int, int, bytes | None, str]:
+        """The table's columns; a failed request has no digest, so that nobody takes over its answer."""
+        row, number, digest, completion = self
+        return row, number, digest if completion.error is None else None, shards.to_json(completion.to_json())
 
 
 class Store:
@@ -89,14 +94,15 @@ class Store:
         kept: Callable[[int, int], pa.Table],
         durability: str = "process",
         provenance: Mapping[str, Any] | None = None,
+        config: str | None = None,
     ) -> Store:
         """Create the run directory, or resume it if it holds the same run.
 
         ``identity`` (nested, JSON) is all that decides the output; together with ``rows``, ``shard_rows`` and the
         columns it must equal what the directory was created with. ``provenance`` (versions, machine) is noted for
-        each session. ``schema`` has the job's columns, ``keep`` the kept input columns, which ``kept(start, stop)``
-        reads again when rows [start, stop) are sealed. ``durability``: ``process`` survives any death of the
-        process; ``power`` also a power cut, at the price of a disk sync for each commit.
+        each session, ``config`` (YAML) goes into ``config.yaml``. ``schema`` has the job's columns, ``keep`` the kept
+        input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``:
+        ``process`` survives any death of the process; ``power`` also a power cut, for a disk sync at each commit.
 
         Raises UserError: column names clash; another process has the lease (its pid is named); the directory belongs
         to a different run (one line ``key: old -> new`` for each difference); the checkpoint is damaged, of another
@@ -120,6 +126,8 @@ class Store:
             create_or_check(database.conn, run_dir, full, power=layout.power)
             store = cls(run_dir, layout, lease, database)
             store._resume(provenance or {})
+            if config is not None:
+                write_text(run_dir / "config.yaml", config, power=layout.power)
             undo.pop_all()
         return store
 
@@ -135,7 +143,7 @@ class Store:
         lone surrogates become U+FFFD in outputs (completions keep them, for replay). Raises sqlite3.IntegrityError if
         a (row, number) or a row is committed twice, ValueError for a row out of range; then nothing is committed.
         """
-        records = [_completion_values(record) for record in completions]
+        records = [record.values() for record in completions]
         rows = shards.stage(self._checked(finished), self._layout.job)
         totals = self._totals.plus(rows)
         with disk_errors(self.run_dir), self._database.atomic():
@@ -145,8 +153,7 @@ class Store:
                 self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             self._note_progress(totals)
         self._totals = totals
-        touched = Counter(row.row // self._layout.shard_rows for row in rows)
-        self._staged.update(touched)
+        self._staged.update(touched := Counter(row.row // self._layout.shard_rows for row in rows))
         self._seal_complete(touched)
 
     def finish(self, outputs: Iterable[Output]) -> None:
@@ -188,6 +195,11 @@ class Store:
         """Sums over the finished rows; costs nothing."""
         return self._totals._replace(shards=len(self._sealed))
 
+    def note(self, **facts: float) -> None:
+        """Add facts to what is kept of this session; ``model_s`` of ``loop_s`` seconds makes the status's share."""
+        change = "UPDATE sessions SET provenance = json_patch(provenance, ?) WHERE session = ?"
+        self._select(change, (json.dumps(facts), self._session))
+
     def close(self, why: str = "closed") -> None:
         """End the session, saying ``why`` (finished, interrupted...), and give the lease back; may be repeated."""
         if self._lease.held:
@@ -202,7 +214,7 @@ class Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(kind.__name__ if kind else "closed")
+        self.close("closed" if kind is None else "interrupted" if kind is KeyboardInterrupt else kind.__name__)
 
     def _select(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
         with disk_errors(self.run_dir):
@@ -286,8 +298,3 @@ class Store:
         files = self._select("SELECT file, sha256 FROM shards ORDER BY shard")
         if files:
             write_dataset(self.run_dir, files, power=self._layout.power)
-
-
-def _completion_values(record: Record) -> tuple[int, int, bytes | None, str]:
-    row, number, digest, completion = record
-    return row, number, digest if completion.error is None else None, shards.to_json(completion.to_json())

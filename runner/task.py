@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from runner.shards import Output, Usage
 from runner.types import Completion, Job, Request, Row, RowError, Steps
+
+ERROR_CHARS = 2000  # of a row's error; exceptions may print all they hold
 
 log = logging.getLogger("rowmill")
 
@@ -17,7 +20,9 @@ class Task:
     """A row being worked on. Requests are numbered in the order in which the job yields them, from 0.
 
     ``answers`` are the row's completions so far; those recorded by an earlier session are given to the job again, in
-    place of computing them. ``output`` is set when the row is finished.
+    place of computing them. The job goes on when all requests of a ``yield`` are answered: it receives the answers,
+    or RowError if one of them failed. ``output`` is set when the row is finished; whatever the job raises or yields
+    finishes its row and no other.
     """
 
     index: int
@@ -25,63 +30,72 @@ class Task:
     job: Job
     answers: dict[int, Completion] = field(default_factory=dict)
     output: Output | None = None
-    asked: int = 0
     _steps: Steps | None = None
     _single: bool = False
     _numbers: range = range(0)
+    _missing: int = 0
 
     def start(self) -> list[tuple[int, Request]]:
         """Run the job up to the first requests without an answer: (number, request) pairs, none if the row is done."""
-        try:
-            self._steps = self.job.steps(self.row)
-        except Exception as problem:
-            return self._fail(problem)
-        return self._advance(None)
+        return self._advance(self._begin)
 
     def answer(self, number: int, completion: Completion) -> list[tuple[int, Request]]:
         """Take one completion, already recorded; the requests that follow from it."""
         self.answers[number] = completion
-        if self.output is not None or any(n not in self.answers for n in self._numbers):
-            return []
-        return self._advance(self._received())
+        self._missing -= 1
+        return [] if self._missing else self._advance(self._go_on)
 
-    def fail(self, problem: Exception) -> None:
-        """Finish the row with an error."""
-        self._fail(problem)
+    def _begin(self) -> Any:
+        self._steps = self.job.steps(self.row)
+        if not isinstance(self._steps, Generator):
+            raise TypeError(f"steps(row) must be a generator (it yields requests), not {type(self._steps).__name__}")
+        return next(self._steps)
 
-    def _received(self) -> Completion | list[Completion]:
-        answers = [self.answers[number] for number in self._numbers]
-        return answers[0] if self._single else answers
-
-    def _advance(self, received: Any) -> list[tuple[int, Request]]:
-        """Send completions to the job until it asks for something new or returns."""
+    def _go_on(self) -> Any:
         assert self._steps is not None
+        answers = [self.answers[number] for number in self._numbers]
+        for answer in answers:
+            if answer.error is not None:
+                return self._steps.throw(RowError(answer.error, answers))
+        return self._steps.send(answers[0] if self._single else answers)
+
+    def _advance(self, resume: Callable[[], Any]) -> list[tuple[int, Request]]:
+        """Let the job run until it asks for something new or ends."""
         try:
             while True:
-                failed = received.error if isinstance(received, Completion) else None
-                asked = self._steps.throw(RowError(failed)) if failed else self._steps.send(received)
-                requests = [asked] if isinstance(asked, Request) else list(asked)
-                self._single = isinstance(asked, Request)
-                self._numbers = range(self.asked, self.asked + len(requests))
-                self.asked += len(requests)
-                new = [(n, r) for n, r in zip(self._numbers, requests, strict=True) if n not in self.answers]
-                if new:
+                if new := self._number(resume()):
                     return new
-                received = self._received()
+                resume = self._go_on
         except StopIteration as returned:
-            self.output = Output(self.index, dict(returned.value or {}), None, self._usage())
+            self.output = self._finished(returned.value)
         except Exception as problem:
-            self._fail(problem)
+            self.output = self._failed(problem)
         return []
 
-    def _fail(self, problem: Exception) -> list[tuple[int, Request]]:
-        if isinstance(problem, RowError):
-            error = str(problem)
-        else:
+    def _number(self, asked: Any) -> list[tuple[int, Request]]:
+        """Give the requests of a ``yield`` their numbers; those that have no answer yet."""
+        self._single = isinstance(asked, Request)
+        requests = [asked] if self._single else asked
+        if not isinstance(requests, list | tuple) or not all(isinstance(one, Request) for one in requests):
+            raise TypeError(f"the job yielded {asked!r:.80}, which is neither a Request nor a list of them")
+        self._numbers = range(self._numbers.stop, self._numbers.stop + len(requests))
+        new = [pair for pair in zip(self._numbers, requests, strict=True) if pair[0] not in self.answers]
+        self._missing = len(new)
+        return new
+
+    def _finished(self, columns: Any) -> Output:
+        if columns is None:
+            columns = {}
+        if not isinstance(columns, Mapping):
+            return self._failed(TypeError(f"the job returned {columns!r:.80}, not a dict of its columns"))
+        return Output(self.index, dict(columns), None, self._usage())
+
+    def _failed(self, problem: Exception) -> Output:
+        error = str(problem)
+        if not isinstance(problem, RowError):
             error = f"{type(problem).__name__}: {problem}"
             log.debug("row %d failed", self.index, exc_info=problem)
-        self.output = Output(self.index, {}, error, self._usage())
-        return []
+        return Output(self.index, {}, error[:ERROR_CHARS] or "RowError", self._usage())
 
     def _usage(self) -> Usage:
         return Usage.of(self.answers[number] for number in sorted(self.answers))

@@ -7,7 +7,7 @@ turns a sequence into a *completion*; the job turns completions into the row's o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -31,7 +31,15 @@ class UserError(Exception):
 
 
 class RowError(Exception):
-    """One row cannot be finished; the message becomes its ``error`` column."""
+    """One row cannot be finished; the message becomes its ``error`` column, counted by what stands before its colon.
+
+    A job raises it, and is given it at its ``yield`` when one of the answers failed: ``completions`` are then all of
+    them, in order, those that failed with ``error`` set. A job that can do without may catch it and go on.
+    """
+
+    def __init__(self, message: str = "", completions: Iterable[Completion] = ()):
+        super().__init__(message)
+        self.completions = tuple(completions)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,10 @@ class Request:
 
     The prompt is ``variables`` put into the run's prompt template, or ``messages`` ({"role", "content"}) instead of
     the template. With ``choices`` (surface texts) nothing is generated: each choice is scored as the continuation.
-    ``max_tokens``, ``sampling`` and ``seed`` default to the run's; None means the default.
+    ``max_tokens``, ``sampling`` and ``seed`` default to the run's; None means the default. By default every request
+    has draws of its own; those with the same prompt, sampling and ``seed`` are given the same answer.
+
+    Raises ValueError for ``max_tokens`` below 1, for no choices, and for an empty one.
     """
 
     variables: Mapping[str, Any] = field(default_factory=dict)
@@ -64,6 +75,12 @@ class Request:
     max_tokens: int | None = None
     sampling: Sampling | None = None
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens={self.max_tokens} in a request: it must be at least 1")
+        if self.choices is not None and not (self.choices and all(self.choices)):
+            raise ValueError(f"choices={self.choices} in a request: they must be texts, at least one, none empty")
 
 
 @dataclass(frozen=True)
@@ -86,7 +103,7 @@ class Completion:
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, for storage."""
-        return {f.name: v for f in dataclasses.fields(self) if (v := getattr(self, f.name)) != f.default}
+        return {name: v for name, v in vars(self).items() if v != _NOTHING_SAID[name]}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Completion:
@@ -97,8 +114,11 @@ class Completion:
         return cls(**fields)
 
 
+_NOTHING_SAID: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Completion)}
+
 # A job's generator for one row: yields one request or a list of independent ones, receives the completion or the list
-# of completions in the same order, returns the row's output columns.
+# of completions in the same order, returns the row's output columns. When one of them failed, RowError is raised at the
+# ``yield`` instead.
 Steps: TypeAlias = Generator[Request | list[Request], Any, Columns]
 
 
@@ -174,8 +194,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def rows(self, start: int) -> Iterator[Row]:
-        """Rows from position ``start`` on, in order, as Python values."""
+    def rows(self, start: int, stop: int | None = None) -> Iterator[Row]:
+        """Rows [start, stop), or all from ``start`` on, in order, as Python values."""
         ...
 
     def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:

