@@ -6,18 +6,21 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from runner.types import Request, Row, RowError, Steps, UserError
+from runner.types import Request, Row, Steps, UserError
 
 
 @dataclass
 class Generate:
-    """Generate text. With ``samples`` over 1, ``text`` is a list of that many completions, each drawn on its own."""
+    """Generate text. With ``samples`` over 1, ``text`` is a list of that many completions, each drawn on its own.
+
+    At temperature 0 the samples are equal, and computed once. A row of which one sample fails is in error.
+    """
 
     samples: int = 1
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UserError(f"job.samples={self.samples}: it must be at least 1")
+        if not isinstance(self.samples, int) or isinstance(self.samples, bool) or self.samples < 1:
+            raise UserError(f"job.samples={self.samples}: it must be a whole number, at least 1")
 
     def schema(self) -> pa.Schema:
         """``text``: a string, or a list of strings."""
@@ -26,8 +29,5 @@ class Generate:
     def steps(self, row: Row) -> Steps:
         """``samples`` independent requests."""
         answers = yield [Request() for _ in range(self.samples)]
-        failed = [answer.error for answer in answers if answer.error]
-        if failed:
-            raise RowError(failed[0])
         texts = [answer.text for answer in answers]
         return {"text": texts[0] if self.samples == 1 else texts}

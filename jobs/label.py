@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.match import Matcher
 from runner.types import Columns, Request, Row, RowError, Steps, UserError
 
 METHODS = ("choice", "generate")
@@ -25,12 +26,12 @@ class Choice:
 
 @dataclass
 class Label:
-    """Label rows.
+    r"""Label rows.
 
     ``labels``: names, or mappings of name, surface (what the model sees, default the name) and description; YAML may
     also map names to descriptions. ``method`` choice scores every label as the continuation of the prompt and
     normalises over the labels; generate lets the model write and looks for a label in its answer. ``label_end`` is put
-    after every surface text: with it (a line break, say) a label does not profit from being another's beginning.
+    after every surface text: with it ("\n", say) a label does not profit from being another's beginning.
 
     The prompt template sees ``labels``, a list of {name, surface, description}.
     """
@@ -43,17 +44,17 @@ class Label:
         if self.method not in METHODS:
             raise UserError(f"job.method={self.method}: it can be {' or '.join(METHODS)}")
         self.choices = read_labels(self.labels)
-
-    @property
-    def names(self) -> list[str]:
-        return [choice.name for choice in self.choices]
+        self.names = [choice.name for choice in self.choices]
+        surfaces = tuple(choice.surface + self.label_end for choice in self.choices)
+        self._request = Request(self.variables(), choices=surfaces if self.method == "choice" else None)
+        self._matcher = Matcher({choice.name: choice.surface for choice in self.choices})
 
     def variables(self) -> dict[str, Any]:
         """What the prompt template sees beside the row's columns."""
         return {"labels": [vars(choice) for choice in self.choices]}
 
     def schema(self) -> pa.Schema:
-        """``label``, and by choice its ``confidence`` (0 to 1) and every label's probability."""
+        """``label``, and by choice its ``confidence`` (0 to 1) and every label's probability, else the ``text``."""
         fields = [pa.field("label", pa.string())]
         if self.method == "choice":
             distribution = pa.struct([(name, pa.float64()) for name in self.names])
@@ -64,53 +65,44 @@ class Label:
 
     def steps(self, row: Row) -> Steps:
         """One request: all labels scored, or one short answer."""
-        if self.method == "generate":
-            answer = yield Request(variables=self.variables())
-            return {"label": self.match(answer.text), "text": answer.text}
-        surfaces = tuple(choice.surface + self.label_end for choice in self.choices)
-        answer = yield Request(variables=self.variables(), choices=surfaces)
-        return self.scored(answer.logprobs)
+        answer = yield self._request
+        if self.method == "choice":
+            return self.scored(answer.logprobs)
+        return {"label": self._matcher.match(answer.text), "text": answer.text}
 
     def scored(self, logprobs: tuple[float, ...]) -> Columns:
         """The output columns for the labels' log-probabilities; of equal ones the first in ``labels`` wins."""
         probabilities = normalise(logprobs)
-        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        best = max(probabilities)
         return {
-            "label": self.names[best],
-            "confidence": probabilities[best],
+            "label": self.names[probabilities.index(best)],
+            "confidence": best,
             "probabilities": dict(zip(self.names, probabilities, strict=True)),
         }
 
-    def match(self, text: str) -> str:
-        """The label that an answer begins with, else the only one that occurs in it; RowError if there is none."""
-        words = f" {_words(text)} "
-        surfaces = {choice.name: f" {_words(choice.surface)} " for choice in self.choices}
-        starts = [name for name, surface in surfaces.items() if words.startswith(surface)]
-        found = [name for name, surface in surfaces.items() if surface in words]
-        if starts:
-            return max(starts, key=lambda name: len(surfaces[name]))
-        if len(found) == 1:
-            return found[0]
-        what = "more than one label" if found else "no label"
-        raise RowError(f"unmatched label: {what} in the answer {text[:80]!r}")
-
 
 def normalise(logprobs: tuple[float, ...]) -> list[float]:
-    """Probabilities that sum to 1, from log-probabilities up to a constant."""
+    """Probabilities that sum to 1, from log-probabilities up to a constant; RowError if there are none to be had."""
     top = max(logprobs)
+    if not math.isfinite(top) or any(map(math.isnan, logprobs)):
+        raise RowError(f"no probabilities: the labels' log-probabilities are {logprobs}")
     weights = [math.exp(logprob - top) for logprob in logprobs]
-    return [weight / sum(weights) for weight in weights]
+    total = sum(weights)
+    return [weight / total for weight in weights]
 
 
 def read_labels(labels: Any) -> list[Choice]:
-    """The labels as configured; UserError for none, fewer than two, duplicates or unknown keys."""
+    """The labels as configured; UserError for none, fewer than two, duplicates, unknown keys, what YAML took for no
+    text.
+    """
     if isinstance(labels, Mapping):
         labels = [{"name": name, **_details(details)} for name, details in labels.items()]
-    if not isinstance(labels or [], list | tuple):
-        raise UserError(f"job.labels={labels}: it must be a list of labels: 'job.labels=[ham,spam]'")
+    elif not isinstance(labels, list | tuple | None):
+        raise UserError(f"job.labels={labels}: it must be a list, such as 'job.labels=[ham,spam]'")
     choices = [_read_label(label) for label in labels or []]
     if len(choices) < 2:
-        raise UserError(f"job.labels has {len(choices)} labels, at least two are needed: 'job.labels=[ham,spam]'")
+        count = f"{len(choices)} label{'s' * (not choices)}"
+        raise UserError(f"job.labels has {count}, at least two are needed: 'job.labels=[ham,spam]'")
     for what in ("name", "surface"):
         values = [getattr(choice, what) for choice in choices]
         twice = sorted({value for value in values if values.count(value) > 1})
@@ -125,20 +117,27 @@ def _details(details: Any) -> Mapping[str, Any]:
 
 def _read_label(label: Any) -> Choice:
     fields = dict(label) if isinstance(label, Mapping) else {"name": label}
-    unknown = sorted(set(fields) - {"name", "surface", "description"})
-    if unknown or fields.get("name") is None:
-        problem = f"unknown key {unknown[0]!r}" if unknown else "no name"
-        raise UserError(f"job.labels: {problem} in {fields}; a label has name, surface, description")
-    name = _text(fields["name"])
-    surface = _text(fields.get("surface") or name)
-    if not surface.strip():
-        raise UserError("job.labels: a label is empty")
-    return Choice(name, surface, fields.get("description"))
+    unknown = sorted(map(str, fields.keys() - {"name", "surface", "description"}))
+    if unknown:
+        raise UserError(f"job.labels: unknown key {unknown[0]!r} in {fields}; a label has name, surface, description")
+    name = _text("name", fields.get("name"))
+    surface, description = fields.get("surface"), fields.get("description")
+    return Choice(
+        name,
+        name if surface is None else _text("surface", surface),
+        None if description is None else _text("description", description),
+    )
 
 
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _words(text: str) -> str:
-    return " ".join("".join(char if char.isalnum() else " " for char in text.lower()).split())
+def _text(what: str, value: Any) -> str:
+    """The text that the user typed. YAML turns yes, on, 1.50 and the like into other values: these are refused."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        problem = "there is none" if value is None else f"YAML reads it as the {type(value).__name__} {value}"
+        raise UserError(
+            f"job.labels: a label's {what} must be a text, and {problem}; put it in quotes: [\"yes\",'1.0']"
+        )
+    if not value.strip():
+        raise UserError(f"job.labels: a label's {what} is empty")
+    return value

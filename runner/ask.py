@@ -6,6 +6,8 @@ import hashlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from runner.types import Request, RowError, Sampling, Sequence
 
@@ -53,6 +55,10 @@ def digest_of(sequence: Sequence, seed: int | None) -> bytes | None:
     drawn = sequence.choices is None and sequence.sampling.temperature > 0
     if drawn and seed is None:
         return None
-    asked = (sequence.max_tokens, sequence.choices, sequence.sampling, seed if drawn else None)
-    content = array("I", sequence.tokens).tobytes() + repr(asked).encode()
-    return hashlib.blake2b(content, digest_size=16).digest()
+    asked = _asked(sequence.max_tokens, sequence.choices, sequence.sampling, seed if drawn else None)
+    return hashlib.blake2b(array("I", sequence.tokens).tobytes() + asked, digest_size=16).digest()
+
+
+@lru_cache(maxsize=256)
+def _asked(*what: Any) -> bytes:
+    return repr(what).encode()

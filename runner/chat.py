@@ -35,6 +35,7 @@ class ChatTemplate:
         self._variables = dict(variables)
         try:
             self._template = environment.from_string(template)
+            self._template.globals = dict(self._template.globals)  # a chain of dicts, copied at every rendering
         except jinja2.TemplateError as error:
             raise UserError(f"the model's chat template cannot be parsed: {error}", exit_code=3) from error
 

@@ -189,7 +189,8 @@ def _next_rows(rows: Iterator[tuple[int, Row]], count: int) -> Iterator[tuple[in
     chars = 0
     for index, row in islice(rows, count):
         yield index, row
-        chars += sum(len(cell) for cell in row.values() if isinstance(cell, str))
+        for cell in row.values():
+            chars += len(cell) if isinstance(cell, str) else 0
         if chars > READ_CHARS:
             return
 

@@ -203,7 +203,7 @@ def _salvage(output: Output, job: pa.Schema) -> tuple[Output, str]:
     for name, value in output.columns.items():
         try:
             text = clean(_encode(value))
-            _array([json.loads(text)], job.field(name).type)
+            _array([json.loads(text)], job.field(str(name)).type)
             parts.append(f"{clean(_encode(name))}:{text}")
         except KeyError:
             misfits.append(f"column {name!r} is not one of the job's ({', '.join(job.names)})")
@@ -241,7 +241,7 @@ def table(rows: list[Staged], layout: Layout) -> pa.Table:
     Raises UserError when the source no longer has these rows or columns.
     """
     arrays = _kept_arrays(rows[0].row, rows[-1].row + 1, layout) if layout.keep.names else []
-    records = [json.loads(row.body) for row in rows]
+    records = json.loads(f"[{','.join(row.body for row in rows)}]")
     arrays += [_array([record.get(field.name) for record in records], field.type) for field in layout.job]
     arrays.append(pa.array([row.error for row in rows], type=pa.string()))
     usage = [(r.prompt_tokens, r.cached_tokens, r.completion_tokens, r.finish_reason) for r in rows]

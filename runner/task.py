@@ -76,7 +76,7 @@ class Task:
         """Give the requests of a ``yield`` their numbers; those that have no answer yet."""
         self._single = isinstance(asked, Request)
         requests = [asked] if self._single else asked
-        if not isinstance(requests, list | tuple) or not all(isinstance(one, Request) for one in requests):
+        if not self._single and not _are_requests(requests):
             raise TypeError(f"the job yielded {asked!r:.80}, which is neither a Request nor a list of them")
         self._numbers = range(self._numbers.stop, self._numbers.stop + len(requests))
         new = [pair for pair in zip(self._numbers, requests, strict=True) if pair[0] not in self.answers]
@@ -99,3 +99,7 @@ class Task:
 
     def _usage(self) -> Usage:
         return Usage.of(self.answers[number] for number in sorted(self.answers))
+
+
+def _are_requests(asked: Any) -> bool:
+    return isinstance(asked, list | tuple) and all(isinstance(one, Request) for one in asked)

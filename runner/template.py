@@ -36,6 +36,7 @@ class Template:
         try:
             tree = environment.parse(source)
             self._template = environment.from_string(source)
+            self._template.globals = dict(self._template.globals)  # a chain of dicts, copied at every rendering
         except (jinja2.TemplateError, RecursionError, OverflowError, ValueError) as error:
             line = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise UserError(f"{key}{line}: {error or type(error).__name__}") from error
