@@ -51,7 +51,7 @@ class BatchEngine:
         self.batches = [
             Batch(model if i == 0 else model.twin(), _stream(i), size, prefill) for i, size in enumerate(sizes)
         ]
-        self.snapshots = Snapshots(model, prefill_tokens)
+        self.snapshots = Snapshots(model, [batch.stream for batch in self.batches], prefill)
         self.waiting: deque[Sequence] = deque()
         self.model_s = 0.0
 

@@ -14,7 +14,7 @@ from runner.types import Engine, UserError
 log = logging.getLogger("rowmill")
 
 BATCH_SIZE = {"cpu": 64, "metal": 32, "cuda": 64}
-PREFILL_TOKENS = {"cpu": 1024, "metal": 2048, "cuda": 4096}
+PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 4096}
 WORK_SPACE = 0.1  # share of the budget left for activations
 
 

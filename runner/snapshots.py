@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import mlx.core as mx
 
@@ -16,9 +17,11 @@ class Snapshots:
     those that sequences in the batch stand on.
     """
 
-    def __init__(self, model: ResidentModel, prefill_tokens: int) -> None:
+    def __init__(self, model: ResidentModel, streams: list[Any], chunk: int) -> None:
+        """Prefixes are computed ``chunk`` tokens a stream at a time."""
         self.model = model
-        self.prefill_tokens = prefill_tokens
+        self.streams = streams
+        self.chunk = chunk
         self.segments: dict[tuple[Segment | None, tuple[int, ...]], Segment] = {}
 
     @property
@@ -60,12 +63,14 @@ class Snapshots:
 
     def _build(self, parent: Segment | None, tokens: list[int]) -> Segment:
         segment = Segment(parent)
-        for start in range(0, len(tokens), self.prefill_tokens):
-            chunk = tokens[start : start + self.prefill_tokens]
+        for number, start in enumerate(range(0, len(tokens), self.chunk), 1):
+            chunk = tokens[start : start + self.chunk]
             step = Step([Span(segment, None, 0, len(chunk))], building=segment)
-            self.model.forward(mx.array(chunk), step, rows=None)
+            with mx.stream(self.streams[number % len(self.streams)]):
+                self.model.forward(mx.array(chunk), step, rows=None)
             segment.tokens.extend(chunk)
-            mx.eval(segment.keys, segment.values)
+            if number % len(self.streams) == 0:  # a chunk follows the one before it layer by layer
+                mx.eval(segment.keys, segment.values)
         self.model.trim(segment)
         self.segments[parent, tuple(tokens)] = segment
         return segment
