@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import NoReturn
 
+from runner.show import show_run, show_status, shown
 from runner.types import UserError
 
 EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -16,23 +18,62 @@ EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code (0 fine, 1 rows in error, 2 wrong input, 3 cannot run here, 130 interrupted)."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("rowmill").setLevel(logging.INFO)
+    options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+    _log_to_stderr()
     try:
         return int(options.command(options))
     except UserError as error:
-        print(f"rowmill: {error}", file=sys.stderr)
+        print(f"rowmill: {shown(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
         print(f"\nrowmill: {stop}" if str(stop) else "\nrowmill: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
 
 
+class StderrHandler(logging.Handler):
+    """Log lines for people, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record's message."""
+        line = shown(record.getMessage())
+        bars = sys.modules.get("tqdm")
+        if bars is None:
+            print(line, file=sys.stderr)
+        else:
+            bars.tqdm.write(line, file=sys.stderr)
+
+
+def _log_to_stderr() -> None:
+    log = logging.getLogger("rowmill")
+    log.setLevel(logging.DEBUG)  # run.log keeps it all
+    log.propagate = False
+    handler = StderrHandler(logging.INFO)
+    log.handlers[:] = [*(old for old in log.handlers if not isinstance(old, StderrHandler)), handler]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"rowmill: {message}; see {self.prog} --help\n")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Options may stand between overrides, which argparse alone does not read."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    wrong = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
+    if wrong:
+        own = "; overrides are KEY=VALUE without dashes" if hasattr(options, "overrides") else ""
+        parser.error(f"unknown argument {wrong[0]}{own}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rowmill", description="Put a prompt through every row of a data set.")
+    parser = _Parser(prog="rowmill", description="Put a prompt through every row of a data set.")
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     parser.set_defaults(command=lambda options: _version(options, parser))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -82,33 +123,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(figures))
     else:
-        _tell(figures)
+        show_run(figures)
     return EXIT_ROW_ERRORS if figures["errors"] else EXIT_OK
-
-
-def _tell(figures: dict[str, Any]) -> None:
-    evaluation = figures.get("evaluation")
-    if evaluation and evaluation["rows"]:
-        from runner.evaluate import confusion_table
-
-        print(f"accuracy {evaluation['accuracy']:.3f} on {evaluation['rows']:,} rows with gold labels")
-        print(confusion_table(evaluation["confusion"]))
-    _tell_status(figures)
-    print(f"output   {figures['path']}")
-
-
-def _tell_status(figures: dict[str, Any]) -> None:
-    seconds = figures["active_s"] or 0.0
-    prompt, cached, completion = (figures[f"{kind}_tokens"] for kind in ("prompt", "cached", "completion"))
-    print(f"rows     {figures['finished']:,} of {figures['rows']:,}, {figures['errors']:,} with errors")
-    for kind, count in list(figures["error_kinds"].items())[:5]:
-        print(f"         {count:,} x {kind}")
-    if seconds:
-        print(f"speed    {figures['rows_per_s']:,.1f} rows/s, {(prompt + completion) / seconds:,.0f} tokens/s")
-    if prompt:
-        print(f"tokens   {prompt:,} prompt ({cached / prompt:.1%} from cache), {completion:,} generated")
-    if figures["state"] != "finished":
-        print(f"state    {figures['state']}")
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -118,17 +134,8 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(figures))
     else:
-        _tell_status(figures | {"state": figures["state"]})
-        left = figures["rows"] - figures["finished"]
-        if left and figures["rows_per_s"]:
-            print(f"left     {left:,} rows, about {_duration(left / figures['rows_per_s'])}")
+        show_status(figures)
     return EXIT_OK
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _preview(options: argparse.Namespace) -> int:

@@ -1,0 +1,101 @@
+"""What a model will take in memory, from its configuration and the headers of its weights: nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_heads", "n_head")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """What a token costs: ``token_bytes`` in the layers that keep every token, ``sliding_bytes`` in those that keep
+    the last ``window`` tokens only.
+    """
+
+    token_bytes: int
+    sliding_bytes: int = 0
+    window: int = 0
+
+    def sequence_bytes(self, tokens: int, shared: int = 0) -> int:
+        """The bytes of a sequence's own caches; ``shared`` of its tokens lie in a prefix that is stored once."""
+        return (tokens - shared) * self.token_bytes + min(tokens, self.window) * self.sliding_bytes
+
+
+class Tensor(NamedTuple):
+    """A tensor in a file of weights."""
+
+    shape: tuple[int, ...]
+    size_bytes: int
+
+
+def kv_shape(config: dict[str, Any], kind: str) -> KVShape | None:
+    """From a model's config.json, for a device (cpu, metal, cuda); None where it does not say, or says it otherwise."""
+    table = {**config, **(config.get("text_config") or {})}
+    layers, heads = _first(table, _LAYERS), _first(table, _KV_HEADS)
+    queries = _first(table, _KV_HEADS[2:])
+    width = table.get("head_dim") or (table["hidden_size"] // queries if queries and "hidden_size" in table else None)
+    if not (layers and heads and width) or "kv_lora_rank" in table:
+        return None
+    layer_bytes = 2 * heads * width * _value_bytes(table, kind)
+    window = int(table.get("sliding_window") or 0)
+    sliding = sum(name == "sliding_attention" for name in table.get("layer_types") or []) if window else 0
+    return KVShape((layers - sliding) * layer_bytes, sliding * layer_bytes, window)
+
+
+def weight_bytes(folder: Path, config: dict[str, Any], kind: str) -> int | None:
+    """What the weights take once loaded: as stored, or on a CPU as float32; None without readable safetensors."""
+    files = sorted(folder.glob("model*.safetensors"))
+    try:
+        headers = [_header(file) for file in files]
+    except (OSError, ValueError, KeyError, struct.error):
+        return None
+    tensors = {name: tensor for header in headers for name, tensor in header.items()}
+    if not tensors:
+        return None
+    if kind != "cpu":
+        return sum(tensor.size_bytes for tensor in tensors.values())
+    return 4 * sum(_values(name, tensors, config) for name in tensors)
+
+
+def _values(name: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> int:
+    """How many numbers a tensor stands for once it is dequantised; 0 for the scales that go into another."""
+    layer, _, last = name.rpartition(".")
+    scales = tensors.get(f"{layer}.scales")
+    if scales is None:
+        return math.prod(tensors[name].shape)
+    quantization = config.get("quantization") or config.get("quantization_config") or {}
+    own = quantization.get(layer)
+    group = (own if isinstance(own, dict) else quantization).get("group_size", 64)
+    if last == "weight":
+        return math.prod(scales.shape) * int(group)
+    return 0 if last in ("scales", "biases") else math.prod(tensors[name].shape)
+
+
+def _header(file: Path) -> dict[str, Tensor]:
+    """The tensors' types, shapes and places: JSON after its length in 8 bytes (the safetensors format)."""
+    with file.open("rb") as opened:
+        (size,) = struct.unpack("<Q", opened.read(8))
+        if size > file.stat().st_size:
+            raise ValueError(f"{file} is no safetensors file")
+        header = json.loads(opened.read(size))
+    return {
+        name: Tensor(tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _value_bytes(table: dict[str, Any], kind: str) -> int:
+    dtype = str(table.get("torch_dtype") or table.get("dtype") or "bfloat16")
+    return 4 if kind == "cpu" or dtype == "float32" else 2
+
+
+def _first(table: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    return next((int(table[name]) for name in names if isinstance(table.get(name), int)), None)

@@ -1,0 +1,244 @@
+"""What a run would do, before any weights load: its prompts, what they share, the memory and the time they need."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from runner.ask import Defaults, sequence_of
+from runner.config import Config, EngineConf
+from runner.database import open_read_only
+from runner.identity import difference
+from runner.lease import disk_errors, holder
+from runner.memory import KVShape, kv_shape, weight_bytes
+from runner.plan import Plan
+from runner.prepare import Prepared, identity, prepare
+from runner.status import read_status
+from runner.types import Request, Row, RowError, Sequence, UserError
+
+SHOWN = 3  # prompts
+PLACES, ROWS_A_PLACE = 8, 256  # the rows looked at: from several places, for data sets are often sorted
+
+
+@dataclass
+class Looked:
+    """The first requests of some rows. ``texts`` are those of the first few prompts."""
+
+    rows: int = 0
+    sequences: list[Sequence] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def preview(config: Config, show: bool) -> dict[str, Any]:
+    """The figures of a run that is yet to come; with ``show`` they are also printed, after the first prompts.
+
+    Loads no weights, takes no lease, writes nothing into the run directory. Raises UserError like the run itself, and
+    when not one of the rows looked at gives a prompt. Keys: ``rows``, ``rows_looked_at``, ``requests`` (first ones of
+    these rows), ``unusable_rows`` and ``unusable`` (why, the first), ``prompt_tokens`` (min, median, mean, max),
+    ``shared_share`` (of the prompt tokens looked at, those a cache will serve), ``choices`` (label: tokens) or None,
+    ``max_tokens``, ``context``, ``too_long`` (requests), ``memory``,
+    ``time``, ``differs`` (lines: why the run of this name is another one, which `rowmill run` refuses), ``path``,
+    ``prompts``.
+    """
+    config.conf.resume = "auto"  # forced or not, the time is that of the run with this name
+    ready = prepare(config)
+    looked = look(ready)
+    if not looked.sequences:
+        reason = looked.errors[0] if looked.errors else "the job asks nothing about them"
+        raise UserError(f"none of the {looked.rows:,} rows looked at gives a prompt: {reason}")
+    shared = _plan(looked.sequences)
+    figures = _figures(ready, looked, shared)
+    if show:
+        from runner.show import show_preview
+
+        show_preview(figures)
+    return figures
+
+
+def look(ready: Prepared) -> Looked:
+    """Ask the job about rows from several places, and render what it asks first."""
+    looked = Looked()
+    asked: list[tuple[int, int, Request, Row]] = []
+    for index, row in _rows(ready):
+        looked.rows += 1
+        try:
+            first = next(ready.job.steps(row), None)
+        except Exception as error:  # in a run, too, whatever a job raises concerns its row only
+            looked.errors.append(str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}")
+            continue
+        requests = [first] if isinstance(first, Request) else list(first or [])
+        asked += [(index, number, request, row) for number, request in enumerate(requests)]
+    engine = ready.config.conf.engine
+    defaults = Defaults(engine.max_tokens, engine.sampling(), ready.config.conf.seed)
+    prompts = ready.prompter.render_many([(request, row) for _, _, request, row in asked])
+    for (index, number, request, row), tokens in zip(asked, prompts, strict=True):
+        try:
+            sequence = sequence_of((index, number), request, tokens, defaults, ready.prompter.continuations)
+        except RowError as error:
+            looked.errors.append(str(error))
+            continue
+        looked.sequences.append(sequence)
+        if len(looked.texts) < SHOWN:
+            looked.texts.append(ready.prompter.text(request, row))
+    return looked
+
+
+def _rows(ready: Prepared) -> Iterator[tuple[int, Row]]:
+    rows = len(ready.source)
+    if rows <= PLACES * ROWS_A_PLACE:
+        yield from enumerate(ready.source.rows(0))
+        return
+    for place in range(PLACES):
+        start = place * (rows - ROWS_A_PLACE) // (PLACES - 1)
+        yield from enumerate(islice(ready.source.rows(start), ROWS_A_PLACE), start)
+
+
+def _plan(sequences: list[Sequence]) -> int:
+    """Set the sequences' boundaries as the run would; the prompt tokens that a cache will serve.
+
+    Of identical requests without draws one is computed, the others' prompts count as served.
+    """
+    plan = Plan()
+    computed: dict[tuple[int, ...], Sequence] = {}
+    served = 0
+    for sequence in sequences:
+        tokens = tuple(sequence.tokens)
+        if tokens in computed and sequence.sampling.temperature <= 0:
+            served += len(tokens)
+        else:
+            computed[tokens] = sequence
+            plan.add([sequence])
+    plan.take(len(sequences))
+    for sequence in sequences:
+        sequence.boundaries = computed[tuple(sequence.tokens)].boundaries
+    return served + plan.shareable
+
+
+def _figures(ready: Prepared, looked: Looked, shared: int) -> dict[str, Any]:
+    engine = ready.config.conf.engine
+    lengths = [len(sequence.tokens) for sequence in looked.sequences]
+    context = _context(ready)
+    time, differing = _recorded(ready)
+    needed = [len(sequence.tokens) + _answer_tokens(sequence) for sequence in looked.sequences]
+    return {
+        "rows": len(ready.source),
+        "rows_looked_at": looked.rows,
+        "requests": len(lengths),
+        "unusable_rows": len(looked.errors),
+        "unusable": looked.errors[0] if looked.errors else None,
+        "prompt_tokens": {
+            "min": min(lengths),
+            "median": statistics.median(lengths),
+            "mean": statistics.fmean(lengths),
+            "max": max(lengths),
+        },
+        "shared_share": shared / sum(lengths),
+        "choices": _choices(ready, looked.sequences[0]),
+        "max_tokens": max(sequence.max_tokens for sequence in looked.sequences) or engine.max_tokens,
+        "context": context,
+        "too_long": sum(tokens > context for tokens in needed) if context else 0,
+        "memory": _memory(ready, looked.sequences),
+        "time": time,
+        "differs": differing,
+        "path": str(ready.run_dir),
+        "prompts": [_parts(ready, *pair) for pair in zip(looked.texts, looked.sequences, strict=False)],
+        "fake": ready.folder is None,
+    }
+
+
+def _parts(ready: Prepared, text: str, sequence: Sequence) -> dict[str, Any]:
+    """A prompt's text up to the last snapshot, and after it."""
+    shared = sequence.boundaries[-1] if sequence.boundaries else 0
+    prefix = ready.prompter.vocabulary.decode(sequence.tokens[:shared], control=True)
+    if not text.startswith(prefix):  # the boundary cuts a character in two, or decoding is not exact
+        prefix = _common(prefix, text)
+    return {
+        "row": sequence.key[0],
+        "tokens": len(sequence.tokens),
+        "shared_tokens": shared,
+        "prefix": prefix,
+        "suffix": text[len(prefix) :],
+    }
+
+
+def _common(a: str, b: str) -> str:
+    return a[: next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
+
+
+def _choices(ready: Prepared, sequence: Sequence) -> dict[str, int] | None:
+    """The labels and how many tokens each has, where the first request is to score some."""
+    if sequence.choices is None:
+        return None
+    names = getattr(ready.job, "names", None) or []
+    if len(names) != len(sequence.choices):
+        names = [ready.prompter.vocabulary.decode(choice) for choice in sequence.choices]
+    return {name: len(choice) for name, choice in zip(names, sequence.choices, strict=True)}
+
+
+def _answer_tokens(sequence: Sequence) -> int:
+    return sequence.max_tokens if sequence.choices is None else max(map(len, sequence.choices))
+
+
+def _context(ready: Prepared) -> int | None:
+    if ready.folder is None:
+        return None
+    from runner.models import context_length
+
+    return context_length(ready.model_config)
+
+
+def _memory(ready: Prepared, sequences: list[Sequence]) -> dict[str, Any] | None:
+    """Bytes; None for the fake engine. What cannot be known is None, activations are not counted."""
+    if ready.folder is None:
+        return None
+    kind = ready.device.kind
+    shape = kv_shape(ready.model_config, kind)
+    batch_size = _batch_size(ready.config.conf.engine, kind)
+    limit = ready.config.conf.engine.memory_gb
+    return {
+        "weights": weight_bytes(ready.folder, ready.model_config, kind),
+        "kv_token": shape.token_bytes if shape else None,
+        "batch_size": batch_size,
+        "kv_batch": _batch_bytes(shape, sequences, batch_size) if shape else None,
+        "available": int(limit * 1e9) if limit else ready.device.memory_bytes,
+    }
+
+
+def _batch_size(conf: EngineConf, kind: str) -> int:
+    from runner.serving import BATCH_SIZE
+
+    return conf.batch_size or BATCH_SIZE[kind]
+
+
+def _batch_bytes(shape: KVShape, sequences: list[Sequence], batch_size: int) -> int:
+    """The caches of the ``batch_size`` costliest sequences, and the longest shared prefix once."""
+    prefixes = [one.boundaries[-1] if one.boundaries else 0 for one in sequences]
+    own = [
+        shape.sequence_bytes(len(one.tokens) + _answer_tokens(one), shared)
+        for one, shared in zip(sequences, prefixes, strict=True)
+    ]
+    costliest = sorted(own, reverse=True)[:batch_size]
+    return sum(costliest) + max(prefixes) * shape.token_bytes
+
+
+def _recorded(ready: Prepared) -> tuple[dict[str, Any] | None, list[str]]:
+    """What the run of this name has shown so far, None if it has not finished a row; and what makes it another run."""
+    if not (ready.run_dir / "run.db").is_file():
+        return None, []
+    new = json.loads(json.dumps(identity(ready)))
+    with (
+        disk_errors(ready.run_dir),
+        open_read_only(ready.run_dir, live=holder(ready.run_dir) is not None) as connection,
+    ):
+        old = json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])
+    differing = difference({key: old.get(key) for key in new}, new)
+    status = read_status(ready.run_dir)
+    if differing or not status["rows_per_s"]:
+        return None, differing
+    left = status["rows"] - status["finished"]
+    return {"rows_per_s": status["rows_per_s"], "left": left, "seconds": left / status["rows_per_s"]}, []
