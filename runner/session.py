@@ -102,7 +102,7 @@ def _note_shares(engine: Engine, loop: Loop, seconds: float) -> None:
     totals = loop.store.totals()
     if totals.prompt_tokens:
         best = loop.plan.shareable / totals.prompt_tokens
-        log.info("prompt tokens cached: %.1f%%", 100 * totals.cached_tokens / totals.prompt_tokens)
+        log.debug("prompt tokens cached: %.1f%%", 100 * totals.cached_tokens / totals.prompt_tokens)
         log.debug("shareable in the order planned: %.1f%%", 100 * best)
     model_s = getattr(engine, "model_s", None)
     if model_s is not None and seconds:
