@@ -35,6 +35,7 @@ class Progress:
             unit=" rows",
             dynamic_ncols=sized,
             ncols=None if sized else 100,
+            nrows=None if sized else 20,
             smoothing=0,
             disable=not self.terminal,
         )
