@@ -40,6 +40,7 @@ class Loop:
     stopped: Callable[[], bool] = lambda: False
     plan: Plan = field(default_factory=Plan)
     tasks: dict[int, Task] = field(default_factory=dict)  # unfinished rows that were read, in order
+    last: int = 0  # row read
     asked: dict[Key, Sequence] = field(default_factory=dict)  # sequences in the plan or the engine
     digests: dict[Key, bytes] = field(default_factory=dict)  # of the requests without an answer on disk
     twins: dict[bytes, list[Key]] = field(default_factory=dict)  # requests that wait for an identical one's answer
@@ -81,6 +82,7 @@ class Loop:
             opened = [Task(index, row, self.job) for index, row in _next_rows(rows, some)]
             if not opened:
                 return
+            self.last = opened[-1].index
             recorded = self.store.recorded(_indexes(opened))
             for task in opened:
                 self.tasks[task.index] = task
@@ -92,7 +94,7 @@ class Loop:
         """How many more rows to open. Those far behind the oldest unfinished one wait: its shard comes first."""
         if self.plan.tokens >= WINDOW_TOKENS:
             return 0
-        if self.tasks and next(reversed(self.tasks)) - next(iter(self.tasks)) > 4 * self.window:
+        if self.tasks and self.last - next(iter(self.tasks)) > 4 * self.window:
             return 0
         return self.window - len(self.tasks) - len(self.outputs)
 
@@ -140,8 +142,8 @@ class Loop:
             key = (task.index, number)
             try:
                 sequence = sequence_of(key, request, tokens, self.defaults, self.prompter.continuations)
-            except (RowError, UserError) as problem:
-                self.answers.append((key, Completion(finish_reason="error", error=str(problem))))
+            except Exception as problem:  # a job's own choices: only its row is at fault
+                self.answers.append((key, Completion(finish_reason="error", error=_why(problem))))
                 continue
             yield sequence, digest_of(sequence, request.seed)
 
@@ -155,7 +157,7 @@ class Loop:
         try:
             return self.prompter.render_many([(request, row)])[0]
         except Exception as problem:
-            return RowError(f"the request cannot be rendered: {type(problem).__name__}: {problem}")
+            return RowError(_why(problem))
 
     def _receive(self, generation: Generation) -> None:
         sequence = self.asked.pop(generation.key)
@@ -177,6 +179,12 @@ class Loop:
         self.answers.append((key, completion))
         for twin in self.twins.pop(self.digests.get(key, b""), []):
             self.answers.append((twin, _again(completion)))
+
+
+def _why(problem: Exception) -> str:
+    if isinstance(problem, RowError | UserError):
+        return str(problem)
+    return f"wrong request: {type(problem).__name__}: {problem}"
 
 
 def _again(completion: Completion) -> Completion:
