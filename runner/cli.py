@@ -49,7 +49,6 @@ class StderrHandler(logging.Handler):
 def _log_to_stderr() -> None:
     log = logging.getLogger("rowmill")
     log.setLevel(logging.DEBUG)  # run.log keeps it all
-    log.propagate = False
     handler = StderrHandler(logging.INFO)
     log.handlers[:] = [*(old for old in log.handlers if not isinstance(old, StderrHandler)), handler]
 
