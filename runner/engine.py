@@ -31,7 +31,7 @@ class BatchEngine:
     def __init__(
         self,
         model: ResidentModel,
-        end_tokens: Collection[int],
+        end_tokens: Collection[int] = (),
         *,
         batch_size: int = 32,
         prefill_tokens: int = 512,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runner.config import EngineConf
 from runner.device import Device, cpu_streams
 from runner.prompt import Prompter
 from runner.types import Engine, UserError
+
+if TYPE_CHECKING:
+    from runner.engine import BatchEngine
 
 log = logging.getLogger("rowmill")
 
@@ -20,32 +24,43 @@ WORK_SPACE = 0.1  # share of the budget left for activations
 
 def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompter) -> Engine:
     """Load the model and put it behind a BatchEngine. UserError, exit code 3, if it cannot run here."""
+    from runner import models
+
+    model, _, config = models.load(folder, device)
+    return batch_engine(
+        model,
+        device,
+        vars(conf),
+        end_tokens=prompter.end_tokens,
+        stopped=stop_at(prompter),
+        context=models.context_length(config),
+    )
+
+
+def batch_engine(model: Any, device: Device, conf: Mapping[str, Any], **details: Any) -> BatchEngine:
+    """An engine for a loaded model, its sizes chosen for the device where ``conf`` (engine keys) leaves them open."""
     from mlx.utils import tree_reduce
 
-    from runner import models
     from runner.engine import BatchEngine
     from runner.model import ResidentModel, UnsupportedModelError
 
-    model, _, config = models.load(folder, device)
     try:
         resident = ResidentModel(model)
     except UnsupportedModelError as problem:
-        raise UserError(f"{folder}: this model's attention cannot share prefixes: {problem}", 3) from problem
+        raise UserError(f"this model's attention cannot share prefixes: {problem}", 3) from problem
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
-    limit = conf.memory_gb * 1e9 if conf.memory_gb else device.memory_bytes
+    limit = conf["memory_gb"] * 1e9 if conf.get("memory_gb") else device.memory_bytes
     spare = int(limit * (1 - WORK_SPACE)) - weights
     if spare <= 0:
         raise UserError(f"the weights take {weights / 1e9:.1f} GB of {limit / 1e9:.1f} GB: too little is left", 3)
     log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)
     return BatchEngine(
         resident,
-        prompter.end_tokens,
-        batch_size=conf.batch_size or BATCH_SIZE[device.kind],
-        prefill_tokens=conf.prefill_tokens or PREFILL_TOKENS[device.kind],
+        batch_size=conf.get("batch_size") or BATCH_SIZE[device.kind],
+        prefill_tokens=conf.get("prefill_tokens") or PREFILL_TOKENS[device.kind],
         kv_bytes=spare,
-        context=models.context_length(config),
-        stopped=stop_at(prompter),
         streams=cpu_streams() if device.kind == "cpu" else 1,
+        **details,
     )
 
 

@@ -1,0 +1,265 @@
+"""The command ``benchmark``: how fast this machine goes through prompts, and against what else.
+
+Every engine runs in a process of its own, one after the other: on CPUs the number of BLAS threads that suits one engine
+and not the other is fixed when a process starts, and memory peaks are then each engine's own. The first run of a
+process warms up; the median of the others counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.types import UserError
+
+WORKLOADS = ("shared", "unique", "documents")
+PEERS = ("mlx_lm.generate", "mlx_lm.batch_generate", "mlx_lm.batch_generate+prefix")
+
+
+@dataclass
+class BenchmarkConf:
+    """What to measure. ``workload``: shared (all prompts begin with the same ``prefix`` tokens), unique (nothing
+    shared) or documents (``documents`` x ``questions``, shuffled; each document has ``prefix`` tokens).
+
+    ``n`` prompts with ``suffix`` tokens of their own and ``output`` generated ones (0: two labels scored by choice).
+    ``batch_sizes`` lists those to try in turn (null: the one that a run would take). ``against`` names other engines
+    (mlx_lm.generate, mlx_lm.batch_generate, mlx_lm.batch_generate+prefix) for the same prompts. ``repeat``: timed runs.
+    """
+
+    workload: str = "shared"
+    n: int = 64
+    prefix: int = 600
+    suffix: int = 60
+    output: int = 16
+    documents: int = 8
+    questions: int = 8
+    batch_sizes: list[int] | None = None
+    against: list[str] = field(default_factory=list)
+    repeat: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.workload not in WORKLOADS:
+            raise UserError(f"benchmark.workload={self.workload}: it can be {', '.join(WORKLOADS)}")
+        for peer in self.against:
+            if peer not in PEERS:
+                raise UserError(f"benchmark.against: {peer} is none of {', '.join(PEERS)}")
+            if self.output < 1:
+                raise UserError("benchmark.against needs benchmark.output of at least 1: the others score no choices")
+
+
+@dataclass
+class Measurement:
+    """One engine on one workload: a line of ``benchmark.json``. Times in seconds, medians of ``repeat`` runs."""
+
+    workload: str
+    n: int
+    prefix: int
+    suffix: int
+    output: int
+    engine: str
+    batch_size: int | None
+    seconds: float
+    rows_per_s: float
+    first_token_s: float | None
+    prefill_tokens_per_s: float | None
+    decode_tokens_per_s: float | None
+    peak_bytes: int
+    tokens_equal: float | None = None  # share of rows whose tokens equal the first engine's
+
+
+def prompts(conf: BenchmarkConf, vocabulary: int) -> list[list[int]]:
+    """Random token ids, the same for the same configuration."""
+    draw = random.Random(conf.seed)
+
+    def text(size: int) -> list[int]:
+        return [draw.randrange(vocabulary // 50, vocabulary - vocabulary // 50) for _ in range(size)]
+
+    if conf.workload == "unique":
+        return [text(conf.prefix + conf.suffix) for _ in range(conf.n)]
+    if conf.workload == "shared":
+        shared = text(conf.prefix)
+        return [shared + text(conf.suffix) for _ in range(conf.n)]
+    documents = [text(conf.prefix) for _ in range(conf.documents)]
+    rows = [document + text(conf.suffix) for document in documents for _ in range(conf.questions)]
+    draw.shuffle(rows)
+    return rows
+
+
+def benchmark(conf: BenchmarkConf, model: Path, engine: dict[str, Any]) -> list[Measurement]:
+    """Measure rowmill at each batch size, then the others. ``engine``: backend and the sizes of the engine group."""
+    measured: list[Measurement] = []
+    reference: list[list[int]] | None = None
+    sizes: list[int | None] = list(conf.batch_sizes) if conf.batch_sizes else [None]
+    runs = [("rowmill", size) for size in sizes]
+    for name, size in runs + [(peer, None) for peer in conf.against]:
+        sized = {**engine, "batch_size": size or engine.get("batch_size")}
+        answer = _in_child({"benchmark": asdict(conf), "engine_name": name, "model": str(model), "engine": sized})
+        tokens = answer.pop("tokens")
+        reference = reference or tokens
+        pairs = list(zip(tokens, reference, strict=True))
+        equal = sum(a == b for a, b in pairs) / len(pairs) if conf.output else None
+        measured.append(Measurement(**answer, tokens_equal=equal))
+    return measured
+
+
+def table(measured: list[Measurement]) -> str:
+    """The measurements as text, with each engine's time as a multiple of the first one's."""
+    head = ("engine", "batch", "rows/s", "prefill tok/s", "decode tok/s", "first token s", "peak GB", "equal", "speed")
+    rows: list[tuple[str, ...]] = [head]
+    for one in measured:
+        speed = measured[0].seconds / one.seconds
+        numbers = (one.prefill_tokens_per_s, one.decode_tokens_per_s)
+        rows.append(
+            (
+                one.engine,
+                str(one.batch_size or ""),
+                f"{one.rows_per_s:.2f}",
+                *(f"{number:,.0f}" if number else "" for number in numbers),
+                f"{one.first_token_s:.2f}" if one.first_token_s else "",
+                f"{one.peak_bytes / 1e9:.2f}",
+                "" if one.tokens_equal is None else f"{one.tokens_equal:.0%}",
+                f"{speed:.2f}x",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _in_child(task: dict[str, Any]) -> dict[str, Any]:
+    environment = dict(os.environ)
+    if task["engine_name"] in PEERS:  # mlx-lm works on one stream: all cores to its matrix products
+        environment.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    child = subprocess.run(
+        [sys.executable, "-m", "jobs.benchmark"],
+        input=json.dumps(task),
+        text=True,
+        stdout=subprocess.PIPE,
+        env=environment,
+        check=False,
+    )
+    if child.returncode:
+        raise UserError(f"{task['engine_name']} ended with exit code {child.returncode}", exit_code=3)
+    answer: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return answer
+
+
+def measure(task: dict[str, Any]) -> dict[str, Any]:
+    """Run one engine in this process; a Measurement's fields and the ``tokens`` of every row."""
+    from runner import device, models
+
+    conf = BenchmarkConf(**task["benchmark"])
+    found = device.prepare(task["engine"]["backend"])
+    import mlx.core as mx
+
+    model, tokenizer, config = models.load(Path(task["model"]), found)
+    rows = prompts(conf, int(config["vocab_size"]))
+    if task["engine_name"] == "rowmill":
+        once, size = _rowmill(conf, task["engine"], found, model, rows)
+    else:
+        once, size = _peer(conf, task["engine_name"], model, tokenizer, rows), None
+    mx.reset_peak_memory()
+    first = [once(1)[0] for _ in range(2)][-1] if conf.output > 1 else None
+    runs = [once(conf.output) for _ in range(conf.repeat + 1)][1:]
+    seconds = statistics.median(run[0] for run in runs)
+    decode = conf.output - 1 and len(rows) * (conf.output - 1)
+    return {
+        **{key: getattr(conf, key) for key in ("workload", "prefix", "suffix", "output")},
+        "n": len(rows),
+        "engine": task["engine_name"],
+        "batch_size": size,
+        "seconds": seconds,
+        "rows_per_s": len(rows) / seconds,
+        "first_token_s": statistics.median(run[1] for run in runs if run[1]) if runs[0][1] else None,
+        "prefill_tokens_per_s": sum(map(len, rows)) / first if first else None,
+        "decode_tokens_per_s": decode / (seconds - first) if first and seconds > first else None,
+        "peak_bytes": int(mx.get_peak_memory()),
+        "tokens": runs[0][2],
+    }
+
+
+Once = Callable[[int], tuple[float, float | None, list[list[int]]]]  # output -> seconds, to the first token, tokens
+
+
+def _rowmill(
+    conf: BenchmarkConf, engine: dict[str, Any], found: Any, model: Any, rows: list[list[int]]
+) -> tuple[Once, int]:
+    from runner.plan import Plan
+    from runner.serving import batch_engine
+    from runner.types import Sequence
+
+    batches = batch_engine(model, found, engine)
+
+    def once(output: int) -> tuple[float, float | None, list[list[int]]]:
+        began, first = time.perf_counter(), None
+        choices = None if output else ((5,), (7,))
+        plan = Plan()
+        plan.add([Sequence((0, i), row, output, choices=choices) for i, row in enumerate(rows)])
+        done: dict[int, list[int]] = {}
+        while len(done) < len(rows):
+            batches.add(plan.take(batches.room()))
+            for generation in batches.step():
+                if generation.error:
+                    raise UserError(f"a prompt does not run: {generation.error}", 3)
+                done[generation.key[1]] = generation.tokens
+            if first is None and any(lane.tokens for lane in batches.lanes):
+                first = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        batches.close()
+        return seconds, first, [done[i] for i in range(len(rows))]
+
+    return once, sum(batch.size for batch in batches.batches)
+
+
+def _peer(conf: BenchmarkConf, name: str, model: Any, tokenizer: Any, rows: list[list[int]]) -> Once:
+    import mlx.core as mx
+    from mlx_lm.generate import batch_generate, generate_step
+    from mlx_lm.models.cache import make_prompt_cache
+
+    tokenizer.eos_token_ids = set()  # as for rowmill: every row generates ``output`` tokens
+
+    def one_by_one(output: int) -> list[list[int]]:
+        return [[int(t) for t, _ in generate_step(mx.array(row), model, max_tokens=output)] for row in rows]
+
+    def batched(output: int) -> list[list[int]]:
+        answer = batch_generate(model, tokenizer, rows, max_tokens=output, return_token_ids=True)
+        return [list(map(int, ids)) for ids in answer.token_ids]
+
+    def with_prefix(output: int) -> list[list[int]]:
+        cache = make_prompt_cache(model)
+        shared = conf.prefix if conf.workload == "shared" else 0
+        if not shared:
+            return batched(output)
+        model(mx.array([rows[0][:shared]]), cache=cache)
+        mx.eval([layer.state for layer in cache])
+        answer = batch_generate(
+            model,
+            tokenizer,
+            [row[shared:] for row in rows],
+            prompt_caches=[cache] * len(rows),
+            max_tokens=output,
+            return_token_ids=True,
+        )
+        return [list(map(int, ids)) for ids in answer.token_ids]
+
+    run = {"mlx_lm.generate": one_by_one, "mlx_lm.batch_generate": batched}.get(name, with_prefix)
+
+    def once(output: int) -> tuple[float, float | None, list[list[int]]]:
+        began = time.perf_counter()
+        tokens = run(output)
+        return time.perf_counter() - began, None, tokens
+
+    return once
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure(json.load(sys.stdin))) + "\n")
