@@ -59,7 +59,11 @@ class BenchmarkConf:
 
 @dataclass
 class Measurement:
-    """One engine on one workload: a line of ``benchmark.json``. Times in seconds, medians of ``repeat`` runs."""
+    """One engine on one workload: a line of ``benchmark.json``. ``seconds``: the median of ``repeat`` runs.
+
+    ``first_token_s``: until the first row's first token, with all rows waiting. Prefill counts all prompt tokens, those
+    served from a cache included; decode is what the rest of the time goes into.
+    """
 
     workload: str
     n: int
@@ -168,10 +172,10 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     else:
         once, size = _peer(conf, task["engine_name"], model, tokenizer, rows), None
     mx.reset_peak_memory()
-    first = [once(1)[0] for _ in range(2)][-1] if conf.output > 1 else None
+    prefill, first_token, _ = [once(1) for _ in range(2)][-1] if conf.output > 1 else (None, None, [])
     runs = [once(conf.output) for _ in range(conf.repeat + 1)][1:]
     seconds = statistics.median(run[0] for run in runs)
-    decode = conf.output - 1 and len(rows) * (conf.output - 1)
+    decode = len(rows) * (conf.output - 1)
     return {
         **{key: getattr(conf, key) for key in ("workload", "prefix", "suffix", "output")},
         "n": len(rows),
@@ -179,9 +183,9 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         "batch_size": size,
         "seconds": seconds,
         "rows_per_s": len(rows) / seconds,
-        "first_token_s": statistics.median(run[1] for run in runs if run[1]) if runs[0][1] else None,
-        "prefill_tokens_per_s": sum(map(len, rows)) / first if first else None,
-        "decode_tokens_per_s": decode / (seconds - first) if first and seconds > first else None,
+        "first_token_s": first_token,
+        "prefill_tokens_per_s": sum(map(len, rows)) / prefill if prefill else None,
+        "decode_tokens_per_s": decode / (seconds - prefill) if prefill and seconds > prefill else None,
         "peak_bytes": int(mx.get_peak_memory()),
         "tokens": runs[0][2],
     }
@@ -211,13 +215,10 @@ def _rowmill(
                 if generation.error:
                     raise UserError(f"a prompt does not run: {generation.error}", 3)
                 done[generation.key[1]] = generation.tokens
-            if first is None and any(lane.tokens for lane in batches.lanes):
-                first = time.perf_counter() - began
-        seconds = time.perf_counter() - began
-        batches.close()
-        return seconds, first, [done[i] for i in range(len(rows))]
+                first = first or time.perf_counter() - began
+        return time.perf_counter() - began, first, [done[i] for i in range(len(rows))]
 
-    return once, sum(batch.size for batch in batches.batches)
+    return once, batches.room() // 2
 
 
 def _peer(conf: BenchmarkConf, name: str, model: Any, tokenizer: Any, rows: list[list[int]]) -> Once:

@@ -13,6 +13,7 @@ from runner.prompt import Prompter
 from runner.types import Engine, UserError
 
 if TYPE_CHECKING:
+    from runner.copying import CopyingEngine
     from runner.engine import BatchEngine
 
 log = logging.getLogger("rowmill")
@@ -37,31 +38,32 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
     )
 
 
-def batch_engine(model: Any, device: Device, conf: Mapping[str, Any], **details: Any) -> BatchEngine:
+def batch_engine(model: Any, device: Device, conf: Mapping[str, Any], **details: Any) -> BatchEngine | CopyingEngine:
     """An engine for a loaded model, its sizes chosen for the device where ``conf`` (engine keys) leaves them open."""
     from mlx.utils import tree_reduce
 
     from runner.engine import BatchEngine
     from runner.model import ResidentModel, UnsupportedModelError
 
-    try:
-        resident = ResidentModel(model)
-    except UnsupportedModelError as problem:
-        raise UserError(f"this model's attention cannot share prefixes: {problem}", 3) from problem
+    sizes: dict[str, Any] = {
+        "batch_size": conf.get("batch_size") or BATCH_SIZE[device.kind],
+        "prefill_tokens": conf.get("prefill_tokens") or PREFILL_TOKENS[device.kind],
+    }
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
     limit = conf["memory_gb"] * 1e9 if conf.get("memory_gb") else device.memory_bytes
     spare = int(limit * (1 - WORK_SPACE)) - weights
     if spare <= 0:
         raise UserError(f"the weights take {weights / 1e9:.1f} GB of {limit / 1e9:.1f} GB: too little is left", 3)
     log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)
-    return BatchEngine(
-        resident,
-        batch_size=conf.get("batch_size") or BATCH_SIZE[device.kind],
-        prefill_tokens=conf.get("prefill_tokens") or PREFILL_TOKENS[device.kind],
-        kv_bytes=spare,
-        streams=cpu_streams() if device.kind == "cpu" else 1,
-        **details,
-    )
+    try:
+        resident = ResidentModel(model)
+    except UnsupportedModelError as problem:
+        from runner.copying import CopyingEngine
+
+        log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
+        return CopyingEngine(model, **sizes, **details)
+    streams = cpu_streams() if device.kind == "cpu" else 1
+    return BatchEngine(resident, kv_bytes=spare, streams=streams, **sizes, **details)
 
 
 def stop_at(prompter: Prompter) -> Callable[[list[int]], bool]:

@@ -1,0 +1,189 @@
+"""The engine for models whose layers cannot share prefixes (state-space layers, latent attention and the like).
+
+mlx-lm's BatchGenerator runs the batch; every row gets a copy of its prefix's cache. Slower and larger than
+``engine.py``, exact all the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import make_prompt_cache
+
+from runner.sampling import draw, uniforms
+from runner.types import Generation, Sequence
+
+log = logging.getLogger("rowmill")
+
+
+class CopyingEngine:
+    """Continuous batching with a cache copy for each row; see the ``Engine`` protocol and BatchEngine.
+
+    Memory is bounded by ``batch_size`` alone. One prefix is held at a time, the deepest boundary of a sequence. Models
+    that a trial shows to mix up rows of different length in mlx-lm's batches run one row at a time.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        end_tokens: Collection[int] = (),
+        *,
+        batch_size: int = 32,
+        prefill_tokens: int = 512,
+        context: int | None = None,
+        stopped: Callable[[list[int]], bool] = lambda tokens: False,
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size if batch_size > 1 and _batches(model) else 1
+        self.prefill_tokens = prefill_tokens
+        self.context = context
+        self.stopped = stopped
+        self.generator = BatchGenerator(
+            model,
+            stop_tokens=[[token] for token in end_tokens],
+            completion_batch_size=self.batch_size,
+            prefill_batch_size=min(8, self.batch_size),
+            prefill_step_size=prefill_tokens,
+        )
+        self.waiting: deque[Sequence] = deque()
+        self.working: dict[int, tuple[Sequence, int, list[int]]] = {}  # by uid: sequence, cached tokens, its own so far
+        self.prefix: tuple[tuple[int, ...], Any] = ((), None)
+        self.model_s = 0.0
+
+    def room(self) -> int:
+        return max(0, 2 * self.batch_size - len(self.waiting) - len(self.working))
+
+    def add(self, sequences: list[Sequence]) -> None:
+        self.waiting.extend(sequences)
+
+    def step(self) -> list[Generation]:
+        """Start what waits, or advance the batch by a token; scoring is done one sequence at a time."""
+        began = time.perf_counter()
+        ended = []
+        while self.waiting and len(self.working) < self.batch_size:
+            sequence = self.waiting.popleft()
+            needed = len(sequence.tokens) + sequence.max_tokens
+            if self.context is not None and needed > self.context:
+                problem = f"too long: {needed} tokens exceed the model's context of {self.context}"
+                ended.append(Generation(sequence.key, finish_reason="error", error=problem))
+            elif sequence.choices is not None:
+                ended.append(self._score(sequence))
+                break
+            else:
+                self._start(sequence)
+        if self.working:
+            ended += self._advance()
+        self.model_s += time.perf_counter() - began
+        return ended
+
+    def close(self) -> None:
+        self.waiting.clear()
+        self.generator.remove(list(self.working))
+        self.working.clear()
+        self.prefix = ((), None)
+        self.generator.close()
+        mx.clear_cache()
+
+    def _start(self, sequence: Sequence) -> None:
+        cache, cached, start = self._prefix_of(sequence)
+        (uid,) = self.generator.insert(
+            [sequence.tokens[start:]],
+            [sequence.max_tokens],
+            caches=[copy.deepcopy(cache)],
+            samplers=[_sampler(sequence)],
+        )
+        self.working[uid] = (sequence, cached, [])
+
+    def _advance(self) -> list[Generation]:
+        ended = []
+        for response in self.generator.next_generated():
+            sequence, cached, tokens = self.working[response.uid]
+            reason = response.finish_reason
+            if reason != "stop":
+                tokens.append(int(response.token))
+                if self.stopped(tokens):
+                    if reason is None:
+                        self.generator.remove([response.uid])
+                    reason = "stop"
+            if reason is not None:
+                del self.working[response.uid]
+                ended.append(Generation(sequence.key, tokens, reason, cached))
+        return ended
+
+    def _prefix_of(self, sequence: Sequence) -> tuple[Any, int, int]:
+        """A cache that holds the sequence's prefix, how many of its tokens were there before, and how many it has."""
+        end = sequence.boundaries[-1] if sequence.boundaries else 0
+        tokens = tuple(sequence.tokens[:end])
+        if self.prefix[1] is not None and self.prefix[0] == tokens:
+            return self.prefix[1], end, end
+        cache = make_prompt_cache(self.model)
+        for start in range(0, end, self.prefill_tokens):
+            self.model(mx.array([tokens[start : start + self.prefill_tokens]]), cache=cache)
+            mx.eval([layer.state for layer in cache])
+        self.prefix = (tokens, cache)
+        return cache, 0, end
+
+    def _score(self, sequence: Sequence) -> Generation:
+        """Every choice's log-probability: the prompt once, then each choice on a copy of its cache."""
+        prefix, cached, start = self._prefix_of(sequence)
+        cache = copy.deepcopy(prefix)
+        ahead = _logprobs(self.model(mx.array([sequence.tokens[start:]]), cache=cache)[:, -1:])
+        scores = []
+        for choice in sequence.choices or ():
+            logprobs = ahead
+            if len(choice) > 1:
+                rest = self.model(mx.array([choice[:-1]]), cache=copy.deepcopy(cache))
+                logprobs = mx.concatenate([ahead, _logprobs(rest)], axis=1)
+            scores.append(float(mx.take_along_axis(logprobs[0], mx.array(choice)[:, None], axis=1).sum()))
+        return Generation(sequence.key, [], "choice", cached, tuple(scores))
+
+
+def _batches(model: Any) -> bool:
+    """Whether two prompts of different length come out of a batch as they do alone."""
+    rows = [[3, 1, 4, 1, 5, 2, 6], [2, 7, 1]]
+    generator = BatchGenerator(model)
+    try:
+        generator.insert(rows, [1, 1])
+        got = {response.uid: response.logprobs for response in generator.next_generated()}
+    except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as problem:
+        log.info("mlx-lm cannot batch this model: %s", problem)
+        return False
+    finally:
+        generator.close()
+    want = [_logprobs(model(mx.array([row]), cache=make_prompt_cache(model))[0, -1]) for row in rows]
+    error = max(float(mx.abs(got[i] - one).max()) for i, one in enumerate(want))
+    if not error < 0.1:
+        log.info("mlx-lm's batches change this model's answers: it runs one row at a time")
+    return error < 0.1
+
+
+def _logprobs(logits: mx.array) -> mx.array:
+    logits = logits.astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _greedy(logprobs: mx.array) -> mx.array:
+    return logprobs.argmax(axis=-1)
+
+
+def _sampler(sequence: Sequence) -> Callable[[mx.array], mx.array]:
+    """A sampler for one row that counts its own draws; greedy rows share one, which mlx-lm then calls once for all."""
+    if sequence.sampling.temperature == 0:
+        return _greedy
+    position = 0
+
+    def sample(logprobs: mx.array) -> mx.array:
+        nonlocal position
+        number = uniforms(np.array([sequence.draw_seed], np.uint64), np.array([position], np.uint64))
+        position += 1
+        return draw(logprobs, [sequence.sampling], number)
+
+    return sample

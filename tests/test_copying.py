@@ -1,0 +1,77 @@
+import mlx.core as mx
+import pytest
+from mlx_lm.models import mamba
+
+from runner.copying import CopyingEngine
+from runner.engine import BatchEngine
+from runner.model import ResidentModel, UnsupportedModelError
+from runner.types import Sampling, Sequence
+from tests.test_engine import END, finish, one_by_one, plain_score, prompts, sequences
+from tests.tiny import VOCAB, scaled, tiny_gpt_oss
+
+
+def tiny_mamba():
+    args = {
+        "model_type": "mamba",
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "state_size": 8,
+        "num_hidden_layers": 2,
+        "conv_kernel": 4,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "time_step_rank": 4,
+    }
+    return scaled(mamba.Model(mamba.ModelArgs(**args)), seed=0, gain=1.5)
+
+
+@pytest.fixture(params=[tiny_mamba, tiny_gpt_oss], ids=["mamba", "gpt_oss"])
+def model(request):
+    mx.set_default_device(mx.cpu)
+    return request.param()
+
+
+def test_a_state_space_model_is_refused_by_the_sharing_engine():
+    mx.set_default_device(mx.cpu)
+    with pytest.raises(UnsupportedModelError):
+        ResidentModel(tiny_mamba())
+
+
+@pytest.mark.parametrize("shared", [0, 11])
+def test_a_batch_generates_what_generate_does_one_by_one(model, shared):
+    rows = prompts(shared, 6, shared)
+    lengths = [9, 3, 1, 12, 7, 2]
+    engine = CopyingEngine(model, {END}, batch_size=3, prefill_tokens=8)
+    done = finish(engine, sequences(rows, lambda i: lengths[i], (shared,) if shared else ()))
+    engine.close()
+    for i, row in enumerate(rows):
+        assert done[i, 0].tokens == one_by_one(model, row, lengths[i])
+    assert sum(generation.cached_tokens for generation in done.values()) == 5 * shared
+
+
+def test_choices_score_like_a_plain_forward_pass(model):
+    choices = ((5,), (5, 9), (5, 9, 11), (8,))
+    rows = prompts(4, 3, 7)
+    done = finish(CopyingEngine(model, {END}), sequences(rows, 0, (7,), choices=choices))
+    for i, row in enumerate(rows):
+        for choice, logprob in zip(choices, done[i, 0].logprobs, strict=True):
+            assert logprob == pytest.approx(plain_score(model, row, choice), abs=1e-4)
+
+
+def test_it_draws_what_the_sharing_engine_draws():
+    mx.set_default_device(mx.cpu)
+    rows = prompts(6, 4, 5)
+    todo = [Sequence((i, 0), row, 8, Sampling(0.9, top_p=0.95), draw_seed=50 + i) for i, row in enumerate(rows)]
+    copied = finish(CopyingEngine(tiny_gpt_oss(), {END}, batch_size=2), todo)
+    shared = finish(BatchEngine(ResidentModel(tiny_gpt_oss()), {END}, batch_size=3), todo)
+    assert {key: one.tokens for key, one in copied.items()} == {key: one.tokens for key, one in shared.items()}
+
+
+def test_stop_predicate_and_context(model):
+    row = prompts(2, 1, 6)[0]
+    tokens = one_by_one(model, row, 12)
+    engine = CopyingEngine(model, {END}, context=40, stopped=lambda seen: len(seen) >= 3)
+    done = finish(engine, [Sequence((0, 0), row, 12), Sequence((1, 0), [1] * 39, 12)])
+    assert (done[0, 0].tokens, done[0, 0].finish_reason) == (tokens[:3], "stop")
+    assert "context of 40" in done[1, 0].error
