@@ -148,7 +148,7 @@ MISTAKES = [
     ("job.labels=[a,b", "job.labels=[a,b", "brackets"),
     ("job.labels=a,b", "job.labels=a,b", "brackets"),
     ("seed=1,2", "seed=1,2", "several"),
-    ("\"prompt.system='open\"", "prompt.system", "not closed"),
+    ('"prompt.system=\'open"', "prompt.system", "not closed"),
     ("~engine.batch_size", "~engine.batch_size", "null"),
     ("--batch-size 3", "--batch-size", "without dashes"),
     # a user's own folder
