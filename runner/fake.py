@@ -21,14 +21,14 @@ DELAY = "ROWMILL_FAKE_DELAY"  # environment variable: seconds that a step takes,
 class FakeEngine:
     """Answers up to ``batch_size`` sequences a step, by prompt, drawn seed and ``max_tokens`` only.
 
-    The environment variable ROWMILL_FAKE_DELAY makes every step that has something to do take that many seconds.
+    It caches nothing, so that the usage does not depend on what was asked before either. The environment variable
+    ROWMILL_FAKE_DELAY makes every step that has something to do take that many seconds.
     """
 
     def __init__(self, batch_size: int | None = None) -> None:
         self.batch_size = batch_size or BATCH
         self.delay_s = float(os.environ.get(DELAY) or 0)
         self.waiting: list[Sequence] = []
-        self.paths: list[bytes] = []
 
     def room(self) -> int:
         return self.batch_size - len(self.waiting)
@@ -49,19 +49,11 @@ class FakeEngine:
         prompt = array("I", sequence.tokens).tobytes()
         seed = sequence.draw_seed if sequence.sampling.temperature > 0 else 0
         digest = hashlib.blake2b(prompt + seed.to_bytes(8, "little"), digest_size=16).digest()
-        cached = self._cached(sequence, prompt)
         if sequence.choices:
             scores = [-(1 + digest[i % 16] + i) / 16 for i in range(len(sequence.choices))]
             total = math.log(sum(map(math.exp, scores)))
             logprobs = tuple(score - total for score in scores)
-            return Generation(sequence.key, finish_reason="choice", cached_tokens=cached, logprobs=logprobs)
+            return Generation(sequence.key, finish_reason="choice", logprobs=logprobs)
         text = " ".join(WORDS[byte % len(WORDS)] for byte in digest[: 1 + digest[0] % 6]).encode()
         reason = "stop" if len(text) <= sequence.max_tokens else "length"
-        return Generation(sequence.key, list(text[: sequence.max_tokens]), reason, cached)
-
-    def _cached(self, sequence: Sequence, prompt: bytes) -> int:
-        """What a cache of the current path of prefixes would have served."""
-        paths = [prompt[: 4 * boundary] for boundary in sequence.boundaries]
-        cached = max((len(path) // 4 for path in paths if path in self.paths), default=0)
-        self.paths = paths
-        return cached
+        return Generation(sequence.key, list(text[: sequence.max_tokens]), reason)

@@ -77,7 +77,7 @@ class Store:
         self._connection: sqlite3.Connection = database.conn
         self._staged: Counter[int] = Counter()  # rows staged for each shard not yet sealed
         self._sealed: set[int] = set()
-        self._totals = Totals()
+        self._totals = self._first = Totals()  # now, and when the session began
         self._session = 0
         self._clock = self._noted = time.monotonic()
 
@@ -204,7 +204,8 @@ class Store:
         """End the session, saying ``why`` (finished, interrupted...), and give the lease back; may be repeated."""
         if self._lease.held:
             with contextlib.suppress(sqlite3.Error), self._database.atomic():
-                self._note_progress(self._totals, last=True)
+                if self._totals != self._first:  # time in which nothing was done does not count
+                    self._note_progress(self._totals, last=True)
                 ended = (time.time(), why, self._session)
                 self._connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", ended)
             self._database.close()
@@ -230,7 +231,7 @@ class Store:
         self._session = self._database.table("sessions").insert(session, pk="session").last_pk
         self._publish()
         self._seal_complete([*self._staged, 0])
-        self._totals = read_totals(self._connection)
+        self._totals = self._first = read_totals(self._connection)
 
     def _forget_damaged_shards(self) -> None:
         for shard, name, size in self._select("SELECT shard, file, bytes FROM shards"):
@@ -279,9 +280,7 @@ class Store:
         written = write_stream(self.run_dir / name, layout.columns, tables, power=layout.power)
         span = (start, stop)
         with self._database.atomic():
-            errors = self._connection.execute(
-                f"SELECT error FROM staged {_SPAN} AND error IS NOT NULL ORDER BY row", span
-            )
+            errors = self._connection.execute(f"SELECT error FROM staged {_SPAN} AND error NOTNULL ORDER BY row", span)
             kinds = Counter(shards.error_kind(error) for (error,) in errors)
             values = (shard, name, *written, json.dumps(kinds, ensure_ascii=False), *span)
             self._connection.execute(_INSERT_SHARD, values)

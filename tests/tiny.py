@@ -28,19 +28,21 @@ def _flat(model):
     return tree_flatten(model.parameters())
 
 
+TINY_LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": VOCAB,
+    "tie_word_embeddings": False,
+}
+
+
 def tiny_llama(seed=0, **overrides):
-    args = {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "intermediate_size": 48,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-5,
-        "vocab_size": VOCAB,
-        "tie_word_embeddings": False,
-    }
-    return scaled(llama.Model(llama.ModelArgs(**(args | overrides))), seed, gain=2.0)
+    return scaled(llama.Model(llama.ModelArgs(**(TINY_LLAMA | overrides))), seed, gain=2.0)
 
 
 def tiny_gpt_oss(seed=0, **overrides):
@@ -62,3 +64,26 @@ def tiny_gpt_oss(seed=0, **overrides):
 
 
 MODELS = {"llama": tiny_llama, "gpt_oss": tiny_gpt_oss}
+
+
+def save_tiny_llama(folder, seed=0):
+    """A tiny llama over single bytes as a model folder, tokenizer included: what ``model.path`` takes."""
+    import json
+
+    from mlx.utils import tree_flatten
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    folder.mkdir(parents=True)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<end>", special=True)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>", "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    shape = TINY_LLAMA | {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 512}
+    model = scaled(llama.Model(llama.ModelArgs(**shape)), seed, gain=2.0)
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())), {"format": "mlx"})
+    end = tokenizer.token_to_id("<end>")
+    (folder / "config.json").write_text(json.dumps(shape | {"eos_token_id": end, "bos_token_id": end}))

@@ -1,0 +1,238 @@
+"""Killed with SIGKILL at any moment and run again, a run loses nothing and computes nothing twice.
+
+The processes are real ones that run ``rowmill run``. A few lines around it note what the engine computes, when the
+engine is opened, and make every step take a moment, so that kills land in the middle of the work.
+"""
+
+import dataclasses
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import datasets
+import pytest
+
+STEP_SECONDS = 0.02
+NOTING = """
+import os, sys, time
+from runner import cli, session
+
+notes = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+original = session.open_engine
+
+
+def open_engine(ready):
+    engine = original(ready)
+    step = engine.step
+
+    def noting():
+        time.sleep(float(sys.argv[2]))
+        generations = step()
+        os.write(notes, "".join(f"{g.key[0]} {g.key[1]}\\n" for g in generations).encode())
+        return generations
+
+    engine.step = noting
+    os.write(notes, b"open\\n")
+    return engine
+
+
+session.open_engine = open_engine
+sys.exit(cli.main(["run", *sys.argv[3:]]))
+"""
+
+
+@dataclasses.dataclass
+class Run:
+    """A command line in a folder, and what is known of its run from outside."""
+
+    folder: Path
+    name: str
+    overrides: list
+
+    def start(self, step_seconds=STEP_SECONDS):
+        words = [sys.executable, "-c", NOTING, str(self.folder / f"{self.name}.notes"), str(step_seconds)]
+        log = (self.folder / f"{self.name}.log").open("ab")
+        with log:
+            return subprocess.Popen(
+                [*words, *self.overrides, f"run_name={self.name}"], cwd=self.folder, stdout=log, stderr=log
+            )
+
+    def finish(self):
+        assert self.start(step_seconds=0).wait() == 0, (self.folder / f"{self.name}.log").read_text()
+
+    def kill(self, after_s, *, at_work):
+        """Start the run and kill it after this time at work, or from its start."""
+        sessions = self.sessions()
+        process = self.start()
+        while at_work and process.poll() is None and self.sessions() == sessions:
+            time.sleep(0.005)
+        time.sleep(after_s)
+        process.kill()
+        return process.wait() == -signal.SIGKILL
+
+    def notes(self):
+        file = self.folder / f"{self.name}.notes"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def sessions(self):
+        return self.notes().count("open")
+
+    def computed(self):
+        """The requests that the engine answered, in all sessions, in order."""
+        return [tuple(map(int, line.split())) for line in self.notes() if line != "open"]
+
+    def committed(self):
+        """All completions on disk: (row, number) -> (place in the table, body)."""
+        database = self.folder / "outputs" / self.name / "run.db"
+        if not database.exists():
+            return {}
+        connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+        try:
+            rows = connection.execute("SELECT row, number, rowid, body FROM completions").fetchall()
+        except sqlite3.OperationalError:  # killed before the tables were made
+            rows = []
+        finally:
+            connection.close()
+        return {(row, number): rest for row, number, *rest in rows}
+
+    def shards(self):
+        return {file.name: file.read_bytes() for file in sorted((self.folder / "outputs" / self.name).glob("data-*"))}
+
+    def rows(self):
+        return datasets.load_from_disk(str(self.folder / "outputs" / self.name)).to_list()
+
+
+def kill_until_done(run, moments):
+    """Kill the run at these moments, let it finish; the numbers of completions on disk after each kill."""
+    counts = []
+    for after_s, at_work in moments:
+        before, computed = run.committed(), len(run.computed())
+        assert run.kill(after_s, at_work=at_work), "the run ended before it was killed"
+        after = run.committed()
+        assert before.items() <= after.items()
+        assert before.keys().isdisjoint(run.computed()[computed:])
+        counts.append(len(after))
+    before, computed = run.committed(), len(run.computed())
+    run.finish()
+    assert before.items() <= run.committed().items()
+    assert before.keys().isdisjoint(run.computed()[computed:])
+    return counts
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+    lines = [f"{i},{'a text that stands there often' if i % 10 == 3 else f'text number {i}'}" for i in range(200)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,text", *lines]) + "\n")
+    return tmp_path
+
+
+CHAIN = '''
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from runner.types import Request
+
+
+@dataclass
+class Chain:
+    """One request, then two that depend on its answer, so that resume must replay."""
+
+    def schema(self):
+        return pa.schema([("text", pa.string()), ("more", pa.list_(pa.string()))])
+
+    def steps(self, row):
+        first = yield Request()
+        about = f"{row['id']}: {first.text}"
+        more = yield [Request(messages=({"role": "user", "content": f"{about} {i}"},), seed=i) for i in range(2)]
+        return {"text": first.text, "more": [answer.text for answer in more]}
+'''
+
+
+def test_twenty_kills_of_a_run_of_several_steps_lose_nothing_and_repeat_nothing(folder):
+    (folder / "chain.py").write_text(textwrap.dedent(CHAIN))
+    (folder / "own" / "job").mkdir(parents=True)
+    (folder / "own" / "job" / "chain.yaml").write_text("_target_: chain.Chain\n")
+    overrides = [
+        *("--config-dir", "own", "job=chain", "dataset=csv", "dataset.path=rows.csv", "prompt.user='{{ text }}'"),
+        *("engine.backend=fake", "engine.batch_size=4", "engine.temperature=0.7", "engine.window=40"),
+        "output.shard_rows=16",
+    ]
+    whole, killed = (Run(folder, name, overrides) for name in ("whole", "killed"))
+    whole.finish()
+    chance = random.Random(0)
+    moments = [(chance.uniform(0, 0.2), True) for _ in range(17)] + [(chance.uniform(0, 1), False) for _ in range(3)]
+    chance.shuffle(moments)
+    counts = kill_until_done(killed, moments)
+
+    assert killed.shards() == whole.shards()
+    assert [row["id"] for row in killed.rows()] == list(range(200))
+    assert killed.committed().keys() == whole.committed().keys()
+    assert len(killed.committed()) == 600
+    assert sorted(whole.computed()) == sorted(whole.committed().keys())
+    middle = {count for count in counts if 0 < count < 600}
+    assert len(middle) >= 10  # the kills were spread over the work
+
+
+def test_kills_of_a_real_model_leave_the_same_labels_and_confidences(folder, slow):
+    from tests.tiny import save_tiny_llama
+
+    save_tiny_llama(folder / "tiny")
+    overrides = [
+        *("job=label", "job.labels=[a,ab,q,x,'7','72']", "dataset=csv", "dataset.path=rows.csv", "model.path=tiny"),
+        *("prompt.user='Which letter? {{ text }}'", "prompt.chat=false", "engine.backend=cpu"),
+        *("engine.batch_size=4", "engine.window=40", "output.shard_rows=16"),
+    ]
+    whole, killed = (Run(folder, name, overrides) for name in ("whole", "killed"))
+    whole.finish()
+    chance = random.Random(1)
+    counts = kill_until_done(killed, [(chance.uniform(0.05, 0.3), True) for _ in range(20 if slow else 3)])
+
+    assert 0 < counts[-1] < 200
+    assert len(killed.committed()) == 200
+    distinct = {row["text"] for row in whole.rows()}
+    assert len(whole.computed()) == len(distinct) == 181
+    pairs = list(zip(killed.rows(), whole.rows(), strict=True))
+    for mine, other in pairs:
+        assert (mine["id"], mine["label"], mine["error"]) == (other["id"], other["label"], None)
+        assert mine["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+        assert mine["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+    assert len({row["label"] for row, _ in pairs}) > 1
+    assert len({json.dumps(row["probabilities"]) for row, _ in pairs}) > 100
+
+
+@pytest.mark.slow
+def test_many_rows_take_no_more_memory_than_few(folder, slow):
+    code = """
+        import resource, sys
+        from runner import run
+        figures = run(sys.argv[1:])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+        print(figures["finished"], figures["errors"], figures["state"], peak)
+    """
+    peaks = []
+    for rows in (5_000, 1_000_000 if slow else 20_000):
+        path = folder / f"{rows}.jsonl"
+        with path.open("w") as file:
+            file.writelines(f'{{"id": {i}, "text": "this is review number {i} of many"}}\n' for i in range(rows))
+        overrides = [
+            *("engine.backend=fake", "job=label", "job.labels=[good,bad]", "dataset=jsonl", f"dataset.path={path}"),
+            *("prompt.user='Good or bad? {{ text }}'", "output.keep=[id]", f"run_name=r{rows}"),
+        ]
+        words = [sys.executable, "-c", textwrap.dedent(code), *overrides]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
+        finished, errors, state, peak = done.stdout.split()
+        assert (int(finished), errors, state) == (rows, "0", "finished")
+        data = datasets.load_from_disk(str(folder / "outputs" / f"r{rows}"))
+        assert data.num_rows == rows
+        assert data["id"][:3] + data["id"][-2:] == [0, 1, 2, rows - 2, rows - 1]
+        peaks.append(float(peak))
+    assert peaks[1] < 1024  # MiB
+    assert peaks[1] - peaks[0] < (300 if slow else 100)  # SQLite's cache fills, mapped files are counted
