@@ -130,9 +130,7 @@ def test_sampled_text_does_not_depend_on_batch_or_order(resident):
         Sampling(1.5),
         Sampling(0.9),
     ]
-    todo = [
-        Sequence((i, 0), row, 12, samplings[i], draw_seed=1000 + i, boundaries=(5,)) for i, row in enumerate(rows)
-    ]
+    todo = [Sequence((i, 0), row, 12, samplings[i], draw_seed=1000 + i, boundaries=(5,)) for i, row in enumerate(rows)]
     answers = [
         finish(BatchEngine(resident, {END}, batch_size=size), order)
         for size in (1, 3, 8)
