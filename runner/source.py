@@ -46,7 +46,7 @@ class DatasetConf:
     shuffle_seed: int | None = None
     limit: int | None = None
     gold: str | None = None
-    classes: list[str] = field(default_factory=list)
+    classes: list[Any] = field(default_factory=list)  # texts; Any, so that what YAML took for something else is seen
     delimiter: str | None = None
     encoding: str = "utf-8"
 
@@ -73,6 +73,10 @@ def _check(conf: DatasetConf) -> None:
         raise UserError(f"dataset.kind: {conf.kind!r}{did_you_mean(conf.kind, list(KINDS))}")
     if not conf.path:
         raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
+    for name in conf.classes:
+        if not isinstance(name, str) and (not isinstance(name, int) or isinstance(name, bool)):
+            raise UserError(f"dataset.classes: YAML reads a name as the {type(name).__name__} {name}; put it in quotes")
+    conf.classes = [str(name) for name in conf.classes]
     if conf.limit is not None and conf.limit < 1:
         raise UserError(f"dataset.limit: {conf.limit} is not a positive number; null means all rows")
     if conf.shuffle_seed is not None and not 0 <= conf.shuffle_seed < 2**32:
