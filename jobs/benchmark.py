@@ -139,6 +139,11 @@ def table(measured: list[Measurement]) -> str:
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
+def to_json(measured: list[Measurement]) -> str:
+    """A JSON list with an object for each measurement."""
+    return json.dumps([asdict(one) for one in measured], indent=1)
+
+
 def _in_child(task: dict[str, Any]) -> dict[str, Any]:
     environment = dict(os.environ)
     if task["engine_name"] in PEERS:  # mlx-lm works on one stream: all cores to its matrix products

@@ -79,9 +79,18 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, text in (
         ("run", _run, "run, or resume what was interrupted: the same command line resumes"),
         ("preview", _preview, "show the first prompts, their lengths and what they share; loads no weights"),
+        (
+            "benchmark",
+            _benchmark,
+            "measure how fast the model goes through prompts here, and against mlx-lm's own ways",
+        ),
     ):
         added = commands.add_parser(
-            name, help=text, description=text, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=text,
+            description=text,
+            epilog=BENCHMARK_EPILOG if name == "benchmark" else EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         added.add_argument("--config-dir", metavar="DIR", help="a folder with own groups: job/NAME.yaml, ...")
         added.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -102,6 +111,14 @@ EPILOG = """groups (NAME is a file in conf/ or in --config-dir):
   model=NAME                smollm2_135m gpt_oss_20b_q6g32; or model.path=FOLDER|FILE.gguf|HUB/ID
   engine                    engine.max_tokens=256 engine.temperature=0 engine.batch_size=32 engine.backend=auto|fake
 keys: run_name=NAME output.dir=DIR output.keep=[COLUMN,...] seed=0 resume=auto|force offline=true
+"""
+
+
+BENCHMARK_EPILOG = """keys:
+  benchmark.workload=shared|unique|documents   benchmark.n=64 benchmark.prefix=600 benchmark.suffix=60
+  benchmark.output=16 (0: score two labels)    benchmark.documents=8 benchmark.questions=8
+  benchmark.against=[mlx_lm.generate,mlx_lm.batch_generate,mlx_lm.batch_generate+prefix]
+  benchmark.batch_sizes=[1,8,32] benchmark.repeat=3 model=NAME|model.path=... engine.backend=auto output.dir=outputs
 """
 
 
@@ -144,6 +161,15 @@ def _preview(options: argparse.Namespace) -> int:
     figures = preview(load_config(options.overrides, options.config_dir), show=not options.json)
     if options.json:
         print(json.dumps(figures))
+    return EXIT_OK
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from jobs.benchmark import table, to_json
+    from runner.benchmarking import run_benchmark
+
+    measured, path = run_benchmark(options.overrides, options.config_dir)
+    print(to_json(measured) if options.json else f"{table(measured)}\nwritten to {path}")
     return EXIT_OK
 
 

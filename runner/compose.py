@@ -52,7 +52,12 @@ class Composer:
         _refuse_twice(words)
         composed, choices = self._compose(words)
         named = any(word.startswith(("prompt=", "~prompt")) for word in words)
-        if not named and choices.get("prompt") == choices["dataset"] and choices[OPEN] in self.options("prompt"):
+        if (
+            not named
+            and OPEN in choices
+            and choices.get("prompt") == choices["dataset"]
+            and choices[OPEN] in self.options("prompt")
+        ):
             composed, choices = self._compose([*words, f"prompt={choices[OPEN]}"])
         self._refuse_unknown(composed, self.schema, "")
         return composed, choices

@@ -21,7 +21,8 @@ from mlx_lm.models import base
 from runner import cpu
 from runner.layout import MASKED, Segment, Step, View
 
-SCORE_BYTES = 256 << 20  # attention scores held at once, for a part
+# Attention scores held at once, for a part: what a CPU's cache holds, what a GPU is kept busy by.
+SCORE_BYTES = {mx.cpu: 4 << 20, mx.gpu: 256 << 20}
 
 
 class Part(NamedTuple):
@@ -172,7 +173,7 @@ class LayerKV:
             if segment is None or self.step.beyond(segment, start, end, self.window):
                 pieces.append(_blank(q[start:end]))
                 continue
-            rows = max(1, SCORE_BYTES // (4 * q.shape[1] * q.shape[2] * len(segment.tokens)))
+            rows = max(1, _score_bytes() // (4 * q.shape[1] * q.shape[2] * len(segment.tokens)))
             for a in range(start, end, rows):
                 pieces.append(self._over_segment(segment, a, min(end, a + rows), q))
         return _join(pieces)
@@ -203,7 +204,7 @@ class LayerKV:
     def _blocks(self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> Part:
         """Queries [R, N, G, n, D] over k, v [R, N, K, D] in blocks of queries that bound the scores' memory."""
         R, N, G, n, D = q.shape
-        size = max(1, SCORE_BYTES // (4 * R * N * G * k.shape[2]))
+        size = max(1, _score_bytes() // (4 * R * N * G * k.shape[2]))
         pieces = []
         for a in range(0, n, size):
             b = min(n, a + size)
@@ -232,6 +233,10 @@ class LayerKV:
             for stored in (segment.keys, segment.values):
                 first = max(0, stored[self.index].shape[1] - (self.window - 1))
                 stored[self.index] = mx.contiguous(stored[self.index][:, first:])
+
+
+def _score_bytes() -> int:
+    return SCORE_BYTES[mx.default_device().type]
 
 
 def _blank(q: mx.array) -> Part:

@@ -9,3 +9,13 @@ def pytest_addoption(parser):
 def slow(request):
     """Whether tests marked slow run at full length."""
     return request.config.getoption("--slow")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory):
+    """A tiny random llama as a model folder."""
+    from tests.tiny import save_tiny_llama
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_tiny_llama(folder)
+    return folder
