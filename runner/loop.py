@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +19,8 @@ from runner.types import Completion, Engine, Generation, Job, Request, Row, RowE
 WINDOW_TOKENS = 4_000_000  # waiting prompt tokens after which no more rows are read: some 150 MB
 READ_ROWS = 256  # rows read, rendered and looked up together
 READ_CHARS = 1_000_000  # of their cells, after which fewer rows are read together
+
+log = logging.getLogger("rowmill")
 
 Key = tuple[int, int]  # row, number of the request in it
 Answer = tuple[Key, Completion]
@@ -41,6 +44,7 @@ class Loop:
     plan: Plan = field(default_factory=Plan)
     tasks: dict[int, Task] = field(default_factory=dict)  # unfinished rows that were read, in order
     last: int = 0  # row read
+    told: bool = False  # of the first exception that a job did not mean to raise
     asked: dict[Key, Sequence] = field(default_factory=dict)  # sequences in the plan or the engine
     digests: dict[Key, bytes] = field(default_factory=dict)  # of the requests without an answer on disk
     twins: dict[bytes, list[Key]] = field(default_factory=dict)  # requests that wait for an identical one's answer
@@ -111,6 +115,13 @@ class Loop:
         for task in tasks:
             if task.output is not None and self.tasks.pop(task.index, None) is not None:
                 self.outputs.append(task.output)
+                self._tell(task)
+
+    def _tell(self, task: Task) -> None:
+        """Show where the job went wrong, once: a mistake in a job tends to fail every row."""
+        if task.problem is not None and not self.told:
+            self.told = True
+            log.warning("row %d: the job failed, and this is shown once:", task.index, exc_info=task.problem)
 
     def _ask(self, requests: list[tuple[Task, int, Request]]) -> None:
         """Render requests and let them wait for the engine, or for the answer to an identical one."""

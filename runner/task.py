@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +11,6 @@ from runner.types import Completion, Job, Request, Row, RowError, Steps
 
 ERROR_CHARS = 2000  # of a row's error; exceptions may print all they hold
 
-log = logging.getLogger("rowmill")
-
 
 @dataclass(eq=False)
 class Task:
@@ -22,7 +19,7 @@ class Task:
     ``answers`` are the row's completions so far; those recorded by an earlier session are given to the job again, in
     place of computing them. The job goes on when all requests of a ``yield`` are answered: it receives the answers,
     or RowError if one of them failed. ``output`` is set when the row is finished; whatever the job raises or yields
-    finishes its row and no other.
+    finishes its row and no other. ``problem`` is then what the job did not mean to raise.
     """
 
     index: int
@@ -30,6 +27,7 @@ class Task:
     job: Job
     answers: dict[int, Completion] = field(default_factory=dict)
     output: Output | None = None
+    problem: Exception | None = None
     _steps: Steps | None = None
     _single: bool = False
     _numbers: range = range(0)
@@ -94,7 +92,7 @@ class Task:
         error = str(problem)
         if not isinstance(problem, RowError):
             error = f"{type(problem).__name__}: {problem}"
-            log.debug("row %d failed", self.index, exc_info=problem)
+            self.problem = problem
         return Output(self.index, {}, error[:ERROR_CHARS] or "RowError", self._usage())
 
     def _usage(self) -> Usage:

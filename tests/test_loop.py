@@ -187,13 +187,23 @@ def test_a_failed_answer_is_given_to_all_that_asked_the_same_and_not_kept_for_ot
     assert world.totals.errors == 3
 
 
-def test_all_rows_may_fail(tmp_path):
+def test_all_rows_may_fail_and_the_first_traceback_is_shown_once(tmp_path, caplog):
     def steps(row):
         raise ValueError("no")
         yield
 
     output = World(tmp_path, numbered(700), steps, window=50).run()
     assert [row["error"] for row in output] == ["ValueError: no"] * 700
+    assert [(r.levelname, r.exc_info[0]) for r in caplog.records] == [("WARNING", ValueError)]
+
+
+def test_a_row_error_is_no_mistake_and_shows_no_traceback(tmp_path, caplog):
+    def steps(row):
+        raise RowError("unmatched label: none")
+        yield
+
+    World(tmp_path, numbered(3), steps).run()
+    assert not caplog.records
 
 
 def test_columns_that_the_job_did_not_name_or_that_do_not_fit_fail_the_row_only(tmp_path):

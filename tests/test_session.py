@@ -219,6 +219,29 @@ def test_a_loop_that_ends_early_is_not_called_finished(monkeypatch):
     assert sessions_of()[0][0] == "RuntimeError"
 
 
+# Labels as typed
+
+
+@pytest.mark.parametrize("typed", ["[yes,no]", "[0,1]", "['true','false']", "[007,'1.50']", '["on","off"]'])
+def test_labels_on_the_command_line_are_called_what_was_typed(typed):
+    names = [name.strip("'\"") for name in typed[1:-1].split(",")]
+    assert load_config(overrides(f"job.labels={typed}")).job.names == names
+
+
+@pytest.mark.parametrize("key", ["job.labels", "dataset.classes"])
+@pytest.mark.parametrize(("typed", "read"), [("[true,false]", "the bool True"), ("[1.50,2]", "the float 1.5")])
+def test_labels_that_yaml_takes_for_something_else_are_refused(key, typed, read):
+    with pytest.raises(UserError, match=rf"{key}: .*YAML reads .* as {read}; put it in quotes"):
+        run(overrides(f"{key}={typed}"))
+
+
+def test_unquoted_yes_and_no_in_a_file_are_refused():
+    Path("own/job").mkdir(parents=True)
+    Path("own/job/mine.yaml").write_text("_target_: jobs.label.Label\nlabels: [yes, no]\n")
+    with pytest.raises(UserError, match="the bool True; put it in quotes"):
+        run([word for word in overrides("job=mine") if not word.startswith("job.labels")], "own")
+
+
 # Signals
 
 
