@@ -63,8 +63,9 @@ class Run:
                 [*words, *self.overrides, f"run_name={self.name}"], cwd=self.folder, stdout=log, stderr=log
             )
 
-    def finish(self):
-        assert self.start(step_seconds=0).wait() == 0, (self.folder / f"{self.name}.log").read_text()
+    def finish(self, process=None):
+        process = process or self.start(step_seconds=0)
+        assert process.wait() == 0, (self.folder / f"{self.name}.log").read_text()
 
     def kill(self, after_s, *, at_work):
         """Start the run and kill it after this time at work, or from its start."""
@@ -166,11 +167,12 @@ def test_twenty_kills_of_a_run_of_several_steps_lose_nothing_and_repeat_nothing(
         "output.shard_rows=16",
     ]
     whole, killed = (Run(folder, name, overrides) for name in ("whole", "killed"))
-    whole.finish()
+    uninterrupted = whole.start(step_seconds=0)
     chance = random.Random(0)
     moments = [(chance.uniform(0, 0.2), True) for _ in range(17)] + [(chance.uniform(0, 1), False) for _ in range(3)]
     chance.shuffle(moments)
     counts = kill_until_done(killed, moments)
+    whole.finish(uninterrupted)
 
     assert killed.shards() == whole.shards()
     assert [row["id"] for row in killed.rows()] == list(range(200))
@@ -191,9 +193,10 @@ def test_kills_of_a_real_model_leave_the_same_labels_and_confidences(folder, slo
         *("engine.batch_size=4", "engine.window=40", "output.shard_rows=16"),
     ]
     whole, killed = (Run(folder, name, overrides) for name in ("whole", "killed"))
-    whole.finish()
+    uninterrupted = whole.start(step_seconds=0)
     chance = random.Random(1)
     counts = kill_until_done(killed, [(chance.uniform(0.05, 0.3), True) for _ in range(20 if slow else 3)])
+    whole.finish(uninterrupted)
 
     assert 0 < counts[-1] < 200
     assert len(killed.committed()) == 200
