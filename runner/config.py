@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.compose import Composer, fits, in_words
+from runner.keys import check_keys, key
 from runner.prompt import PromptConf
 from runner.source import DatasetConf
 from runner.types import Job, Sampling, UserError
@@ -40,17 +41,17 @@ class EngineConf:
     sorted. ``max_tokens``: of an answer; ``temperature`` 0 is greedy, ``top_k`` 0 and ``top_p`` 1 are off.
     """
 
-    backend: str = "auto"
-    batch_size: int | None = None
-    prefill_tokens: int | None = None
-    memory_gb: float | None = None
-    window: int = 4096
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    reasoning_effort: str | None = None
+    backend: str = key("auto", among=("auto", "metal", "cuda", "cpu", "fake"))
+    batch_size: int | None = key(None, least=1)
+    prefill_tokens: int | None = key(None, least=1)
+    memory_gb: float | None = key(None, least=0)
+    window: int = key(4096, least=1)
+    max_tokens: int = key(256, least=1)
+    temperature: float = key(0.0, least=0)
+    top_p: float = key(1.0, least=0, most=1)
+    top_k: int = key(0, least=0)
+    min_p: float = key(0.0, least=0, most=1)
+    reasoning_effort: str | None = key(None, among=("low", "medium", "high"))
 
     def sampling(self) -> Sampling:
         return Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
@@ -65,14 +66,14 @@ class OutputConf:
 
     dir: str = "outputs"
     keep: list[str] | None = None
-    shard_rows: int = 1000
+    shard_rows: int = key(1000, least=1)
 
 
 @dataclass
 class CheckpointConf:
     """``durability``: process (survives any death of the process) or power (also a power cut)."""
 
-    durability: str = "process"
+    durability: str = key("process", among=("process", "power"))
 
 
 @dataclass
@@ -91,8 +92,8 @@ class RunConf:
     output: OutputConf = field(default_factory=OutputConf)
     checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
     run_name: str | None = None
-    resume: str = "auto"
-    seed: int = 0
+    resume: str = key("auto", among=("auto", "force"))
+    seed: int = key(0, least=0)
     date: str | None = None
     offline: bool = False
 
@@ -126,9 +127,9 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
         plain = OmegaConf.to_container(composed, resolve=True)
         conf = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
+        at = getattr(error, "full_key", None)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{key}: {reason}" if key else reason) from error
+        raise UserError(f"{at}: {reason}" if at else reason) from error
     plain = cast(dict[str, Any], plain)
     assert isinstance(conf, RunConf)
     _check(conf)
@@ -140,9 +141,9 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
     return Config(conf, job, plain, list(overrides), config_dir)
 
 
-def _how_to_set(key: str, choices: dict[str, str]) -> str:
-    if key != "prompt.user":
-        return f"give {key}=... on the command line or in your configuration"
+def _how_to_set(name: str, choices: dict[str, str]) -> str:
+    if name != "prompt.user":
+        return f"give {name}=... on the command line or in your configuration"
     return (
         "put a template over the row's columns in it, such as 'prompt.user=\"Summarise: {{ text }}\"', "
         f"or in prompt/{choices['job']}.yaml of your --config-dir"
@@ -150,34 +151,7 @@ def _how_to_set(key: str, choices: dict[str, str]) -> str:
 
 
 def _check(conf: RunConf) -> None:
-    allowed = {
-        "resume": ("auto", "force"),
-        "checkpoint.durability": ("process", "power"),
-        "engine.backend": ("auto", "metal", "cuda", "cpu", "fake"),
-        "engine.reasoning_effort": (None, "low", "medium", "high"),
-    }
-    lowest = {
-        "engine.batch_size": 1,
-        "engine.prefill_tokens": 1,
-        "engine.window": 1,
-        "engine.max_tokens": 1,
-        "engine.temperature": 0,
-        "engine.top_k": 0,
-        "engine.min_p": 0,
-        "engine.top_p": 0,
-        "engine.memory_gb": 0,
-        "output.shard_rows": 1,
-        "seed": 0,
-    }
-    for key, values in allowed.items():
-        if (value := _at(conf, key)) not in values:
-            raise UserError(f"{key}={value}: it can be {', '.join(str(v) for v in values if v)}")
-    for key, least in lowest.items():
-        if (value := _at(conf, key)) is not None and value < least:
-            raise UserError(f"{key}={value}: it must be at least {least}")
-    for key in ("engine.top_p", "engine.min_p"):
-        if _at(conf, key) > 1:
-            raise UserError(f"{key}={_at(conf, key)}: it is a probability, at most 1")
+    check_keys(conf)
     if conf.date is not None and not _is_date(conf.date):
         raise UserError(f"date={conf.date}: it must be a day like 2026-01-31, or null for the day the run began")
     if not conf.run_name or Path(conf.run_name).name != conf.run_name or conf.run_name in (".", ".."):
@@ -189,12 +163,6 @@ def _is_date(text: str) -> bool:
         return datetime.date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
-
-
-def _at(conf: Any, key: str) -> Any:
-    for name in key.split("."):
-        conf = getattr(conf, name)
-    return conf
 
 
 def make_job(node: Any, config_dir: str | None = None) -> Job:
@@ -241,16 +209,16 @@ def _is_job_class(value: Any) -> bool:
 
 def _check_values(job_class: Any, target: str, values: dict[str, Any]) -> None:
     fields = [field for field in dataclasses.fields(job_class) if field.init]
-    names = [field.name for field in fields]
+    taken = [field.name for field in fields]
     hints = _type_hints(job_class)
-    for key, value in values.items():
-        if key not in names:
-            raise UserError(f"job.{key} is not a key of {target}{did_you_mean(key, names)}")
+    for name, value in values.items():
+        if name not in taken:
+            raise UserError(f"job.{name} is not a key of {target}{did_you_mean(name, taken)}")
         if value == "???":
-            raise UserError(f"job.{key} is not set: give job.{key}=... on the command line or in your configuration")
-        if key in hints and not fits(value, hints[key]):
+            raise UserError(f"job.{name} is not set: give job.{name}=... on the command line or in your configuration")
+        if name in hints and not fits(value, hints[name]):
             shown = "null" if value is None else value
-            raise UserError(f"job.{key}={shown}: it must be {in_words(hints[key])}")
+            raise UserError(f"job.{name}={shown}: it must be {in_words(hints[name])}")
     needed = [f for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values]
     if needed:
         raise UserError(f"job.{needed[0].name} is not set: {target} needs it; give job.{needed[0].name}=...")

@@ -35,8 +35,8 @@ def configuration():
 
 def modules():
     """A line for each file in runner/ and jobs/: the first sentence of its docstring."""
-    files = [file for folder in ("runner", "jobs") for file in sorted((ROOT / folder).glob("*.py"))]
-    lines = [f"| `{file.parent.name}/{file.name}` | {_first_sentence(file)} |" for file in files if file.stat().st_size]
+    files = [file for folder in ("runner", "jobs") for file in sorted((ROOT / folder).rglob("*.py"))]
+    lines = [f"| `{file.relative_to(ROOT)}` | {_first_sentence(file)} |" for file in files if file.stat().st_size]
     return "\n".join(["| File | What it holds |", "| --- | --- |", *lines])
 
 

