@@ -18,20 +18,22 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 DATABASE = "run.db"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE run (identity TEXT NOT NULL);
 CREATE TABLE sessions (session INTEGER PRIMARY KEY, started REAL, pid INTEGER, provenance TEXT, ended REAL, why TEXT);
-CREATE TABLE progress (session INTEGER, elapsed_s REAL, finished INTEGER, errors INTEGER, prompt_tokens INTEGER,
-    cached_tokens INTEGER, completion_tokens INTEGER, shards INTEGER);
+CREATE TABLE progress (session INTEGER, time REAL, elapsed_s REAL, finished INTEGER, errors INTEGER,
+    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, shards INTEGER, memory_bytes INTEGER,
+    slots INTEGER, slots_total INTEGER);
+CREATE TABLE latest (row INTEGER, error TEXT, body TEXT);
 CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, PRIMARY KEY (row, number));
 CREATE INDEX completions_digest ON completions (digest) WHERE digest IS NOT NULL;
 CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER, cached_tokens INTEGER,
     completion_tokens INTEGER, finish_reason TEXT, body TEXT NOT NULL);
 CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes INTEGER, sha256 TEXT,
-    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT);
+    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT, labels TEXT);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 _VARIABLES = 500  # bound parameters of one statement

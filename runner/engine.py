@@ -17,7 +17,7 @@ import mlx.core as mx
 from runner.batch import Batch, Flight, Lane
 from runner.model import ResidentModel
 from runner.snapshots import Snapshots
-from runner.types import Generation, Sequence
+from runner.types import Gauge, Generation, Sequence
 
 
 class BatchEngine:
@@ -54,6 +54,11 @@ class BatchEngine:
         self.snapshots = Snapshots(model, [batch.stream for batch in self.batches], prefill)
         self.waiting: deque[Sequence] = deque()
         self.model_s = 0.0
+        self.busy = 0  # sequences in the latest step
+
+    def gauge(self) -> Gauge:
+        """Slots in use and active memory."""
+        return Gauge(self.busy, sum(batch.size for batch in self.batches), mx.get_active_memory())
 
     @property
     def lanes(self) -> list[Lane]:
@@ -72,6 +77,7 @@ class BatchEngine:
     def step(self) -> list[Generation]:
         """Admit, launch the next forward passes, read the ones before them."""
         ended = self._admit()
+        self.busy = len(self.lanes)
         began = time.perf_counter()
         flights = [batch.flight for batch in self.batches]
         launched = [batch.launch() for batch in self.batches]

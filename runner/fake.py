@@ -8,7 +8,8 @@ import os
 import time
 from array import array
 
-from runner.types import Generation, Sequence
+from runner.marks import peak_memory
+from runner.types import Gauge, Generation, Sequence
 
 WORDS = [
     *("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch"),
@@ -29,6 +30,11 @@ class FakeEngine:
         self.batch_size = batch_size or BATCH
         self.delay_s = float(os.environ.get(DELAY) or 0)
         self.waiting: list[Sequence] = []
+        self.busy = 0  # sequences in the latest step
+
+    def gauge(self) -> Gauge:
+        """Slots in use and the process's memory."""
+        return Gauge(self.busy, self.batch_size, peak_memory())
 
     def room(self) -> int:
         return self.batch_size - len(self.waiting)
@@ -38,6 +44,7 @@ class FakeEngine:
 
     def step(self) -> list[Generation]:
         batch, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]
+        self.busy = len(batch)
         if batch and self.delay_s:
             time.sleep(self.delay_s)
         return [self._answer(sequence) for sequence in batch]

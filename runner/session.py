@@ -82,7 +82,7 @@ def _work(ready: Prepared, store: Store, stop: Stop) -> None:
     """The loop until all rows are finished; KeyboardInterrupt if ``stop`` was asked for before."""
     conf = ready.config.conf
     engine = open_engine(ready)
-    store.start()
+    store.start(getattr(engine, "gauge", None))
     defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed)
     loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, conf.engine.window, stop.is_asked)
     began = time.perf_counter()

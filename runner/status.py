@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 from runner.database import open_read_only
 from runner.lease import disk_errors, holder
+from runner.marks import active_seconds
 from runner.shards import Staged, error_kind
 
+_LABELS = 200  # distinct labels counted in a shard
 _SHARES = """
 SELECT sum(json_extract(provenance, '$.model_s')), sum(json_extract(provenance, '$.loop_s')) FROM sessions
 """
@@ -61,6 +63,22 @@ def read_error_kinds(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(kinds.most_common())
 
 
+def read_labels(connection: sqlite3.Connection, where: str = "", values: Iterable[Any] = ()) -> dict[str, int]:
+    """How many of the staged rows selected have each value of the column ``label``, the most frequent first."""
+    label = "CASE WHEN json_valid(body) THEN json_extract(body, '$.label') END"  # not so with NaN in it
+    query = f"SELECT {label}, count(*) FROM staged {where} GROUP BY 1 ORDER BY 2 DESC LIMIT {_LABELS}"
+    return {str(name): count for name, count in connection.execute(query, tuple(values)) if name is not None}
+
+
+def read_label_counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many finished rows have each label, the most frequent first; empty for jobs without labels."""
+    counts: Counter[str] = Counter()
+    query = "SELECT key, sum(value) FROM shards, json_each(labels) GROUP BY key"
+    counts.update(dict(connection.execute(query).fetchall()))
+    counts.update(read_labels(connection))
+    return dict(counts.most_common())
+
+
 def read_status(run_dir: Path) -> dict[str, Any]:
     """The progress of a run, whether it is running, interrupted or finished; changes nothing in its directory.
 
@@ -76,9 +94,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         totals = read_totals(connection)
         rows = json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])["rows"]
         started, sessions = connection.execute("SELECT min(started), count(*) FROM sessions").fetchone()
-        active = connection.execute(
-            "SELECT coalesce(sum(s), 0.0) FROM (SELECT max(elapsed_s) AS s FROM progress GROUP BY session)"
-        ).fetchone()[0]
+        active = active_seconds(connection)
         model_s, loop_s = connection.execute(_SHARES).fetchone()
         kinds = read_error_kinds(connection)
     ended = "finished" if totals.finished == rows else "interrupted"

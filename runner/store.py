@@ -27,10 +27,11 @@ import pyarrow as pa
 from runner import shards
 from runner.database import conditions, connect, create_or_check
 from runner.lease import Lease, disk_errors, fresh_dir
+from runner.marks import Marks
 from runner.publish import write_dataset, write_stream, write_text
 from runner.shards import Output, Staged, Usage
-from runner.status import Totals, read_status, read_totals
-from runner.types import Completion, UserError
+from runner.status import Totals, read_labels, read_status, read_totals
+from runner.types import Completion, Gauge, UserError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -42,10 +43,11 @@ log = logging.getLogger(__name__)
 _ORPHAN = re.compile(r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info)\.json|config\.yaml)\.tmp")
 _SPAN = "WHERE row >= ? AND row < ?"
 _INSERT_SHARD = f"""
-INSERT INTO shards (shard, file, bytes, sha256, error_kinds, rows, prompt_tokens, cached_tokens, completion_tokens)
-SELECT ?, ?, ?, ?, ?, count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens) FROM staged {_SPAN}
+INSERT INTO shards (shard, file, bytes, sha256, error_kinds, labels, rows, prompt_tokens, cached_tokens,
+    completion_tokens)
+SELECT ?, ?, ?, ?, ?, ?, count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens)
+FROM staged {_SPAN}
 """
-_PROGRESS_SECONDS = 1.0
 
 
 class Record(NamedTuple):
@@ -79,7 +81,6 @@ class Store:
         self._sealed: set[int] = set()
         self._totals = self._first = Totals()  # now, and when the session began
         self._session = 0
-        self._clock = self._noted = time.monotonic()
 
     @classmethod
     def open(
@@ -131,9 +132,16 @@ class Store:
             undo.pop_all()
         return store
 
-    def start(self) -> None:
-        """Start the session's clock anew: call it when the model is loaded, so that rows/s leaves that out."""
-        self._clock = time.monotonic()
+    def start(self, gauge: Callable[[], Gauge] | None = None) -> None:
+        """Start the session's clock anew: call it when the model is loaded, so that rows/s leaves that out.
+
+        ``gauge`` is asked for the engine's memory and slots at each mark of progress.
+        """
+        self._marks.start(gauge)
+
+    def active_s(self) -> float:
+        """For how many seconds this session and those before it have been at work."""
+        return self._marks.active_s()
 
     def record(self, completions: Iterable[Record] = (), finished: Iterable[Output] = ()) -> None:
         """Commit completions and, in the same transaction, rows finished earlier; then seal the shards now complete.
@@ -151,7 +159,8 @@ class Store:
                 self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?)", records)
             if rows:
                 self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            self._note_progress(totals)
+            self._marks.finish(rows)
+            self._marks.note(totals[:5], len(self._sealed))
         self._totals = totals
         self._staged.update(touched := Counter(row.row // self._layout.shard_rows for row in rows))
         self._seal_complete(touched)
@@ -205,7 +214,7 @@ class Store:
         if self._lease.held:
             with contextlib.suppress(sqlite3.Error), self._database.atomic():
                 if self._totals != self._first:  # time in which nothing was done does not count
-                    self._note_progress(self._totals, last=True)
+                    self._marks.note(self._totals[:5], len(self._sealed), last=True)
                 ended = (time.time(), why, self._session)
                 self._connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", ended)
             self._database.close()
@@ -229,6 +238,7 @@ class Store:
         self._staged.update(dict(self._select(f"SELECT row / {size}, count(*) FROM staged GROUP BY 1")))
         session = {"started": time.time(), "pid": os.getpid(), "provenance": json.dumps(provenance, default=str)}
         self._session = self._database.table("sessions").insert(session, pk="session").last_pk
+        self._marks = Marks(self._connection, self._session)
         self._publish()
         self._seal_complete([*self._staged, 0])
         self._totals = self._first = read_totals(self._connection)
@@ -259,13 +269,6 @@ class Store:
                 raise sqlite3.IntegrityError(f"row {output.row} is finished already: its shard is sealed")
         return outputs
 
-    def _note_progress(self, totals: Totals, *, last: bool = False) -> None:
-        now = time.monotonic()
-        if last or now - self._noted >= _PROGRESS_SECONDS:
-            self._noted = now
-            values = (self._session, now - self._clock, *totals[:5], len(self._sealed))
-            self._connection.execute("INSERT INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
-
     def _seal_complete(self, candidates: Iterable[int]) -> None:
         for shard in sorted(set(candidates)):
             start, stop = self._layout.span(shard)
@@ -282,7 +285,9 @@ class Store:
         with self._database.atomic():
             errors = self._connection.execute(f"SELECT error FROM staged {_SPAN} AND error NOTNULL ORDER BY row", span)
             kinds = Counter(shards.error_kind(error) for (error,) in errors)
-            values = (shard, name, *written, json.dumps(kinds, ensure_ascii=False), *span)
+            labels = read_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}
+            counts = (json.dumps(count, ensure_ascii=False) for count in (kinds, labels))
+            values = (shard, name, *written, *counts, *span)
             self._connection.execute(_INSERT_SHARD, values)
             self._connection.execute(f"DELETE FROM staged {_SPAN}", span)
         self._sealed.add(shard)

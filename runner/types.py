@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -166,8 +166,16 @@ class Generation:
     error: str | None = None
 
 
+class Gauge(NamedTuple):
+    """What an engine takes: sequences in its latest step, how many it can hold, bytes of memory; None: not known."""
+
+    slots: int | None = None
+    slots_total: int | None = None
+    memory_bytes: int | None = None
+
+
 class Engine(Protocol):
-    """A batch of sequences being answered by one resident model."""
+    """A batch of sequences being answered by one resident model. ``gauge() -> Gauge`` is welcome, not required."""
 
     def room(self) -> int:
         """How many more sequences could be added now (0: call ``step``)."""

@@ -281,10 +281,10 @@ KILL = """
     if point == "sync": runner.publish.sync = die
     if point == "rename": Path.replace = die
     if point == "renamed": Path.replace = lambda a, b: (os.rename(a, b), die())
-    if point == "transaction": runner.store._INSERT_SHARD = "SELECT kill(?, ?, ?, ?, ?, ?, ?)"
+    if point == "transaction": runner.store._INSERT_SHARD = "SELECT kill(?, ?, ?, ?, ?, ?, ?, ?)"
     if point == "publish": runner.store.write_dataset = die
     store = open_store(Path(sys.argv[1]))
-    store._connection.create_function("kill", 7, die)
+    store._connection.create_function("kill", 8, die)
     store.record([Record(row, 0, None, Completion("A")) for row in range(4)])
     store.finish([output(row) for row in range(3)])
     store.finish([output(3)])
