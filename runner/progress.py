@@ -6,37 +6,55 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from types import TracebackType
+from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from runner.show import duration
-from runner.store import Store
+from runner.show import clock, duration
+from runner.store import Store, Totals
 
 log = logging.getLogger("rowmill")
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 60.0
+NOW_SECONDS = 60.0  # what "now" means
+PACE_SECONDS = 600.0  # over which the time left is foretold: long prompts come in stretches
+WARM_SECONDS = 30.0  # of a session, during which the speed of the earlier ones says more
+_BAR = 12  # columns
+
+
+class Point(NamedTuple):
+    """A moment of this session: seconds, finished rows, tokens read and written."""
+
+    at: float
+    rows: int
+    tokens: int
 
 
 class Progress:
-    """Finished rows, tokens/s, share of prompt tokens from cache, errors, ETA; speed and ETA are this session's."""
+    """The bar: rows, time left and when that will be, rows/s now and over all sessions, errors, tokens/s, cached share.
+
+    The rows of earlier sessions count in the bar and in the overall speed, never in the speed of now.
+    """
 
     def __init__(self, rows: int, store: Store, terminal: bool | None = None) -> None:
         self.rows = rows
         self.store = store
-        self.first = store.totals()
-        self.began = self.shown = time.perf_counter()
+        self.points: deque[Point] = deque([self._point(store.totals())])
+        self.first = store.totals().finished
+        self.began = self.shown = self.logged = time.perf_counter()
         self.terminal = sys.stderr.isatty() if terminal is None else terminal
-        sized = self.terminal and _columns() > 0  # a terminal without a size would have bars of no width
+        sized = self.terminal and columns() > 0  # a terminal without a size would have bars of no width
         self.bar = tqdm(
             total=rows,
-            initial=self.first.finished,
-            unit=" rows",
+            initial=store.totals().finished,
+            bar_format=f"{{percentage:3.0f}}%|{{bar:{_BAR}}}| {{desc}}",
+            desc=self.text(_width()),
             dynamic_ncols=sized,
             ncols=None if sized else 100,
             nrows=None if sized else 20,
-            smoothing=0,
             disable=not self.terminal,
         )
 
@@ -46,30 +64,63 @@ class Progress:
             self.show()
 
     def show(self) -> None:
-        """Show the latest totals."""
-        self.shown = time.perf_counter()
-        if not self.terminal:
-            log.info("%s", self.line())
-            return
-        self.bar.set_postfix_str(self.speed(), refresh=False)
-        self.bar.update(self.store.totals().finished - self.bar.n)
-        self.bar.refresh()
-
-    def speed(self) -> str:
-        """What the bar says beside the rows."""
+        """Show the latest totals; ``run.log`` has a line a minute also where there is a bar."""
         totals = self.store.totals()
-        tokens = totals.prompt_tokens + totals.completion_tokens
-        tokens -= self.first.prompt_tokens + self.first.completion_tokens
-        cached = totals.cached_tokens / totals.prompt_tokens if totals.prompt_tokens else 0.0
-        speed = tokens / max(1e-9, time.perf_counter() - self.began)
-        return f"{speed:,.0f} tokens/s, {cached:.0%} cached, {totals.errors:,} errors"
+        self._remember(totals)
+        self.shown = self.points[-1].at
+        if not self.terminal:
+            log.info("%s", self.text())
+            return
+        self.bar.n = totals.finished
+        self.bar.set_description_str(self.text(_width()), refresh=False)
+        self.bar.refresh()
+        if self.shown - self.logged >= LINE_SECONDS:
+            self.logged = self.shown
+            log.debug("%s", self.text())
 
-    def line(self) -> str:
-        """The bar in words."""
-        finished = self.store.totals().finished
-        pace = (finished - self.first.finished) / max(1e-9, time.perf_counter() - self.began)
-        left = f", {duration((self.rows - finished) / pace)} left" if pace and finished < self.rows else ""
-        return f"{finished:,} of {self.rows:,} rows, {pace:,.1f} rows/s, {self.speed()}{left}"
+    def text(self, width: int | None = None) -> str:
+        """The figures, the most important ones first; those that do not fit into ``width`` columns are left out."""
+        text = ""
+        for part in self._parts(self.store.totals()):
+            longer = f"{text}, {part}" if text else part
+            if width is not None and text and len(longer) > width:
+                break
+            text = longer
+        return text
+
+    def _parts(self, totals: Totals) -> list[str]:
+        left = self.rows - totals.finished
+        now, active = self._pace(NOW_SECONDS), self.store.active_s()
+        overall = totals.finished / active if active else 0.0
+        warm = time.perf_counter() - self.began >= WARM_SECONDS or not self.first
+        seconds = left / max(1e-9, self._pace(PACE_SECONDS).rows if warm else overall)
+        known = left and seconds < 1e9
+        return [
+            f"{totals.finished:,} of {self.rows:,} rows",
+            *([f"{duration(seconds)} left ({clock(time.time() + seconds)})"] if known else []),
+            f"{now.rows:,.1f} rows/s ({overall:,.1f} overall)",
+            f"{totals.errors:,} errors",
+            f"{now.tokens:,.0f} tokens/s",
+            f"{totals.cached_tokens / totals.prompt_tokens if totals.prompt_tokens else 0.0:.0%} cached",
+        ]
+
+    def _pace(self, seconds: float) -> Pace:
+        """Rows and tokens in a second, over the last ``seconds`` of this session."""
+        end = self._point(self.store.totals())
+        start = next((point for point in self.points if end.at - point.at <= seconds), self.points[-1])
+        span = max(1e-9, end.at - start.at)
+        return Pace((end.rows - start.rows) / span, (end.tokens - start.tokens) / span)
+
+    def _remember(self, totals: Totals) -> None:
+        point = self._point(totals)
+        if len(self.points) > 1 and point.at - self.points[-2].at < 1.0:
+            self.points.pop()
+        self.points.append(point)
+        while len(self.points) > 1 and point.at - self.points[1].at >= PACE_SECONDS:
+            self.points.popleft()
+
+    def _point(self, totals: Totals) -> Point:
+        return Point(time.perf_counter(), totals.finished, totals.prompt_tokens + totals.completion_tokens)
 
     def __enter__(self) -> Progress:
         return self
@@ -79,8 +130,20 @@ class Progress:
         self.bar.close()
 
 
-def _columns() -> int:
+class Pace(NamedTuple):
+    """What is done in a second."""
+
+    rows: float
+    tokens: float
+
+
+def columns() -> int:
+    """How many columns the terminal has; 0 if it does not say."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):
         return 0
+
+
+def _width() -> int:
+    return (columns() or 100) - _BAR - len("100%|| ") - 1

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from typing import Any
 
 _HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
@@ -43,8 +44,15 @@ def show_status(figures: dict[str, Any]) -> None:
     _show_figures(figures)
     left = figures["rows"] - figures["finished"]
     if left:
-        pace = f", about {duration(left / figures['rows_per_s'])} at this speed" if figures["rows_per_s"] else ""
-        _line("left", f"{left:,} rows{pace}")
+        _line("left", f"{left:,} rows{_pace(left, figures)}")
+
+
+def _pace(left: int, figures: dict[str, Any]) -> str:
+    if not figures["rows_per_s"]:
+        return ""
+    seconds = left / figures["rows_per_s"]
+    ending = f", until {clock(time.time() + seconds)}" if figures["state"] == "running" else ""
+    return f", about {duration(seconds)} at this speed{ending}"
 
 
 def _show_figures(figures: dict[str, Any]) -> None:
@@ -122,12 +130,13 @@ def _available(memory: dict[str, Any]) -> str:
     return f"{_gigabytes(memory['available'])} can be had{smaller}"
 
 
-def _time(time: dict[str, Any] | None) -> str:
-    if time is None:
+def _time(estimate: dict[str, Any] | None) -> str:
+    if estimate is None:
         return "unknown before a trial: run it with dataset.limit=100 run_name=trial and read its rows/s"
-    if not time["left"]:
-        return f"none: the run is finished (it did {time['rows_per_s']:,.1f} rows/s)"
-    return f"{duration(time['seconds'])} for {time['left']:,} rows at the {time['rows_per_s']:,.1f} rows/s so far"
+    if not estimate["left"]:
+        return f"none: the run is finished (it did {estimate['rows_per_s']:,.1f} rows/s)"
+    pace = f"at the {estimate['rows_per_s']:,.1f} rows/s so far"
+    return f"{duration(estimate['seconds'])} for {estimate['left']:,} rows {pace}"
 
 
 def _marked(prefix: str, number: int) -> str:
@@ -156,6 +165,12 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours:,} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
+
+
+def clock(at: float) -> str:
+    """A time to come as people say it: ``06:12`` within half a day, ``Wed 06:12`` within some days, else the date."""
+    ahead, local = at - time.time(), time.localtime(at)
+    return time.strftime("%H:%M" if ahead < 43_200 else "%a %H:%M" if ahead < 518_400 else "%Y-%m-%d", local)
 
 
 def _gigabytes(size: float) -> str:
