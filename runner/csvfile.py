@@ -6,12 +6,14 @@ import codecs
 import csv
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from runner.tables import cast_batch, open_bytes, store, unique_names
+from runner.compressed import open_bytes, open_stream
+from runner.tables import aligned, store, unique_names
 from runner.types import UserError
 
 _BLOCK_BYTES = 8 << 20
@@ -21,17 +23,27 @@ _DECIMAL = r"^-?(0|[1-9][0-9]{0,8})\.(0|[0-9]{0,5}[1-9])$"
 _TINY = r"^(-0\.0|-?0\.000[0-9]+)$"  # Python prints these with an exponent, or they are minus zero
 
 
-def read_csv(path: Path, delimiter: str, encoding: str, cached: Path | None) -> pa.Table:
-    """A table of all rows; see ``runner.tables`` for the types. Raises UserError naming the line at fault."""
-    _check_options(delimiter, encoding)
-    as_text = cached.with_suffix(".text.arrow") if cached else None
+def read_csv(paths: list[Path], delimiter: str | None, encoding: str, cached: Path | None) -> pa.Table:
+    """A table of all rows; see ``runner.tables`` for the types. Raises UserError naming the line at fault.
+
+    ``delimiter`` None: a comma, or a tab in files called .tsv.
+    """
+    as_text = [cached.with_suffix(f".text{number}.arrow") if cached else None for number in range(len(paths))]
     try:
-        table = _read_text_cells(path, delimiter, encoding, as_text)
-        _refuse_open_quote(path, table)
-        return _narrow(table, as_text, cached)
+        tables = [_text_table(*file, delimiter, encoding) for file in zip(paths, as_text, strict=True)]
+        return _narrow(pa.concat_tables(tables, promote_options="default"), cached)
     finally:
-        if as_text:
-            as_text.unlink(missing_ok=True)
+        for file in filter(None, as_text):
+            file.unlink(missing_ok=True)
+
+
+def _text_table(path: Path, target: Path | None, delimiter: str | None, encoding: str) -> pa.Table:
+    """All cells as text, written to ``target`` if the file is large."""
+    delimiter = delimiter or ("\t" if ".tsv" in path.suffixes else ",")
+    _check_options(delimiter, encoding)
+    table = _read_text_cells(path, delimiter, encoding, target)
+    _refuse_open_quote(path, table, delimiter, encoding)
+    return table
 
 
 def _read_text_cells(path: Path, delimiter: str, encoding: str, target: Path | None) -> pa.Table:
@@ -39,6 +51,8 @@ def _read_text_cells(path: Path, delimiter: str, encoding: str, target: Path | N
     while True:
         try:
             return _store_text_cells(path, delimiter, encoding, block, target)
+        except OSError as error:
+            raise UserError(f"dataset.path: {path} cannot be read: {error}") from error
         except (pa.ArrowInvalid, UnicodeError) as error:
             if "straddling" not in str(error) or block >= _LARGEST_BLOCK_BYTES:
                 raise _csv_error(path, delimiter, encoding, str(error)) from error
@@ -52,8 +66,7 @@ def _store_text_cells(path: Path, delimiter: str, encoding: str, block: int, tar
     parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
 
     def reader(convert: Any) -> Any:
-        stream = pa.input_stream(str(path), compression="detect")
-        return pacsv.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert)
+        return pacsv.open_csv(open_stream(path), read_options=read, parse_options=parse, convert_options=convert)
 
     header = reader(pacsv.ConvertOptions()).schema.names
     names = unique_names(path, header)
@@ -68,15 +81,13 @@ def _store_text_cells(path: Path, delimiter: str, encoding: str, block: int, tar
     return store(schema, batches, target)
 
 
-def _narrow(table: pa.Table, as_text: Path | None, cached: Path | None) -> pa.Table:
+def _narrow(table: pa.Table, cached: Path | None) -> pa.Table:
     """Columns whose every cell is a number, printed as Python prints it, get that type. Fills the file ``cached``."""
     types = [_number_type(column) for column in table.columns]
     schema = pa.schema([(name, kind) for name, kind in zip(table.column_names, types, strict=True)])
-    if schema == table.schema:
-        if as_text and cached:
-            as_text.replace(cached)
+    if schema == table.schema and cached is None:
         return table
-    return store(schema, (cast_batch(batch, schema) for batch in table.to_batches()), cached)
+    return store(schema, (aligned(batch, schema) for batch in table.to_batches()), cached)
 
 
 def _number_type(column: pa.ChunkedArray) -> pa.DataType:
@@ -130,27 +141,36 @@ def _undecodable_line(path: Path, encoding: str) -> int:
 
 def _ragged_line(path: Path, delimiter: str, encoding: str) -> int | None:
     """The number of the first line whose cells do not match the header's; a row may span lines."""
-    text = io.TextIOWrapper(open_bytes(path), encoding, errors="replace", newline="")
-    reader = csv.reader(text, delimiter=delimiter)
     width, start = 0, 1
     try:
-        for cells in reader:
+        for cells, end in _records(path, delimiter, encoding):
             width = width or len(cells)
             if cells and len(cells) != width:
                 return start
-            start = reader.line_num + 1
+            start = end + 1
     except csv.Error:
         return start
     return None
 
 
-def _refuse_open_quote(path: Path, table: pa.Table) -> None:
+def _refuse_open_quote(path: Path, table: pa.Table, delimiter: str, encoding: str) -> None:
     """A quote that is never closed swallows the rest of the file into one cell: refuse it."""
-    if not len(table) or path.suffix in (".gz", ".bz2", ".zst"):
+    last = table.column(table.num_columns - 1)[-1].as_py() if len(table) else None
+    if not last or ("\n" not in last and "\r" not in last):
         return
-    last = table.column(table.num_columns - 1)[-1].as_py() or ""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 64))
-        tail = file.read().rstrip(b"\r\n\t \x00")
-    if ("\n" in last or "\r" in last) and not tail.endswith(b'"'):
-        raise UserError(f"dataset.path: {path} row {len(table)} opens a quote that is never closed")
+    start = 1
+    try:
+        for _, end in _records(path, delimiter, encoding):
+            start = end + 1
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise UserError(f"dataset.path: {path} line {start} opens a quote that is never closed") from None
+
+
+def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[list[str], int]]:
+    """The cells of each record and the number of its last line; csv.Error where there is one that never ends."""
+    csv.field_size_limit(_LARGEST_BLOCK_BYTES)
+    text = io.TextIOWrapper(open_bytes(path), encoding, errors="replace", newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    for cells in reader:
+        yield cells, reader.line_num

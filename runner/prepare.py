@@ -51,7 +51,7 @@ def prepare(config: Config) -> Prepared:
     if conf.resume == "force":
         run_dir = fresh_dir(run_dir)
         log.info("resume=force: starting anew in %s", run_dir)
-    source = open_source(conf.dataset, offline=conf.offline)
+    source = open_source(conf.dataset, conf.offline, run_dir)
     keep = kept_columns(config, source)
     date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,15 @@ def write_text(path: Path, text: str, *, power: bool) -> None:
         file.flush()
         if power:
             sync(file.fileno(), power=True)
+
+
+def copy_file(source: Path, path: Path, *, power: bool) -> None:
+    """Publish a copy of ``source`` at ``path`` by rename."""
+    with _published(path, power=power) as file:
+        with source.open("rb") as content:
+            shutil.copyfileobj(content, file, 1 << 20)
+        file.flush()
+        sync(file.fileno(), power=power)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from runner.interrupt import Stop
 from runner.loop import Loop
 from runner.prepare import Prepared, identity, kept_columns, prepare, provenance
 from runner.progress import Progress
+from runner.spool import keep_copy
 from runner.status import read_status
 from runner.store import Store
 from runner.types import Engine
@@ -52,7 +53,7 @@ def open_store(ready: Prepared) -> Store:
     conf, source = ready.config.conf, ready.source
     keep = kept_columns(ready.config, source)
     schema = pa.schema([source.schema.field(name) for name in keep], source.schema.metadata)
-    return Store.open(
+    store = Store.open(
         ready.run_dir,
         identity(ready),
         rows=len(source),
@@ -64,6 +65,9 @@ def open_store(ready: Prepared) -> Store:
         provenance=provenance(ready),
         config=OmegaConf.to_yaml(OmegaConf.create(ready.config.plain | {"date": ready.date})),
     )
+    if source.spool is not None:
+        keep_copy(source.spool, ready.run_dir, power=conf.checkpoint.durability == "power")
+    return store
 
 
 def open_engine(ready: Prepared) -> Engine:

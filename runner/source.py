@@ -1,4 +1,4 @@
-"""Data sets in: CSV, JSONL, text, Parquet, an Arrow folder or a hub data set become rows by position.
+"""Data sets in: files of many kinds, an Arrow folder, a database table or a hub data set become rows by position.
 
 The order of the choices is ``where``, then ``shuffle_seed``, then ``limit``, so that a limited shuffled run is a random
 sample. The fingerprint depends on the contents and on these choices, not on the path, the machine or any cache.
@@ -11,11 +11,13 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from runner.origin import FORMAT_VERSION, hash_json, load
+from runner.spool import STDIN, spooled
 from runner.types import Row, UserError
 from runner.where import did_you_mean, parse_where
 
@@ -23,15 +25,17 @@ if TYPE_CHECKING:
     import datasets
     import numpy as np
 
-KINDS = ("csv", "jsonl", "text", "parquet", "arrow", "hub")
+KINDS = ("csv", "jsonl", "text", "parquet", "arrow", "sqlite", "openai_batch", "hub")
 _CELLS_PER_READ = 100_000
 _BYTES_PER_READ = 16 << 20
 
 
 @dataclass
 class DatasetConf:
-    """Which rows to read. ``path``: a file, a folder (arrow), a hub name (hub) or a ``wheel:`` address of a file.
+    """Which rows to read. ``path``: a file, a pattern such as ``data/*.jsonl.gz`` (several files, in the order of their
+    names), ``-`` (what is piped in), a folder (arrow), a hub name (hub) or a ``wheel:`` address of a file.
 
+    Files may be compressed with gzip, zstd, bz2 or lz4. ``table`` names a table or view of an SQLite database.
     ``subset``, ``split`` and ``revision`` apply to hub data sets (``split`` also to a saved dict of splits).
     ``gold`` names the column with the right answers; ``classes[i]`` names its value i where it holds numbers.
     ``delimiter`` (default: comma, or tab for .tsv) and ``encoding`` apply to CSV. ``where``: see ``runner.where``.
@@ -39,6 +43,7 @@ class DatasetConf:
 
     kind: str = "csv"
     path: str | None = None
+    table: str | None = None
     split: str = "train"
     subset: str | None = None
     revision: str | None = None
@@ -51,21 +56,27 @@ class DatasetConf:
     encoding: str = "utf-8"
 
 
-def open_source(conf: DatasetConf, offline: bool = False) -> DataSource:
+def open_source(conf: DatasetConf, offline: bool = False, run_dir: Path | None = None) -> DataSource:
     """Open the data set; UserError (before anything else is loaded) when it is missing, malformed or has no rows.
 
-    ``offline``: what is not in a local cache counts as missing.
+    ``offline``: what is not in a local cache counts as missing. ``run_dir``: where the rows of an earlier session's
+    standard input lie, if nothing is piped in now.
     """
     _check(conf)
+    path, piped = str(conf.path), conf.path == STDIN
+    if piped:
+        path = str(spooled(run_dir))
     try:
-        table, contents, order = load(conf, offline)
+        table, contents, order = load(conf, path, offline)
+    except UserError as error:
+        raise UserError(str(error).replace(path, "the standard input")) if piped else error from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"dataset.path: {conf.path} cannot be read as {conf.kind}: {error}") from error
     if not table.num_columns:
         raise UserError(f"dataset.path: {conf.path} has no columns: empty data set")
     if not len(table):
         raise UserError(f"dataset.path: {conf.path} has no rows: empty data set")
-    return DataSource(conf, table, contents, order)
+    return DataSource(conf, table, contents, order, Path(path) if piped else None)
 
 
 def _check(conf: DatasetConf) -> None:
@@ -73,6 +84,8 @@ def _check(conf: DatasetConf) -> None:
         raise UserError(f"dataset.kind: {conf.kind!r}{did_you_mean(conf.kind, list(KINDS))}")
     if not conf.path:
         raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
+    if conf.table is not None and conf.kind != "sqlite":
+        raise UserError(f"dataset.table={conf.table}: it applies to dataset=sqlite only, this is {conf.kind}")
     for name in conf.classes:
         if not isinstance(name, str) and (not isinstance(name, int) or isinstance(name, bool)):
             raise UserError(f"dataset.classes: YAML reads a name as the {type(name).__name__} {name}; put it in quotes")
@@ -90,8 +103,17 @@ class DataSource:
     reading holds one slice of at most some 16 MiB.
     """
 
-    def __init__(self, conf: DatasetConf, table: pa.Table, contents: str, order: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        conf: DatasetConf,
+        table: pa.Table,
+        contents: str,
+        order: np.ndarray | None = None,
+        spool: Path | None = None,
+    ) -> None:
+        """Use ``open_source``. ``spool`` is the file that holds what was piped in, if it was."""
         self.conf = conf
+        self.spool = spool
         self.schema: pa.Schema = table.schema
         self.column_names: list[str] = table.column_names
         self._total_rows = len(table)

@@ -40,7 +40,7 @@ __all__ = ["Output", "Record", "Store", "Totals", "Usage", "fresh_dir", "read_st
 
 log = logging.getLogger(__name__)
 
-_ORPHAN = re.compile(r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info)\.json|config\.yaml)\.tmp")
+_ORPHAN = re.compile(r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info)\.json|config\.yaml|stdin)\.tmp")
 _SPAN = "WHERE row >= ? AND row < ?"
 _INSERT_SHARD = f"""
 INSERT INTO shards (shard, file, bytes, sha256, error_kinds, labels, rows, prompt_tokens, cached_tokens,

@@ -1,4 +1,4 @@
-"""Files to Arrow: CSV, JSONL, plain text and Parquet become one table, whatever their size.
+"""Files to Arrow: CSV, JSONL, plain text and Parquet, one file or several of a kind, become one table of any size.
 
 A small file is held in memory. A large one is written once, as an Arrow file named by the hash of its contents, into
 the cache folder and memory-mapped, so that a changed file is never served from a stale cache.
@@ -6,21 +6,23 @@ the cache folder and memory-mapped, so that a changed file is never served from 
 Types. CSV: a column is int64 or float64 when every cell would be printed again exactly as it stands in the file,
 else text ("007", "1.50" and "1e3" stay text), so that a prompt shows what the file shows. Only an empty unquoted cell
 is null; NA, null and None are text. JSONL: JSON's own types; a missing key is null; a column of mixed types becomes
-text, with JSON for what is not a string. Text: one row a line, column ``text``.
+text, with JSON for what is not a string. Text: one row a line, column ``text``. Several files are read as if they were
+one, in the order given; a column that one of them lacks is null there.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import pyarrow as pa
 
+from runner.compressed import compression, lines, open_bytes
 from runner.types import UserError
 
 IN_MEMORY_BYTES = 32 << 20
@@ -31,41 +33,47 @@ _MAGIC = {
     b"PAR1": "a Parquet file: dataset=parquet",
     b"ARROW1": "an Arrow file: dataset=arrow",
     b"PK\x03\x04": "a zip archive or an Excel workbook: export it as CSV",
-    b"SQLite format 3": "an SQLite database: export the table as CSV",
-    b"\x1f\x8b": "gzip-compressed: let its name end in .gz",
+    b"SQLite format 3": "an SQLite database: dataset=sqlite",
+    b"\xfd7zXZ": "xz-compressed: pack it with gzip or zstd instead",
     b"\xff\xfe": "UTF-16 text: dataset.encoding=utf-16",
     b"\xfe\xff": "UTF-16 text: dataset.encoding=utf-16",
 }
 Batches = Iterator[pa.RecordBatch]
 
 
-def read_table(path: Path, kind: str, key: str, delimiter: str | None, encoding: str) -> pa.Table:
-    """The whole file as a table of unique column names, memory-mapped from the cache entry ``key`` when large.
+def read_table(paths: list[Path], kind: str, key: str, delimiter: str | None, encoding: str) -> pa.Table:
+    """The files' rows as a table of unique column names, memory-mapped from the cache entry ``key`` when large.
 
     Raises UserError naming the file, the line where it is known, and what would be right.
     """
-    refuse_other_formats(path, kind, encoding)
-    cached = None if _in_memory(path) else cache_file(key)
+    for path in paths:
+        refuse_other_formats(path, kind, encoding)
+    cached = None if _in_memory(paths) else cache_file(key)
     if cached is not None and cached.exists():
         return map_arrow(cached)
     if kind == "csv":
         from runner.csvfile import read_csv
 
-        return read_csv(path, delimiter or ("\t" if ".tsv" in path.suffixes else ","), encoding, cached)
-    schema, batches = {"jsonl": _read_jsonl, "text": _read_text, "parquet": _read_parquet}[kind](path)
-    return store(schema, batches, cached)
+        return read_csv(paths, delimiter, encoding, cached)
+    if kind == "openai_batch":
+        from runner.batchfile import read_batch_file as reader
+    else:
+        reader = {"jsonl": _read_jsonl, "text": _read_text, "parquet": _read_parquet}[kind]
+    return store(*reader(paths), cached)
 
 
 def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None:
     """Raise UserError when the first bytes show another format than ``kind``; an empty file is one too."""
-    with path.open("rb") as file:
+    packed = compression(path)
+    if packed and kind in ("parquet", "arrow"):
+        raise UserError(f"dataset.path: {path} is {packed}-compressed: unpack it, {kind} files are read as they are")
+    with open_bytes(path) as file:
         head = file.read(64)
     if not head:
         raise UserError(f"dataset.path: {path} is empty: empty data set")
     for magic, meaning in _MAGIC.items():
         binary_kind = {b"PAR1": "parquet", b"ARROW1": "arrow"}.get(magic)
-        allowed = kind == binary_kind or (magic == b"\x1f\x8b" and path.suffix == ".gz") or "16" in encoding
-        if head.startswith(magic) and not allowed:
+        if head.startswith(magic) and kind != binary_kind and "16" not in encoding:
             raise UserError(f"dataset.path: {path} is not {kind} but {meaning}")
     if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
         raise UserError(f"dataset.path: {path} is not csv but looks like JSON lines: dataset=jsonl")
@@ -87,9 +95,9 @@ def map_arrow(path: Path) -> pa.Table:
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
 
 
-def _in_memory(path: Path) -> bool:
-    packed = 10 if path.suffix in (".gz", ".bz2", ".zst", ".parquet") else 1
-    return path.stat().st_size * packed <= IN_MEMORY_BYTES
+def _in_memory(paths: list[Path]) -> bool:
+    sizes = (path.stat().st_size * (10 if compression(path) or path.suffix == ".parquet" else 1) for path in paths)
+    return sum(sizes) <= IN_MEMORY_BYTES
 
 
 def store(schema: pa.Schema, batches: Iterable[pa.RecordBatch], target: Path | None) -> pa.Table:
@@ -119,47 +127,35 @@ def unique_names(path: Path, header: list[str]) -> list[str]:
     return names
 
 
-def cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The batch with the schema's types and metadata, columns taken by position."""
-    columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def open_bytes(path: Path) -> BinaryIO:
-    """The decompressed bytes of the file; compression goes by the file name."""
-    return cast(BinaryIO, io.BufferedReader(pa.input_stream(str(path), compression="detect"), 1 << 20))
-
-
-def _read_jsonl(path: Path) -> tuple[pa.Schema, Batches]:
+def _read_jsonl(paths: list[Path]) -> tuple[pa.Schema, Batches]:
     """Two passes: the first finds every column and its type, the second converts."""
     types: dict[str, pa.DataType] = {}
-    for rows in _json_batches(path):
+    for rows in _json_batches(paths):
         for name in dict.fromkeys(key for row in rows for key in row):
-            kind = _infer([row.get(name) for row in rows])
-            types[name] = _merge(types[name], kind) if name in types else kind
+            kind = infer([row.get(name) for row in rows])
+            types[name] = merge(types[name], kind) if name in types else kind
     schema = pa.schema(list(types.items()))
-    return schema, (_json_batch(rows, schema) for rows in _json_batches(path))
+    return schema, (json_batch(rows, schema) for rows in _json_batches(paths))
 
 
-def _json_batches(path: Path) -> Iterator[list[dict[str, Any]]]:
+def _json_batches(paths: list[Path]) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     size = 0
-    with open_bytes(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if line.isspace():
-                continue
-            rows.append(_json_row(line, number, path))
-            size += len(line)
-            if len(rows) == _BATCH_ROWS or size > _BATCH_BYTES:
-                yield rows
-                rows, size = [], 0
+    for path, number, line in lines(paths):
+        if line.isspace():
+            continue
+        rows.append(_json_row(line, number, path))
+        size += len(line)
+        if len(rows) == _BATCH_ROWS or size > _BATCH_BYTES:
+            yield rows
+            rows, size = [], 0
     if rows:
         yield rows
 
 
 def _json_row(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        row = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise UserError(f"dataset.path: {path} line {number} is not JSON: {error}") from None
     if not isinstance(row, dict):
@@ -176,7 +172,8 @@ def _without_surrogates(value: Any) -> Any:
     return [_without_surrogates(v) for v in value] if isinstance(value, list) else value
 
 
-def _infer(values: list[Any]) -> pa.DataType:
+def infer(values: list[Any]) -> pa.DataType:
+    """The Arrow type of JSON values; text where they have none in common."""
     try:
         kind = pa.array(values).type
         return pa.string() if "struct<>" in str(kind) else kind  # no format holds objects without keys
@@ -184,7 +181,8 @@ def _infer(values: list[Any]) -> pa.DataType:
         return pa.string()
 
 
-def _merge(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+def merge(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type that holds the values of both; text where there is none."""
     if one == other:
         return one
     try:
@@ -194,7 +192,8 @@ def _merge(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         return pa.string()
 
 
-def _json_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+def json_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows as Arrow; what is no string in a text column becomes JSON."""
     columns = []
     for field in schema:
         values = [row.get(field.name) for row in rows]
@@ -207,34 +206,61 @@ def _json_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _read_text(path: Path) -> tuple[pa.Schema, Batches]:
+def _read_text(paths: list[Path]) -> tuple[pa.Schema, Batches]:
     schema = pa.schema([("text", pa.string())])
 
     def batches() -> Batches:
-        rows: list[str] = []
-        with open_bytes(path) as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    rows.append(line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
-                except UnicodeError:
-                    raise UserError(f"dataset.path: {path} line {number} is not UTF-8") from None
-                if len(rows) == _BATCH_ROWS:
-                    yield pa.RecordBatch.from_arrays([pa.array(rows)], schema=schema)
-                    rows = []
-        if rows:
-            yield pa.RecordBatch.from_arrays([pa.array(rows)], schema=schema)
+        rows = (_text_row(*line) for line in lines(paths))
+        while some := list(islice(rows, _BATCH_ROWS)):
+            yield pa.RecordBatch.from_arrays([pa.array(some)], schema=schema)
 
     return schema, batches()
 
 
-def _read_parquet(path: Path) -> tuple[pa.Schema, Batches]:
+def _text_row(path: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode().rstrip("\r\n")
+    except UnicodeError:
+        raise UserError(f"dataset.path: {path} line {number} is not UTF-8") from None
+
+
+def _read_parquet(paths: list[Path]) -> tuple[pa.Schema, Batches]:
+    files = [_open_parquet(path) for path in paths]
+    schema = common_schema(paths, [_plain(file.schema_arrow) for file in files])
+    return schema, (aligned(batch, schema) for file in files for batch in file.iter_batches(_BATCH_ROWS))
+
+
+def _open_parquet(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path, memory_map=True)
-        unique_names(path, file.schema_arrow.names)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"dataset.path: {path} is not a readable Parquet file: {error}") from None
-    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in file.schema_arrow]
-    schema = pa.schema(fields, file.schema_arrow.metadata)
-    return schema, (cast_batch(batch, schema) for batch in file.iter_batches(_BATCH_ROWS))
+    unique_names(path, file.schema_arrow.names)
+    return file
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema]
+    return pa.schema(fields, schema.metadata)
+
+
+def common_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
+    """The columns of all files, each of a type that holds all its values; UserError where there is none."""
+    schema = schemas[0]
+    for path, other in zip(paths, schemas, strict=True):
+        try:
+            schema = pa.unify_schemas([schema, other], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise UserError(f"dataset.path: {path} has other column types than {paths[0]}: {error}") from None
+    return schema
+
+
+def aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with the schema's columns, types and metadata; a column it lacks is null."""
+    columns = [
+        batch.column(f.name).cast(f.type) if f.name in batch.schema.names else pa.nulls(batch.num_rows, f.type)
+        for f in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

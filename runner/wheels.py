@@ -114,7 +114,7 @@ def publish(folder: Path, build: Callable[[Path], None]) -> None:
         except OSError:
             if not folder.is_dir():
                 raise
-    _remove_orphans(folder.parent)
+    remove_orphans(folder.parent)
 
 
 def _sync(folder: Path) -> None:
@@ -123,7 +123,7 @@ def _sync(folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _remove_orphans(folder: Path) -> None:
+def remove_orphans(folder: Path) -> None:
     """Delete the temporary folders of killed processes: those that nobody has touched for a day."""
     newest_orphan = folder.stat().st_mtime - 86400
     for path in folder.glob(".part-*"):

@@ -1,0 +1,61 @@
+"""The standard input as a data set: kept in a file, because a run that was interrupted needs the same rows again.
+
+What is piped in goes into a file of the cache folder, of which the run directory gets a copy as soon as it exists. A
+run that is resumed without a pipe reads that copy; what is piped in again must be the same, as any data set must.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from runner.publish import copy_file
+from runner.types import UserError
+from runner.wheels import cache_dir, remove_orphans
+
+STDIN = "-"  # the dataset.path that means the standard input
+COPY = "stdin"  # the copy's name in the run directory
+
+log = logging.getLogger("rowmill")
+
+
+def spooled(run_dir: Path | None) -> Path:
+    """A file with all that is piped in now or, if that is nothing, was piped into the run of this directory.
+
+    Raises UserError if there is neither.
+    """
+    kept = run_dir / COPY if run_dir is not None else None
+    pipe = None if sys.stdin is None or sys.stdin.isatty() else getattr(sys.stdin, "buffer", None)
+    if pipe is not None:
+        spool = _new_file()
+        with spool.open("wb") as file:
+            shutil.copyfileobj(pipe, file, 1 << 20)
+        if spool.stat().st_size:
+            return spool
+    if kept is not None and kept.is_file():
+        log.info("nothing is piped in: reading the rows of the earlier session from %s", kept)
+        return kept
+    raise UserError(f"dataset.path={STDIN} reads the standard input, and nothing is piped in")
+
+
+def keep_copy(spool: Path, run_dir: Path, *, power: bool) -> None:
+    """Put the file into the run directory, where a later session finds it. Part of the store."""
+    if not (run_dir / COPY).exists():
+        copy_file(spool, run_dir / COPY, power=power)
+
+
+def _new_file() -> Path:
+    """A file in a folder of its own in the cache, which goes when the process ends; or, after a kill, a day later."""
+    parent = cache_dir() / "stdin"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
+    except OSError as error:
+        raise UserError(f"cannot write what is piped in to {parent}: {error}; ROWMILL_CACHE moves it") from error
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    remove_orphans(parent)
+    return folder / COPY
