@@ -33,11 +33,12 @@ class ModelConf:
 
 @dataclass
 class EngineConf:
-    """How the model runs. Only ``max_tokens`` and the sampling keys change what comes out.
+    """How the model runs. Only ``max_tokens``, ``max_kv_size`` and the sampling keys change what comes out.
 
     ``backend``: auto, metal, cuda, cpu, or fake (no model: deterministic text from the prompt's hash). ``batch_size``:
     sequences at once (null: chosen for the device). ``prefill_tokens``: prompt tokens in one step (null: chosen).
-    ``memory_gb``: for weights and KV caches together (null: what the device has). ``window``: rows read ahead and
+    ``memory_gb``: for weights and KV caches together (null: what the device has). ``max_kv_size``: the tokens of a row
+    that its attention sees, the first 4 and the latest ones (null: all). ``window``: rows read ahead and
     sorted. ``max_tokens``: of an answer; ``temperature`` 0 is greedy, ``top_k`` 0 and ``top_p`` 1 are off.
     """
 
@@ -45,6 +46,7 @@ class EngineConf:
     batch_size: int | None = key(None, least=1)
     prefill_tokens: int | None = key(None, least=1)
     memory_gb: float | None = key(None, least=0)
+    max_kv_size: int | None = key(None, least=8)
     window: int = key(4096, least=1)
     max_tokens: int = key(256, least=1)
     temperature: float = key(0.0, least=0)

@@ -9,12 +9,14 @@ Shapes: T tokens of the step, R sequences, n new tokens of a sequence (padded), 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
+
+from runner.reach import Bools, Ints, Reach, Ring
 
 # Scores are masked with a finite number: a part whose keys are all masked then merges with weight 0, without NaN.
 MASKED = -1e30
@@ -44,6 +46,11 @@ class Segment:
     @property
     def nbytes(self) -> int:
         return sum(a.nbytes for a in itertools.chain(self.keys, self.values))
+
+    @cached_property
+    def ids(self) -> list[int]:
+        """Sorts segments so that those with the same parents are neighbours."""
+        return [*(self.parent.ids if self.parent else []), id(self)]
 
     def chain(self) -> list[Segment]:
         """The segments from the first token up to this one, leaving out empty ones."""
@@ -78,18 +85,18 @@ class Span:
     def decodes(self) -> bool:
         return self.count == 1 and self.keep and self.slot is not None
 
-    def order(self) -> tuple[bool, list[int]]:
+    def order(self) -> tuple[bool, list[int], int]:
         """Where the span stands in a step: decoding ones first, neighbours share prefix segments."""
-        return not self.decodes, [id(segment) for segment in self.prefix.chain()] if self.prefix else []
+        return not self.decodes, self.prefix.ids if self.prefix else [], self.slot or 0
 
-    def positions(self) -> npt.NDArray[np.int32]:
+    def positions(self) -> Ints:
         first = self.base + self.stored
         at = list(range(first, first + self.new))
         for parent in self.parents:
             at.append(1 + at[self._index(parent)])
-        return np.array(at, np.int32)
+        return np.array(at, np.int64)
 
-    def visible(self, size: int) -> npt.NDArray[np.bool_]:
+    def visible(self, size: int) -> Bools:
         """[size, size]: which of the step's own tokens each of them attends to."""
         mask = np.tril(np.ones((size, size), np.bool_))
         for node, parent in enumerate(self.parents, self.new):
@@ -101,16 +108,16 @@ class Span:
         return self.new + parent  # -1 is the last new token, and stands just before node 0
 
 
-def additive(allowed: npt.NDArray[np.bool_]) -> mx.array:
+def additive(allowed: Bools) -> mx.array:
     """A mask to add to scores: 0 where allowed, MASKED elsewhere."""
     return mx.array(np.where(allowed, np.float32(0), np.float32(MASKED)))
 
 
 @dataclass(frozen=True)
 class View:
-    """Which keys each token of a step sees in layers of one window (None: all): indices and masks, made once a step."""
+    """Which keys each token of a step sees in layers of one reach: indices and masks, made once a step."""
 
-    decode_mask: mx.array  # [slots, 1, K] over the slots' KV
+    decode_mask: mx.array  # [slots, 1, 1, K] over the slots' KV
     decode_keys: int  # K
     fresh_mask: mx.array | None  # [R or 1, 1, n, n] over the step's own tokens
     old_slots: mx.array | None  # [R], sequences that prefill and have KV in their slot
@@ -127,125 +134,165 @@ class Step:
         self.building = building
         self.decoding = [span for span in spans if span.decodes]
         self.prefilling = spans[len(self.decoding) :]
-        self.at = np.concatenate([span.positions() for span in spans])
-        self.positions = mx.array(self.at)
-        self.tokens = sum(span.count for span in spans)
+        self.base = _ints(span.base for span in spans)
+        self.stored = _ints(span.stored for span in spans)
+        self.slot = _ints(-1 if span.slot is None else span.slot for span in spans)
+        self.new = _ints(span.new for span in spans)
+        self.count = _ints(span.count for span in spans)
+        self.tokens = int(self.count.sum())
+        self.span_of = np.repeat(np.arange(len(spans)), self.count)  # of each token
+        self.first = np.cumsum(self.count) - self.count  # token of each span
+        self.offset = np.arange(self.tokens) - self.first[self.span_of]
+        self.at = self._positions()
+        self.positions = _indices(self.at)
         self.levels = [list(level) for level in self._levels()]
-        self._views: dict[tuple[int | None, int], View] = {}
-        self._masks: dict[tuple[Segment, int, int], mx.array] = {}
+        self._views: dict[tuple[Reach, int], View] = {}
+        self._masks: dict[tuple[Segment, int, Reach], mx.array] = {}
         self._index_decode()
         self._index_prefill()
 
+    def _positions(self) -> Ints:
+        at = (self.base + self.stored)[self.span_of] + self.offset
+        for first, span in zip(self.first, self.spans, strict=True):
+            if span.parents:
+                at[first : first + span.count] = span.positions()
+        return at
+
     def _levels(self) -> Iterator[list[tuple[Segment | None, int, int]]]:
         """For each depth of prefix: runs (segment or None, first token, end) that cover the step's tokens in order."""
-        chains = [span.prefix.chain() if span.prefix else [] for span in self.spans]
-        for depth in range(max(map(len, chains), default=0)):
-            runs: list[tuple[Segment | None, int, int]] = []
+        runs = [
+            (prefix.chain() if prefix else [], sum(span.count for span in spans))
+            for prefix, spans in itertools.groupby(self.spans, key=lambda span: span.prefix)
+        ]
+        for depth in range(max((len(chain) for chain, _ in runs), default=0)):
+            level: list[tuple[Segment | None, int, int]] = []
             end = 0
-            for span, chain in zip(self.spans, chains, strict=True):
+            for chain, count in runs:
                 segment = chain[depth] if depth < len(chain) else None
-                if runs and runs[-1][0] is segment:
-                    runs[-1] = (segment, runs[-1][1], end + span.count)
+                if level and level[-1][0] is segment:
+                    level[-1] = (segment, level[-1][1], end + count)
                 else:
-                    runs.append((segment, end, end + span.count))
-                end += span.count
-            yield runs
+                    level.append((segment, end, end + count))
+                end += count
+            yield level
 
     def _index_decode(self) -> None:
-        self.slots = 1 + max((span.slot for span in self.decoding if span.slot is not None), default=-1)
-        token_of_slot = np.zeros(self.slots, np.int32)
-        for token, span in enumerate(self.decoding):
-            token_of_slot[span.slot] = token
-        self.token_of_slot = mx.array(token_of_slot)
-        self.slot_of_token = mx.array(np.array([span.slot for span in self.decoding], np.int32))
+        slots = self.slot[: len(self.decoding)]
+        self.slots = int(slots.max(initial=-1)) + 1
+        token_of_slot = np.zeros(self.slots, np.int64)
+        token_of_slot[slots] = np.arange(len(slots))
+        self.in_slot_order = self.slots == len(slots) and bool((slots == np.arange(self.slots)).all())
+        self.token_of_slot = _indices(token_of_slot)
+        self.slot_of_token = _indices(slots)
 
     def _index_prefill(self) -> None:
-        self.longest = max((span.count for span in self.prefilling), default=0)
-        gather = np.zeros((len(self.prefilling), self.longest), np.int32)  # [R, n] -> token; padding repeats token 0
-        scatter = np.zeros(self.tokens - len(self.decoding), np.int32)  # prefill token -> index in R * n
-        token = len(self.decoding)
-        for row, span in enumerate(self.prefilling):
-            gather[row, : span.count] = np.arange(token, token + span.count)
-            scatter[token - len(self.decoding) :][: span.count] = row * self.longest + np.arange(span.count)
-            token += span.count
-        self.gather, self.scatter = mx.array(gather), mx.array(scatter)
-        self.dense = len(self.decoding) == 0 and scatter.size == gather.size  # nothing is padded or left out
+        """``gather`` [R, n] -> token (padding repeats the first), ``scatter``: prefill token -> index in R * n."""
+        decoding = len(self.decoding)
+        count, first = self.count[decoding:], self.first[decoding:]
+        self.longest = int(count.max(initial=0))
+        within = np.arange(self.longest)
+        self.gather = _indices(np.where(within < count[:, None], first[:, None] + within, 0))
+        scatter = (self.span_of[decoding:] - decoding) * self.longest + self.offset[decoding:]
+        self.scatter = _indices(scatter)
+        self.dense = decoding == 0 and scatter.size == count.size * self.longest  # nothing is padded or left out
 
-    def beyond(self, segment: Segment, start: int, end: int, window: int | None) -> bool:
+    @property
+    def padded(self) -> int:
+        """Tokens that attention computes in vain, as prompts of different lengths are prefilled together."""
+        return self.longest * len(self.prefilling) - (self.tokens - len(self.decoding))
+
+    @property
+    def plain(self) -> bool:
+        """Whether prefilling sequences see nothing but this step's tokens before them."""
+        return not any(span.parents or span.stored for span in self.prefilling)
+
+    def beyond(self, segment: Segment, start: int, end: int, reach: Reach) -> bool:
         """Whether tokens [start, end) all lie too far behind the segment to see any of it."""
-        return window is not None and bool(self.at[start:end].min() - segment.end + 1 >= window)
+        if reach.window is None or segment.start < reach.keep:
+            return False
+        return bool(self.at[start:end].min() - segment.end + 1 >= reach.window)
 
-    def level_mask(self, segment: Segment, start: int, end: int, window: int | None, keys: int) -> mx.array | None:
+    def level_mask(self, segment: Segment, start: int, end: int, reach: Reach, keys: int) -> mx.array | None:
         """[end - start, keys]: which of a segment's last ``keys`` keys tokens [start, end) see; None if all."""
-        if window is None or self.at[start:end].max() - (segment.end - keys) < window:
+        if reach.window is None or self.at[start:end].max() - (segment.end - keys) < reach.window:
             return None
-        key = (segment, start, window)
+        key = (segment, start, reach)
         if key not in self._masks:
             at = np.arange(segment.end - keys, segment.end)
-            self._masks[key] = additive(self.at[start:end, None] - at[None, :] < window)
+            self._masks[key] = additive(reach.sees(self.at[start:end, None], at[None, :]))
         return self._masks[key]
 
-    def view(self, window: int | None, ring: int) -> View:
-        """The masks for layers that see ``window`` tokens back and store own KV in rings of ``ring`` tokens."""
-        if (window, ring) not in self._views:
-            self._views[window, ring] = self._make_view(window, ring)
-        return self._views[window, ring]
+    def view(self, reach: Reach, ring: int) -> View:
+        """The masks for layers of one reach that store own KV in rings of ``ring`` tokens."""
+        if (reach, ring) not in self._views:
+            self._views[reach, ring] = self._make_view(reach, Ring.of(reach, ring, self.base))
+        return self._views[reach, ring]
 
-    def _make_view(self, window: int | None, ring: int) -> View:
-        old = [min(span.stored, ring) if span.slot is not None else 0 for span in self.prefilling]
-        decode_keys = max((min(span.stored + 1, ring) for span in self.decoding), default=0)
-        decode_mask = np.zeros((self.slots, 1, decode_keys), np.bool_)
-        for span in self.decoding:
-            decode_mask[span.slot] = _ring_visible(span, span.stored + 1, decode_keys, ring, window)
-        old_mask = None
-        if any(old):
-            blank = np.zeros((len(old), 1, self.longest, max(old)), np.bool_)
-            for row, span in enumerate(self.prefilling):
-                if old[row]:
-                    blank[row, 0, : span.count] = _ring_visible(span, span.stored, max(old), ring, window)
-            old_mask = additive(blank)
+    def _make_view(self, reach: Reach, ring: Ring) -> View:
+        decoding = len(self.decoding)
+        old = np.where(self.slot < 0, 0, np.minimum(self.stored, ring.size))[decoding:]
+        keys = int(np.minimum(self.stored[:decoding] + 1, ring.size).max(initial=0))
+        decode_mask = np.zeros((self.slots, 1, 1, keys), np.bool_)
+        decode_mask[self.slot[:decoding], 0, 0] = self._ring_visible(reach, ring, slice(decoding), 1, keys)
         return View(
             decode_mask=additive(decode_mask),
-            decode_keys=decode_keys,
-            fresh_mask=self._fresh_mask(window),
-            old_slots=mx.array(np.array([span.slot or 0 for span in self.prefilling], np.int32)) if any(old) else None,
-            old_keys=max(old, default=0),
-            old_mask=old_mask,
+            decode_keys=keys,
+            fresh_mask=self._fresh_mask(reach),
+            old_slots=_indices(np.maximum(self.slot[decoding:], 0)) if old.any() else None,
+            old_keys=int(old.max(initial=0)),
+            old_mask=self._old_mask(reach, ring, old) if old.any() else None,
             write=self._writes(ring),
         )
 
-    def _fresh_mask(self, window: int | None) -> mx.array | None:
+    def _ring_visible(self, reach: Reach, ring: Ring, spans: slice, ahead: int, keys: int) -> Bools:
+        """[spans, keys]: which places of their slots' rings the spans' first tokens see, ``ahead`` of the step's own
+        tokens being stored already.
+        """
+        base, stored = self.base[spans, None], self.stored[spans, None]
+        own = Ring(ring.size, ring.kept[spans, None]).latest(np.arange(keys), stored + ahead)
+        return (own >= 0) & reach.sees(base + stored, base + own)
+
+    def _old_mask(self, reach: Reach, ring: Ring, old: Ints) -> mx.array:
+        """[R, 1, n, K]: what prefilling sequences see of the KV that lay in their slots before this step."""
+        decoding = len(self.decoding)
+        mask = np.zeros((len(old), 1, self.longest, int(old.max())), np.bool_)
+        for row in np.flatnonzero(old):
+            span = decoding + int(row)
+            own = Ring(ring.size, ring.kept[span]).latest(np.arange(mask.shape[-1]), self.stored[span])
+            at = self.at[self.first[span] :][: self.count[span]]
+            mask[row, 0, : at.size] = (own >= 0) & reach.sees(at[:, None], self.base[span] + own[None, :])
+        return additive(mask)
+
+    def _fresh_mask(self, reach: Reach) -> mx.array | None:
         if self.longest <= 1:
             return None
-        if not any(span.parents for span in self.prefilling):
-            far = np.tri(self.longest, k=-window, dtype=np.bool_) if window else np.False_
-            return additive((np.tri(self.longest, dtype=np.bool_) & ~far)[None, None])
+        if not reach.keep and not any(span.parents for span in self.prefilling):
+            at = np.arange(self.longest)
+            return additive(reach.sees(at[:, None], at[None, :])[None, None])
         masks = np.zeros((len(self.prefilling), 1, self.longest, self.longest), np.bool_)
         for mask, span in zip(masks, self.prefilling, strict=True):
+            at = span.positions()
             mask[0] = span.visible(self.longest)
-            if window:
-                at = span.positions()
-                mask[0, : span.count, : span.count] &= at[:, None] - at[None, :] < window
+            mask[0, : span.count, : span.count] &= reach.sees(at[:, None], at[None, :])
         return additive(masks)
 
-    def _writes(self, ring: int) -> tuple[mx.array, mx.array, mx.array] | None:
-        tokens, slots, places, token = [], [], [], 0
-        for span in self.spans:
-            if span.slot is not None and span.keep:
-                own = np.arange(max(0, span.new - ring), span.new)
-                tokens.append(token + own)
-                slots.append(np.full(own.size, span.slot))
-                places.append((span.stored + own) % ring)
-            token += span.count
-        if not tokens:
+    def _writes(self, ring: Ring) -> tuple[mx.array, mx.array, mx.array] | None:
+        kept, own = ring.kept[self.span_of], self.stored[self.span_of] + self.offset
+        keep = np.fromiter((span.keep and span.slot is not None for span in self.spans), np.bool_, len(self.spans))
+        new = self.new[self.span_of]
+        lasting = (self.offset >= new - (ring.size - kept)) | (own < kept)  # the others would be overwritten at once
+        (token,) = np.nonzero(keep[self.span_of] & (self.offset < new) & lasting)
+        if not token.size:
             return None
-        return tuple(mx.array(np.concatenate(a).astype(np.int32)) for a in (tokens, slots, places))  # type: ignore[return-value]
+        place = Ring(ring.size, kept).place(own)
+        return tuple(
+            mx.array(a[token].astype(np.int32)) for a in (np.arange(self.tokens), self.slot[self.span_of], place)
+        )  # type: ignore[return-value]
 
 
-def _ring_visible(span: Span, stored: int, keys: int, ring: int, window: int | None) -> npt.NDArray[np.bool_]:
-    """[count, keys]: which places of the slot's ring the span's tokens see, when ``stored`` own tokens lie in it."""
-    place = np.arange(keys)
-    latest = stored - 1 - (stored - 1 - place) % ring  # the own token that lies in each place
-    distance = span.positions()[:, None] - span.base - latest[None, :]
-    seen = (latest >= 0) & (distance >= 0)
-    return seen & (distance < window) if window else seen
+def _indices(values: Ints) -> mx.array:
+    return mx.array(values.astype(np.int32))
+
+
+def _ints(values: Iterable[int]) -> Ints:
+    return np.fromiter(values, np.int64)

@@ -14,8 +14,11 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from runner import cpu, prefix
 from runner.layout import Segment, Span, Step
 from runner.prefix import LayerKV
+from runner.reach import Reach
 
 log = logging.getLogger("rowmill")
+
+SINKS = 4  # first tokens that a bounded cache keeps, as in mlx-lm's make_prompt_cache
 
 
 class UnsupportedModelError(Exception):
@@ -37,14 +40,15 @@ class _Head(nn.Module):
 class ResidentModel:
     """An mlx-lm model with LayerKV caches. Raises UnsupportedModelError if a trial shows that it cannot have them.
 
-    ``token_bytes``: KV bytes of one token in all layers. Changes ``model`` in place: its output head computes the rows
+    ``max_kv_size`` bounds the tokens that a row's attention sees: the first 4 and the latest. ``token_bytes``: KV bytes
+    of one token in all layers. Changes ``model`` in place: its output head computes the rows
     that ``forward`` asks for.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, max_kv_size: int | None = None) -> None:
         self.model = model
         self._rows: list[mx.array | None] = [None]  # shared with twins, as the head is
-        self.layers = [LayerKV(index, _window(kv)) for index, kv in enumerate(make_prompt_cache(model))]
+        self.layers = [LayerKV(index, _reach(kv, max_kv_size)) for index, kv in enumerate(make_prompt_cache(model))]
         prefix.hook()
         cpu.hook()
         self._wrap_head()
@@ -85,7 +89,7 @@ class ResidentModel:
     def twin(self) -> ResidentModel:
         """The same model with KV layers of its own, for another batch."""
         twin = copy.copy(self)
-        twin.layers = [LayerKV(layer.index, layer.window) for layer in self.layers]
+        twin.layers = [LayerKV(layer.index, layer.reach) for layer in self.layers]
         return twin
 
     def state(self) -> list[mx.array]:
@@ -108,7 +112,9 @@ class ResidentModel:
 
     def slot_bytes(self, capacity: int) -> int:
         """KV bytes of one slot of ``capacity`` tokens."""
-        return sum(layer.ring(capacity) * size for layer, size in zip(self.layers, self._layer_bytes, strict=True))
+        return sum(
+            layer.reach.ring(capacity) * size for layer, size in zip(self.layers, self._layer_bytes, strict=True)
+        )
 
     @property
     def token_bytes(self) -> int:
@@ -137,9 +143,10 @@ class ResidentModel:
         return self.forward(mx.array(tokens[0][3:] + tokens[1][3:]), step, rows=mx.array([1, 2]))
 
 
-def _window(kv: Any) -> int | None:
+def _reach(kv: Any, max_kv_size: int | None) -> Reach:
+    """What the layer sees; ``max_kv_size`` bounds layers that would see all tokens, as mlx-lm's rotating cache does."""
     if type(kv) is KVCache:
-        return None
+        return Reach(max_kv_size - SINKS, SINKS) if max_kv_size else Reach()
     if type(kv) is RotatingKVCache and kv.keep == 0:
-        return int(kv.max_size)
+        return Reach(int(kv.max_size))
     raise UnsupportedModelError(f"{type(kv).__name__} layers")

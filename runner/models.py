@@ -123,14 +123,18 @@ def load(folder: Path, device: Device) -> tuple[Any, Any, dict[str, Any]]:
     """The model with its weights in memory, its tokenizer (mlx-lm's wrapper) and its configuration.
 
     On a CPU the weights are float32 and not quantised, whatever the folder holds: MLX's other kernels are 10 to 20
-    times slower there. On Metal and CUDA they stay as they are. No code of the folder is run. Raises UserError, exit
-    code 3 for what mlx-lm or this machine cannot run, 2 for a damaged folder.
+    times slower there. On Metal they stay as they are; for CUDA see ``runner.cuda``. No code of the folder is run.
+    Raises UserError, exit code 3 for what mlx-lm or this machine cannot run, 2 for a damaged folder.
     """
     read_config(folder)
     model, config = _load_model(folder)
     if device.kind == "cpu":
         _to_float32(model)
     _check_memory(folder, model, device)
+    if device.kind == "cuda":
+        from runner import cuda
+
+        cuda.prepare(model, device.memory_bytes)
     _evaluate(folder, model)
     return model, load_tokenizer(folder, config), config
 

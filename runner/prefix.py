@@ -3,8 +3,8 @@
 The model sees every token of a step as a batch row of its own, ``[T, 1]``, so that prompts of all lengths and single
 decode tokens go through its matrix products together, without padding. Only attention knows sequences. It is computed
 in parts, over keys that lie in different places: each level of shared prefix (*segments*), the sequence's own KV in its
-*slot*, and the tokens of the step itself. A part returns an unnormalised output, the maximum of its scores and the sum
-of their exponentials; ``merge`` joins parts exactly (log-sum-exp, as in online softmax: Milakov and Gimelshein 2018).
+*slot*, and the tokens of the step itself. ``merge`` joins parts exactly by the log-sum-exp of their scores (as in
+online softmax: Milakov and Gimelshein 2018).
 
 Shapes: T tokens of the step, R sequences, n new tokens of a sequence (padded), K keys, H query heads, KV heads ``N``,
 ``G = H / N`` queries a KV head, D head size.
@@ -20,19 +20,19 @@ from mlx_lm.models import base
 
 from runner import cpu
 from runner.layout import MASKED, Segment, Step, View
+from runner.reach import Reach
 
 # Attention scores held at once, for a part: what a CPU's cache holds, what a GPU is kept busy by.
-SCORE_BYTES = {mx.cpu: 4 << 20, mx.gpu: 256 << 20}
+SCORE_BYTES = {mx.cpu: 4 << 20, mx.gpu: 128 << 20}
 
 
 class Part(NamedTuple):
-    """Attention over some of a token's keys: output [T, N, G, D] not yet divided by ``total``, both with their scores'
-    maximum ``top`` taken out; ``top`` and ``total`` are [T, N, G, 1].
+    """Attention over some of a token's keys: output [T, N, G, D], and the logarithm of the sum of its scores'
+    exponentials, ``mass`` [T, N, G, 1], with which it counts among other parts.
     """
 
     out: mx.array
-    top: mx.array
-    total: mx.array
+    mass: mx.array
 
 
 def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) -> Part:
@@ -40,44 +40,61 @@ def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) 
     scores = q @ k.astype(mx.float32).swapaxes(-1, -2)  # half-precision scores would cost percents of a weight
     if mask is not None:
         scores = scores + mask
+    if not _on_cpu():
+        mass = mx.logsumexp(scores, axis=-1, keepdims=True)
+        return Part(_weights[v.dtype](scores, mass) @ v, mass)
     top = scores.max(axis=-1, keepdims=True)
-    weights = shifted_exp(scores, top)
+    weights = cpu.shifted_exp(scores, top)
     total = weights.sum(axis=-1, keepdims=True)
-    return Part(weights.astype(v.dtype) @ v, top, total)
+    return Part(weights.astype(v.dtype) @ v / total, top + mx.log(total))
 
 
 def shifted_exp(x: mx.array, shift: mx.array) -> mx.array:
     """exp(x - shift) in float32."""
-    return cpu.shifted_exp(x, shift) if mx.default_device() == mx.cpu else mx.exp(x - shift)
+    return cpu.shifted_exp(x, shift) if _on_cpu() else mx.exp(x - shift)
 
 
 def merge(parts: list[Part], sinks: mx.array | None) -> mx.array:
     """The softmax over the keys of all parts, and ``sinks`` [H] if the model has them: [T, N, G, D]."""
-    top = parts[0].top
+    if len(parts) == 1 and sinks is None:
+        return parts[0].out
+    if sinks is not None:
+        sinks = sinks.astype(mx.float32).reshape(1, *parts[0].mass.shape[1:3], 1)
+    return (_merge if _on_cpu() else _fused_merge)(parts, sinks)
+
+
+def _merge(parts: list[Part], sinks: mx.array | None) -> mx.array:
+    top = parts[0].mass
     for part in parts[1:]:
-        top = mx.maximum(top, part.top)
+        top = mx.maximum(top, part.mass)
     if sinks is not None:
-        sinks = sinks.astype(mx.float32).reshape(1, top.shape[1], top.shape[2], 1)
         top = mx.maximum(top, sinks)
-    weights = [shifted_exp(part.top, top) for part in parts]
-    total, out = mx.zeros_like(top), mx.zeros((1,))
-    for weight, part in zip(weights, parts, strict=True):
-        total, out = total + weight * part.total, out + weight * part.out
-    if sinks is not None:
-        total = total + shifted_exp(sinks, top)
+    total = mx.zeros((1,)) if sinks is None else shifted_exp(sinks, top)
+    out = mx.zeros((1,))
+    for part in parts:
+        weight = shifted_exp(part.mass, top)
+        total, out = total + weight, out + weight * part.out
     return out / total
+
+
+_fused_merge = mx.compile(_merge)
+_scaled = mx.compile(lambda q, scale: q.astype(mx.float32) * scale)
+_weights = {
+    dtype: mx.compile(lambda scores, mass, dtype=dtype: mx.exp(scores - mass).astype(dtype))
+    for dtype in (mx.float32, mx.bfloat16, mx.float16)
+}
 
 
 class LayerKV:
     """The KV cache of one layer as mlx-lm's models use it: ``offset``, ``make_mask``, ``update_and_fetch``.
 
-    ``window``: how many tokens back the layer sees, itself included (None: all). Own KV: ``keys`` and ``values``,
-    [slots, N, ring, D]; a sequence's i-th own token lies at place ``i % ring``.
+    ``reach``: which tokens it sees. Own KV: ``keys`` and ``values``, [slots, N, ring, D]; see ``Ring`` for what lies
+    where.
     """
 
-    def __init__(self, index: int, window: int | None):
+    def __init__(self, index: int, reach: Reach):
         self.index = index
-        self.window = window
+        self.reach = reach
         self.shape = (0, 1)  # slots, ring
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
@@ -91,9 +108,6 @@ class LayerKV:
     def nbytes(self) -> int:
         return 0 if self.keys is None or self.values is None else self.keys.nbytes + self.values.nbytes
 
-    def ring(self, capacity: int) -> int:
-        return min(capacity, self.window) if self.window else capacity
-
     def make_mask(self, *_: Any, **__: Any) -> None:
         """None: ``attention`` masks by itself."""
         return
@@ -104,8 +118,8 @@ class LayerKV:
 
     def resize(self, slots: int, capacity: int) -> None:
         """Make room for ``slots`` sequences of ``capacity`` own tokens; stored KV stays (rings never shrink)."""
-        grow = (slots - self.shape[0], self.ring(capacity) - self.shape[1])
-        self.shape = (slots, self.ring(capacity))
+        grow = (slots - self.shape[0], self.reach.ring(capacity) - self.shape[1])
+        self.shape = (slots, self.reach.ring(capacity))
         if self.keys is not None and self.values is not None and grow != (0, 0):
             pad = [(0, grow[0]), (0, 0), (0, grow[1]), (0, 0)]
             self.keys, self.values = mx.pad(self.keys, pad), mx.pad(self.values, pad)
@@ -119,23 +133,56 @@ class LayerKV:
         """Store the step's keys and values and attend: q [T, H, 1, D], k and v [T, N, 1, D] -> [T, H, 1, D]."""
         T, H, _, D = q.shape
         N = k.shape[1]
-        q = (q.astype(mx.float32) * scale).reshape(T, N, H // N, D)
         k, v = k[:, :, 0], v[:, :, 0]
-        view = self.step.view(self.window, self.shape[1])
+        scaled = _scaled(q, scale).reshape(T, N, H // N, D)
+        view = self.step.view(self.reach, self.shape[1])
         old = self._stored(view)
         self._store(view, k, v)
-        own = [self._decode(view, q)] if self.step.decoding else []
-        parts = [self._level(runs, q) for runs in self.step.levels]
-        if self.step.prefilling:
-            fresh, before = self._prefill(view, q, k, v, old)
-            parts.append(_join([*own, fresh]))
-            if before is not None:
-                parts.append(_join([*(_blank(part.top) for part in own), before]))
-        else:
-            parts += own
+        own = [self._decode(view, scaled)] if self.step.decoding else []
+        if self.step.levels or not self.step.plain or _on_cpu():
+            out = merge(self._parts(view, scaled, k, v, own, old), sinks).astype(v.dtype)
+        else:  # nothing to merge: the device's own attention is faster
+            outs = [merge([part], sinks).astype(v.dtype) for part in own]
+            outs += [self._plain(view, q[:, :, 0], k, v, scale, sinks)] if self.step.prefilling else []
+            out = mx.concatenate(outs) if len(outs) > 1 else outs[0]
         if self.step.building is not None:
             self._extend(self.step.building, k, v)
-        return merge(parts, sinks).astype(v.dtype).reshape(T, H, 1, v.shape[-1])
+        return out.reshape(T, H, 1, v.shape[-1])
+
+    def _parts(
+        self,
+        view: View,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        own: list[Part],
+        old: tuple[mx.array, mx.array] | None,
+    ) -> list[Part]:
+        """Attention by where the keys lie: a part for each level of prefix, one or two for the sequences' own."""
+        parts = [self._level(runs, q) for runs in self.step.levels]
+        if not self.step.prefilling:
+            return parts + own
+        fresh, before = self._prefill(view, q, k, v, old)
+        parts.append(_join([*own, fresh]))
+        if before is not None:
+            parts.append(_join([*(_blank(part.mass) for part in own), before]))
+        return parts
+
+    def _plain(
+        self, view: View, q: mx.array, k: mx.array, v: mx.array, scale: float, sinks: mx.array | None
+    ) -> mx.array:
+        """Prefilling sequences with nothing before this step, through MLX's own kernel: [tokens, N, G, D]."""
+        R, n = self.step.gather.shape
+        qs, ks, vs = (self._rows(a).transpose(0, 2, 1, 3) for a in (q, k, v))
+        far = self.reach.window is not None and n > self.reach.window
+        mask = view.fresh_mask.astype(q.dtype) if far and view.fresh_mask is not None else "causal"
+        out = mx.fast.scaled_dot_product_attention(qs, ks, vs, scale=scale, mask=mask, sinks=sinks)
+        out = out.transpose(0, 2, 1, 3).reshape(R * n, k.shape[1], -1, v.shape[-1])
+        return out if self.step.dense else out[self.step.scatter]
+
+    def _rows(self, a: mx.array) -> mx.array:
+        """The prefilling sequences' tokens [T, ...] side by side, padded: [R, n, ...]."""
+        return a.reshape(*self.step.gather.shape, *a.shape[1:]) if self.step.dense else a[self.step.gather]
 
     def _stored(self, view: View) -> tuple[mx.array, mx.array] | None:
         """KV that prefilling sequences already have in their slots, before this step overwrites any of it."""
@@ -158,19 +205,15 @@ class LayerKV:
         """Every decoding sequence's token over its own slot."""
         assert self.keys is not None and self.values is not None
         slots, K = self.step.slots, view.decode_keys
-        part = attend(
-            q[self.step.token_of_slot],
-            self.keys[:slots, :, :K],
-            self.values[:slots, :, :K],
-            view.decode_mask[:, None],
-        )
-        return Part(*(a[self.step.slot_of_token] for a in part))
+        q = q[: len(self.step.decoding)] if self.step.in_slot_order else q[self.step.token_of_slot]
+        part = attend(q, self.keys[:slots, :, :K], self.values[:slots, :, :K], view.decode_mask)
+        return part if self.step.in_slot_order else Part(*(a[self.step.slot_of_token] for a in part))
 
     def _level(self, runs: list[tuple[Segment | None, int, int]], q: mx.array) -> Part:
         """Every token over its segment at one depth of prefix: one matrix product for all that share it."""
         pieces = []
         for segment, start, end in runs:
-            if segment is None or self.step.beyond(segment, start, end, self.window):
+            if segment is None or self.step.beyond(segment, start, end, self.reach):
                 pieces.append(_blank(q[start:end]))
                 continue
             rows = max(1, _score_bytes() // (4 * q.shape[1] * q.shape[2] * len(segment.tokens)))
@@ -182,7 +225,7 @@ class LayerKV:
         N, G, D = q.shape[1:]
         k, v = segment.keys[self.index], segment.values[self.index]
         flat = q[start:end].transpose(1, 0, 2, 3).reshape(N, -1, D)
-        mask = self.step.level_mask(segment, start, end, self.window, k.shape[1])
+        mask = self.step.level_mask(segment, start, end, self.reach, k.shape[1])
         part = attend(flat, k, v, None if mask is None else mx.repeat(mask, G, axis=0))
         return Part(*(a.reshape(N, end - start, G, -1).transpose(1, 0, 2, 3) for a in part))
 
@@ -190,11 +233,7 @@ class LayerKV:
         self, view: View, q: mx.array, k: mx.array, v: mx.array, old: tuple[mx.array, mx.array] | None
     ) -> tuple[Part, Part | None]:
         """Prefilling sequences over this step's own tokens, and over what their slots held before it."""
-        R, n = self.step.gather.shape
-        if self.step.dense:
-            qs, ks, vs = (a.reshape(R, n, *a.shape[1:]) for a in (q, k, v))
-        else:
-            qs, ks, vs = (a[self.step.gather] for a in (q, k, v))
+        qs, ks, vs = (self._rows(a) for a in (q, k, v))
         qs = qs.transpose(0, 2, 3, 1, 4)  # [R, N, G, n, D]
         ks, vs = ks.transpose(0, 2, 1, 3), vs.transpose(0, 2, 1, 3)  # [R, N, n, D]
         fresh = self._blocks(qs, ks, vs, view.fresh_mask)
@@ -229,10 +268,14 @@ class LayerKV:
 
     def trim(self, segment: Segment) -> None:
         """Drop the keys of a finished segment that this layer's window never reaches from behind it."""
-        if self.window is not None:
+        if self.reach.window is not None and not self.reach.keep:
             for stored in (segment.keys, segment.values):
-                first = max(0, stored[self.index].shape[1] - (self.window - 1))
+                first = max(0, stored[self.index].shape[1] - (self.reach.window - 1))
                 stored[self.index] = mx.contiguous(stored[self.index][:, first:])
+
+
+def _on_cpu() -> bool:
+    return bool(mx.default_device() == mx.cpu)
 
 
 def _score_bytes() -> int:
@@ -242,7 +285,7 @@ def _score_bytes() -> int:
 def _blank(q: mx.array) -> Part:
     """Of no keys: zeros that broadcast over D."""
     shape = (*q.shape[:-1], 1)
-    return Part(mx.zeros(shape), mx.full(shape, MASKED), mx.zeros(shape))
+    return Part(mx.zeros(shape), mx.full(shape, MASKED))
 
 
 def _join(parts: list[Part]) -> Part:
@@ -251,8 +294,7 @@ def _join(parts: list[Part]) -> Part:
         return parts[0]
     D = max(part.out.shape[-1] for part in parts)
     outs = [mx.broadcast_to(part.out, (*part.out.shape[:-1], D)) for part in parts]
-    tops, totals = [part.top for part in parts], [part.total for part in parts]
-    return Part(mx.concatenate(outs), mx.concatenate(tops), mx.concatenate(totals))
+    return Part(mx.concatenate(outs), mx.concatenate([part.mass for part in parts]))
 
 
 def hook() -> None:

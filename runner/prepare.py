@@ -137,7 +137,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
     plain, conf = ready.config.plain, ready.config.conf
     engine = {
         key: plain["engine"][key]
-        for key in ("max_tokens", "temperature", "top_p", "top_k", "min_p", "reasoning_effort")
+        for key in ("max_tokens", "max_kv_size", "temperature", "top_p", "top_k", "min_p", "reasoning_effort")
     }
     if ready.folder is None:
         model: dict[str, Any] = {"backend": "fake"}

@@ -56,10 +56,12 @@ def batch_engine(model: Any, device: Device, conf: Mapping[str, Any], **details:
         raise UserError(f"the weights take {weights / 1e9:.1f} GB of {limit / 1e9:.1f} GB: too little is left", 3)
     log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)
     try:
-        resident = ResidentModel(model)
+        resident = ResidentModel(model, conf.get("max_kv_size"))
     except UnsupportedModelError as problem:
         from runner.copying import CopyingEngine
 
+        if conf.get("max_kv_size"):
+            raise UserError(f"engine.max_kv_size: this model's caches cannot be bounded ({problem})", 3) from problem
         log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
         return CopyingEngine(model, **sizes, **details)
     streams = cpu_streams() if device.kind == "cpu" else 1

@@ -2,8 +2,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.generate import generate_step
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 
+from runner import prefix
 from runner.engine import BatchEngine
 from runner.model import ResidentModel
 from runner.types import Sampling, Sequence
@@ -34,9 +35,9 @@ def resident(name):
     return ResidentModel(MODELS[name]())
 
 
-def one_by_one(model, tokens, max_tokens):
+def one_by_one(model, tokens, max_tokens, **options):
     generated = []
-    for token, _ in generate_step(mx.array(tokens), model, max_tokens=max_tokens):
+    for token, _ in generate_step(mx.array(tokens), model, max_tokens=max_tokens, **options):
         if int(token) == END:
             break
         generated.append(int(token))
@@ -176,3 +177,25 @@ def test_a_stop_predicate_ends_a_sequence(plain, resident):
     generation = finish(engine, [Sequence((0, 0), row, 20)])[0, 0]
     assert generation.tokens == tokens[:4]
     assert generation.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("shared", [0, 5, 8, 23])
+def test_the_formulas_for_gpus_give_the_same_tokens(plain, resident, shared, monkeypatch):
+    monkeypatch.setattr(prefix, "_on_cpu", lambda: False)
+    rows = prompts(shared, 6, shared)
+    for boundaries in {(), (shared,) if shared else ()}:
+        engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=16)
+        done = finish(engine, sequences(rows, 9, boundaries))
+        assert [done[i, 0].tokens for i in range(6)] == [one_by_one(plain, row, 9) for row in rows]
+
+
+@pytest.mark.parametrize("shared", [0, 2, 9])
+def test_a_bounded_cache_generates_what_mlx_lms_rotating_one_does(shared):
+    plain, resident = MODELS["llama"](), ResidentModel(MODELS["llama"](), max_kv_size=16)
+    assert resident.slot_bytes(400) == 16 * resident.token_bytes
+    rows = prompts(shared, 5, shared, longest=8)
+    engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=5)
+    done = finish(engine, sequences(rows, 40, (shared,) if shared else ()))
+    for i, row in enumerate(rows):
+        rotating = [RotatingKVCache(max_size=16, keep=4) for _ in plain.layers]
+        assert done[i, 0].tokens == one_by_one(plain, row, 40, prompt_cache=rotating)
