@@ -26,6 +26,7 @@ class Defaults:
 
 def sequence_of(
     key: tuple[int, int],
+    origin: int,
     request: Request,
     tokens: list[int] | RowError,
     defaults: Defaults,
@@ -33,7 +34,8 @@ def sequence_of(
 ) -> Sequence:
     """The request with its rendered prompt, as the engine sees it; RowError if it has none.
 
-    Its draws depend on (run seed, row, number) only, or on the request's own seed.
+    Its draws depend on the run's seed, the row's place in the data set as stored (``origin``) and the number of the
+    request in its row only, or on the request's own seed.
     """
     if isinstance(tokens, RowError):
         raise tokens
@@ -45,17 +47,16 @@ def sequence_of(
     max_tokens = request.max_tokens or defaults.max_tokens
     if sampling.temperature <= 0:
         return Sequence(key, tokens, max_tokens, _GREEDY)
-    seeds = (defaults.seed, *key) if request.seed is None else (request.seed,)
+    seeds = (defaults.seed, origin, key[1]) if request.seed is None else (request.seed,)
     draws = hashlib.blake2b(repr(seeds).encode(), digest_size=8).digest()
     return Sequence(key, tokens, max_tokens, sampling, int.from_bytes(draws, "little"))
 
 
-def digest_of(sequence: Sequence, seed: int | None) -> bytes | None:
-    """What identical requests share; None for one whose draws are its own. ``seed`` is the request's own."""
-    drawn = sequence.choices is None and sequence.sampling.temperature > 0
-    if drawn and seed is None:
-        return None
-    asked = _asked(sequence.max_tokens, sequence.choices, sequence.sampling, seed if drawn else None)
+def digest_of(sequence: Sequence) -> bytes:
+    """What identical requests share, and no others; one whose draws are its own has one of its own."""
+    asked = _asked(sequence.max_tokens, sequence.choices, sequence.sampling)
+    if sequence.sampling.temperature > 0:
+        asked += sequence.draw_seed.to_bytes(8, "little")
     return hashlib.blake2b(array("I", sequence.tokens).tobytes() + asked, digest_size=16).digest()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib
 import sys
 import typing
 from collections.abc import Sequence
@@ -12,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.code import import_job_module
 from runner.compose import Composer, fits, in_words
+from runner.kept import loadable
 from runner.keys import check_keys, key
 from runner.prompt import PromptConf
 from runner.source import DatasetConf
@@ -172,28 +174,52 @@ def make_job(node: Any, config_dir: str | None = None) -> Job:
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise UserError("job._target_ is not set: choose a job, such as job=label, or name your own class in it")
     target = node["_target_"]
-    job_class = _job_class(target, [str(Path.cwd()), *([config_dir] if config_dir else [])])
+    job_class = _job_class(target, job_folders(config_dir))
     values = {key: value for key, value in node.items() if key != "_target_"}
     _check_values(job_class, target, values)
     try:
         job = job_class(**values)
     except UserError:
         raise
-    except Exception as error:  # a job's own class may raise anything about its values
+    except (Exception, SystemExit) as error:  # a job's own class may raise anything about its values
         raise UserError(f"job: {target} does not take these values: {type(error).__name__}: {error}") from error
     if not isinstance(job, Job):
         raise UserError(f"job._target_={target}: the class lacks steps(row) or schema()")
+    _check_schema(job, target)
     return job
 
 
+def job_folders(config_dir: str | None) -> list[str]:
+    """Where modules of a user's own jobs are looked for, after installed ones."""
+    return [str(Path.cwd()), *([str(Path(config_dir).resolve())] if config_dir else [])]
+
+
+def _check_schema(job: Job, target: str) -> None:
+    where = f"job._target_={target} ({getattr(sys.modules.get(type(job).__module__), '__file__', None)})"
+    try:
+        schema = job.schema()
+        list(getattr(job, "variables", dict)())
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's class may raise anything
+        raise UserError(f"{where}: schema() or variables() fails: {type(error).__name__}: {error}") from error
+    if not isinstance(schema, pa.Schema):
+        raise UserError(
+            f"{where}: schema() returns {schema!r:.80}, not a pyarrow.Schema such as "
+            'pa.schema([("topic", pa.string())])'
+        )
+    for column in schema:
+        if not loadable(column.type):
+            raise UserError(f"{where}: column {column.name!r} has type {column.type}, which `datasets` cannot load")
+
+
 def _job_class(target: str, folders: list[str]) -> Any:
-    sys.path.extend(folder for folder in folders if folder not in sys.path)
     module_name, _, class_name = target.rpartition(".")
     if not module_name:
         raise UserError(f"job._target_={target}: it must be module.Class, such as jobs.label.Label")
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything
+        module = import_job_module(module_name, folders)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"job._target_={target}: module {module_name} cannot be imported: {reason}") from error
     found = getattr(module, class_name, None)

@@ -24,6 +24,7 @@ log = logging.getLogger("rowmill")
 
 Key = tuple[int, int]  # row, number of the request in it
 Answer = tuple[Key, Completion]
+Asked = tuple[Task, int, Request]
 
 
 @dataclass
@@ -90,7 +91,7 @@ class Loop:
             recorded = self.store.recorded(_indexes(opened))
             for task in opened:
                 self.tasks[task.index] = task
-                task.answers.update(recorded.get(task.index, {}))
+                task.recorded = recorded.get(task.index, {})
             self._ask([(task, number, request) for task in opened for number, request in task.start()])
             self._collect(opened)
 
@@ -123,14 +124,43 @@ class Loop:
             self.told = True
             log.warning("row %d: the job failed, and this is shown once:", task.index, exc_info=task.problem)
 
-    def _ask(self, requests: list[tuple[Task, int, Request]]) -> None:
-        """Render requests and let them wait for the engine, or for the answer to an identical one."""
+    def _ask(self, requests: list[Asked]) -> None:
+        """Render requests and let them wait for the engine, or for the answer to an identical one.
+
+        Those that an earlier session recorded are answered at once, and so on with what the jobs then ask.
+        """
+        while requests:
+            wanted, replayed, stale = self._recall(requests)
+            if stale:
+                self.store.forget(stale)
+            self._wait(wanted)
+            asked = [(task, task.answer(number, completion)) for task, number, completion in replayed]
+            requests = [(task, number, request) for task, new in asked for number, request in new]
+
+    def _recall(
+        self, requests: list[Asked]
+    ) -> tuple[list[tuple[Sequence, bytes]], list[tuple[Task, int, Completion]], list[Key]]:
+        """The sequences to compute with their digests; what is on disk; what is there but answers something else."""
+        wanted: list[tuple[Sequence, bytes]] = []
+        replayed: list[tuple[Task, int, Completion]] = []
+        stale: list[Key] = []
+        answered = {key: (sequence, digest) for key, sequence, digest in self._sequences(requests)}
+        for task, number, _ in requests:
+            record = task.recorded.pop(number, None)
+            sequence, digest = answered.get((task.index, number), (None, None))
+            if record is not None and digest is not None and record.digest == digest:
+                replayed.append((task, number, record.completion))
+                continue
+            if record is not None:
+                stale.append((task.index, number))
+            if sequence is not None and digest is not None:
+                wanted.append((sequence, digest))
+        return wanted, replayed, stale
+
+    def _wait(self, wanted: list[tuple[Sequence, bytes]]) -> None:
         first: dict[bytes, Sequence] = {}
         waiting: list[Sequence] = []
-        for sequence, digest in self._sequences(requests):
-            if digest is None:
-                waiting.append(sequence)
-                continue
+        for sequence, digest in wanted:
             self.digests[sequence.key] = digest
             if digest in self.twins:
                 self.twins[digest].append(sequence.key)
@@ -146,17 +176,18 @@ class Loop:
         self.asked.update((sequence.key, sequence) for sequence in waiting)
         self.plan.add(waiting)
 
-    def _sequences(self, requests: list[tuple[Task, int, Request]]) -> Iterator[tuple[Sequence, bytes | None]]:
+    def _sequences(self, requests: list[Asked]) -> Iterator[tuple[Key, Sequence, bytes]]:
         """The requests as sequences with their digests; those that cannot be rendered are answered with an error."""
         prompts = self._render([(request, task.row) for task, _, request in requests])
         for (task, number, request), tokens in zip(requests, prompts, strict=True):
             key = (task.index, number)
             try:
-                sequence = sequence_of(key, request, tokens, self.defaults, self.prompter.continuations)
+                origin = self.source.origin(task.index)
+                sequence = sequence_of(key, origin, request, tokens, self.defaults, self.prompter.continuations)
             except Exception as problem:  # a job's own choices: only its row is at fault
                 self.answers.append((key, Completion(finish_reason="error", error=_why(problem))))
                 continue
-            yield sequence, digest_of(sequence, request.seed)
+            yield key, sequence, digest_of(sequence)
 
     def _render(self, requests: list[tuple[Request, Row]]) -> list[list[int] | RowError]:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import logging
@@ -15,7 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.config import Config
+from runner.code import job_code
+from runner.config import Config, job_folders
+from runner.database import open_read_only
+from runner.kept import Kept, choose
+from runner.lease import holder
 from runner.prompt import Prompter
 from runner.source import DataSource, open_source
 from runner.store import fresh_dir
@@ -38,6 +41,7 @@ class Prepared:
     model_config: dict[str, Any]
     device: Any
     date: str
+    keep: Kept
 
     @property
     def job(self) -> Job:
@@ -52,7 +56,7 @@ def prepare(config: Config) -> Prepared:
         run_dir = fresh_dir(run_dir)
         log.info("resume=force: starting anew in %s", run_dir)
     source = open_source(conf.dataset, conf.offline, run_dir)
-    keep = kept_columns(config, source)
+    keep = choose(conf.output.keep, source, config.job.schema())
     date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)
     variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
@@ -60,7 +64,7 @@ def prepare(config: Config) -> Prepared:
     prompter.check(source.column_names, job_variables(config.job))
     _check_labels(config.job, prompter, source)
     log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
-    return Prepared(config, run_dir, source, prompter, folder, model_config, device, date)
+    return Prepared(config, run_dir, source, prompter, folder, model_config, device, date, keep)
 
 
 def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, Any]:
@@ -81,18 +85,6 @@ def job_variables(job: Job) -> list[str]:
     """The names that the job puts into prompt templates beside the columns."""
     variables = getattr(job, "variables", None)
     return list(variables()) if callable(variables) else []
-
-
-def kept_columns(config: Config, source: DataSource) -> list[str]:
-    """``output.keep``, or all columns but those that the output names otherwise."""
-    keep = config.conf.output.keep
-    if keep is None:
-        ours = {*config.job.schema().names, "error", "usage"}
-        return [name for name in source.column_names if name not in ours]
-    for name in keep:
-        if name not in source.column_names:
-            raise UserError(f"output.keep: no column {name!r}; the data set has {', '.join(source.column_names)}")
-    return list(keep)
 
 
 def _check_labels(job: Job, prompter: Prompter, source: DataSource) -> None:
@@ -123,17 +115,18 @@ def _check_gold(source: DataSource, gold: str, names: list[str]) -> None:
 
 def recorded_date(run_dir: Path) -> str | None:
     """The date that the run in this directory was begun with."""
-    if not (run_dir / "run.db").is_file():
-        return None
-    with contextlib.suppress(sqlite3.Error, TypeError, KeyError, ValueError):
-        connection = sqlite3.connect(f"file:{run_dir / 'run.db'}?mode=ro", uri=True)
-        with contextlib.closing(connection):
+    try:
+        with open_read_only(run_dir, live=holder(run_dir) is not None) as connection:
             return str(json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])["date"])
-    return None
+    except (UserError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
+        return None
 
 
 def identity(ready: Prepared) -> dict[str, Any]:
-    """All that decides what comes out; two runs that share it give the same output."""
+    """All that decides what comes out; two runs that share it give the same output.
+
+    Where the data lie does not count: their fingerprint does.
+    """
     plain, conf = ready.config.plain, ready.config.conf
     engine = {
         key: plain["engine"][key]
@@ -145,13 +138,15 @@ def identity(ready: Prepared) -> dict[str, Any]:
         from runner.models import weights_hash
 
         model = {"path": conf.model.path, "revision": conf.model.revision, "weights": weights_hash(ready.folder)}
+    dataset = {key: value for key, value in plain["dataset"].items() if key != "path"}
     return {
         "job": plain["job"],
+        "code": job_code(type(ready.job), job_folders(ready.config.config_dir)),
         "prompt": plain["prompt"],
-        "dataset": {**plain["dataset"], "fingerprint": ready.source.fingerprint},
+        "dataset": {**dataset, "fingerprint": ready.source.fingerprint},
         "model": model,
         "engine": engine,
-        "keep": kept_columns(ready.config, ready.source),
+        "keep": list(ready.keep),
         "seed": conf.seed,
         "date": ready.date,
     }
@@ -162,8 +157,9 @@ def provenance(ready: Prepared) -> dict[str, Any]:
     machine = {"platform": platform.platform(), "python": platform.python_version()}
     if ready.device is not None:
         machine |= {"device": ready.device.kind, "name": ready.device.name, "blas": ready.device.blas}
-    engine = dict(ready.config.plain["engine"])
-    return {"versions": {name: _version(name) for name in PACKAGES}, "machine": machine, "engine": engine}
+    plain = ready.config.plain
+    versions = {name: _version(name) for name in PACKAGES}
+    return {"versions": versions, "machine": machine, "engine": plain["engine"], "dataset": plain["dataset"]["path"]}
 
 
 def _version(package: str) -> str | None:

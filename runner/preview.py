@@ -78,7 +78,8 @@ def look(ready: Prepared) -> Looked:
     prompts = ready.prompter.render_many([(request, row) for _, _, request, row in asked])
     for (index, number, request, row), tokens in zip(asked, prompts, strict=True):
         try:
-            sequence = sequence_of((index, number), request, tokens, defaults, ready.prompter.continuations)
+            origin = ready.source.origin(index)
+            sequence = sequence_of((index, number), origin, request, tokens, defaults, ready.prompter.continuations)
         except RowError as error:
             looked.errors.append(str(error))
             continue

@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from omegaconf import OmegaConf
 
 from runner.ask import Defaults
 from runner.config import Config
 from runner.interrupt import Stop
 from runner.loop import Loop
-from runner.prepare import Prepared, identity, kept_columns, prepare, provenance
+from runner.prepare import Prepared, identity, prepare, provenance
 from runner.progress import Progress
 from runner.spool import keep_copy
 from runner.status import read_status
@@ -50,23 +49,21 @@ def run_session(config: Config, stop: Stop) -> dict[str, Any]:
 
 def open_store(ready: Prepared) -> Store:
     """The run directory, leased; UserError if it belongs to another run."""
-    conf, source = ready.config.conf, ready.source
-    keep = kept_columns(ready.config, source)
-    schema = pa.schema([source.schema.field(name) for name in keep], source.schema.metadata)
+    conf = ready.config.conf
     store = Store.open(
         ready.run_dir,
         identity(ready),
-        rows=len(source),
+        rows=len(ready.source),
         shard_rows=conf.output.shard_rows,
         schema=ready.job.schema(),
-        keep=schema,
-        kept=lambda start, stop: source.table(start, stop, keep),
+        keep=ready.keep.schema(),
+        kept=ready.keep.table,
         durability=conf.checkpoint.durability,
         provenance=provenance(ready),
         config=OmegaConf.to_yaml(OmegaConf.create(ready.config.plain | {"date": ready.date})),
     )
-    if source.spool is not None:
-        keep_copy(source.spool, ready.run_dir, power=conf.checkpoint.durability == "power")
+    if ready.source.spool is not None:
+        keep_copy(ready.source.spool, ready.run_dir, power=conf.checkpoint.durability == "power")
     return store
 
 

@@ -47,6 +47,25 @@ class Usage(NamedTuple):
         return total
 
 
+class Record(NamedTuple):
+    """A completion to commit: request ``number`` of ``row``. ``digest`` names the request, see ``runner.ask``."""
+
+    row: int
+    number: int
+    digest: bytes | None
+    completion: Completion
+
+    def values(self) -> tuple[int, int, bytes | None, str]:
+        """The table's columns; a failed request has no digest, so that nobody takes over its answer."""
+        row, number, digest, completion = self
+        return row, number, digest if completion.error is None else None, to_json(completion.to_json())
+
+    @classmethod
+    def of(cls, row: int, number: int, digest: bytes | None, body: str) -> Record:
+        """The inverse of ``values``."""
+        return cls(row, number, digest, Completion.from_json(json.loads(body)))
+
+
 class Output(NamedTuple):
     """A finished row: the job's columns (absent ones are null), or what went wrong.
 

@@ -140,6 +140,10 @@ class DataSource:
             for values in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 yield dict(zip(self.column_names, values, strict=True))
 
+    def origin(self, row: int) -> int:
+        """The row's place in the data set as it is stored, whichever rows were chosen in whatever order."""
+        return row if self._order is None else int(self._order[row])
+
     def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
         """These columns of rows [start, stop), with their own Arrow types; KeyError for an unknown column."""
         schema = pa.schema([self.schema.field(name) for name in columns], self.schema.metadata)

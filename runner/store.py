@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -29,7 +29,7 @@ from runner.database import conditions, connect, create_or_check
 from runner.lease import Lease, disk_errors, fresh_dir
 from runner.marks import Marks
 from runner.publish import write_dataset, write_stream, write_text
-from runner.shards import Output, Staged, Usage
+from runner.shards import Output, Record, Staged, Usage
 from runner.status import Totals, read_labels, read_status, read_totals
 from runner.types import Completion, Gauge, UserError
 
@@ -48,20 +48,6 @@ INSERT INTO shards (shard, file, bytes, sha256, error_kinds, labels, rows, promp
 SELECT ?, ?, ?, ?, ?, ?, count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens)
 FROM staged {_SPAN}
 """
-
-
-class Record(NamedTuple):
-    """A completion to commit: request ``number`` of ``row``. ``digest`` names a deterministic request, else None."""
-
-    row: int
-    number: int
-    digest: bytes | None
-    completion: Completion
-
-    def values(self) -> tuple[int, int, bytes | None, str]:
-        """The table's columns; a failed request has no digest, so that nobody takes over its answer."""
-        row, number, digest, completion = self
-        return row, number, digest if completion.error is None else None, shards.to_json(completion.to_json())
 
 
 class Store:
@@ -169,14 +155,19 @@ class Store:
         """Commit finished rows and seal the shards that they complete; ``record`` without completions."""
         self.record((), outputs)
 
-    def recorded(self, rows: Iterable[int]) -> dict[int, dict[int, Completion]]:
-        """The committed completions of these rows (a ``range`` of step 1 is fastest): row -> number -> completion."""
-        found: dict[int, dict[int, Completion]] = {}
+    def recorded(self, rows: Iterable[int]) -> dict[int, dict[int, Record]]:
+        """The committed completions of these rows (a ``range`` of step 1 is fastest): row -> number -> record."""
+        found: dict[int, dict[int, Record]] = {}
         for where, values in conditions("row", rows):
-            query = f"SELECT row, number, body FROM completions WHERE {where} ORDER BY row, number"
-            for row, number, body in self._select(query, values):
-                found.setdefault(row, {})[number] = Completion.from_json(json.loads(body))
+            query = f"SELECT row, number, digest, body FROM completions WHERE {where} ORDER BY row, number"
+            for record in self._select(query, values):
+                found.setdefault(record[0], {})[record[1]] = Record.of(*record)
         return found
+
+    def forget(self, keys: Iterable[tuple[int, int]]) -> None:
+        """Remove completions (row, number) of unfinished rows, whose requests are others now or that failed."""
+        with disk_errors(self.run_dir), self._database.atomic():
+            self._connection.executemany("DELETE FROM completions WHERE row = ? AND number = ?", keys)
 
     def lookup(self, digests: Iterable[bytes]) -> dict[bytes, Completion]:
         """The committed answers to requests with these digests, failed ones excepted."""

@@ -206,6 +206,10 @@ class Source(Protocol):
         """Rows [start, stop), or all from ``start`` on, in order, as Python values."""
         ...
 
+    def origin(self, row: int) -> int:
+        """The row's place in the data set as it is stored, whichever rows were chosen in whatever order."""
+        ...
+
     def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
         """These columns of rows [start, stop), with their own Arrow types."""
         ...

@@ -236,6 +236,55 @@ def test_nothing_is_computed_again_after_a_stop_at_any_step(tmp_path):
     assert session > 10
 
 
+def test_an_answer_to_another_request_is_not_replayed(tmp_path):
+    """As when a job's code or a library has changed in a way that no identity shows."""
+
+    def asks(first):
+        def steps(row):
+            a = yield Request(messages=say(first + row["text"]))
+            b = yield Request(messages=say("then " + row["text"]))
+            return {"text": f"{a.text}; {b.text}"}
+
+        return steps
+
+    old = World(tmp_path / "run", numbered(20), asks("this? "), engine=CountingEngine(4))
+    old.run(stop_after=6)
+    new = World(tmp_path / "run", numbered(20), asks("that? "), engine=CountingEngine(4))
+    fresh = World(tmp_path / "fresh", numbered(20), asks("that? "))
+    others = [row["text"] != other["text"] for row, other in zip(new.run(), fresh.run(), strict=True)]
+    assert 0 < sum(others) == old.totals.finished  # what was finished stays
+
+
+def test_failed_answers_are_asked_again_by_the_next_session(tmp_path):
+    full = CountingEngine(4, fails=lambda sequence: "too long: for this machine" if sequence.key == (9, 0) else None)
+
+    def steps(row):
+        try:
+            first = yield Request()
+        except RowError:
+            first = yield Request(messages=say("shorter"))
+        second = yield Request(messages=say("then"))
+        return {"text": first.text + second.text}
+
+    World(tmp_path / "run", numbered(12), steps, engine=full, shard_rows=12).run(stop_after=4)
+    resumed = World(tmp_path / "run", numbered(12), steps, shard_rows=12).run()
+    whole = World(tmp_path / "whole", numbered(12), steps).run()
+    assert [row["text"] for row in resumed] == [row["text"] for row in whole]
+
+
+def test_draws_belong_to_a_rows_place_in_the_data_set(tmp_path):
+    order = [3, 1, 2, 0]
+
+    def texts(path, names, origin):
+        world = World(tmp_path / path, names, one, sampling=Sampling(1.0), user="the same for all")
+        world.origin = origin
+        return {name: row["text"] for name, row in zip(names, world.run(), strict=True)}
+
+    straight = texts("straight", numbered(4), lambda row: row)
+    assert texts("shuffled", [f"row {i}" for i in order], order.__getitem__) == straight
+    assert len(set(straight.values())) == 4
+
+
 def test_rows_far_behind_the_oldest_unfinished_one_wait(tmp_path):
     def steps(row):
         turns = 60 if row["text"] == "row 0" else 1

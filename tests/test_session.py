@@ -1,6 +1,7 @@
 """What one session of a run promises: resume, refusals, figures, and an end when it is asked for."""
 
 import contextlib
+import datetime
 import json
 import os
 import shlex
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -158,6 +161,22 @@ def test_resume_after_the_data_changed_is_refused():
         run(overrides())
 
 
+def test_moved_data_that_are_the_same_go_on():
+    interrupt()
+    Path("elsewhere").mkdir()
+    Path("mail.csv").rename("elsewhere/post.csv")
+    moved = [word for word in overrides() if not word.startswith("dataset.path")]
+    assert run([*moved, "dataset.path=elsewhere/post.csv"])["state"] == "finished"
+
+
+def test_reading_leaves_no_file_behind():
+    run(overrides())
+    before = sorted(path.name for path in Path("outputs/mail").iterdir())
+    assert prepare(load_config(overrides())).date == datetime.date.today().isoformat()
+    read_status(Path("outputs/mail"))
+    assert sorted(path.name for path in Path("outputs/mail").iterdir()) == before
+
+
 def test_resume_force_begins_anew_beside_the_old_run_and_says_where(caplog):
     interrupt()
     old = {path.name: path.read_bytes() for path in Path("outputs/mail").iterdir() if "run.db" in path.name}
@@ -210,6 +229,28 @@ def test_a_kept_column_that_would_be_the_jobs_is_refused():
     Path("mail.csv").write_text("id,text,label\n1,a,x\n")
     with pytest.raises(UserError, match="'label' would occur twice"):
         run(overrides("output.keep=[label]"))
+
+
+@pytest.mark.parametrize("keep", ["null", "[id,label]"])
+def test_a_gold_column_named_like_the_jobs_is_kept_as_gold(keep):
+    Path("mail.csv").write_text("id,label,text\n1,ham,x\n2,spam,y\n")
+    run(overrides("dataset.gold=label", f"output.keep={keep}"))
+    names = ["id", "gold", *(["text"] if keep == "null" else []), "label"]
+    assert list(rows_of("outputs/mail")[0])[: len(names)] == names
+    assert [row["gold"] for row in rows_of("outputs/mail")] == ["ham", "spam"]
+
+
+def test_a_column_that_datasets_cannot_load_is_left_out_or_refused(caplog):
+    table = pa.table({"text": ["a", "b"], "odd": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int32()))})
+    pq.write_table(table, "mail.parquet")
+    parquet = [word for word in overrides() if not word.startswith("dataset")]
+    parquet += ["dataset=parquet", "dataset.path=mail.parquet"]
+    with caplog.at_level("WARNING", "rowmill"):
+        run(parquet)
+    assert "column 'odd' is not kept: `datasets` cannot load its type map<string, int32" in caplog.text
+    assert list(rows_of("outputs/mail")[0]) == ["text", "label", "confidence", "probabilities", "error", "usage"]
+    with pytest.raises(UserError, match=r"output\.keep: column .odd. has type map<string, int32"):
+        run([*parquet, "output.keep=[odd]"])
 
 
 def test_a_loop_that_ends_early_is_not_called_finished(monkeypatch):

@@ -229,8 +229,9 @@ def test_a_recorded_completion_is_there_when_record_returns_and_comes_back_equal
         assert other.execute("SELECT count(*) FROM completions").fetchone() == (3,)
     store.close()
     with open_store(tmp_path) as store:
-        assert store.recorded([7, 8]) == {7: dict(enumerate(answers))}
-        assert store.recorded(range(8)) == {7: dict(enumerate(answers))}
+        found = store.recorded([7, 8])
+        assert {number: record.completion for number, record in found[7].items()} == dict(enumerate(answers))
+        assert store.recorded(range(8)) == found
         assert store.recorded(range(7)) == {}
 
 
@@ -259,7 +260,7 @@ def test_a_completion_or_row_is_never_committed_twice_nor_half_a_call(tmp_path):
             store.finish([output(3)])
         with pytest.raises(ValueError, match="row 10"):
             store.finish([output(10)])
-        assert store.recorded(range(10)) == {0: {0: Completion("A")}}
+        assert store.recorded(range(10)) == {0: {0: Record(0, 0, None, Completion("A"))}}
         assert store.totals().finished == 5
 
 

@@ -7,8 +7,8 @@ from runner.types import Completion, Request, RowError
 from tests.world import FunctionJob
 
 
-def task(steps, answers=None):
-    return Task(7, {"text": "hi"}, FunctionJob(steps), dict(answers or {}))
+def task(steps):
+    return Task(7, {"text": "hi"}, FunctionJob(steps))
 
 
 def ask(number):
@@ -32,22 +32,6 @@ def test_requests_are_numbered_in_the_order_in_which_they_are_yielded():
     assert row.output is None
     assert row.answer(1, done("b")) == []
     assert row.output.columns == {"text": "abc"}
-
-
-def test_recorded_answers_are_replayed_and_only_what_is_missing_is_asked():
-    def steps(row):
-        first = yield ask(0)
-        second = yield [ask(1), ask(2), ask(3)]
-        return {"text": first.text + "".join(one.text for one in second)}
-
-    row = task(steps, {0: done("a"), 2: done("c")})
-    assert [number for number, _ in row.start()] == [1, 3]
-    row.answer(3, done("d"))
-    row.answer(1, done("b"))
-    assert row.output.columns == {"text": "abcd"}
-    finished = task(steps, {number: done("x") for number in range(4)})
-    assert finished.start() == []
-    assert finished.output.columns == {"text": "xxxx"}
 
 
 def test_an_empty_list_is_answered_at_once_and_a_job_may_ask_nothing():
@@ -106,7 +90,6 @@ def test_a_job_may_catch_a_failure_use_the_other_answers_and_ask_again():
     assert asked == [(3, ask(3))]
     row.answer(3, done("d"))
     assert row.output.columns == {"text": "acd"}
-    assert task(steps, recorded).start() == [(3, ask(3))]  # replayed the same way
 
 
 def _raises_at_once(row):

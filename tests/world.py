@@ -27,8 +27,9 @@ class ListSource:
     fingerprint = "list"
     column_names = ("text",)
 
-    def __init__(self, texts):
+    def __init__(self, texts, origin=None):
         self.texts = texts
+        self.origin = origin or (lambda row: row)
 
     def __len__(self):
         return len(self.texts)
@@ -66,11 +67,12 @@ class World:
     user: str = "{{ text }}"
     seed: int = 0
     shard_rows: int = 100
+    origin: object = None
 
     def run(self, stop_after=None):
         """The output's rows; with ``stop_after`` the loop ends early, after so many steps."""
         ticks = []
-        source = ListSource(self.texts)
+        source = ListSource(self.texts, self.origin)
         keep = {"keep": pa.schema([]), "kept": lambda start, stop: None}
         with Store.open(
             self.path, {}, rows=len(self.texts), shard_rows=self.shard_rows, schema=self.schema, **keep
