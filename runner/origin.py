@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from runner.source import DatasetConf
 
+FOLDERS = ("documents", "aclsum")  # kinds whose data set is many files
 FORMAT_VERSION = 1  # part of the cache key: raise it when the same file would give another table
 
 
@@ -37,6 +38,8 @@ def load(conf: DatasetConf, path: str, offline: bool) -> tuple[pa.Table, str, np
         return (*read_sqlite(_only(paths), conf.table), None)
     if conf.kind == "arrow":
         return _load_arrow(conf, paths)
+    if conf.kind in FOLDERS:
+        return _load_folder(conf, paths)
     from runner.tables import read_table
 
     contents = _hash_files(paths)
@@ -60,10 +63,10 @@ def _local_paths(address: str, kind: str, offline: bool) -> list[Path]:
         if not files:
             raise UserError(f"dataset.path: no file matches the pattern {address}")
         return files
-    if path.is_dir() and kind != "arrow":
+    if path.is_dir() and kind != "arrow" and kind not in FOLDERS:
         raise UserError(
             f"dataset.path: {path} is a folder; dataset={kind} wants a file or a pattern like {path}/*, "
-            "dataset=arrow a folder"
+            "dataset=arrow or documents a folder"
         )
     return [path]
 
@@ -73,6 +76,29 @@ def _no_such_file(path: Path) -> UserError:
     guesses = get_close_matches(path.name, near, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(str(path.parent / g) for g in guesses)}?" if guesses else ""
     return UserError(f"dataset.path: no such file: {path}{hint}")
+
+
+def _load_folder(conf: DatasetConf, paths: list[Path]) -> tuple[pa.Table, str, None]:
+    """A folder of documents, some documents, or the papers of ACLSum; cached by names and contents when large."""
+    from runner import documents, papers
+    from runner.tables import IN_MEMORY_BYTES, cache_file, store
+
+    root = paths[0] if paths[0].is_dir() else paths[0].parent
+    if conf.kind == "aclsum":
+        files, schema, read = papers.find_papers(root), papers.SCHEMA, papers.read_papers(root)
+    else:
+        files = documents.find_documents(paths)
+        schema, read = documents.SCHEMA, documents.read_documents(files, root)
+    contents = hash_json(*((file.relative_to(root).as_posix(), _hash_readable(file)) for file in files))
+    large = sum(file.stat().st_size for file in files) > IN_MEMORY_BYTES
+    cached = cache_file(hash_json(FORMAT_VERSION, contents, conf.kind)) if large else None
+    return _mapped(cached) or store(schema, read, cached), contents, None
+
+
+def _mapped(cached: Path | None) -> pa.Table | None:
+    from runner.tables import map_arrow
+
+    return map_arrow(cached) if cached is not None and cached.exists() else None
 
 
 def _only(paths: list[Path]) -> Path:
@@ -144,6 +170,13 @@ def _order_of(loaded: datasets.Dataset) -> np.ndarray | None:
 
 def _hash_files(paths: list[Path]) -> str:
     return _hash_file(paths[0]) if len(paths) == 1 else hash_json(*map(_hash_file, paths))
+
+
+def _hash_readable(path: Path) -> str:
+    try:
+        return _hash_file(path)
+    except OSError as error:
+        return type(error).__name__
 
 
 def _hash_file(path: Path) -> str:

@@ -18,14 +18,14 @@ import pyarrow as pa
 
 from runner.origin import FORMAT_VERSION, hash_json, load
 from runner.spool import STDIN, spooled
-from runner.types import Row, UserError
+from runner.types import Row, UnreadableRow, UserError
 from runner.where import did_you_mean, parse_where
 
 if TYPE_CHECKING:
     import datasets
     import numpy as np
 
-KINDS = ("csv", "jsonl", "text", "parquet", "arrow", "sqlite", "openai_batch", "hub")
+KINDS = ("csv", "jsonl", "text", "parquet", "arrow", "sqlite", "openai_batch", "documents", "aclsum", "hub")
 _CELLS_PER_READ = 100_000
 _BYTES_PER_READ = 16 << 20
 
@@ -33,7 +33,7 @@ _BYTES_PER_READ = 16 << 20
 @dataclass
 class DatasetConf:
     """Which rows to read. ``path``: a file, a pattern such as ``data/*.jsonl.gz`` (several files, in the order of their
-    names), ``-`` (what is piped in), a folder (arrow), a hub name (hub) or a ``wheel:`` address of a file.
+    names), ``-`` (what is piped in), a folder (arrow, documents), a hub name (hub) or a ``wheel:`` address of a file.
 
     Files may be compressed with gzip, zstd, bz2 or lz4. ``table`` names a table or view of an SQLite database.
     ``subset``, ``split`` and ``revision`` apply to hub data sets (``split`` also to a saved dict of splits).
@@ -138,7 +138,9 @@ class DataSource:
         for at in range(start, stop, self._read_rows):
             table = self.table(at, min(at + self._read_rows, stop), self.column_names)
             for values in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                yield dict(zip(self.column_names, values, strict=True))
+                row = dict(zip(self.column_names, values, strict=True))
+                why = row["unreadable"] if self.conf.kind == "documents" else None
+                yield row if why is None else UnreadableRow(row, why)
 
     def origin(self, row: int) -> int:
         """The row's place in the data set as it is stored, whichever rows were chosen in whatever order."""

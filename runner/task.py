@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.shards import Output, Record, Usage
-from runner.types import Completion, Job, Request, Row, RowError, Steps
+from runner.types import Completion, Job, Request, Row, RowError, Steps, UnreadableRow
 
 ERROR_CHARS = 2000  # of a row's error; exceptions may print all they hold
 EMPTY_YIELDS = 1000  # in a row, after which a job is taken to ask for nothing for ever
@@ -46,6 +46,8 @@ class Task:
         return [] if self._missing else self._advance(self._go_on)
 
     def _begin(self) -> Any:
+        if isinstance(self.row, UnreadableRow):
+            raise RowError(f"unreadable: {self.row.why}")
         self._steps = self.job.steps(self.row)
         if not isinstance(self._steps, Generator):
             raise TypeError(f"steps(row) must be a generator (it yields requests), not {type(self._steps).__name__}")

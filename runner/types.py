@@ -19,6 +19,14 @@ Row: TypeAlias = dict[str, Any]
 Columns: TypeAlias = dict[str, Any]
 
 
+class UnreadableRow(dict[str, Any]):
+    """A row that its source could not read: it ends with the error ``why``, no job is asked."""
+
+    def __init__(self, row: Row, why: str) -> None:
+        super().__init__(row)
+        self.why = why
+
+
 class UserError(Exception):
     """The configuration, the input or the run directory is at fault: one line that says what would be right.
 
