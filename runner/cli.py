@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from runner.commands import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
-from runner.show import shown
+from runner.show import own_traceback, shown
 from runner.types import UserError
 
 COMMANDS = ("run", "preview", "status", "benchmark")  # a file each in runner/commands
@@ -38,8 +38,10 @@ class StderrHandler(logging.Handler):
     """Log lines for people, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record's message."""
+        """Write the record's message; of a traceback what the user's own files have to do with it."""
         line = shown(record.getMessage())
+        if record.exc_info and record.exc_info[1]:
+            line += "\n" + own_traceback(record.exc_info[1]) + "\n(the whole traceback is in run.log)"
         bars = sys.modules.get("tqdm")
         if bars is None:
             print(line, file=sys.stderr)

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from array import array
+from collections.abc import Callable
 
 from runner.marks import peak_memory
 from runner.types import Gauge, Generation, Sequence
@@ -20,15 +21,16 @@ DELAY = "ROWMILL_FAKE_DELAY"  # environment variable: seconds that a step takes,
 
 
 class FakeEngine:
-    """Answers up to ``batch_size`` sequences a step, by prompt, drawn seed and ``max_tokens`` only.
+    """Answers up to ``batch_size`` sequences a step, by prompt, drawn seed, ``max_tokens`` and ``stopped`` only.
 
     It caches nothing, so that the usage does not depend on what was asked before either. The environment variable
     ROWMILL_FAKE_DELAY makes every step that has something to do take that many seconds.
     """
 
-    def __init__(self, batch_size: int | None = None) -> None:
+    def __init__(self, batch_size: int | None = None, stopped: Callable[[list[int]], bool] | None = None) -> None:
         self.batch_size = batch_size or BATCH
         self.delay_s = float(os.environ.get(DELAY) or 0)
+        self.stopped = stopped
         self.waiting: list[Sequence] = []
         self.busy = 0  # sequences in the latest step
 
@@ -63,4 +65,9 @@ class FakeEngine:
             return Generation(sequence.key, finish_reason="choice", logprobs=logprobs)
         text = " ".join(WORDS[byte % len(WORDS)] for byte in digest[: 1 + digest[0] % 6]).encode()
         reason = "stop" if len(text) <= sequence.max_tokens else "length"
-        return Generation(sequence.key, list(text[: sequence.max_tokens]), reason)
+        tokens = list(text[: sequence.max_tokens])
+        if self.stopped is not None:
+            ends = (end for end in range(1, len(tokens) + 1) if self.stopped(tokens[:end]))
+            if end := next(ends, 0):
+                return Generation(sequence.key, tokens[:end], "stop")
+        return Generation(sequence.key, tokens, reason)

@@ -18,7 +18,8 @@ LOCK = "run.lock"
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 
 
 class Lease:
@@ -70,7 +71,7 @@ def holder(run_dir: Path) -> int | None:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return int(file.read(32) or 0)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     return None
 
@@ -118,7 +119,7 @@ def _database_error(run_dir: Path, error: sqlite3.Error) -> Exception:
 def _file_error(run_dir: Path, error: OSError) -> Exception:
     if error.errno in _NO_SPACE:
         return _no_space(run_dir)
-    if error.errno in _FORBIDDEN:
+    if error.errno in _FORBIDDEN | _NO_PLACE:
         return UserError(f"{run_dir} cannot be written ({error}): choose another output.dir")
     if error.errno == errno.EIO:
         return UserError(f"{run_dir}: the disk fails ({error}): what was committed is safe", 3)

@@ -18,7 +18,7 @@ from runner.code import job_code
 from runner.config import Config, job_folders
 from runner.database import open_read_only
 from runner.kept import Kept, choose
-from runner.lease import holder
+from runner.lease import disk_errors, holder
 from runner.prompt import Prompter
 from runner.source import DataSource, open_source
 from runner.store import fresh_dir
@@ -53,7 +53,8 @@ def prepare(config: Config) -> Prepared:
     conf = config.conf
     run_dir = Path(conf.output.dir) / config.run_name
     if conf.resume == "force":
-        run_dir = fresh_dir(run_dir)
+        with disk_errors(run_dir):
+            run_dir = fresh_dir(run_dir)
         log.info("resume=force: starting anew in %s", run_dir)
     source = open_source(conf.dataset, conf.offline, run_dir)
     keep = choose(conf.output.keep, source, config.job.schema())

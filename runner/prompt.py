@@ -35,7 +35,7 @@ class PromptConf:
 
     ``examples``: each a dict of the variables that the templates use and ``answer``. ``separator`` stands between raw
     pieces, ``answer_prefix`` before raw answers (" " for "Sentiment:" and "positive"). ``stop``: texts that end the
-    generation.
+    answer and are left out of it.
     """
 
     system: str | None = None
@@ -60,7 +60,7 @@ class Prompter:
         self.conf = conf
         self.vocabulary: Vocabulary = as_vocabulary(tokenizer)
         self.end_tokens = self.vocabulary.end_tokens
-        self.stop = list(conf.stop)
+        self.stop = _stop_texts(conf.stop)
         self._pattern = control_pattern(self.vocabulary.control)
         self._harmony = conf.chat and self.vocabulary.control.keys() >= _HARMONY
         self._chat = self._chat_template(date, chat_template_kwargs or {}) if conf.chat else None
@@ -131,7 +131,19 @@ class Prompter:
         return self._continuations[key]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The answer's text without control tokens; of harmony's channels the final one ("" if it never began)."""
+        """The answer's text without control tokens, up to the first stop text.
+
+        Of harmony's channels it is the final one ("" if it never began).
+        """
+        text = self._answer(ids)
+        return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
+
+    def stops(self, ids: Sequence[int]) -> bool:
+        """Whether a stop text has come up in the answer; what harmony's other channels say is none."""
+        text = self._answer(ids)
+        return any(stop in text for stop in self.stop)
+
+    def _answer(self, ids: Sequence[int]) -> str:
         return self.vocabulary.decode(self._final_channel(list(ids)) if self._harmony else ids)
 
     def _text(self, request: Request, row: Row) -> tuple[str, bool]:
@@ -239,6 +251,12 @@ class Prompter:
 
     def _defuse(self, text: str) -> str:
         return defuse(text, self._pattern)
+
+
+def _stop_texts(stop: list[str]) -> tuple[str, ...]:
+    if "" in stop:
+        raise UserError("prompt.stop: a stop text is empty, which would end every answer at once; leave it out")
+    return tuple(stop)
 
 
 def _message(role: str, content: str) -> Message:

@@ -70,13 +70,13 @@ def batch_engine(model: Any, device: Device, conf: Mapping[str, Any], **details:
 
 def stop_at(prompter: Prompter) -> Callable[[list[int]], bool]:
     """Whether the text of some generated tokens contains one of the prompt's stop texts."""
-    stops = tuple(prompter.stop)
+    stops = prompter.stop
     if not stops:
         return lambda tokens: False
     reach = max(len(stop.encode()) for stop in stops) + 4  # a token has at least one byte
 
     def stopped(tokens: list[int]) -> bool:
         tail = prompter.vocabulary.decode(tokens[-reach:])
-        return any(stop in tail for stop in stops)
+        return any(stop in tail for stop in stops) and prompter.stops(tokens)
 
     return stopped

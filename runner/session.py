@@ -21,6 +21,7 @@ from runner.interrupt import Stop
 from runner.loop import Loop
 from runner.prepare import Prepared, identity, prepare, provenance
 from runner.progress import Progress
+from runner.serving import stop_at
 from runner.spool import keep_copy
 from runner.status import read_status
 from runner.store import Store
@@ -73,7 +74,7 @@ def open_engine(ready: Prepared) -> Engine:
     if ready.folder is None:
         from runner.fake import FakeEngine
 
-        return FakeEngine(conf.batch_size)
+        return FakeEngine(conf.batch_size, stop_at(ready.prompter) if ready.prompter.stop else None)
     from runner.serving import open_engine as open_mlx_engine
 
     return open_mlx_engine(ready.folder, ready.device, conf, ready.prompter)

@@ -191,7 +191,7 @@ def to_json(value: Any) -> str:
 def stage(outputs: Sequence[Output], job: pa.Schema) -> list[Staged]:
     """What the checkpoint keeps of these rows, made so that sealing cannot fail on a value later.
 
-    A value that does not fit its column's type is left out and turns its row into an error row.
+    A value that does not fit its column's type turns its row into an error row without any of the job's columns.
     """
     bodies = _fitting(outputs, job)
     if bodies is None:
@@ -218,6 +218,7 @@ def _fitting(outputs: Sequence[Output], job: pa.Schema) -> list[str] | None:
 
 
 def _salvage(output: Output, job: pa.Schema) -> tuple[Output, str]:
+    """The row as it can be stored: in error, without columns, if one of them does not fit."""
     parts, misfits = [], []
     for name, value in output.columns.items():
         try:
@@ -228,9 +229,9 @@ def _salvage(output: Output, job: pa.Schema) -> tuple[Output, str]:
             misfits.append(f"column {name!r} is not one of the job's ({', '.join(job.names)})")
         except _MISFIT:
             misfits.append(f"column {name!r} takes {job.field(name).type}, not {value!r:.80}")
-    if misfits and output.error is None:
-        output = output._replace(error=f"output type: {'; '.join(misfits)}")
-    return output, f"{{{','.join(parts)}}}"
+    if not misfits:
+        return output, f"{{{','.join(parts)}}}"
+    return output._replace(error=output.error or f"output type: {'; '.join(misfits)}"), "{}"
 
 
 def _array(values: list[Any], type_: pa.DataType) -> pa.Array:

@@ -7,6 +7,8 @@ import re
 import sys
 import textwrap
 import time
+import traceback
+from pathlib import Path
 from typing import Any
 
 _HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
@@ -23,6 +25,18 @@ def say(text: str = "") -> None:
 def shown(message: str) -> str:
     """A message for people, without what only machines read in it."""
     return _HASH.sub("", message)
+
+
+def own_traceback(problem: BaseException) -> str:
+    """A short traceback: the last places in files that are neither rowmill's nor installed, and the error."""
+    ours = str(Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if not frame.filename.startswith(ours) and "site-packages" not in frame.filename
+    ]
+    lines = [*traceback.format_list(frames[-3:]), *traceback.format_exception_only(problem)]
+    return "".join(lines).rstrip()
 
 
 def show_run(figures: dict[str, Any]) -> None:

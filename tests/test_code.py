@@ -113,3 +113,37 @@ def test_a_packages_modules_and_relative_imports_are_found():
         "pack/near.py",
     ]
     assert sorted(job_code(pack.job.Job, ["."])) == files
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ('["text"]', r"shout\.py\): schema\(\) returns \['text'\], not a pyarrow\.Schema"),
+        ("1 / 0", r"shout\.py\): schema\(\) or variables\(\) fails: ZeroDivisionError"),
+        ("sys.exit(3)", r"shout\.py\): schema\(\) or variables\(\) fails: SystemExit"),
+        ('pa.schema([("text", pa.map_(pa.string(), pa.string()))])', r"shout\.py\): column 'text' has type map"),
+    ],
+)
+def test_a_broken_schema_is_refused_and_its_file_named(schema, problem):
+    write("own", "import sys\n" + JOB.replace('pa.schema([("text", pa.string())])', schema))
+    with pytest.raises(UserError, match=problem) as refusal:
+        shout("one")
+    assert refusal.value.exit_code == 2
+
+
+def test_a_job_that_exits_fails_its_row():
+    write("own", "import sys\n" + JOB.replace("answer = yield", "sys.exit('done')\n        answer = yield"))
+    assert shout("one")["error_kinds"] == {"SystemExit": 3}
+
+
+def test_a_jobs_mistake_is_shown_with_the_place_in_its_file(capsys):
+    from runner.cli import main
+
+    write("own", JOB.replace("answer.text", "answer.txet"))
+    words = ["job=shout", "dataset=csv", "dataset.path=rows.csv", "prompt.user={{ text }}", "engine.backend=fake"]
+    assert main(["run", "--config-dir", "own", *words]) == 1
+    shown = capsys.readouterr().err
+    assert 'own/shout.py", line 14, in steps' in shown
+    assert "AttributeError: 'Completion' object has no attribute 'txet'" in shown
+    assert "run.log" in shown
+    assert "runner/task.py" not in shown

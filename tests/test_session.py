@@ -195,6 +195,39 @@ def test_the_date_is_that_of_the_first_session(monkeypatch):
         run(overrides("date=2002-02-03"))
 
 
+@pytest.mark.parametrize("place", ["/proc/rowmill", "/dev/null/x", "mail.csv", "loop", "long/" + "x" * 300])
+@pytest.mark.parametrize("more", [[], ["resume=force"]])
+def test_an_output_dir_that_cannot_be_made_is_refused_in_one_line(place, more):
+    Path("loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"cannot be written .*choose another output\.dir") as refusal:
+        run(overrides(f"output.dir={place}", *more))
+    assert refusal.value.exit_code == 2
+    assert "\n" not in str(refusal.value)
+
+
+# Stop texts
+
+
+def generating(*more):
+    return [word for word in overrides("job=generate", *more) if not word.startswith("job.labels")]
+
+
+def test_a_stop_text_ends_the_answer_and_is_left_out_of_it():
+    run(generating())
+    run(generating("prompt.stop=[' ']", "run_name=stopped"))
+    whole, stopped = rows_of("outputs/mail"), rows_of("outputs/stopped")
+    assert [row["text"] for row in stopped] == [row["text"].split(" ")[0] for row in whole]
+    assert any(" " in row["text"] for row in whole)
+    assert {row["usage"]["finish_reason"] for row in stopped} == {"stop"}
+    tokens = zip(stopped, whole, strict=True)
+    assert all(a["usage"]["completion_tokens"] <= b["usage"]["completion_tokens"] for a, b in tokens)
+
+
+def test_an_empty_stop_text_is_refused():
+    with pytest.raises(UserError, match=r"prompt\.stop: a stop text is empty"):
+        run(overrides('prompt.stop=[""]'))
+
+
 # The output's columns
 
 

@@ -193,7 +193,7 @@ def test_a_value_that_does_not_fit_makes_an_error_row(tmp_path, column, value):
     assert column in rows["error"][1]
     assert "unknown" in rows["error"][1] or str(JOB.field(column).type) in rows["error"][1]
     assert [rows["error"][i] for i in (0, 2)] == [None, None]
-    assert rows[1].get(column) is None
+    assert [rows[1].get(name) for name in (column, *JOB.names)] == [None] * (1 + len(JOB))
     assert read_status(tmp_path)["error_kinds"] == {"output type": 1}
 
 

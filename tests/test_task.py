@@ -1,5 +1,7 @@
 """What one row's generator is promised."""
 
+import sys
+
 import pytest
 
 from runner.task import ERROR_CHARS, Task
@@ -48,6 +50,33 @@ def test_an_empty_list_is_answered_at_once_and_a_job_may_ask_nothing():
         row = task(job)
         assert row.start() == []
         assert row.output.columns == {"text": text}
+
+
+def test_a_job_that_asks_for_nothing_for_ever_fails_its_row():
+    def steps(row):
+        while True:
+            yield []
+
+    row = task(steps)
+    assert row.start() == []
+    assert "empty list 1,000 times in a row" in row.output.error
+
+
+def test_sys_exit_ends_a_row_and_ctrl_c_the_run():
+    def leaves(row):
+        yield ask(0)
+        sys.exit("no")
+
+    def interrupted(row):
+        raise KeyboardInterrupt
+        yield
+
+    row = task(leaves)
+    row.start()
+    row.answer(0, done("a"))
+    assert row.output.error == "SystemExit: no"
+    with pytest.raises(KeyboardInterrupt):
+        task(interrupted).start()
 
 
 def test_a_job_may_return_nothing():
