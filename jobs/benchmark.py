@@ -21,7 +21,7 @@ from typing import Any
 
 from runner.types import UserError
 
-WORKLOADS = ("shared", "unique", "documents")
+WORKLOADS = ("shared", "unique", "documents", "card")
 PEERS = ("mlx_lm.generate", "mlx_lm.batch_generate", "mlx_lm.batch_generate+prefix")
 
 
@@ -33,6 +33,9 @@ class BenchmarkConf:
     ``n`` prompts with ``suffix`` tokens of their own and ``output`` generated ones (0: two labels scored by choice).
     ``batch_sizes`` lists those to try in turn (null: the one that a run would take). ``against`` names other engines
     (mlx_lm.generate, mlx_lm.batch_generate, mlx_lm.batch_generate+prefix) for the same prompts. ``repeat``: timed runs.
+
+    ``card``, the line of a model card: tokens/s and time to first token of ``response`` tokens after ``suffix`` ones,
+    one stream and then a run's batch (or those in ``batch_sizes``).
     """
 
     workload: str = "shared"
@@ -46,6 +49,7 @@ class BenchmarkConf:
     against: list[str] = field(default_factory=list)
     repeat: int = 3
     seed: int = 0
+    response: int = 2048
 
     def __post_init__(self) -> None:
         if self.workload not in WORKLOADS:

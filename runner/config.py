@@ -27,10 +27,17 @@ from runner.where import did_you_mean
 
 @dataclass
 class ModelConf:
-    """``path``: a folder, a ``.gguf`` file, a ``wheel:`` address or a hub id; ``revision`` pins a hub id."""
+    """``path``: a folder, a ``.gguf`` file, a ``wheel:`` address or a hub id; ``revision`` pins a hub id.
+
+    ``base``, ``bits`` and ``group_size`` are what ``rowmill convert`` makes it from and how; without a ``path``, a run
+    takes what convert has made.
+    """
 
     path: str | None = None
     revision: str | None = None
+    base: str | None = None
+    bits: int | None = key(None, among=(2, 3, 4, 5, 6, 8))
+    group_size: int | None = key(None, among=(32, 64, 128))
 
 
 @dataclass

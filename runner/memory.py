@@ -51,20 +51,24 @@ def kv_shape(config: dict[str, Any], kind: str) -> KVShape | None:
 
 def weight_bytes(folder: Path, config: dict[str, Any], kind: str) -> int | None:
     """What the weights take once loaded: as stored, or on a CPU as float32; None without readable safetensors."""
-    files = sorted(folder.glob("model*.safetensors"))
     try:
-        headers = [_header(file) for file in files]
+        tensors = read_tensors(folder)
     except (OSError, ValueError, KeyError, struct.error):
         return None
-    tensors = {name: tensor for header in headers for name, tensor in header.items()}
     if not tensors:
         return None
     if kind != "cpu":
         return sum(tensor.size_bytes for tensor in tensors.values())
-    return 4 * sum(_values(name, tensors, config) for name in tensors)
+    return 4 * sum(values(name, tensors, config) for name in tensors)
 
 
-def _values(name: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> int:
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors in a folder's safetensors by name. Raises OSError, ValueError, KeyError or struct.error."""
+    headers = [_header(file) for file in sorted(folder.glob("model*.safetensors"))]
+    return {name: tensor for header in headers for name, tensor in header.items()}
+
+
+def values(name: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> int:
     """How many numbers a tensor stands for once it is dequantised; 0 for the scales that go into another."""
     layer, _, last = name.rpartition(".")
     scales = tensors.get(f"{layer}.scales")

