@@ -56,3 +56,35 @@ def test_choice_scoring_is_measured_too(tiny_model_folder, tmp_path):
     assert main(["benchmark", *words, f"model.path={tiny_model_folder}", f"output.dir={tmp_path}"]) == 0
     (one,) = json.loads((tmp_path / "benchmark.json").read_text())
     assert one["tokens_equal"] is None
+
+
+def test_the_card_line_names_model_machine_and_versions(tiny_model_folder, tmp_path, capsys):
+    words = ["benchmark.workload=card", "benchmark.response=6", "benchmark.suffix=5", "benchmark.batch_sizes=[1,3]"]
+    where = [f"model.path={tiny_model_folder}", "engine.backend=cpu", f"output.dir={tmp_path}"]
+    assert main(["benchmark", *words, *where]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    for part in (
+        "tiny (",
+        "(cpu)",
+        "single stream",
+        "3 streams",
+        "s to the first token",
+        "6-token responses",
+        "mlx-lm ",
+    ):
+        assert part in line
+    measured = json.loads((tmp_path / "card.json").read_text())["measured"]
+    assert [(one["streams"], one["prompt"], one["response"]) for one in measured] == [(1, 5, 6), (3, 5, 6)]
+    for one in measured:
+        assert 0 < one["first_token_s"] < one["seconds"]
+        assert one["tokens_per_s"] == pytest.approx(
+            one["streams"] * 5 / (one["seconds"] - one["first_token_s"]), rel=1e-6
+        )
+        assert one["peak_bytes"] > 0
+
+
+def test_a_card_needs_more_than_one_token(tiny_model_folder, capsys):
+    assert (
+        main(["benchmark", "benchmark.workload=card", "benchmark.response=1", f"model.path={tiny_model_folder}"]) == 2
+    )
+    assert "benchmark.response=1" in capsys.readouterr().err

@@ -30,7 +30,8 @@ EPILOG = """groups (NAME is a file in conf/ or in --config-dir):
                             dataset.path=FILE|"data/*.csv.gz"|- (what is piped in) dataset.table=TABLE
                             dataset.limit=N dataset.where='stars > 3' dataset.shuffle_seed=0
   prompt=NAME               prompt.user='... {{ column }} ...' prompt.system=... prompt.chat=false
-  model=NAME                smollm2_135m gpt_oss_20b_q6g32; or model.path=FOLDER|FILE.gguf|HUB/ID
+  model=NAME                smollm2_135m gpt_oss_20b_q8g64 gpt_oss_20b_q6g32 gpt_oss_20b_q5g32 gpt_oss_20b_q4g32;
+                            or model.path=FOLDER|FILE.gguf|HUB/ID
   engine                    engine.max_tokens=256 engine.temperature=0 engine.batch_size=32 engine.backend=auto|fake
 keys: run_name=NAME output.dir=DIR output.keep=[COLUMN,...] seed=0 resume=auto|force offline=true
 """
