@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.worker import Link
 
 __version__ = "0.1.0"
 
@@ -11,13 +14,21 @@ __version__ = "0.1.0"
 def run(overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[str, Any]:
     """Run or resume what the Hydra overrides describe; the figures of ``rowmill status --json`` and ``path``.
 
-    In the main thread SIGINT and SIGTERM end the run after the step in flight; their handlers are restored. Raises
+    All of it happens in this process: nothing starts it again when it dies, as ``rowmill run`` does. In the main
+    thread SIGINT and SIGTERM end the run after the step in flight; their handlers are restored. Raises
     runner.types.UserError for a wrong configuration or input, KeyboardInterrupt after an interrupted run was made safe.
     """
+    return run_linked(overrides, config_dir, None)
+
+
+def run_linked(overrides: Sequence[str], config_dir: str | None, link: Link | None) -> dict[str, Any]:
+    """``run`` for a supervisor's worker."""
     from runner.interrupt import stop_on_signals
 
     with stop_on_signals() as stop:
+        if link:
+            link.report(ready=True)
         from runner.config import load_config
         from runner.session import run_session
 
-        return run_session(load_config(overrides, config_dir), stop)
+        return run_session(load_config(overrides, config_dir), stop, link)

@@ -18,8 +18,12 @@ COMMANDS = ("run", "preview", "status", "benchmark", "convert")  # a file each i
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code (0 fine, 1 rows in error, 2 wrong input, 3 cannot run here, 130 interrupted)."""
+    """Run a command; the exit code (0 fine, 1 rows in error, 2 wrong input, 3 cannot run here, 130 interrupted).
+
+    Without ``arguments`` this is the program itself: they are those of the process, and `run` is supervised.
+    """
     options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+    options.is_program = arguments is None
     _log_to_stderr()
     try:
         return int(options.command(options))

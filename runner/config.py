@@ -49,6 +49,8 @@ class EngineConf:
     ``memory_gb``: for weights and KV caches together (null: what the device has). ``max_kv_size``: the tokens of a row
     that its attention sees, the first 4 and the latest ones (null: all). ``window``: rows read ahead and
     sorted. ``max_tokens``: of an answer; ``temperature`` 0 is greedy, ``top_k`` 0 and ``top_p`` 1 are off.
+    ``stall_minutes`` without a step, and the model's process is started again; it ends with exit code 3 when it has
+    died more than ``max_restarts`` times in a row without an answer in between.
     """
 
     backend: str = key("auto", among=("auto", "metal", "cuda", "cpu", "fake"))
@@ -63,6 +65,8 @@ class EngineConf:
     top_k: int = key(0, least=0)
     min_p: float = key(0.0, least=0, most=1)
     reasoning_effort: str | None = key(None, among=("low", "medium", "high"))
+    stall_minutes: float = key(15.0, least=0)
+    max_restarts: int = key(5, least=0)
 
     def sampling(self) -> Sampling:
         return Sampling(self.temperature, self.top_p, self.top_k, self.min_p)

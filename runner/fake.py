@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import signal
 import time
 from array import array
 from collections.abc import Callable
@@ -18,17 +19,25 @@ WORDS = [
 ]
 BATCH = 256
 DELAY = "ROWMILL_FAKE_DELAY"  # environment variable: seconds that a step takes, to try interrupts and kills
+FAULT = "ROWMILL_FAKE_FAULT"  # environment variable: HOW:TEXT, what happens to a prompt with this text, see _fail
 
 
 class FakeEngine:
     """Answers up to ``batch_size`` sequences a step, by prompt, drawn seed, ``max_tokens`` and ``stopped`` only.
 
-    It caches nothing, so that the usage does not depend on what was asked before either. The environment variable
-    ROWMILL_FAKE_DELAY makes every step that has something to do take that many seconds.
+    It caches nothing, so that the usage does not depend on what was asked before either. The environment variables
+    ROWMILL_FAKE_DELAY and ROWMILL_FAKE_FAULT make its steps slow, and some of them fatal. ``share`` of ``batch_size``
+    is used.
     """
 
-    def __init__(self, batch_size: int | None = None, stopped: Callable[[list[int]], bool] | None = None) -> None:
-        self.batch_size = batch_size or BATCH
+    def __init__(
+        self,
+        batch_size: int | None = None,
+        stopped: Callable[[list[int]], bool] | None = None,
+        share: float = 1.0,
+    ) -> None:
+        self.batch_size = max(1, int(share * (batch_size or BATCH)))
+        self.fault = os.environ.get(FAULT, "")
         self.delay_s = float(os.environ.get(DELAY) or 0)
         self.stopped = stopped
         self.waiting: list[Sequence] = []
@@ -49,6 +58,8 @@ class FakeEngine:
         self.busy = len(batch)
         if batch and self.delay_s:
             time.sleep(self.delay_s)
+        if self.fault:
+            _fail(self.fault, batch)
         return [self._answer(sequence) for sequence in batch]
 
     def close(self) -> None:
@@ -71,3 +82,18 @@ class FakeEngine:
             if end := next(ends, 0):
                 return Generation(sequence.key, tokens[:end], "stop")
         return Generation(sequence.key, tokens, reason)
+
+
+def _fail(fault: str, batch: list[Sequence]) -> None:
+    """Die as models do: abort, kill, hang, raise, or oom:N for lack of memory with more than N sequences at once."""
+    how, _, text = fault.partition(":")
+    if how == "oom":
+        if len(batch) > int(text):
+            os.write(2, b"[METAL] Command buffer execution failed: Insufficient Memory\n")
+            os.abort()
+    elif any(text in bytes(i for i in sequence.tokens if i < 256).decode() for sequence in batch):
+        if how == "hang":
+            time.sleep(1e6)
+        if how == "raise":
+            raise RuntimeError("a fault was asked for")
+        os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGABRT)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from runner.code import job_code
 from runner.config import Config, job_folders
 from runner.database import open_read_only
+from runner.deaths import boot_id
 from runner.kept import Kept, choose
 from runner.lease import disk_errors, holder
 from runner.prompt import Prompter
@@ -31,7 +32,10 @@ PACKAGES = ("rowmill", "mlx", "mlx-lm", "transformers", "datasets", "pyarrow")
 
 @dataclass
 class Prepared:
-    """A run checked and ready, its weights not yet loaded. ``folder`` is the model's, None for the fake engine."""
+    """A run checked and ready, its weights not yet loaded. ``folder`` is the model's, None for the fake engine.
+
+    ``memory_share`` of what batches and KV caches may take is left after deaths for lack of memory.
+    """
 
     config: Config
     run_dir: Path
@@ -42,6 +46,7 @@ class Prepared:
     device: Any
     date: str
     keep: Kept
+    memory_share: float = 1.0
 
     @property
     def job(self) -> Job:
@@ -154,7 +159,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
 
 def provenance(ready: Prepared) -> dict[str, Any]:
     """What is worth knowing later about a session, beyond its identity."""
-    machine = {"platform": platform.platform(), "python": platform.python_version()}
+    machine = {"platform": platform.platform(), "python": platform.python_version(), "boot": boot_id()}
     if ready.device is not None:
         machine |= {"device": ready.device.kind, "name": ready.device.name, "blas": ready.device.blas}
     plain = ready.config.plain

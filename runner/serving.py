@@ -23,8 +23,11 @@ PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 4096}
 WORK_SPACE = 0.1  # share of the budget left for activations
 
 
-def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompter) -> Engine:
-    """Load the model and put it behind a BatchEngine. UserError, exit code 3, if it cannot run here."""
+def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompter, share: float = 1.0) -> Engine:
+    """Load the model and put it behind a BatchEngine. UserError, exit code 3, if it cannot run here.
+
+    ``share`` of the usual batch size and KV memory is used.
+    """
     from runner import models
 
     model, _, config = models.load(folder, device)
@@ -32,13 +35,16 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
         model,
         device,
         vars(conf),
+        share=share,
         end_tokens=prompter.end_tokens,
         stopped=stop_at(prompter),
         context=models.context_length(config),
     )
 
 
-def batch_engine(model: Any, device: Device, conf: Mapping[str, Any], **details: Any) -> BatchEngine | CopyingEngine:
+def batch_engine(
+    model: Any, device: Device, conf: Mapping[str, Any], share: float = 1.0, **details: Any
+) -> BatchEngine | CopyingEngine:
     """An engine for a loaded model, its sizes chosen for the device where ``conf`` (engine keys) leaves them open."""
     from mlx.utils import tree_reduce
 
@@ -46,12 +52,12 @@ def batch_engine(model: Any, device: Device, conf: Mapping[str, Any], **details:
     from runner.model import ResidentModel, UnsupportedModelError
 
     sizes: dict[str, Any] = {
-        "batch_size": conf.get("batch_size") or BATCH_SIZE[device.kind],
+        "batch_size": max(1, int(share * (conf.get("batch_size") or BATCH_SIZE[device.kind]))),
         "prefill_tokens": conf.get("prefill_tokens") or PREFILL_TOKENS[device.kind],
     }
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
     limit = conf["memory_gb"] * 1e9 if conf.get("memory_gb") else device.memory_bytes
-    spare = int(limit * (1 - WORK_SPACE)) - weights
+    spare = int(share * (int(limit * (1 - WORK_SPACE)) - weights))
     if spare <= 0:
         raise UserError(f"the weights take {weights / 1e9:.1f} GB of {limit / 1e9:.1f} GB: too little is left", 3)
     log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from runner.ask import Defaults
 from runner.config import Config
+from runner.deaths import Death
 from runner.interrupt import Stop
 from runner.loop import Loop
 from runner.prepare import Prepared, identity, prepare, provenance
@@ -26,18 +27,23 @@ from runner.spool import keep_copy
 from runner.status import read_status
 from runner.store import Store
 from runner.types import Engine
+from runner.watched import WatchedEngine
+from runner.worker import Link
 
 log = logging.getLogger("rowmill")
 
 
-def run_session(config: Config, stop: Stop) -> dict[str, Any]:
+def run_session(config: Config, stop: Stop, link: Link | None = None) -> dict[str, Any]:
     """Run or resume; see ``runner.run``. When ``stop`` is asked for, the step in flight is finished and committed.
+
+    ``link``: the supervisor, if this is its worker.
 
     Raises UserError, and KeyboardInterrupt saying how to go on if the session was interrupted.
     """
     ready = prepare(config)
     try:
-        with open_store(ready) as store, run_log(ready.run_dir):
+        with open_store(ready, link.death if link else None) as store, run_log(ready.run_dir):
+            _tell(ready, store, link)
             if store.totals().finished == len(ready.source):
                 log.info("all %d rows were finished before", len(ready.source))
             else:
@@ -48,8 +54,27 @@ def run_session(config: Config, stop: Stop) -> dict[str, Any]:
         raise KeyboardInterrupt(f"interrupted; what was computed is safe. To go on:\n{resume_command(ready)}") from None
 
 
-def open_store(ready: Prepared) -> Store:
-    """The run directory, leased; UserError if it belongs to another run."""
+def _tell(ready: Prepared, store: Store, link: Link | None) -> None:
+    """Say what deaths of earlier sessions lead to, and to the supervisor where to look."""
+    ready.memory_share = store.deaths.share
+    if store.died:
+        log.warning("%s", store.died)
+    if store.deaths.memory:
+        log.warning("memory ran out before: batches and KV caches take %.0f%% of their size", 100 * ready.memory_share)
+    if link:
+        engine = ready.config.conf.engine
+        link.report(
+            run_dir=str(ready.run_dir.resolve()),
+            session=store.flight.session,
+            stall_s=60 * engine.stall_minutes,
+            max_restarts=engine.max_restarts,
+            resume=resume_command(ready),
+            overrides=_resuming(ready.config.overrides, ready),
+        )
+
+
+def open_store(ready: Prepared, death: Death | None = None) -> Store:
+    """The run directory, leased; UserError if it belongs to another run. ``death``: see ``Store.open``."""
     conf = ready.config.conf
     store = Store.open(
         ready.run_dir,
@@ -62,6 +87,7 @@ def open_store(ready: Prepared) -> Store:
         durability=conf.checkpoint.durability,
         provenance=provenance(ready),
         config=OmegaConf.to_yaml(OmegaConf.create(ready.config.plain | {"date": ready.date})),
+        death=death,
     )
     if ready.source.spool is not None:
         keep_copy(ready.source.spool, ready.run_dir, power=conf.checkpoint.durability == "power")
@@ -74,17 +100,19 @@ def open_engine(ready: Prepared) -> Engine:
     if ready.folder is None:
         from runner.fake import FakeEngine
 
-        return FakeEngine(conf.batch_size, stop_at(ready.prompter) if ready.prompter.stop else None)
+        stopped = stop_at(ready.prompter) if ready.prompter.stop else None
+        return FakeEngine(conf.batch_size, stopped, ready.memory_share)
     from runner.serving import open_engine as open_mlx_engine
 
-    return open_mlx_engine(ready.folder, ready.device, conf, ready.prompter)
+    return open_mlx_engine(ready.folder, ready.device, conf, ready.prompter, ready.memory_share)
 
 
 def _work(ready: Prepared, store: Store, stop: Stop) -> None:
     """The loop until all rows are finished; KeyboardInterrupt if ``stop`` was asked for before."""
     conf = ready.config.conf
-    engine = open_engine(ready)
-    store.start(getattr(engine, "gauge", None))
+    deaths = store.deaths
+    engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined())
+    store.start(engine.gauge)
     defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed)
     loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, conf.engine.window, stop.is_asked)
     began = time.perf_counter()
@@ -131,11 +159,15 @@ def resume_command(ready: Prepared) -> str:
     else:
         program, typed = "rowmill", ["run", *(["--config-dir", config.config_dir] if config.config_dir else [])]
         typed += config.overrides
-    words = [word for word in typed if not re.match(r"\+{0,2}resume=", word)]
-    if ready.run_dir.name != config.run_name:
-        words = [word for word in words if not re.match(r"\+{0,2}run_name=", word)]
-        words.append(f"run_name={ready.run_dir.name}")
-    return shlex.join([program, *words])
+    return shlex.join([program, *_resuming(typed, ready)])
+
+
+def _resuming(words: list[str], ready: Prepared) -> list[str]:
+    """The words of a command line that began this run, changed so that they go on with it."""
+    words = [word for word in words if not re.match(r"\+{0,2}resume=", word)]
+    if ready.run_dir.name == ready.config.run_name:
+        return words
+    return [word for word in words if not re.match(r"\+{0,2}run_name=", word)] + [f"run_name={ready.run_dir.name}"]
 
 
 def _is_on_path(program: str) -> bool:

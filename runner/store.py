@@ -26,6 +26,8 @@ import pyarrow as pa
 
 from runner import shards
 from runner.database import conditions, connect, create_or_check
+from runner.deaths import Death, note_death, read_deaths
+from runner.flight import Flight
 from runner.lease import Lease, disk_errors, fresh_dir
 from runner.marks import Marks
 from runner.publish import write_dataset, write_stream, write_text
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "Record", "Store", "Totals", "Usage", "fresh_dir", "read_status"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("rowmill")
 
 _ORPHAN = re.compile(r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info)\.json|config\.yaml|stdin)\.tmp")
 _SPAN = "WHERE row >= ? AND row < ?"
@@ -82,6 +84,7 @@ class Store:
         durability: str = "process",
         provenance: Mapping[str, Any] | None = None,
         config: str | None = None,
+        death: Death | None = None,
     ) -> Store:
         """Create the run directory, or resume it if it holds the same run.
 
@@ -90,6 +93,7 @@ class Store:
         each session, ``config`` (YAML) goes into ``config.yaml``. ``schema`` has the job's columns, ``keep`` the kept
         input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``:
         ``process`` survives any death of the process; ``power`` also a power cut, for a disk sync at each commit.
+        ``death``: how a supervisor saw the last session end; see ``runner.deaths`` for what follows.
 
         Raises UserError: column names clash; another process has the lease (its pid is named); the directory belongs
         to a different run (one line ``key: old -> new`` for each difference); the checkpoint is damaged, of another
@@ -112,7 +116,8 @@ class Store:
             undo.callback(database.close)
             create_or_check(database.conn, run_dir, full, power=layout.power)
             store = cls(run_dir, layout, lease, database)
-            store._resume(provenance or {})
+            store._resume(provenance or {}, death)
+            undo.callback(store.flight.close)
             if config is not None:
                 write_text(run_dir / "config.yaml", config, power=layout.power)
             undo.pop_all()
@@ -209,6 +214,7 @@ class Store:
                 ended = (time.time(), why, self._session)
                 self._connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", ended)
             self._database.close()
+            self.flight.close()
             self._lease.release()
 
     def __enter__(self) -> Store:
@@ -221,7 +227,9 @@ class Store:
         with disk_errors(self.run_dir):
             return self._connection.execute(query, tuple(values)).fetchall()
 
-    def _resume(self, provenance: Mapping[str, Any]) -> None:
+    def _resume(self, provenance: Mapping[str, Any], death: Death | None) -> None:
+        self.died = note_death(self._connection, self.run_dir, death)
+        self.deaths = read_deaths(self._connection)
         self._forget_damaged_shards()
         self._sealed = {shard for (shard,) in self._select("SELECT shard FROM shards")}
         self._remove_orphans()
@@ -230,6 +238,7 @@ class Store:
         session = {"started": time.time(), "pid": os.getpid(), "provenance": json.dumps(provenance, default=str)}
         self._session = self._database.table("sessions").insert(session, pk="session").last_pk
         self._marks = Marks(self._connection, self._session)
+        self.flight = Flight(self.run_dir, self._session)
         self._publish()
         self._seal_complete([*self._staged, 0])
         self._totals = self._first = read_totals(self._connection)

@@ -14,13 +14,22 @@ HELP = "run, or resume what was interrupted: the same command line resumes"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser, EPILOG)
+    once = "keep the model in this process, for debuggers; nothing starts it again when it dies"
+    parser.add_argument("--no-supervise", action="store_true", help=once)
 
 
 def main(options: argparse.Namespace) -> int:
     """Exit code 1 when rows are in error."""
-    from runner import run
+    from runner.worker import Link
 
-    figures = run(options.overrides, options.config_dir)
+    if options.is_program and not options.no_supervise:
+        from runner.supervise import supervise
+
+        folder = ["--config-dir", options.config_dir] if options.config_dir else []
+        return supervise(["run", *folder, *(["--json"] if options.json else [])], options.overrides)
+    from runner import run_linked
+
+    figures = run_linked(options.overrides, options.config_dir, Link.current)
     if options.json:
         print(json.dumps(figures))
     else:

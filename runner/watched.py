@@ -1,0 +1,126 @@
+"""The engine as a run uses it: what is in it is known on disk, and rows that were there at deaths are kept apart."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+
+from runner.flight import Flight
+from runner.marks import peak_memory
+from runner.types import Engine, Gauge, Generation, Sequence
+
+Key = tuple[int, int]
+
+
+class WatchedEngine:
+    """An Engine around the one that ``opened`` makes; see the protocol.
+
+    ``alone``: rows that are computed one at a time, after all others that are to hand. ``quarantined``: rows that are
+    answered with this error.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[], Engine],
+        flight: Flight,
+        alone: Collection[int] = (),
+        quarantined: Mapping[int, str] | None = None,
+    ) -> None:
+        self._opened, self._flight = opened, flight
+        self._alone, self._quarantined = alone, quarantined or {}
+        self._inner: Engine | None = opened()
+        self._flying: dict[Key, Sequence] = {}
+        self._apart: deque[Sequence] = deque()  # waiting for the engine to be empty
+        self._refused: list[Generation] = []
+        self._poison: dict[tuple[int, ...], str] = {}  # prompts of quarantined rows, for those that ask the same
+        self._lonely = self._changed = False
+        self._answers = 0  # handed out by the last step: on disk when the next one begins
+        self._model_s = 0.0
+        flight.work(True)
+
+    @property
+    def inner(self) -> Engine:
+        """The engine itself, opened again if it was released."""
+        if self._inner is None:
+            self._inner = self._opened()
+            self._inner.add(list(self._flying.values()))
+        return self._inner
+
+    @property
+    def model_s(self) -> float | None:
+        """Seconds spent in the model, None where the engine does not tell."""
+        now = getattr(self._inner, "model_s", None)
+        return self._model_s + now if now is not None else self._model_s or None
+
+    def gauge(self) -> Gauge:
+        """See Engine; of one that does not tell, or is released, only the memory of the process is known."""
+        gauge: Callable[[], Gauge] | None = getattr(self._inner, "gauge", None)
+        return gauge() if gauge else Gauge(memory_bytes=peak_memory())
+
+    def room(self) -> int:
+        """See Engine; none while a row is computed alone."""
+        return 0 if self._lonely else self.inner.room()
+
+    def add(self, sequences: list[Sequence]) -> None:
+        """See Engine."""
+        together = []
+        for sequence in sequences:
+            if (error := self._error(sequence)) is not None:
+                self._refused.append(Generation(sequence.key, finish_reason="error", error=error))
+            elif sequence.key[0] in self._alone:
+                self._apart.append(sequence)
+            else:
+                together.append(sequence)
+        self._enter(together)
+
+    def step(self) -> list[Generation]:
+        """See Engine."""
+        if not self._flying and self._apart:
+            self._lonely = True
+            self._enter([self._apart.popleft()])
+        self._flight.beat(self._answers, self._rows() if self._changed else None)
+        self._changed = False
+        ended, self._refused = self._refused, []
+        if self._flying:
+            answered = self.inner.step()
+            self._leave(answered)
+            ended = [*ended, *answered]
+        self._answers = len(ended)
+        return ended
+
+    def release(self) -> None:
+        """Free the device; what is in the engine is computed anew when it goes on."""
+        if self._inner is not None:
+            self._model_s = self.model_s or 0.0
+            self._inner.close()
+            self._inner = None
+
+    def close(self) -> None:
+        """See Engine."""
+        self.release()
+        self._flight.work(False)
+
+    def _rows(self) -> set[int]:
+        return {row for row, _ in self._flying}
+
+    def _error(self, sequence: Sequence) -> str | None:
+        if not self._quarantined:
+            return None
+        prompt = tuple(sequence.tokens)
+        error = self._quarantined.get(sequence.key[0])
+        if error is not None:
+            self._poison[prompt] = error
+        return error or self._poison.get(prompt)
+
+    def _enter(self, sequences: list[Sequence]) -> None:
+        if sequences:
+            self.inner.add(sequences)
+            self._flying.update((sequence.key, sequence) for sequence in sequences)
+            self._changed = True
+
+    def _leave(self, answered: list[Generation]) -> None:
+        for generation in answered:
+            del self._flying[generation.key]
+        if answered:
+            self._lonely = False
+            self._changed = True

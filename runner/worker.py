@@ -1,0 +1,63 @@
+"""The worker: a process that a supervisor started to do what the command line says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from runner.deaths import Death
+
+EXIT_CRASHED, EXIT_NO_MEMORY = 70, 71  # of a worker whose exception nobody caught
+# What MLX, Metal, CUDA and the C++ library say when memory runs out.
+NO_MEMORY = re.compile(
+    r"insufficient memory|unable to allocate|out of memory|OutOfMemory|bad_alloc|attempting to allocate|MemoryError",
+    re.IGNORECASE,
+)
+
+
+class Link:
+    """A worker's side: what it is told at its start, and a pipe for what it reports.
+
+    ``death``: how the worker before it ended. ``began``: when the first of them was started, in monotonic seconds.
+    """
+
+    current: ClassVar[Link | None] = None
+
+    def __init__(self, reports: int, began: float, death: Death | None) -> None:
+        self._reports, self.began, self.death = reports, began, death
+
+    def report(self, **facts: Any) -> None:
+        """Tell the supervisor; it may be gone."""
+        with contextlib.suppress(OSError):
+            os.write(self._reports, json.dumps(facts).encode() + b"\n")
+
+
+def main(spec: Mapping[str, Any]) -> int:
+    """Run the command line of ``spec`` (see ``runner.supervise``); the exit code."""
+    from runner import cli
+
+    sys.argv = list(spec["argv"])
+    # Python writes to the user's terminal itself, so that a bar is a bar; what C++ writes goes through the supervisor.
+    sys.stderr = os.fdopen(spec["stderr"], "w", buffering=1, errors="backslashreplace")
+    threading.Thread(target=_end_with, args=(spec["alive"],), daemon=True).start()
+    death = Death(*spec["death"]) if spec["death"] else None
+    Link.current = Link(spec["reports"], spec["began"], death)
+    try:
+        return cli.main(spec["arguments"])
+    except Exception as error:
+        traceback.print_exc()
+        return EXIT_NO_MEMORY if NO_MEMORY.search(f"{type(error).__name__}: {error}") else EXIT_CRASHED
+
+
+def _end_with(alive: int) -> None:
+    """Die with the supervisor, whose end of the pipe closes when it dies: what counts is on disk."""
+    os.read(alive, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
