@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runner.results import Run
     from runner.worker import Link
 
 __version__ = "0.1.0"
@@ -17,6 +19,12 @@ def run(overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[st
     All of it happens in this process: nothing starts it again when it dies, as ``rowmill run`` does. In the main
     thread SIGINT and SIGTERM end the run after the step in flight; their handlers are restored. Raises
     runner.types.UserError for a wrong configuration or input, KeyboardInterrupt after an interrupted run was made safe.
+
+    >>> import runner
+    >>> figures = runner.run(["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv",
+    ...                       'prompt.user=Ham or spam? {{ text }}', "run_name=doc", "engine.backend=fake"])
+    >>> figures["finished"], figures["errors"], figures["path"]
+    (4, 0, 'outputs/doc')
     """
     return run_linked(overrides, config_dir, None)
 
@@ -32,3 +40,26 @@ def run_linked(overrides: Sequence[str], config_dir: str | None, link: Link | No
         from runner.session import run_session
 
         return run_session(load_config(overrides, config_dir), stop, link)
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """A run directory, running, interrupted or finished, for reading; runner.types.UserError if it is none.
+
+    >>> import runner
+    >>> run = runner.open_run("outputs/doc")
+    >>> run.status["state"], run.status["finished"]
+    ('finished', 4)
+    >>> run.dataset.column_names
+    ['id', 'text', 'kind', 'label', 'confidence', 'probabilities', 'error', 'usage']
+    >>> run.errors
+    []
+    >>> run.config["job"]["labels"]
+    ['ham', 'spam']
+    >>> [row["kind"] for row in run.rows() if row["label"]]
+    ['spam', 'ham', 'spam', 'ham']
+    """
+    from pathlib import Path
+
+    from runner.results import Run
+
+    return Run(Path(path))

@@ -1,0 +1,64 @@
+"""Runs out: tables, data sets on the hub, pre-annotations, training data, results as the OpenAI API writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runner.types import UserError
+
+_SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
+_SUFFIXES |= {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite"}
+
+
+def export(options: Any) -> Iterator[str]:
+    """Write the rows of a run to ``target``; what to tell the user. ``options``: see ``rowmill export --help``.
+
+    Raises UserError for whatever is wrong; a file that was there is then untouched.
+    """
+    from runner.export.hub import HUB, push
+    from runner.export.select import Selection
+    from runner.results import Run
+
+    kind = options.format or _by_name(options.target)
+    run = Run(Path(options.run_dir), options.data)
+    columns = [name.strip() for name in options.columns.split(",")] if options.columns else []
+    selection = Selection(run, options.join or options.data is not None, options.where, columns)
+    if options.target.startswith(HUB):
+        if kind != "parquet":
+            raise UserError(f"--format {kind}: a data set on the hub is Parquet")
+        count = push(options.target, selection, public=options.public, overwrite=options.overwrite)
+    else:
+        count = _write(kind, selection, options)
+    status = run.status
+    unfinished = (
+        "" if status["finished"] == status["rows"] else f"; {status['rows'] - status['finished']:,} are not done"
+    )
+    yield f"{count:,} of {status['rows']:,} rows written to {options.target}{unfinished}"
+
+
+def _write(kind: str, selection: Any, options: Any) -> int:
+    from runner.export.annotate import ANNOTATORS
+    from runner.export.files import WRITERS
+
+    if kind in ANNOTATORS:
+        return ANNOTATORS[kind](options.target, selection, options.text, overwrite=options.overwrite)
+    tables = selection.gathered() if kind == "parquet" else selection.tables()
+    details = {"name": options.table} if kind == "sqlite" else {}
+    return WRITERS[kind](options.target, tables, overwrite=options.overwrite, **details)
+
+
+def _by_name(target: str) -> str:
+    if target.startswith("hub:"):
+        return "parquet"
+    if target == "-":
+        return "jsonl"
+    name = target.removesuffix(".gz").removesuffix(".zst")
+    kind = _SUFFIXES.get(Path(name).suffix)
+    if kind is None:
+        known = ", ".join(_SUFFIXES)
+        raise UserError(f"{target}: the name says no format ({known}, hub:OWNER/NAME); --format says it")
+    if name != target and kind not in ("jsonl", "csv"):
+        raise UserError(f"{target}: {kind} files are not compressed as a whole; leave out {Path(target).suffix}")
+    return kind

@@ -1,0 +1,180 @@
+"""Labels and texts as pre-annotations, for people to check: tasks for Label Studio, records for Argilla.
+
+Label Studio's format is that of its guide "Import pre-annotated data": ``data``, and ``predictions`` whose results name
+the tags of the labelling configuration, which is written beside the tasks. Argilla's is what ``records.from_json``
+reads: ``fields`` and ``suggestions`` by question. Both are one JSON list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from jinja2 import Environment, TemplateError, meta
+
+from runner.export.files import STDOUT, opened
+from runner.export.plain import to_json
+from runner.export.select import INPUT, Selection
+from runner.results import Run
+from runner.types import UserError
+from runner.where import did_you_mean
+
+_ANSWERS = ("label", "text", "summary", "response")  # output columns that people would check, the likeliest first
+
+
+@dataclass
+class Annotation:
+    """What people will see and check: the columns ``shown`` with the model's ``answer``, one of ``labels`` if any."""
+
+    run: Run
+    shown: list[str]
+    answer: str
+    labels: list[str]
+
+    @classmethod
+    def of(cls, selection: Selection, text: str | None) -> Annotation:
+        """What to show of a run: the column ``text``, or those that its prompt is made of."""
+        run = selection.run
+        outputs = _outputs(run)
+        answer = next((name for name in _ANSWERS if name in outputs), None)
+        if answer is None:
+            raise UserError(f"{run.path} has none of the columns {', '.join(_ANSWERS)} to be checked")
+        columns = run.source.column_names
+        if text is not None and text not in columns:
+            raise UserError(f"--text: the input has no column {text!r}{did_you_mean(text, columns)}")
+        shown = [text] if text is not None else _in_prompt(run, columns)
+        if not shown:
+            raise UserError(f"--text COLUMN is needed: the prompt of {run.path} uses no column of the input")
+        return cls(run, shown, answer, _labels(run) if answer == "label" else [])
+
+    @property
+    def model(self) -> str:
+        """The name of the model that answered."""
+        return model_name(self.run)
+
+    def tag(self, column: str) -> str:
+        """The column's name as both tools take it."""
+        return re.sub(r"\W", "_", column)
+
+    def value(self, row: dict[str, Any], column: str) -> str:
+        """An input cell as text."""
+        cell = row.get(INPUT + column, row.get(column))
+        return "" if cell is None else cell if isinstance(cell, str) else to_json(cell)
+
+    def answers(self, row: dict[str, Any]) -> list[str]:
+        """What the model said, none for a row in error."""
+        said = row.get(self.answer)
+        texts = said if isinstance(said, list) else [said]
+        return [] if row.get("error") is not None else [str(text) for text in texts if text is not None]
+
+
+def write_label_studio(target: str, selection: Selection, text: str | None, *, overwrite: bool) -> int:
+    """A task for each row, and beside the file its labelling configuration (NAME.xml)."""
+    annotation = Annotation.of(selection, text)
+    count = _write_list(target, (_task(annotation, row) for row in _rows(selection)), overwrite=overwrite)
+    if target != STDOUT:
+        with opened(str(Path(target).with_suffix(".xml")), overwrite=True) as file:
+            file.write(labelling_config(annotation).encode())
+    return count
+
+
+def write_argilla(target: str, selection: Selection, text: str | None, *, overwrite: bool) -> int:
+    """A record for each row."""
+    annotation = Annotation.of(selection, text)
+    return _write_list(target, (_record(annotation, row) for row in _rows(selection)), overwrite=overwrite)
+
+
+def labelling_config(annotation: Annotation) -> str:
+    """The XML that a Label Studio project needs for these tasks."""
+    name, shown = annotation.tag(annotation.answer), [annotation.tag(column) for column in annotation.shown]
+    texts = "".join(f"  <Text name={quoteattr(tag)} value={quoteattr(f'${tag}')}/>\n" for tag in shown)
+    target = f"name={quoteattr(_control(name, shown))} toName={quoteattr(shown[0])}"
+    if not annotation.labels:
+        return f'<View>\n{texts}  <TextArea {target} rows="4" editable="true"/>\n</View>\n'
+    choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in annotation.labels)
+    return f'<View>\n{texts}  <Choices {target} choice="single">\n{choices}  </Choices>\n</View>\n'
+
+
+def _control(name: str, shown: list[str]) -> str:
+    """The name of the tag with the answer, which no shown column may have."""
+    while name in shown:
+        name = f"model_{name}"
+    return name
+
+
+def _task(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
+    shown = [annotation.tag(column) for column in annotation.shown]
+    data = {tag: annotation.value(row, column) for tag, column in zip(shown, annotation.shown, strict=True)}
+    answers = annotation.answers(row)
+    task: dict[str, Any] = {"data": data | {"row": row["row"]}, "predictions": []}
+    if answers:
+        kind = "choices" if annotation.labels else "textarea"
+        value = {"choices": answers} if annotation.labels else {"text": answers}
+        names = {"from_name": _control(annotation.tag(annotation.answer), shown), "to_name": shown[0]}
+        prediction = {"model_version": annotation.model, "result": [{**names, "type": kind, "value": value}]}
+        if isinstance(row.get("confidence"), float):
+            prediction["score"] = row["confidence"]
+        task["predictions"].append(prediction)
+    return task
+
+
+def _record(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
+    fields = {annotation.tag(column): annotation.value(row, column) for column in annotation.shown}
+    suggestions = {}
+    if answers := annotation.answers(row):
+        suggestion: dict[str, Any] = {"value": answers[0], "agent": annotation.model}
+        if isinstance(row.get("confidence"), float):
+            suggestion["score"] = row["confidence"]
+        suggestions[_control(annotation.tag(annotation.answer), list(fields))] = suggestion
+    return {"id": str(row["row"]), "fields": fields, "suggestions": suggestions, "metadata": {"row": row["row"]}}
+
+
+def _rows(selection: Selection) -> Iterator[dict[str, Any]]:
+    selection.join = True
+    for table in selection.tables():
+        yield from table.to_pylist()
+
+
+def _write_list(target: str, records: Iterable[Any], *, overwrite: bool) -> int:
+    count = 0
+    with opened(target, overwrite=overwrite) as file:
+        file.write(b"[")
+        for record in records:
+            file.write(b",\n" if count else b"\n")
+            file.write(to_json(record).encode())
+            count += 1
+        file.write(b"\n]\n")
+    return count
+
+
+def _outputs(run: Run) -> list[str]:
+    """The names of the job's columns."""
+    return [column.partition(": ")[0] for column in run.identity["columns"]][len(run.identity["keep"]) :]
+
+
+def _in_prompt(run: Run, columns: list[str]) -> list[str]:
+    try:
+        used = meta.find_undeclared_variables(Environment().parse(run.config["prompt"]["user"]))
+    except TemplateError:
+        return []
+    return [name for name in columns if name in used]
+
+
+def _labels(run: Run) -> list[str]:
+    from jobs.label import read_labels
+
+    return [choice.name for choice in read_labels(run.config["job"].get("labels"))]
+
+
+def model_name(run: Run) -> str:
+    """The model's name without the folders or hashes of its address."""
+    if run.config["engine"]["backend"] == "fake":
+        return "fake"
+    return Path(str(run.config["model"]["path"]).partition("#")[0].rstrip("/")).name or "unknown"
+
+
+ANNOTATORS: dict[str, Callable[..., int]] = {"label-studio": write_label_studio, "argilla": write_argilla}

@@ -1,0 +1,101 @@
+"""Which rows and columns of a run are exported: joined to the input, filtered, chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from runner.results import Piece, Run
+from runner.types import UserError
+from runner.where import Mask, did_you_mean, parse_where
+
+ROW = "row"  # the column with the row's position in the input
+INPUT = "input_"  # before the name of a joined column that the output has, too
+GATHER_ROWS = 50_000
+GATHER_BYTES = 32 << 20
+
+
+@dataclass
+class Selection:
+    """``join`` adds the input's columns; ``where`` filters (see ``runner.where``; parts of a struct are named with a
+    dot, such as usage.finish_reason); ``columns`` chooses among the output's, by default all.
+
+    Raises UserError for what does not exist, and if no row is finished.
+    """
+
+    run: Run
+    join: bool = False
+    where: str | None = None
+    columns: list[str] = field(default_factory=list)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows in the order of the input, in tables of one schema; the first column is the row's position."""
+        mask: Mask | None = None
+        began = False
+        for piece in self.run.pieces():
+            table = self._joined(piece)
+            if not began:
+                began, mask = True, self._mask(table)
+                self._check_columns(table)
+            if mask is not None:
+                table = table.filter(_filtered(mask, table).fill_null(False))
+            yield table.select(self.columns) if self.columns else table
+        if not began:
+            raise UserError(f"{self.run.path} has no finished rows yet")
+
+    def gathered(self) -> Iterator[pa.Table]:
+        """The same rows in fewer, larger tables, for formats that are written in groups of rows."""
+        held: list[pa.Table] = []
+        for table in self.tables():
+            held.append(table)
+            if sum(map(len, held)) >= GATHER_ROWS or sum(one.nbytes for one in held) >= GATHER_BYTES:
+                yield pa.concat_tables(held)
+                held = [table.slice(0, 0)]
+        yield pa.concat_tables(held)
+
+    def _joined(self, piece: Piece) -> pa.Table:
+        start, table = piece
+        names = [ROW, *table.column_names] if ROW not in table.column_names else table.column_names
+        columns = [pa.array(range(start, start + len(table)), pa.int64()), *table.columns][-len(names) :]
+        if self.join:
+            source = self.run.source
+            added = [name for name in source.column_names if name not in self.run.identity["keep"]]
+            columns += source.table(start, start + len(table), added).columns
+            names += [INPUT + name if name in names else name for name in added]
+        return pa.Table.from_arrays(columns, names=names)
+
+    def _mask(self, table: pa.Table) -> Mask | None:
+        if self.where is None:
+            return None
+        try:
+            return parse_where(self.where, _dotted(table).column_names, {})
+        except UserError as error:
+            raise _of_where(error) from None
+
+    def _check_columns(self, table: pa.Table) -> None:
+        for name in self.columns:
+            if name not in table.column_names:
+                raise UserError(f"--columns: no column {name!r}{did_you_mean(name, table.column_names)}")
+
+
+def _filtered(mask: Mask, table: pa.Table) -> pa.Array:
+    try:
+        return mask(_dotted(table))
+    except UserError as error:
+        raise _of_where(error) from None
+
+
+def _of_where(error: UserError) -> UserError:
+    return UserError(str(error).replace("dataset.where", "--where", 1))
+
+
+def _dotted(table: pa.Table) -> pa.Table:
+    """The table with the parts of its structs as columns of their own, too."""
+    for column in table.schema:
+        if pa.types.is_struct(column.type):
+            flat = pa.table({column.name: table[column.name]}).flatten()
+            for name in flat.column_names:
+                table = table.append_column(name, flat[name])
+    return table

@@ -1,0 +1,174 @@
+"""A run directory from Python: how far it is, what it was, its rows, its errors. Reading never disturbs a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from runner.database import DATABASE, open_read_only
+from runner.lease import disk_errors, holder
+from runner.shards import OURS, Layout, Staged, batches, shard_schema
+from runner.shards import table as staged_table
+from runner.spool import COPY, STDIN
+from runner.status import read_status
+from runner.types import UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+    from runner.source import DataSource
+
+
+class Piece(NamedTuple):
+    """Some finished rows: ``table`` holds rows [``start``, ``start`` + its length)."""
+
+    start: int
+    table: pa.Table
+
+
+@dataclass
+class Run:
+    """A run directory, running, interrupted or finished; see ``runner.open_run``. ``data``: where its input lies now.
+
+    Raises UserError if there is no run.
+    """
+
+    path: Path
+    data: str | None = None
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+        if not (self.path / DATABASE).is_file():
+            raise UserError(f"{self.path} is no run directory: it has no {DATABASE}")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """How far it is by now: the figures of ``rowmill status --json``."""
+        return read_status(self.path)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration that it was begun with, as plain values."""
+        import yaml
+
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            raise UserError(f"{self.path} has no config.yaml: the run did not get as far as starting")
+        return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+    @property
+    def dataset(self) -> datasets.Dataset:
+        """The output in the order of the input: all rows of a finished run, those of whole shards before."""
+        import datasets
+
+        if not (self.path / "state.json").is_file():
+            raise UserError(f"{self.path} has no finished shard yet; `rows()` gives the rows that are finished")
+        return datasets.load_from_disk(str(self.path))
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """``row`` and ``error`` of the finished rows that failed."""
+        found = []
+        for start, table in self.pieces(["error"]):
+            failed = pc.indices_nonzero(table["error"].is_valid()).to_pylist()
+            found += [{"row": start + at, "error": table["error"][at].as_py()} for at in failed]
+        return found
+
+    @cached_property
+    def source(self) -> DataSource:
+        """The rows that went in, from where they lay. UserError if they have changed or are gone."""
+        from runner.source import DatasetConf, open_source
+
+        recorded = self.identity["dataset"]
+        known = {field.name for field in dataclasses.fields(DatasetConf)}
+        conf = DatasetConf(**{name: value for name, value in self.config["dataset"].items() if name in known})
+        if self.data is not None or conf.path == STDIN:
+            conf.path = self.data or str(self.path / COPY)
+        source = open_source(conf)
+        if source.fingerprint != recorded["fingerprint"]:
+            raise UserError(f"{conf.path} holds other rows than {self.path} was made from")
+        return source
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that decided what came out."""
+        with self._checkpoint() as connection:
+            return dict(json.loads(connection.execute("SELECT identity FROM run").fetchone()[0]))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The finished rows in the order of the input, as dicts; ``row`` is their position in it."""
+        for start, table in self.pieces():
+            for number, row in enumerate(table.to_pylist(), start):
+                yield {"row": number, **row}
+
+    def pieces(self, columns: list[str] | None = None) -> Iterator[Piece]:
+        """The finished rows in the order of the input, some at a time: whole shards, and what is done of others."""
+        with self._checkpoint() as connection:
+            files = dict(connection.execute("SELECT shard, file FROM shards"))
+            size = self.identity["shard_rows"]
+            begun = [shard for (shard,) in connection.execute(f"SELECT DISTINCT row / {size} FROM staged")]
+            layout = self._layout(connection, next(iter(files.values()), None)) if begun else None
+            for shard in sorted({*files, *begun}):
+                if layout is None or shard in files:
+                    found = [Piece(shard * size, _read(self.path / files[shard]))]
+                else:
+                    found = [
+                        Piece(rows[0].row, staged_table(rows, layout)) for rows in _staged(connection, shard, size)
+                    ]
+                for start, table in found:
+                    yield Piece(start, table.select(columns) if columns else table)
+
+    def _checkpoint(self) -> Any:
+        live = holder(self.path) is not None
+        with disk_errors(self.path):
+            return open_read_only(self.path, live=live)
+
+    def _layout(self, connection: sqlite3.Connection, sealed: str | None) -> Layout:
+        """How staged rows become a table: as in a sealed shard or, before there is one, by what the rows hold."""
+        identity = self.identity
+        keep = pa.schema([self.source.schema.field(name) for name in identity["keep"]] if identity["keep"] else [])
+        names = [column.partition(": ")[0] for column in identity["columns"]][len(keep) : -len(OURS)]
+        columns = _read(self.path / sealed).schema if sealed else _inferred(connection, names)
+        job = pa.schema([columns.field(name) for name in names])
+
+        def kept(start: int, stop: int) -> pa.Table:
+            return self.source.table(start, stop, keep.names)
+
+        return Layout(identity["rows"], identity["shard_rows"], job, keep, kept, shard_schema(keep, job), False)
+
+
+def _inferred(connection: sqlite3.Connection, names: list[str]) -> pa.Schema:
+    from runner.tables import infer, merge
+
+    types = dict.fromkeys(names, pa.null())
+    for rows in batches(map(Staged._make, connection.execute(f"SELECT {', '.join(Staged._fields)} FROM staged"))):
+        bodies = [json.loads(row.body) for row in rows]
+        types = {name: merge(kind, infer([body.get(name) for body in bodies])) for name, kind in types.items()}
+    return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in types.items()])
+
+
+def _staged(connection: sqlite3.Connection, shard: int, size: int) -> Iterator[list[Staged]]:
+    """The staged rows of a shard in groups without gaps, none of them large."""
+    query = f"SELECT {', '.join(Staged._fields)} FROM staged WHERE row >= ? AND row < ? ORDER BY row"
+    rows = map(Staged._make, connection.execute(query, (shard * size, (shard + 1) * size)))
+    for _, group in groupby(enumerate(rows), lambda pair: pair[1].row - pair[0]):
+        yield from batches(row for _, row in group)
+
+
+def _read(file: Path) -> pa.Table:
+    try:
+        return pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{file} cannot be read ({error}): `rowmill run` with the run's command makes it again"
+        ) from error
