@@ -26,9 +26,9 @@ def add_run_dir(parser: argparse.ArgumentParser) -> None:
 
 EPILOG = """groups (NAME is a file in conf/ or in --config-dir):
   job=label|generate        what is asked of each row; job.labels=[a,b] job.method=choice|generate
-  dataset=NAME              csv jsonl text parquet arrow sqlite openai_batch hub movie_reviews; dataset.gold=COLUMN
+  dataset=NAME              csv jsonl text parquet arrow sqlite documents openai_batch hub movie_reviews aclsum;
                             dataset.path=FILE|"data/*.csv.gz"|- (what is piped in) dataset.table=TABLE
-                            dataset.limit=N dataset.where='stars > 3' dataset.shuffle_seed=0
+                            dataset.gold=COLUMN dataset.limit=N dataset.where='stars > 3' dataset.shuffle_seed=0
   prompt=NAME               prompt.user='... {{ column }} ...' prompt.system=... prompt.chat=false
   model=NAME                smollm2_135m gpt_oss_20b_q8g64 gpt_oss_20b_q6g32 gpt_oss_20b_q5g32 gpt_oss_20b_q4g32;
                             or model.path=FOLDER|FILE.gguf|HUB/ID
