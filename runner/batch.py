@@ -18,7 +18,7 @@ from runner.layout import Segment, Span, Step
 from runner.model import ResidentModel
 from runner.prefix import shifted_exp
 from runner.sampling import draw, uniforms
-from runner.types import Sequence
+from runner.types import Sequence, Work
 
 SLOT_GRAIN = 64  # slots grow by so many tokens
 
@@ -63,6 +63,7 @@ class Flight:
     tokens: mx.array
     scored: list[Lane]
     edges: mx.array
+    work: Work
 
     def read(self) -> tuple[list[tuple[Lane, int]], list[tuple[Lane, Any]]]:
         """Wait for the step: each sampled lane's token, each scored lane's log-probabilities by edge."""
@@ -77,10 +78,10 @@ class Flight:
 class Batch:
     """Up to ``size`` lanes. ``model`` has KV layers that no other batch uses; ``stream`` is where its steps run."""
 
-    def __init__(self, model: ResidentModel, stream: Any, size: int, prefill_tokens: int) -> None:
+    def __init__(self, model: ResidentModel, stream: Any, prefill_tokens: int) -> None:
         self.model = model
         self.stream = stream
-        self.size = size
+        self.size = 1
         self.prefill_tokens = prefill_tokens
         self.lanes: list[Lane] = []
         self.flight: Flight | None = None
@@ -154,7 +155,9 @@ class Batch:
                 score_rows += range(last, token) if lane.sequence.choices is not None else []
         step = Step([span for _, span in spans])
         logits = self.model.forward(self._inputs(spans), step, rows=mx.array(np.array(rows + score_rows, np.int32)))
-        flight = Flight(sampled, _sample(logits, sampled), scored, _score(logits[len(rows) :], scored))
+        decoded = len(step.decoding)
+        work = Work(decoded, step.tokens - decoded, padded=step.padded, lanes=len(self.lanes))
+        flight = Flight(sampled, _sample(logits, sampled), scored, _score(logits[len(rows) :], scored), work)
         for lane, span in spans:
             lane.stored += span.new
         for lane in sampled:

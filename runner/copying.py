@@ -19,7 +19,7 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import make_prompt_cache
 
 from runner.sampling import draw, uniforms
-from runner.types import Generation, Sequence
+from runner.types import Generation, Sequence, Work
 
 log = logging.getLogger("rowmill")
 
@@ -56,7 +56,7 @@ class CopyingEngine:
         self.waiting: deque[Sequence] = deque()
         self.working: dict[int, tuple[Sequence, int, list[int]]] = {}  # by uid: sequence, cached tokens, its own so far
         self.prefix: tuple[tuple[int, ...], Any] = ((), None)
-        self.model_s = 0.0
+        self.work = Work()
 
     def room(self) -> int:
         return max(0, 2 * self.batch_size - len(self.waiting) - len(self.working))
@@ -81,7 +81,7 @@ class CopyingEngine:
                 self._start(sequence)
         if self.working:
             ended += self._advance()
-        self.model_s += time.perf_counter() - began
+        self.work += Work(lanes=len(self.working), slots=self.batch_size, model_s=time.perf_counter() - began)
         return ended
 
     def close(self) -> None:

@@ -15,17 +15,20 @@ from typing import Any
 import mlx.core as mx
 
 from runner.batch import Batch, Flight, Lane
+from runner.growth import Growth
 from runner.model import ResidentModel
+from runner.plan import Costs
 from runner.snapshots import Snapshots
-from runner.types import Gauge, Generation, Sequence
+from runner.types import Gauge, Generation, Sequence, Work
 
 
 class BatchEngine:
     """Continuous batching on a ResidentModel; see the ``Engine`` protocol.
 
-    ``end_tokens`` end a generation and are left out of it; ``stopped(tokens)`` may end it, too. ``batch_size`` and
-    ``prefill_tokens`` (prompt tokens of a step) are divided among ``streams`` batches. ``kv_bytes`` bounds the memory
-    of slots and snapshots. ``model_s`` counts the seconds spent waiting for the model.
+    ``end_tokens`` end a generation and are left out of it; ``stopped(tokens)`` may end it, too. ``batch_size`` (which
+    grows up to ``most`` while that makes it faster) and ``prefill_tokens`` (prompt tokens of a step) are divided among
+    ``streams`` batches. ``kv_bytes`` bounds the memory of slots and snapshots. ``costs``: what sharing costs, for the
+    planner.
     """
 
     def __init__(
@@ -39,36 +42,42 @@ class BatchEngine:
         context: int | None = None,
         stopped: Callable[[list[int]], bool] = lambda tokens: False,
         streams: int = 1,
+        most: int | None = None,
+        costs: Costs | None = None,
     ) -> None:
         self.model = model
         self.end_tokens = frozenset(end_tokens)
         self.kv_bytes = kv_bytes
         self.context = context
         self.stopped = stopped
+        self.growth = Growth(batch_size, max(batch_size, most or 0))
+        self.costs = costs or Costs()
+        self.work = Work()
         streams = min(streams, batch_size)
-        sizes = [(batch_size + i) // streams for i in range(streams)]
         prefill = max(1, prefill_tokens // streams)
-        self.batches = [
-            Batch(model if i == 0 else model.twin(), _stream(i), size, prefill) for i, size in enumerate(sizes)
-        ]
+        self.batches = [Batch(model if i == 0 else model.twin(), _stream(i), prefill) for i in range(streams)]
+        self._size()
         self.snapshots = Snapshots(model, [batch.stream for batch in self.batches], prefill)
         self.waiting: deque[Sequence] = deque()
-        self.model_s = 0.0
         self.busy = 0  # sequences in the latest step
 
     def gauge(self) -> Gauge:
         """Slots in use and active memory."""
-        return Gauge(self.busy, sum(batch.size for batch in self.batches), mx.get_active_memory())
+        return Gauge(self.busy, self.batch_size, mx.get_active_memory())
 
     @property
     def lanes(self) -> list[Lane]:
         """All sequences at work."""
         return [lane for batch in self.batches for lane in batch.lanes]
 
+    @property
+    def batch_size(self) -> int:
+        """Sequences at once."""
+        return self.growth.size
+
     def room(self) -> int:
         """How many sequences to add so that the batch is full, and as many again are ready to join it."""
-        size = sum(batch.size for batch in self.batches)
-        return max(0, 2 * size - sum(len(batch.lanes) for batch in self.batches) - len(self.waiting))
+        return max(0, 2 * self.batch_size - len(self.lanes) - len(self.waiting))
 
     def add(self, sequences: list[Sequence]) -> None:
         """Queue sequences; they join in this order as memory allows."""
@@ -84,7 +93,7 @@ class BatchEngine:
         mx.async_eval([array for arrays in launched for array in arrays])
         for batch, flight in zip(self.batches, flights, strict=True):
             ended += self._read(batch, flight) if flight else []
-        self.model_s += time.perf_counter() - began
+        self._account([flight for flight in flights if flight], time.perf_counter() - began)
         return ended
 
     def close(self) -> None:
@@ -94,6 +103,20 @@ class BatchEngine:
         for batch in self.batches:
             batch.clear()
         mx.clear_cache()
+
+    def _size(self) -> None:
+        """Divide the batch size among the batches."""
+        for i, batch in enumerate(self.batches):
+            batch.size = (self.batch_size + i) // len(self.batches)
+
+    def _account(self, flights: list[Flight], seconds: float) -> None:
+        step = Work(slots=self.batch_size, model_s=seconds)
+        for flight in flights:
+            step += flight.work
+        self.work += step
+        if step.decoded and not step.prefilled and not self.growth.found:
+            self.growth.saw(step.decoded, seconds)
+            self._size()
 
     def _admit(self) -> list[Generation]:
         refused = []
@@ -156,6 +179,7 @@ class BatchEngine:
         lane.ended = True
         tree = lane.tree
         logprobs = tuple(float(edges[list(path)].sum()) for path in tree.paths) if tree else None
+        self.work.cached += lane.cached
         return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, logprobs)
 
 

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable
 
 from runner.marks import peak_memory
-from runner.types import Gauge, Generation, Sequence
+from runner.types import Gauge, Generation, Sequence, Work
 
 WORDS = [
     *("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch"),
@@ -41,6 +41,7 @@ class FakeEngine:
         self.delay_s = float(os.environ.get(DELAY) or 0)
         self.stopped = stopped
         self.waiting: list[Sequence] = []
+        self.work = Work()
         self.busy = 0  # sequences in the latest step
 
     def gauge(self) -> Gauge:

@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -21,10 +21,15 @@ import numpy as np
 from runner.types import Sequence
 
 TOKEN_BYTES = 4
-# What a snapshot costs, in prompt tokens computed: a short forward pass of its own, and for each sequence behind it one
-# more part of attention to merge.
-SNAPSHOT_COST = 64
-LEVEL_COST = 2
+
+
+class Costs(NamedTuple):
+    """What sharing a prefix costs, in prompt tokens computed: ``snapshot`` once, a short forward pass of its own, and
+    ``level`` for every token computed behind it, one more part of attention to merge. Engines measure it.
+    """
+
+    snapshot: float = 64.0
+    level: float = 0.02
 
 
 class Interval(NamedTuple):
@@ -42,10 +47,14 @@ class Waiting(NamedTuple):
     age: int
     sequence: Sequence
 
+    @property
+    def work(self) -> int:
+        """Tokens to compute, those of the answer included."""
+        return len(self.sequence.tokens) + (0 if self.sequence.choices else self.sequence.max_tokens)
+
     def turn(self) -> tuple[int, int]:
         """Sorts by age, then the most work first."""
-        sequence = self.sequence
-        return self.age, -len(sequence.tokens) - (0 if sequence.choices else sequence.max_tokens)
+        return self.age, -self.work
 
 
 @dataclass
@@ -58,12 +67,16 @@ class Group:
 
 
 class Plan:
-    """The pool of waiting sequences. ``shareable`` counts the prompt tokens taken so far that a cache of unlimited size
-    would have served: all but the first occurrence of every planned prefix.
+    """The pool of waiting sequences. ``costs`` decide which prefixes are worth a snapshot.
+
+    ``shareable`` counts the prompt tokens, of those ``taken`` so far, that a cache of unlimited size would have served
+    in any order: all but the first occurrence of every planned prefix.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, costs: Costs | None = None) -> None:
+        self.costs = costs or Costs()
         self.shareable = 0
+        self.taken = 0
         self.tokens = 0  # waiting
         self._count = 0
         self._new: list[Waiting] = []
@@ -113,7 +126,8 @@ class Plan:
         """Sort all that wait into groups, the lift going on from where it is."""
         waiting = sorted([*self._new, *(one for group in self._groups for one in group.members)], key=itemgetter(0))
         groups: dict[bytes, Group] = {}
-        for one, boundaries in zip(waiting, plan_boundaries([one.key for one in waiting]), strict=True):
+        planned = plan_boundaries([one.key for one in waiting], [one.work for one in waiting], self.costs)
+        for one, boundaries in zip(waiting, planned, strict=True):
             prefix = one.key[: boundaries[-1] * TOKEN_BYTES] if boundaries else b""
             if prefix not in groups:
                 groups[prefix] = Group(prefix, boundaries)
@@ -127,6 +141,7 @@ class Plan:
         self._age += 1
 
     def _account(self, key: bytes, sequence: Sequence) -> None:
+        self.taken += len(sequence.tokens)
         start = 0
         for boundary in sequence.boundaries:
             prefix = hash(key[: boundary * TOKEN_BYTES])
@@ -152,18 +167,21 @@ def common_prefix(a: bytes, b: bytes) -> int:
     return int(differ.argmax())
 
 
-def plan_boundaries(keys: list[bytes]) -> list[tuple[int, ...]]:
+def plan_boundaries(keys: list[bytes], work: list[int], costs: Costs) -> list[tuple[int, ...]]:
     """For each of some sorted keys: the token counts, ascending, at which its prefix is worth a snapshot.
 
-    A boundary is worth one when the tokens it saves all sequences but the first exceed its cost.
+    ``work``: the tokens to compute for each without a prefix. A boundary is worth a snapshot when the tokens it saves
+    all sequences but the first exceed its cost.
     """
     shared = [common_prefix(a, b) for a, b in pairwise(keys)]
+    total = [0, *accumulate(work)]
     boundaries: list[tuple[int, ...]] = [()] * len(keys)
     for depth, start, stop in sorted(_intervals(shared), key=lambda node: (node.start, node.depth)):
         path = boundaries[start]
         depth = min(depth, len(keys[start]) // TOKEN_BYTES - 1)  # a sequence holds back its last token
-        saved = (depth - (path[-1] if path else 0) - LEVEL_COST) * (stop - start - 1)
-        if saved > SNAPSHOT_COST:
+        saved = (depth - (path[-1] if path else 0)) * (stop - start - 1)
+        behind = total[stop] - total[start] - depth * (stop - start)
+        if saved > costs.snapshot + costs.level * behind:
             boundaries[start:stop] = [(*path, depth)] * (stop - start)
     return boundaries
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rowmill")
 
-BATCH_SIZE = {"cpu": 64, "metal": 32, "cuda": 64}
+BATCH_SIZE = {"cpu": 64, "metal": 32, "cuda": 64}  # to begin with
+MOST = 1024  # sequences at once
 PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 4096}
 WORK_SPACE = 0.1  # share of the budget left for activations
 
@@ -49,6 +50,7 @@ def batch_engine(
     from mlx.utils import tree_reduce
 
     from runner.engine import BatchEngine
+    from runner.measure import costs_here
     from runner.model import ResidentModel, UnsupportedModelError
 
     sizes: dict[str, Any] = {
@@ -70,8 +72,11 @@ def batch_engine(
             raise UserError(f"engine.max_kv_size: this model's caches cannot be bounded ({problem})", 3) from problem
         log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
         return CopyingEngine(model, **sizes, **details)
+    costs = costs_here(resident, device.name)
+    log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
     streams = cpu_streams() if device.kind == "cpu" else 1
-    return BatchEngine(resident, kv_bytes=spare, streams=streams, **sizes, **details)
+    most = None if conf.get("batch_size") else MOST
+    return BatchEngine(resident, kv_bytes=spare, streams=streams, most=most, costs=costs, **sizes, **details)
 
 
 def stop_at(prompter: Prompter) -> Callable[[list[int]], bool]:

@@ -20,6 +20,7 @@ from runner.config import Config
 from runner.deaths import Death
 from runner.interrupt import Stop
 from runner.loop import Loop
+from runner.plan import Costs, Plan
 from runner.prepare import Prepared, identity, prepare, provenance
 from runner.progress import Progress
 from runner.serving import stop_at
@@ -114,13 +115,15 @@ def _work(ready: Prepared, store: Store, stop: Stop) -> None:
     engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined())
     store.start(engine.gauge)
     defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed)
-    loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, conf.engine.window, stop.is_asked)
+    plan = Plan(getattr(engine, "costs", Costs()))
+    window = conf.engine.window
+    loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, window, stop.is_asked, plan)
     began = time.perf_counter()
     try:
         with stop.gently(), Progress(len(ready.source), store) as progress:
             loop.work(progress.update)
     finally:
-        _note_shares(engine, loop, time.perf_counter() - began)
+        _note_work(engine, loop, time.perf_counter() - began)
         engine.close()
     if (missing := len(ready.source) - store.totals().finished) and stop.is_asked():
         raise KeyboardInterrupt
@@ -128,16 +131,15 @@ def _work(ready: Prepared, store: Store, stop: Stop) -> None:
         raise RuntimeError(f"the loop ended with {missing} rows unfinished")
 
 
-def _note_shares(engine: Engine, loop: Loop, seconds: float) -> None:
-    totals = loop.store.totals()
-    if totals.prompt_tokens:
-        best = loop.plan.shareable / totals.prompt_tokens
-        log.debug("prompt tokens cached: %.1f%%", 100 * totals.cached_tokens / totals.prompt_tokens)
-        log.debug("shareable in the order planned: %.1f%%", 100 * best)
-    model_s = getattr(engine, "model_s", None)
-    if model_s is not None and seconds:
-        loop.store.note(model_s=model_s, loop_s=seconds)
-        log.debug("time in the model: %.1f%% of %.1f s", 100 * model_s / seconds, seconds)
+def _note_work(engine: Engine, loop: Loop, seconds: float) -> None:
+    """Keep what the session's engine did beside what the planner saw that could be shared."""
+    if engine.work.slots:
+        plan = loop.plan
+        planned = {"prompt": plan.taken, "shareable": plan.shareable, "loop_s": seconds}
+        chosen = {f"{name}_cost": cost for name, cost in plan.costs._asdict().items()}
+        chosen["batch_size"] = getattr(engine, "batch_size", 0)
+        loop.store.note(**vars(engine.work), **planned, **chosen)
+        log.debug("work: %s, planned: %s, chosen: %s", engine.work, planned, chosen)
 
 
 def result(ready: Prepared) -> dict[str, Any]:

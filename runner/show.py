@@ -77,13 +77,18 @@ def _show_figures(figures: dict[str, Any]) -> None:
     for kind, count in list(figures["error_kinds"].items())[:5]:
         _line("", f"{count:,} x {_visible(kind)}")
     if prompt:
-        _line("tokens", f"{prompt:,} in prompts ({cached / prompt:.1%} from cache), {completion:,} generated")
+        best = figures.get("best_cached_share")
+        most = "" if best is None else f", {best:.1%} at best"
+        _line("tokens", f"{prompt:,} in prompts ({cached / prompt:.1%} from cache{most}), {completion:,} generated")
     if seconds and figures["finished"]:
         tokens_per_s = (prompt + completion) / seconds
         share = figures.get("model_share")
         model = "" if share is None else f", {share:.0%} of the time in the model"
         _line("speed", f"{figures['rows_per_s']:,.1f} rows/s, {tokens_per_s:,.0f} tokens/s{model}")
         _line("time", duration(seconds))
+    if figures.get("slot_occupancy") is not None:
+        padding = figures["padding_share"] or 0.0
+        _line("batch", f"{figures['slot_occupancy']:.0%} of its slots taken, {padding:.1%} padding")
 
 
 def show_preview(figures: dict[str, Any]) -> None:

@@ -15,9 +15,7 @@ from runner.marks import active_seconds
 from runner.shards import Staged, error_kind
 
 _LABELS = 200  # distinct labels counted in a shard
-_SHARES = """
-SELECT sum(json_extract(provenance, '$.model_s')), sum(json_extract(provenance, '$.loop_s')) FROM sessions
-"""
+_WORK = ("model_s", "loop_s", "lanes", "slots", "padded", "prefilled", "cached", "shareable", "prompt")
 
 
 class Totals(NamedTuple):
@@ -85,7 +83,10 @@ def read_status(run_dir: Path) -> dict[str, Any]:
     Keys: ``rows``, the fields of Totals, ``state`` (running: the lease is held; finished: all rows are; else
     interrupted), ``pid`` of the runner or None, ``started`` (Unix time of the first session), ``sessions``,
     ``active_s`` and ``rows_per_s`` (over the time that sessions were at work, each known to a second),
-    ``model_share`` (of that time in ended sessions, what was spent in the model; None if unknown), ``error_kinds``.
+    ``error_kinds``; of ended sessions, None if unknown: ``model_share`` (of the time at work, what was spent in the
+    model), ``slot_occupancy`` (of the batch's slots in every step, those taken), ``padding_share`` (of prompt tokens in
+    attention), ``cached_share`` and ``best_cached_share`` (of prompt tokens computed or spared, those spared, and what
+    an unlimited cache would have spared in any order).
     Raises UserError if ``run_dir`` holds no readable checkpoint.
     """
     run_dir = Path(run_dir)
@@ -95,7 +96,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         rows = json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])["rows"]
         started, sessions = connection.execute("SELECT min(started), count(*) FROM sessions").fetchone()
         active = active_seconds(connection)
-        model_s, loop_s = connection.execute(_SHARES).fetchone()
+        work = _read_work(connection)
         kinds = read_error_kinds(connection)
     ended = "finished" if totals.finished == rows else "interrupted"
     return {
@@ -107,6 +108,23 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         "sessions": sessions,
         "active_s": active,
         "rows_per_s": totals.finished / active if active else 0.0,
-        "model_share": model_s / loop_s if loop_s else None,
+        "model_share": _share(work["model_s"], work["loop_s"]),
+        "slot_occupancy": _share(work["lanes"], work["slots"]),
+        "padding_share": _share(work["padded"], work["padded"] + work["prefilled"]),
+        "cached_share": _share(work["cached"], work["prompt"]),
+        "best_cached_share": _share(work["shareable"], work["prompt"]),
         "error_kinds": kinds,
     }
+
+
+def _read_work(connection: sqlite3.Connection) -> dict[str, float]:
+    """What engines did, over all sessions that have ended; see ``Work``."""
+    sums = ", ".join(f"sum(json_extract(provenance, '$.{name}'))" for name in _WORK)
+    return {
+        name: value or 0
+        for name, value in zip(_WORK, connection.execute(f"SELECT {sums} FROM sessions").fetchone(), strict=True)
+    }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -182,8 +182,31 @@ class Gauge(NamedTuple):
     memory_bytes: int | None = None
 
 
+@dataclass
+class Work:
+    """What an engine has done: tokens of answers and of prompts computed, prompt tokens that a shared prefix spared
+    (``cached``) or that attention computed in vain (``padded``), how many of its ``slots`` held sequences (``lanes``),
+    both summed over its steps, and the seconds spent on the model.
+    """
+
+    decoded: int = 0
+    prefilled: int = 0
+    cached: int = 0
+    padded: int = 0
+    lanes: int = 0
+    slots: int = 0
+    model_s: float = 0.0
+
+    def __iadd__(self, other: Work) -> Work:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
+
 class Engine(Protocol):
     """A batch of sequences being answered by one resident model. ``gauge() -> Gauge`` is welcome, not required."""
+
+    work: Work
 
     def room(self) -> int:
         """How many more sequences could be added now (0: call ``step``)."""

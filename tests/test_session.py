@@ -25,7 +25,7 @@ from runner.fake import FakeEngine
 from runner.interrupt import stop_on_signals
 from runner.prepare import prepare
 from runner.status import read_status
-from runner.types import UserError
+from runner.types import UserError, Work
 
 ROWS = 60
 PROGRAM = str(Path(sys.executable).with_name("rowmill"))
@@ -92,11 +92,20 @@ def test_run_returns_the_figures_of_status_and_the_path():
     assert list(rows_of("outputs/mail")[7]) == ["id", "kind", "label", "confidence", "probabilities", "error", "usage"]
 
 
+def working(step):
+    def worked(engine):
+        engine.work = Work(prefilled=40, padded=10, lanes=3, slots=4, model_s=1e-9)
+        return step(engine)
+
+    return worked
+
+
 def test_the_share_of_time_in_the_model_is_kept_when_the_engine_knows_it(monkeypatch):
     assert run(overrides())["model_share"] is None
-    monkeypatch.setattr(FakeEngine, "model_s", 1e-9, raising=False)
+    monkeypatch.setattr(FakeEngine, "step", working(FakeEngine.step))
     figures = run(overrides("run_name=other"))
     assert 0 < figures["model_share"] < 1
+    assert figures["slot_occupancy"] == 0.75 and figures["padding_share"] == 0.2
     assert json.loads(sessions_of("outputs/other")[0][1])["model_s"] == 1e-9
 
 

@@ -1,0 +1,73 @@
+"""What sharing a prefix costs on this machine, measured on the model itself, once for a model and a machine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from runner.layout import Segment, Span, Step
+from runner.model import ResidentModel
+from runner.plan import Costs
+from runner.wheels import cache_dir
+
+PREFIX = 16  # tokens of the prefix that is tried
+ROWS, SUFFIX = 4, 12  # sequences behind it, and their tokens
+REPEATS = 2  # the best of them counts
+
+
+def costs_here(model: ResidentModel, machine: str) -> Costs:
+    """Measured, or as measured before on a model of the same shapes. ``machine`` names the device."""
+    shapes = [(name, array.shape, str(array.dtype)) for name, array in tree_flatten(model.model.parameters())]
+    key = hashlib.sha256(repr((machine, version("mlx"), shapes)).encode()).hexdigest()[:24]
+    file = cache_dir() / "costs" / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Costs(**json.loads(file.read_text()))
+    costs = measure_costs(model)
+    with contextlib.suppress(OSError):  # not to remember is no harm
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(costs._asdict()))
+    return costs
+
+
+def measure_costs(model: ResidentModel) -> Costs:
+    """Three short forward passes: without a prefix, behind one, and the one that computes it."""
+    prefix = Segment()
+    model.forward(_tokens(PREFIX), Step([Span(prefix, None, 0, PREFIX)], building=prefix), rows=None)
+    prefix.tokens.extend([1] * PREFIX)
+    model.trim(prefix)
+    alone, behind, built = (
+        _seconds(partial(_forward, model, spans))
+        for spans in (
+            [Span(None, None, 0, SUFFIX) for _ in range(ROWS)],
+            [Span(prefix, None, 0, SUFFIX) for _ in range(ROWS)],
+            [Span(None, None, 0, PREFIX)],
+        )
+    )
+    token = alone / (ROWS * SUFFIX)
+    return Costs(snapshot=built / token, level=max(0.0, (behind - alone) / alone))
+
+
+def _forward(model: ResidentModel, spans: list[Span]) -> mx.array:
+    return model.forward(_tokens(sum(span.count for span in spans)), Step(spans), rows=mx.array([0]))
+
+
+def _tokens(count: int) -> mx.array:
+    return mx.ones((count,), mx.int32)
+
+
+def _seconds(work: Callable[[], mx.array]) -> float:
+    mx.eval(work())
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        mx.eval(work())
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
