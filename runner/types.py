@@ -206,7 +206,10 @@ class Work:
 class Engine(Protocol):
     """A batch of sequences being answered by one resident model. ``gauge() -> Gauge`` is welcome, not required."""
 
-    work: Work
+    @property
+    def work(self) -> Work:
+        """What was done so far."""
+        ...
 
     def room(self) -> int:
         """How many more sequences could be added now (0: call ``step``)."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
 from runner.flight import Flight
 from runner.marks import peak_memory
-from runner.types import Engine, Gauge, Generation, Sequence
+from runner.plan import Costs
+from runner.types import Engine, Gauge, Generation, Sequence, Work
 
 Key = tuple[int, int]
 
@@ -35,7 +37,7 @@ class WatchedEngine:
         self._poison: dict[tuple[int, ...], str] = {}  # prompts of quarantined rows, for those that ask the same
         self._lonely = self._changed = False
         self._answers = 0  # handed out by the last step: on disk when the next one begins
-        self._model_s = 0.0
+        self._work = Work()
         flight.work(True)
 
     @property
@@ -47,10 +49,22 @@ class WatchedEngine:
         return self._inner
 
     @property
-    def model_s(self) -> float | None:
-        """Seconds spent in the model, None where the engine does not tell."""
-        now = getattr(self._inner, "model_s", None)
-        return self._model_s + now if now is not None else self._model_s or None
+    def work(self) -> Work:
+        """What was done by all the engines that were opened."""
+        total = dataclasses.replace(self._work)
+        if self._inner is not None:
+            total += self._inner.work
+        return total
+
+    @property
+    def costs(self) -> Costs:
+        """See ``runner.plan``."""
+        return getattr(self.inner, "costs", None) or Costs()
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences at once, 0 of a released engine."""
+        return getattr(self._inner, "batch_size", 0)
 
     def gauge(self) -> Gauge:
         """See Engine; of one that does not tell, or is released, only the memory of the process is known."""
@@ -91,7 +105,7 @@ class WatchedEngine:
     def release(self) -> None:
         """Free the device; what is in the engine is computed anew when it goes on."""
         if self._inner is not None:
-            self._model_s = self.model_s or 0.0
+            self._work = self.work
             self._inner.close()
             self._inner = None
 
