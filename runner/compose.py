@@ -26,11 +26,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.names import check_names, quoted, refuse_retyped, unescaped
 from runner.types import UserError
 from runner.where import did_you_mean
 
 GROUPS = ("job", "prompt", "dataset", "model", "engine")
 OPEN = "job"  # its keys are those of the job's own class, see runner.config.make_job
+NAMES = ("job.labels", "dataset.classes")  # keys that hold names, which may look like numbers
 _ORDER = re.compile(r"(\+\+|\+|~)?([^=]*?)(=.*)?", re.DOTALL)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "{name: value, ...}"}
 
@@ -119,7 +121,7 @@ class Composer:
             raise UserError(f"{group}={value}: there is no such {group}{hint}{did_you_mean(value, list(options))}")
         self._check_file(group, options[value])
 
-    def _check_file(self, group: str, file: Path) -> None:
+    def _check_file(self, group: str, file: Path, seen: tuple[Path, ...] = ()) -> None:
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
@@ -128,6 +130,11 @@ class Composer:
             raise UserError(f"{file} cannot be read: {error}") from error
         if not isinstance(content, dict):
             raise UserError(f"{file}: it holds no `key: value` lines; {self._valid(group)}")
+        check_names(file, group)
+        options = self.options(group)
+        for base in content.get("defaults") or []:
+            if isinstance(base, str) and base in options and options[base] not in (*seen, file):
+                self._check_file(group, options[base], (*seen, file))
 
     def _check_key(self, key: str, value: str) -> None:
         found = field_type(self.schema, key)
@@ -138,11 +145,14 @@ class Composer:
 
     def _readable(self, word: str, key: str, value: str) -> str:
         sign = "++" if key.startswith(f"{OPEN}.") else ""
+        if key in NAMES:
+            refuse_retyped(value, key)
+        value = unescaped(value)
         override, problem = _parse(f"{key}{value if value.startswith('=') else '=' + value}")
         if override is not None and not override.is_sweep_override():
             return f"{sign}{key}={value}"
         if _is_text(field_type(self.schema, key)) and value[:1] not in ("'", '"'):
-            return f"{key}={_quoted(value)}"
+            return f"{key}={quoted(value)}"
         if override is not None:
             several = "a text with commas stands in quotes, a list in brackets"
             raise UserError(f"{word}: {several}, such as '{key}=[{value}]'; several runs are several command lines")
@@ -248,13 +258,6 @@ def _parse(word: str) -> tuple[Override | None, str]:
         return OverridesParser.create().parse_override(word), ""
     except HydraException as error:
         return None, str(error).splitlines()[0]
-
-
-def _quoted(value: str) -> str:
-    """The text in quotes as Hydra reads them: a backslash counts as one only before a quote."""
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    tail = len(escaped) - len(escaped.rstrip("\\"))
-    return f'"{escaped}{tail * chr(92)}"'
 
 
 def _is_text(hint: Any) -> bool:

@@ -95,8 +95,9 @@ class CheckpointConf:
 class RunConf:
     """A run. ``seed`` fixes all random draws. ``date`` is today for chat templates (null: the day the run began).
 
-    ``run_name`` (null: the names of job and dataset) is the folder in ``output.dir``. ``resume``: auto, or force to
-    start anew in a fresh directory. ``offline``: fetch nothing, use what is cached.
+    ``run_name`` (null: the names of job and dataset) is the folder in ``output.dir``. ``resume``: auto, errors to
+    try rows in error once more, or force to start anew in a fresh directory. ``offline``: fetch nothing, use what is
+    cached.
     """
 
     job: Any = None
@@ -107,7 +108,7 @@ class RunConf:
     output: OutputConf = field(default_factory=OutputConf)
     checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
     run_name: str | None = None
-    resume: str = key("auto", among=("auto", "force"))
+    resume: str = key("auto", among=("auto", "errors", "force"))
     seed: int = key(0, least=0)
     date: str | None = None
     offline: bool = False

@@ -87,6 +87,7 @@ def open_store(ready: Prepared, death: Death | None = None) -> Store:
         kept=ready.keep.table,
         durability=conf.checkpoint.durability,
         provenance=provenance(ready),
+        retry=conf.resume == "errors",
         config=OmegaConf.to_yaml(OmegaConf.create(ready.config.plain | {"date": ready.date})),
         death=death,
     )

@@ -4,8 +4,8 @@
 replays it, equal requests reuse it, a lost shard is made again from it. A *finished* row is staged until the last row
 of its shard is finished; the shard is then sealed: written, synced, renamed, recorded, in this order, so that a kill
 between any two leaves nothing or an orphan, which the next ``open`` removes. ``state.json`` and ``dataset_info.json``
-follow from the ``shards`` table and are rewritten after each seal: ``datasets.load_from_disk`` reads the sealed shards,
-in row order, while the run goes on, and all rows when it has ended.
+follow from the ``shards`` table and are rewritten after each seal, of a great many shards when 1% more are sealed:
+``datasets.load_from_disk`` reads them, in row order, while the run goes on, and all rows when it has ended.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Store:
         self._connection: sqlite3.Connection = database.conn
         self._staged: Counter[int] = Counter()  # rows staged for each shard not yet sealed
         self._sealed: set[int] = set()
+        self._published = 0  # sealed shards that state.json lists
         self._totals = self._first = Totals()  # now, and when the session began
         self._session = 0
 
@@ -85,6 +86,7 @@ class Store:
         provenance: Mapping[str, Any] | None = None,
         config: str | None = None,
         death: Death | None = None,
+        retry: bool = False,
     ) -> Store:
         """Create the run directory, or resume it if it holds the same run.
 
@@ -94,6 +96,7 @@ class Store:
         input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``:
         ``process`` survives any death of the process; ``power`` also a power cut, for a disk sync at each commit.
         ``death``: how a supervisor saw the last session end; see ``runner.deaths`` for what follows.
+        With ``retry`` rows in error are unfinished again, and what failed in them is to be asked anew.
 
         Raises UserError: column names clash; another process has the lease (its pid is named); the directory belongs
         to a different run (one line ``key: old -> new`` for each difference); the checkpoint is damaged, of another
@@ -116,6 +119,8 @@ class Store:
             undo.callback(database.close)
             create_or_check(database.conn, run_dir, full, power=layout.power)
             store = cls(run_dir, layout, lease, database)
+            if retry:
+                store._reopen_errors()
             store._resume(provenance or {}, death)
             undo.callback(store.flight.close)
             if config is not None:
@@ -208,6 +213,9 @@ class Store:
     def close(self, why: str = "closed") -> None:
         """End the session, saying ``why`` (finished, interrupted...), and give the lease back; may be repeated."""
         if self._lease.held:
+            if self._published < len(self._sealed):
+                with contextlib.suppress(OSError, UserError):
+                    self._publish()
             with contextlib.suppress(sqlite3.Error), self._database.atomic():
                 if self._totals != self._first:  # time in which nothing was done does not count
                     self._marks.note(self._totals[:5], len(self._sealed), last=True)
@@ -242,6 +250,13 @@ class Store:
         self._publish()
         self._seal_complete([*self._staged, 0])
         self._totals = self._first = read_totals(self._connection)
+
+    def _reopen_errors(self) -> None:
+        """Unfinish the rows in error; their shards' other rows are made again from the recorded completions."""
+        with self._database.atomic():
+            self._connection.execute("DELETE FROM shards WHERE error_kinds != '{}'")
+            self._connection.execute("DELETE FROM staged WHERE error IS NOT NULL")
+            self._connection.execute("DROP TABLE IF EXISTS deaths")  # rows put aside for them get another chance, too
 
     def _forget_damaged_shards(self) -> None:
         for shard, name, size in self._select("SELECT shard, file, bytes FROM shards"):
@@ -292,7 +307,9 @@ class Store:
             self._connection.execute(f"DELETE FROM staged {_SPAN}", span)
         self._sealed.add(shard)
         del self._staged[shard]
-        self._publish()
+        # The list of shards grows by 1% between two writings, so that they take time in proportion to its length.
+        if len(self._sealed) == len(layout) or len(self._sealed) >= 1.01 * self._published:
+            self._publish()
 
     def _read(self, start: int, stop: int) -> Iterator[list[Staged]]:
         query = f"SELECT {', '.join(Staged._fields)} FROM staged {_SPAN} ORDER BY row"
@@ -302,3 +319,6 @@ class Store:
         files = self._select("SELECT file, sha256 FROM shards ORDER BY shard")
         if files:
             write_dataset(self.run_dir, files, power=self._layout.power)
+        else:
+            (self.run_dir / "state.json").unlink(missing_ok=True)
+        self._published = len(files)

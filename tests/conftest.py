@@ -19,3 +19,18 @@ def tiny_model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "tiny"
     save_tiny_llama(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def cpu():
+    """MLX made ready on this machine's CPU."""
+    from runner.device import prepare
+
+    prepare("cpu")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder of rowmill's."""
+    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -75,7 +75,7 @@ MISTAKES = [
     ("dataset.kind=xls", "dataset.kind", "parquet"),
     ("seed=a", "seed=a", "a whole number"),
     ("seed=-1", "seed=-1", "at least 0"),
-    ("resume=no", "resume=no", "auto, force"),
+    ("resume=no", "resume=no", "auto, errors, force"),
     ("checkpoint.durability=never", "checkpoint.durability=never", "process, power"),
     ("offline=perhaps", "offline=perhaps", "true or false"),
     ("date=yesterday", "date=yesterday", "2026-01-31"),
@@ -271,6 +271,22 @@ def test_quoted_texts_are_read_by_hydra(folder):
     config = load_config([*BASE, 'prompt.user="{{ text }}: ham, or spam?"', "dataset.where='id > 2'"])
     assert config.conf.prompt.user == "{{ text }}: ham, or spam?"
     assert config.conf.dataset.where == "id > 2"
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        (r'"a\nb"', "a\nb"),
+        (r'"a\tb\\n\"c\""', 'a\tb\\n"c"'),
+        (r"'a\nb'", r"a\nb"),
+        (r'"\d+ \\"', "\\d+ \\"),
+        ('"{{ text }}\\n"', "{{ text }}\n"),
+    ],
+)
+def test_escapes_in_double_quotes_are_read_as_in_yaml(typed, read, folder):
+    conf = load_config([*BASE, f"prompt.user={typed}", f"prompt.stop=[{typed},b]"]).conf
+    assert conf.prompt.user == read
+    assert conf.prompt.stop == [read, "b"]
 
 
 def test_defaults_are_the_movie_reviews():

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from runner import gguf, models
-from runner.device import Device, prepare
+from runner.device import Device
 from runner.types import UserError
 
 CPU = Device("cpu", "a CPU", None, 1 << 34)
@@ -14,15 +14,7 @@ CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 WIDTH, HEADS, KV_HEADS, INNER, LAYERS = 64, 4, 2, 96, 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _prepared():
-    prepare("cpu")
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cpu")
 
 
 def byte_tokens():

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from runner import models
-from runner.device import Device, prepare
+from runner.device import Device
 from runner.types import UserError
 
 CPU = Device("cpu", "a CPU", None, 1 << 34)
@@ -16,15 +16,7 @@ SMOLLM2 = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _prepared():
-    prepare("cpu")
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cpu")
 
 
 def tiny_folder(folder, quantise=False, **changes):

@@ -25,7 +25,7 @@ from runner.fake import FakeEngine
 from runner.interrupt import stop_on_signals
 from runner.prepare import prepare
 from runner.status import read_status
-from runner.types import UserError, Work
+from runner.types import Generation, UserError, Work
 
 ROWS = 60
 PROGRAM = str(Path(sys.executable).with_name("rowmill"))
@@ -214,6 +214,29 @@ def test_an_output_dir_that_cannot_be_made_is_refused_in_one_line(place, more):
     assert "\n" not in str(refusal.value)
 
 
+def test_rows_in_error_are_tried_once_more_when_asked(monkeypatch):
+    """As on a machine with more memory; what was answered before is not computed again."""
+    computed = []
+
+    def answer(self, sequence, original=FakeEngine._answer):
+        computed.append(sequence.key[0])
+        return original(self, sequence)
+
+    def too_small(self, sequence):
+        failed = Generation(sequence.key, finish_reason="error", error="too long: for this machine")
+        return failed if sequence.key[0] == 9 else answer(self, sequence)
+
+    whole = rows_of(run(overrides("run_name=whole"))["path"])
+    monkeypatch.setattr(FakeEngine, "_answer", too_small)
+    assert run(overrides("output.shard_rows=20"))["errors"] == 1
+    monkeypatch.setattr(FakeEngine, "_answer", answer)
+    assert run(overrides("output.shard_rows=20"))["errors"] == 1
+    computed.clear()
+    figures = run(overrides("output.shard_rows=20", "resume=errors"))
+    assert (figures["errors"], figures["finished"], computed) == (0, ROWS, [9])
+    assert rows_of("outputs/mail") == whole
+
+
 # Stop texts
 
 
@@ -316,6 +339,25 @@ def test_labels_on_the_command_line_are_called_what_was_typed(typed):
 def test_labels_that_yaml_takes_for_something_else_are_refused(key, typed, read):
     with pytest.raises(UserError, match=rf"{key}: .*YAML reads .* as {read}; put it in quotes"):
         run(overrides(f"{key}={typed}"))
+
+
+@pytest.mark.parametrize("typed", ["007", "1_0", "0x1f", "1:30", "+1"])
+def test_numbers_that_yaml_writes_otherwise_are_refused_as_labels(typed):
+    Path("own/job").mkdir(parents=True)
+    Path("own/job/base.yaml").write_text(f"_target_: jobs.label.Label\nlabels:\n  - {{name: {typed}}}\n  - b\n")
+    Path("own/job/mine.yaml").write_text("defaults: [base]\n")
+    for job in ("base", "mine"):
+        with pytest.raises(UserError, match=r"base\.yaml line 3: labels: YAML reads .* as a number; put it in quotes"):
+            run([word for word in overrides(f"job={job}") if not word.startswith("job.labels")], "own")
+    Path("own/job/base.yaml").write_text(f"_target_: jobs.label.Label\nlabels: ['{typed}', 2, 0, -3]\n")
+    words = [word for word in overrides("job=base") if not word.startswith("job.labels")]
+    assert load_config(words, "own").job.names == [typed, "2", "0", "-3"]
+
+
+def test_numbers_that_hydra_writes_otherwise_are_refused_as_labels():
+    with pytest.raises(UserError, match=r"job\.labels: 1_0 is read as a number; .*quotes"):
+        load_config(overrides("job.labels=[1_0,b]"))
+    assert load_config(overrides("job.labels=['1_0',b_1]")).job.names == ["1_0", "b_1"]
 
 
 def test_unquoted_yes_and_no_in_a_file_are_refused():

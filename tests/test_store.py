@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from runner import publish
+from runner import store as store_module
 from runner.lease import disk_errors
 from runner.store import Output, Record, Store, Usage, fresh_dir, read_status
 from runner.types import Completion, UserError
@@ -92,6 +93,21 @@ def test_sealed_shards_can_be_read_while_the_run_goes_on(tmp_path):
         assert not (tmp_path / "state.json").exists()
         store.finish([output(row) for row in [3, 8, 9]])
         assert load(tmp_path)["id"][:] == [0, 1, 2, 3, 8, 9]
+
+
+def test_listing_shards_takes_work_in_proportion_to_their_number(tmp_path, monkeypatch):
+    listed = []
+
+    def count(run_dir, files, *, power, original=store_module.write_dataset):
+        listed.append(len(files))
+        original(run_dir, files, power=power)
+
+    monkeypatch.setattr(store_module, "write_dataset", count)
+    with open_store(tmp_path, rows=1000, shard_rows=1) as store:
+        store.finish([output(row) for row in range(999)])
+    assert len(load(tmp_path)) == 999  # closing lists them all
+    assert sum(listed) < 150 * 1000
+    assert listed[:100] == [*range(1, 101)]  # while they are few, at once
 
 
 def test_an_empty_data_set_loads(tmp_path):

@@ -33,5 +33,5 @@ EPILOG = """groups (NAME is a file in conf/ or in --config-dir):
   model=NAME                smollm2_135m gpt_oss_20b_q8g64 gpt_oss_20b_q6g32 gpt_oss_20b_q5g32 gpt_oss_20b_q4g32;
                             or model.path=FOLDER|FILE.gguf|HUB/ID
   engine                    engine.max_tokens=256 engine.temperature=0 engine.batch_size=32 engine.backend=auto|fake
-keys: run_name=NAME output.dir=DIR output.keep=[COLUMN,...] seed=0 resume=auto|force offline=true
+keys: run_name=NAME output.dir=DIR output.keep=[COLUMN,...] seed=0 resume=auto|errors|force offline=true
 """

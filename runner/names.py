@@ -1,0 +1,67 @@
+"""What a user typed: quotes and escapes in overrides, and names that look like numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from runner.types import UserError
+
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\"}
+_KEYS = {"job": "labels", "dataset": "classes"}
+_TYPED = re.compile(r"(?<![\w.])[+-]?\d[\d_]*(?![\w.])")
+_CANONICAL = re.compile(r"-?[1-9][0-9]*|0")
+_INT = "tag:yaml.org,2002:int"
+
+
+def refuse_retyped(value: str, key: str) -> None:
+    """UserError for a number in the unquoted parts of a value that is not written as numbers are shown, as 1_0."""
+    for word in _TYPED.findall(_QUOTED.sub("", value)):
+        if not _CANONICAL.fullmatch(word) and not word.isdigit():  # 007 stays a text on the command line
+            raise UserError(f"{key}: {word} is read as a number; a name like this stands in quotes: ['{word}']")
+
+
+def check_names(file: Path, group: str) -> None:
+    """UserError naming the line for a name in a YAML file that would be read as another number than is written."""
+    tree = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    for key, value in tree.value if isinstance(tree, yaml.MappingNode) else []:
+        if getattr(key, "value", None) != _KEYS.get(group):
+            continue
+        for node in _scalars(value):
+            if node.tag == _INT and not _CANONICAL.fullmatch(node.value):
+                line = node.start_mark.line + 1
+                problem = f"YAML reads {node.value} as a number; put it in quotes"
+                raise UserError(f"{file} line {line}: {key.value}: {problem}")
+
+
+def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+        return
+    for child in node.value:
+        for part in child if isinstance(child, tuple) else (child,):
+            yield from _scalars(part)
+
+
+def quoted(value: str) -> str:
+    """The text in quotes as Hydra reads them: a backslash counts as one only before a quote."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    tail = len(escaped) - len(escaped.rstrip("\\"))
+    return f'"{escaped}{tail * chr(92)}"'
+
+
+def unescaped(value: str) -> str:
+    r"""What stands in double quotes read as YAML does: ``\n`` and ``\t`` are a line break and a tab."""
+    if value[:1] not in ('"', "[", "{"):
+        return value
+
+    def read(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return match[0]
+        return quoted(re.sub(r"\\(.)", lambda one: _ESCAPES.get(one[1], one[0]), match[1], flags=re.DOTALL))
+
+    return _QUOTED.sub(read, value)
