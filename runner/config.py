@@ -76,12 +76,14 @@ class EngineConf:
 class OutputConf:
     """``dir`` holds run folders. ``keep``: input columns in the output (null: all but those named like one of ours).
 
-    ``shard_rows``: rows in an Arrow file.
+    ``shard_rows``: rows in an Arrow file. ``report``: write ``report.html`` when all rows are finished (null: unless
+    the engine is the fake one).
     """
 
     dir: str = "outputs"
     keep: list[str] | None = None
     shard_rows: int = key(1000, least=1)
+    report: bool | None = None
 
 
 @dataclass

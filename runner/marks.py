@@ -76,8 +76,8 @@ class Marks:
             return
         self._noted, elapsed = now, now - self._clock
         gauge = self._gauge()
-        memory_and_slots = (gauge.memory_bytes, gauge.slots, gauge.slots_total)
-        self._put(elapsed, (self._session, time.time(), elapsed, *totals, shards, *memory_and_slots))
+        slots = (None, None) if last else (gauge.slots, gauge.slots_total)  # at the end there is nothing left to do
+        self._put(elapsed, (self._session, time.time(), elapsed, *totals, shards, gauge.memory_bytes, *slots))
         self._put_latest()
 
     def _put(self, elapsed: float, values: tuple[Any, ...]) -> None:
@@ -111,3 +111,16 @@ def peak_memory() -> int:
     """The most memory that this process has taken so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def read_marks(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    """A run's marks in order: the columns of ``progress`` and ``active_s``, the seconds at work up to the mark."""
+    before, latest, marks = 0.0, 0.0, []
+    session = None
+    for values in connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM progress ORDER BY rowid"):
+        mark = dict(zip(_COLUMNS, values, strict=True))
+        if mark["session"] != session:
+            session, before = mark["session"], latest
+        latest = before + mark["elapsed_s"]
+        marks.append({**mark, "active_s": latest})
+    return marks

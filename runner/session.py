@@ -150,7 +150,23 @@ def result(ready: Prepared) -> dict[str, Any]:
         from runner.evaluate import evaluate_labels
 
         figures["evaluation"] = evaluate_labels(ready.run_dir, ready.source, getattr(ready.job, "names", []))
+    if report := _report(ready, figures):
+        figures["report"] = str(report)
     return figures
+
+
+def _report(ready: Prepared, figures: dict[str, Any]) -> Path | None:
+    """The path of the report, written now; the rows are safe whatever happens to it."""
+    wanted = ready.config.conf.output.report
+    if not (ready.folder is not None if wanted is None else wanted):
+        return None
+    try:
+        from runner.report import write_report
+
+        return write_report(ready.run_dir, ready.source, figures.get("evaluation"))
+    except Exception as problem:
+        log.warning("no report: %s: %s; try `rowmill report %s`", type(problem).__name__, problem, ready.run_dir)
+        return None
 
 
 def resume_command(ready: Prepared) -> str:

@@ -49,6 +49,8 @@ def show_run(figures: dict[str, Any]) -> None:
         say(textwrap.indent(confusion_table(evaluation["confusion"]), " " * _WIDTH))
     _show_figures(figures)
     _line("output", figures["path"])
+    if figures.get("report"):
+        _line("report", figures["report"])
 
 
 def show_status(figures: dict[str, Any]) -> None:
@@ -75,7 +77,7 @@ def _show_figures(figures: dict[str, Any]) -> None:
     errors = f", {figures['errors']:,} with an error" if figures["errors"] else ", no errors"
     _line("rows", f"{figures['finished']:,} of {figures['rows']:,}{errors}")
     for kind, count in list(figures["error_kinds"].items())[:5]:
-        _line("", f"{count:,} x {_visible(kind)}")
+        _line("", f"{count:,} x {visible(kind)}")
     if prompt:
         best = figures.get("best_cached_share")
         most = "" if best is None else f", {best:.1%} at best"
@@ -102,7 +104,7 @@ def show_preview(figures: dict[str, Any]) -> None:
     scope = "all of them" if looked == figures["rows"] else f"{looked:,} of them, from several places,"
     _line("rows", f"{figures['rows']:,}; the figures below come from {scope} (first requests only)")
     if figures["unusable_rows"]:
-        _line("", f"{figures['unusable_rows']:,} will be in error, the first with: {_visible(figures['unusable'])}")
+        _line("", f"{figures['unusable_rows']:,} will be in error, the first with: {visible(figures['unusable'])}")
     unit = "bytes stand for tokens (the fake engine has no tokenizer)" if figures["fake"] else "tokens"
     spread = f"{tokens['min']:,} to {tokens['max']:,}, median {tokens['median']:,.0f}, mean {tokens['mean']:,.1f}"
     _line("prompt", f"{spread} {unit}")
@@ -118,14 +120,14 @@ def show_preview(figures: dict[str, Any]) -> None:
     if figures["differs"]:
         _line("", "it holds a different run, so `rowmill run` will refuse: choose another run_name or resume=force")
         for line in figures["differs"]:
-            _line("", f"  {_visible(line)}")
+            _line("", f"  {visible(line)}")
 
 
 def _answer(figures: dict[str, Any]) -> str:
     choices = figures["choices"]
     if choices is None:
         return f"up to {figures['max_tokens']:,} tokens of text"
-    names = [f"{_visible(name)} ({count})" for name, count in list(choices.items())[:20]]
+    names = [f"{visible(name)} ({count})" for name, count in list(choices.items())[:20]]
     more = f" and {len(choices) - 20:,} more" if len(choices) > 20 else ""
     return f"one of {', '.join(names)}{more}: the label (its tokens), every label is scored"
 
@@ -162,17 +164,17 @@ def _marked(prefix: str, number: int) -> str:
     """The shared prefix, whole the first time."""
     if not prefix:
         return ""
-    text = _cut(prefix) if number == 0 else f"... {_visible(prefix[-40:])}" if len(prefix) > 50 else _visible(prefix)
+    text = _cut(prefix) if number == 0 else f"... {visible(prefix[-40:])}" if len(prefix) > 50 else visible(prefix)
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     return f"\x1b[2m{text}\x1b[0m" if colour else f"[shared: {text}]"
 
 
 def _cut(text: str) -> str:
     rest = len(text) - _SHOWN_CHARS
-    return _visible(text[:_SHOWN_CHARS]) + (f"... and {rest:,} characters" if rest > 0 else "")
+    return visible(text[:_SHOWN_CHARS]) + (f"... and {rest:,} characters" if rest > 0 else "")
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Cells may hold what would steer a terminal."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 

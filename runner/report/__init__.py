@@ -1,0 +1,26 @@
+"""The morning report: one HTML file that says what a run was, what came out, and how far to trust it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.source import DataSource
+
+__all__ = ["write_report"]
+
+
+def write_report(run_dir: Path, source: DataSource | None = None, evaluation: dict[str, Any] | None = None) -> Path:
+    """Write ``report.html`` into a run directory, finished or not, and return its path.
+
+    ``source`` is the run's data set if it is open already, else it is opened from what the checkpoint says;
+    ``evaluation`` is that of ``runner.evaluate`` if it is known already. Raises UserError without a checkpoint.
+    """
+    from runner.publish import write_text
+    from runner.report.figures import collect
+    from runner.report.page import render
+
+    path = Path(run_dir) / "report.html"
+    write_text(path, render(collect(Path(run_dir), source, evaluation)), power=False)
+    return path

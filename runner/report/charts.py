@@ -1,0 +1,197 @@
+"""The charts of a report: figures in, inline SVG out; "" where there is nothing to draw."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from runner.report.figures import Figures
+from runner.report.svg import GRID, INK, MUTED, SECOND, SERIES, SURFACE, chart
+
+_POINTS = 240  # of a curve
+_LABELS = 24
+_BINS = 30
+
+
+def charts(figures: Figures) -> dict[str, str]:
+    """All charts by name."""
+    marks = figures.marks
+    drawn = {
+        "speed": speed(marks),
+        "memory": memory(marks),
+        "slots": slots(marks),
+        "prompts": histogram("prompts", figures.prompt_tokens, "tokens in a row's prompts"),
+        "answers": histogram("answers", figures.completion_tokens, "tokens generated for a row"),
+        "labels": bars("labels", figures.labels, "rows with each label"),
+        "confidence": histogram("confidence", figures.confidence, "confidence", (0.0, 1.0)),
+        "reliability": reliability(figures.reliability),
+    }
+    for name, values in list(figures.numbers.items())[:12]:
+        drawn[f"number:{name}"] = histogram(f"number-{len(drawn)}", values, name)
+    return drawn
+
+
+def speed(marks: Sequence[dict[str, Any]]) -> str:
+    """Rows in a second over the time at work, restarts marked."""
+    hours, rates = _rates(marks)
+    if len(hours) < 2:
+        return ""
+    unit, scale = _unit(hours[-1])
+    with chart("speed", f"Rows a second over the run: between {min(rates):,.1f} and {max(rates):,.1f}") as drawn:
+        drawn.axes.plot(hours / scale, rates, color=SERIES)
+        _over_time(drawn.axes, marks, unit, scale, "rows/s")
+    return drawn.svg
+
+
+def memory(marks: Sequence[dict[str, Any]]) -> str:
+    """Memory over the time at work."""
+    known = [mark for mark in marks if mark["memory_bytes"]]
+    if len(known) < 2:
+        return ""
+    known = known[:: -(-len(known) // _POINTS)]
+    sizes = np.array([mark["memory_bytes"] for mark in known]) / 1e9
+    unit, scale = _unit(marks[-1]["active_s"])
+    with chart("memory", f"Memory over the run: up to {sizes.max():.2f} GB") as drawn:
+        drawn.axes.plot(np.array([mark["active_s"] for mark in known]) / scale, sizes, color=SERIES)
+        _over_time(drawn.axes, marks, unit, scale, "GB")
+    return drawn.svg
+
+
+def slots(marks: Sequence[dict[str, Any]]) -> str:
+    """Sequences at work in the batch over the time at work, beside what it can hold."""
+    known = [mark for mark in marks if mark["slots"] is not None]
+    if len(known) < 2:
+        return ""
+    known = known[:: -(-len(known) // _POINTS)]
+    used, total = (np.array([mark[name] or 0 for mark in known]) for name in ("slots", "slots_total"))
+    unit, scale = _unit(marks[-1]["active_s"])
+    at = np.array([mark["active_s"] for mark in known]) / scale
+    with chart("slots", f"Slots in use over the run: {used.mean():.1f} of {total.max()} on average") as drawn:
+        drawn.axes.plot(at, total, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        drawn.axes.fill_between(at, used, color=SERIES, alpha=0.25, linewidth=0)
+        drawn.axes.plot(at, used, color=SERIES)
+        _over_time(drawn.axes, marks, unit, scale, "sequences")
+    return drawn.svg
+
+
+def histogram(name: str, values: np.ndarray, label: str, span: tuple[float, float] | None = None) -> str:
+    """How many rows have which value; the median marked."""
+    values = values[np.isfinite(values)]
+    if not len(values) or (span is None and values.min() == values.max()):
+        return ""
+    whole = np.issubdtype(values.dtype, np.integer)
+    low, high = span or (float(values.min()), float(values.max()))
+    most = float(np.quantile(values, 0.995))
+    if span is None and high - low > 1.5 * (most - low) > 0:  # a few far rows would squeeze all others together
+        label = f"{label} ({int((values > most).sum()):,} rows beyond, up to {_number(high)})"
+        high = most
+    bins = int(min(_BINS, high - low + 1)) if whole else _BINS
+    edges = np.linspace(low, high + (1 if whole else 0), bins + 1)
+    counts, _ = np.histogram(values, edges)
+    median = float(np.median(values))
+    with chart(name, f"Histogram, {label}: {_number(low)} to {_number(high)}, median {_number(median)}") as drawn:
+        drawn.axes.bar(edges[:-1], counts, np.diff(edges) * 0.92, align="edge", color=SERIES)
+        drawn.axes.axvline(median, color=INK, linewidth=1, linestyle=(0, (3, 2)))
+        at_right = median < (low + high) / 2
+        drawn.axes.annotate(
+            f"median {_number(median)}",
+            (median, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(4 if at_right else -4, 2),
+            textcoords="offset points",
+            ha="left" if at_right else "right",
+            va="bottom",
+            fontsize=9,
+        )
+        drawn.axes.set_ylabel("rows")
+        drawn.axes.set_xlabel(label)
+        _thousands(drawn.axes)
+    return drawn.svg
+
+
+def bars(name: str, counts: dict[str, int], label: str) -> str:
+    """Counts by name, the most frequent on top; the rest in one bar."""
+    if not counts:
+        return ""
+    shown = dict(list(counts.items())[:_LABELS])
+    if len(counts) > _LABELS:
+        shown[f"{len(counts) - _LABELS:,} others"] = sum(list(counts.values())[_LABELS:])
+    names = [_short(name) for name in shown]
+    whole, most = sum(counts.values()), max(shown.values())
+    said = ", ".join(f"{name} {count:,}" for name, count in list(shown.items())[:5])
+    with chart(name, f"{label}: {said}", height=0.75 + 0.26 * len(shown)) as drawn:
+        places = range(len(shown))
+        drawn.axes.barh(places, list(shown.values()), 0.7, color=SERIES)
+        drawn.axes.set_yticks(places, names)
+        drawn.axes.tick_params(axis="y", length=0, labelcolor=INK)
+        drawn.axes.invert_yaxis()
+        drawn.axes.set_xlim(0, most * 1.32)
+        for place, count in zip(places, shown.values(), strict=True):
+            drawn.axes.text(count + most * 0.02, place, f"{count:,} ({count / whole:.0%})", va="center", fontsize=9)
+        drawn.axes.grid(False)
+        drawn.axes.spines["bottom"].set_visible(False)
+        drawn.axes.set_xticks([])
+    return drawn.svg
+
+
+def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
+    """How often rows of some confidence are right, against the diagonal on which a calibrated model lies."""
+    if not bins:
+        return ""
+    confidence, right, rows = map(np.array, zip(*bins, strict=True))
+    said = ", ".join(f"confidence {c:.2f} right {r:.0%}" for c, r, _ in bins)
+    with chart("reliability", f"Reliability: {said}", height=2.9) as drawn:
+        drawn.axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        drawn.axes.plot(confidence, right, color=SERIES)
+        sizes = 20 + 130 * np.sqrt(rows / rows.max())
+        drawn.axes.scatter(confidence, right, s=sizes, color=SERIES, edgecolors=SURFACE, linewidths=1, zorder=3)
+        drawn.axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel="mean confidence of the rows", ylabel="share right")
+        drawn.axes.grid(True, axis="both", color=GRID)
+    return drawn.svg
+
+
+def _rates(marks: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds at work, and rows in a second up to then; neighbours are put together to some 240 points."""
+    points = [(0.0, 0), *((mark["active_s"], mark["finished"]) for mark in marks)]
+    least = points[-1][0] / _POINTS
+    kept = points[:1]
+    for point in points[1:]:
+        if point[0] - kept[-1][0] >= max(least, 1e-3):
+            kept.append(point)
+    seconds, rows = (np.array(values, dtype=float) for values in zip(*kept, strict=True))
+    return seconds[1:], np.diff(rows) / np.diff(seconds)
+
+
+def _over_time(axes: Any, marks: Sequence[dict[str, Any]], unit: str, scale: float, label: str) -> None:
+    """The axes of a curve over time, with a line at each restart."""
+    pairs = itertools.pairwise(marks)
+    starts = [b["active_s"] - b["elapsed_s"] for a, b in pairs if a["session"] != b["session"]]
+    for start in starts[:200]:
+        axes.axvline(start / scale, color=SECOND, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+    axes.set_ylim(0, 1.15 * max(axes.dataLim.y1, 1e-9))
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"{unit} at work")
+    axes.set_ylabel(label)
+    _thousands(axes)
+
+
+def _thousands(axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    return ("seconds", 1.0) if seconds < 180 else ("minutes", 60.0) if seconds < 10_800 else ("hours", 3600.0)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, 24, placeholder="…") or text[:24]

@@ -1,0 +1,242 @@
+"""The figures of a report, read from a run directory: plain data, nothing about how they look."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import sqlite3
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from runner.database import open_read_only
+from runner.lease import disk_errors, holder
+from runner.marks import read_marks
+from runner.report.rows import Outputs
+from runner.shards import error_kind
+from runner.source import DatasetConf, DataSource, open_source
+from runner.status import read_label_counts, read_status
+from runner.types import UserError
+
+LEAST_SURE, SAMPLED = 50, 200  # rows
+EXAMPLES = 3  # of each kind of error
+BINS = 10  # of the reliability diagram
+
+log = logging.getLogger("rowmill")
+
+
+@dataclass
+class Figures:
+    """All that a report shows. Arrays have an element for each finished row, in no promised order.
+
+    ``marks``: see ``runner.marks.read_marks``. ``numbers``: the job's other numeric columns. ``reliability``: for each
+    bin of confidence (mean confidence, share right, rows). ``least_sure`` and ``sample``: (position, columns).
+    ``missing``: why the data set could not be read again, if it could not.
+    """
+
+    path: Path
+    status: dict[str, Any]
+    identity: dict[str, Any]
+    sessions: list[dict[str, Any]]
+    marks: list[dict[str, Any]]
+    labels: dict[str, int]
+    prompt_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    completion_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    confidence: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    reliability: list[tuple[float, float, int]] = field(default_factory=list)
+    errors: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    least_sure: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    sample: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    evaluation: dict[str, Any] | None = None
+    missing: str | None = None
+
+
+def collect(run_dir: Path, source: DataSource | None, evaluation: dict[str, Any] | None) -> Figures:
+    """Read a run directory, running or not; see ``write_report``."""
+    status = read_status(run_dir)
+    with disk_errors(run_dir), open_read_only(run_dir, live=holder(run_dir) is not None) as connection:
+        identity = json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])
+        figures = Figures(
+            run_dir,
+            status,
+            identity,
+            read_sessions(connection),
+            read_marks(connection),
+            read_label_counts(connection),
+        )
+        if source is None:
+            source, figures.missing = reopen(identity)
+        outputs = Outputs(run_dir, connection, identity["shard_rows"])
+        _read_rows(figures, outputs, source)
+    figures.evaluation = evaluation or _evaluate(figures, source)
+    return figures
+
+
+def read_sessions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    """The run's sessions: ``started`` and ``ended`` (Unix times, the latter None if killed), ``why``, provenance."""
+    query = "SELECT session, started, ended, why, provenance FROM sessions ORDER BY session"
+    names = ("session", "started", "ended", "why")
+    return [
+        dict(zip(names, values, strict=True)) | {"provenance": json.loads(provenance or "{}")}
+        for *values, provenance in connection.execute(query)
+    ]
+
+
+def reopen(identity: dict[str, Any]) -> tuple[DataSource | None, str | None]:
+    """The run's data set, or why it cannot be read again: it has moved, or it has changed."""
+    said = identity.get("dataset") or {}
+    known = {name: said[name] for name in DatasetConf.__dataclass_fields__ if name in said}
+    try:
+        source = open_source(DatasetConf(**known), offline=True)
+    except (UserError, OSError, ValueError, TypeError, ImportError) as problem:
+        return None, str(problem)
+    if source.fingerprint != said.get("fingerprint"):
+        return None, f"{said.get('path')} has changed since"
+    return source, None
+
+
+def job_columns(identity: dict[str, Any]) -> list[str]:
+    """The names of the output columns that are the job's own."""
+    names = [column.partition(": ")[0] for column in identity["columns"]]
+    return [name for name in names if name not in (*identity.get("keep", []), "error", "usage")]
+
+
+@dataclass
+class _Sums:
+    """What is gathered while the rows pass by."""
+
+    positions: list[np.ndarray] = field(default_factory=list)
+    arrays: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+    right: list[np.ndarray] = field(default_factory=list)
+
+
+def _read_rows(figures: Figures, outputs: Outputs, source: DataSource | None) -> None:
+    sums = _Sums()
+    job = job_columns(figures.identity)
+    for positions, table in outputs.tables():
+        sums.positions.append(positions)
+        for name in ("prompt_tokens", "completion_tokens"):
+            values = table.column("usage").combine_chunks().field(name)
+            sums.arrays[name].append(values.fill_null(0).to_numpy(zero_copy_only=False))
+        for name in job:
+            sums.arrays[f"job.{name}"].append(_numbers(table, name))
+        sums.right.append(_right(positions, table, source))
+        _note_errors(figures, positions, table)
+    if not sums.positions:
+        return
+    arrays = {name: np.concatenate(parts) for name, parts in sums.arrays.items()}
+    figures.prompt_tokens, figures.completion_tokens = arrays["prompt_tokens"], arrays["completion_tokens"]
+    figures.numbers = {
+        name.removeprefix("job."): values[~np.isnan(values)]
+        for name, values in arrays.items()
+        if name.startswith("job.") and name != "job.confidence" and not np.isnan(values).all()
+    }
+    confidence = arrays.get("job.confidence", np.zeros(0))
+    figures.confidence = confidence[~np.isnan(confidence)]
+    positions = np.concatenate(sums.positions)
+    if len(confidence):
+        figures.reliability = reliability(confidence, np.concatenate(sums.right))
+    _pick_rows(figures, outputs, source, positions, confidence)
+
+
+def _numbers(table: pa.Table, name: str) -> np.ndarray:
+    """A column as floats, NaN where it is null or holds no numbers."""
+    column = table.column(name) if name in table.column_names else None
+    if column is None or not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        return np.full(len(table), np.nan)
+    return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+def _right(positions: np.ndarray, table: pa.Table, source: DataSource | None) -> np.ndarray:
+    """1.0 for rows whose label is the gold one, 0.0 for others, NaN where there is no gold."""
+    if source is None or not source.conf.gold or not {"label", "confidence"} <= set(table.column_names):
+        return np.full(len(table), np.nan)
+    first, last = int(positions[0]), int(positions[-1]) + 1
+    golds = source.table(first, last, [source.conf.gold]).column(0).to_pylist()
+    names = [source.gold_name(golds[position - first]) for position in positions]
+    labels = table.column("label").to_pylist()
+    return np.array(
+        [np.nan if gold is None else float(gold == label) for gold, label in zip(names, labels, strict=True)]
+    )
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray) -> list[tuple[float, float, int]]:
+    """Rows with gold in bins of equal width over confidence 0 to 1: (mean confidence, share right, rows) of each.
+
+    The diagram of Niculescu-Mizil and Caruana (2005), as Guo et al. (2017) use it. Empty bins are left out.
+    """
+    known = ~np.isnan(confidence) & ~np.isnan(right)
+    confidence, right = confidence[known], right[known]
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    groups = [bins == number for number in range(BINS)]
+    return [(float(confidence[g].mean()), float(right[g].mean()), int(g.sum())) for g in groups if g.any()]
+
+
+def _note_errors(figures: Figures, positions: np.ndarray, table: pa.Table) -> None:
+    column = table.column("error")
+    if column.null_count == len(column):
+        return
+    for position, error in zip(positions, column.to_pylist(), strict=True):
+        if error is not None:
+            examples = figures.errors.setdefault(error_kind(error), [])
+            if len(examples) < EXAMPLES:
+                examples.append((int(position), error))
+
+
+def _pick_rows(
+    figures: Figures, outputs: Outputs, source: DataSource | None, positions: np.ndarray, confidence: np.ndarray
+) -> None:
+    unsure: list[int] = []
+    if len(confidence):
+        known = np.flatnonzero(~np.isnan(confidence))
+        order = known[np.argsort(confidence[known], kind="stable")][:LEAST_SURE]
+        unsure = positions[order].tolist()
+    some = random.Random(0).sample(range(len(positions)), min(SAMPLED, len(positions)))
+    sampled = sorted(positions[some].tolist())
+    rows = outputs.take([*unsure, *sampled])
+    _add_inputs(rows, source, job_columns(figures.identity))
+    figures.least_sure = [(row, rows[row]) for row in unsure if row in rows]
+    figures.sample = [(row, rows[row]) for row in sampled if row in rows]
+
+
+def _add_inputs(rows: dict[int, dict[str, Any]], source: DataSource | None, job: list[str]) -> None:
+    """Put the input columns that the output lacks beside it, and the right answer as ``gold``."""
+    if source is None:
+        return
+    for row, columns in rows.items():
+        for values in source.rows(row, row + 1):
+            if source.conf.gold:
+                columns["gold"] = source.gold_name(values.pop(source.conf.gold))
+                if source.conf.gold not in job:
+                    columns.pop(source.conf.gold, None)
+            columns.update({name: value for name, value in values.items() if name not in columns})
+
+
+def _evaluate(figures: Figures, source: DataSource | None) -> dict[str, Any] | None:
+    """The evaluation of labels against the run's gold column, where both can be had."""
+    if source is None or not source.conf.gold or not figures.labels:
+        return None
+    from runner.evaluate import evaluate_labels
+
+    try:
+        return evaluate_labels(figures.path, source, _label_names(figures))
+    except (UserError, ValueError, KeyError, OSError, pa.ArrowException) as problem:
+        log.warning("the report has no evaluation: %s", problem)
+        return None
+
+
+def _label_names(figures: Figures) -> list[str]:
+    """The labels in the order in which the job has them, or the most frequent first."""
+    labels = figures.identity.get("job", {}).get("labels")
+    try:
+        from jobs.label import read_labels
+
+        return [choice.name for choice in read_labels(labels)]
+    except (UserError, TypeError, AttributeError):
+        return list(figures.labels)

@@ -1,0 +1,192 @@
+"""A report's figures as one HTML page: nothing in it comes from elsewhere, and nothing in a row is taken for markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from runner.report.charts import charts
+from runner.report.figures import Figures
+from runner.shards import clean
+from runner.show import duration, visible
+
+MOST_BYTES = 1_900_000
+_CELL, _LEAST_CELL = 500, 40  # characters shown of a cell
+_PROMPT, _CONFIG = 12_000, 30_000
+_COLUMNS = 8  # of a table of rows
+_FIRST, _HIDDEN = ("label", "confidence", "gold"), {"usage", "probabilities"}
+_MATRIX = 24  # labels up to which the confusion matrix is shown whole
+
+
+def render(figures: Figures) -> str:
+    """The page; cells are cut shorter until it is under MOST_BYTES."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"number": _number, "share": _share, "moment": _moment, "duration": duration, "gb": _gb}
+    template = environment.from_string(_resource("page.html.j2"))
+    style, script = _resource("page.css"), _resource("page.js")
+    drawn = {name: Markup(svg) for name, svg in charts(figures).items() if svg}
+    cell = _CELL
+    while True:
+        page = template.render(
+            **_content(figures, cell),
+            charts=drawn,
+            number_charts=[name for name in drawn if name.startswith("number:")],
+            style=Markup(style),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+        if len(page.encode()) < MOST_BYTES or cell <= _LEAST_CELL:
+            return page
+        cell //= 2
+
+
+def _resource(name: str) -> str:
+    return (files("runner.report") / name).read_text(encoding="utf-8")
+
+
+def _content(figures: Figures, cell: int) -> dict[str, Any]:
+    """What the template sees; every text in it is cut and shows its control characters."""
+    status, identity = figures.status, figures.identity
+    seconds = status["active_s"]
+    tokens = status["prompt_tokens"] + status["completion_tokens"]
+    return {
+        "name": figures.path.resolve().name,
+        "status": status,
+        "identity": identity,
+        "written": time.time(),
+        "tokens_per_s": tokens / seconds if seconds else 0.0,
+        "sessions": _sessions(figures),
+        "what": _what(figures),
+        "prompt": _prompt(identity.get("prompt") or {}),
+        "config": text_of(json.dumps(identity, indent=2, ensure_ascii=False), _CONFIG),
+        "evaluation": figures.evaluation if figures.evaluation and figures.evaluation.get("rows") else None,
+        "confusion": _confusion(figures.evaluation or {}),
+        "errors": _errors(figures, cell),
+        "least_sure": _table(figures.least_sure, cell),
+        "sample": _table(figures.sample, cell),
+        "missing": text_of(figures.missing, cell) if figures.missing else None,
+        "extra": [],
+        "restarts": len(figures.sessions) - 1,
+    }
+
+
+def _errors(figures: Figures, cell: int) -> list[tuple[str, int, list[tuple[int, str]]]]:
+    """Kind, rows and examples (position, text) of the most frequent errors."""
+    counts = figures.status["error_kinds"]
+    frequent = sorted(figures.errors.items(), key=lambda pair: -counts.get(pair[0], 0))[:20]
+    return [
+        (text_of(kind, 80), counts.get(kind, 0), [(row, text_of(text, cell)) for row, text in rows])
+        for kind, rows in frequent
+    ]
+
+
+def _sessions(figures: Figures) -> list[dict[str, Any]]:
+    """The newest sessions, with the rows that each finished."""
+    finished: dict[int, int] = {}
+    for mark in figures.marks:
+        finished[mark["session"]] = mark["finished"]
+    sessions, before = [], 0
+    for session in figures.sessions:
+        done = finished.get(session["session"], before)
+        sessions.append({**session, "rows": done - before})
+        before = done
+    return sessions[-50:]
+
+
+def _what(figures: Figures) -> list[tuple[str, str]]:
+    """What was run, as names and values."""
+    identity = figures.identity
+    provenance = figures.sessions[-1]["provenance"] if figures.sessions else {}
+    model, data = identity.get("model") or {}, identity.get("dataset") or {}
+    machine, versions = provenance.get("machine") or {}, provenance.get("versions") or {}
+    facts = {
+        "job": (identity.get("job") or {}).get("_target_"),
+        "model": model.get("path") or model.get("backend"),
+        "revision": model.get("revision"),
+        "weights": model.get("weights"),
+        "quantisation": _pairs(provenance.get("quantization")),
+        "data": str(data.get("path")).partition("#sha256=")[0],
+        "fingerprint": data.get("fingerprint"),
+        "prompt hash": provenance.get("prompt_sha256"),
+        "seed": identity.get("seed"),
+        "date in prompts": identity.get("date"),
+        "machine": _pairs(machine),
+        "versions": _pairs(versions),
+    }
+    return [(name, text_of(str(value), 600)) for name, value in facts.items() if value not in (None, "", "None")]
+
+
+def _pairs(values: dict[str, Any] | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (values or {}).items() if value is not None)
+
+
+def _prompt(conf: dict[str, Any]) -> list[tuple[str, str]]:
+    parts = [("system", conf.get("system")), ("user", conf.get("user"))]
+    if conf.get("examples"):
+        parts.append(("examples", json.dumps(conf["examples"], indent=1, ensure_ascii=False)))
+    return [(name, text_of(str(text), _PROMPT)) for name, text in parts if text]
+
+
+def _confusion(evaluation: dict[str, Any]) -> dict[str, Any] | None:
+    """Rows of (gold, [(count, share of the gold label's rows, right)]) over ``columns``; None if there are too many."""
+    confusion = evaluation.get("confusion")
+    if not confusion or len(confusion) > _MATRIX:
+        return None
+    columns = [*confusion, *(["(none)"] if any(row.get("(none)") for row in confusion.values()) else [])]
+    rows = []
+    for gold, counts in confusion.items():
+        whole = sum(counts.values()) or 1
+        cells = [(counts.get(name, 0), counts.get(name, 0) / whole, name == gold) for name in columns]
+        rows.append((text_of(gold, 40), cells))
+    return {"columns": [text_of(name, 40) for name in columns], "rows": rows}
+
+
+def _table(rows: list[tuple[int, dict[str, Any]]], cell: int) -> dict[str, Any]:
+    """A table of rows: the label first, then the output's other columns and the input's."""
+    names = list(dict.fromkeys([*_FIRST, *(name for _, columns in rows for name in columns)]))
+    there = [
+        name for name in names if name not in _HIDDEN and any(columns.get(name) is not None for _, columns in rows)
+    ]
+    names = there[:_COLUMNS]
+    body = [(row, [(name, _cell(columns.get(name), cell)) for name in names]) for row, columns in rows]
+    numbers = {name for _, cells in body for name, (kind, _) in cells if kind == "number"}
+    return {"columns": [(name, "number" if name in numbers else "text") for name in names], "rows": body}
+
+
+def _cell(value: Any, most: int) -> tuple[str, str]:
+    """A cell's kind (number, text, none) and text."""
+    if value is None:
+        return "none", "null"
+    if isinstance(value, bool | int | float):
+        return "number", f"{value:.3f}" if isinstance(value, float) else f"{value}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return "text", text_of(text, most)
+
+
+def text_of(text: str, most: int) -> str:
+    """At most ``most`` characters of a text, valid Unicode, its control characters written out."""
+    rest = len(text) - most
+    return visible(clean(text[:most])) + (f"… and {rest:,} characters" if rest > 0 else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:,.1f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _gb(value: float) -> str:
+    return f"{value / 1e9:.2f} GB"
+
+
+def _moment(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "killed"
