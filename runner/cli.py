@@ -14,7 +14,16 @@ from runner.commands import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from runner.show import own_traceback, shown
 from runner.types import UserError
 
-COMMANDS = ("run", "preview", "status", "report", "export", "benchmark", "convert")  # a file each in runner/commands
+COMMANDS = (
+    "run",
+    "preview",
+    "status",
+    "watch",
+    "report",
+    "export",
+    "benchmark",
+    "convert",
+)  # a file each in runner/commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
