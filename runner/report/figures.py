@@ -18,8 +18,9 @@ from runner.database import open_read_only
 from runner.lease import disk_errors, holder
 from runner.marks import read_marks
 from runner.report.rows import Outputs
+from runner.results import Run
 from runner.shards import error_kind
-from runner.source import DatasetConf, DataSource, open_source
+from runner.source import DataSource
 from runner.status import read_label_counts, read_status
 from runner.types import UserError
 
@@ -71,7 +72,7 @@ def collect(run_dir: Path, source: DataSource | None, evaluation: dict[str, Any]
             read_label_counts(connection),
         )
         if source is None:
-            source, figures.missing = reopen(identity)
+            source, figures.missing = reopen(run_dir)
         outputs = Outputs(run_dir, connection, identity["shard_rows"])
         _read_rows(figures, outputs, source)
     figures.evaluation = evaluation or _evaluate(figures, source)
@@ -88,17 +89,12 @@ def read_sessions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     ]
 
 
-def reopen(identity: dict[str, Any]) -> tuple[DataSource | None, str | None]:
+def reopen(run_dir: Path) -> tuple[DataSource | None, str | None]:
     """The run's data set, or why it cannot be read again: it has moved, or it has changed."""
-    said = identity.get("dataset") or {}
-    known = {name: said[name] for name in DatasetConf.__dataclass_fields__ if name in said}
     try:
-        source = open_source(DatasetConf(**known), offline=True)
-    except (UserError, OSError, ValueError, TypeError, ImportError) as problem:
+        return Run(run_dir).source, None
+    except (UserError, OSError, ValueError, TypeError, KeyError, ImportError, pa.ArrowException) as problem:
         return None, str(problem)
-    if source.fingerprint != said.get("fingerprint"):
-        return None, f"{said.get('path')} has changed since"
-    return source, None
 
 
 def job_columns(identity: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from runner.report.charts import charts
 from runner.report.figures import Figures
 from runner.shards import clean
-from runner.show import duration, visible
+from runner.show import duration, shown, visible
 
 MOST_BYTES = 1_900_000
 _CELL, _LEAST_CELL = 500, 40  # characters shown of a cell
@@ -112,7 +112,7 @@ def _what(figures: Figures) -> list[tuple[str, str]]:
         "revision": model.get("revision"),
         "weights": model.get("weights"),
         "quantisation": _pairs(provenance.get("quantization")),
-        "data": str(data.get("path")).partition("#sha256=")[0],
+        "data": shown(str(provenance.get("dataset") or data.get("path"))),
         "fingerprint": data.get("fingerprint"),
         "prompt hash": provenance.get("prompt_sha256"),
         "seed": identity.get("seed"),
