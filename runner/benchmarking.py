@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from jobs.benchmark import BenchmarkConf, Measurement, benchmark, to_json
 from jobs.card import Card, card
-from runner import models
+from runner import device, models
 from runner.compose import Composer
 from runner.config import EngineConf, ModelConf
+from runner.preflight import check
 from runner.recipes import model_path
 from runner.types import UserError
 
@@ -48,6 +50,7 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
     if conf.engine.backend == "fake":
         raise UserError("benchmark needs a model: engine.backend=fake has none")
     folder = models.resolve(model_path(conf.model), conf.model.revision, conf.offline)
+    _check_memory(conf, folder)
     if conf.benchmark.workload == "card":
         return _run_card(conf, folder)
     measured = benchmark(conf.benchmark, folder, asdict(conf.engine))
@@ -69,3 +72,15 @@ def _run_card(conf: BenchmarkRunConf, folder: Path) -> tuple[Card, Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(measured), indent=1) + "\n")
     return measured, path
+
+
+def _check_memory(conf: BenchmarkRunConf, folder: Path) -> None:
+    """Raises UserError, exit code 3, for what cannot fit."""
+    asked, environment = conf.benchmark, dict(os.environ)
+    row = asked.suffix + (asked.response if asked.workload == "card" else asked.prefix + asked.output)
+    shared = asked.prefix if asked.workload in ("shared", "documents") else 0
+    found = device.prepare(conf.engine.backend)
+    os.environ.clear()
+    os.environ.update(environment)  # the engines' own processes choose their threads
+    lengths = [(row, shared)] * max(asked.n, 1)
+    check(conf.model, folder, models.read_config(folder), found, conf.engine, lengths)

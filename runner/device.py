@@ -7,13 +7,17 @@ reference library's place: 80 to 160 GF/s on the same two cores.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import importlib.util
 import logging
 import math
 import os
+import platform
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +30,7 @@ log = logging.getLogger("rowmill")
 
 BACKENDS = ("auto", "cpu", "metal", "cuda")
 _RAM_SHARE = 0.7
+_LEAST_MACOS = (13, 5)
 # The mark of an optimised library: reference BLAS has none of these symbols.
 _OPTIMISED = ("openblas_get_config", "bli_info_get_version_str", "MKL_Get_Version")
 # libopenblas needs the other three, which its wheel keeps beside it under names of its own.
@@ -53,6 +58,7 @@ def prepare(backend: str = "auto") -> Device:
     """
     if backend not in BACKENDS:
         raise UserError(f"engine.backend={backend} is unknown; choose one of {', '.join(BACKENDS)}")
+    _check_mac()
     # Two or more streams run side by side only if MLX orders their common graph by breadth, whatever its width.
     os.environ.setdefault("MLX_BFS_MAX_WIDTH", "4096")
     blas = _open_blas() if sys.platform == "linux" and backend != "cuda" else None
@@ -65,6 +71,42 @@ def prepare(backend: str = "auto") -> Device:
     device = Device(kind, _name(mx), blas if kind == "cpu" else None, _memory_bytes(mx, kind))
     _report(device)
     return device
+
+
+@contextlib.contextmanager
+def wired(device: Device | None) -> Iterator[None]:
+    """On Metal, let the system keep up to ``memory_bytes`` of the model's memory resident meanwhile.
+
+    The limit from before is restored. Before macOS 15 the system ignores it.
+    """
+    if device is None or device.kind != "metal":
+        yield
+        return
+    mx = _import_mlx()
+    before = mx.set_wired_limit(device.memory_bytes)
+    try:
+        yield
+    finally:
+        mx.synchronize()
+        mx.set_wired_limit(before)
+
+
+def _check_mac() -> None:
+    """Raises UserError, exit code 3, on a Mac that MLX has no build for."""
+    if platform.system() != "Darwin":
+        return
+    if platform.machine() != "arm64":
+        what = "this Python is an Intel build (arm64 Python needed)" if _translated() else "this is an Intel Mac"
+        raise UserError(f"MLX needs a Mac with Apple silicon; {what}", 3)
+    found = platform.mac_ver()[0]
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < _LEAST_MACOS:
+        raise UserError(f"MLX needs macOS 13.5 or newer; this is macOS {found}: update it in System Settings", 3)
+
+
+def _translated() -> bool:
+    """Whether this process runs under Rosetta, an Intel program on Apple silicon."""
+    command = ["sysctl", "-n", "sysctl.proc_translated"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "1"
 
 
 def _import_mlx() -> Any:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
 from runner.ask import Defaults, sequence_of
-from runner.config import Config, EngineConf
+from runner.config import Config
 from runner.database import open_read_only
 from runner.identity import difference
 from runner.lease import disk_errors, holder
-from runner.memory import KVShape, kv_shape, weight_bytes
 from runner.plan import Plan
+from runner.preflight import Length, check, estimate, refusal
 from runner.prepare import Prepared, identity, prepare
 from runner.status import read_status
 from runner.types import Request, Row, RowError, Sequence, UserError
 
 SHOWN = 3  # prompts
 PLACES, ROWS_A_PLACE = 8, 256  # the rows looked at: from several places, for data sets are often sorted
+CHECKED_ROWS = 8  # a place, when a run begins
 
 
 @dataclass
@@ -60,11 +61,11 @@ def preview(config: Config, show: bool) -> dict[str, Any]:
     return figures
 
 
-def look(ready: Prepared) -> Looked:
+def look(ready: Prepared, rows_a_place: int = ROWS_A_PLACE) -> Looked:
     """Ask the job about rows from several places, and render what it asks first."""
     looked = Looked()
     asked: list[tuple[int, int, Request, Row]] = []
-    for index, row in _rows(ready):
+    for index, row in _rows(ready, rows_a_place):
         looked.rows += 1
         try:
             first = next(ready.job.steps(row), None)
@@ -89,14 +90,14 @@ def look(ready: Prepared) -> Looked:
     return looked
 
 
-def _rows(ready: Prepared) -> Iterator[tuple[int, Row]]:
+def _rows(ready: Prepared, rows_a_place: int) -> Iterator[tuple[int, Row]]:
     rows = len(ready.source)
-    if rows <= PLACES * ROWS_A_PLACE:
+    if rows <= PLACES * rows_a_place:
         yield from enumerate(ready.source.rows(0))
         return
     for place in range(PLACES):
-        start = place * (rows - ROWS_A_PLACE) // (PLACES - 1)
-        yield from enumerate(islice(ready.source.rows(start), ROWS_A_PLACE), start)
+        start = place * (rows - rows_a_place) // (PLACES - 1)
+        yield from enumerate(islice(ready.source.rows(start), rows_a_place), start)
 
 
 def _plan(sequences: list[Sequence]) -> int:
@@ -194,37 +195,27 @@ def _context(ready: Prepared) -> int | None:
 
 
 def _memory(ready: Prepared, sequences: list[Sequence]) -> dict[str, Any] | None:
-    """Bytes; None for the fake engine. What cannot be known is None, activations are not counted."""
+    """``runner.preflight.Needs``, and ``refusal``: why the run would be refused; None for the fake engine."""
     if ready.folder is None:
         return None
-    kind = ready.device.kind
-    shape = kv_shape(ready.model_config, kind)
-    batch_size = _batch_size(ready.config.conf.engine, kind)
-    limit = ready.config.conf.engine.memory_gb
-    return {
-        "weights": weight_bytes(ready.folder, ready.model_config, kind),
-        "kv_token": shape.token_bytes if shape else None,
-        "batch_size": batch_size,
-        "kv_batch": _batch_bytes(shape, sequences, batch_size) if shape else None,
-        "available": int(limit * 1e9) if limit else ready.device.memory_bytes,
-    }
+    needs = estimate(ready.folder, ready.model_config, ready.device, ready.config.conf.engine, lengths(sequences))
+    why = refusal(needs, ready.config.conf.model, ready.folder, ready.model_config, ready.device.kind)
+    return {**asdict(needs), "line": needs.line().partition(": ")[2], "refusal": why}
 
 
-def _batch_size(conf: EngineConf, kind: str) -> int:
-    from runner.serving import BATCH_SIZE
+def lengths(sequences: list[Sequence]) -> list[Length]:
+    """What the sequences' caches hold, for ``runner.preflight``."""
+    return [(len(one.tokens) + _answer_tokens(one), one.boundaries[-1] if one.boundaries else 0) for one in sequences]
 
-    return conf.batch_size or BATCH_SIZE[kind]
 
-
-def _batch_bytes(shape: KVShape, sequences: list[Sequence], batch_size: int) -> int:
-    """The caches of the ``batch_size`` costliest sequences, and the longest shared prefix once."""
-    prefixes = [one.boundaries[-1] if one.boundaries else 0 for one in sequences]
-    own = [
-        shape.sequence_bytes(len(one.tokens) + _answer_tokens(one), shared)
-        for one, shared in zip(sequences, prefixes, strict=True)
-    ]
-    costliest = sorted(own, reverse=True)[:batch_size]
-    return sum(costliest) + max(prefixes) * shape.token_bytes
+def check_memory(ready: Prepared) -> None:
+    """State what the run will take, from a few of its rows. Raises UserError, exit code 3, for what cannot fit."""
+    if ready.folder is None:
+        return
+    looked = look(ready, CHECKED_ROWS)
+    _plan(looked.sequences)
+    conf = ready.config.conf
+    check(conf.model, ready.folder, ready.model_config, ready.device, conf.engine, lengths(looked.sequences))
 
 
 def _recorded(ready: Prepared) -> tuple[dict[str, Any] | None, list[str]]:

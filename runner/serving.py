@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
     """
     from runner import models
 
+    if conf.memory_gb:
+        device = dataclasses.replace(device, memory_bytes=int(conf.memory_gb * 1e9))
     model, _, config = models.load(folder, device)
     return batch_engine(
         model,

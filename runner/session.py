@@ -18,10 +18,12 @@ from omegaconf import OmegaConf
 from runner.ask import Defaults
 from runner.config import Config
 from runner.deaths import Death
+from runner.device import wired
 from runner.interrupt import Stop
 from runner.loop import Loop
 from runner.plan import Costs, Plan
 from runner.prepare import Prepared, identity, prepare, provenance
+from runner.preview import check_memory
 from runner.progress import Progress
 from runner.serving import stop_at
 from runner.spool import keep_copy
@@ -113,6 +115,7 @@ def _work(ready: Prepared, store: Store, stop: Stop) -> None:
     """The loop until all rows are finished; KeyboardInterrupt if ``stop`` was asked for before."""
     conf = ready.config.conf
     deaths = store.deaths
+    check_memory(ready)
     engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined())
     store.start(engine.gauge)
     defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed)
@@ -121,7 +124,7 @@ def _work(ready: Prepared, store: Store, stop: Stop) -> None:
     loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, window, stop.is_asked, plan)
     began = time.perf_counter()
     try:
-        with stop.gently(), Progress(len(ready.source), store) as progress:
+        with wired(ready.device), stop.gently(), Progress(len(ready.source), store) as progress:
             loop.work(progress.update)
     finally:
         _note_work(engine, loop, time.perf_counter() - began)

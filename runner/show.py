@@ -135,20 +135,8 @@ def _answer(figures: dict[str, Any]) -> str:
 def _memory(memory: dict[str, Any] | None) -> str:
     if memory is None:
         return "none: engine.backend=fake has no model"
-    weights = "unknown weights" if memory["weights"] is None else f"{_gigabytes(memory['weights'])} of weights"
-    if memory["kv_batch"] is None:
-        return f"{weights}; KV caches unknown (this kind of model is not estimated); {_available(memory)}"
-    a_token = f"{memory['kv_token']:,} bytes a token"
-    caches = f"up to {_gigabytes(memory['kv_batch'])} of KV caches ({a_token}) for {memory['batch_size']} sequences"
-    return f"{weights}, {caches}; {_available(memory)}"
-
-
-def _available(memory: dict[str, Any]) -> str:
-    needed = (memory["weights"] or 0) + (memory["kv_batch"] or 0)
-    smaller = ", so batches will be smaller" if needed > memory["available"] else ""
-    if (memory["weights"] or 0) > memory["available"]:
-        smaller = ", TOO LITTLE for the weights"
-    return f"{_gigabytes(memory['available'])} can be had{smaller}"
+    a_token = f" ({memory['kv_token']:,} bytes of KV a token)" if memory["kv_token"] else ""
+    return f"{memory['line']}{a_token}{', TOO LITTLE for it' if memory['refusal'] else ''}"
 
 
 def _time(estimate: dict[str, Any] | None) -> str:
@@ -192,10 +180,6 @@ def clock(at: float) -> str:
     """A time to come as people say it: ``06:12`` within half a day, ``Wed 06:12`` within some days, else the date."""
     ahead, local = at - time.time(), time.localtime(at)
     return time.strftime("%H:%M" if ahead < 43_200 else "%a %H:%M" if ahead < 518_400 else "%Y-%m-%d", local)
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
 def _line(name: str, text: str) -> None:

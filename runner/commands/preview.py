@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from runner.commands import EXIT_OK
+from runner.commands import EXIT_CANNOT_RUN, EXIT_OK
 from runner.commands.arguments import EPILOG, add_overrides
+from runner.types import UserError
 
 HELP = "show the first prompts, their lengths and what they share; loads no weights"
 
@@ -22,4 +23,6 @@ def main(options: argparse.Namespace) -> int:
     figures = preview(load_config(options.overrides, options.config_dir), show=not options.json)
     if options.json:
         print(json.dumps(figures))
+    if why := (figures["memory"] or {}).get("refusal"):
+        raise UserError(f"the model {why}", EXIT_CANNOT_RUN)
     return EXIT_OK
