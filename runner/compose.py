@@ -48,15 +48,18 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         """The tree and which file each group took; UserError for every mistake.
 
-        A prompt with the job's name is taken where no prompt was asked for.
+        A job with the data set's name is taken where no job was asked for, and a prompt with the job's name where no
+        prompt was.
         """
         words = [self._checked(word) for word in overrides]
         _refuse_twice(words)
         composed, choices = self._compose(words)
-        named = any(word.startswith(("prompt=", "~prompt")) for word in words)
+        if OPEN in choices and not _asks(words, OPEN) and choices["dataset"] in self.options(OPEN):
+            words.append(f"{OPEN}={choices['dataset']}")
+            composed, choices = self._compose(words)
         if (
-            not named
-            and OPEN in choices
+            OPEN in choices
+            and not _asks(words, "prompt")
             and choices.get("prompt") == choices["dataset"]
             and choices[OPEN] in self.options("prompt")
         ):
@@ -262,6 +265,10 @@ def _parse(word: str) -> tuple[Override | None, str]:
 
 def _is_text(hint: Any) -> bool:
     return hint is str or (str in typing.get_args(hint) and typing.get_origin(hint) is not list)
+
+
+def _asks(words: list[str], group: str) -> bool:
+    return any(word.startswith((f"{group}=", f"~{group}")) for word in words)
 
 
 def _refuse_twice(words: list[str]) -> None:

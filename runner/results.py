@@ -57,6 +57,11 @@ class Run:
         return read_status(self.path)
 
     @cached_property
+    def begun(self) -> float:
+        """When the first session began, in Unix time."""
+        return float(self.status["started"])
+
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration that it was begun with, as plain values."""
         import yaml

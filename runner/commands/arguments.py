@@ -26,6 +26,7 @@ def add_run_dir(parser: argparse.ArgumentParser) -> None:
 
 EPILOG = """groups (NAME is a file in conf/ or in --config-dir):
   job=label|generate        what is asked of each row; job.labels=[a,b] job.method=choice|generate
+                            (openai_batch for the data set of that name)
   dataset=NAME              csv jsonl text parquet arrow sqlite documents openai_batch hub movie_reviews aclsum;
                             dataset.path=FILE|"data/*.csv.gz"|- (what is piped in) dataset.table=TABLE
                             dataset.gold=COLUMN dataset.limit=N dataset.where='stars > 3' dataset.shuffle_seed=0

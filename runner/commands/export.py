@@ -9,7 +9,7 @@ from runner.commands import EXIT_OK
 from runner.commands.arguments import add_run_dir
 
 HELP = "write the rows of a run as Parquet, JSONL, CSV, SQLite, training data, to the hub, ..."
-FORMATS = [*("parquet", "jsonl", "csv", "sqlite"), *("label-studio", "argilla")]
+FORMATS = [*("parquet", "jsonl", "csv", "sqlite"), *("label-studio", "argilla", "openai-batch")]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

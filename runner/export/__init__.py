@@ -29,6 +29,12 @@ def export(options: Any) -> Iterator[str]:
         if kind != "parquet":
             raise UserError(f"--format {kind}: a data set on the hub is Parquet")
         count = push(options.target, selection, public=options.public, overwrite=options.overwrite)
+    elif kind == "openai-batch":
+        from runner.export.openai import errors_file, write_openai_batch
+
+        count, failed = write_openai_batch(options.target, selection, overwrite=options.overwrite)
+        if failed:
+            yield f"{failed:,} errors written to {errors_file(options.target)}"
     else:
         count = _write(kind, selection, options)
     status = run.status

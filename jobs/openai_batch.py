@@ -1,0 +1,179 @@
+"""The job ``openai_batch``: the requests of an OpenAI batch file, each with its own messages and parameters.
+
+What a parameter means is set down in the API reference of "Create chat completion". A parameter that cannot be
+honoured makes its row an error with the API's code for it, never an answer to something else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from runner.types import Columns, Completion, Request, Row, RowError, Sampling, Steps, UserError
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_NO_EFFECT = {
+    *("model", "messages", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
+    *("prompt_cache_retention", "parallel_tool_calls", "stream_options"),
+}
+_NEUTRAL: dict[str, tuple[Any, ...]] = {  # values at which a parameter that is not supported changes nothing
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "logit_bias": ({},),
+    "stream": (False,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "response_format": ({"type": "text"},),
+}
+_CHOICE = pa.struct([("text", pa.string()), ("finish_reason", pa.string())])
+
+
+@dataclass
+class OpenAIBatch:
+    """Answer chat requests. ``temperature`` and ``top_p`` are for bodies that set none: the API's own are 1.
+
+    Without ``max_completion_tokens`` or ``max_tokens`` an answer has up to ``engine.max_tokens``. ``model`` and
+    parameters that do not change an answer (``user``, ``metadata``, ...) are ignored.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 2:
+            raise UserError(f"job.temperature={self.temperature}: it must be from 0 to 2")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"job.top_p={self.top_p}: it must be above 0 and at most 1")
+
+    def schema(self) -> pa.Schema:
+        """``choices``: every answer with its finish reason; ``text``: the first of them."""
+        return pa.schema([("text", pa.string()), ("choices", pa.list_(_CHOICE))])
+
+    def steps(self, row: Row) -> Steps:
+        """A request for each of the ``n`` choices."""
+        if row["problem"] is not None:
+            raise RowError(row["problem"])
+        body = {name: value for name, value in json.loads(row["body"]).items() if value is not None}
+        _check_names(body)
+        stop = _stop(body)
+        answers = yield self._requests(body)
+        choices = [_cut(answer, stop) for answer in answers]
+        return {"text": choices[0]["text"], "choices": choices}
+
+    def _requests(self, body: Mapping[str, Any]) -> list[Request]:
+        limit = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+        seed = _integer(body, "seed", None, -(2**63), 2**63 - 1)
+        request = Request(
+            messages=tuple(_messages(body.get("messages"))),
+            max_tokens=_integer(body, limit, None, 1, 2**31 - 1),
+            sampling=self._sampling(body),
+            seed=seed,
+        )
+        count = _integer(body, "n", 1, 1, 128) or 1
+        if seed is None:
+            return [request] * count
+        return [dataclasses.replace(request, seed=seed + (choice << 64)) for choice in range(count)]  # draws apart
+
+    def _sampling(self, body: Mapping[str, Any]) -> Sampling:
+        top_p = _number(body, "top_p", self.top_p, 0, 1)
+        if top_p == 0:
+            raise _wrong("top_p", "it must be above 0 and at most 1", top_p)
+        return Sampling(
+            temperature=_number(body, "temperature", self.temperature, 0, 2),
+            top_p=top_p,
+            top_k=max(0, _integer(body, "top_k", 0, -1, 2**31 - 1) or 0),  # vLLM's own, -1 is off
+            min_p=_number(body, "min_p", 0.0, 0, 1),
+        )
+
+
+_READ = {"max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop"}
+
+
+def _check_names(body: Mapping[str, Any]) -> None:
+    """RowError for parameters that are unknown or that would change the answer in ways not offered here."""
+    for name, value in body.items():
+        if name in _NEUTRAL:
+            if value not in _NEUTRAL[name]:
+                raise RowError(f"unsupported_parameter: body.{name} is not supported: {json.dumps(value)[:100]}")
+        elif name not in _READ and name not in _NO_EFFECT:
+            raise RowError(f"unknown_parameter: body.{name} is not a parameter that is known here")
+
+
+def _messages(messages: Any) -> list[dict[str, str]]:
+    if messages is None:
+        raise RowError("missing_required_parameter: body.messages is not set")
+    if not isinstance(messages, list) or not messages:
+        raise _wrong("messages", "it must be a list of messages, at least one", messages)
+    return [_message(f"messages[{at}]", message) for at, message in enumerate(messages)]
+
+
+def _message(name: str, message: Any) -> dict[str, str]:
+    if not isinstance(message, dict):
+        raise _wrong(name, "it must be an object with role and content", message)
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise _wrong(f"{name}.role", f"it can be {', '.join(_ROLES)}", role)
+    for part in ("tool_calls", "function_call", "audio", "refusal"):
+        if message.get(part):
+            raise RowError(f"unsupported_parameter: body.{name}.{part} is not supported")
+    return {"role": _ROLES[role], "content": _content(f"{name}.content", message.get("content"))}
+
+
+def _content(name: str, content: Any) -> str:
+    """A text, or text parts put together."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        raise _wrong(name, "it must be a text or a list of text parts", content)
+    texts = []
+    for at, part in enumerate(content):
+        if isinstance(part, dict) and part.get("type") not in ("text", None):
+            raise RowError(f"unsupported_parameter: body.{name}[{at}].type is {part['type']!r}, only text is read")
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            raise _wrong(f"{name}[{at}]", "it must be an object with type and text", part)
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _stop(body: Mapping[str, Any]) -> list[str]:
+    stop = body.get("stop", [])
+    stop = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stop, list) or len(stop) > 4 or not all(isinstance(text, str) and text for text in stop):
+        raise _wrong("stop", "it must be a text or a list of up to four, none empty", stop)
+    return stop
+
+
+def _cut(answer: Completion, stop: list[str]) -> Columns:
+    """The answer up to the first stop text."""
+    ends = [at for at in map(answer.text.find, stop) if at >= 0]
+    reason = "stop" if ends else answer.finish_reason
+    return {"text": answer.text[: min(ends, default=None)], "finish_reason": reason}
+
+
+def _integer(body: Mapping[str, Any], name: str, default: int | None, least: int, most: int) -> int | None:
+    value = body.get(name, default)
+    if value is not default and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
+        raise _wrong(name, f"it must be a whole number from {least} to {most}", value)
+    return value
+
+
+def _number(body: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
+    value = body.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        raise _wrong(name, f"it must be a number from {least:g} to {most:g}", value)
+    return float(value)
+
+
+def _wrong(name: str, expected: str, value: Any) -> RowError:
+    return RowError(f"invalid_value: body.{name}: {expected}, not {json.dumps(value)[:100]}")
