@@ -21,6 +21,7 @@ COMMANDS = (
     "watch",
     "report",
     "export",
+    "repair",
     "benchmark",
     "convert",
 )  # a file each in runner/commands

@@ -22,7 +22,6 @@ from runner.flight import read_flight
 ALONE_AFTER, QUARANTINED_AFTER = 2, 3  # deaths of a row
 _SHRINK = 0.7  # of the budget, for each death that lack of memory caused
 _LEAST_SHARE = 0.05
-_TABLE = "CREATE TABLE IF NOT EXISTS deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TEXT)"
 _LAST_SESSION = "SELECT session, ended, provenance FROM sessions ORDER BY session DESC LIMIT 1"
 
 
@@ -73,7 +72,6 @@ def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None
 
     To be called before the new session is recorded.
     """
-    connection.execute(_TABLE)
     last = connection.execute(
         "SELECT session, ended, provenance FROM sessions ORDER BY session DESC LIMIT 1"
     ).fetchone()

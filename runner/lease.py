@@ -22,6 +22,10 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 
 
+class DamagedError(Exception):
+    """A checksum does not hold."""
+
+
 class Lease:
     """The right to write in a run directory, held until ``release`` or the end of the process, however it ends.
 
@@ -96,8 +100,18 @@ def disk_errors(run_dir: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _database_error(run_dir, error) from error
+    except DamagedError as error:
+        raise damaged(run_dir, str(error)) from error
     except OSError as error:
         raise _file_error(run_dir, error) from error
+
+
+def damaged(run_dir: Path, why: str) -> UserError:
+    """What to say of a checkpoint that cannot be trusted."""
+    return UserError(
+        f"{run_dir / 'run.db'} is damaged ({why}): `rowmill repair {run_dir}` keeps what is sound of it and of the "
+        "shards; or use another run_name"
+    )
 
 
 def _database_error(run_dir: Path, error: sqlite3.Error) -> Exception:
@@ -106,7 +120,7 @@ def _database_error(run_dir: Path, error: sqlite3.Error) -> Exception:
     if code == sqlite3.SQLITE_FULL:
         return _no_space(run_dir)
     if code in _CORRUPT:
-        return UserError(f"{path} is damaged or no checkpoint ({error}): use another run_name or resume=force")
+        return damaged(run_dir, str(error))
     if code in _UNWRITABLE:
         return UserError(f"{path} cannot be opened for writing ({error}): check the folder's permissions")
     if code == sqlite3.SQLITE_IOERR:

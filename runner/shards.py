@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from runner.lease import DamagedError
 from runner.types import Columns, Completion, UserError
 
 BATCH_ROWS = 1000
@@ -55,15 +57,23 @@ class Record(NamedTuple):
     digest: bytes | None
     completion: Completion
 
-    def values(self) -> tuple[int, int, bytes | None, str]:
+    def values(self) -> tuple[int, int, bytes | None, str, int]:
         """The table's columns; a failed request has no digest, so that nobody takes over its answer."""
         row, number, digest, completion = self
-        return row, number, digest if completion.error is None else None, to_json(completion.to_json())
+        body = to_json(completion.to_json())
+        return row, number, digest if completion.error is None else None, body, checksum(row, number, body)
 
     @classmethod
-    def of(cls, row: int, number: int, digest: bytes | None, body: str) -> Record:
-        """The inverse of ``values``."""
+    def of(cls, row: int, number: int, digest: bytes | None, body: str, crc: int) -> Record:
+        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        if checksum(row, number, body) != crc:
+            raise DamagedError(f"the checksum of row {row}, answer {number} does not hold")
         return cls(row, number, digest, Completion.from_json(json.loads(body)))
+
+
+def checksum(*values: Any) -> int:
+    """CRC-32 of a table's row, to tell bits that have flipped on the disk."""
+    return zlib.crc32("\0".join(map(str, values)).encode("utf-8", "replace"))
 
 
 class Output(NamedTuple):
@@ -88,6 +98,18 @@ class Staged(NamedTuple):
     completion_tokens: int
     finish_reason: str | None
     body: str
+
+    def values(self) -> tuple[Any, ...]:
+        """The table's columns."""
+        return *self, checksum(*self)
+
+    @classmethod
+    def of(cls, *values: Any) -> Staged:
+        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        *fields, crc = values
+        if checksum(*fields) != crc:
+            raise DamagedError(f"the checksum of the finished row {fields[0]} does not hold")
+        return cls._make(fields)
 
 
 @dataclass(frozen=True)

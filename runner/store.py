@@ -30,7 +30,7 @@ from runner.deaths import Death, note_death, read_deaths
 from runner.flight import Flight
 from runner.lease import Lease, disk_errors, fresh_dir
 from runner.marks import Marks
-from runner.publish import write_dataset, write_stream, write_text
+from runner.publish import damage, write_dataset, write_stream, write_text
 from runner.shards import Output, Record, Staged, Usage
 from runner.status import Totals, read_labels, read_status, read_totals
 from runner.types import Completion, Gauge, UserError
@@ -42,7 +42,7 @@ __all__ = ["Output", "Record", "Store", "Totals", "Usage", "fresh_dir", "read_st
 
 log = logging.getLogger("rowmill")
 
-_ORPHAN = re.compile(r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info)\.json|config\.yaml|stdin)\.tmp")
+_ORPHAN = re.compile(r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info|identity)\.json|config\.yaml|stdin)\.tmp")
 _SPAN = "WHERE row >= ? AND row < ?"
 _INSERT_SHARD = f"""
 INSERT INTO shards (shard, file, bytes, sha256, error_kinds, labels, rows, prompt_tokens, cached_tokens,
@@ -152,9 +152,10 @@ class Store:
         totals = self._totals.plus(rows)
         with disk_errors(self.run_dir), self._database.atomic():
             if records:
-                self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?)", records)
+                self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?)", records)
             if rows:
-                self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+                values = (row.values() for row in rows)
+                self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
             self._marks.finish(rows)
             self._marks.note(totals[:5], len(self._sealed))
         self._totals = totals
@@ -169,9 +170,9 @@ class Store:
         """The committed completions of these rows (a ``range`` of step 1 is fastest): row -> number -> record."""
         found: dict[int, dict[int, Record]] = {}
         for where, values in conditions("row", rows):
-            query = f"SELECT row, number, digest, body FROM completions WHERE {where} ORDER BY row, number"
-            for record in self._select(query, values):
-                found.setdefault(record[0], {})[record[1]] = Record.of(*record)
+            query = f"SELECT * FROM completions WHERE {where} ORDER BY row, number"
+            for record in self._select(query, values, Record.of):
+                found.setdefault(record.row, {})[record.number] = record
         return found
 
     def forget(self, keys: Iterable[tuple[int, int]]) -> None:
@@ -183,8 +184,8 @@ class Store:
         """The committed answers to requests with these digests, failed ones excepted."""
         found: dict[bytes, Completion] = {}
         for where, values in conditions("digest", digests):
-            for digest, body in self._select(f"SELECT digest, body FROM completions WHERE {where}", values):
-                found[digest] = Completion.from_json(json.loads(body))
+            for record in self._select(f"SELECT * FROM completions WHERE {where}", values, Record.of):
+                found[record.digest] = record.completion
         return found
 
     def unfinished(self) -> Iterator[range]:
@@ -231,9 +232,11 @@ class Store:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close("closed" if kind is None else "interrupted" if kind is KeyboardInterrupt else kind.__name__)
 
-    def _select(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
+    def _select(
+        self, query: str, values: Iterable[Any] = (), read: Callable[..., Any] = lambda *columns: columns
+    ) -> list[Any]:
         with disk_errors(self.run_dir):
-            return self._connection.execute(query, tuple(values)).fetchall()
+            return [read(*row) for row in self._connection.execute(query, tuple(values))]
 
     def _resume(self, provenance: Mapping[str, Any], death: Death | None) -> None:
         self.died = note_death(self._connection, self.run_dir, death)
@@ -259,12 +262,9 @@ class Store:
             self._connection.execute("DROP TABLE IF EXISTS deaths")  # rows put aside for them get another chance, too
 
     def _forget_damaged_shards(self) -> None:
-        for shard, name, size in self._select("SELECT shard, file, bytes FROM shards"):
-            file = self.run_dir / name
-            found = file.stat().st_size if file.is_file() else None
-            if found != size:
-                state = "is missing" if found is None else f"has {found} bytes instead of {size}"
-                log.warning("%s %s: its rows are made again from the recorded completions", file, state)
+        for shard, name, size, sha256 in self._select("SELECT shard, file, bytes, sha256 FROM shards"):
+            if problem := damage(self.run_dir / name, size, sha256):
+                log.warning("%s: its rows are made again from the recorded completions", problem)
                 with self._database.atomic():
                     self._connection.execute("DELETE FROM shards WHERE shard = ?", (shard,))
 
@@ -312,8 +312,8 @@ class Store:
             self._publish()
 
     def _read(self, start: int, stop: int) -> Iterator[list[Staged]]:
-        query = f"SELECT {', '.join(Staged._fields)} FROM staged {_SPAN} ORDER BY row"
-        return shards.batches(map(Staged._make, self._connection.execute(query, (start, stop))))
+        rows = self._connection.execute(f"SELECT * FROM staged {_SPAN} ORDER BY row", (start, stop))
+        return shards.batches(Staged.of(*row) for row in rows)
 
     def _publish(self) -> None:
         files = self._select("SELECT file, sha256 FROM shards ORDER BY shard")
