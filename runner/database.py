@@ -75,10 +75,12 @@ def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Map
             raise damaged(run_dir, " ".join(found.split()))
         check_identity(run_dir, json.loads(connection.execute("SELECT identity FROM run").fetchone()[0]), identity)
         return
-    if found := sorted(path.name for path in run_dir.glob("data-*.arrow")):
-        raise damaged(run_dir, f"there is {found[0]}, but the checkpoint is empty or missing")
     if (run_dir / IDENTITY).exists():
         raise damaged(run_dir, "it is empty or missing")
+    if found := sorted(path.name for path in run_dir.glob("data-*.arrow")):
+        raise UserError(
+            f"{run_dir} holds {found[0]} but no checkpoint: choose another run_name, nothing is overwritten"
+        )
     create_tables(connection, identity)
     write_json(run_dir / IDENTITY, identity, power=power)
     if power:

@@ -42,7 +42,9 @@ __all__ = ["Output", "Record", "Store", "Totals", "Usage", "fresh_dir", "read_st
 
 log = logging.getLogger("rowmill")
 
-_ORPHAN = re.compile(r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info|identity)\.json|config\.yaml|stdin)\.tmp")
+_ORPHAN = re.compile(
+    r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info|identity)\.json|config\.yaml|run\.db|stdin)\.tmp"
+)
 _SPAN = "WHERE row >= ? AND row < ?"
 _INSERT_SHARD = f"""
 INSERT INTO shards (shard, file, bytes, sha256, error_kinds, labels, rows, prompt_tokens, cached_tokens,

@@ -293,6 +293,8 @@ def test_unfinished_lists_what_is_left(tmp_path):
 KILL = """
     import runner.store, os
     def die(*_, **__): os._exit(9)
+    store = open_store(Path(sys.argv[1]))
+    store._connection.create_function("kill", 8, die)
     point = sys.argv[2]
     if point == "table": runner.shards.table = die
     if point == "sync": runner.publish.sync = die
@@ -300,8 +302,6 @@ KILL = """
     if point == "renamed": Path.replace = lambda a, b: (os.rename(a, b), die())
     if point == "transaction": runner.store._INSERT_SHARD = "SELECT kill(?, ?, ?, ?, ?, ?, ?, ?)"
     if point == "publish": runner.store.write_dataset = die
-    store = open_store(Path(sys.argv[1]))
-    store._connection.create_function("kill", 8, die)
     store.record([Record(row, 0, None, Completion("A")) for row in range(4)])
     store.finish([output(row) for row in range(3)])
     store.finish([output(3)])
