@@ -21,6 +21,8 @@ from runner.deaths import boot_id
 from runner.kept import Kept, choose
 from runner.lease import disk_errors, holder
 from runner.prompt import Prompter
+from runner.rouge import need_rouge
+from runner.setting import open_job
 from runner.source import DataSource, open_source
 from runner.store import fresh_dir
 from runner.tokens import ByteTokenizer
@@ -69,6 +71,7 @@ def prepare(config: Config) -> Prepared:
     prompter = Prompter(conf.prompt, tokenizer, date, variables)
     prompter.check(source.column_names, job_variables(config.job))
     _check_labels(config.job, prompter, source)
+    open_job(config.job, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
     log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
     return Prepared(config, run_dir, source, prompter, folder, model_config, device, date, keep)
 
@@ -96,6 +99,8 @@ def _check_labels(job: Job, prompter: Prompter, source: DataSource) -> None:
     """Fail early on labels that the tokenizer or the gold column cannot have."""
     names = getattr(job, "names", None)
     if names is None:
+        if source.conf.gold and "summary" in job.schema().names:
+            need_rouge(source.conf.gold)
         return
     if getattr(job, "method", "") == "choice":
         prompter.continuations([], [choice.surface for choice in job.choices])  # type: ignore[attr-defined]

@@ -153,6 +153,10 @@ def result(ready: Prepared) -> dict[str, Any]:
         from runner.evaluate import evaluate_labels
 
         figures["evaluation"] = evaluate_labels(ready.run_dir, ready.source, getattr(ready.job, "names", []))
+    if ready.source.conf.gold and "summary" in ready.job.schema().names:
+        from runner.rouge import evaluate_summaries
+
+        figures["rouge"] = evaluate_summaries(ready.run_dir, ready.source)
     if report := _report(ready, figures):
         figures["report"] = str(report)
     return figures

@@ -40,13 +40,18 @@ def own_traceback(problem: BaseException) -> str:
 
 
 def show_run(figures: dict[str, Any]) -> None:
-    """The end of a run: how right the labels are where that is known, then the figures and the output's path."""
+    """The end of a run: how right it is where that is known, then the figures and the output's path."""
     evaluation = figures.get("evaluation")
     if evaluation and evaluation["rows"]:
         from runner.evaluate import confusion_table
 
         _line("accuracy", f"{evaluation['accuracy']:.3f} on {evaluation['rows']:,} rows with a gold label")
         say(textwrap.indent(confusion_table(evaluation["confusion"]), " " * _WIDTH))
+    if figures.get("rouge", {}).get("rows"):
+        from runner.rouge import rouge_lines
+
+        for name, text in zip(["score", "", "", ""], rouge_lines(figures["rouge"]), strict=True):
+            _line(name, text)
     _show_figures(figures)
     _line("output", figures["path"])
     if figures.get("report"):

@@ -7,13 +7,15 @@ turns a sequence into a *completion*; the job turns completions into the row's o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+
+SPARE_TOKENS = 8  # where a text meets its prompt, tokens may fall otherwise than in it alone
 
 Row: TypeAlias = dict[str, Any]
 Columns: TypeAlias = dict[str, Any]
@@ -130,9 +132,36 @@ _NOTHING_SAID: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(C
 Steps: TypeAlias = Generator[Request | list[Request], Any, Columns]
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a job may know of its run before the first row; the same in all sessions of a run.
+
+    ``context`` is how many tokens the model takes, prompt and answer together (None: not known), ``max_tokens`` those
+    of an answer unless a request says otherwise. ``count`` gives the number of tokens of each of some texts,
+    ``prompt_tokens`` that of a request's prompt for the first row.
+    """
+
+    source: Source
+    seed: int
+    max_tokens: int
+    context: int | None
+    count: Callable[[list[str]], list[int]]
+    prompt_tokens: Callable[[Request], int]
+
+    def room(self, request: Request) -> int | None:
+        """How many tokens the model's context has left for texts in this request, some to spare; None: not known."""
+        if self.context is None:
+            return None
+        return self.context - self.prompt_tokens(request) - self.max_tokens - SPARE_TOKENS
+
+
 @runtime_checkable
 class Job(Protocol):
-    """What is done with each row. ``steps`` is pure: no clock, no unseeded randomness, so that it can be replayed."""
+    """What is done with each row. ``steps`` is pure: no clock, no unseeded randomness, so that it can be replayed.
+
+    A method ``open(setting: Setting)`` is called once before the first row, ahead of the model's weights, if the job
+    has one; it may raise UserError. ``variables()`` names what the job puts into prompts beside the row's columns.
+    """
 
     def steps(self, row: Row) -> Steps:
         """Yield requests, return the output columns named in ``schema``; raise RowError for a row that fails."""

@@ -255,17 +255,6 @@ def test_a_stop_text_ends_the_answer_and_is_left_out_of_it():
     assert all(a["usage"]["completion_tokens"] <= b["usage"]["completion_tokens"] for a, b in tokens)
 
 
-def test_sampled_texts_are_the_same_in_another_order_or_selection_of_rows():
-    def texts(name, *more):
-        run(generating("engine.temperature=1", "prompt.user=same", f"run_name={name}", *more))
-        return {row["id"]: row["text"] for row in rows_of(f"outputs/{name}")}
-
-    straight = texts("straight")
-    assert len(set(straight.values())) > ROWS // 2
-    for name, more in {"shuffled": "shuffle_seed=3", "limited": "limit=9", "chosen": "where='id > 20'"}.items():
-        assert texts(name, f"dataset.{more}").items() <= straight.items()
-
-
 def test_an_empty_stop_text_is_refused():
     with pytest.raises(UserError, match=r"prompt\.stop: a stop text is empty"):
         run(overrides('prompt.stop=[""]'))
