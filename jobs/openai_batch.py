@@ -75,7 +75,7 @@ class OpenAIBatch:
         limit = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         seed = _integer(body, "seed", None, -(2**63), 2**63 - 1)
         request = Request(
-            messages=tuple(_messages(body.get("messages"))),
+            messages=tuple(read_messages(body.get("messages"))),
             max_tokens=_integer(body, limit, None, 1, 2**31 - 1),
             sampling=self._sampling(body),
             seed=seed,
@@ -110,7 +110,8 @@ def _check_names(body: Mapping[str, Any]) -> None:
             raise RowError(f"unknown_parameter: body.{name} is not a parameter that is known here")
 
 
-def _messages(messages: Any) -> list[dict[str, str]]:
+def read_messages(messages: Any) -> list[dict[str, str]]:
+    """The messages of a body with plain texts, roles as chat templates know them; RowError if they are none."""
     if messages is None:
         raise RowError("missing_required_parameter: body.messages is not set")
     if not isinstance(messages, list) or not messages:

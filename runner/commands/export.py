@@ -9,7 +9,11 @@ from runner.commands import EXIT_OK
 from runner.commands.arguments import add_run_dir
 
 HELP = "write the rows of a run as Parquet, JSONL, CSV, SQLite, training data, to the hub, ..."
-FORMATS = [*("parquet", "jsonl", "csv", "sqlite"), *("label-studio", "argilla", "openai-batch")]
+FORMATS = [
+    *("parquet", "jsonl", "csv", "sqlite"),
+    *("label-studio", "argilla", "openai-batch"),
+    *("chat", "alpaca", "prompt-completion"),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--public", action="store_true", help="let all read the data set on the hub (else private)")
     parser.add_argument("--table", metavar="NAME", default="rows", help="of the SQLite database (rows)")
     parser.add_argument("--text", metavar="COLUMN", help="what people see in Label Studio and Argilla")
+    training = parser.add_argument_group("training data (chat, alpaca, prompt-completion)")
+    training.add_argument(
+        "--validation", metavar="SHARE", type=float, default=0.0, help="such as 0.1, to a second file"
+    )
+    training.add_argument("--prompt", metavar="COLUMN", help="or a template; by default the run's own prompt")
+    training.add_argument("--system", metavar="COLUMN", help="or a template; by default the run's own")
+    training.add_argument("--completion", metavar="COLUMN", help="or a template; by default the model's answer")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ def export(options: Any) -> Iterator[str]:
     """
     from runner.export.hub import HUB, push
     from runner.export.select import Selection
+    from runner.export.training import RECORDS, Sides, write_training
     from runner.results import Run
 
     kind = options.format or _by_name(options.target)
@@ -35,6 +36,12 @@ def export(options: Any) -> Iterator[str]:
         count, failed = write_openai_batch(options.target, selection, overwrite=options.overwrite)
         if failed:
             yield f"{failed:,} errors written to {errors_file(options.target)}"
+    elif kind in RECORDS:
+        sides = Sides(run, options.system, options.prompt, options.completion)
+        share = options.validation
+        counts = write_training(options.target, selection, kind, sides, share, overwrite=options.overwrite)
+        yield from (f"{count:,} examples written to {name}" for name, count in counts.items())
+        return
     else:
         count = _write(kind, selection, options)
     status = run.status

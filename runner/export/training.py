@@ -1,0 +1,197 @@
+"""Rows as training data: chat messages, Alpaca's instruction and output, or prompt and completion.
+
+A row becomes what the model was asked, without the few-shot examples, and what it answered; rows without an answer are
+left out. Whether an example is for training or validation follows from a hash of its prompt: equal prompts stay
+together, and an example stays where it is when rows come or go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.export.annotate import job_columns
+from runner.export.files import STDOUT, opened
+from runner.export.plain import to_json
+from runner.export.select import INPUT, Selection
+from runner.results import Run
+from runner.template import Template
+from runner.types import RowError, UserError
+from runner.where import did_you_mean
+
+_ANSWERS = ("completion", "answer", "output", "response", "label", "summary", "text")
+Messages = list[dict[str, str]]
+
+
+@dataclass
+class Example:
+    """What was asked and answered."""
+
+    asked: Messages
+    answer: str
+
+
+@dataclass
+class Sides:
+    """The two sides of an example: each a column, a template over the columns, or what the run itself used."""
+
+    run: Run
+    system: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    surfaces: dict[str, str] = field(default_factory=dict)
+
+    def examples(self, row: dict[str, Any]) -> Iterator[Example]:
+        """The row's examples: one for each answer, none if it has no answer."""
+        said = self._answer(row) if row.get("error") is None else None
+        for text in said if isinstance(said, list) else [said]:
+            if text is not None:
+                yield Example(self._asked(row), self.surfaces.get(str(text), str(text)))
+
+    def prepare(self, columns: list[str]) -> None:
+        """Find out what each side is; UserError for a column that does not exist or a prompt that cannot be known."""
+        if self.completion is None:
+            outputs = job_columns(self.run)
+            self.completion = next((name for name in _ANSWERS if name in outputs), None)
+            if self.completion is None:
+                raise UserError(f"--completion COLUMN is needed: the job's columns are {', '.join(outputs)}")
+            if self.completion == "label":
+                self.surfaces = _surfaces(self.run)
+        self._answer = _cell("--completion", self.completion, columns)
+        self._asked = self._own_prompt(columns) if self.prompt is None else self._given_prompt(self.prompt, columns)
+
+    def _given_prompt(self, prompt: str, columns: list[str]) -> Callable[[dict[str, Any]], Messages]:
+        user = _cell("--prompt", prompt, columns)
+        system = _cell("--system", self.system, columns) if self.system else None
+        return lambda row: _messages(system(row) if system else None, user(row))
+
+    def _own_prompt(self, columns: list[str]) -> Callable[[dict[str, Any]], Messages]:
+        if self.run.config["dataset"]["kind"] == "openai_batch":
+            from jobs.openai_batch import read_messages
+
+            return lambda row: read_messages(json.loads(row["body"])["messages"])
+        prompt = self.run.config["prompt"]
+        user = Template("prompt.user", prompt["user"])
+        source = self.system or prompt["system"]
+        system = Template("prompt.system", source) if source else None
+        variables = _variables(self.run, (user.names | (system.names if system else set())) - set(columns))
+
+        def asked(row: dict[str, Any]) -> Messages:
+            cells = row | {name.removeprefix(INPUT): cell for name, cell in row.items() if name.startswith(INPUT)}
+            cells |= variables
+            return _messages(system.render(cells) if system else None, user.render(cells))
+
+        return asked
+
+
+def write_training(
+    target: str, selection: Selection, kind: str, sides: Sides, validation: float, *, overwrite: bool
+) -> dict[str, int]:
+    """The examples in ``target`` and, if ``validation`` (a share) is not 0, some of them in a second file.
+
+    How many went into each file. UserError if there is none.
+    """
+    if not 0 <= validation < 1:
+        raise UserError(f"--validation {validation:g}: it must be at least 0 and below 1")
+    if validation and target == STDOUT:
+        raise UserError("--validation writes two files: name one")
+    selection.join = True
+    names = [target, *([validation_file(target)] if validation else [])]
+    counts = dict.fromkeys(names, 0)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(opened(name, overwrite=overwrite)) for name in names]
+        for example in _examples(selection, sides):
+            side = int(_place(example.asked) < validation)
+            files[side].write(to_json(RECORDS[kind](example)).encode() + b"\n")
+            counts[names[side]] += 1
+        if not any(counts.values()):
+            raise UserError(f"{selection.run.path} has no rows with an answer to train on")
+    return counts
+
+
+def validation_file(target: str) -> str:
+    """valid.jsonl beside train.jsonl, out.valid.jsonl beside out.jsonl."""
+    path = Path(target)
+    stem, dot, suffixes = path.name.partition(".")
+    return str(path.with_name(f"{'valid' if stem == 'train' else f'{stem}.valid'}{dot}{suffixes}"))
+
+
+def _examples(selection: Selection, sides: Sides) -> Iterator[Example]:
+    prepared = False
+    for table in selection.tables():
+        if not prepared:
+            sides.prepare(table.column_names)
+            prepared = True
+        for row in table.to_pylist():
+            try:
+                yield from sides.examples(row)
+            except RowError as error:
+                raise UserError(f"row {row['row']}: {error}") from None
+
+
+def _place(asked: Messages) -> float:
+    """A number in [0, 1) that follows from the prompt."""
+    digest = hashlib.blake2b(to_json(asked).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _cell(option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any]], Any]:
+    """A column's cell, or a template over all of them."""
+    if "{{" in what:
+        template = Template(option, what)
+        template.check(columns)
+        return template.render
+    if what not in columns:
+        raise UserError(f"{option}: no column {what!r}{did_you_mean(what, columns)}; a template has {{{{ }}}} in it")
+    return lambda row: row[what]
+
+
+def _variables(run: Run, missing: Set[str]) -> Mapping[str, Any]:
+    """What the job put into the prompt beside the columns, if that was the same for all rows."""
+    if not missing:
+        return {}
+    from runner.config import make_job
+
+    try:
+        job: Any = make_job(run.config["job"])
+        known = job.variables() if hasattr(job, "variables") else {}
+    except UserError:
+        known = {}
+    known = known if isinstance(known, Mapping) else {}
+    if unknown := sorted(name for name in missing if not known.get(name)):
+        raise UserError(f"--prompt TEMPLATE is needed: the job of {run.path} filled in {unknown[0]!r} row by row")
+    return {name: known[name] for name in missing}
+
+
+def _surfaces(run: Run) -> dict[str, str]:
+    from jobs.label import read_labels
+
+    return {choice.name: choice.surface for choice in read_labels(run.config["job"].get("labels"))}
+
+
+def _messages(system: Any, user: Any) -> Messages:
+    messages = [{"role": "system", "content": str(system)}] if system else []
+    return [*messages, {"role": "user", "content": user if isinstance(user, str) else to_json(user)}]
+
+
+def _chat(example: Example) -> dict[str, Any]:
+    return {"messages": [*example.asked, {"role": "assistant", "content": example.answer}]}
+
+
+def _alpaca(example: Example) -> dict[str, Any]:
+    """A system prompt is the instruction and the rest its input; without one, all is the instruction."""
+    first, *rest = [message["content"] for message in example.asked]
+    return {"instruction": first, "input": "\n\n".join(rest), "output": example.answer}
+
+
+def _prompt_completion(example: Example) -> dict[str, Any]:
+    prompt = "\n\n".join(message["content"] for message in example.asked)
+    return {"prompt": prompt, "completion": example.answer}
+
+
+RECORDS = {"chat": _chat, "alpaca": _alpaca, "prompt-completion": _prompt_completion}
