@@ -21,6 +21,7 @@ COMMANDS = (
     "watch",
     "report",
     "export",
+    "new",
     "repair",
     "benchmark",
     "convert",
