@@ -19,6 +19,8 @@ from runner.code import import_job_module
 from runner.compose import Composer, fits, in_words
 from runner.kept import loadable
 from runner.keys import check_keys, key
+from runner.night.notify import NotifyConf, check_notify
+from runner.night.schedule import ScheduleConf, check_schedule
 from runner.prompt import PromptConf
 from runner.source import DatasetConf
 from runner.types import Job, Sampling, UserError
@@ -109,6 +111,8 @@ class RunConf:
     engine: EngineConf = field(default_factory=EngineConf)
     output: OutputConf = field(default_factory=OutputConf)
     checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    notify: NotifyConf = field(default_factory=NotifyConf)
     run_name: str | None = None
     resume: str = key("auto", among=("auto", "errors", "force"))
     seed: int = key(0, least=0)
@@ -170,6 +174,8 @@ def _how_to_set(name: str, choices: dict[str, str]) -> str:
 
 def _check(conf: RunConf) -> None:
     check_keys(conf)
+    check_schedule(conf.schedule)
+    check_notify(conf.notify)
     if conf.date is not None and not _is_date(conf.date):
         raise UserError(f"date={conf.date}: it must be a day like 2026-01-31, or null for the day the run began")
     if not conf.run_name or Path(conf.run_name).name != conf.run_name or conf.run_name in (".", ".."):

@@ -21,6 +21,10 @@ class Stop:
     def is_asked(self) -> bool:
         return self.asked
 
+    def ask(self) -> None:
+        """Ask for an end after the step in flight."""
+        self.asked = True
+
     @contextlib.contextmanager
     def gently(self) -> Iterator[None]:
         """Inside, the first signal only sets ``asked``, and a second Ctrl-C raises KeyboardInterrupt."""

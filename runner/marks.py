@@ -61,6 +61,10 @@ class Marks:
         self._gauge = gauge or (lambda: Gauge(memory_bytes=peak_memory()))
         self._clock = self._noted = time.monotonic()
 
+    def leave_out(self, seconds: float) -> None:
+        """So much time was spent in a pause."""
+        self._clock += seconds
+
     def active_s(self) -> float:
         """For how long this session and those before it have been at work."""
         return self._before + time.monotonic() - self._clock

@@ -21,6 +21,7 @@ from runner.deaths import Death
 from runner.device import wired
 from runner.interrupt import Stop
 from runner.loop import Loop
+from runner.night.night import Night
 from runner.plan import Costs, Plan
 from runner.prepare import Prepared, identity, prepare, provenance
 from runner.preview import check_memory
@@ -44,13 +45,15 @@ def run_session(config: Config, stop: Stop, link: Link | None = None) -> dict[st
     Raises UserError, and KeyboardInterrupt saying how to go on if the session was interrupted.
     """
     ready = prepare(config)
+    night = Night(ready, stop, link.began if link else None)
     try:
         with open_store(ready, link.death if link else None) as store, run_log(ready.run_dir):
             _tell(ready, store, link)
             if store.totals().finished == len(ready.source):
                 log.info("all %d rows were finished before", len(ready.source))
             else:
-                _work(ready, store, stop)
+                with night.told(supervised=link is not None):
+                    _work(ready, store, stop, night)
             store.close("finished")
         return result(ready)
     except KeyboardInterrupt:
@@ -72,6 +75,7 @@ def _tell(ready: Prepared, store: Store, link: Link | None) -> None:
             stall_s=60 * engine.stall_minutes,
             max_restarts=engine.max_restarts,
             resume=resume_command(ready),
+            notify=vars(ready.config.conf.notify),
             overrides=_resuming(ready.config.overrides, ready),
         )
 
@@ -111,12 +115,15 @@ def open_engine(ready: Prepared) -> Engine:
     return open_mlx_engine(ready.folder, ready.device, conf, ready.prompter, ready.memory_share)
 
 
-def _work(ready: Prepared, store: Store, stop: Stop) -> None:
+def _work(ready: Prepared, store: Store, stop: Stop, night: Night) -> None:
     """The loop until all rows are finished; KeyboardInterrupt if ``stop`` was asked for before."""
     conf = ready.config.conf
     deaths = store.deaths
     check_memory(ready)
-    engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined())
+    if not night.wait():
+        raise KeyboardInterrupt
+    wait = night.waiter(store)
+    engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait)
     store.start(engine.gauge)
     defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed)
     plan = Plan(getattr(engine, "costs", Costs()))

@@ -137,6 +137,10 @@ class Store:
         """
         self._marks.start(gauge)
 
+    def leave_out(self, seconds: float) -> None:
+        """Take a pause of so many seconds off the session's clock."""
+        self._marks.leave_out(seconds)
+
     def active_s(self) -> float:
         """For how many seconds this session and those before it have been at work."""
         return self._marks.active_s()

@@ -184,9 +184,13 @@ class Supervisor:
         return status
 
     def _give_up(self, worker: Worker, death: Death, times: int) -> int:
+        what = f"the model's process died {times} times without an answer in between, the last time {death.why}"
         resume = worker.facts.get("resume")
-        go_on = f"\nwhat was computed is safe. To go on:\n{resume}" if resume else ""
-        _say(f"the model's process died {times} times without an answer in between, the last time {death.why}{go_on}")
+        _say(f"{what}\nwhat was computed is safe. To go on:\n{resume}" if resume else what)
+        if "notify" in worker.facts:
+            from runner.night.notify import NotifyConf, notify
+
+            notify(NotifyConf(**worker.facts["notify"]), "failed", what, worker.facts["run_dir"])
         return EXIT_CANNOT_RUN
 
     @contextlib.contextmanager

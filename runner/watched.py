@@ -18,7 +18,8 @@ class WatchedEngine:
     """An Engine around the one that ``opened`` makes; see the protocol.
 
     ``alone``: rows that are computed one at a time, after all others that are to hand. ``quarantined``: rows that are
-    answered with this error.
+    answered with this error. ``wait(beat, release)`` is called before every step and may take hours; it calls ``beat``
+    meanwhile, ``release`` to give the model's memory back, and returns whether to go on.
     """
 
     def __init__(
@@ -27,7 +28,9 @@ class WatchedEngine:
         flight: Flight,
         alone: Collection[int] = (),
         quarantined: Mapping[int, str] | None = None,
+        wait: Callable[[Callable[[], None], Callable[[], None]], bool] = lambda beat, release: True,
     ) -> None:
+        self._wait = wait
         self._opened, self._flight = opened, flight
         self._alone, self._quarantined = alone, quarantined or {}
         self._inner: Engine | None = opened()
@@ -89,6 +92,8 @@ class WatchedEngine:
 
     def step(self) -> list[Generation]:
         """See Engine."""
+        if not self._wait(self._flight.beat, self.release):
+            return []
         if not self._flying and self._apart:
             self._lonely = True
             self._enter([self._apart.popleft()])

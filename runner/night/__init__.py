@@ -1,0 +1,1 @@
+"""A night's run beside its user: when it works, what keeps the machine awake, whom it tells."""

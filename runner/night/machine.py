@@ -1,0 +1,88 @@
+"""Clock, power and load of the machine: the one place that asks it, with a fake in the tests."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Protocol
+
+_LOAD_SECONDS = 60.0  # over which the system averages the load
+
+
+class Machine(Protocol):
+    """What a schedule asks of the machine."""
+
+    def now(self) -> datetime.datetime:
+        """The user's local time."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never jump; the same clock in all processes."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+    def on_battery(self) -> bool:
+        """Whether no mains power is there."""
+        ...
+
+    def load(self) -> float:
+        """How many CPU cores other programs keep busy, over about a minute."""
+        ...
+
+
+class ThisMachine:
+    """The machine that this runs on."""
+
+    def __init__(self) -> None:
+        self._own, self._looked, self._used = 0.0, time.monotonic(), _cpu_seconds()
+
+    def now(self) -> datetime.datetime:
+        return datetime.datetime.now()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def on_battery(self) -> bool:
+        if sys.platform == "darwin":
+            return "'Battery Power'" in _output("pmset", "-g", "batt")
+        supplies = [supply for supply in Path("/sys/class/power_supply").glob("*") if (supply / "online").exists()]
+        mains = [supply for supply in supplies if _line(supply / "type") in ("Mains", "USB")]
+        return bool(mains) and all(_line(supply / "online") == "0" for supply in mains)
+
+    def load(self) -> float:
+        """The system's load average without what this process takes, averaged the same way."""
+        now, used = time.monotonic(), _cpu_seconds()
+        passed = max(1e-3, now - self._looked)
+        weight = math.exp(-passed / _LOAD_SECONDS)
+        self._own = self._own * weight + (used - self._used) / passed * (1 - weight)
+        self._looked, self._used = now, used
+        return max(0.0, os.getloadavg()[0] - self._own)
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+def _line(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,67 @@
+"""Telling the user how a run is: a command, a webhook, a macOS notification."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+
+from runner.types import UserError
+
+_COMMAND_SECONDS, _WEBHOOK_SECONDS = 30, 10
+
+log = logging.getLogger("rowmill")
+
+
+@dataclass
+class NotifyConf:
+    """Whom to tell when the run ends, fails, pauses or goes on.
+
+    ``command``: for the shell, with ROWMILL_EVENT, ROWMILL_MESSAGE and ROWMILL_RUN in its environment. ``webhook``: an
+    address that gets a JSON object with event, message and run. ``macos``: a notification on the desktop. Events:
+    finished, stopped, failed, paused, resumed.
+    """
+
+    command: str | None = None
+    webhook: str | None = None
+    macos: bool = False
+
+
+def check_notify(conf: NotifyConf) -> None:
+    """Raise UserError for a webhook that is no address."""
+    if conf.webhook is not None and not conf.webhook.startswith(("http://", "https://")):
+        raise UserError(f"notify.webhook={conf.webhook}: it must be an address that begins with http:// or https://")
+
+
+def notify(conf: NotifyConf, event: str, message: str, run_dir: str) -> None:
+    """Tell everyone; who cannot be told is noted in the log, no more."""
+    for tell, wanted in ((_command, conf.command), (_webhook, conf.webhook), (_desktop, conf.macos)):
+        if wanted:
+            try:
+                tell(conf, {"event": event, "message": message, "run": run_dir})
+            except (OSError, ValueError, subprocess.SubprocessError) as error:
+                log.warning("notify%s: %s", tell.__name__.replace("_", "."), str(error)[:200])
+
+
+def _command(conf: NotifyConf, told: dict[str, str]) -> None:
+    environment = {**os.environ, **{f"ROWMILL_{name.upper()}": value for name, value in told.items()}}
+    command, nothing = str(conf.command), subprocess.DEVNULL
+    done = subprocess.run(command, shell=True, env=environment, timeout=_COMMAND_SECONDS, stdin=nothing, stdout=nothing)
+    done.check_returncode()
+
+
+def _webhook(conf: NotifyConf, told: dict[str, str]) -> None:
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(str(conf.webhook), json.dumps(told).encode(), headers, method="POST")
+    urllib.request.urlopen(request, timeout=_WEBHOOK_SECONDS).close()
+
+
+def _desktop(conf: NotifyConf, told: dict[str, str]) -> None:
+    if sys.platform == "darwin":
+        script = 'on run argv\ndisplay notification (item 1 of argv) with title "rowmill"\nend run'
+        command = ["osascript", "-e", script, told["message"]]
+        subprocess.run(command, timeout=_WEBHOOK_SECONDS, check=True, capture_output=True)
