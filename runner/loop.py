@@ -29,7 +29,7 @@ Asked = tuple[Task, int, Request]
 
 @dataclass
 class Loop:
-    """A run at work. ``window`` bounds the rows read ahead; ``stopped`` asks for an early end.
+    """A run at work. ``window`` bounds the rows read ahead, ``limit`` all rows read; ``stopped`` asks for an early end.
 
     Memory depends on the window, not on the number of rows. Nobody acts on an answer before it is on disk.
     """
@@ -43,6 +43,7 @@ class Loop:
     window: int
     stopped: Callable[[], bool] = lambda: False
     plan: Plan = field(default_factory=Plan)
+    limit: int | None = None
     tasks: dict[int, Task] = field(default_factory=dict)  # unfinished rows that were read, in order
     last: int = 0  # row read
     told: bool = False  # of the first exception that a job did not mean to raise
@@ -54,7 +55,7 @@ class Loop:
 
     def work(self, tick: Callable[[], None] = lambda: None) -> None:
         """Work until every row is finished or ``stopped``; ``tick`` is called after every commit."""
-        rows = self._unfinished_rows()
+        rows = islice(self._unfinished_rows(), self.limit)
         self._read(rows)
         while self.tasks or self.outputs:
             self.engine.add(self.plan.take(self.engine.room()))

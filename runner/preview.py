@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -13,7 +14,9 @@ from runner.ask import Defaults, sequence_of
 from runner.config import Config
 from runner.database import open_read_only
 from runner.identity import difference
+from runner.interrupt import Stop
 from runner.lease import disk_errors, holder
+from runner.pieces import choices, parts
 from runner.plan import Plan
 from runner.preflight import Length, check, estimate, refusal
 from runner.prepare import Prepared, identity, prepare
@@ -21,6 +24,7 @@ from runner.status import read_status
 from runner.types import Request, Row, RowError, Sequence, UserError
 
 SHOWN = 3  # prompts
+BINS = 10  # of the histogram of prompt lengths
 PLACES, ROWS_A_PLACE = 8, 256  # the rows looked at: from several places, for data sets are often sorted
 CHECKED_ROWS = 8  # a place, when a run begins
 
@@ -35,16 +39,16 @@ class Looked:
     errors: list[str] = field(default_factory=list)
 
 
-def preview(config: Config, show: bool) -> dict[str, Any]:
+def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None) -> dict[str, Any]:
     """The figures of a run that is yet to come; with ``show`` they are also printed, after the first prompts.
 
-    Loads no weights, takes no lease, writes nothing into the run directory. Raises UserError like the run itself, and
-    when not one of the rows looked at gives a prompt. Keys: ``rows``, ``rows_looked_at``, ``requests`` (first ones of
-    these rows), ``unusable_rows`` and ``unusable`` (why, the first), ``prompt_tokens`` (min, median, mean, max),
-    ``shared_share`` (of the prompt tokens looked at, those a cache will serve), ``choices`` (label: tokens) or None,
-    ``max_tokens``, ``context``, ``too_long`` (requests), ``memory``,
-    ``time``, ``differs`` (lines: why the run of this name is another one, which `rowmill run` refuses), ``path``,
-    ``prompts``.
+    Loads no weights, takes no lease, writes nothing into the run directory, unless so many rows are to be computed in a
+    ``trial``, which the run then keeps; ``stop`` may end it. Raises UserError like the run itself, and when not one of
+    the rows looked at gives a prompt. Keys: ``rows``, ``rows_looked_at``, ``requests`` (first ones of these rows),
+    ``unusable_rows`` and ``unusable`` (why, the first), ``prompt_tokens`` (min, median, mean, max), ``lengths`` (their
+    histogram), ``shared_share`` (of the prompt tokens looked at, those a cache will serve), ``choices`` (label: tokens)
+    or None, ``max_tokens``, ``context``, ``too_long`` (requests), ``memory``, ``time``, ``differs`` (lines: why the run
+    of this name is another one, which `rowmill run` refuses), ``path``, ``prompts``.
     """
     config.conf.resume = "auto"  # forced or not, the time is that of the run with this name
     ready = prepare(config)
@@ -54,8 +58,13 @@ def preview(config: Config, show: bool) -> dict[str, Any]:
         raise UserError(f"none of the {looked.rows:,} rows looked at gives a prompt: {reason}")
     shared = _plan(looked.sequences)
     figures = _figures(ready, looked, shared)
+    if trial:
+        from runner.trial import foretell, run_trial
+
+        own = [len(one.tokens) - (one.boundaries[-1] if one.boundaries else 0) for one in looked.sequences]
+        figures["time"] = foretell(run_trial(ready, trial, stop or Stop()), own) or _recorded(ready)[0]
     if show:
-        from runner.show import show_preview
+        from runner.show_preview import show_preview
 
         show_preview(figures)
     return figures
@@ -139,8 +148,9 @@ def _figures(ready: Prepared, looked: Looked, shared: int) -> dict[str, Any]:
             "mean": statistics.fmean(lengths),
             "max": max(lengths),
         },
+        "lengths": histogram(lengths),
         "shared_share": shared / sum(lengths),
-        "choices": _choices(ready, looked.sequences[0]),
+        "choices": choices(ready, looked.sequences[0]),
         "max_tokens": max(sequence.max_tokens for sequence in looked.sequences) or engine.max_tokens,
         "context": context,
         "too_long": sum(tokens > context for tokens in needed) if context else 0,
@@ -148,38 +158,18 @@ def _figures(ready: Prepared, looked: Looked, shared: int) -> dict[str, Any]:
         "time": time,
         "differs": differing,
         "path": str(ready.run_dir),
-        "prompts": [_parts(ready, *pair) for pair in zip(looked.texts, looked.sequences, strict=False)],
+        "prompts": [parts(ready, *pair) for pair in zip(looked.texts, looked.sequences, strict=False)],
         "fake": ready.folder is None,
     }
 
 
-def _parts(ready: Prepared, text: str, sequence: Sequence) -> dict[str, Any]:
-    """A prompt's text up to the last snapshot, and after it."""
-    shared = sequence.boundaries[-1] if sequence.boundaries else 0
-    prefix = ready.prompter.vocabulary.decode(sequence.tokens[:shared], control=True)
-    if not text.startswith(prefix):  # the boundary cuts a character in two, or decoding is not exact
-        prefix = _common(prefix, text)
-    return {
-        "row": sequence.key[0],
-        "tokens": len(sequence.tokens),
-        "shared_tokens": shared,
-        "prefix": prefix,
-        "suffix": text[len(prefix) :],
-    }
-
-
-def _common(a: str, b: str) -> str:
-    return a[: next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
-
-
-def _choices(ready: Prepared, sequence: Sequence) -> dict[str, int] | None:
-    """The labels and how many tokens each has, where the first request is to score some."""
-    if sequence.choices is None:
-        return None
-    names = getattr(ready.job, "names", None) or []
-    if len(names) != len(sequence.choices):
-        names = [ready.prompter.vocabulary.decode(choice) for choice in sequence.choices]
-    return {name: len(choice) for name, choice in zip(names, sequence.choices, strict=True)}
+def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
+    """At most BINS bins of equal width: the least and the greatest length in each, and how many there are."""
+    low, high = min(lengths), max(lengths)
+    width = -(-(high - low + 1) // BINS)
+    counts = Counter((length - low) // width for length in lengths)
+    bins = range((high - low) // width + 1)
+    return [(low + at * width, min(high, low + (at + 1) * width - 1), counts[at]) for at in bins]
 
 
 def _answer_tokens(sequence: Sequence) -> int:

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def run_session(config: Config, stop: Stop, link: Link | None = None) -> dict[st
                 log.info("all %d rows were finished before", len(ready.source))
             else:
                 with night.told(supervised=link is not None):
-                    _work(ready, store, stop, night)
+                    work(ready, store, stop, night)
             store.close("finished")
         return result(ready)
     except KeyboardInterrupt:
@@ -115,8 +115,18 @@ def open_engine(ready: Prepared) -> Engine:
     return open_mlx_engine(ready.folder, ready.device, conf, ready.prompter, ready.memory_share)
 
 
-def _work(ready: Prepared, store: Store, stop: Stop, night: Night) -> None:
-    """The loop until all rows are finished; KeyboardInterrupt if ``stop`` was asked for before."""
+def work(
+    ready: Prepared,
+    store: Store,
+    stop: Stop,
+    night: Night,
+    limit: int | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> None:
+    """The loop until all rows are finished, or ``limit`` of them; KeyboardInterrupt if ``stop`` was asked for before.
+
+    ``tick`` is called when the model is loaded and after each step.
+    """
     conf = ready.config.conf
     deaths = store.deaths
     check_memory(ready)
@@ -128,17 +138,23 @@ def _work(ready: Prepared, store: Store, stop: Stop, night: Night) -> None:
     defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed)
     plan = Plan(getattr(engine, "costs", Costs()))
     window = conf.engine.window
-    loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, window, stop.is_asked, plan)
+    loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, window, stop.is_asked, plan, limit)
     began = time.perf_counter()
     try:
         with wired(ready.device), stop.gently(), Progress(len(ready.source), store) as progress:
-            loop.work(progress.update)
+
+            def step() -> None:
+                progress.update()
+                tick()
+
+            tick()
+            loop.work(step)
     finally:
         _note_work(engine, loop, time.perf_counter() - began)
         engine.close()
     if (missing := len(ready.source) - store.totals().finished) and stop.is_asked():
         raise KeyboardInterrupt
-    if missing:
+    if missing and limit is None:
         raise RuntimeError(f"the loop ended with {missing} rows unfinished")
 
 

@@ -1,0 +1,108 @@
+"""What ``preview`` prints: prompts with their tokens in colour, and figures."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from runner.show import duration, line, say, visible
+
+_SHOWN_CHARS, _SHOWN_TOKENS = 3000, 700  # of a prompt's prefix, and of the rest
+_BAR = 30  # columns
+_PREFIX, _SUFFIX, _ANSWER = ("34", "36"), ("39", "33"), "1;32"  # blue and cyan, plain and yellow, green
+
+
+def show_preview(figures: dict[str, Any]) -> None:
+    """The first prompts, their tokens coloured by part on a terminal, then the figures."""
+    for number, prompt in enumerate(figures["prompts"]):
+        shared = f", of which {prompt['shared_tokens']:,} are a shared prefix" if prompt["shared_tokens"] else ""
+        say(f"--- row {prompt['row']:,}: {prompt['tokens']:,} tokens{shared}")
+        say(_prompt(prompt, whole=number == 0))
+    say("---")
+    tokens, looked = figures["prompt_tokens"], figures["rows_looked_at"]
+    scope = "all of them" if looked == figures["rows"] else f"{looked:,} of them, from several places,"
+    line("rows", f"{figures['rows']:,}; the figures below come from {scope} (first requests only)")
+    if figures["unusable_rows"]:
+        line("", f"{figures['unusable_rows']:,} will be in error, the first with: {visible(figures['unusable'])}")
+    unit = "bytes stand for tokens (the fake engine has no tokenizer)" if figures["fake"] else "tokens"
+    spread = f"{tokens['min']:,} to {tokens['max']:,}, median {tokens['median']:,.0f}, mean {tokens['mean']:,.1f}"
+    line("prompt", f"{spread} {unit}")
+    _histogram(figures["lengths"])
+    line("cache", f"{figures['shared_share']:.1%} of the prompt tokens are prefixes computed before")
+    line("answer", _answer(figures))
+    if figures["too_long"]:
+        line("too long", f"{figures['too_long']:,} prompts with their answers exceed the context: errors")
+    if figures["context"]:
+        line("context", f"{figures['context']:,} tokens")
+    line("memory", _memory(figures["memory"]))
+    line("time", _time(figures["time"]))
+    line("output", figures["path"])
+    if figures["differs"]:
+        line("", "it holds a different run, so `rowmill run` will refuse: choose another run_name or resume=force")
+        for differing in figures["differs"]:
+            line("", f"  {visible(differing)}")
+
+
+def _answer(figures: dict[str, Any]) -> str:
+    choices = figures["choices"]
+    if choices is None:
+        return f"up to {figures['max_tokens']:,} tokens of text"
+    names = [f"{visible(name)} ({count})" for name, count in list(choices.items())[:20]]
+    more = f" and {len(choices) - 20:,} more" if len(choices) > 20 else ""
+    return f"one of {', '.join(names)}{more}: the label (its tokens), every label is scored"
+
+
+def _memory(memory: dict[str, Any] | None) -> str:
+    if memory is None:
+        return "none: engine.backend=fake has no model"
+    a_token = f" ({memory['kv_token']:,} bytes of KV a token)" if memory["kv_token"] else ""
+    return f"{memory['line']}{a_token}{', TOO LITTLE for it' if memory['refusal'] else ''}"
+
+
+def _time(estimate: dict[str, Any] | None) -> str:
+    if estimate is None:
+        return "unknown before a trial: `rowmill preview --trial 20` with the same keys computes 20 rows of the run"
+    if not estimate["left"]:
+        return f"none: the run is finished (it did {estimate['rows_per_s']:,.1f} rows/s)"
+    pace = f"{duration(estimate['seconds'])} for {estimate['left']:,} rows"
+    if "trial_rows" not in estimate:
+        return f"{pace} at the {estimate['rows_per_s']:,.1f} rows/s so far"
+    margin = estimate["margin_s"]
+    known = f", give or take {duration(margin)} (95%)" if margin is not None else ", the margin needs a larger trial"
+    begun = f"{estimate['trial_rows']:,} rows took {duration(estimate['trial_s'])} and are kept by the run"
+    return f"{pace}{known}: {begun}"
+
+
+def _histogram(bins: list[tuple[int, int, int]]) -> None:
+    """Prompts by length, a bar for each bin."""
+    most = max(count for _, _, count in bins)
+    names = [f"{low:,}" if low == high else f"{low:,} to {high:,}" for low, high, _ in bins]
+    width = max(map(len, names))
+    for at, (name, (_, _, count)) in enumerate(zip(names, bins, strict=True)):
+        bar = "█" * round(_BAR * count / most) or ("▏" if count else "")
+        line("lengths" if not at else "", f"{name:>{width}} {bar:<{_BAR}} {count:,}")
+
+
+def _prompt(prompt: dict[str, Any], whole: bool) -> str:
+    """A prompt's tokens, each in the other colour than the one before it; without colours, its parts in brackets."""
+    prefix, suffix = prompt["prefix_tokens"], prompt["suffix_tokens"]
+    if not (sys.stdout.isatty() and "NO_COLOR" not in os.environ):
+        text = "".join(prefix)
+        start = _cut(text) if whole or len(text) <= 50 else f"... {visible(text[-40:])}"
+        return (f"[shared: {start}]" if prefix else "") + _cut("".join(suffix)) + f"[answer: {prompt['expected']}]"
+    dots = "" if whole or len(prefix) <= 12 else "... "
+    shown = prefix if whole else prefix[-12:]
+    expected = f"\x1b[{_ANSWER}m{visible(prompt['expected'])}\x1b[0m"
+    return dots + _coloured(shown, _PREFIX) + _coloured(suffix, _SUFFIX) + expected
+
+
+def _coloured(tokens: list[str], colours: tuple[str, str]) -> str:
+    shown = tokens[:_SHOWN_TOKENS]
+    rest = f" ... and {len(tokens) - len(shown):,} tokens" if len(shown) < len(tokens) else ""
+    return "".join(f"\x1b[{colours[at % 2]}m{visible(text)}\x1b[0m" for at, text in enumerate(shown)) + rest
+
+
+def _cut(text: str) -> str:
+    rest = len(text) - _SHOWN_CHARS
+    return visible(text[:_SHOWN_CHARS]) + (f"... and {rest:,} characters" if rest > 0 else "")
