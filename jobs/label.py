@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from statistics import mean
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
+from jobs.labels import read_labels
 from jobs.match import Matcher
-from runner.types import Columns, Request, Row, RowError, Steps, UserError
+from jobs.prior import PRIORS, batch_prior, content_free_prior, fit_temperature, score, without_content
+from runner.types import Columns, Completion, Request, Row, RowError, Steps, UserError
+
+if TYPE_CHECKING:
+    from runner.config import RunConf
+    from runner.prelude import Survey
 
 METHODS = ("choice", "generate")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A label: its ``name`` in the output, the ``surface`` text that the model reads, what it means."""
-
-    name: str
-    surface: str
-    description: str | None = None
 
 
 @dataclass
@@ -33,52 +31,165 @@ class Label:
     normalises over the labels; generate lets the model write and looks for a label in its answer. ``label_end`` is put
     after every surface text: with it ("\n", say) a label does not profit from being another's beginning.
 
+    ``prior`` (by choice) takes out the model's preference for a label: content_free divides by the probabilities that
+    it gives without any content, batch subtracts the mean log-probabilities of ``prior_rows`` rows. ``logprobs`` keeps
+    the scores as they were before. ``votes`` (by generating, with a temperature) lets the majority of so many answers
+    decide. Below a confidence of ``abstain_below`` a row has no label.
+
     The prompt template sees ``labels``, a list of {name, surface, description}.
     """
 
     labels: Any = field(default_factory=list)
     method: str = "choice"
     label_end: str = ""
+    votes: int = 1
+    abstain_below: float | None = None
+    prior: str = "none"
+    prior_rows: int = 100
+    logprobs: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UserError(f"job.method={self.method}: it can be {' or '.join(METHODS)}")
+        self._check()
         self.choices = read_labels(self.labels)
         self.names = [choice.name for choice in self.choices]
         surfaces = tuple(choice.surface + self.label_end for choice in self.choices)
-        self._request = Request(self.variables(), choices=surfaces if self.method == "choice" else None)
+        by_choice = self.method == "choice"
+        self._request = Request(self.variables(), choices=surfaces if by_choice else None, mean_logprob=self.votes > 1)
         self._matcher = Matcher({choice.name: choice.surface for choice in self.choices})
+        self._bias = [0.0] * len(self.names)
+        self._temperature = 1.0
 
     def variables(self) -> dict[str, Any]:
         """What the prompt template sees beside the row's columns."""
         return {"labels": [vars(choice) for choice in self.choices]}
 
     def schema(self) -> pa.Schema:
-        """``label``, and by choice its ``confidence`` (0 to 1) and every label's probability, else the ``text``."""
-        fields = [pa.field("label", pa.string())]
+        """``label``, its ``confidence`` (0 to 1, by choice or votes), ``abstained`` if rows can; then every label's
+        probability, or the ``votes``, and what was written as ``text``.
+        """
+        by_label = pa.struct([(name, pa.float64()) for name in self.names])
+        columns: dict[str, Any] = {"label": pa.string()}
+        if self.method == "choice" or self.votes > 1:
+            columns["confidence"] = pa.float64()
+        if self.abstain_below is not None:
+            columns["abstained"] = pa.bool_()
         if self.method == "choice":
-            distribution = pa.struct([(name, pa.float64()) for name in self.names])
-            fields += [pa.field("confidence", pa.float64()), pa.field("probabilities", distribution)]
+            columns |= {"probabilities": by_label} | ({"logprobs": by_label} if self.logprobs else {})
+        elif self.votes > 1:
+            columns |= {"votes": pa.list_(pa.string()), "text": pa.list_(pa.string())}
         else:
-            fields += [pa.field("text", pa.string())]
-        return pa.schema(fields)
+            columns["text"] = pa.string()
+        return pa.schema(list(columns.items()))
 
     def steps(self, row: Row) -> Steps:
-        """One request: all labels scored, or one short answer."""
-        answer = yield self._request
+        """All labels scored, or one short answer, or ``votes`` of them."""
         if self.method == "choice":
+            answer = yield self._request
             return self.scored(answer.logprobs)
+        if self.votes > 1:
+            answers = yield [self._request] * self.votes
+            return self._decide(*self._count(answers))
+        answer = yield self._request
         return {"label": self._matcher.match(answer.text), "text": answer.text}
+
+    def prelude(self, survey: Survey) -> Steps:
+        """Score rows for the prior and, given a share of rows with gold, for the temperature of the confidences."""
+        found: Columns = {}
+        if self.prior != "none":
+            found["prior"] = yield from self._find_prior(survey)
+        if known := survey.calibration():
+            bias = list(found["prior"]["logprobs"].values()) if found else self._bias
+            found["calibration"] = yield from self._find_temperature(known, bias)
+        return found
+
+    def begin(self, found: Columns) -> None:
+        """Take the prior and the temperature that the prelude found."""
+        if "prior" in found:
+            self._bias = [found["prior"]["logprobs"][name] for name in self.names]
+        if "calibration" in found:
+            self._temperature = found["calibration"]["temperature"]
 
     def scored(self, logprobs: tuple[float, ...]) -> Columns:
         """The output columns for the labels' log-probabilities; of equal ones the first in ``labels`` wins."""
-        probabilities = normalise(logprobs)
-        best = max(probabilities)
-        return {
-            "label": self.names[probabilities.index(best)],
-            "confidence": best,
-            "probabilities": dict(zip(self.names, probabilities, strict=True)),
+        scores = [(one - bias) / self._temperature for one, bias in zip(logprobs, self._bias, strict=True)]
+        probabilities = dict(zip(self.names, normalise(tuple(scores)), strict=True))
+        best = max(probabilities, key=probabilities.__getitem__)
+        raw = {"logprobs": dict(zip(self.names, logprobs, strict=True))} if self.logprobs else {}
+        return self._decide(best, probabilities[best], {"probabilities": probabilities, **raw})
+
+    def _decide(self, label: str, confidence: float, details: Columns) -> Columns:
+        """The output columns, the label left out if the confidence is too low."""
+        if self.abstain_below is None:
+            return {"label": label, "confidence": confidence, **details}
+        abstained = confidence < self.abstain_below
+        return {"label": None if abstained else label, "confidence": confidence, "abstained": abstained, **details}
+
+    def _count(self, answers: list[Completion]) -> tuple[str, float, Columns]:
+        """The majority among the answers, its share of them all, and what they were.
+
+        Of labels with as many votes the one with the higher mean log-probability wins, then the first in ``labels``.
+        """
+        votes = [self._vote(answer.text) for answer in answers]
+        cast = sorted({vote for vote in votes if vote is not None}, key=self.names.index)
+        if not cast:
+            self._matcher.match(answers[0].text)  # raises: it is not a label
+        means = {
+            name: mean(a.mean_logprob or 0.0 for a, v in zip(answers, votes, strict=True) if v == name) for name in cast
         }
+        best = max(cast, key=lambda name: (votes.count(name), means[name]))
+        return best, votes.count(best) / len(votes), {"votes": votes, "text": [answer.text for answer in answers]}
+
+    def _vote(self, text: str) -> str | None:
+        try:
+            return self._matcher.match(text)
+        except RowError:
+            return None
+
+    def _find_prior(self, survey: Survey) -> Steps:
+        rows = survey.sample(self.prior_rows if self.prior == "batch" else 1, "prior").values()
+        asked = [blank for row in rows for blank in without_content(row)] if self.prior == "content_free" else rows
+        usable, scores = yield from score([self._about(row) for row in asked])
+        logprobs = (content_free_prior if self.prior == "content_free" else batch_prior)(scores).tolist()
+        return {"kind": self.prior, "rows": len(usable), "logprobs": dict(zip(self.names, logprobs, strict=True))}
+
+    def _find_temperature(self, known: dict[int, tuple[Row, str]], bias: list[float]) -> Steps:
+        rows, golds = list(known), [self.names.index(gold) for _, gold in known.values()]
+        usable, scores = yield from score([self._about(row) for row, _ in known.values()])
+        temperature = fit_temperature(scores - np.array(bias), np.array([golds[at] for at in usable]))
+        return {"temperature": temperature, "rows": [rows[at] for at in usable]}
+
+    def _about(self, row: Row) -> Request:
+        """The same request as in ``steps``, about a row of the prelude's own choice."""
+        return replace(self._request, variables={**row, **self._request.variables})
+
+    def _check(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"job.method={self.method}: it can be {' or '.join(METHODS)}")
+        if self.prior not in PRIORS:
+            raise UserError(f"job.prior={self.prior}: it can be {', '.join(PRIORS)}")
+        for name, value, least in (("votes", self.votes, 1), ("prior_rows", self.prior_rows, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"job.{name}={value}: it must be a whole number, at least {least}")
+        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
+            raise UserError(f"job.abstain_below={self.abstain_below}: it must be a confidence, from 0 to 1, or null")
+        if self.method == "choice" and self.votes > 1:
+            raise UserError(f"job.votes={self.votes}: answers are written to be counted: add job.method=generate")
+        if self.method == "generate" and (self.prior != "none" or self.logprobs):
+            key = f"job.prior={self.prior}" if self.prior != "none" else "job.logprobs=true"
+            raise UserError(f"{key}: labels have log-probabilities with job.method=choice only")
+        if self.method == "generate" and self.votes == 1 and self.abstain_below is not None:
+            raise UserError("job.abstain_below: one answer has no confidence; add job.votes=5, or job.method=choice")
+
+    def check_run(self, conf: RunConf) -> None:
+        """Refuse settings of the run that do not go with these of the job."""
+        if self.votes > 1 and conf.engine.temperature <= 0:
+            raise UserError(
+                f"job.votes={self.votes}: at engine.temperature=0 all answers are the same; set 0.7, for instance"
+            )
+        if conf.calibrate.rows and self.method != "choice":
+            raise UserError(
+                f"calibrate.rows={conf.calibrate.rows}: only job.method=choice has confidences to calibrate"
+            )
 
 
 def normalise(logprobs: tuple[float, ...]) -> list[float]:
@@ -89,55 +200,3 @@ def normalise(logprobs: tuple[float, ...]) -> list[float]:
     weights = [math.exp(logprob - top) for logprob in logprobs]
     total = sum(weights)
     return [weight / total for weight in weights]
-
-
-def read_labels(labels: Any) -> list[Choice]:
-    """The labels as configured; UserError for none, fewer than two, duplicates, unknown keys, what YAML took for no
-    text.
-    """
-    if isinstance(labels, Mapping):
-        labels = [{"name": name, **_details(details)} for name, details in labels.items()]
-    elif not isinstance(labels, list | tuple | None):
-        raise UserError(f"job.labels={labels}: it must be a list, such as 'job.labels=[ham,spam]'")
-    choices = [_read_label(label) for label in labels or []]
-    if len(choices) < 2:
-        count = f"{len(choices)} label{'s' * (not choices)}"
-        raise UserError(f"job.labels has {count}, at least two are needed: 'job.labels=[ham,spam]'")
-    for what in ("name", "surface"):
-        values = [getattr(choice, what) for choice in choices]
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            raise UserError(f"job.labels: {what} {twice[0]!r} stands there twice")
-    return choices
-
-
-def _details(details: Any) -> Mapping[str, Any]:
-    return details if isinstance(details, Mapping) else {"description": details}
-
-
-def _read_label(label: Any) -> Choice:
-    fields = dict(label) if isinstance(label, Mapping) else {"name": label}
-    unknown = sorted(map(str, fields.keys() - {"name", "surface", "description"}))
-    if unknown:
-        raise UserError(f"job.labels: unknown key {unknown[0]!r} in {fields}; a label has name, surface, description")
-    name = _text("name", fields.get("name"))
-    surface, description = fields.get("surface"), fields.get("description")
-    return Choice(
-        name,
-        name if surface is None else _text("surface", surface),
-        None if description is None else _text("description", description),
-    )
-
-
-def _text(what: str, value: Any) -> str:
-    """The text that the user typed. YAML turns yes, on, 1.50 and the like into other values: these are refused."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        problem = "there is none" if value is None else f"YAML reads it as the {type(value).__name__} {value}"
-        raise UserError(
-            f"job.labels: a label's {what} must be a text, and {problem}; put it in quotes: [\"yes\",'1.0']"
-        )
-    if not value.strip():
-        raise UserError(f"job.labels: a label's {what} is empty")
-    return value

@@ -46,15 +46,16 @@ def sequence_of(
     sampling = request.sampling or defaults.sampling
     max_tokens = request.max_tokens or defaults.max_tokens
     if sampling.temperature <= 0:
-        return Sequence(key, tokens, max_tokens, _GREEDY)
+        return Sequence(key, tokens, max_tokens, _GREEDY, mean_logprob=request.mean_logprob)
     seeds = (defaults.seed, origin, key[1]) if request.seed is None else (request.seed,)
     draws = hashlib.blake2b(repr(seeds).encode(), digest_size=8).digest()
-    return Sequence(key, tokens, max_tokens, sampling, int.from_bytes(draws, "little"))
+    draw_seed = int.from_bytes(draws, "little")
+    return Sequence(key, tokens, max_tokens, sampling, draw_seed, mean_logprob=request.mean_logprob)
 
 
 def digest_of(sequence: Sequence) -> bytes:
     """What identical requests share, and no others; one whose draws are its own has one of its own."""
-    asked = _asked(sequence.max_tokens, sequence.choices, sequence.sampling)
+    asked = _asked(sequence.max_tokens, sequence.choices, sequence.sampling, sequence.mean_logprob)
     if sequence.sampling.temperature > 0:
         asked += sequence.draw_seed.to_bytes(8, "little")
     return hashlib.blake2b(array("I", sequence.tokens).tobytes() + asked, digest_size=16).digest()

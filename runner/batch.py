@@ -34,6 +34,7 @@ class Lane:
     stored: int = 0
     launched: int = 0
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)  # of the tokens sampled, for a sequence that asks
     ended: bool = False
 
     @property
@@ -57,10 +58,15 @@ class Lane:
 
 @dataclass
 class Flight:
-    """A launched step: the lanes it samples for, in order, with their tokens; the lanes it scores, with their edges."""
+    """A launched step: the lanes it samples for, in order, with their tokens; the lanes it scores, with their edges.
+
+    ``logprobs`` are those of the tokens of ``asking``, the sampled lanes whose sequences ask for them.
+    """
 
     sampled: list[Lane]
     tokens: mx.array
+    asking: list[Lane]
+    logprobs: mx.array
     scored: list[Lane]
     edges: mx.array
     work: Work
@@ -72,6 +78,9 @@ class Flight:
             count = len(lane.tree.edges) if lane.tree else 0
             scores.append((lane, values[first : first + count]))
             first += count
+        for lane, logprob in zip(self.asking, np.array(self.logprobs).tolist(), strict=True):
+            if not lane.ended:
+                lane.logprobs.append(logprob)
         return list(zip(self.sampled, np.array(self.tokens).tolist(), strict=True)), scores
 
 
@@ -129,7 +138,7 @@ class Batch:
         """Set the next step up, after ``flight``, and put it in its place; the arrays to evaluate for it."""
         with mx.stream(self.stream):
             self.flight = self._launch()
-        return [self.flight.tokens, self.flight.edges, *self.model.state()] if self.flight else []
+        return [self.flight.tokens, self.flight.logprobs, self.flight.edges, *self.model.state()] if self.flight else []
 
     def _resize(self, slots: int, capacity: int) -> None:
         if (slots, capacity) != (self.slots, self.capacity):
@@ -157,7 +166,10 @@ class Batch:
         logits = self.model.forward(self._inputs(spans), step, rows=mx.array(np.array(rows + score_rows, np.int32)))
         decoded = len(step.decoding)
         work = Work(decoded, step.tokens - decoded, padded=step.padded, lanes=len(self.lanes))
-        flight = Flight(sampled, _sample(logits, sampled), scored, _score(logits[len(rows) :], scored), work)
+        tokens = _sample(logits, sampled)
+        asking = [lane for lane in sampled if lane.sequence.mean_logprob]
+        logprobs = _logprobs(logits, tokens, [place for place, lane in enumerate(sampled) if lane in asking])
+        flight = Flight(sampled, tokens, asking, logprobs, scored, _score(logits[len(rows) :], scored), work)
         for lane, span in spans:
             lane.stored += span.new
         for lane in sampled:
@@ -205,6 +217,21 @@ def _sample(logits: mx.array, lanes: list[Lane]) -> mx.array:
     return draw(logits[: len(lanes)], [lane.sequence.sampling for lane in lanes], uniforms(seeds, positions))
 
 
+def _logprobs(logits: mx.array, tokens: mx.array, places: list[int]) -> mx.array:
+    """Log-probabilities of the tokens that were drawn from some rows of logits [R, V]: [places]."""
+    if not places:
+        return mx.zeros((0,))
+    index = mx.array(places)
+    logits = logits[index].astype(mx.float32)
+    return mx.take_along_axis(logits, tokens[index][:, None], axis=1)[:, 0] - _normaliser(logits)
+
+
+def _normaliser(logits: mx.array) -> mx.array:
+    """The logarithm of the sum of the exponentials of logits [N, V]: [N]."""
+    top = logits.max(axis=-1, keepdims=True)
+    return (top + mx.log(shifted_exp(logits, top).sum(axis=-1, keepdims=True)))[:, 0]
+
+
 def _score(logits: mx.array, lanes: list[Lane]) -> mx.array:
     """Log-probabilities of the lanes' choice edges, one lane after the other; logits [nodes, V]."""
     if not lanes:
@@ -219,7 +246,5 @@ def _score(logits: mx.array, lanes: list[Lane]) -> mx.array:
         tokens += [token for _, token in tree.edges]
         first += 1 + len(tree.tokens)
     logits = logits.astype(mx.float32)
-    top = logits.max(axis=-1, keepdims=True)
-    normaliser = (top + mx.log(shifted_exp(logits, top).sum(axis=-1, keepdims=True)))[:, 0]
     row = mx.array(rows)
-    return logits[row, mx.array(tokens)] - normaliser[row]
+    return logits[row, mx.array(tokens)] - _normaliser(logits)[row]

@@ -89,6 +89,13 @@ class OutputConf:
 
 
 @dataclass
+class CalibrateConf:
+    """``rows``: the share of the rows, with gold, that the temperature of the confidences is fitted on; 0: none."""
+
+    rows: float = key(0.0, least=0, most=0.9)
+
+
+@dataclass
 class CheckpointConf:
     """``durability``: process (survives any death of the process) or power (also a power cut)."""
 
@@ -113,6 +120,7 @@ class RunConf:
     checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     notify: NotifyConf = field(default_factory=NotifyConf)
+    calibrate: CalibrateConf = field(default_factory=CalibrateConf)
     run_name: str | None = None
     resume: str = key("auto", among=("auto", "errors", "force"))
     seed: int = key(0, least=0)

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -22,6 +23,20 @@ from runner.sampling import draw, uniforms
 from runner.types import Generation, Sequence, Work
 
 log = logging.getLogger("rowmill")
+
+
+@dataclass
+class Working:
+    """A sequence being generated, and its tokens so far; ``logprobs`` of these where it asks for them."""
+
+    sequence: Sequence
+    cached: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def ended(self, reason: str) -> Generation:
+        mean = sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
+        return Generation(self.sequence.key, self.tokens, reason, self.cached, mean_logprob=mean)
 
 
 class CopyingEngine:
@@ -54,7 +69,7 @@ class CopyingEngine:
             prefill_step_size=prefill_tokens,
         )
         self.waiting: deque[Sequence] = deque()
-        self.working: dict[int, tuple[Sequence, int, list[int]]] = {}  # by uid: sequence, cached tokens, its own so far
+        self.working: dict[int, Working] = {}  # by uid
         self.prefix: tuple[tuple[int, ...], Any] = ((), None)
         self.work = Work()
 
@@ -100,22 +115,24 @@ class CopyingEngine:
             caches=[copy.deepcopy(cache)],
             samplers=[_sampler(sequence)],
         )
-        self.working[uid] = (sequence, cached, [])
+        self.working[uid] = Working(sequence, cached)
 
     def _advance(self) -> list[Generation]:
         ended = []
         for response in self.generator.next_generated():
-            sequence, cached, tokens = self.working[response.uid]
+            work = self.working[response.uid]
             reason = response.finish_reason
+            if work.sequence.mean_logprob:
+                work.logprobs.append(float(response.logprobs[int(response.token)]))
             if reason != "stop":
-                tokens.append(int(response.token))
-                if self.stopped(tokens):
+                work.tokens.append(int(response.token))
+                if self.stopped(work.tokens):
                     if reason is None:
                         self.generator.remove([response.uid])
                     reason = "stop"
             if reason is not None:
                 del self.working[response.uid]
-                ended.append(Generation(sequence.key, tokens, reason, cached))
+                ended.append(work.ended(reason))
         return ended
 
     def _prefix_of(self, sequence: Sequence) -> tuple[Any, int, int]:

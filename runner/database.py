@@ -29,6 +29,7 @@ CREATE TABLE sessions (session INTEGER PRIMARY KEY, started REAL, pid INTEGER, p
 CREATE TABLE progress (session INTEGER, time REAL, elapsed_s REAL, finished INTEGER, errors INTEGER,
     prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, shards INTEGER, memory_bytes INTEGER,
     slots INTEGER, slots_total INTEGER);
+CREATE TABLE prelude (found TEXT NOT NULL);
 CREATE TABLE latest (row INTEGER, error TEXT, body TEXT);
 CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, crc INTEGER,
     PRIMARY KEY (row, number));

@@ -180,7 +180,8 @@ class BatchEngine:
         tree = lane.tree
         logprobs = tuple(float(edges[list(path)].sum()) for path in tree.paths) if tree else None
         self.work.cached += lane.cached
-        return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, logprobs)
+        mean = sum(lane.logprobs) / len(lane.logprobs) if lane.logprobs else None
+        return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, logprobs, mean)
 
 
 def _stream(index: int) -> Any:

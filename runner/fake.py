@@ -77,12 +77,13 @@ class FakeEngine:
             return Generation(sequence.key, finish_reason="choice", logprobs=logprobs)
         text = " ".join(WORDS[byte % len(WORDS)] for byte in digest[: 1 + digest[0] % 6]).encode()
         reason = "stop" if len(text) <= sequence.max_tokens else "length"
+        mean = -(1 + digest[1]) / 64 if sequence.mean_logprob else None
         tokens = list(text[: sequence.max_tokens])
         if self.stopped is not None:
             ends = (end for end in range(1, len(tokens) + 1) if self.stopped(tokens[:end]))
             if end := next(ends, 0):
-                return Generation(sequence.key, tokens[:end], "stop")
-        return Generation(sequence.key, tokens, reason)
+                return Generation(sequence.key, tokens[:end], "stop", mean_logprob=mean)
+        return Generation(sequence.key, tokens, reason, mean_logprob=mean)
 
 
 def _fail(fault: str, batch: list[Sequence]) -> None:

@@ -57,17 +57,31 @@ class Loop:
         """Work until every row is finished or ``stopped``; ``tick`` is called after every commit."""
         rows = islice(self._unfinished_rows(), self.limit)
         self._read(rows)
-        while self.tasks or self.outputs:
-            self.engine.add(self.plan.take(self.engine.room()))
-            for generation in self.engine.step():
-                self._receive(generation)
-            answers = self._commit()
-            self._resume(answers)
-            tick()
-            if self.stopped():
-                break
+        while (self.tasks or self.outputs) and self._advance(tick):
             self._read(rows)
         self._commit()
+
+    def finish(self, task: Task, tick: Callable[[], None] = lambda: None) -> Output | None:
+        """Work on one task that is no row, with nothing else in the loop; None if ``stopped`` before its end."""
+        self.tasks[task.index] = task
+        task.recorded = self.store.recorded([task.index]).get(task.index, {})
+        self._ask([(task, number, request) for number, request in task.start()])
+        while task.output is None and self._advance(tick):
+            pass
+        self._commit()
+        self.tasks.clear()
+        if task.output is not None:
+            self._tell(task)
+        return task.output
+
+    def _advance(self, tick: Callable[[], None]) -> bool:
+        """One step of the engine and what follows from it; whether to go on."""
+        self.engine.add(self.plan.take(self.engine.room()))
+        for generation in self.engine.step():
+            self._receive(generation)
+        self._resume(self._commit())
+        tick()
+        return not self.stopped()
 
     def _commit(self) -> list[Answer]:
         """Put the answers and outputs that are to hand on disk."""
@@ -115,7 +129,7 @@ class Loop:
 
     def _collect(self, tasks: list[Task]) -> None:
         for task in tasks:
-            if task.output is not None and self.tasks.pop(task.index, None) is not None:
+            if task.index >= 0 and task.output is not None and self.tasks.pop(task.index, None) is not None:
                 self.outputs.append(task.output)
                 self._tell(task)
 
@@ -183,7 +197,7 @@ class Loop:
         for (task, number, request), tokens in zip(requests, prompts, strict=True):
             key = (task.index, number)
             try:
-                origin = self.source.origin(task.index)
+                origin = self.source.origin(task.index) if task.index >= 0 else task.index
                 sequence = sequence_of(key, origin, request, tokens, self.defaults, self.prompter.continuations)
             except Exception as problem:  # a job's own choices: only its row is at fault
                 self.answers.append((key, Completion(finish_reason="error", error=_why(problem))))
@@ -214,6 +228,7 @@ class Loop:
             cached_tokens=generation.cached_tokens,
             completion_tokens=len(generation.tokens),
             logprobs=generation.logprobs,
+            mean_logprob=generation.mean_logprob,
         )
         self._answer(generation.key, completion)
 

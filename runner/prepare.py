@@ -20,6 +20,7 @@ from runner.database import open_read_only
 from runner.deaths import boot_id
 from runner.kept import Kept, choose
 from runner.lease import disk_errors, holder
+from runner.prelude import has_prelude
 from runner.prompt import Prompter
 from runner.rouge import need_rouge
 from runner.setting import open_job
@@ -70,6 +71,7 @@ def prepare(config: Config) -> Prepared:
     variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
     prompter = Prompter(conf.prompt, tokenizer, date, variables)
     prompter.check(source.column_names, job_variables(config.job))
+    _check_job(config)
     _check_labels(config.job, prompter, source)
     open_job(config.job, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
     log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
@@ -93,6 +95,19 @@ def job_variables(job: Job) -> list[str]:
     """The names that the job puts into prompt templates beside the columns."""
     variables = getattr(job, "variables", None)
     return list(variables()) if callable(variables) else []
+
+
+def _check_job(config: Config) -> None:
+    """Fail early on settings of the run that its job cannot use."""
+    conf, job = config.conf, config.job
+    if callable(check := getattr(job, "check_run", None)):
+        check(conf)
+    if conf.calibrate.rows and not has_prelude(job):
+        raise UserError(f"calibrate.rows={conf.calibrate.rows}: this job has no confidences to calibrate")
+    if conf.calibrate.rows and conf.dataset.gold is None:
+        raise UserError(
+            f"calibrate.rows={conf.calibrate.rows}: dataset.gold must name the column with the right labels"
+        )
 
 
 def _check_labels(job: Job, prompter: Prompter, source: DataSource) -> None:
@@ -156,6 +171,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
         "dataset": {**dataset, "fingerprint": ready.source.fingerprint},
         "model": model,
         "engine": engine,
+        "calibrate": plain["calibrate"],
         "keep": list(ready.keep),
         "seed": conf.seed,
         "date": ready.date,

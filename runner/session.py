@@ -23,6 +23,7 @@ from runner.interrupt import Stop
 from runner.loop import Loop
 from runner.night.night import Night
 from runner.plan import Costs, Plan
+from runner.prelude import Survey, begin
 from runner.prepare import Prepared, identity, prepare, provenance
 from runner.preview import check_memory
 from runner.progress import Progress
@@ -139,6 +140,7 @@ def work(
     plan = Plan(getattr(engine, "costs", Costs()))
     window = conf.engine.window
     loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, window, stop.is_asked, plan, limit)
+    survey = Survey(ready.source, conf.seed, conf.calibrate.rows)
     began = time.perf_counter()
     try:
         with wired(ready.device), stop.gently(), Progress(len(ready.source), store) as progress:
@@ -148,7 +150,8 @@ def work(
                 tick()
 
             tick()
-            loop.work(step)
+            if begin(ready.job, survey, loop, step):
+                loop.work(step)
     finally:
         _note_work(engine, loop, time.perf_counter() - began)
         engine.close()

@@ -194,6 +194,15 @@ class Store:
                 found[record.digest] = record.completion
         return found
 
+    def prelude(self) -> dict[str, Any] | None:
+        """What the job found before the first row; None if that is still to do."""
+        found = self._select("SELECT found FROM prelude")
+        return dict(json.loads(found[0][0])) if found else None
+
+    def record_prelude(self, found: Mapping[str, Any]) -> None:
+        """Commit what the job found before the first row (JSON values)."""
+        self._select("INSERT INTO prelude VALUES (?)", [shards.to_json(dict(found))])
+
     def unfinished(self) -> Iterator[range]:
         """The rows still to do, as ascending ranges; a shard is looked at only when its first row is asked for."""
         for shard in range(len(self._layout)):

@@ -76,6 +76,8 @@ class Request:
     ``max_tokens``, ``sampling`` and ``seed`` default to the run's; None means the default. By default every request
     has draws of its own; those with the same prompt, sampling and ``seed`` are given the same answer.
 
+    ``mean_logprob`` asks for the completion's value of that name, which is computed for those that ask only.
+
     Raises ValueError for ``max_tokens`` below 1, for no choices, and for an empty one.
     """
 
@@ -85,6 +87,7 @@ class Request:
     max_tokens: int | None = None
     sampling: Sampling | None = None
     seed: int | None = None
+    mean_logprob: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -99,8 +102,9 @@ class Completion:
 
     ``finish_reason``: ``stop`` (an end token or stop text), ``length`` (``max_tokens`` reached), ``choice`` (scored),
     ``error`` (``error`` says why, the rest is empty). ``logprobs[i]`` is the natural-log probability of choice i as the
-    continuation of the prompt, summed over its tokens. Token counts are of model tokens; ``cached_tokens`` is how many
-    of ``prompt_tokens`` were served from an already computed prefix.
+    continuation of the prompt, summed over its tokens. ``mean_logprob`` is that of a generated token before the
+    temperature, averaged over the answer with its end token; None unless asked for. Token counts are of model tokens;
+    ``cached_tokens`` is how many of ``prompt_tokens`` were served from an already computed prefix.
     """
 
     text: str = ""
@@ -109,6 +113,7 @@ class Completion:
     cached_tokens: int = 0
     completion_tokens: int = 0
     logprobs: tuple[float, ...] | None = None
+    mean_logprob: float | None = None
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -188,6 +193,7 @@ class Sequence:
     sampling: Sampling = Sampling()
     draw_seed: int = 0
     choices: tuple[tuple[int, ...], ...] | None = None
+    mean_logprob: bool = False
     boundaries: tuple[int, ...] = ()
 
 
@@ -200,6 +206,7 @@ class Generation:
     finish_reason: str = "stop"
     cached_tokens: int = 0
     logprobs: tuple[float, ...] | None = None
+    mean_logprob: float | None = None
     error: str | None = None
 
 

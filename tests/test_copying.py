@@ -75,3 +75,13 @@ def test_stop_predicate_and_context(model):
     done = finish(engine, [Sequence((0, 0), row, 12), Sequence((1, 0), [1] * 39, 12)])
     assert (done[0, 0].tokens, done[0, 0].finish_reason) == (tokens[:3], "stop")
     assert "context of 40" in done[1, 0].error
+
+
+def test_the_mean_log_probability_is_that_of_the_tokens_drawn_for_those_who_ask(model):
+    row = prompts(4, 1, 7)[0]
+    todo = [Sequence((i, 0), row, 6, Sampling(1.0), draw_seed=i, mean_logprob=i > 0) for i in range(3)]
+    done = finish(CopyingEngine(model, {END}, batch_size=3), todo)
+    assert done[0, 0].mean_logprob is None
+    for i in (1, 2):
+        drawn = done[i, 0].tokens + ([END] if done[i, 0].finish_reason == "stop" else [])
+        assert done[i, 0].mean_logprob == pytest.approx(plain_score(model, row, drawn) / len(drawn), abs=1e-4)

@@ -199,3 +199,20 @@ def test_a_bounded_cache_generates_what_mlx_lms_rotating_one_does(shared):
     for i, row in enumerate(rows):
         rotating = [RotatingKVCache(max_size=16, keep=4) for _ in plain.layers]
         assert done[i, 0].tokens == one_by_one(plain, row, 40, prompt_cache=rotating)
+
+
+def test_the_mean_log_probability_is_that_of_the_tokens_drawn_for_those_who_ask(plain, resident):
+    rows = prompts(6, 8, 5)
+    samplings = [Sampling(1.0) if i % 2 else Sampling() for i in range(8)]
+    todo = [
+        Sequence((i, 0), row, 4 + i, samplings[i], draw_seed=i, boundaries=(5,), mean_logprob=i % 3 != 0)
+        for i, row in enumerate(rows)
+    ]
+    done = finish(BatchEngine(resident, {END}, batch_size=3), todo)
+    for i, row in enumerate(rows):
+        answer = done[i, 0]
+        if i % 3 == 0:
+            assert answer.mean_logprob is None
+            continue
+        drawn = answer.tokens + ([END] if answer.finish_reason == "stop" else [])
+        assert answer.mean_logprob == pytest.approx(plain_score(plain, row, drawn) / len(drawn), abs=1e-4)

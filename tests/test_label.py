@@ -170,3 +170,97 @@ def test_generate_gives_the_name_of_the_surface_it_found_and_the_text():
     assert next(job.steps({})).choices is None
     assert answered(job, Completion(text="Good!")) == {"label": "pos", "text": "Good!"}
     assert job.schema().names == ["label", "text"]
+
+
+# Votes
+
+
+def wrote(text, mean_logprob=-1.0):
+    return Completion(text=text, mean_logprob=mean_logprob)
+
+
+def voted(answers, labels=("ham", "spam"), **keys):
+    return answered(Label(list(labels), method="generate", votes=len(answers), **keys), answers)
+
+
+def test_votes_ask_the_same_question_so_many_times():
+    job = Label(["ham", "spam"], method="generate", votes=5)
+    asked = next(job.steps({}))
+    assert len(asked) == 5 and len({id(one) for one in asked}) == 1
+    assert asked[0].mean_logprob and asked[0].seed is None  # draws of its own for each
+
+
+def test_the_majority_decides_and_its_share_of_all_answers_is_the_confidence():
+    columns = voted([wrote("spam"), wrote("Ham!"), wrote("who knows"), wrote("spam.")])
+    assert columns == {
+        "label": "spam",
+        "confidence": 0.5,
+        "votes": ["spam", "ham", None, "spam"],
+        "text": ["spam", "Ham!", "who knows", "spam."],
+    }
+    assert Label(["ham", "spam"], method="generate", votes=4).schema().names == list(columns)
+
+
+def test_of_labels_with_as_many_votes_the_one_written_with_more_certainty_wins():
+    assert voted([wrote("ham", -0.5), wrote("spam", -0.4)])["label"] == "spam"
+    assert voted([wrote("ham", -0.3), wrote("spam", -0.4)])["label"] == "ham"
+    assert voted([wrote("spam", -0.5), wrote("ham", -0.5)])["label"] == "ham"  # first in job.labels
+    four = [wrote("spam", -0.1), wrote("ham", -0.5), wrote("ham", -0.5), wrote("spam", -1.0)]
+    assert voted(four)["label"] == "ham"
+
+
+def test_answers_of_which_none_is_a_label_make_the_row_an_error():
+    with pytest.raises(RowError, match="unmatched label"):
+        voted([wrote("who knows"), wrote("not me")])
+
+
+# Abstaining
+
+
+def test_below_the_threshold_a_row_has_no_label_but_keeps_its_confidence():
+    job = Label(["ham", "spam"], abstain_below=0.7)
+    doubtful, sure = answered(job, scored(0.3, 0.2)), answered(job, scored(0.35, 0.15))
+    assert (doubtful["label"], doubtful["abstained"]) == (None, True)
+    assert doubtful["confidence"] == pytest.approx(0.6)
+    assert doubtful["probabilities"] == pytest.approx({"ham": 0.6, "spam": 0.4})
+    assert (sure["label"], sure["abstained"]) == ("ham", False)  # 0.7 is not below 0.7
+    assert set(job.schema().names) == set(sure)
+
+
+def test_votes_abstain_as_well():
+    columns = voted([wrote("spam"), wrote("ham"), wrote("ham")], abstain_below=0.7)
+    assert (columns["label"], columns["abstained"]) == (None, True)
+    assert columns["votes"] == ["spam", "ham", "ham"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"votes": 0}, r"job\.votes=0: .* at least 1"),
+        ({"votes": 3}, r"add job\.method=generate"),
+        ({"prior": "some"}, r"job\.prior=some: it can be none, content_free, batch"),
+        ({"prior_rows": 0}, r"job\.prior_rows=0"),
+        ({"abstain_below": 70}, "from 0 to 1"),
+        ({"abstain_below": 0.5, "method": "generate"}, "one answer has no confidence"),
+        ({"prior": "batch", "method": "generate"}, r"job\.method=choice only"),
+        ({"logprobs": True, "method": "generate"}, r"job\.method=choice only"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(keys, problem):
+    with pytest.raises(UserError, match=problem):
+        Label(["ham", "spam"], **keys)
+
+
+# Prior and temperature
+
+
+def test_the_prior_and_the_temperature_change_confidence_and_distribution_not_the_log_probabilities():
+    job = Label(["ham", "spam"], logprobs=True)
+    raw = scored(0.3, 0.2)
+    job.begin({"prior": {"logprobs": {"ham": math.log(0.75), "spam": math.log(0.25)}}})
+    columns = answered(job, raw)
+    assert columns["label"] == "spam"
+    assert columns["probabilities"] == pytest.approx({"ham": 1 / 3, "spam": 2 / 3})
+    assert tuple(columns["logprobs"].values()) == raw.logprobs
+    job.begin({"calibration": {"temperature": 2.0}})
+    assert answered(job, raw)["confidence"] == pytest.approx(2**0.5 / (1 + 2**0.5))

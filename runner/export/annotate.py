@@ -167,7 +167,7 @@ def _in_prompt(run: Run, columns: list[str]) -> list[str]:
 
 
 def _labels(run: Run) -> list[str]:
-    from jobs.label import read_labels
+    from jobs.labels import read_labels
 
     return [choice.name for choice in read_labels(run.config["job"].get("labels"))]
 

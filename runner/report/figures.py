@@ -231,7 +231,7 @@ def _label_names(figures: Figures) -> list[str]:
     """The labels in the order in which the job has them, or the most frequent first."""
     labels = figures.identity.get("job", {}).get("labels")
     try:
-        from jobs.label import read_labels
+        from jobs.labels import read_labels
 
         return [choice.name for choice in read_labels(labels)]
     except (UserError, TypeError, AttributeError):
