@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from runner.config import RunConf
     from runner.prelude import Survey
 
+__all__ = ["Label", "normalise", "read_labels"]
+
 METHODS = ("choice", "generate")
 
 
