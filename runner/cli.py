@@ -20,6 +20,7 @@ COMMANDS = (
     "status",
     "watch",
     "report",
+    "diff",
     "export",
     "new",
     "repair",

@@ -77,6 +77,16 @@ def read_label_counts(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(counts.most_common())
 
 
+def read_sessions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    """The run's sessions: ``started`` and ``ended`` (Unix times, the latter None if killed), ``why``, provenance."""
+    query = "SELECT session, started, ended, why, provenance FROM sessions ORDER BY session"
+    names = ("session", "started", "ended", "why")
+    return [
+        dict(zip(names, values, strict=True)) | {"provenance": json.loads(provenance or "{}")}
+        for *values, provenance in connection.execute(query)
+    ]
+
+
 def read_status(run_dir: Path) -> dict[str, Any]:
     """The progress of a run, whether it is running, interrupted or finished; changes nothing in its directory.
 

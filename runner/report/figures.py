@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-import sqlite3
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from runner.report.rows import Outputs
 from runner.results import Run
 from runner.shards import error_kind
 from runner.source import DataSource
-from runner.status import read_label_counts, read_status
+from runner.status import read_label_counts, read_sessions, read_status
 from runner.types import UserError
 
 LEAST_SURE, SAMPLED = 50, 200  # rows
@@ -77,16 +76,6 @@ def collect(run_dir: Path, source: DataSource | None, evaluation: dict[str, Any]
         _read_rows(figures, outputs, source)
     figures.evaluation = evaluation or _evaluate(figures, source)
     return figures
-
-
-def read_sessions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    """The run's sessions: ``started`` and ``ended`` (Unix times, the latter None if killed), ``why``, provenance."""
-    query = "SELECT session, started, ended, why, provenance FROM sessions ORDER BY session"
-    names = ("session", "started", "ended", "why")
-    return [
-        dict(zip(names, values, strict=True)) | {"provenance": json.loads(provenance or "{}")}
-        for *values, provenance in connection.execute(query)
-    ]
 
 
 def reopen(run_dir: Path) -> tuple[DataSource | None, str | None]:
