@@ -58,7 +58,7 @@ def compare(a: Path, b: Path, by: str | None = None) -> dict[str, Any]:
     old, new = ({name: v for name, v in run.identity.items() if name not in _BESIDES} for run in runs)
     figures: dict[str, Any] = {
         "configuration": difference(old, new),
-        "versions": difference(*(_versions(run) for run in runs)),
+        "versions": difference(_versions(runs[0]), _versions(runs[1])),
         "rows": None,
     }
     if by is None and old["dataset"]["fingerprint"] != new["dataset"]["fingerprint"]:
