@@ -15,6 +15,7 @@ from runner.show import own_traceback, shown
 from runner.types import UserError
 
 COMMANDS = (
+    "init",
     "run",
     "preview",
     "status",
