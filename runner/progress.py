@@ -1,4 +1,4 @@
-"""What a run shows while it works: a tqdm bar on a terminal, a line a minute elsewhere."""
+"""What a run shows while it works: a tqdm bar on a terminal or in a notebook, a line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ class Progress:
         self.points: deque[Point] = deque([self._point(store.totals())])
         self.first = store.totals().finished
         self.began = self.shown = self.logged = time.perf_counter()
-        self.terminal = sys.stderr.isatty() if terminal is None else terminal
+        self.terminal = (sys.stderr.isatty() or in_notebook()) if terminal is None else terminal
         sized = self.terminal and columns() > 0  # a terminal without a size would have bars of no width
+        fixed = not sized and not in_notebook()  # a notebook's bar is as wide as its cell
         self.bar = tqdm(
             total=rows,
             initial=store.totals().finished,
-            bar_format=f"{{percentage:3.0f}}%|{{bar:{_BAR}}}| {{desc}}",
+            bar_format=f"{{percentage:3.0f}}%|{{bar{'' if in_notebook() else f':{_BAR}'}}}| {{desc}}",
             desc=self.text(_width()),
             dynamic_ncols=sized,
-            ncols=None if sized else 100,
-            nrows=None if sized else 20,
+            ncols=100 if fixed else None,
+            nrows=20 if fixed else None,
             disable=not self.terminal,
         )
 
@@ -135,6 +136,12 @@ class Pace(NamedTuple):
 
     rows: float
     tokens: float
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a Jupyter notebook, which has no terminal but shows bars."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def columns() -> int:

@@ -21,6 +21,10 @@ from huggingface_hub import HfApi
 
 import runner
 from runner.cli import main
+from runner.config import load_config
+from runner.prepare import prepare
+from runner.session import open_store
+from runner.store import Output
 
 MAIL = 'id,text,kind\n1,"win, money ""now""",spam\n2,see you at lunch,ham\n3,,spam\n4,meeting at 3,ham\n'
 AS_TYPED = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake"]
@@ -332,3 +336,30 @@ def test_texts_are_checked_in_a_text_area(folder):
     assert task["predictions"][0]["result"][0]["type"] == "textarea"
     assert len(task["predictions"][0]["result"][0]["value"]["text"]) == 2
     assert '<TextArea name="text" toName="id"' in Path("out.xml").read_text()
+
+
+EXPORT = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, "-m", "runner.cli", "export", "outputs/many", sys.argv[1], "--join"], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_depend_on_the_number_of_rows(tmp_path, monkeypatch, slow):
+    """1,000,000 rows in four formats with --slow, else 10,000 in one."""
+    rows = 1_000_000 if slow else 10_000
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("id,text\n" + "".join(f"{i},the text of row {i}\n" for i in range(rows)))
+    words = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=rows.csv", "engine.backend=fake"]
+    ready = prepare(load_config([*words, "prompt.user={{ text }}", "run_name=many"]))
+    columns = {"label": "ham", "confidence": 0.75, "probabilities": {"ham": 0.75, "spam": 0.25}}
+    with open_store(ready) as store:
+        for start in range(0, rows, 1000):
+            store.finish([Output(row, columns) for row in range(start, start + 1000)])
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # ru_maxrss counts bytes there, KiB elsewhere
+    for name in ("out.parquet", "out.jsonl", "out.csv", "out.db")[: None if slow else 1]:
+        done = subprocess.run([sys.executable, "-c", EXPORT, name], capture_output=True, text=True, check=True)
+        written, peak = done.stdout.splitlines()
+        assert written == f"{rows:,} of {rows:,} rows written to {name}"
+        assert int(peak) / unit < 1024  # MiB

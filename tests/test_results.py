@@ -2,6 +2,9 @@
 
 import doctest
 import json
+import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -100,3 +103,11 @@ def test_a_missing_shard_is_named(folder):
     (folder / "outputs" / "whole" / "data-00000.arrow").unlink()
     with pytest.raises(UserError, match=r"data-00000.arrow cannot be read"):
         list(runner.open_run("outputs/whole").rows())
+
+
+def test_a_notebook_shows_a_bar(folder, monkeypatch, capsys):
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    words = ["job=generate", "dataset=csv", "dataset.path=mail.csv", "prompt.user={{ id }}", "run_name=bar"]
+    runner.run([*words, "engine.backend=fake"])
+    assert re.search(r"100%\|.*\| 4 of 4 rows, .* 0 errors", capsys.readouterr().err)
