@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -16,7 +15,6 @@ from runner.types import UserError
 
 STDOUT = "-"
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
-_SQLITE_ROWS = 1000
 
 
 @contextlib.contextmanager
@@ -118,9 +116,10 @@ def write_sqlite(target: str, tables: Iterable[pa.Table], *, overwrite: bool, na
             key = "row" if "row" in first.column_names else None
             table = database.table(name)
             table.create({field.name: _sqlite_type(field.type) for field in first.schema}, pk=key)
-            rows = (row for tables_ in ([first], flattened) for one in tables_ for row in one.to_pylist())
-            while some := list(islice(rows, _SQLITE_ROWS)):
-                table.insert_all(some, pk=key, batch_size=_SQLITE_ROWS)
+            database.execute("PRAGMA synchronous = OFF")  # the file is renamed when it is whole
+            with database.atomic():
+                for one in (one for tables_ in ([first], flattened) for one in tables_):
+                    table.insert_all(one.to_pylist(), pk=key)
             return int(table.count)
         finally:
             database.close()
