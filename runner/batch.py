@@ -20,7 +20,7 @@ from runner.prefix import shifted_exp
 from runner.sampling import draw, uniforms
 from runner.types import Sequence, Work
 
-SLOT_GRAIN = 64  # slots grow by so many tokens
+SLOT_GRAIN = 32  # slots grow by so many tokens
 
 
 @dataclass(eq=False)

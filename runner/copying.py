@@ -19,6 +19,7 @@ import numpy as np
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import make_prompt_cache
 
+from runner.model import ALIKE, distance
 from runner.sampling import draw, uniforms
 from runner.types import Generation, Sequence, Work
 
@@ -176,10 +177,10 @@ def _batches(model: Any) -> bool:
     finally:
         generator.close()
     want = [_logprobs(model(mx.array([row]), cache=make_prompt_cache(model))[0, -1]) for row in rows]
-    error = max(float(mx.abs(got[i] - one).max()) for i, one in enumerate(want))
-    if not error < 0.1:
+    alike = all(distance(got[i], one) <= ALIKE for i, one in enumerate(want))
+    if not alike:
         log.info("mlx-lm's batches change this model's answers: it runs one row at a time")
-    return error < 0.1
+    return alike
 
 
 def _logprobs(logits: mx.array) -> mx.array:

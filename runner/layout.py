@@ -20,6 +20,8 @@ from runner.reach import Bools, Ints, Reach, Ring
 
 # Scores are masked with a finite number: a part whose keys are all masked then merges with weight 0, without NaN.
 MASKED = -1e30
+# Keys of a slot are attended to by so many: GPUs have fast kernels for few shapes, and find them anew for each one.
+KEY_GRAIN = {mx.cpu: 1, mx.gpu: 32}
 
 
 @dataclass(eq=False)
@@ -232,6 +234,8 @@ class Step:
         decoding = len(self.decoding)
         old = np.where(self.slot < 0, 0, np.minimum(self.stored, ring.size))[decoding:]
         keys = int(np.minimum(self.stored[:decoding] + 1, ring.size).max(initial=0))
+        grain = KEY_GRAIN[mx.default_device().type]
+        keys = min(ring.size, -(-keys // grain) * grain)
         decode_mask = np.zeros((self.slots, 1, 1, keys), np.bool_)
         decode_mask[self.slot[:decoding], 0, 0] = self._ring_visible(reach, ring, slice(decoding), 1, keys)
         return View(

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("rowmill")
 
 BATCH_SIZE = {"cpu": 64, "metal": 32, "cuda": 64}  # to begin with
-MOST = 1024  # sequences at once
-PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 4096}
+MOST = 256  # sequences at once
+PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 2048}
 WORK_SPACE = 0.1  # share of the budget left for activations
 
 
@@ -78,7 +78,7 @@ def batch_engine(
     costs = costs_here(resident, device.name)
     log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
     streams = cpu_streams() if device.kind == "cpu" else 1
-    most = None if conf.get("batch_size") else MOST
+    most = None if conf.get("batch_size") else int(share * MOST)
     return BatchEngine(resident, kv_bytes=spare, streams=streams, most=most, costs=costs, **sizes, **details)
 
 

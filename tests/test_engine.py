@@ -4,7 +4,7 @@ import pytest
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 
-from runner import prefix
+from runner import layout, prefix
 from runner.engine import BatchEngine
 from runner.model import ResidentModel
 from runner.types import Sampling, Sequence
@@ -182,6 +182,7 @@ def test_a_stop_predicate_ends_a_sequence(plain, resident):
 @pytest.mark.parametrize("shared", [0, 5, 8, 23])
 def test_the_formulas_for_gpus_give_the_same_tokens(plain, resident, shared, monkeypatch):
     monkeypatch.setattr(prefix, "_on_cpu", lambda: False)
+    monkeypatch.setitem(layout.KEY_GRAIN, mx.cpu, 32)
     rows = prompts(shared, 6, shared)
     for boundaries in {(), (shared,) if shared else ()}:
         engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=16)

@@ -137,6 +137,30 @@ def decode_step(ours, rows, size):
     return {"median_ms": 1e3 * statistics.median(seconds), "best_ms": 1e3 * min(seconds), "host_ms": 1e3 * host}
 
 
+def parts_of_a_step(ours, rows, size):
+    """Milliseconds of setting a step up, of handing it to the device, and of waiting for the one before."""
+    import mlx.core as mx
+
+    from runner.types import Sequence
+
+    engine = ours.engine(size)
+    engine.add([Sequence((i, 0), row, 200, boundaries=(PREFIX,)) for i, row in enumerate(rows[:size])])
+    for _ in range(12):
+        engine.step()
+    (batch,), times = engine.batches, []
+    for _ in range(40):
+        flight, began = batch.flight, time.perf_counter()
+        arrays = batch.launch()
+        launched = time.perf_counter()
+        mx.async_eval(arrays)
+        handed = time.perf_counter()
+        flight.read()
+        times.append((launched - began, handed - launched, time.perf_counter() - handed))
+    engine.close()
+    names = ("set_up_ms", "hand_over_ms", "wait_ms")
+    return {name: 1e3 * statistics.median(part) for name, part in zip(names, zip(*times, strict=True), strict=True)}
+
+
 def peer(model, rows, shared):
     """mlx-lm's batch_generate, with or without a copied prefix."""
     import mlx.core as mx
@@ -186,6 +210,7 @@ def main():
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--quick", action="store_true", help="rowmill alone")
+    parser.add_argument("--steps", action="store_true", help="decode steps alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     found = device.prepare("cuda")
@@ -195,7 +220,10 @@ def main():
     log.stage("costs", ours.costs._asdict)
     log.stage("warm up", lambda: {"s": ours.run(rows[:64], 4, 64)[0]})
     log.stage("decode step at batch 64", decode_step, ours, rows, 64)
+    log.stage("parts of a step", parts_of_a_step, ours, rows, 64)
     log.stage("decode step at batch 256", decode_step, ours, rows, 256)
+    if options.steps:
+        return
     for size in (None, 64, 256):
         log.stage(f"batch {size or 'found'}", throughput, ours, rows, size)
     if options.quick:
