@@ -299,7 +299,7 @@ def test_a_hub_data_set(monkeypatch):
     | st.lists(st.sampled_from([b"a", b",", b"\n", b"\r", b'"', b"\x00", b"\xff", b"1", b" ", b"{", b"}", b":"])).map(
         b"".join
     ),
-    st.sampled_from(["csv", "jsonl", "text", "parquet", "arrow"]),
+    st.sampled_from(["csv", "jsonl", "text", "parquet", "arrow", "sqlite", "openai_batch"]),
     st.none() | st.text(max_size=10),
 )
 def test_no_other_error_from_any_file(tmp_path, content, kind, where):
