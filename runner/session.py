@@ -196,7 +196,7 @@ def _report(ready: Prepared, figures: dict[str, Any]) -> Path | None:
     try:
         from runner.report import write_report
 
-        return write_report(ready.run_dir, ready.source, figures.get("evaluation"))
+        return write_report(ready.run_dir, ready.source, figures)
     except Exception as problem:
         log.warning("no report: %s: %s; try `rowmill report %s`", type(problem).__name__, problem, ready.run_dir)
         return None

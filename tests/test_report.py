@@ -173,7 +173,10 @@ def test_an_unfinished_run_has_a_report_too(folder):
     with sqlite3.connect(folder / "outputs/mail/run.db") as connection:  # as if 12 rows were staged, 8 not done
         connection.execute("DELETE FROM shards")
         row = (10, 0, 0, "choice", '{"label":"ham","confidence":0.75,"probabilities":{"ham":0.75,"spam":0.25}}')
-        connection.executemany("INSERT INTO staged VALUES (?, NULL, ?, ?, ?, ?, ?)", [(i, *row) for i in range(12)])
+        names = "row, prompt_tokens, cached_tokens, completion_tokens, finish_reason, body"
+        connection.executemany(
+            f"INSERT INTO staged ({names}) VALUES (?, ?, ?, ?, ?, ?)", [(i, *row) for i in range(12)]
+        )
     page = Page(write_report(folder / "outputs/mail").read_text())
     text = " ".join("".join(page.text).split())
     assert "interrupted 12 of 20 rows" in text

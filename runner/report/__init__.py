@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,17 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 
-def write_report(run_dir: Path, source: DataSource | None = None, evaluation: dict[str, Any] | None = None) -> Path:
+def write_report(run_dir: Path, source: DataSource | None = None, known: Mapping[str, Any] | None = None) -> Path:
     """Write ``report.html`` into a run directory, finished or not, and return its path.
 
     ``source`` is the run's data set if it is open already, else it is opened from what the checkpoint says;
-    ``evaluation`` is that of ``runner.evaluate`` if it is known already. Raises UserError without a checkpoint.
+    ``known`` are figures that need not be computed again: ``evaluation`` of labels, ``rouge`` of summaries. Raises
+    UserError without a checkpoint.
     """
     from runner.publish import write_text
     from runner.report.figures import collect
     from runner.report.page import render
 
     path = Path(run_dir) / "report.html"
-    write_text(path, render(collect(Path(run_dir), source, evaluation)), power=False)
+    write_text(path, render(collect(Path(run_dir), source, known or {})), power=False)
     return path

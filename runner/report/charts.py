@@ -30,6 +30,10 @@ def charts(figures: Figures) -> dict[str, str]:
         "confidence": histogram("confidence", figures.confidence, "confidence", (0.0, 1.0)),
         "reliability": reliability(figures.reliability),
     }
+    drawn["rejected:rejected attempts"] = bars("rejected", figures.status.get("rejected") or {}, "rejected attempts")
+    drawn["coverage"] = coverage((figures.evaluation or {}).get("coverage") or [])
+    for name, counts in list(figures.balance.items())[:8]:
+        drawn[f"balance:{name}"] = bars(f"balance-{len(drawn)}", counts, f"rows with each {name}")
     for name, values in list(figures.numbers.items())[:12]:
         drawn[f"number:{name}"] = histogram(f"number-{len(drawn)}", values, name)
     return drawn
@@ -151,6 +155,20 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
         drawn.axes.scatter(confidence, right, s=sizes, color=SERIES, edgecolors=SURFACE, linewidths=1, zorder=3)
         drawn.axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel="mean confidence of the rows", ylabel="share right")
         drawn.axes.grid(True, axis="both", color=GRID)
+    return drawn.svg
+
+
+def coverage(points: Sequence[dict[str, Any]]) -> str:
+    """Accuracy of the surest rows, as more of them count; ``points``: {coverage, accuracy, ...}, both shares."""
+    known = [(p["coverage"], p["accuracy"]) for p in points if None not in (p.get("coverage"), p.get("accuracy"))]
+    if len(known) < 2:
+        return ""
+    shares, accuracy = map(np.array, zip(*sorted(known), strict=True))
+    with chart(
+        "coverage", f"Accuracy {accuracy[0]:.0%} at {shares[0]:.0%} of the rows, {accuracy[-1]:.0%} at most"
+    ) as drawn:
+        drawn.axes.plot(shares, accuracy, color=SERIES)
+        drawn.axes.set(xlim=(0, 1.02), xlabel="share of the rows kept, the surest first", ylabel="accuracy")
     return drawn.svg
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from runner.types import UserError
 LEAST_SURE, SAMPLED = 50, 200  # rows
 EXAMPLES = 3  # of each kind of error
 BINS = 10  # of the reliability diagram
+MOST_TEXTS = 30  # different ones of a column whose balance is shown
+SCORED = 2000  # summaries that are scored for a report alone; `rowmill run` scores all of them
 
 log = logging.getLogger("rowmill")
 
@@ -34,7 +37,8 @@ log = logging.getLogger("rowmill")
 class Figures:
     """All that a report shows. Arrays have an element for each finished row, in no promised order.
 
-    ``marks``: see ``runner.marks.read_marks``. ``numbers``: the job's other numeric columns. ``reliability``: for each
+    ``marks``: see ``runner.marks.read_marks``. ``numbers``: the job's other numeric columns. ``balance``: how many rows
+    have which value of its columns of few texts. ``reliability``: for each
     bin of confidence (mean confidence, share right, rows). ``least_sure`` and ``sample``: (position, columns).
     ``missing``: why the data set could not be read again, if it could not.
     """
@@ -49,6 +53,8 @@ class Figures:
     completion_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     confidence: np.ndarray = field(default_factory=lambda: np.zeros(0))
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    balance: dict[str, dict[str, int]] = field(default_factory=dict)
+    rouge: dict[str, Any] | None = None
     reliability: list[tuple[float, float, int]] = field(default_factory=list)
     errors: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     least_sure: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
@@ -57,7 +63,7 @@ class Figures:
     missing: str | None = None
 
 
-def collect(run_dir: Path, source: DataSource | None, evaluation: dict[str, Any] | None) -> Figures:
+def collect(run_dir: Path, source: DataSource | None, known: Mapping[str, Any]) -> Figures:
     """Read a run directory, running or not; see ``write_report``."""
     status = read_status(run_dir)
     with disk_errors(run_dir), open_read_only(run_dir, live=holder(run_dir) is not None) as connection:
@@ -74,7 +80,8 @@ def collect(run_dir: Path, source: DataSource | None, evaluation: dict[str, Any]
             source, figures.missing = reopen(run_dir)
         outputs = Outputs(run_dir, connection, identity["shard_rows"])
         _read_rows(figures, outputs, source)
-    figures.evaluation = evaluation or _evaluate(figures, source)
+    figures.evaluation = known.get("evaluation") or _evaluate(figures, source)
+    figures.rouge = known.get("rouge") or _score(figures, source)
     return figures
 
 
@@ -98,6 +105,7 @@ class _Sums:
 
     positions: list[np.ndarray] = field(default_factory=list)
     arrays: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+    texts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     right: list[np.ndarray] = field(default_factory=list)
 
 
@@ -111,11 +119,15 @@ def _read_rows(figures: Figures, outputs: Outputs, source: DataSource | None) ->
             sums.arrays[name].append(values.fill_null(0).to_numpy(zero_copy_only=False))
         for name in job:
             sums.arrays[f"job.{name}"].append(_numbers(table, name))
+            _count_texts(sums.texts[name], table, name)
+        sums.arrays["job.compression"].append(_compression(positions, table, source, figures.identity))
         sums.right.append(_right(positions, table, source))
         _note_errors(figures, positions, table)
     if not sums.positions:
         return
     arrays = {name: np.concatenate(parts) for name, parts in sums.arrays.items()}
+    few = {name: counts for name, counts in sums.texts.items() if 1 < len(counts) <= MOST_TEXTS and name != "label"}
+    figures.balance = {name: dict(counts.most_common()) for name, counts in few.items()}
     figures.prompt_tokens, figures.completion_tokens = arrays["prompt_tokens"], arrays["completion_tokens"]
     figures.numbers = {
         name.removeprefix("job."): values[~np.isnan(values)]
@@ -136,6 +148,30 @@ def _numbers(table: pa.Table, name: str) -> np.ndarray:
     if column is None or not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         return np.full(len(table), np.nan)
     return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+def _count_texts(counts: Counter[str], table: pa.Table, name: str) -> None:
+    """Count a column's texts, until there are too many different ones."""
+    column = table.column(name) if name in table.column_names else None
+    if column is None or not pa.types.is_string(column.type) or len(counts) > MOST_TEXTS:
+        return
+    for pair in column.drop_null().value_counts().to_pylist():
+        counts[pair["values"]] += pair["counts"]
+
+
+def _compression(
+    positions: np.ndarray, table: pa.Table, source: DataSource | None, identity: dict[str, Any]
+) -> np.ndarray:
+    """How many times longer, in characters, a document is than its ``summary``; NaN where one is missing."""
+    column = (identity.get("job") or {}).get("column")
+    if "summary" not in table.column_names or source is None or column not in source.column_names:
+        return np.full(len(table), np.nan)
+    first = int(positions[0])
+    documents = source.table(first, int(positions[-1]) + 1, [column]).column(0).to_pylist()
+    pairs = zip(
+        table.column("summary").to_pylist(), (documents[position - first] for position in positions), strict=True
+    )
+    return np.array([len(document) / len(summary) if summary and document else np.nan for summary, document in pairs])
 
 
 def _right(positions: np.ndarray, table: pa.Table, source: DataSource | None) -> np.ndarray:
@@ -213,6 +249,22 @@ def _evaluate(figures: Figures, source: DataSource | None) -> dict[str, Any] | N
         return evaluate_labels(figures.path, source, _label_names(figures))
     except (UserError, ValueError, KeyError, OSError, pa.ArrowException) as problem:
         log.warning("the report has no evaluation: %s", problem)
+        return None
+
+
+def _score(figures: Figures, source: DataSource | None) -> dict[str, Any] | None:
+    """ROUGE of summaries against the run's references, where both can be had in a few seconds."""
+    if source is None or not source.conf.gold or "summary" not in job_columns(figures.identity):
+        return None
+    if figures.status["finished"] > SCORED:
+        return None
+    try:
+        from runner.rouge import evaluate_summaries, need_rouge
+
+        need_rouge(source.conf.gold)
+        return evaluate_summaries(figures.path, source)
+    except (UserError, ValueError, KeyError, OSError, ImportError, pa.ArrowException) as problem:
+        log.warning("the report has no scores of summaries: %s", problem)
         return None
 
 

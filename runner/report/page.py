@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from runner.report.charts import charts
 from runner.report.figures import Figures
+from runner.report.quality import sections
 from runner.shards import clean
 from runner.show import duration, shown, visible
 
@@ -37,7 +38,7 @@ def render(figures: Figures) -> str:
         page = template.render(
             **_content(figures, cell),
             charts=drawn,
-            number_charts=[name for name in drawn if name.startswith("number:")],
+            own_charts=[name for name in drawn if ":" in name],
             style=Markup(style),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -72,7 +73,7 @@ def _content(figures: Figures, cell: int) -> dict[str, Any]:
         "least_sure": _table(figures.least_sure, cell),
         "sample": _table(figures.sample, cell),
         "missing": text_of(figures.missing, cell) if figures.missing else None,
-        "extra": [],
+        "extra": [(title, [(text_of(a, 80), text_of(b, 200)) for a, b in facts]) for title, facts in sections(figures)],
         "restarts": len(figures.sessions) - 1,
     }
 

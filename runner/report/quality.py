@@ -1,0 +1,81 @@
+"""What a report says about the quality of labels, summaries and made-up texts: names and values, read with care.
+
+The figures come from whoever computed them; what is missing is left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from runner.report.figures import Figures, job_columns
+
+Facts = list[tuple[str, str]]
+_NAMES = {"accuracy": "accuracy", "kappa": "Cohen's kappa", "macro_f1": "macro F1", "ece": "calibration error (ECE)"}
+_ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+
+
+def sections(figures: Figures) -> list[tuple[str, Facts]]:
+    """Titles and their facts; those without facts are left out."""
+    found = [
+        ("How right the labels are", label_facts(figures.evaluation or {})),
+        ("Summaries", summary_facts(figures)),
+        ("Diversity", diversity_facts(figures)),
+        ("Rejected attempts", [(kind, f"{n:,}") for kind, n in (figures.status.get("rejected") or {}).items()][:20]),
+    ]
+    return [(title, facts) for title, facts in found if facts]
+
+
+def label_facts(evaluation: dict[str, Any]) -> Facts:
+    """Overall figures with their 95% intervals, then precision and recall by class."""
+    if not evaluation.get("rows"):
+        return []
+    intervals = {"ece": evaluation.get("intervals_ece"), **(evaluation.get("intervals") or {})}
+    facts = [
+        (label, _with_interval(evaluation[name], intervals.get(name)))
+        for name, label in _NAMES.items()
+        if isinstance(evaluation.get(name), float)
+    ]
+    if evaluation.get("abstained"):
+        facts.append(("abstained", f"{evaluation['abstained']:,} rows"))
+    for name, figure in list((evaluation.get("classes") or {}).items())[:20]:
+        facts.append(
+            (name, f"precision {figure['precision']:.3f}, recall {figure['recall']:.3f}, F1 {figure['f1']:.3f}")
+        )
+    return facts
+
+
+def summary_facts(figures: Figures) -> Facts:
+    """ROUGE against references, and how much shorter the summaries are."""
+    rouge, facts = figures.rouge or {}, []
+    for name, label in _ROUGE.items():
+        if isinstance(score := rouge.get(name), dict):
+            facts.append((label, _with_interval(score["f1"], [score["low"], score["high"]])))
+    compression = figures.numbers.get("compression")
+    if compression is not None and len(compression):
+        facts.append(
+            ("compression", f"the median document is {np.median(compression):.1f} times longer than its summary")
+        )
+    return facts
+
+
+def diversity_facts(figures: Figures) -> Facts:
+    """Distinct-n of the sampled texts (Li et al. 2016): different n-grams among all; and how many texts are copies."""
+    texts = [columns["text"] for _, columns in figures.sample if isinstance(columns.get("text"), str)]
+    if "text" not in job_columns(figures.identity) or len(texts) < 10:
+        return []
+    words = [text.split() for text in texts]
+    facts = []
+    for n in (1, 2):
+        grams = Counter(gram for one in words for gram in zip(*(one[i:] for i in range(n)), strict=False))
+        if grams:
+            facts.append((f"distinct-{n}", f"{len(grams) / grams.total():.3f} of the {n}-grams of {len(texts)} rows"))
+    return [*facts, ("copies", f"{len(texts) - len(set(texts)):,} of {len(texts):,} texts stand there before")]
+
+
+def _with_interval(value: float, interval: Any) -> str:
+    if not interval or None in interval:
+        return f"{value:.3f}"
+    return f"{value:.3f} (95%: {interval[0]:.3f} to {interval[1]:.3f})"
