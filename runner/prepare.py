@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import logging
+import os
 import platform
 import sqlite3
 from dataclasses import dataclass
@@ -180,12 +182,32 @@ def identity(ready: Prepared) -> dict[str, Any]:
 
 def provenance(ready: Prepared) -> dict[str, Any]:
     """What is worth knowing later about a session, beyond its identity."""
-    machine = {"platform": platform.platform(), "python": platform.python_version(), "boot": boot_id()}
+    machine: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version(), "boot": boot_id()}
+    machine["cores"] = os.cpu_count()
     if ready.device is not None:
-        machine |= {"device": ready.device.kind, "name": ready.device.name, "blas": ready.device.blas}
+        device = ready.device
+        machine |= {"device": device.kind, "name": device.name, "blas": device.blas, "memory": device.memory_bytes}
     plain = ready.config.plain
-    versions = {name: _version(name) for name in PACKAGES}
-    return {"versions": versions, "machine": machine, "engine": plain["engine"], "dataset": plain["dataset"]["path"]}
+    return {
+        "versions": {name: _version(name) for name in PACKAGES},
+        "machine": machine,
+        "engine": plain["engine"],
+        "dataset": plain["dataset"]["path"],
+        "prompt_sha256": hashlib.sha256(json.dumps(plain["prompt"], sort_keys=True).encode()).hexdigest(),
+        "quantization": _quantization(ready.model_config),
+        "commit": _commit(ready.folder),
+    }
+
+
+def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
+    """How the model's weights are quantised, single layers that differ left out; None if they are not."""
+    found = config.get("quantization") or config.get("quantization_config") or {}
+    return {name: value for name, value in found.items() if not isinstance(value, dict | list)} or None
+
+
+def _commit(folder: Path | None) -> str | None:
+    """The commit of a model from the hub, whose cache has a folder for each."""
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else None
 
 
 def _version(package: str) -> str | None:

@@ -110,7 +110,7 @@ def _what(figures: Figures) -> list[tuple[str, str]]:
     facts = {
         "job": (identity.get("job") or {}).get("_target_"),
         "model": model.get("path") or model.get("backend"),
-        "revision": model.get("revision"),
+        "revision": provenance.get("commit") or model.get("revision"),
         "weights": model.get("weights"),
         "quantisation": _pairs(provenance.get("quantization")),
         "data": shown(str(provenance.get("dataset") or data.get("path"))),
