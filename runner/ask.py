@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from runner.constrain import Constraints
 from runner.types import Request, RowError, Sampling, Sequence
 
 Continuations = Callable[[list[int], tuple[str, ...]], tuple[tuple[int, ...], ...]]
@@ -22,6 +23,7 @@ class Defaults:
     max_tokens: int
     sampling: Sampling
     seed: int
+    constraints: Constraints | None = None
 
 
 def sequence_of(
@@ -43,14 +45,17 @@ def sequence_of(
         raise RowError("empty prompt: it has no tokens")
     if request.choices is not None:
         return Sequence(key, tokens, 0, choices=continuations(tokens, request.choices))
+    constraint = defaults.constraints.behind(tokens) if defaults.constraints else None
     sampling = request.sampling or defaults.sampling
     max_tokens = request.max_tokens or defaults.max_tokens
     if sampling.temperature <= 0:
-        return Sequence(key, tokens, max_tokens, _GREEDY, mean_logprob=request.mean_logprob)
+        return Sequence(key, tokens, max_tokens, _GREEDY, mean_logprob=request.mean_logprob, constraint=constraint)
     seeds = (defaults.seed, origin, key[1]) if request.seed is None else (request.seed,)
     draws = hashlib.blake2b(repr(seeds).encode(), digest_size=8).digest()
     draw_seed = int.from_bytes(draws, "little")
-    return Sequence(key, tokens, max_tokens, sampling, draw_seed, mean_logprob=request.mean_logprob)
+    return Sequence(
+        key, tokens, max_tokens, sampling, draw_seed, mean_logprob=request.mean_logprob, constraint=constraint
+    )
 
 
 def digest_of(sequence: Sequence) -> bytes:
@@ -58,6 +63,8 @@ def digest_of(sequence: Sequence) -> bytes:
     asked = _asked(sequence.max_tokens, sequence.choices, sequence.sampling, sequence.mean_logprob)
     if sequence.sampling.temperature > 0:
         asked += sequence.draw_seed.to_bytes(8, "little")
+    if sequence.constraint is not None:
+        asked += sequence.constraint.grammar.encode()
     return hashlib.blake2b(array("I", sequence.tokens).tobytes() + asked, digest_size=16).digest()
 
 

@@ -14,10 +14,11 @@ import mlx.core as mx
 import numpy as np
 
 from runner.choices import ChoiceTree, choice_tree
+from runner.constrain import Matching, masks
 from runner.layout import Segment, Span, Step
 from runner.model import ResidentModel
 from runner.prefix import shifted_exp
-from runner.sampling import draw, uniforms
+from runner.sampling import draw, masked, uniforms
 from runner.types import Sequence, Work
 
 SLOT_GRAIN = 32  # slots grow by so many tokens
@@ -36,6 +37,36 @@ class Lane:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)  # of the tokens sampled, for a sequence that asks
     ended: bool = False
+    matching: Matching | None = None
+    prompt: list[int] = field(init=False)  # known before they are computed: the sequence's, then what a grammar forces
+
+    def __post_init__(self) -> None:
+        self.prompt = self.sequence.tokens
+        if self.sequence.constraint is not None:
+            self.matching = self.sequence.constraint.start()
+            self._force(self.matching)
+
+    def append(self, token: int) -> None:
+        """Take a drawn token, and those that the grammar forces after it: the next step computes them like a prompt."""
+        self.tokens.append(token)
+        if self.matching is not None:
+            self.matching.take(token)
+            self._force(self.matching)
+
+    def _force(self, matching: Matching) -> None:
+        if forced := matching.force(self.sequence.max_tokens - len(self.tokens)):
+            self.tokens += forced
+            self.launched = len(self.tokens)
+            self.prompt = self.sequence.tokens + self.tokens
+
+    @property
+    def over(self) -> str | None:
+        """Why nothing more is to be drawn: ``stop`` (the grammar's end), ``length``, ``error``; None otherwise."""
+        if self.matching is not None and self.matching.problem:
+            return "error"
+        if self.matching is not None and self.matching.ended:
+            return "stop"
+        return "length" if len(self.tokens) >= self.sequence.max_tokens else None
 
     @property
     def at(self) -> int:
@@ -44,12 +75,12 @@ class Lane:
 
     @property
     def rest(self) -> int:
-        """Prompt tokens that are not computed yet."""
-        return max(0, len(self.sequence.tokens) - self.at)
+        """Known tokens that are not computed yet."""
+        return max(0, len(self.prompt) - self.at)
 
     @property
     def decoding(self) -> bool:
-        return 0 < self.launched < self.sequence.max_tokens and not self.ended
+        return 0 < self.launched < self.sequence.max_tokens and not self.ended and not self.rest
 
     @property
     def tree(self) -> ChoiceTree | None:
@@ -60,16 +91,41 @@ class Lane:
 class Flight:
     """A launched step: the lanes it samples for, in order, with their tokens; the lanes it scores, with their edges.
 
-    ``logprobs`` are those of the tokens of ``asking``, the sampled lanes whose sequences ask for them.
+    ``logits`` [len(sampled), V] are there until ``draw`` has made ``tokens`` of them. ``logprobs`` are those of the
+    tokens of ``asking``, the sampled lanes whose sequences ask for them.
     """
 
     sampled: list[Lane]
-    tokens: mx.array
-    asking: list[Lane]
-    logprobs: mx.array
+    logits: mx.array
     scored: list[Lane]
     edges: mx.array
     work: Work
+    tokens: mx.array | None = None
+    asking: list[Lane] = field(default_factory=list)
+    logprobs: mx.array | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a grammar has to see the last step's tokens before this one's can be drawn."""
+        return any(lane.matching for lane in self.sampled)
+
+    def draw(self) -> list[mx.array]:
+        """Draw the tokens of all lanes but those that ended meanwhile, or whose grammar knows the next ones."""
+        drawn = [row for row, lane in enumerate(self.sampled) if not (lane.matching and (lane.ended or lane.rest))]
+        if len(drawn) < len(self.sampled):
+            self.sampled = [self.sampled[row] for row in drawn]
+            self.logits = self.logits[mx.array(drawn, mx.int32)]
+        logits = self.logits
+        if self.waits:
+            logits = masked(logits, masks([lane.matching for lane in self.sampled], logits.shape[-1]))
+        self.tokens = _sample(logits, self.sampled)
+        asking = [row for row, lane in enumerate(self.sampled) if lane.sequence.mean_logprob]
+        self.asking = [self.sampled[row] for row in asking]
+        self.logprobs = _logprobs(self.logits, self.tokens, asking)
+        del self.logits
+        for lane in self.sampled:
+            lane.launched += 1
+        return [self.tokens, self.logprobs]
 
     def read(self) -> tuple[list[tuple[Lane, int]], list[tuple[Lane, Any]]]:
         """Wait for the step: each sampled lane's token, each scored lane's log-probabilities by edge."""
@@ -121,11 +177,12 @@ class Batch:
                 return True
         return False
 
-    def join(self, sequence: Sequence, prefix: Segment | None, cached: int) -> None:
+    def join(self, sequence: Sequence, prefix: Segment | None, cached: int) -> Lane:
         """Add a sequence whose prefix is computed; there must be room."""
         taken = {lane.slot for lane in self.lanes}
         slot = next(slot for slot in range(self.slots) if slot not in taken)
         self.lanes.append(Lane(sequence, prefix, cached, slot))
+        return self.lanes[-1]
 
     def clear(self) -> None:
         """Give the slots' memory back."""
@@ -137,8 +194,18 @@ class Batch:
     def launch(self) -> list[mx.array]:
         """Set the next step up, after ``flight``, and put it in its place; the arrays to evaluate for it."""
         with mx.stream(self.stream):
-            self.flight = self._launch()
-        return [self.flight.tokens, self.flight.logprobs, self.flight.edges, *self.model.state()] if self.flight else []
+            self.flight = flight = self._launch()
+            if flight is None:
+                return []
+            drawn = [flight.logits] if flight.waits else flight.draw()
+        return [*drawn, flight.edges, *self.model.state()]
+
+    def draw(self) -> list[mx.array]:
+        """Draw what ``launch`` could not, now that the step before is read; the arrays to evaluate for it."""
+        if self.flight is None or self.flight.tokens is not None:
+            return []
+        with mx.stream(self.stream):
+            return self.flight.draw()
 
     def _resize(self, slots: int, capacity: int) -> None:
         if (slots, capacity) != (self.slots, self.capacity):
@@ -166,21 +233,15 @@ class Batch:
         logits = self.model.forward(self._inputs(spans), step, rows=mx.array(np.array(rows + score_rows, np.int32)))
         decoded = len(step.decoding)
         work = Work(decoded, step.tokens - decoded, padded=step.padded, lanes=len(self.lanes))
-        tokens = _sample(logits, sampled)
-        asking = [lane for lane in sampled if lane.sequence.mean_logprob]
-        logprobs = _logprobs(logits, tokens, [place for place, lane in enumerate(sampled) if lane in asking])
-        flight = Flight(sampled, tokens, asking, logprobs, scored, _score(logits[len(rows) :], scored), work)
         for lane, span in spans:
             lane.stored += span.new
-        for lane in sampled:
-            lane.launched += 1
-        return flight
+        return Flight(sampled, logits[: len(rows)], scored, _score(logits[len(rows) :], scored), work)
 
     def _spans(self) -> list[tuple[Lane, Span]]:
         spans = [(lane, Span(lane.prefix, lane.slot, lane.stored, 1)) for lane in self.lanes if lane.decoding]
         left = self.prefill_tokens
         for lane in self.lanes:
-            if lane.launched or lane.ended or not (rest := lane.rest):
+            if lane.ended or not (rest := lane.rest):
                 continue
             new = rest if rest <= left else self.prefill_tokens
             if new > left:
@@ -193,7 +254,9 @@ class Batch:
 
     def _inputs(self, spans: list[tuple[Lane, Span]]) -> mx.array:
         """The step's token ids [T], gathered from those sampled in the last step, still on the device, and prompts."""
-        drawn = self.flight.tokens if self.flight else mx.zeros((0,), mx.int32)
+        drawn = mx.zeros((0,), mx.int32)
+        if self.flight is not None and self.flight.tokens is not None:
+            drawn = self.flight.tokens
         place = {lane: index for index, lane in enumerate(self.flight.sampled)} if self.flight else {}
         prompt: list[int] = []
         index: list[int] = []
@@ -201,7 +264,7 @@ class Batch:
             if lane.decoding:
                 index.append(place[lane])
                 continue
-            new = lane.sequence.tokens[lane.at : lane.at + span.new]
+            new = lane.prompt[lane.at : lane.at + span.new]
             new += lane.tree.tokens if lane.tree and span.parents else ()
             index += range(drawn.size + len(prompt), drawn.size + len(prompt) + len(new))
             prompt += new
@@ -209,12 +272,12 @@ class Batch:
 
 
 def _sample(logits: mx.array, lanes: list[Lane]) -> mx.array:
-    """The next token of each lane, from the first rows of logits [R, V]."""
+    """The next token of each lane, from logits [R, V]."""
     if not lanes:
         return mx.zeros((0,), mx.int32)
     seeds = np.array([lane.sequence.draw_seed for lane in lanes], np.uint64)
     positions = np.array([lane.launched for lane in lanes], np.uint64)
-    return draw(logits[: len(lanes)], [lane.sequence.sampling for lane in lanes], uniforms(seeds, positions))
+    return draw(logits, [lane.sequence.sampling for lane in lanes], uniforms(seeds, positions))
 
 
 def _logprobs(logits: mx.array, tokens: mx.array, places: list[int]) -> mx.array:

@@ -35,6 +35,7 @@ OPEN = "job"  # its keys are those of the job's own class, see runner.config.mak
 NAMES = ("job.labels", "dataset.classes")  # keys that hold names, which may look like numbers
 _ORDER = re.compile(r"(\+\+|\+|~)?([^=]*?)(=.*)?", re.DOTALL)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "{name: value, ...}"}
+_WORDS |= {Any: "{name: value, ...} or a file"}
 
 
 @dataclass

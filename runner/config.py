@@ -23,6 +23,7 @@ from runner.night.notify import NotifyConf, check_notify
 from runner.night.schedule import ScheduleConf, check_schedule
 from runner.prompt import PromptConf
 from runner.source import DatasetConf
+from runner.structure import StructureConf
 from runner.types import Job, Sampling, UserError
 from runner.where import did_you_mean
 
@@ -75,17 +76,21 @@ class EngineConf:
 
 
 @dataclass
-class OutputConf:
+class OutputConf(StructureConf):
     """``dir`` holds run folders. ``keep``: input columns in the output (null: all but those named like one of ours).
 
     ``shard_rows``: rows in an Arrow file. ``report``: write ``report.html`` when all rows are finished (null: unless
-    the engine is the fake one).
+    the engine is the fake one). Answers are made to follow ``schema`` (JSON Schema in YAML, or a .json or .yaml file),
+    ``regex`` or ``choices``; ``raw`` keeps their text beside the columns made of it. ``reasoning`` keeps what the model
+    thought before it answered, in a column of that name.
     """
 
     dir: str = "outputs"
     keep: list[str] | None = None
     shard_rows: int = key(1000, least=1)
     report: bool | None = None
+    raw: bool = False
+    reasoning: bool = False
 
 
 @dataclass

@@ -19,8 +19,9 @@ import numpy as np
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import make_prompt_cache
 
+from runner.constrain import Matching, masks
 from runner.model import ALIKE, distance
-from runner.sampling import draw, uniforms
+from runner.sampling import draw, masked, uniforms
 from runner.types import Generation, Sequence, Work
 
 log = logging.getLogger("rowmill")
@@ -32,10 +33,13 @@ class Working:
 
     sequence: Sequence
     cached: int
+    matching: Matching | None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
     def ended(self, reason: str) -> Generation:
+        if self.matching is not None and (problem := self.matching.problem):
+            return Generation(self.sequence.key, finish_reason="error", error=f"grammar: {problem}")
         mean = sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
         return Generation(self.sequence.key, self.tokens, reason, self.cached, mean_logprob=mean)
 
@@ -110,13 +114,14 @@ class CopyingEngine:
 
     def _start(self, sequence: Sequence) -> None:
         cache, cached, start = self._prefix_of(sequence)
+        matching = sequence.constraint.start() if sequence.constraint else None
         (uid,) = self.generator.insert(
             [sequence.tokens[start:]],
             [sequence.max_tokens],
             caches=[copy.deepcopy(cache)],
-            samplers=[_sampler(sequence)],
+            samplers=[_sampler(sequence, matching)],
         )
-        self.working[uid] = Working(sequence, cached)
+        self.working[uid] = Working(sequence, cached, matching)
 
     def _advance(self) -> list[Generation]:
         ended = []
@@ -127,7 +132,7 @@ class CopyingEngine:
                 work.logprobs.append(float(response.logprobs[int(response.token)]))
             if reason != "stop":
                 work.tokens.append(int(response.token))
-                if self.stopped(work.tokens):
+                if work.matching is None and self.stopped(work.tokens):
                     if reason is None:
                         self.generator.remove([response.uid])
                     reason = "stop"
@@ -192,16 +197,25 @@ def _greedy(logprobs: mx.array) -> mx.array:
     return logprobs.argmax(axis=-1)
 
 
-def _sampler(sequence: Sequence) -> Callable[[mx.array], mx.array]:
-    """A sampler for one row that counts its own draws; greedy rows share one, which mlx-lm then calls once for all."""
-    if sequence.sampling.temperature == 0:
+def _sampler(sequence: Sequence, matching: Matching | None) -> Callable[[mx.array], mx.array]:
+    """A sampler for one row that counts its own draws; greedy rows share one, which mlx-lm then calls once for all.
+
+    With a grammar it waits for the token it drew before: mlx-lm asks for the next one ahead of handing that out.
+    """
+    if sequence.sampling.temperature == 0 and matching is None:
         return _greedy
     position = 0
+    last: mx.array | None = None
 
     def sample(logprobs: mx.array) -> mx.array:
-        nonlocal position
+        nonlocal position, last
         number = uniforms(np.array([sequence.draw_seed], np.uint64), np.array([position], np.uint64))
         position += 1
-        return draw(logprobs, [sequence.sampling], number)
+        if matching is not None:
+            if last is not None:
+                matching.take(int(np.array(last)[0]))
+            logprobs = masked(logprobs, masks([matching], logprobs.shape[-1]))
+        last = draw(logprobs, [sequence.sampling], number)
+        return last
 
     return sample

@@ -93,6 +93,7 @@ class BatchEngine:
         mx.async_eval([array for arrays in launched for array in arrays])
         for batch, flight in zip(self.batches, flights, strict=True):
             ended += self._read(batch, flight) if flight else []
+        mx.async_eval([array for batch in self.batches for array in batch.draw()])
         self._account([flight for flight in flights if flight], time.perf_counter() - began)
         return ended
 
@@ -127,7 +128,10 @@ class BatchEngine:
             if problem:
                 refused.append(Generation(sequence.key, finish_reason="error", error=problem))
             elif self._make_room(batch, sequence):
-                batch.join(sequence, *self.snapshots.prefix(sequence))
+                lane = batch.join(sequence, *self.snapshots.prefix(sequence))
+                if lane.over:  # the grammar has one text only, or its beginning fills the room
+                    refused.append(self._end(lane, lane.over))
+                    batch.lanes.remove(lane)
             else:
                 break
             self.waiting.popleft()
@@ -170,16 +174,19 @@ class BatchEngine:
         """Append a token; the reason why the lane ends with it, or None."""
         if token in self.end_tokens:
             return "stop"
-        lane.tokens.append(token)
-        if self.stopped(lane.tokens):
+        lane.append(token)
+        if lane.matching is None and self.stopped(lane.tokens):
             return "stop"
-        return "length" if len(lane.tokens) >= lane.sequence.max_tokens else None
+        return lane.over
 
     def _end(self, lane: Lane, reason: str, edges: Any = None) -> Generation:
         lane.ended = True
-        tree = lane.tree
+        tree, matching = lane.tree, lane.matching
+        if reason == "error" and matching is not None:
+            return Generation(lane.sequence.key, finish_reason="error", error=f"grammar: {matching.problem}")
         logprobs = tuple(float(edges[list(path)].sum()) for path in tree.paths) if tree else None
         self.work.cached += lane.cached
+        self.work.forced += matching.forced if matching else 0
         mean = sum(lane.logprobs) / len(lane.logprobs) if lane.logprobs else None
         return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, logprobs, mean)
 

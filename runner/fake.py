@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import random
 import signal
 import time
 from array import array
 from collections.abc import Callable
 
+import numpy as np
+
+from runner.constrain import Matching, masks
 from runner.marks import peak_memory
 from runner.types import Gauge, Generation, Sequence, Work
 
@@ -17,6 +21,9 @@ WORDS = [
     *("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch"),
     *("moor", "north", "oak", "pine", "quay", "reed"),
 ]
+LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
+CLOSERS = b'"]},'
+END = 256  # of ByteTokenizer
 BATCH = 256
 DELAY = "ROWMILL_FAKE_DELAY"  # environment variable: seconds that a step takes, to try interrupts and kills
 FAULT = "ROWMILL_FAKE_FAULT"  # environment variable: HOW:TEXT, what happens to a prompt with this text, see _fail
@@ -75,6 +82,8 @@ class FakeEngine:
             total = math.log(sum(map(math.exp, scores)))
             logprobs = tuple(score - total for score in scores)
             return Generation(sequence.key, finish_reason="choice", logprobs=logprobs)
+        if sequence.constraint is not None:
+            return _follow(sequence, sequence.constraint.start(), random.Random(digest))
         text = " ".join(WORDS[byte % len(WORDS)] for byte in digest[: 1 + digest[0] % 6]).encode()
         reason = "stop" if len(text) <= sequence.max_tokens else "length"
         mean = -(1 + digest[1]) / 64 if sequence.mean_logprob else None
@@ -99,3 +108,23 @@ def _fail(fault: str, batch: list[Sequence]) -> None:
         if how == "raise":
             raise RuntimeError("a fault was asked for")
         os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGABRT)
+
+
+def _follow(sequence: Sequence, matching: Matching, chance: random.Random) -> Generation:
+    """An answer that follows the sequence's grammar, byte by byte: short words, ended where the grammar allows it."""
+    tokens: list[int] = []
+    while len(tokens) < sequence.max_tokens and not matching.ended:
+        if forced := matching.force(sequence.max_tokens - len(tokens)):
+            tokens += forced
+            continue
+        bits = masks([matching], END + 1).view(np.uint8)
+        allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little")[: END + 1]).tolist()
+        if END in allowed or not allowed:
+            return Generation(sequence.key, tokens)
+        closers = [byte for byte in CLOSERS if byte in allowed] if chance.random() < 0.3 else []
+        letters = [byte for byte in allowed if byte in LETTERS]
+        tokens.append(closers[0] if closers else chance.choice(letters or allowed))
+        matching.take(tokens[-1])
+    if matching.problem:
+        return Generation(sequence.key, finish_reason="error", error=f"grammar: {matching.problem}")
+    return Generation(sequence.key, tokens, "stop" if matching.ended else "length")

@@ -221,14 +221,16 @@ class Loop:
         if generation.error is not None:
             self._answer(generation.key, Completion(finish_reason="error", error=generation.error))
             return
+        answer = self.prompter.read(generation.tokens, sequence)
         completion = Completion(
-            text=self.prompter.decode(generation.tokens) if generation.tokens else "",
-            finish_reason=generation.finish_reason,
+            text=answer.text,
+            finish_reason=generation.finish_reason if answer.complete else "length",
             prompt_tokens=len(sequence.tokens),
             cached_tokens=generation.cached_tokens,
             completion_tokens=len(generation.tokens),
             logprobs=generation.logprobs,
             mean_logprob=generation.mean_logprob,
+            reasoning=answer.reasoning,
         )
         self._answer(generation.key, completion)
 

@@ -24,10 +24,12 @@ from runner.kept import Kept, choose
 from runner.lease import disk_errors, holder
 from runner.prelude import has_prelude
 from runner.prompt import Prompter
+from runner.retry import Retrying
 from runner.rouge import need_rouge
 from runner.setting import open_job
 from runner.source import DataSource, open_source
 from runner.store import fresh_dir
+from runner.structure import Structure, read_structure
 from runner.tokens import ByteTokenizer
 from runner.types import Job, UserError
 
@@ -51,6 +53,7 @@ class Prepared:
     device: Any
     date: str
     keep: Kept
+    structure: Structure | None = None
     memory_share: float = 1.0
 
     @property
@@ -67,7 +70,6 @@ def prepare(config: Config) -> Prepared:
             run_dir = fresh_dir(run_dir)
         log.info("resume=force: starting anew in %s", run_dir)
     source = open_source(conf.dataset, conf.offline, run_dir)
-    keep = choose(conf.output.keep, source, config.job.schema())
     date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)
     variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
@@ -76,8 +78,22 @@ def prepare(config: Config) -> Prepared:
     _check_job(config)
     _check_labels(config.job, prompter, source)
     open_job(config.job, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
+    structure = structured(config, prompter)
+    keep = choose(conf.output.keep, source, config.job.schema())
     log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
-    return Prepared(config, run_dir, source, prompter, folder, model_config, device, date, keep)
+    return Prepared(config, run_dir, source, prompter, folder, model_config, device, date, keep, structure)
+
+
+def structured(config: Config, prompter: Prompter) -> Structure | None:
+    """What answers must look like, if the configuration says; the job is told, and asks again for what is cut off."""
+    conf, output, job = config.conf, config.conf.output, config.job
+    folders = [Path.cwd(), *([Path(config.config_dir)] if config.config_dir else [])]
+    structure = read_structure(output, conf.prompt.output, folders)
+    if hasattr(job, "structure"):
+        job.structure, job.raw = structure, output.raw  # type: ignore[attr-defined]
+    if structure is not None or output.reasoning or prompter.channels.kind:
+        config.job = Retrying(job, conf.engine.max_tokens, structure is not None, output.reasoning)
+    return structure
 
 
 def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, Any]:
@@ -168,8 +184,8 @@ def identity(ready: Prepared) -> dict[str, Any]:
     dataset = {key: value for key, value in plain["dataset"].items() if key != "path"}
     return {
         "job": plain["job"],
-        "code": job_code(type(ready.job), job_folders(ready.config.config_dir)),
-        "prompt": plain["prompt"],
+        "code": job_code(type(getattr(ready.job, "job", ready.job)), job_folders(ready.config.config_dir)),
+        "prompt": {key: value for key, value in plain["prompt"].items() if key != "output"},
         "dataset": {**dataset, "fingerprint": ready.source.fingerprint},
         "model": model,
         "engine": engine,
@@ -177,7 +193,16 @@ def identity(ready: Prepared) -> dict[str, Any]:
         "keep": list(ready.keep),
         "seed": conf.seed,
         "date": ready.date,
+        **_answers(ready),
     }
+
+
+def _answers(ready: Prepared) -> dict[str, Any]:
+    output = ready.config.conf.output
+    if ready.structure is None and not output.reasoning:
+        return {}
+    body = ready.structure.body if ready.structure else None
+    return {"answers": {"grammar": body, "raw": output.raw, "reasoning": output.reasoning}}
 
 
 def provenance(ready: Prepared) -> dict[str, Any]:

@@ -17,15 +17,16 @@ from typing import Any
 
 import jinja2
 
+from runner import types
+from runner.channels import Answer, Channels
 from runner.chat import ChatTemplate
+from runner.structure import StructureConf
 from runner.template import Template
 from runner.tokens import FUSE, Vocabulary, as_vocabulary, clean, control_pattern, defuse, encode_defused
 from runner.types import Request, Row, RowError, UserError
 
 _TAIL_TOKENS = 4
 _CACHED_CONTINUATIONS = 4096
-_HARMONY = {"<|start|>", "<|channel|>", "<|message|>", "<|return|>"}
-_FINAL_CHANNEL = "<|channel|>final<|message|>"
 Message = dict[str, Any]
 
 
@@ -35,7 +36,8 @@ class PromptConf:
 
     ``examples``: each a dict of the variables that the templates use and ``answer``. ``separator`` stands between raw
     pieces, ``answer_prefix`` before raw answers (" " for "Sentiment:" and "positive"). ``stop``: texts that end the
-    answer and are left out of it.
+    answer and are left out of it. ``output.schema``, ``.regex`` and ``.choices`` are what answers must look like if the
+    run's own ``output`` does not say.
     """
 
     system: str | None = None
@@ -45,6 +47,7 @@ class PromptConf:
     separator: str = "\n\n"
     answer_prefix: str = ""
     stop: list[str] = field(default_factory=list)
+    output: StructureConf = field(default_factory=StructureConf)
 
 
 class Prompter:
@@ -62,12 +65,12 @@ class Prompter:
         self.end_tokens = self.vocabulary.end_tokens
         self.stop = _stop_texts(conf.stop)
         self._pattern = control_pattern(self.vocabulary.control)
-        self._harmony = conf.chat and self.vocabulary.control.keys() >= _HARMONY
+        self.channels = Channels(self.vocabulary, conf.chat)
         self._chat = self._chat_template(date, chat_template_kwargs or {}) if conf.chat else None
         self._system = Template("prompt.system", conf.system) if conf.system else None
         user, moved = _without_end_spaces(conf)
         self._user = Template("prompt.user", user)
-        self._answer_prefix = "" if conf.chat else moved + conf.answer_prefix
+        self.answer_prefix = "" if conf.chat else moved + conf.answer_prefix
         literal = not conf.chat and self._has_control(_literal_text(conf))
         self._fuse = self._defuse_cell if literal else None
         self._examples: list[Message] | None = None
@@ -130,21 +133,26 @@ class Prompter:
             self._continuations[key] = tuple(self._continuation(key[0], choice) for choice in choices)
         return self._continuations[key]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The answer's text without control tokens, up to the first stop text.
+    def read(self, ids: Sequence[int], sequence: types.Sequence) -> Answer:
+        """What a sequence was answered, its reasoning apart; "" for what is only scored."""
+        if not ids:
+            return Answer("")
+        answer = self.channels.read(ids, sequence.tokens)
+        if sequence.constraint is None:
+            return answer._replace(text=self._cut(answer.text))
+        return answer._replace(text=answer.text.removeprefix(self.answer_prefix))
 
-        Of harmony's channels it is the final one ("" if it never began).
-        """
-        text = self._answer(ids)
-        return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
+    def decode(self, ids: Sequence[int]) -> str:
+        """The answer's text without control tokens and reasoning ("" if it never began), up to the first stop text."""
+        return self._cut(self.channels.read(ids).text)
 
     def stops(self, ids: Sequence[int]) -> bool:
-        """Whether a stop text has come up in the answer; what harmony's other channels say is none."""
-        text = self._answer(ids)
+        """Whether a stop text has come up in the answer; what is thought before it is none."""
+        text = self.channels.read(ids).text
         return any(stop in text for stop in self.stop)
 
-    def _answer(self, ids: Sequence[int]) -> str:
-        return self.vocabulary.decode(self._final_channel(list(ids)) if self._harmony else ids)
+    def _cut(self, text: str) -> str:
+        return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
 
     def _text(self, request: Request, row: Row) -> tuple[str, bool]:
         """The prompt's text, and whether it is defused: see ``runner.tokens``."""
@@ -157,10 +165,10 @@ class Prompter:
             text = clean(self._chat.render(messages))
         except Exception as error:  # the template is the model's: whatever it raises concerns this row only
             raise RowError(f"the model's chat template refuses the messages: {error}") from error
-        return text + (_FINAL_CHANNEL if self._harmony and request.choices else ""), not plain
+        return text + (self.channels.skip(text) if request.choices else ""), not plain
 
     def _raw_text(self, messages: list[Message], request: Request) -> tuple[str, bool]:
-        text = _join_raw(messages, self.conf.separator, self._answer_prefix)
+        text = _join_raw(messages, self.conf.separator, self.answer_prefix)
         if self._fuse is not None and request.messages is None:
             return text, True
         return (defuse(text, self._pattern), True) if self._has_control(text) else (text, False)
@@ -188,7 +196,7 @@ class Prompter:
     def _continuation(self, tail: tuple[int, ...], choice: str) -> tuple[int, ...]:
         if not choice:
             raise UserError("a choice is empty: every label needs a text")
-        choice = clean(self._answer_prefix + choice)
+        choice = clean(self.answer_prefix + choice)
         before = self._plain_tail(tail)
         ids = self.vocabulary.encode_plain(self.vocabulary.decode(before) + choice) if before else []
         if not before or tuple(ids[: len(before)]) != before or len(ids) == len(before):
@@ -205,18 +213,6 @@ class Prompter:
             if control.isdisjoint(part) and tuple(self.vocabulary.encode_plain(self.vocabulary.decode(part))) == part:
                 return part
         return ()
-
-    def _final_channel(self, ids: list[int]) -> list[int]:
-        control = self.vocabulary.control
-        channel, message = control["<|channel|>"].id, control["<|message|>"].id
-        if channel not in ids:
-            return ids
-        start = len(ids) - 1 - ids[::-1].index(channel)
-        if message not in ids[start:]:
-            return []
-        body = ids.index(message, start)
-        final = self.vocabulary.decode(ids[start + 1 : body]).strip().startswith("final")
-        return ids[body + 1 :] if final else []
 
     def _chat_template(self, date: str, variables: Mapping[str, Any]) -> ChatTemplate:
         if self.vocabulary.chat_template is None:

@@ -26,6 +26,13 @@ def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.uint64]) -
     return (z >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
 
 
+def masked(logits: mx.array, allowed: npt.NDArray[np.uint32]) -> mx.array:
+    """Logits [R, V] with -inf for the tokens whose bit in ``allowed`` [R, ceil(V / 32)] is 0."""
+    R, V = logits.shape
+    bits = (mx.array(allowed)[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1
+    return mx.where(bits.reshape(R, -1)[:, :V] != 0, logits, mx.array(-mx.inf, logits.dtype))
+
+
 def draw(logits: mx.array, samplings: list[Sampling], uniform: npt.NDArray[np.float32]) -> mx.array:
     """One token id for each row of logits [R, V], drawn by that row's sampling and uniform number: [R] int32."""
     greedy = logits.argmax(axis=-1).astype(mx.int32)
@@ -51,8 +58,9 @@ def _draw(logits: mx.array, samplings: list[Sampling], uniform: mx.array) -> mx.
     min_p = mx.array([sampling.min_p for sampling in samplings])[:, None]
     weights = mx.where(weights >= min_p, weights, 0.0)
     mass = mx.cumsum(weights, axis=-1)
-    passed = mass <= uniform[:, None] * mass[:, -1:]
-    return mx.minimum(passed.sum(axis=-1), logits.shape[-1] - 1).astype(mx.int32)
+    # The first token past the number, never one without weight, however the sums are rounded.
+    passed = (mass > uniform[:, None] * mass[:, -1:]) & (weights > 0)
+    return mx.where(passed.any(axis=-1), passed.argmax(axis=-1), weights.argmax(axis=-1)).astype(mx.int32)
 
 
 def _floor(weights: mx.array, samplings: list[Sampling]) -> mx.array:

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from runner.ask import Defaults
 from runner.config import Config
+from runner.constrain import Constraints
 from runner.deaths import Death
 from runner.device import wired
 from runner.interrupt import Stop
@@ -136,7 +137,10 @@ def work(
     wait = night.waiter(store)
     engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait)
     store.start(engine.gauge)
-    defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed)
+    constraints = None
+    if ready.structure is not None:
+        constraints = Constraints(ready.structure.body, ready.prompter.channels, ready.prompter.answer_prefix)
+    defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed, constraints)
     plan = Plan(getattr(engine, "costs", Costs()))
     window = conf.engine.window
     loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, window, stop.is_asked, plan, limit)

@@ -172,6 +172,8 @@ def _stageable(type_: pa.DataType) -> bool:
         return _stageable(type_.value_type)
     if t.is_struct(type_):
         return all(_stageable(field.type) for field in type_)
+    if t.is_dictionary(type_):
+        return bool(t.is_string(type_.value_type))
     tests = (t.is_null, t.is_boolean, t.is_integer, t.is_floating, t.is_string, t.is_large_string)
     return any(test(type_) for test in tests)
 

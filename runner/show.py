@@ -81,10 +81,12 @@ def _show_figures(figures: dict[str, Any]) -> None:
     line("rows", f"{figures['finished']:,} of {figures['rows']:,}{errors}")
     for kind, count in list(figures["error_kinds"].items())[:5]:
         line("", f"{count:,} x {visible(kind)}")
+    forced = f" ({figures['forced_tokens']:,} of them forced by the grammar)" if figures["forced_tokens"] else ""
     if prompt:
         best = figures.get("best_cached_share")
         most = "" if best is None else f", {best:.1%} at best"
-        line("tokens", f"{prompt:,} in prompts ({cached / prompt:.1%} from cache{most}), {completion:,} generated")
+        cache = f"({cached / prompt:.1%} from cache{most})"
+        line("tokens", f"{prompt:,} in prompts {cache}, {completion:,} generated{forced}")
     if seconds and figures["finished"]:
         tokens_per_s = (prompt + completion) / seconds
         share = figures.get("model_share")

@@ -15,7 +15,7 @@ from runner.marks import active_seconds
 from runner.shards import Staged, error_kind
 
 _LABELS = 200  # distinct labels counted in a shard
-_WORK = ("model_s", "loop_s", "lanes", "slots", "padded", "prefilled", "cached", "shareable", "prompt")
+_WORK = ("model_s", "loop_s", "lanes", "slots", "padded", "prefilled", "cached", "shareable", "prompt", "forced")
 
 
 class Totals(NamedTuple):
@@ -96,7 +96,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
     ``error_kinds``; of ended sessions, None if unknown: ``model_share`` (of the time at work, what was spent in the
     model), ``slot_occupancy`` (of the batch's slots in every step, those taken), ``padding_share`` (of prompt tokens in
     attention), ``cached_share`` and ``best_cached_share`` (of prompt tokens computed or spared, those spared, and what
-    an unlimited cache would have spared in any order).
+    an unlimited cache would have spared in any order); ``forced_tokens``, generated ones that a grammar knew before.
     Raises UserError if ``run_dir`` holds no readable checkpoint.
     """
     run_dir = Path(run_dir)
@@ -123,6 +123,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         "padding_share": _share(work["padded"], work["padded"] + work["prefilled"]),
         "cached_share": _share(work["cached"], work["prompt"]),
         "best_cached_share": _share(work["shareable"], work["prompt"]),
+        "forced_tokens": int(work["forced"]),
         "error_kinds": kinds,
     }
 

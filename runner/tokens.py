@@ -7,6 +7,7 @@ plain characters goes through ``defuse`` first (see ``encode_defused``).
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -102,6 +103,20 @@ class TransformersVocabulary:
         """See Vocabulary."""
         text = self._tokenizer.decode(list(ids), skip_special_tokens=not control, clean_up_tokenization_spaces=False)
         return cast(str, text)
+
+    def serialized(self) -> str:
+        """The tokenizer as the text of a ``tokenizer.json``, without padding; every control token is a special one."""
+        backend = copy.copy(self._backend)
+        backend.no_padding()
+        backend.no_truncation()
+        text = cast(str, backend.to_str())
+        plain = {number for number, token in self._tokenizer.added_tokens_decoder.items() if not token.special}
+        if plain.isdisjoint(token.id for token in self.control.values()):
+            return text
+        content = json.loads(text)
+        for token in content["added_tokens"]:
+            token["special"] = token["special"] or token["content"] in self.control
+        return json.dumps(content)
 
     def _leading_ids(self) -> list[int]:
         """What the tokenizer puts before a text; what it puts after one would end the prompt and is left out."""

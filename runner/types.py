@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from runner.constrain import Constraint
+
 
 SPARE_TOKENS = 8  # where a text meets its prompt, tokens may fall otherwise than in it alone
 
@@ -103,8 +105,10 @@ class Completion:
     ``finish_reason``: ``stop`` (an end token or stop text), ``length`` (``max_tokens`` reached), ``choice`` (scored),
     ``error`` (``error`` says why, the rest is empty). ``logprobs[i]`` is the natural-log probability of choice i as the
     continuation of the prompt, summed over its tokens. ``mean_logprob`` is that of a generated token before the
-    temperature, averaged over the answer with its end token; None unless asked for. Token counts are of model tokens;
-    ``cached_tokens`` is how many of ``prompt_tokens`` were served from an already computed prefix.
+    temperature, averaged over the answer with its end token; None unless asked for. ``reasoning`` is what the model
+    thought before its answer, where its tokens tell the two apart; ``length`` with an empty ``text`` then means that it
+    never came to one. Token counts are of model tokens; ``cached_tokens`` is how many of ``prompt_tokens`` were served
+    from an already computed prefix.
     """
 
     text: str = ""
@@ -115,6 +119,7 @@ class Completion:
     logprobs: tuple[float, ...] | None = None
     mean_logprob: float | None = None
     error: str | None = None
+    reasoning: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, for storage."""
@@ -184,7 +189,7 @@ class Sequence:
     ``key`` names it (unique among the sequences in flight). ``draw_seed`` fixes its random draws: the same tokens,
     sampling and draw_seed give the same completion. ``choices`` are token ids to score instead of generating.
     ``boundaries`` are ascending token counts, each < len(tokens), at which a KV snapshot is worth keeping; the planner
-    fills them in.
+    fills them in. ``constraint``: the grammar that the generated tokens must follow.
     """
 
     key: tuple[int, int]
@@ -195,6 +200,7 @@ class Sequence:
     choices: tuple[tuple[int, ...], ...] | None = None
     mean_logprob: bool = False
     boundaries: tuple[int, ...] = ()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,7 @@ class Gauge(NamedTuple):
 class Work:
     """What an engine has done: tokens of answers and of prompts computed, prompt tokens that a shared prefix spared
     (``cached``) or that attention computed in vain (``padded``), how many of its ``slots`` held sequences (``lanes``),
-    both summed over its steps, and the seconds spent on the model.
+    both summed over its steps, the seconds spent on the model, and the tokens of answers that a grammar ``forced``.
     """
 
     decoded: int = 0
@@ -232,6 +238,7 @@ class Work:
     lanes: int = 0
     slots: int = 0
     model_s: float = 0.0
+    forced: int = 0
 
     def __iadd__(self, other: Work) -> Work:
         for name, value in vars(other).items():

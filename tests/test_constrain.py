@@ -1,0 +1,177 @@
+"""Constrained decoding on real engines: every answer follows its grammar, whatever shares the batch with it."""
+
+import json
+import re
+
+import jsonschema
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from runner.channels import Channels
+from runner.constrain import Constraint, Constraints, Vocab, masks
+from runner.copying import CopyingEngine
+from runner.engine import BatchEngine
+from runner.model import ResidentModel
+from runner.sampling import masked
+from runner.structure import StructureConf, read_structure
+from runner.tokens import as_vocabulary, load_tokenizer
+from runner.types import Sampling, Sequence
+from tests.schemas import SCHEMAS
+from tests.test_engine import finish
+from tests.test_prompt import SMOLLM2
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tiny_model_folder):
+    return as_vocabulary(load_tokenizer(tiny_model_folder))
+
+
+@pytest.fixture(scope="module")
+def vocab(vocabulary):
+    return Vocab(vocabulary)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model_folder):
+    from mlx_lm.utils import load_model
+
+    mx.set_default_device(mx.cpu)
+    return load_model(tiny_model_folder)[0]
+
+
+@pytest.fixture(scope="module")
+def resident(tiny_model_folder):
+    from mlx_lm.utils import load_model
+
+    mx.set_default_device(mx.cpu)
+    return ResidentModel(load_model(tiny_model_folder)[0])
+
+
+def body(schema):
+    return "start: body\n" + read_structure(StructureConf(schema=schema), StructureConf(), []).body
+
+
+GRAMMARS = [
+    "start: /[a-c]{2,9}x[0-9]+!/",
+    'start: "yes, it is" | "yes, it was" | "no"',
+    body(
+        {
+            "properties": {"name": {"type": "string", "maxLength": 5}, "n": {"enum": [10, 200]}},
+            "required": ["name", "n"],
+        }
+    ),
+    'start: "only this"',
+]
+PATTERNS = [r"[a-c]{2,9}x[0-9]+!", "yes, it is|yes, it was|no", r'\{"name": ".*", "n": (10|200)\}', "only this"]
+
+
+def sequences(vocab, rows, temperature=1.0, max_tokens=60):
+    """Some follow no grammar at all."""
+    rng = np.random.default_rng(3)
+    made = []
+    for i in range(rows):
+        grammar = Constraint(GRAMMARS[i % 5], vocab) if i % 5 < 4 else None
+        prompt = rng.integers(1, 250, 5 + i % 7).tolist()
+        made.append(Sequence((i, 0), prompt, max_tokens, Sampling(temperature), i, constraint=grammar))
+    return made
+
+
+def check(vocabulary, done):
+    for (i, _), generation in done.items():
+        assert generation.error is None
+        if i % 5 < 4 and generation.finish_reason == "stop":
+            assert re.fullmatch(PATTERNS[i % 5], vocabulary.decode(generation.tokens), re.DOTALL), generation
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_follow_their_grammars_in_any_batch(vocabulary, vocab, resident, temperature):
+    ends = vocabulary.end_tokens
+    todo = sequences(vocab, 25, temperature)
+    one, three, many = (
+        finish(BatchEngine(resident, ends, batch_size=size, prefill_tokens=16, streams=1 + size % 2), todo)
+        for size in (1, 3, 8)
+    )
+    check(vocabulary, one)
+    assert sum(generation.finish_reason == "stop" for generation in one.values()) > 12
+    for key, generation in one.items():
+        assert three[key].tokens == many[key].tokens == generation.tokens, key
+
+
+def test_forced_tokens_are_not_sampled_and_change_nothing(vocabulary, vocab, resident, plain):
+    todo = sequences(vocab, 15, temperature=0.0)
+    engine = BatchEngine(resident, vocabulary.end_tokens, batch_size=4)
+    sharing = finish(engine, todo)
+    copied = finish(CopyingEngine(plain, vocabulary.end_tokens, batch_size=3), sequences(vocab, 15, temperature=0.0))
+    check(vocabulary, copied)
+    for key, generation in sharing.items():
+        assert vocabulary.decode(copied[key].tokens) == vocabulary.decode(generation.tokens), key
+    assert engine.work.forced >= 3 * len("only this") + 3 * len('{"name": "')
+    assert vocabulary.decode(sharing[3, 0].tokens) == "only this"
+
+
+def test_max_tokens_holds_for_forced_tokens_too(vocabulary, vocab, resident):
+    for room in (1, 3, 9):
+        todo = sequences(vocab, 10, max_tokens=room)
+        done = finish(BatchEngine(resident, vocabulary.end_tokens, batch_size=4, prefill_tokens=4), todo)
+        assert all(len(generation.tokens) <= room for generation in done.values())
+        assert done[3, 0].finish_reason == ("stop" if room == 9 else "length")
+
+
+def test_a_grammar_that_fails_fails_its_row_only(vocab, vocabulary, resident):
+    todo = [Sequence((0, 0), [1, 2], 9, constraint=Constraint("start: (", vocab)), Sequence((1, 0), [1, 2], 9)]
+    done = finish(BatchEngine(resident, vocabulary.end_tokens), todo)
+    assert "grammar: " in done[0, 0].error
+    assert done[1, 0].error is None
+
+
+@pytest.mark.parametrize("size", [40, 64, 97])
+def test_masks_are_applied_bit_by_bit(size):
+    rng = np.random.default_rng(size)
+    bits = rng.integers(0, 2, (3, -(-size // 32) * 32)).astype(np.uint8)
+    allowed = np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
+    logits = mx.random.normal((3, size))
+    expected = np.where(bits[:, :size], np.array(logits), -np.inf)
+    assert np.array_equal(np.array(masked(logits, allowed)), expected)
+
+
+def test_rows_without_a_grammar_may_go_on_with_anything(vocab):
+    allowed = masks([None, Constraint('start: "a"', vocab).start()], 300)
+    assert np.all(allowed[0] == 0xFFFFFFFF)
+    assert np.bitwise_count(allowed[1]).sum() == 1 if hasattr(np, "bitwise_count") else True
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_every_answer_of_a_warm_model_is_valid(slow):
+    from runner import device, models
+    from runner.serving import batch_engine
+
+    rows = 50 if slow else 2
+    found = device.prepare("cpu")
+    model, tokenizer, _ = models.load(models.resolve(SMOLLM2), found)
+    vocabulary = as_vocabulary(tokenizer)
+    channels = Channels(vocabulary, True)
+    engine = batch_engine(model, found, {"batch_size": 32}, end_tokens=vocabulary.end_tokens)
+    prompt = vocabulary.encode(["<|im_start|>user\nMake up a JSON object.<|im_end|>\n<|im_start|>assistant\n"])[0]
+    names = list(SCHEMAS) if slow else list(SCHEMAS)[3::4]
+    todo = []
+    for number, name in enumerate(names):
+        structure = read_structure(StructureConf(schema=SCHEMAS[name]), StructureConf(), [])
+        constraint = Constraints(structure.body, channels).behind(prompt)
+        todo += [
+            Sequence((number, row), prompt, 400, Sampling(1.0), 50 * number + row, constraint=constraint)
+            for row in range(rows)
+        ]
+    done = finish(engine, todo)
+    invalid = []
+    for (number, row), generation in done.items():
+        assert generation.error is None
+        try:
+            jsonschema.validate(json.loads(vocabulary.decode(generation.tokens)), SCHEMAS[names[number]])
+        except (ValueError, jsonschema.ValidationError) as problem:
+            invalid.append((names[number], row, generation.finish_reason, str(problem)[:200]))
+    assert len(done) == rows * len(names)
+    assert not [one for one in invalid if one[2] != "length"]
+    print(f"{len(done)} answers, {len(invalid)} cut off: {sorted({one[0] for one in invalid})}")
+    assert len(invalid) <= len(done) // 50
