@@ -19,6 +19,7 @@ COMMANDS = (
     "run",
     "preview",
     "status",
+    "evaluate",
     "watch",
     "report",
     "diff",

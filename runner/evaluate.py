@@ -1,30 +1,203 @@
-"""How right the labels are: accuracy and confusion against a gold column."""
+"""How right a run's labels are, against a gold column: read piece by piece, whatever the number of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from runner.database import open_read_only
+from runner.lease import disk_errors, holder
+from runner.results import Run
+from runner.scores import accuracy_by_coverage, calibration_error, label_figures
 from runner.source import DataSource
+from runner.types import UserError
+
+NONE = "(none)"
+Golds = Callable[[int, pa.Table], list[str | None]]  # of a piece: its first row and its columns
 
 
 def evaluate_labels(run_dir: Path, source: DataSource, labels: list[str]) -> dict[str, Any]:
-    """``rows`` with gold, ``accuracy`` over them (rows in error count as wrong) and ``confusion[gold][label]``."""
-    confusion = {gold: dict.fromkeys([*labels, "(none)"], 0) for gold in labels}
-    start = 0
-    for labelled in read_column(run_dir, "label"):
-        golds = source.table(start, start + len(labelled), [source.conf.gold or ""]).column(0).to_pylist()
-        start += len(labelled)
-        for gold, label in zip(golds, labelled, strict=True):
-            name = source.gold_name(gold)
-            if name in confusion:
-                confusion[name][label or "(none)"] += 1
-    rows = sum(sum(counts.values()) for counts in confusion.values())
-    right = sum(confusion[label][label] for label in labels)
-    return {"rows": rows, "accuracy": right / rows if rows else None, "confusion": confusion}
+    """The figures of a run's labels against the gold column of its data set; see ``Evaluation.figures``."""
+
+    def golds(start: int, table: pa.Table) -> list[str | None]:
+        column = source.table(start, start + len(table), [source.conf.gold or ""]).column(0)
+        return [source.gold_name(value) for value in column.to_pylist()]
+
+    return Evaluation(Run(run_dir), labels, golds).figures()
+
+
+def evaluate_run(run_dir: Path, gold: str) -> dict[str, Any]:
+    """The figures against any column that the output kept or the data set has. Raises UserError if there is none."""
+    run = Run(run_dir)
+    columns = [column.partition(": ")[0] for column in run.identity["columns"]]
+    if "label" not in columns:
+        raise UserError(f"{run_dir} has no column label: its job gave {', '.join(columns)}")
+    labels = _label_names(run)
+    kept = [name for name in columns if name != "label"]
+    try:
+        source, lost = run.source, None
+    except (UserError, OSError) as problem:  # moved or changed: what the output kept may do
+        source, lost = None, str(problem)
+    if source is not None and gold in source.column_names:
+        source.conf.gold = gold
+        source.conf.classes = source.conf.classes or labels
+        return evaluate_labels(run_dir, source, labels)
+    if gold not in kept:
+        known = dict.fromkeys([*kept, *(source.column_names if source else [])])
+        why = f" ({lost})" if lost else ""
+        raise UserError(f"--gold {gold}: there is no such column{why}; there are {', '.join(known)}")
+    classes = [str(name) for name in run.config["dataset"].get("classes") or labels]
+
+    def golds(start: int, table: pa.Table) -> list[str | None]:
+        return [_named(value, classes) for value in table.column(gold).to_pylist()]
+
+    return Evaluation(run, labels, golds, [gold]).figures()
+
+
+def _named(value: Any, classes: list[str]) -> str | None:
+    if isinstance(value, int) and str(value) not in classes and 0 <= value < len(classes):
+        return classes[value]
+    return None if value is None else str(value)
+
+
+def _label_names(run: Run) -> list[str]:
+    """The labels in the job's order; of a job of one's own, those that occur."""
+    from jobs.labels import read_labels
+
+    try:
+        return [choice.name for choice in read_labels(run.identity["job"].get("labels"))]
+    except UserError:
+        seen = {label for piece in run.pieces(["label"]) for label in piece.table["label"].unique().to_pylist()}
+        return sorted(seen - {None})
+
+
+@dataclass
+class Evaluation:
+    """A run's labels read beside ``golds``. ``labels`` are all names; ``also``: output columns that ``golds`` needs."""
+
+    run: Run
+    labels: list[str]
+    golds: Golds
+    also: list[str] = field(default_factory=list)
+
+    def figures(self) -> dict[str, Any]:
+        """JSON values, with 95% bootstrap intervals. Rows in error, and abstained ones, have no label and are wrong.
+
+        ``rows`` with gold, of which ``labelled``, ``abstained`` and ``errors``; ``accuracy`` over them all and
+        ``accuracy_labelled``; ``kappa``, ``macro_f1``, ``classes``, ``confusion[gold][label]``. Where there are
+        confidences: ``ece`` (over labelled rows, without those that the temperature was fitted on), ``coverage``; and
+        the effects of ``prior`` and ``calibration``, if the job has them.
+        """
+        parts = list(self._parts())
+        if not any(len(part[0]) for part in parts):
+            return {"rows": 0, "accuracy": None, "confusion": {}}
+        joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        gold, label, confidence, before, plain, position, abstained, errors = joined
+        rows = len(gold)
+        labelled, right = label < len(self.labels), gold == label
+        found = {
+            "rows": rows,
+            "labelled": int(labelled.sum()),
+            "abstained": int(abstained.sum()),
+            "errors": int(errors.sum()),
+            "accuracy_labelled": float(right[labelled].mean()) if labelled.any() else None,
+            **label_figures(gold, label, self.labels),
+        }
+        sure = labelled & np.isfinite(confidence)
+        if sure.any():
+            found |= self._trust(sure, confidence, before, right, position, rows)
+        if "prior" in self.prelude:
+            found["prior"] = self._effect_of_prior(gold, plain, right)
+        return found
+
+    def _trust(self, sure: Any, confidence: Any, before: Any, right: Any, position: Any, rows: int) -> dict[str, Any]:
+        found: dict[str, Any] = {"coverage": accuracy_by_coverage(confidence[sure], right[sure], rows)}
+        calibration = self.prelude.get("calibration")
+        rest = sure & ~np.isin(position, calibration["rows"]) if calibration else sure
+        if not rest.any():
+            return found
+        found["ece"], found["intervals_ece"] = calibration_error(confidence[rest], right[rest])
+        if calibration:
+            ece, interval = calibration_error(before[rest], right[rest])
+            found["calibration"] = {
+                "temperature": calibration["temperature"],
+                "fitted_on": len(calibration["rows"]),
+                "rows": int(rest.sum()),
+                "ece_before": ece,
+                "interval_before": interval,
+                "ece": found["ece"],
+                "interval": found["intervals_ece"],
+            }
+        return found
+
+    def _effect_of_prior(self, gold: Any, plain: Any, right: Any) -> dict[str, Any]:
+        """What the labels would have been without the prior, abstained rows included, in error rows none."""
+        prior = self.prelude["prior"]
+        return {**prior, "accuracy_without": float((plain == gold).mean()), "accuracy": float(right.mean())}
+
+    @cached_property
+    def prelude(self) -> dict[str, Any]:
+        """What the job found before the first row."""
+        path = self.run.path
+        with disk_errors(path), open_read_only(path, live=holder(path) is not None) as connection:
+            found = connection.execute("SELECT found FROM prelude").fetchone()
+        return dict(json.loads(found[0])) if found else {}
+
+    def _parts(self) -> Iterator[tuple[Any, ...]]:
+        """Arrays over the rows with gold of each piece, in the order in which ``figures`` takes them."""
+        index = {name: at for at, name in enumerate(self.labels)}
+        columns = [column.partition(": ")[0] for column in self.run.identity["columns"]]
+        ours = [name for name in ("label", "confidence", "abstained", "probabilities", "error") if name in columns]
+        for start, table in self.run.pieces([*ours, *self.also]):
+            names = self.golds(start, table)
+            if unknown := sorted({name for name in names if name is not None and name not in index}):
+                raise UserError(f"the gold value {unknown[0]!r} is not among the labels ({', '.join(self.labels)})")
+            known = np.array([name is not None for name in names], np.bool_)
+            gold = np.array([index.get(name or "", 0) for name in names], np.int64)
+            label = np.array([index.get(name, len(index)) for name in table["label"].to_pylist()], np.int64)
+            before, plain = self._without_prelude(table)
+            arrays = (
+                *(gold, label, _floats(table, "confidence"), before, plain),
+                *(start + np.arange(len(table)), _flags(table, "abstained"), table["error"].is_valid().to_numpy()),
+            )
+            yield tuple(array[known] for array in arrays)
+
+    def _without_prelude(self, table: pa.Table) -> tuple[Any, Any]:
+        """Each row's confidence without temperature (NaN: none), and its label without prior (L: none)."""
+        rows, L = len(table), len(self.labels)
+        confidence, label = np.full(rows, np.nan), np.full(rows, L)
+        if not self.prelude or "probabilities" not in table.column_names:
+            return confidence, label
+        struct = table["probabilities"].combine_chunks()
+        there = struct.is_valid().to_numpy(zero_copy_only=False)
+        values = [struct.field(name).fill_null(0).to_numpy(zero_copy_only=False) for name in self.labels]
+        with np.errstate(divide="ignore"):
+            scores = np.log(np.stack(values, axis=1)[there])
+        scores *= self.prelude.get("calibration", {}).get("temperature", 1.0)
+        confidence[there] = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
+        if "prior" in self.prelude:
+            scores = scores + np.array([self.prelude["prior"]["logprobs"][name] for name in self.labels])
+        label[there] = scores.argmax(axis=1)
+        return confidence, label
+
+
+def _floats(table: pa.Table, name: str) -> Any:
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def _flags(table: pa.Table, name: str) -> Any:
+    if name not in table.column_names:
+        return np.zeros(len(table), np.bool_)
+    return table[name].fill_null(False).to_numpy(zero_copy_only=False)
 
 
 def read_column(run_dir: Path, name: str) -> Iterator[list[Any]]:
@@ -32,15 +205,3 @@ def read_column(run_dir: Path, name: str) -> Iterator[list[Any]]:
     for file in sorted(run_dir.glob("data-*.arrow"), key=lambda file: int(file.stem.removeprefix("data-"))):
         with pa.memory_map(str(file)) as stream:
             yield pa.ipc.open_stream(stream).read_all().column(name).to_pylist()
-
-
-def confusion_table(confusion: dict[str, dict[str, int]]) -> str:
-    """The confusion matrix as text: a line for each gold label."""
-    labels = list(confusion)
-    columns = [*labels, *(["(none)"] if any(row["(none)"] for row in confusion.values()) else [])]
-    width = max(map(len, [*columns, "gold \\ label"]))
-    lines = [" ".join([f"{'gold / label':>{width}}", *(f"{name:>{max(len(name), 6)}}" for name in columns)])]
-    for gold in labels:
-        counts = (f"{confusion[gold][name]:>{max(len(name), 6)}}" for name in columns)
-        lines.append(" ".join([f"{gold:>{width}}", *counts]))
-    return "\n".join(lines)

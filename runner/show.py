@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import textwrap
 import time
 import traceback
 from pathlib import Path
@@ -41,10 +40,7 @@ def show_run(figures: dict[str, Any]) -> None:
     """The end of a run: how right it is where that is known, then the figures and the output's path."""
     evaluation = figures.get("evaluation")
     if evaluation and evaluation["rows"]:
-        from runner.evaluate import confusion_table
-
-        line("accuracy", f"{evaluation['accuracy']:.3f} on {evaluation['rows']:,} rows with a gold label")
-        say(textwrap.indent(confusion_table(evaluation["confusion"]), " " * _WIDTH))
+        show_evaluation(evaluation)
     if figures.get("rouge", {}).get("rows"):
         from runner.rouge import rouge_lines
 
@@ -54,6 +50,14 @@ def show_run(figures: dict[str, Any]) -> None:
     line("output", figures["path"])
     if figures.get("report"):
         line("report", figures["report"])
+
+
+def show_evaluation(found: dict[str, Any]) -> None:
+    """How right a run's labels are; see ``runner.evaluate``."""
+    from runner.verdict import verdict_lines
+
+    for name, text in verdict_lines(found):
+        line(name, visible(text))
 
 
 def show_status(figures: dict[str, Any]) -> None:
