@@ -10,10 +10,12 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 
+from runner.structure import JSON_OBJECT, StructureConf, read_structure
 from runner.types import Columns, Completion, Request, Row, RowError, Sampling, Steps, UserError
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -34,8 +36,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {  # values at which a parameter that is 
     "modalities": (["text"],),
     "logprobs": (False,),
     "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
 }
+_SCHEMA = "body.response_format.json_schema.schema"
 _CHOICE = pa.struct([("text", pa.string()), ("finish_reason", pa.string())])
 
 
@@ -79,6 +81,7 @@ class OpenAIBatch:
             max_tokens=_integer(body, limit, None, 1, 2**31 - 1),
             sampling=self._sampling(body),
             seed=seed,
+            grammar=_grammar(body.get("response_format")),
         )
         count = _integer(body, "n", 1, 1, 128) or 1
         if seed is None:
@@ -98,6 +101,7 @@ class OpenAIBatch:
 
 
 _READ = {"max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop"}
+_READ |= {"response_format"}
 
 
 def _check_names(body: Mapping[str, Any]) -> None:
@@ -145,6 +149,32 @@ def _content(name: str, content: Any) -> str:
             raise _wrong(f"{name}[{at}]", "it must be an object with type and text", part)
         texts.append(part["text"])
     return "".join(texts)
+
+
+def _grammar(wanted: Any) -> str | None:
+    """The rules of a JSON answer; None for text."""
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if wanted is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return JSON_OBJECT
+    if kind != "json_schema":
+        raise _wrong("response_format.type", "it can be text, json_object or json_schema", kind)
+    inner = wanted.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, dict) else None
+    if not isinstance(schema, dict):
+        raise _wrong("response_format.json_schema", "it must be an object with name and schema", inner)
+    return _schema_grammar(json.dumps(schema))
+
+
+@lru_cache(maxsize=256)
+def _schema_grammar(schema: str) -> str:
+    try:
+        structure = read_structure(StructureConf(schema=json.loads(schema)), StructureConf(), [])
+    except UserError as error:
+        raise RowError(f"invalid_value: {str(error).replace('output.schema', _SCHEMA, 1)}") from None
+    assert structure is not None
+    return structure.body
 
 
 def _stop(body: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ class Defaults:
     sampling: Sampling
     seed: int
     constraints: Constraints | None = None
+    constrain: Callable[[str], Constraints] | None = None  # for a request's own grammar; None: a preview
 
 
 def sequence_of(
@@ -45,7 +46,8 @@ def sequence_of(
         raise RowError("empty prompt: it has no tokens")
     if request.choices is not None:
         return Sequence(key, tokens, 0, choices=continuations(tokens, request.choices))
-    constraint = defaults.constraints.behind(tokens) if defaults.constraints else None
+    constraints = _constraints(request, defaults)
+    constraint = constraints.behind(tokens) if constraints else None
     sampling = request.sampling or defaults.sampling
     max_tokens = request.max_tokens or defaults.max_tokens
     if sampling.temperature <= 0:
@@ -56,6 +58,12 @@ def sequence_of(
     return Sequence(
         key, tokens, max_tokens, sampling, draw_seed, mean_logprob=request.mean_logprob, constraint=constraint
     )
+
+
+def _constraints(request: Request, defaults: Defaults) -> Constraints | None:
+    if request.grammar is None or defaults.constrain is None:
+        return defaults.constraints
+    return defaults.constrain(request.grammar)
 
 
 def digest_of(sequence: Sequence) -> bytes:

@@ -8,8 +8,9 @@ pass without a word where llguidance names the one that it does not support.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -82,12 +83,12 @@ class Constraints:
     ``prefix`` is what stands before every answer, for raw prompts.
     """
 
-    def __init__(self, body: str, channels: Channels, prefix: str = "") -> None:
+    def __init__(self, body: str, channels: Channels, prefix: str = "", vocab: Vocab | None = None) -> None:
         if prefix:
             body = f"body: {json.dumps(prefix)} bare\n{body.replace('body:', 'bare:', 1)}"
         self.body = body
         self.channels = channels
-        self.vocab = Vocab(channels.vocabulary)
+        self.vocab = vocab or Vocab(channels.vocabulary)
         self._made: dict[str, Constraint] = {}
 
     def behind(self, prompt: list[int]) -> Constraint:
@@ -96,6 +97,12 @@ class Constraints:
         if grammar not in self._made:
             self._made[grammar] = Constraint(grammar, self.vocab)
         return self._made[grammar]
+
+
+def constrainer(channels: Channels, prefix: str = "") -> Callable[[str], Constraints]:
+    """Constraints by their rules, all over one vocabulary: a run has some, its requests may have others."""
+    vocab = Vocab(channels.vocabulary)
+    return lru_cache(maxsize=256)(lambda body: Constraints(body, channels, prefix, vocab))
 
 
 class Matching:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from runner.ask import Defaults
 from runner.config import Config
-from runner.constrain import Constraints
+from runner.constrain import constrainer
 from runner.deaths import Death
 from runner.device import wired
 from runner.interrupt import Stop
@@ -137,10 +137,9 @@ def work(
     wait = night.waiter(store)
     engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait)
     store.start(engine.gauge)
-    constraints = None
-    if ready.structure is not None:
-        constraints = Constraints(ready.structure.body, ready.prompter.channels, ready.prompter.answer_prefix)
-    defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed, constraints)
+    constrain = constrainer(ready.prompter.channels, ready.prompter.answer_prefix)
+    constraints = constrain(ready.structure.body) if ready.structure is not None else None
+    defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed, constraints, constrain)
     plan = Plan(getattr(engine, "costs", Costs()))
     window = conf.engine.window
     loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, window, stop.is_asked, plan, limit)

@@ -18,6 +18,7 @@ from runner.types import RowError, UserError
 
 # JSON as Python writes it, on one line: a model left to itself fills its room with white space.
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_OBJECT = f"body: %json {json.dumps({'type': 'object', 'x-guidance': _STYLE})}"  # any object
 _SAFE = 2**53 - 1  # the integers that every JSON reader takes exactly (RFC 8259, section 6)
 _KEYWORDS = (
     *("type", "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties"),

@@ -80,6 +80,8 @@ class Request:
 
     ``mean_logprob`` asks for the completion's value of that name, which is computed for those that ask only.
 
+    ``grammar``: rules that the answer must follow in place of the run's (``runner.structure.Structure.body``).
+
     Raises ValueError for ``max_tokens`` below 1, for no choices, and for an empty one.
     """
 
@@ -90,6 +92,7 @@ class Request:
     sampling: Sampling | None = None
     seed: int | None = None
     mean_logprob: bool = False
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:

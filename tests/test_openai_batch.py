@@ -294,3 +294,50 @@ def test_errors_that_are_not_the_requests_fault():
     assert _refusal("too long", "9000 tokens")[1]["code"] == "context_length_exceeded"
     assert _refusal("too long", "9000 tokens")[0] == 400
     assert _refusal("killed the model", "")[0] == 500
+
+
+COLOUR = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}, "n": {"type": "integer"}}}
+COLOUR |= {"required": ["colour", "n"], "additionalProperties": False}
+
+
+def formatted(kind, **inner):
+    return {"type": kind, **inner}
+
+
+def test_answers_follow_their_requests_format(folder):
+    wanted = formatted("json_schema", json_schema={"name": "colour", "strict": True, "schema": COLOUR})
+    write(
+        "requests.jsonl",
+        request("schema", response_format=wanted, max_completion_tokens=200),
+        request("object", response_format=formatted("json_object"), max_completion_tokens=200),
+        request("text", response_format=formatted("text")),
+        request("wrong", response_format=formatted("json_schema", json_schema={"schema": {"typ": "object"}})),
+    )
+    assert main(RUN) == 1
+    assert main(EXPORT) == 0
+    choices = {line["custom_id"]: line["response"]["body"]["choices"][0] for line in lines("out.jsonl")}
+    jsonschema.validate(json.loads(choices["schema"]["message"]["content"]), COLOUR)
+    if choices["object"]["finish_reason"] == "stop":
+        assert isinstance(json.loads(choices["object"]["message"]["content"]), dict)
+    assert choices["object"]["message"]["content"].startswith("{")
+    assert not choices["text"]["message"]["content"].startswith("{")
+    (error,) = lines("out.errors.jsonl")
+    assert error["response"]["body"]["error"]["param"].startswith("response_format.json_schema.schema")
+    assert error["response"]["status_code"] == 400
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error"),
+    [
+        ("json", r"invalid_value: body.response_format.type: it can be text, json_object or json_schema"),
+        (formatted("xml"), r"invalid_value: body.response_format.type"),
+        (formatted("json_schema"), r"invalid_value: body.response_format.json_schema: it must be an object"),
+        (
+            formatted("json_schema", json_schema={"schema": "file.json"}),
+            r"invalid_value: body.response_format.json_sch",
+        ),
+    ],
+)
+def test_a_format_that_cannot_be_followed(wanted, error):
+    with pytest.raises(RowError, match=error):
+        next(steps({"messages": HELLO, "response_format": wanted}))
