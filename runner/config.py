@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib.util
 import sys
 import typing
 from collections.abc import Sequence
@@ -131,6 +132,7 @@ class RunConf:
     seed: int = key(0, least=0)
     date: str | None = None
     offline: bool = False
+    modules: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -169,7 +171,7 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
     assert isinstance(conf, RunConf)
     _check(conf)
     try:
-        job = make_job(plain["job"], config_dir)
+        job = make_job(plain["job"], config_dir, conf.modules)
     except UserError as error:
         own = composer.own_file("job", choices["job"])
         raise UserError(f"{error}; the job is {own}" if own else str(error)) from error
@@ -202,11 +204,15 @@ def _is_date(text: str) -> bool:
         return False
 
 
-def make_job(node: Any, config_dir: str | None = None) -> Job:
-    """The job that ``_target_`` names, given the other keys. UserError for a class or a key that does not exist."""
+def make_job(node: Any, config_dir: str | None = None, modules: Sequence[str] = ()) -> Job:
+    """The job that ``_target_`` names, given the other keys. UserError for a class or a key that does not exist.
+
+    The class may be one of ours, lie in a file of the user's folders, or in one of the installed ``modules``.
+    """
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise UserError("job._target_ is not set: choose a job, such as job=label, or name your own class in it")
     target = node["_target_"]
+    _check_module(target, job_folders(config_dir), modules)
     job_class = _job_class(target, job_folders(config_dir))
     values = {key: value for key, value in node.items() if key != "_target_"}
     _check_values(job_class, target, values)
@@ -244,6 +250,17 @@ def _check_schema(job: Job, target: str) -> None:
     for column in schema:
         if not loadable(column.type):
             raise UserError(f"{where}: column {column.name!r} has type {column.type}, which `datasets` cannot load")
+
+
+def _check_module(target: str, folders: list[str], modules: Sequence[str]) -> None:
+    """Refuse, before it is imported, an installed module that nobody listed: importing is running."""
+    name = target.partition(".")[0]
+    own = any((Path(folder) / f"{name}{end}").exists() for folder in folders for end in ("", ".py"))
+    if own or name in ("jobs", "runner", *modules) or not name.isidentifier():
+        return
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        here = "rowmill's own, files in --config-dir and in this folder"
+        raise UserError(f"job._target_={target}: jobs are {here}; for an installed module write modules=[{name}]")
 
 
 def _job_class(target: str, folders: list[str]) -> Any:

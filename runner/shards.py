@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -152,7 +153,7 @@ def shard_schema(keep: pa.Schema, job: pa.Schema) -> pa.Schema:
     kept = [pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in keep]
     fields = [*kept, *(f.with_nullable(True) for f in job), *OURS]
     names = [f.name for f in fields]
-    if twice := sorted({n for n in names if names.count(n) > 1}):
+    if twice := sorted(n for n, count in Counter(names).items() if count > 1):
         raise UserError(
             f"output column {twice[0]!r} would occur twice: input columns (output.keep), the job's columns "
             f"({', '.join(job.names)}), error and usage need different names"
@@ -297,10 +298,11 @@ def table(rows: list[Staged], layout: Layout) -> pa.Table:
 def _kept_arrays(start: int, stop: int, layout: Layout) -> list[Any]:
     keep: list[str] = layout.keep.names
     source = layout.kept(start, stop)
-    missing = [name for name in keep if name not in source.column_names]
+    there = set(source.column_names)
+    missing = [name for name in keep if name not in there]
     if missing or source.num_rows != stop - start:
         found = f"has no column {missing[0]!r}" if missing else f"gives {source.num_rows} of them"
         raise UserError(f"the data set changed during the run: rows {start} to {stop - 1} were there, now it {found}")
     # ``take`` copies, so that the bytes do not depend on how the source happened to cut its chunks.
     source = source.select(keep).take(pa.array(range(stop - start), type=pa.int64()))
-    return [source.column(name).cast(layout.columns.field(name).type) for name in keep]
+    return [column.cast(field.type) for column, field in zip(source.columns, layout.columns, strict=False)]

@@ -259,8 +259,9 @@ def common_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
 
 def aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The batch with the schema's columns, types and metadata; a column it lacks is null."""
+    place = {name: index for index, name in enumerate(batch.schema.names)}
     columns = [
-        batch.column(f.name).cast(f.type) if f.name in batch.schema.names else pa.nulls(batch.num_rows, f.type)
+        batch.column(place[f.name]).cast(f.type) if f.name in place else pa.nulls(batch.num_rows, f.type)
         for f in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -158,7 +158,7 @@ def _variables(run: Run, missing: Set[str]) -> Mapping[str, Any]:
     from runner.config import make_job
 
     try:
-        job: Any = make_job(run.config["job"])
+        job: Any = make_job(run.config["job"], modules=run.config.get("modules", ()))
         known = job.variables() if hasattr(job, "variables") else {}
     except UserError:
         known = {}
