@@ -176,7 +176,7 @@ MISTAKES = [
     ("--config-dir own model=pth", "model.pth", "own/model/pth.yaml"),
     ("--config-dir own engine=token", "engine.max_token", "own/engine/token.yaml"),
     ("job._target_=nope", "job._target_=nope", "module.Class"),
-    ("job._target_=os.getcwd", "job._target_=os.getcwd", "@dataclass"),
+    ("job._target_=os.getcwd", "job._target_=os.getcwd", "modules=[os]"),
 ]
 
 
