@@ -79,9 +79,9 @@ class Marks:
         if not last and now - self._noted < EVERY_SECONDS:
             return
         self._noted, elapsed = now, now - self._clock
-        gauge = self._gauge()
-        slots = (None, None) if last else (gauge.slots, gauge.slots_total)  # at the end there is nothing left to do
-        self._put(elapsed, (self._session, time.time(), elapsed, *totals, shards, gauge.memory_bytes, *slots))
+        gauge = Gauge() if last else self._gauge()  # at the end the engine is gone
+        measured = (gauge.memory_bytes, gauge.slots, gauge.slots_total)
+        self._put(elapsed, (self._session, time.time(), elapsed, *totals, shards, *measured))
         self._put_latest()
 
     def _put(self, elapsed: float, values: tuple[Any, ...]) -> None:

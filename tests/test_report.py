@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runner.cli import main
-from runner.report import write_report
+from runner.report import charts, write_report
 from runner.report.charts import bars, histogram, reliability
 from runner.report.figures import reliability as bins_of
 from runner.report.page import MOST_BYTES, text_of
@@ -221,3 +221,11 @@ def test_charts_of_odd_values():
 def test_texts_are_cut_and_made_visible():
     assert text_of("a" * 10, 4) == "aaaa… and 6 characters"
     assert text_of("a\x00\x1bb\ud800", 10) == "a\\x00\\x1bb\ufffd"
+
+
+def test_the_speed_does_not_jump_at_a_mark_that_follows_closely():
+    times = [*range(1, 31), 30.01]
+    marks = [{"active_s": at, "elapsed_s": at, "finished": int(2 * at) + (at > 30), "session": 1} for at in times]
+    _, rates = charts._rates(marks)
+    assert max(rates) < 3
+    assert charts._rates(marks)[0][-1] == 30.01

@@ -41,7 +41,7 @@ def test_generated_texts_have_their_diversity(folder):
 
 def test_label_figures_are_taken_as_they_come():
     assert label_facts({}) == label_facts({"rows": 0}) == []
-    assert label_facts({"rows": 3, "accuracy": 0.5}) == [("accuracy", "0.500")]
+    assert label_facts({"rows": 3, "accuracy": 0.5}) == []
     known = {
         "rows": 3,
         "accuracy": 0.5,

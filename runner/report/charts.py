@@ -175,11 +175,14 @@ def coverage(points: Sequence[dict[str, Any]]) -> str:
 def _rates(marks: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     """Seconds at work, and rows in a second up to then; neighbours are put together to some 240 points."""
     points = [(0.0, 0), *((mark["active_s"], mark["finished"]) for mark in marks)]
-    least = points[-1][0] / _POINTS
+    end = points[-1][0]
+    least = max(end / _POINTS, min(1.0, end / 10), 1e-3)  # the mark at a session's end may follow closely on another
     kept = points[:1]
     for point in points[1:]:
-        if point[0] - kept[-1][0] >= max(least, 1e-3):
+        if point[0] - kept[-1][0] >= least:
             kept.append(point)
+    if len(kept) > 1:
+        kept[-1] = points[-1]
     seconds, rows = (np.array(values, dtype=float) for values in zip(*kept, strict=True))
     return seconds[1:], np.diff(rows) / np.diff(seconds)
 

@@ -106,10 +106,13 @@ def _what(figures: Figures) -> list[tuple[str, str]]:
     identity = figures.identity
     provenance = figures.sessions[-1]["provenance"] if figures.sessions else {}
     model, data = identity.get("model") or {}, identity.get("dataset") or {}
-    machine, versions = provenance.get("machine") or {}, provenance.get("versions") or {}
+    machine, versions = dict(provenance.get("machine") or {}), provenance.get("versions") or {}
+    machine.pop("boot", None)
+    if "memory" in machine:
+        machine["memory"] = _gb(machine["memory"])
     facts = {
         "job": (identity.get("job") or {}).get("_target_"),
-        "model": model.get("path") or model.get("backend"),
+        "model": shown(str(model.get("path") or model.get("backend"))),
         "revision": provenance.get("commit") or model.get("revision"),
         "weights": model.get("weights"),
         "quantisation": _pairs(provenance.get("quantization")),

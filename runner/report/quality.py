@@ -30,7 +30,7 @@ def sections(figures: Figures) -> list[tuple[str, Facts]]:
 
 def label_facts(evaluation: dict[str, Any]) -> Facts:
     """Overall figures with their 95% intervals, then precision and recall by class."""
-    if not evaluation.get("rows"):
+    if not evaluation.get("rows") or evaluation.keys() <= {"rows", "accuracy", "confusion"}:  # is on the page already
         return []
     intervals = {"ece": evaluation.get("intervals_ece"), **(evaluation.get("intervals") or {})}
     facts = [
