@@ -53,6 +53,7 @@ class Marks:
         self._count = connection.execute("SELECT count(*) FROM progress").fetchone()[0]
         self._limit = max(MOST, 2 * self._count)
         self._latest: deque[Staged] = deque(maxlen=LATEST)
+        self._measured: tuple[int | None, ...] = (None, None, None)  # memory, slots in use, all slots
         self._open: tuple[int, float] | None = None  # the newest mark: its rowid, the elapsed time it began at
         self.start(None)
 
@@ -79,9 +80,10 @@ class Marks:
         if not last and now - self._noted < EVERY_SECONDS:
             return
         self._noted, elapsed = now, now - self._clock
-        gauge = Gauge() if last else self._gauge()  # at the end the engine is gone
-        measured = (gauge.memory_bytes, gauge.slots, gauge.slots_total)
-        self._put(elapsed, (self._session, time.time(), elapsed, *totals, shards, *measured))
+        if not last:  # at the end the engine is gone, and the latest figures stand
+            gauge = self._gauge()
+            self._measured = (gauge.memory_bytes, gauge.slots, gauge.slots_total)
+        self._put(elapsed, (self._session, time.time(), elapsed, *totals, shards, *self._measured))
         self._put_latest()
 
     def _put(self, elapsed: float, values: tuple[Any, ...]) -> None:

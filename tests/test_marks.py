@@ -83,17 +83,17 @@ def test_memory_and_slots_are_the_engines(tmp_path, clock):
     with open_store(tmp_path / "run") as store:
         store.start(lambda: Gauge(3, 8, 5_000))
         work(store, clock, [0], 2.0)
+        store.start(lambda: Gauge(0, 8, 9_000))  # as when the engine has been closed
     marks = rows_of(tmp_path / "run", "SELECT slots, slots_total, memory_bytes FROM progress")
-    assert marks == [(3, 8, 5_000), (None, None, None)]
+    assert set(marks) == {(3, 8, 5_000)}
 
 
 def test_memory_without_a_gauge_is_the_process_s(tmp_path, clock):
     with open_store(tmp_path / "run") as store:
         work(store, clock, [0], 2.0)
-    (slots, memory), end = rows_of(tmp_path / "run", "SELECT slots, memory_bytes FROM progress")
+    ((slots, memory),) = set(rows_of(tmp_path / "run", "SELECT slots, memory_bytes FROM progress"))
     assert slots is None
     assert memory > 10_000_000
-    assert end == (None, None)
 
 
 def test_the_latest_rows_outlive_their_shard_and_stay_short(tmp_path, clock):
