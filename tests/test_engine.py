@@ -217,3 +217,24 @@ def test_the_mean_log_probability_is_that_of_the_tokens_drawn_for_those_who_ask(
             continue
         drawn = answer.tokens + ([END] if answer.finish_reason == "stop" else [])
         assert answer.mean_logprob == pytest.approx(plain_score(plain, row, drawn) / len(drawn), abs=1e-4)
+
+
+def test_the_votes_about_a_row_share_its_prompt_which_is_computed_once(resident):
+    from runner.plan import Plan
+
+    rows = [[1] * 20 + [2 + row, 3] * 30 for row in range(3)]
+    votes = [
+        Sequence((row, vote), tokens, 3, Sampling(1.0), draw_seed=10 * row + vote)
+        for row, tokens in enumerate(rows)
+        for vote in range(5)
+    ]
+    plan, done = Plan(), {}
+    plan.add(votes)
+    engine = BatchEngine(resident, {END}, batch_size=4)
+    while len(done) < len(votes):
+        engine.add(plan.take(engine.room()))
+        done.update({generation.key: generation for generation in engine.step()})
+    for row in range(3):
+        cached = [done[row, vote].cached_tokens for vote in range(5)]
+        assert sum(cached) >= 4 * (len(rows[row]) - 1)  # the last token is each vote's own
+        assert max(cached) == len(rows[row]) - 1
