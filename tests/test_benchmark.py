@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ def test_workloads_share_what_they_say():
     ("wrong", "says"),
     [
         ({"workload": "shard"}, "shared, unique, documents"),
+        ({"workload": "run"}, "run_dir"),
         ({"against": ["vllm"]}, "mlx_lm.generate"),
         ({"against": ["mlx_lm.generate"], "output": 0}, "benchmark.output"),
     ],
@@ -88,3 +90,27 @@ def test_a_card_needs_more_than_one_token(tiny_model_folder, capsys):
         main(["benchmark", "benchmark.workload=card", "benchmark.response=1", f"model.path={tiny_model_folder}"]) == 2
     )
     assert "benchmark.response=1" in capsys.readouterr().err
+
+
+def test_the_prompts_of_an_earlier_run_are_measured_with_their_own_choices(tiny_model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text\n" + "".join(f"row number {i}\n" for i in range(20)))
+    words = [
+        "job=label",
+        "job.labels=[good,bad]",
+        "dataset=csv",
+        "dataset.path=rows.csv",
+        "prompt.user=Say: {{ text }}",
+    ]
+    model = [f"model.path={tiny_model_folder}", "prompt.chat=false"]
+    assert main(["run", *words, *model, "run_name=mine", "engine.backend=cpu"]) == 0
+    measure = ["benchmark.workload=run", "benchmark.run_dir=outputs/mine", "benchmark.n=6", "benchmark.repeat=1"]
+    assert main(["benchmark", *measure, "benchmark.output=0", model[0], "engine.backend=cpu"]) == 0
+    (one,) = json.loads(Path("outputs/benchmark.json").read_text())
+    assert (one["workload"], one["n"]) == ("run", 6)
+
+
+def test_llama_cpp_asks_for_a_gguf_file(tiny_model_folder, tmp_path, capsys):
+    words = ["benchmark.against=[llama.cpp]", f"model.path={tiny_model_folder}", f"output.dir={tmp_path}"]
+    assert main(["benchmark", *words, "engine.backend=cpu"]) == 2
+    assert "GGUF" in capsys.readouterr().err

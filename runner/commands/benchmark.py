@@ -7,12 +7,13 @@ import argparse
 from runner.commands import EXIT_OK
 from runner.commands.arguments import add_overrides
 
-HELP = "measure how fast the model goes through prompts here, and against mlx-lm's own ways"
+HELP = "measure how fast the model goes through prompts here, and against mlx-lm's own ways and llama.cpp"
 EPILOG = """keys:
   benchmark.workload=card                      a model card's line, for responses of benchmark.response=2048 tokens
   benchmark.workload=shared|unique|documents   benchmark.n=64 benchmark.prefix=600 benchmark.suffix=60
   benchmark.output=16 (0: score two labels)    benchmark.documents=8 benchmark.questions=8
-  benchmark.against=[mlx_lm.generate,mlx_lm.batch_generate,mlx_lm.batch_generate+prefix]
+  benchmark.against=[mlx_lm.generate,mlx_lm.batch_generate,mlx_lm.batch_generate+prefix,llama.cpp]
+  benchmark.workload=run benchmark.run_dir=outputs/NAME   the prompts of a run that there was
   benchmark.batch_sizes=[1,8,32] benchmark.repeat=3 model=NAME|model.path=... engine.backend=auto output.dir=outputs
 """
 

@@ -59,14 +59,15 @@ class Ours:
         self.resident, self.found = ResidentModel(model), found
         self.costs = measure_costs(self.resident)
 
-    def engine(self, size, prefill=4096):
+    def engine(self, size, prefill=2048):
         from runner.engine import BatchEngine
+        from runner.serving import MOST
 
-        most = None if size else 1024
+        most = None if size else MOST
         bounds = {"kv_bytes": 40 << 30, "prefill_tokens": prefill, "costs": self.costs, "most": most}
         return BatchEngine(self.resident, batch_size=size or 64, **bounds)
 
-    def run(self, rows, output, size, prefill=4096):
+    def run(self, rows, output, size, prefill=2048):
         """Seconds, tokens by row, and the engine's figures."""
         from runner.plan import Plan
         from runner.types import Sequence
@@ -83,7 +84,7 @@ class Ours:
         return seconds, [done[i] for i in range(len(rows))], sizes
 
 
-def throughput(ours, rows, size, prefill=4096, repeat=3):
+def throughput(ours, rows, size, prefill=2048, repeat=3):
     import mlx.core as mx
 
     before = mx.get_active_memory()
@@ -224,7 +225,7 @@ def main():
     log.stage("decode step at batch 256", decode_step, ours, rows, 256)
     if options.steps:
         return
-    for size in (None, 64, 256):
+    for size in (None, 64):
         log.stage(f"batch {size or 'found'}", throughput, ours, rows, size)
     if options.quick:
         return
