@@ -1,15 +1,14 @@
 """Constrained decoding on real engines: every answer follows its grammar, whatever shares the batch with it."""
 
-import json
 import re
+import subprocess
+import sys
 
-import jsonschema
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from runner.channels import Channels
-from runner.constrain import Constraint, Constraints, Vocab, masks
+from runner.constrain import Constraint, Vocab, masks
 from runner.copying import CopyingEngine
 from runner.engine import BatchEngine
 from runner.model import ResidentModel
@@ -17,9 +16,7 @@ from runner.sampling import masked
 from runner.structure import StructureConf, read_structure
 from runner.tokens import as_vocabulary, load_tokenizer
 from runner.types import Sampling, Sequence
-from tests.schemas import SCHEMAS
 from tests.test_engine import finish
-from tests.test_prompt import SMOLLM2
 
 
 @pytest.fixture(scope="module")
@@ -144,34 +141,10 @@ def test_rows_without_a_grammar_may_go_on_with_anything(vocab):
 @pytest.mark.network
 @pytest.mark.slow
 def test_every_answer_of_a_warm_model_is_valid(slow):
-    from runner import device, models
-    from runner.serving import batch_engine
-
-    rows = 50 if slow else 2
-    found = device.prepare("cpu")
-    model, tokenizer, _ = models.load(models.resolve(SMOLLM2), found)
-    vocabulary = as_vocabulary(tokenizer)
-    channels = Channels(vocabulary, True)
-    engine = batch_engine(model, found, {"batch_size": 32}, end_tokens=vocabulary.end_tokens)
-    prompt = vocabulary.encode(["<|im_start|>user\nMake up a JSON object.<|im_end|>\n<|im_start|>assistant\n"])[0]
-    names = list(SCHEMAS) if slow else list(SCHEMAS)[3::4]
-    todo = []
-    for number, name in enumerate(names):
-        structure = read_structure(StructureConf(schema=SCHEMAS[name]), StructureConf(), [])
-        constraint = Constraints(structure.body, channels).behind(prompt)
-        todo += [
-            Sequence((number, row), prompt, 400, Sampling(1.0), 50 * number + row, constraint=constraint)
-            for row in range(rows)
-        ]
-    done = finish(engine, todo)
-    invalid = []
-    for (number, row), generation in done.items():
-        assert generation.error is None
-        try:
-            jsonschema.validate(json.loads(vocabulary.decode(generation.tokens)), SCHEMAS[names[number]])
-        except (ValueError, jsonschema.ValidationError) as problem:
-            invalid.append((names[number], row, generation.finish_reason, str(problem)[:200]))
-    assert len(done) == rows * len(names)
-    assert not [one for one in invalid if one[2] != "length"]
-    print(f"{len(done)} answers, {len(invalid)} cut off: {sorted({one[0] for one in invalid})}")
-    assert len(invalid) <= len(done) // 50
+    rows, schemas = (50, 20) if slow else (2, 4)
+    command = [sys.executable, "-m", "tests.constrained", "valid", str(rows), str(schemas)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    good, of, cut = (int(number) for number in re.findall(r"[0-9]+", printed)[:3])
+    assert of == rows * schemas
+    assert good + cut == of
+    assert cut <= of // 50
