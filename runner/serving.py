@@ -23,6 +23,7 @@ BATCH_SIZE = {"cpu": 64, "metal": 32, "cuda": 64}  # to begin with
 MOST = 256  # sequences at once
 PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 2048}
 WORK_SPACE = 0.1  # share of the budget left for activations
+WATERMARK = 0.95  # share of the budget in use at which nothing more is admitted
 
 
 def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompter, share: float = 1.0) -> Engine:
@@ -50,6 +51,7 @@ def batch_engine(
     model: Any, device: Device, conf: Mapping[str, Any], share: float = 1.0, **details: Any
 ) -> BatchEngine | CopyingEngine:
     """An engine for a loaded model, its sizes chosen for the device where ``conf`` (engine keys) leaves them open."""
+    import mlx.core as mx
     from mlx.utils import tree_reduce
 
     from runner.engine import BatchEngine
@@ -61,7 +63,8 @@ def batch_engine(
         "prefill_tokens": conf.get("prefill_tokens") or PREFILL_TOKENS[device.kind],
     }
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
-    limit = conf["memory_gb"] * 1e9 if conf.get("memory_gb") else device.memory_bytes
+    limit = memory_limit(conf, device)
+    mx.set_cache_limit(int(limit * WORK_SPACE))  # of buffers that MLX keeps for later
     spare = int(share * (int(limit * (1 - WORK_SPACE)) - weights))
     if spare <= 0:
         raise UserError(f"the weights take {weights / 1e9:.1f} GB of {limit / 1e9:.1f} GB: too little is left", 3)
@@ -80,6 +83,11 @@ def batch_engine(
     streams = cpu_streams() if device.kind == "cpu" else 1
     most = None if conf.get("batch_size") else int(share * MOST)
     return BatchEngine(resident, kv_bytes=spare, streams=streams, most=most, costs=costs, **sizes, **details)
+
+
+def memory_limit(conf: Mapping[str, Any], device: Device) -> float:
+    """Bytes for weights, KV caches and work space together."""
+    return conf["memory_gb"] * 1e9 if conf.get("memory_gb") else device.memory_bytes
 
 
 def stop_at(prompter: Prompter) -> Callable[[list[int]], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import shlex
 import shutil
@@ -28,7 +29,7 @@ from runner.prelude import Survey, begin
 from runner.prepare import Prepared, identity, prepare, provenance
 from runner.preview import check_memory
 from runner.progress import Progress
-from runner.serving import stop_at
+from runner.serving import WATERMARK, memory_limit, stop_at
 from runner.spool import keep_copy
 from runner.status import read_status
 from runner.store import Store
@@ -135,7 +136,8 @@ def work(
     if not night.wait():
         raise KeyboardInterrupt
     wait = night.waiter(store)
-    engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait)
+    most = WATERMARK * memory_limit(vars(conf.engine), ready.device) if ready.device else math.inf
+    engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait, most)
     store.start(engine.gauge)
     constrain = constrainer(ready.prompter.channels, ready.prompter.answer_prefix)
     constraints = constrain(ready.structure.body) if ready.structure is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
@@ -19,7 +20,8 @@ class WatchedEngine:
 
     ``alone``: rows that are computed one at a time, after all others that are to hand. ``quarantined``: rows that are
     answered with this error. ``wait(beat, release)`` is called before every step and may take hours; it calls ``beat``
-    meanwhile, ``release`` to give the model's memory back, and returns whether to go on.
+    meanwhile, ``release`` to give the model's memory back, and returns whether to go on. While the engine takes more
+    than ``watermark`` bytes nothing is added to what it has.
     """
 
     def __init__(
@@ -29,8 +31,9 @@ class WatchedEngine:
         alone: Collection[int] = (),
         quarantined: Mapping[int, str] | None = None,
         wait: Callable[[Callable[[], None], Callable[[], None]], bool] = lambda beat, release: True,
+        watermark: float = math.inf,
     ) -> None:
-        self._wait = wait
+        self._wait, self._watermark = wait, watermark
         self._opened, self._flight = opened, flight
         self._alone, self._quarantined = alone, quarantined or {}
         self._inner: Engine | None = opened()
@@ -75,8 +78,13 @@ class WatchedEngine:
         return gauge() if gauge else Gauge(memory_bytes=peak_memory())
 
     def room(self) -> int:
-        """See Engine; none while a row is computed alone."""
-        return 0 if self._lonely else self.inner.room()
+        """See Engine; none while a row is computed alone, or memory runs short."""
+        if self._lonely or (self._flying and self._is_full()):
+            return 0
+        return self.inner.room()
+
+    def _is_full(self) -> bool:
+        return math.isfinite(self._watermark) and (self.gauge().memory_bytes or 0) > self._watermark
 
     def add(self, sequences: list[Sequence]) -> None:
         """See Engine."""

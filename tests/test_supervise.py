@@ -18,7 +18,7 @@ import pytest
 
 from runner.flight import Flight, read_flight
 from runner.status import read_status
-from runner.types import Generation, Sequence, UserError
+from runner.types import Gauge, Generation, Sequence, UserError
 from runner.watched import WatchedEngine
 from tests.world import CountingEngine
 
@@ -294,6 +294,54 @@ def test_a_released_engine_is_opened_again_with_what_was_in_it(tmp_path):
     assert not opened[0].waiting
     assert {g.key[0] for g in [*first, *engine.step()]} == {0, 1, 2}
     assert len(opened) == 2
+
+
+def test_nothing_is_added_while_memory_is_short(tmp_path):
+    taken = [50]
+
+    class Measured(CountingEngine):
+        def gauge(self):
+            return Gauge(memory_bytes=taken[0])
+
+    engine = WatchedEngine(lambda: Measured(4), Flight(tmp_path, 1), watermark=100)
+    engine.add([sequence(0)])
+    assert engine.room() == 3
+    taken[0] = 101
+    assert engine.room() == 0
+    engine.step()
+    assert engine.room() == 4  # the engine is empty: nothing else will free memory
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_hours_of_work_and_restarts_take_no_more_memory(slow, tiny_model_folder, capsys):
+    """30 minutes of the tiny model, its process killed every minute, at full length."""
+    minutes, every_s = (30, 60) if slow else (0.2, 5)
+    write_rows(1_000_000)
+    model = ["engine.backend=cpu", f"model.path={tiny_model_folder}", "prompt.chat=false", "engine.max_tokens=4"]
+    words = [word for word in command(*model, "engine.max_restarts=9") if word != "engine.backend=fake"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    supervisors, workers = [], []
+    ends = time.monotonic() + 60 * minutes
+    while time.monotonic() < ends:
+        worker = wait_for(process, finished() + 20)
+        time.sleep(every_s)
+        supervisors.append(resident_mb(process.pid))
+        workers.append(resident_mb(worker))
+        os.kill(worker, signal.SIGKILL)
+        while is_alive(worker):
+            time.sleep(0.05)
+    process.kill()
+    process.wait()
+    with capsys.disabled():
+        print(f"\nsupervisor {supervisors[0]} to {supervisors[-1]} MB, worker {workers[0]} to {workers[-1]} MB")
+    assert supervisors[-1] - supervisors[0] < 10
+    assert workers[-1] - workers[0] < 100
+
+
+def resident_mb(pid):
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) // 1024
 
 
 def test_an_unreadable_flight_blames_nobody(tmp_path):
