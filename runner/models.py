@@ -72,6 +72,9 @@ def _snapshot(hub_id: str, revision: str | None, offline: bool, also: Iterable[s
     from huggingface_hub import errors, snapshot_download
 
     at = f"model.path={hub_id}" + (f" at revision {revision}" if revision else "")
+    if not offline and not _hub_answers():
+        log.warning("the hub does not answer: looking for %s in the cache", hub_id)
+        offline = True
     try:
         wanted = [*_HUB_FILES, *also]
         folder = snapshot_download(hub_id, revision=revision, allow_patterns=wanted, local_files_only=offline)
@@ -79,10 +82,21 @@ def _snapshot(hub_id: str, revision: str | None, offline: bool, also: Iterable[s
         hint = "no such folder here, and not on the hub (a private or gated model needs `hf auth login`)"
         raise UserError(f"{at}: {hint}") from error
     except Exception as error:  # the hub's client lets the errors of its HTTP library through
-        hint = "run once without offline" if offline else "check the name and the network"
+        hint = "run once without offline, and with a network" if offline else "check the name and the network"
         raise UserError(f"{at}: no such folder here, and the hub cannot be asked: {_line(error)}; {hint}") from error
     read_config(Path(folder))
     return Path(folder)
+
+
+def _hub_answers() -> bool:
+    """Whether anybody is there: the hub's client waits for ever for a server that takes connections and is silent."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # of whatever HTTP library the client uses
+        return False
+    return True
 
 
 def _converted(gguf: Path) -> Path:

@@ -6,7 +6,9 @@ Each fault is put into a real process; the run is then resumed and compared with
 import json
 import os
 import random
+import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -456,3 +458,31 @@ def test_input_that_is_mapped_and_cut_short_during_the_run_is_refused():
     assert "rows.arrow" in errors.splitlines()[-1] or "dataset.fingerprint" in errors
     assert "Traceback" not in errors
     assert read_status(Path("outputs/run"))["finished"] < ROWS
+
+
+def test_a_hub_that_never_answers_ends_with_a_line_and_offline_works_from_the_cache(tmp_path):
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections, says nothing
+    hub = tmp_path / "hub"
+    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HUB_CACHE": str(hub)}
+    environment |= {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    code = "import sys; from runner import models; print(models.resolve('own/er', offline=len(sys.argv) > 1))"
+    code = f"from runner.types import UserError\ntry:\n  {code}\nexcept UserError as e:\n  sys.exit(f'told: {{e}}')"
+    asked = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert asked.stderr.splitlines()[-1].startswith("told: model.path=own/er"), asked.stderr
+    cached = hub / "models--own--er"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    (cached / "snapshots" / "abc" / "config.json").write_text('{"model_type": "llama"}')
+    offline = [sys.executable, "-c", code, "offline"]
+    found = subprocess.run(offline, env=environment, capture_output=True, text=True, timeout=120)
+    assert found.stdout.strip().endswith("snapshots/abc"), found.stderr
+    silent.close()
+
+
+def test_every_promise_in_the_readme_names_a_test_that_there_is():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", readme)
+    assert len(named) >= 15
+    for file, test in named:
+        assert f"def {test}(" in (Path(__file__).parent / file).read_text(), test
