@@ -28,6 +28,7 @@ COMMANDS = (
     "repair",
     "benchmark",
     "convert",
+    "perplexity",
 )  # a file each in runner/commands
 
 

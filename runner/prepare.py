@@ -207,15 +207,9 @@ def _answers(ready: Prepared) -> dict[str, Any]:
 
 def provenance(ready: Prepared) -> dict[str, Any]:
     """What is worth knowing later about a session, beyond its identity."""
-    machine: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version(), "boot": boot_id()}
-    machine["cores"] = os.cpu_count()
-    if ready.device is not None:
-        device = ready.device
-        machine |= {"device": device.kind, "name": device.name, "blas": device.blas, "memory": device.memory_bytes}
     plain = ready.config.plain
     return {
-        "versions": {name: _version(name) for name in PACKAGES},
-        "machine": machine,
+        **session_facts(ready.device),
         "engine": plain["engine"],
         "dataset": plain["dataset"]["path"],
         "prompt_sha256": hashlib.sha256(json.dumps(plain["prompt"], sort_keys=True).encode()).hexdigest(),
@@ -233,6 +227,14 @@ def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
 def _commit(folder: Path | None) -> str | None:
     """The commit of a model from the hub, whose cache has a folder for each."""
     return folder.name if folder is not None and folder.parent.name == "snapshots" else None
+
+def session_facts(device: Any) -> dict[str, Any]:
+    """Versions and the machine; ``device`` is None for the fake engine."""
+    machine: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version(), "boot": boot_id()}
+    machine["cores"] = os.cpu_count()
+    if device is not None:
+        machine |= {"device": device.kind, "name": device.name, "blas": device.blas, "memory": device.memory_bytes}
+    return {"versions": {name: _version(name) for name in PACKAGES}, "machine": machine}
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,312 @@
+"""The command ``perplexity``: from overrides to windows in a checkpoint to a table of variants."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from jobs.perplexity import (
+    Check,
+    PerplexityConf,
+    Window,
+    chunk_tokens,
+    estimate,
+    losses,
+    read_tokens,
+    self_check,
+    text_column,
+    windows,
+)
+from jobs.perplexity_table import Variant, as_json, as_markdown, as_text
+from runner.benchmarking import OutputDirConf
+from runner.compose import Composer
+from runner.config import CheckpointConf, EngineConf, ModelConf
+from runner.interrupt import Stop
+from runner.keys import check_keys
+from runner.lease import disk_errors
+from runner.prepare import session_facts
+from runner.progress import Progress
+from runner.recipes import model_path
+from runner.source import DatasetConf, open_source
+from runner.status import read_status
+from runner.store import Output, Store, Usage, fresh_dir
+from runner.sweep import combinations
+from runner.types import Gauge, UserError
+
+log = logging.getLogger("rowmill")
+
+SCHEMA = pa.schema([("begin", pa.int64()), ("end", pa.int64()), ("tokens", pa.int32()), ("nll", pa.float64())])
+SHARD_WINDOWS = 1000
+# By how much a window's mean may differ from that of a pass by itself, in nats.
+TOLERANCE = {"cpu": 1e-4, "metal": 1e-2, "cuda": 1e-2}
+
+
+@dataclass
+class PerplexityRunConf:
+    """The groups of ``rowmill perplexity``; see ``RunConf`` for the keys without a group."""
+
+    perplexity: PerplexityConf = field(default_factory=PerplexityConf)
+    dataset: DatasetConf = field(default_factory=DatasetConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    engine: EngineConf = field(default_factory=EngineConf)
+    output: OutputDirConf = field(default_factory=OutputDirConf)
+    checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
+    run_name: str | None = None
+    resume: str = "auto"
+    offline: bool = False
+
+
+@dataclass
+class Ready:
+    """An evaluation checked and tokenised, its weights not yet loaded. ``tokens``: the text's ids [N]."""
+
+    conf: PerplexityRunConf
+    name: str
+    run_dir: Path
+    folder: Path
+    model_config: dict[str, Any]
+    device: Any
+    fingerprint: str
+    tokens: np.ndarray
+    windows: list[Window]
+    checks: list[Check] = field(default_factory=list)
+    peak_bytes: int | None = None
+
+    @property
+    def text(self) -> str:
+        """Names the tokens and how they are cut."""
+        return hashlib.sha256(self.tokens.tobytes() + repr(self.windows[:2]).encode()).hexdigest()[:16]
+
+    def is_whole(self, row: int) -> bool:
+        """Whether a window is as long as the first; only the last can be shorter."""
+        return row < len(self.windows) and self.windows[row].end - self.windows[row].begin == self.windows[0].end
+
+    @property
+    def sequences(self) -> int:
+        """Windows in a batch."""
+        from runner.serving import PREFILL_TOKENS
+
+        cut = self.conf.perplexity
+        return self.conf.engine.batch_size or max(1, PREFILL_TOKENS[self.device.kind] // cut.window)
+
+
+def run_perplexities(
+    overrides: Sequence[str], config_dir: str | None, sweep: bool, checked: bool, stop: Stop
+) -> tuple[list[Variant], list[Check], dict[str, Path]]:
+    """Evaluate, or go on; with ``sweep`` one variant for each combination of values. Tables by kind of file.
+
+    Raises UserError, and KeyboardInterrupt when ``stop`` was asked for.
+    """
+    asked = combinations(overrides) if sweep else [(list(overrides), [])]
+    variants, checks = [], []
+    for words, differing in asked:
+        ready = prepare(words, config_dir, differing)
+        variants.append(evaluate(ready, stop, checked))
+        checks += ready.checks
+    return variants, checks, _write_tables(Path(ready.conf.output.dir), variants)
+
+
+def prepare(overrides: Sequence[str], config_dir: str | None, differing: Sequence[str] = ()) -> Ready:
+    """Check everything that can be checked before weights load; ``differing`` overrides go into the name."""
+    composed, choices = Composer(PerplexityRunConf, "perplexity", config_dir).compose(overrides)
+    try:
+        conf = cast(PerplexityRunConf, OmegaConf.to_object(composed))
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    check_keys(conf)
+    if conf.engine.backend == "fake":
+        raise UserError("perplexity needs a model: engine.backend=fake has none")
+    from runner import device, models
+
+    source = open_source(conf.dataset, conf.offline)
+    column = text_column(source, conf.perplexity.column)
+    folder = models.resolve(model_path(conf.model), conf.model.revision, conf.offline)
+    found = device.prepare(conf.engine.backend)
+    config = models.read_config(folder)
+    tokenizer = models.load_tokenizer(folder, config)
+    from runner.tokens import as_vocabulary
+
+    end = tokenizer.eos_token_id
+    if end is None and conf.perplexity.separator is None:
+        raise UserError("this model has no end token: give perplexity.separator=..., such as a line break")
+    tokens = read_tokens(source, column, as_vocabulary(tokenizer), end, conf.perplexity)
+    cut = windows(len(tokens), conf.perplexity.window, conf.perplexity.stride)
+    _check_context(conf, models.context_length(config))
+    log.info("%s: %s tokens in %s windows", source.describe(), f"{len(tokens):,}", f"{len(cut):,}")
+    name, run_dir = _names(conf, choices, any(word.startswith("model.path=") for word in overrides), differing)
+    return Ready(conf, name, run_dir, folder, config, found, source.fingerprint, tokens, cut)
+
+
+def _check_context(conf: PerplexityRunConf, context: int | None) -> None:
+    if context is not None and conf.perplexity.window > context:
+        raise UserError(f"perplexity.window={conf.perplexity.window}: the model's context has {context} tokens")
+
+
+def _names(
+    conf: PerplexityRunConf, choices: dict[str, str], typed_path: bool, differing: Sequence[str]
+) -> tuple[str, Path]:
+    """What to call the variant, and its run directory."""
+    model = Path(str(conf.model.path).partition("#")[0]).name if typed_path else choices["model"]
+    others = [word for word in differing if not word.startswith(("model=", "model.path="))]
+    name = " ".join([model, *others])
+    default = "-".join(["perplexity", model, choices["dataset"], *others])
+    run_name = conf.run_name or re.sub(r"[^\w.=-]+", "-", default)
+    if Path(run_name).name != run_name or run_name in (".", ".."):
+        raise UserError(f"run_name={run_name}: it must be a folder name inside output.dir")
+    if conf.run_name and differing:
+        run_name += re.sub(r"[^\w.=-]+", "-", "-" + "-".join(word.partition("=")[2] for word in differing))
+    run_dir = Path(conf.output.dir) / run_name
+    return name, fresh_dir(run_dir) if conf.resume == "force" else run_dir
+
+
+def evaluate(ready: Ready, stop: Stop, checked: bool = False) -> Variant:
+    """Compute the windows that are left, each committed with its batch; the variant's figures."""
+    from runner.memory import weight_bytes
+
+    with _open_store(ready) as store:
+        if checked or store.totals().finished < len(ready.windows):
+            _work(ready, store, stop, checked)
+        else:
+            log.info("%s: all %d windows were finished before", ready.name, len(ready.windows))
+        store.close("finished")
+    status = read_status(ready.run_dir)
+    table = _results(ready.run_dir)
+    nlls, scored = table.column("nll").to_pylist(), table.column("tokens").to_pylist()
+    return Variant(
+        name=ready.name,
+        path=str(ready.run_dir),
+        text=ready.text,
+        nlls=nlls,
+        scored=scored,
+        estimate=estimate(nlls, scored),
+        weight_bytes=weight_bytes(ready.folder, ready.model_config, ready.device.kind),
+        tokens_per_s=status["prompt_tokens"] / status["active_s"] if status["active_s"] else None,
+        peak_bytes=ready.peak_bytes,
+    )
+
+
+def _open_store(ready: Ready) -> Store:
+    from runner.models import weights_hash
+
+    conf = ready.conf
+    model = {"path": conf.model.path, "revision": conf.model.revision, "weights": weights_hash(ready.folder)}
+    identity = {
+        "job": {"_target_": "jobs.perplexity", **asdict(conf.perplexity)},
+        "dataset": {**asdict(conf.dataset), "fingerprint": ready.fingerprint},
+        "model": model,
+        "tokens": len(ready.tokens),
+    }
+    return Store.open(
+        ready.run_dir,
+        identity,
+        rows=len(ready.windows),
+        shard_rows=SHARD_WINDOWS,
+        schema=SCHEMA,
+        keep=pa.schema([]),
+        kept=lambda start, stop: pa.table({}),
+        durability=conf.checkpoint.durability,
+        provenance=session_facts(ready.device) | {"engine": asdict(conf.engine), "dataset": conf.dataset.path},
+        config=OmegaConf.to_yaml(OmegaConf.structured(conf)),
+    )
+
+
+def _work(ready: Ready, store: Store, stop: Stop, checked: bool) -> None:
+    """Compute until every window is finished; KeyboardInterrupt if ``stop`` was asked for before."""
+    import mlx.core as mx
+
+    from runner import cpu, models
+    from runner.device import cpu_streams, wired
+    from runner.preflight import check
+
+    conf, kind = ready.conf, ready.device.kind
+    streams = cpu_streams() if kind == "cpu" else 1
+    planned = dataclasses.replace(conf.engine, batch_size=ready.sequences * streams)
+    check(conf.model, ready.folder, ready.model_config, ready.device, planned, [(conf.perplexity.window, 0)])
+    device = ready.device
+    if conf.engine.memory_gb:
+        device = dataclasses.replace(device, memory_bytes=int(conf.engine.memory_gb * 1e9))
+    mx.reset_peak_memory()
+    with wired(ready.device):
+        model, _, _ = models.load(ready.folder, device)
+        cpu.hook()
+        lanes = [
+            mx.default_stream(mx.default_device()),
+            *(mx.new_stream(mx.default_device()) for _ in range(1, streams)),
+        ]
+        chunk = chunk_tokens(kind, ready.model_config, ready.sequences * streams)
+        if checked:
+            _check(ready, model, lanes, chunk)
+        store.start(lambda: Gauge(memory_bytes=int(mx.get_active_memory())))
+        with stop.gently(), Progress(len(ready.windows), store) as progress:
+            for group in _groups(ready, store, streams):
+                _compute(ready, store, group, losses(model, [_ids(ready, rows) for rows in group], lanes, chunk))
+                progress.update()
+                if stop.is_asked():
+                    break
+        ready.peak_bytes = int(mx.get_peak_memory())
+        del model
+        mx.clear_cache()
+    if store.totals().finished < len(ready.windows):
+        raise KeyboardInterrupt("interrupted; what was computed is safe: type the same line again to go on")
+
+
+def _groups(ready: Ready, store: Store, streams: int) -> Iterator[list[list[int]]]:
+    """Unfinished windows of equal length by batch, and as many batches as there are streams."""
+    left = [index for span in store.unfinished() for index in span]
+    size = ready.sequences
+    for rows in ([row for row in left if ready.is_whole(row)], [row for row in left if not ready.is_whole(row)]):
+        batches = [rows[at : at + size] for at in range(0, len(rows), size)]
+        for at in range(0, len(batches), streams):
+            yield batches[at : at + streams]
+
+
+def _ids(ready: Ready, rows: list[int]) -> np.ndarray:
+    return np.stack([ready.tokens[ready.windows[row].begin : ready.windows[row].end] for row in rows])
+
+
+def _compute(ready: Ready, store: Store, group: list[list[int]], found: list[np.ndarray]) -> None:
+    """Commit a group's windows: sums of their scored tokens, in double precision."""
+    outputs = []
+    for rows, batch in zip(group, found, strict=True):
+        for row, values in zip(rows, batch, strict=True):
+            begin, end, scored = ready.windows[row]
+            nll = float(values[-scored:].sum(dtype=np.float64))
+            columns = {"begin": begin, "end": end, "tokens": scored, "nll": nll}
+            outputs.append(Output(row, columns, usage=Usage(prompt_tokens=end - begin)))
+    store.finish(outputs)
+
+
+def _check(ready: Ready, model: Any, lanes: list[Any], chunk: int) -> None:
+    """Raises UserError, exit code 3, where batches and single passes give other results."""
+    rows = [row for row in range(ready.sequences * len(lanes)) if ready.is_whole(row)]
+    batches = [_ids(ready, rows[at :: len(lanes)]) for at in range(min(len(lanes), len(rows)))]
+    found = self_check(model, batches, lanes, chunk)
+    ready.checks.append(found)
+    if not found.mean <= TOLERANCE[ready.device.kind]:
+        raise UserError(f"self-check: batches differ from single passes by {found.mean:.2g} nats a token", 3)
+
+
+def _results(run_dir: Path) -> pa.Table:
+    """The windows of a finished run, in order."""
+    files = sorted(run_dir.glob("data-*.arrow"))
+    return pa.concat_tables([pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files])
+
+
+def _write_tables(folder: Path, variants: list[Variant]) -> dict[str, Path]:
+    written = {}
+    with disk_errors(folder):
+        for ending, text in (("txt", as_text), ("md", as_markdown), ("json", as_json)):
+            written[ending] = folder / f"perplexity.{ending}"
+            written[ending].write_text(text(variants) + "\n", encoding="utf-8")
+    return written
