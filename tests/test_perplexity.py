@@ -359,7 +359,7 @@ def test_tables_hold_the_same_figures():
     ("more", "says"),
     [
         (["perplexity.stride=200"], "perplexity.stride=200"),
-        (["perplexity.window=1"], "it must be at least 2"),
+        (["perplexity.window=1", "perplexity.stride=1"], "perplexity.window=1: it must be at least 2"),
         (["perplexity.window=1024", "perplexity.stride=1024"], "the model's context has 512 tokens"),
         (["perplexity.column=body"], "no column of texts"),
         (["perplexity.windows=3"], "did you mean"),
