@@ -228,6 +228,7 @@ def _commit(folder: Path | None) -> str | None:
     """The commit of a model from the hub, whose cache has a folder for each."""
     return folder.name if folder is not None and folder.parent.name == "snapshots" else None
 
+
 def session_facts(device: Any) -> dict[str, Any]:
     """Versions and the machine; ``device`` is None for the fake engine."""
     machine: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version(), "boot": boot_id()}
