@@ -169,6 +169,7 @@ def coverage(points: Sequence[dict[str, Any]]) -> str:
     ) as drawn:
         drawn.axes.plot(shares, accuracy, color=SERIES)
         drawn.axes.set(xlim=(0, 1.02), xlabel="share of the rows kept, the surest first", ylabel="accuracy")
+        drawn.axes.set_ylim(max(0.0, accuracy.min() - 0.1), min(1.02, accuracy.max() + 0.1))  # noise stays small
     return drawn.svg
 
 
