@@ -243,12 +243,14 @@ class Batch:
         for lane in self.lanes:
             if lane.ended or not (rest := lane.rest):
                 continue
-            new = rest if rest <= left else self.prefill_tokens
-            if new > left:
+            tree = lane.tree.parents if lane.tree else ()
+            first = left == self.prefill_tokens
+            if not first and rest + len(tree) > left:
                 break
-            left -= new
+            new = min(rest, left)
+            parents = tree if new == rest else ()
+            left -= new + len(parents)
             last = new == rest and (lane.sequence.choices is not None or lane.sequence.max_tokens == 1)
-            parents = lane.tree.parents if lane.tree and new == rest else ()
             spans.append((lane, Span(lane.prefix, lane.slot, lane.stored, new, parents, keep=not last)))
         return spans
 

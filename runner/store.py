@@ -274,7 +274,7 @@ class Store:
         with self._database.atomic():
             self._connection.execute("DELETE FROM shards WHERE error_kinds != '{}'")
             self._connection.execute("DELETE FROM staged WHERE error IS NOT NULL")
-            self._connection.execute("DROP TABLE IF EXISTS deaths")  # rows put aside for them get another chance, too
+            self._connection.execute("DELETE FROM deaths")  # rows put aside for them get another chance, too
 
     def _forget_damaged_shards(self) -> None:
         for shard, name, size, sha256 in self._select("SELECT shard, file, bytes, sha256 FROM shards"):

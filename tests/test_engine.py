@@ -238,3 +238,12 @@ def test_the_votes_about_a_row_share_its_prompt_which_is_computed_once(resident)
         cached = [done[row, vote].cached_tokens for vote in range(5)]
         assert sum(cached) >= 4 * (len(rows[row]) - 1)  # the last token is each vote's own
         assert max(cached) == len(rows[row]) - 1
+
+
+def test_choices_with_many_tokens_fill_a_step_by_themselves(plain, resident):
+    choices = tuple((1 + i // 9, 1 + i % 9, 3) for i in range(40))  # 45 inner nodes
+    rows = prompts(21, 5, 6, longest=9)
+    engine = BatchEngine(resident, {END}, batch_size=5, prefill_tokens=20)
+    engine.add(sequences(rows, 1, (6,), choices=choices))
+    scored = [len(engine.step()) for _ in range(8)]
+    assert max(scored) == 1 and sum(scored) == 5
