@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DATABASE = "run.db"
 IDENTITY = "identity.json"  # the same as in the checkpoint, for the day on which that is damaged
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA = f"""
 BEGIN;
@@ -39,6 +39,8 @@ CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER,
 CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes INTEGER, sha256 TEXT,
     prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT, labels TEXT);
 CREATE TABLE deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TEXT);
+CREATE TABLE rejected (attempt INTEGER PRIMARY KEY, reason TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER,
+    completion_tokens INTEGER, body TEXT NOT NULL);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 _VARIABLES = 500  # bound parameters of one statement
@@ -94,6 +96,13 @@ def create_tables(connection: sqlite3.Connection, identity: Mapping[str, Any]) -
     connection.executescript(_SCHEMA)
     connection.execute("INSERT INTO run VALUES (?)", (json.dumps(identity),))
     connection.execute("COMMIT")
+
+
+def unfinish_errors(connection: sqlite3.Connection) -> None:
+    """Make the rows in error unfinished; their shards' other rows are made again from the recorded completions."""
+    connection.execute("DELETE FROM shards WHERE error_kinds != '{}'")
+    connection.execute("DELETE FROM staged WHERE error IS NOT NULL")
+    connection.execute("DELETE FROM deaths")  # rows put aside for them get another chance, too
 
 
 def conditions(column: str, values: Iterable[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:

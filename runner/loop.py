@@ -6,19 +6,18 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 
 from runner.ask import Defaults, digest_of, sequence_of
+from runner.feed import Feed
 from runner.plan import Plan
 from runner.prompt import Prompter
 from runner.shards import Output
 from runner.store import Record, Store
 from runner.task import Task
-from runner.types import Completion, Engine, Generation, Job, Request, Row, RowError, Sequence, Source, UserError
+from runner.types import Completion, Engine, Generation, Job, Request, Row, RowError, Sequence, UserError
 
 WINDOW_TOKENS = 4_000_000  # waiting prompt tokens after which no more rows are read: some 150 MB
 READ_ROWS = 256  # rows read, rendered and looked up together
-READ_CHARS = 1_000_000  # of their cells, after which fewer rows are read together
 
 log = logging.getLogger("rowmill")
 
@@ -29,13 +28,13 @@ Asked = tuple[Task, int, Request]
 
 @dataclass
 class Loop:
-    """A run at work. ``window`` bounds the rows read ahead, ``limit`` all rows read; ``stopped`` asks for an early end.
+    """A run at work. ``window`` bounds the rows read ahead; ``stopped`` asks for an early end.
 
     Memory depends on the window, not on the number of rows. Nobody acts on an answer before it is on disk.
     """
 
     job: Job
-    source: Source
+    feed: Feed
     prompter: Prompter
     engine: Engine
     store: Store
@@ -43,7 +42,6 @@ class Loop:
     window: int
     stopped: Callable[[], bool] = lambda: False
     plan: Plan = field(default_factory=Plan)
-    limit: int | None = None
     tasks: dict[int, Task] = field(default_factory=dict)  # unfinished rows that were read, in order
     last: int = 0  # row read
     told: bool = False  # of the first exception that a job did not mean to raise
@@ -55,10 +53,9 @@ class Loop:
 
     def work(self, tick: Callable[[], None] = lambda: None) -> None:
         """Work until every row is finished or ``stopped``; ``tick`` is called after every commit."""
-        rows = islice(self._unfinished_rows(), self.limit)
-        self._read(rows)
-        while (self.tasks or self.outputs) and self._advance(tick):
-            self._read(rows)
+        self._read()
+        while (self.tasks or self.outputs) and not self.feed.full and self._advance(tick):
+            self._read()
         self._commit()
 
     def finish(self, task: Task, tick: Callable[[], None] = lambda: None) -> Output | None:
@@ -88,18 +85,14 @@ class Loop:
         answers, self.answers = self.answers, []
         outputs, self.outputs = self.outputs, []
         if answers or outputs:
-            self.store.record((Record(*key, self.digests.pop(key, None), one) for key, one in answers), outputs)
+            self.feed.record((Record(*key, self.digests.pop(key, None), one) for key, one in answers), outputs)
         return answers
 
-    def _unfinished_rows(self) -> Iterator[tuple[int, Row]]:
-        for span in self.store.unfinished():
-            yield from zip(span, self.source.rows(span.start, span.stop), strict=True)
-
-    def _read(self, rows: Iterator[tuple[int, Row]]) -> None:
+    def _read(self) -> None:
         """Open rows until the window is full, some at a time."""
         some = min(READ_ROWS, -(-self.window // 8))
         while self._room() >= some and not self.stopped():
-            opened = [Task(index, row, self.job) for index, row in _next_rows(rows, some)]
+            opened = [Task(index, row, self.job) for index, row in self.feed.take(some)]
             if not opened:
                 return
             self.last = opened[-1].index
@@ -197,7 +190,7 @@ class Loop:
         for (task, number, request), tokens in zip(requests, prompts, strict=True):
             key = (task.index, number)
             try:
-                origin = self.source.origin(task.index) if task.index >= 0 else task.index
+                origin = self.feed.origin(task.index) if task.index >= 0 else task.index
                 sequence = sequence_of(key, origin, request, tokens, self.defaults, self.prompter.continuations)
             except Exception as problem:  # a job's own choices: only its row is at fault
                 self.answers.append((key, Completion(finish_reason="error", error=_why(problem))))
@@ -250,17 +243,6 @@ def _why(problem: Exception) -> str:
 def _again(completion: Completion) -> Completion:
     """The answer to a request that is identical to one computed: nothing of its prompt was."""
     return dataclasses.replace(completion, cached_tokens=completion.prompt_tokens)
-
-
-def _next_rows(rows: Iterator[tuple[int, Row]], count: int) -> Iterator[tuple[int, Row]]:
-    """The next ``count`` rows, fewer if they are long."""
-    chars = 0
-    for index, row in islice(rows, count):
-        yield index, row
-        for cell in row.values():
-            chars += len(cell) if isinstance(cell, str) else 0
-        if chars > READ_CHARS:
-            return
 
 
 def _indexes(tasks: list[Task]) -> Iterable[int]:

@@ -31,7 +31,7 @@ from runner.source import DataSource, open_source
 from runner.store import fresh_dir
 from runner.structure import Structure, read_structure
 from runner.tokens import ByteTokenizer
-from runner.types import Job, UserError
+from runner.types import Attempts, Job, UserError
 
 log = logging.getLogger("rowmill")
 PACKAGES = ("rowmill", "mlx", "mlx-lm", "transformers", "datasets", "pyarrow")
@@ -54,11 +54,17 @@ class Prepared:
     date: str
     keep: Kept
     structure: Structure | None = None
+    attempts: Attempts | None = None  # what the rows are made from, if not from the source's
     memory_share: float = 1.0
 
     @property
     def job(self) -> Job:
         return self.config.job
+
+    @property
+    def rows(self) -> int:
+        """How many rows the output will have, at most."""
+        return len(self.source) if self.attempts is None else self.attempts.target
 
 
 def prepare(config: Config) -> Prepared:
@@ -78,10 +84,17 @@ def prepare(config: Config) -> Prepared:
     _check_job(config)
     _check_labels(config.job, prompter, source)
     open_job(config.job, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
+    attempts = config.job.attempts() if hasattr(config.job, "attempts") else None
     structure = structured(config, prompter)
-    keep = choose(conf.output.keep, source, config.job.schema())
+    keep = choose(conf.output.keep if attempts is None else _refuse_keep(conf.output.keep), source, config.job.schema())
     log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
-    return Prepared(config, run_dir, source, prompter, folder, model_config, device, date, keep, structure)
+    return Prepared(config, run_dir, source, prompter, folder, model_config, device, date, keep, structure, attempts)
+
+
+def _refuse_keep(wanted: list[str] | None) -> list[str]:
+    if wanted:
+        raise UserError(f"output.keep=[{', '.join(wanted)}]: this job makes rows of its own; it keeps no input columns")
+    return []
 
 
 def structured(config: Config, prompter: Prompter) -> Structure | None:

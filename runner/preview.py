@@ -88,7 +88,7 @@ def look(ready: Prepared, rows_a_place: int = ROWS_A_PLACE) -> Looked:
     prompts = ready.prompter.render_many([(request, row) for _, _, request, row in asked])
     for (index, number, request, row), tokens in zip(asked, prompts, strict=True):
         try:
-            origin = ready.source.origin(index)
+            origin = ready.source.origin(index) if ready.attempts is None else index
             sequence = sequence_of((index, number), origin, request, tokens, defaults, ready.prompter.continuations)
         except RowError as error:
             looked.errors.append(str(error))
@@ -101,6 +101,10 @@ def look(ready: Prepared, rows_a_place: int = ROWS_A_PLACE) -> Looked:
 
 def _rows(ready: Prepared, rows_a_place: int) -> Iterator[tuple[int, Row]]:
     rows = len(ready.source)
+    if ready.attempts is not None:
+        numbers = range(min(ready.attempts.ahead, ready.attempts.most, rows_a_place))
+        yield from ((number, ready.attempts.row(number)) for number in numbers)
+        return
     if rows <= PLACES * rows_a_place:
         yield from enumerate(ready.source.rows(0))
         return
@@ -137,7 +141,7 @@ def _figures(ready: Prepared, looked: Looked, shared: int) -> dict[str, Any]:
     time, differing = _recorded(ready)
     needed = [len(sequence.tokens) + _answer_tokens(sequence) for sequence in looked.sequences]
     return {
-        "rows": len(ready.source),
+        "rows": ready.rows,
         "rows_looked_at": looked.rows,
         "requests": len(lengths),
         "unusable_rows": len(looked.errors),

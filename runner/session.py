@@ -21,6 +21,7 @@ from runner.config import Config
 from runner.constrain import constrainer
 from runner.deaths import Death
 from runner.device import wired
+from runner.feed import AttemptFeed, Feed, RowFeed
 from runner.interrupt import Stop
 from runner.loop import Loop
 from runner.night.night import Night
@@ -52,15 +53,23 @@ def run_session(config: Config, stop: Stop, link: Link | None = None) -> dict[st
     try:
         with open_store(ready, link.death if link else None) as store, run_log(ready.run_dir):
             _tell(ready, store, link)
-            if store.totals().finished == len(ready.source):
-                log.info("all %d rows were finished before", len(ready.source))
+            if is_complete(ready, store):
+                log.info("all %d rows were finished before", store.totals().finished)
             else:
                 with night.told(supervised=link is not None):
                     work(ready, store, stop, night)
+            store.end_at(store.totals().finished)
             store.close("finished")
         return result(ready)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; what was computed is safe. To go on:\n{resume_command(ready)}") from None
+
+
+def is_complete(ready: Prepared, store: Store) -> bool:
+    """Whether all rows are finished, or no attempt is left to make more from."""
+    finished = store.totals().finished
+    spent = ready.attempts is not None and finished + store.rejected()[0] >= ready.attempts.most
+    return finished == ready.rows or spent
 
 
 def _tell(ready: Prepared, store: Store, link: Link | None) -> None:
@@ -89,7 +98,7 @@ def open_store(ready: Prepared, death: Death | None = None) -> Store:
     store = Store.open(
         ready.run_dir,
         identity(ready),
-        rows=len(ready.source),
+        rows=ready.rows,
         shard_rows=conf.output.shard_rows,
         schema=ready.job.schema(),
         keep=ready.keep.schema(),
@@ -144,11 +153,15 @@ def work(
     defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed, constraints, constrain)
     plan = Plan(getattr(engine, "costs", Costs()))
     window = conf.engine.window
-    loop = Loop(ready.job, ready.source, ready.prompter, engine, store, defaults, window, stop.is_asked, plan, limit)
+    if ready.attempts is None:
+        feed: Feed = RowFeed(ready.source, store, limit)
+    else:
+        feed = AttemptFeed(ready.attempts, store, limit)
+    loop = Loop(ready.job, feed, ready.prompter, engine, store, defaults, window, stop.is_asked, plan)
     survey = Survey(ready.source, conf.seed, conf.calibrate.rows)
     began = time.perf_counter()
     try:
-        with wired(ready.device), stop.gently(), Progress(len(ready.source), store) as progress:
+        with wired(ready.device), stop.gently(), Progress(ready.rows, store) as progress:
 
             def step() -> None:
                 progress.update()
@@ -160,10 +173,12 @@ def work(
     finally:
         _note_work(engine, loop, time.perf_counter() - began)
         engine.close()
-    if (missing := len(ready.source) - store.totals().finished) and stop.is_asked():
+    if is_complete(ready, store):
+        return
+    if stop.is_asked():
         raise KeyboardInterrupt
-    if missing and limit is None:
-        raise RuntimeError(f"the loop ended with {missing} rows unfinished")
+    if limit is None:
+        raise RuntimeError(f"the loop ended after {store.totals().finished} of {ready.rows} rows")
 
 
 def _note_work(engine: Engine, loop: Loop, seconds: float) -> None:
@@ -188,6 +203,10 @@ def result(ready: Prepared) -> dict[str, Any]:
         from runner.rouge import evaluate_summaries
 
         figures["rouge"] = evaluate_summaries(ready.run_dir, ready.source)
+    if ready.attempts is not None:
+        from runner.diversity import diversity
+
+        figures["diversity"] = diversity(ready.run_dir, figures["finished"] + sum(figures["rejected"].values()))
     if report := _report(ready, figures):
         figures["report"] = str(report)
     return figures

@@ -41,6 +41,11 @@ def show_run(figures: dict[str, Any]) -> None:
     evaluation = figures.get("evaluation")
     if evaluation and evaluation["rows"]:
         show_evaluation(evaluation)
+    if "diversity" in figures:
+        from runner.diversity import diversity_lines
+
+        for name, text in zip(["diverse", ""], diversity_lines(figures["diversity"]), strict=False):
+            line(name, text)
     if figures.get("rouge", {}).get("rows"):
         from runner.rouge import rouge_lines
 
@@ -85,6 +90,11 @@ def _show_figures(figures: dict[str, Any]) -> None:
     line("rows", f"{figures['finished']:,} of {figures['rows']:,}{errors}")
     for kind, count in list(figures["error_kinds"].items())[:5]:
         line("", f"{count:,} x {visible(kind)}")
+    if rejected := figures.get("rejected"):
+        taken = sum(rejected.values())
+        line("rejected", f"{taken:,} of {taken + figures['finished']:,} attempts, by what took them:")
+        for kind, count in rejected.items():
+            line("", f"{count:,} x {visible(kind)}")
     forced = f" ({figures['forced_tokens']:,} of them forced by the grammar)" if figures["forced_tokens"] else ""
     if prompt:
         best = figures.get("best_cached_share")

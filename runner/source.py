@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import datasets
     import numpy as np
 
-KINDS = ("csv", "jsonl", "text", "parquet", "arrow", "sqlite", "openai_batch", "documents", "aclsum", "hub")
+KINDS = ("csv", "jsonl", "text", "parquet", "arrow", "sqlite", "openai_batch", "documents", "aclsum", "hub", "none")
 _CELLS_PER_READ = 100_000
 _BYTES_PER_READ = 16 << 20
 
@@ -82,7 +82,7 @@ def open_source(conf: DatasetConf, offline: bool = False, run_dir: Path | None =
 def _check(conf: DatasetConf) -> None:
     if conf.kind not in KINDS:
         raise UserError(f"dataset.kind: {conf.kind!r}{did_you_mean(conf.kind, list(KINDS))}")
-    if not conf.path:
+    if not conf.path and conf.kind != "none":
         raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
     if conf.table is not None and conf.kind != "sqlite":
         raise UserError(f"dataset.table={conf.table}: it applies to dataset=sqlite only, this is {conf.kind}")

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from runner.database import open_read_only
 from runner.lease import disk_errors, holder
 from runner.marks import active_seconds
-from runner.shards import Staged, error_kind
+from runner.rejects import SUMS, rejected_kinds, rejected_tokens
+from runner.shards import Staged, Usage, error_kind
 
 _LABELS = 200  # distinct labels counted in a shard
 _WORK = ("model_s", "loop_s", "lanes", "slots", "padded", "prefilled", "cached", "shareable", "prompt", "forced")
@@ -39,15 +40,24 @@ class Totals(NamedTuple):
             completion += row.completion_tokens
         return Totals(finished, errors, prompt, cached, completion, shards)
 
+    def plus_tokens(self, usages: Iterable[Usage]) -> Totals:
+        """The totals with what was spent on attempts that are no rows."""
+        finished, errors, prompt, cached, completion, shards = self
+        for usage in usages:
+            prompt += usage.prompt_tokens
+            cached += usage.cached_tokens
+            completion += usage.completion_tokens
+        return Totals(finished, errors, prompt, cached, completion, shards)
+
 
 def read_totals(connection: sqlite3.Connection) -> Totals:
     """The totals of a checkpoint; costs a scan of the staged rows and of one row for each shard."""
-    sums = "coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(completion_tokens), 0)"
-    staged = connection.execute(f"SELECT count(*), count(error), {sums} FROM staged").fetchone()
-    sealed = connection.execute(f"SELECT coalesce(sum(rows), 0), 0, {sums} FROM shards").fetchone()
+    staged = connection.execute(f"SELECT count(*), count(error), {SUMS} FROM staged").fetchone()
+    sealed = connection.execute(f"SELECT coalesce(sum(rows), 0), 0, {SUMS} FROM shards").fetchone()
+    rejected = (0, 0, *rejected_tokens(connection))
     errors = connection.execute("SELECT coalesce(sum(value), 0) FROM shards, json_each(error_kinds)").fetchone()
     shards = connection.execute("SELECT count(*) FROM shards").fetchone()
-    finished, failed, *tokens = (a + b for a, b in zip(staged, sealed, strict=True))
+    finished, failed, *tokens = map(sum, zip(staged, sealed, rejected, strict=True))
     return Totals(finished, failed + errors[0], *tokens, *shards)
 
 
@@ -93,7 +103,8 @@ def read_status(run_dir: Path) -> dict[str, Any]:
     Keys: ``rows``, the fields of Totals, ``state`` (running: the lease is held; finished: all rows are; else
     interrupted), ``pid`` of the runner or None, ``started`` (Unix time of the first session), ``sessions``,
     ``active_s`` and ``rows_per_s`` (over the time that sessions were at work, each known to a second),
-    ``error_kinds``; of ended sessions, None if unknown: ``model_share`` (of the time at work, what was spent in the
+    ``error_kinds``, ``rejected`` (attempts that no row was made of, by what took them);
+    of ended sessions, None if unknown: ``model_share`` (of the time at work, what was spent in the
     model), ``slot_occupancy`` (of the batch's slots in every step, those taken), ``padding_share`` (of prompt tokens in
     attention), ``cached_share`` and ``best_cached_share`` (of prompt tokens computed or spared, those spared, and what
     an unlimited cache would have spared in any order); ``forced_tokens``, generated ones that a grammar knew before.
@@ -108,7 +119,10 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         active = active_seconds(connection)
         work = _read_work(connection)
         kinds = read_error_kinds(connection)
-    ended = "finished" if totals.finished == rows else "interrupted"
+        rejected = rejected_kinds(connection)
+        (why,) = connection.execute("SELECT why FROM sessions ORDER BY session DESC LIMIT 1").fetchone()
+    spent = bool(rejected) and why == "finished"  # all attempts are made, too few were accepted
+    ended = "finished" if totals.finished == rows or spent else "interrupted"
     return {
         "rows": rows,
         **totals._asdict(),
@@ -125,6 +139,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         "best_cached_share": _share(work["shareable"], work["prompt"]),
         "forced_tokens": int(work["forced"]),
         "error_kinds": kinds,
+        "rejected": rejected,
     }
 
 

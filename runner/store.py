@@ -11,6 +11,7 @@ follow from the ``shards`` table and are rewritten after each seal, of a great m
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -18,19 +19,20 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from runner import shards
-from runner.database import conditions, connect, create_or_check
+from runner.database import conditions, connect, create_or_check, unfinish_errors
 from runner.deaths import Death, note_death, read_deaths
 from runner.flight import Flight
 from runner.lease import Lease, disk_errors, fresh_dir
 from runner.marks import Marks
 from runner.publish import damage, write_dataset, write_stream, write_text
+from runner.rejects import Rejected, insert_rejected
 from runner.shards import Output, Record, Staged, Usage
 from runner.status import Totals, read_labels, read_status, read_totals
 from runner.types import Completion, Gauge, UserError
@@ -122,7 +124,8 @@ class Store:
             create_or_check(database.conn, run_dir, full, power=layout.power)
             store = cls(run_dir, layout, lease, database)
             if retry:
-                store._reopen_errors()
+                with database.atomic():
+                    unfinish_errors(database.conn)
             store._resume(provenance or {}, death)
             undo.callback(store.flight.close)
             if config is not None:
@@ -145,23 +148,28 @@ class Store:
         """For how many seconds this session and those before it have been at work."""
         return self._marks.active_s()
 
-    def record(self, completions: Iterable[Record] = (), finished: Iterable[Output] = ()) -> None:
+    def record(
+        self, completions: Iterable[Record] = (), finished: Iterable[Output] = (), rejected: Sequence[Rejected] = ()
+    ) -> None:
         """Commit completions and, in the same transaction, rows finished earlier; then seal the shards now complete.
 
-        What is passed is on disk when this returns. A row's last completion may be in the same call as its output.
-        Values that do not fit their column's type, or columns that the job did not name, make the row an error row;
-        lone surrogates become U+FFFD in outputs (completions keep them, for replay). Raises sqlite3.IntegrityError if
-        a (row, number) or a row is committed twice, ValueError for a row out of range; then nothing is committed.
+        ``rejected`` are attempts that are no rows. What is passed is on disk when this returns. A row's last completion
+        may be in the same call as its output. Values that do not fit their column's type, or columns that the job did
+        not name, make the row an error row; lone surrogates become U+FFFD in outputs (completions keep them, for
+        replay). Raises sqlite3.IntegrityError if a (row, number) or a row is committed twice, ValueError for a row out
+        of range; then nothing is committed.
         """
         records = [record.values() for record in completions]
         rows = shards.stage(self._checked(finished), self._layout.job)
-        totals = self._totals.plus(rows)
+        totals = self._totals.plus(rows).plus_tokens(one.output.usage for one in rejected)
         with disk_errors(self.run_dir), self._database.atomic():
             if records:
                 self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?)", records)
             if rows:
                 values = (row.values() for row in rows)
                 self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+            if rejected:
+                insert_rejected(self._connection, rejected)
             self._marks.finish(rows)
             self._marks.note(totals[:5], len(self._sealed))
         self._totals = totals
@@ -171,6 +179,15 @@ class Store:
     def finish(self, outputs: Iterable[Output]) -> None:
         """Commit finished rows and seal the shards that they complete; ``record`` without completions."""
         self.record((), outputs)
+
+    def end_at(self, rows: int) -> None:
+        """There will be no more than these first rows, all of them finished: seal their last shard."""
+        self._layout = dataclasses.replace(self._layout, rows=rows)
+        self._seal_complete([*self._staged, 0])
+
+    def rejected(self) -> tuple[int, ...]:
+        """How many attempts were rejected, and the last of them (-1: none)."""
+        return tuple(self._select("SELECT count(*), coalesce(max(attempt), -1) FROM rejected")[0])
 
     def recorded(self, rows: Iterable[int]) -> dict[int, dict[int, Record]]:
         """The committed completions of these rows (a ``range`` of step 1 is fastest): row -> number -> record."""
@@ -259,8 +276,8 @@ class Store:
         self._forget_damaged_shards()
         self._sealed = {shard for (shard,) in self._select("SELECT shard FROM shards")}
         self._remove_orphans()
-        size = self._layout.shard_rows
-        self._staged.update(dict(self._select(f"SELECT row / {size}, count(*) FROM staged GROUP BY 1")))
+        staged = f"SELECT row / {self._layout.shard_rows}, count(*) FROM staged GROUP BY 1"
+        self._staged.update(dict(self._select(staged)))
         session = {"started": time.time(), "pid": os.getpid(), "provenance": json.dumps(provenance, default=str)}
         self._session = self._database.table("sessions").insert(session, pk="session").last_pk
         self._marks = Marks(self._connection, self._session)
@@ -268,13 +285,6 @@ class Store:
         self._publish()
         self._seal_complete([*self._staged, 0])
         self._totals = self._first = read_totals(self._connection)
-
-    def _reopen_errors(self) -> None:
-        """Unfinish the rows in error; their shards' other rows are made again from the recorded completions."""
-        with self._database.atomic():
-            self._connection.execute("DELETE FROM shards WHERE error_kinds != '{}'")
-            self._connection.execute("DELETE FROM staged WHERE error IS NOT NULL")
-            self._connection.execute("DELETE FROM deaths")  # rows put aside for them get another chance, too
 
     def _forget_damaged_shards(self) -> None:
         for shard, name, size, sha256 in self._select("SELECT shard, file, bytes, sha256 FROM shards"):

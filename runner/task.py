@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.shards import Output, Record, Usage
-from runner.types import Completion, Job, Request, Row, RowError, Steps, UnreadableRow
+from runner.types import Completion, Job, RejectedError, Request, Row, RowError, Steps, UnreadableRow
 
 ERROR_CHARS = 2000  # of a row's error; exceptions may print all they hold
 EMPTY_YIELDS = 1000  # in a row, after which a job is taken to ask for nothing for ever
@@ -99,7 +99,8 @@ class Task:
         if not isinstance(problem, RowError):
             error = f"{type(problem).__name__}: {problem}"
             self.problem = problem
-        return Output(self.index, {}, error[:ERROR_CHARS] or "RowError", self._usage())
+        columns = problem.columns if isinstance(problem, RejectedError) else {}
+        return Output(self.index, columns, error[:ERROR_CHARS] or "RowError", self._usage())
 
     def _usage(self) -> Usage:
         return Usage.of(self.answers[number] for number in sorted(self.answers))

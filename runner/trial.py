@@ -41,9 +41,9 @@ def run_trial(ready: Prepared, rows: int, stop: Stop) -> Trial:
     ready.config.conf.schedule = ScheduleConf()
     moments: list[Moment] = []
     with open_store(ready) as store, run_log(ready.run_dir):
-        if store.totals().finished < len(ready.source):
+        if store.totals().finished < ready.rows:
             work(ready, store, stop, Night(ready, stop, None), rows, lambda: moments.append(_now(store)))
-        left = len(ready.source) - store.totals().finished
+        left = ready.rows - store.totals().finished
         store.close("trial")
     return Trial(moments, left)
 

@@ -54,6 +54,14 @@ class RowError(Exception):
         self.completions = tuple(completions)
 
 
+class RejectedError(RowError):
+    """An attempt is not good enough; the message reads ``filter: why``, ``columns`` are what it came to."""
+
+    def __init__(self, message: str, columns: Columns):
+        super().__init__(message)
+        self.columns = columns
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn from the logits.
@@ -182,6 +190,26 @@ class Job(Protocol):
 
     def schema(self) -> pa.Schema:
         """Names and Arrow types of the output columns, all nullable."""
+        ...
+
+
+class Attempts(Protocol):
+    """What a job makes rows from where it has no data set to go through: its method ``attempts()`` returns them.
+
+    The run's rows are then the first ``target`` attempts that are accepted, of at most ``most``. Decisions are made in
+    the order of the attempts; attempt n is begun when n - ``ahead`` is decided upon.
+    """
+
+    target: int
+    most: int
+    ahead: int
+
+    def row(self, number: int) -> Row:
+        """An attempt's row; it may depend on the decisions up to ``number - ahead``, and on no later ones."""
+        ...
+
+    def judge(self, number: int, columns: Columns) -> str | None:
+        """Decide upon the next attempt that ended without an error: why it is rejected, None if it is accepted."""
         ...
 
 

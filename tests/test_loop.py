@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner import loop
+from runner import feed, loop
 from runner.types import Completion, Request, RowError, Sampling
 from tests.world import CountingEngine, World
 
@@ -71,7 +71,7 @@ def test_the_rows_read_ahead_are_bounded_by_the_window(tmp_path, window):
 
 
 def test_few_long_rows_are_read_ahead(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "READ_CHARS", 1000)
+    monkeypatch.setattr(feed, "READ_CHARS", 1000)
     monkeypatch.setattr(loop, "WINDOW_TOKENS", 5000)
     ahead = Ahead(1)
     World(tmp_path, ["x" * 900 + str(i) for i in range(100)], ahead.steps, engine=ahead.engine, window=4096).run()

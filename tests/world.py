@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from runner.ask import Defaults
 from runner.fake import FakeEngine
+from runner.feed import RowFeed
 from runner.loop import Loop
 from runner.prompt import PromptConf, Prompter
 from runner.store import Store
@@ -79,7 +80,7 @@ class World:
         ) as store:
             loop = Loop(
                 FunctionJob(self.steps, self.schema),
-                source,
+                RowFeed(source, store),
                 Prompter(PromptConf(user=self.user, chat=False), ByteTokenizer(), "2026-01-01"),
                 self.engine,
                 store,

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", metavar="A,B", help="only these columns of the output")
     parser.add_argument("--join", action="store_true", help="add the input's columns, row by row")
     parser.add_argument("--data", metavar="PATH", help="where the input lies now, if it has moved")
+    parser.add_argument("--rejected", action="store_true", help="the rejected attempts, with reasons, as JSONL")
     parser.add_argument("--overwrite", action="store_true", help="replace what TARGET holds")
     parser.add_argument("--public", action="store_true", help="let all read the data set on the hub (else private)")
     parser.add_argument("--table", metavar="NAME", default="rows", help="of the SQLite database (rows)")

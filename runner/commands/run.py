@@ -34,4 +34,5 @@ def main(options: argparse.Namespace) -> int:
         print(json.dumps(figures))
     else:
         show_run(figures)
-    return EXIT_ROW_ERRORS if figures["errors"] else EXIT_OK
+    short = figures["state"] == "finished" and figures["finished"] < figures["rows"]  # attempts were spent
+    return EXIT_ROW_ERRORS if figures["errors"] or short else EXIT_OK

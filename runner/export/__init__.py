@@ -23,6 +23,9 @@ def export(options: Any) -> Iterator[str]:
     from runner.results import Run
 
     kind = options.format or _by_name(options.target)
+    if options.rejected:
+        yield _write_rejected(kind, options)
+        return
     run = Run(Path(options.run_dir), options.data)
     columns = [name.strip() for name in options.columns.split(",")] if options.columns else []
     selection = Selection(run, options.join or options.data is not None, options.where, columns)
@@ -49,6 +52,16 @@ def export(options: Any) -> Iterator[str]:
         "" if status["finished"] == status["rows"] else f"; {status['rows'] - status['finished']:,} are not done"
     )
     yield f"{count:,} of {status['rows']:,} rows written to {options.target}{unfinished}"
+
+
+def _write_rejected(kind: str, options: Any) -> str:
+    from runner.export.files import write_lines
+    from runner.rejects import read_rejected
+
+    if kind != "jsonl":
+        raise UserError(f"--rejected: {options.target}: they are written as JSONL; let the name end in .jsonl")
+    count = write_lines(options.target, read_rejected(Path(options.run_dir)), overwrite=options.overwrite)
+    return f"{count:,} rejected attempts written to {options.target}"
 
 
 def _write(kind: str, selection: Any, options: Any) -> int:

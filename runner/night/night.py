@@ -64,7 +64,7 @@ class Night:
             if isinstance(error, UserError) or not supervised:
                 self._notify("failed", str(error) or type(error).__name__)
             raise
-        self._notify("finished", f"all {len(self._ready.source):,} rows are finished")
+        self._notify("finished", f"all {self._ready.rows:,} rows are finished")
 
     def _tell(self, paused: bool, why: str) -> None:
         log.info("%s: %s", "paused" if paused else "going on, no longer", why)
