@@ -66,7 +66,8 @@ class Lane:
             return "error"
         if self.matching is not None and self.matching.ended:
             return "stop"
-        return "length" if len(self.tokens) >= self.sequence.max_tokens else None
+        drawn = self.sequence.choices is None
+        return "length" if drawn and len(self.tokens) >= self.sequence.max_tokens else None
 
     @property
     def at(self) -> int:
