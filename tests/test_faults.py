@@ -343,9 +343,9 @@ def test_flipped_bits_are_found_or_do_no_harm(slow, capsys):
 
 
 def test_every_answer_and_finished_row_has_a_checksum():
-    interrupted()
+    interrupted(steps=3)
     with database() as connection:
-        connection.execute("UPDATE staged SET body = replace(body, 'a', 'b') WHERE row = (SELECT max(row) FROM staged)")
+        assert connection.execute("UPDATE staged SET body = body || ' '").rowcount > 0
     assert "the checksum of the finished row" in refusal()
     assert cli.main(["repair", "outputs/run"]) == 0
     run(overrides("whole"))
