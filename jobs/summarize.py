@@ -161,7 +161,7 @@ class Summarize:
         return summaries
 
     def _request(self, variables: dict[str, Any], sampling: Sampling | None = None) -> Request:
-        return Request({**self.variables(), **variables}, sampling=sampling)
+        return Request({**self.variables(), **variables}, sampling=sampling, retry=sampling is not None)
 
     def _groups(self, summaries: list[Summary]) -> list[list[Summary]]:
         """Neighbouring summaries, two to ``fan_in`` that fit into a chunk; the last one may stay alone."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DATABASE = "run.db"
 IDENTITY = "identity.json"  # the same as in the checkpoint, for the day on which that is damaged
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _SCHEMA = f"""
 BEGIN;
@@ -35,7 +35,7 @@ CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NO
     PRIMARY KEY (row, number));
 CREATE INDEX completions_digest ON completions (digest) WHERE digest IS NOT NULL;
 CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER, cached_tokens INTEGER,
-    completion_tokens INTEGER, finish_reason TEXT, body TEXT NOT NULL, crc INTEGER);
+    completion_tokens INTEGER, finish_reason TEXT, retries INTEGER, seed INTEGER, body TEXT NOT NULL, crc INTEGER);
 CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes INTEGER, sha256 TEXT,
     prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT, labels TEXT);
 CREATE TABLE deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TEXT);

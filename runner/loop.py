@@ -156,6 +156,8 @@ class Loop:
         for task, number, _ in requests:
             record = task.recorded.pop(number, None)
             sequence, digest = answered.get((task.index, number), (None, None))
+            if task.seed is None and sequence is not None and sequence.sampling.temperature > 0:
+                task.seed = sequence.draw_seed
             if record is not None and digest is not None and record.digest == digest:
                 replayed.append((task, number, record.completion))
                 continue

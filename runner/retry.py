@@ -67,7 +67,7 @@ class Retrying:
         return answers
 
     def _longer(self, request: Request) -> Request:
-        return replace(request, max_tokens=2 * (request.max_tokens or self.max_tokens))
+        return replace(request, max_tokens=2 * (request.max_tokens or self.max_tokens), retry=True)
 
     def _failed(self, answer: Completion, request: Request) -> Completion:
         error = f"cut off: no complete answer in {request.max_tokens} tokens (engine.max_tokens)"

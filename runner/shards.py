@@ -22,6 +22,8 @@ USAGE = pa.struct(
         ("cached_tokens", pa.int32()),
         ("completion_tokens", pa.int32()),
         ("finish_reason", pa.string()),
+        ("retries", pa.int32()),
+        ("seed", pa.int64()),
     ]
 )
 OURS = pa.schema([("error", pa.string()), ("usage", USAGE)])
@@ -29,12 +31,18 @@ _MISFIT = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionErr
 
 
 class Usage(NamedTuple):
-    """What a row's completions took together, in tokens; ``finish_reason`` is the last completion's."""
+    """What a row's completions took together, in tokens; ``finish_reason`` is the last completion's.
+
+    ``retries``: requests asked again (``Request.retry``). ``seed``: what the first random draws followed from, None for
+    a row without any; the 64 bits of ``Sequence.draw_seed`` as a signed number, which Arrow and SQLite both hold.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str | None = None
+    retries: int = 0
+    seed: int | None = None
 
     @classmethod
     def of(cls, completions: Iterable[Completion]) -> Usage:
@@ -98,7 +106,14 @@ class Staged(NamedTuple):
     cached_tokens: int
     completion_tokens: int
     finish_reason: str | None
+    retries: int
+    seed: int | None
     body: str
+
+    @property
+    def usage(self) -> Usage:
+        """The row's usage again."""
+        return Usage(*self[2:-1])
 
     def values(self) -> tuple[Any, ...]:
         """The table's columns."""
@@ -226,8 +241,8 @@ def stage(outputs: Sequence[Output], job: pa.Schema) -> list[Staged]:
 
 def _staged(output: Output, body: str) -> Staged:
     usage = output.usage
-    reason = clean(usage.finish_reason) if usage.finish_reason is not None else None
-    return Staged(output.row, clean(output.error) if output.error is not None else None, *usage[:3], reason, body)
+    usage = usage._replace(finish_reason=clean(usage.finish_reason) if usage.finish_reason is not None else None)
+    return Staged(output.row, clean(output.error) if output.error is not None else None, *usage, body)
 
 
 def _fitting(outputs: Sequence[Output], job: pa.Schema) -> list[str] | None:
@@ -289,7 +304,7 @@ def table(rows: list[Staged], layout: Layout) -> pa.Table:
     records = json.loads(f"[{','.join(row.body for row in rows)}]")
     arrays += [_array([record.get(field.name) for record in records], field.type) for field in layout.job]
     arrays.append(pa.array([row.error for row in rows], type=pa.string()))
-    usage = [(r.prompt_tokens, r.cached_tokens, r.completion_tokens, r.finish_reason) for r in rows]
+    usage = [row.usage for row in rows]
     columns = zip(zip(*usage, strict=True), USAGE, strict=True)
     arrays.append(pa.StructArray.from_arrays([pa.array(v, type=f.type) for v, f in columns], fields=list(USAGE)))
     return pa.Table.from_arrays(arrays, schema=layout.columns)

@@ -167,7 +167,7 @@ class Store:
                 self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?)", records)
             if rows:
                 values = (row.values() for row in rows)
-                self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+                self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
             if rejected:
                 insert_rejected(self._connection, rejected)
             self._marks.finish(rows)

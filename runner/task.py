@@ -20,7 +20,8 @@ class Task:
     ``answers`` are the row's completions so far, ``recorded`` those of an earlier session that were not asked for
     again yet. The job goes on when all requests of a ``yield`` are answered: it receives the answers, or RowError if
     one of them failed. ``output`` is set when the row is finished; whatever the job raises or yields finishes its row
-    and no other, KeyboardInterrupt excepted. ``problem`` is then what the job did not mean to raise.
+    and no other, KeyboardInterrupt excepted. ``problem`` is then what the job did not mean to raise. ``retries`` counts
+    the requests marked so, ``seed`` is the ``Sequence.draw_seed`` of the first that draws, set by who makes sequences.
     """
 
     index: int
@@ -30,6 +31,8 @@ class Task:
     answers: dict[int, Completion] = field(default_factory=dict)
     output: Output | None = None
     problem: BaseException | None = None
+    retries: int = 0
+    seed: int | None = None
     _steps: Steps | None = None
     _single: bool = False
     _numbers: range = range(0)
@@ -85,6 +88,7 @@ class Task:
             raise TypeError(f"the job yielded {asked!r:.80}, which is neither a Request nor a list of them")
         self._numbers = range(self._numbers.stop, self._numbers.stop + len(requests))
         self._missing = len(requests)
+        self.retries += sum(request.retry for request in requests)
         return list(zip(self._numbers, requests, strict=True))
 
     def _finished(self, columns: Any) -> Output:
@@ -103,7 +107,9 @@ class Task:
         return Output(self.index, columns, error[:ERROR_CHARS] or "RowError", self._usage())
 
     def _usage(self) -> Usage:
-        return Usage.of(self.answers[number] for number in sorted(self.answers))
+        usage = Usage.of(self.answers[number] for number in sorted(self.answers))
+        seed = self.seed if self.seed is None or self.seed < 1 << 63 else self.seed - (1 << 64)
+        return usage._replace(retries=self.retries, seed=seed)
 
 
 def _are_requests(asked: Any) -> bool:

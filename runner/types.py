@@ -90,6 +90,8 @@ class Request:
 
     ``grammar``: rules that the answer must follow in place of the run's (``runner.structure.Structure.body``).
 
+    ``retry`` marks a question asked again because its last answer would not do; the row's ``usage`` counts them.
+
     Raises ValueError for ``max_tokens`` below 1, for no choices, and for an empty one.
     """
 
@@ -101,6 +103,7 @@ class Request:
     seed: int | None = None
     mean_logprob: bool = False
     grammar: str | None = None
+    retry: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:

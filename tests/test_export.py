@@ -98,7 +98,7 @@ def test_csv_is_flat_and_tells_null_from_empty(export, rows):
     assert float(found[0]["probabilities_ham"]) == rows[0]["probabilities"]["ham"]
     assert found[0]["usage_finish_reason"] == "choice"
     assert found[2]["error"] == "prompt.user: column text is null"
-    assert text.splitlines()[3].endswith(',"prompt.user: column text is null",0,0,0,"error",')
+    assert text.splitlines()[3].endswith(',"prompt.user: column text is null",0,0,0,"error",0,,')
 
 
 def test_tab_separated(export):

@@ -236,6 +236,29 @@ def test_nothing_is_computed_again_after_a_stop_at_any_step(tmp_path):
     assert session > 10
 
 
+def test_a_rows_usage_tells_its_retries_and_the_seed_of_its_first_draws(tmp_path):
+    def steps(row):
+        yield Request()
+        drawn = [Request(sampling=Sampling(1.0), retry=True), Request(sampling=Sampling(1.0))]
+        yield drawn if row["text"] != "row 3" else Request(retry=True)
+        return {}
+
+    whole = World(tmp_path / "whole", numbered(20), steps)
+    usage = [row["usage"] for row in whole.run()]
+    seeds = {sequence.key: sequence.draw_seed for sequence in whole.engine.computed}
+    assert [one["retries"] for one in usage] == [1] * 20
+    assert usage[3]["seed"] is None
+    assert all(usage[i]["seed"] % 2**64 == seeds[i, 1] for i in range(20) if i != 3)
+    output, session = [], 0
+    while len(output) < 20:
+        parts = World(tmp_path / "parts", numbered(20), steps, engine=CountingEngine(3), window=9, shard_rows=7)
+        parts.run(stop_after=1 + session % 3)
+        output, session = parts.output(), session + 1
+    told = [[(one["retries"], one["seed"]) for one in several] for several in (usage, [r["usage"] for r in output])]
+    assert told[0] == told[1]
+    assert session > 3
+
+
 def test_an_answer_to_another_request_is_not_replayed(tmp_path):
     """As when a job's code or a library has changed in a way that no identity shows."""
 

@@ -22,7 +22,8 @@ from runner.types import Completion, UserError
 
 JOB = pa.schema([("label", pa.string()), ("score", pa.float32()), ("count", pa.int32())])
 KEEP = pa.schema([("id", pa.int64()), ("text", pa.string())])
-USAGE = Usage(10, 8, 2, "stop")
+SEED = -(2**63) + 7
+USAGE = Usage(10, 8, 2, "stop", 1, SEED)
 
 
 def kept(start, stop):
@@ -83,7 +84,14 @@ def test_output_loads_with_datasets_and_has_the_promised_columns_in_input_order(
         "score": pytest.approx(9 / 7),
         "count": 9,
         "error": None,
-        "usage": {"prompt_tokens": 10, "cached_tokens": 8, "completion_tokens": 2, "finish_reason": "stop"},
+        "usage": {
+            "prompt_tokens": 10,
+            "cached_tokens": 8,
+            "completion_tokens": 2,
+            "finish_reason": "stop",
+            "retries": 1,
+            "seed": SEED,
+        },
     }
 
 

@@ -173,7 +173,9 @@ def world(path, needed):
 
 def test_a_cut_answer_is_asked_for_again_with_twice_the_room(tmp_path):
     done = world(tmp_path, 100)
-    assert [row["text"] for row in done.run()] == ["stop a"] * 3
+    output = done.run()
+    assert [row["text"] for row in output] == ["stop a"] * 3
+    assert [row["usage"]["retries"] for row in output] == [1] * 3
     assert sorted(one.max_tokens for one in done.engine.computed) == [64] * 3 + [128] * 3
 
 

@@ -222,4 +222,4 @@ def test_a_rows_usage_is_the_sum_over_its_answers():
     row.start()
     row.answer(1, done("b", finish_reason="length", prompt_tokens=10, cached_tokens=8, completion_tokens=3))
     row.answer(0, done("a", prompt_tokens=5, completion_tokens=1))
-    assert row.output.usage == (15, 8, 4, "length")
+    assert row.output.usage == (15, 8, 4, "length", 0, None)

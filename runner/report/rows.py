@@ -62,5 +62,4 @@ class Outputs:
 
 
 def _columns(row: Staged) -> dict[str, Any]:
-    usage = {name: getattr(row, name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")}
-    return {**json.loads(row.body), "error": row.error, "usage": {**usage, "finish_reason": row.finish_reason}}
+    return {**json.loads(row.body), "error": row.error, "usage": row.usage._asdict()}
