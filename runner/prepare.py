@@ -198,7 +198,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
     return {
         "job": plain["job"],
         "code": job_code(type(getattr(ready.job, "job", ready.job)), job_folders(ready.config.config_dir)),
-        "prompt": {key: value for key, value in plain["prompt"].items() if key != "output"},
+        "prompt": _prompt(ready),
         "dataset": {**dataset, "fingerprint": ready.source.fingerprint},
         "model": model,
         "engine": engine,
@@ -218,6 +218,11 @@ def _answers(ready: Prepared) -> dict[str, Any]:
     return {"answers": {"grammar": body, "raw": output.raw, "reasoning": output.reasoning}}
 
 
+def _prompt(ready: Prepared) -> dict[str, Any]:
+    """The prompt's keys; the structure that it brings along counts elsewhere."""
+    return {key: value for key, value in ready.config.plain["prompt"].items() if key != "output"}
+
+
 def provenance(ready: Prepared) -> dict[str, Any]:
     """What is worth knowing later about a session, beyond its identity."""
     plain = ready.config.plain
@@ -225,7 +230,7 @@ def provenance(ready: Prepared) -> dict[str, Any]:
         **session_facts(ready.device),
         "engine": plain["engine"],
         "dataset": plain["dataset"]["path"],
-        "prompt_sha256": hashlib.sha256(json.dumps(plain["prompt"], sort_keys=True).encode()).hexdigest(),
+        "prompt_sha256": hashlib.sha256(json.dumps(_prompt(ready), sort_keys=True).encode()).hexdigest(),
         "quantization": _quantization(ready.model_config),
         "commit": _commit(ready.folder),
     }

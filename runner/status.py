@@ -120,8 +120,8 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         work = _read_work(connection)
         kinds = read_error_kinds(connection)
         rejected = rejected_kinds(connection)
-        (why,) = connection.execute("SELECT why FROM sessions ORDER BY session DESC LIMIT 1").fetchone()
-    spent = bool(rejected) and why == "finished"  # all attempts are made, too few were accepted
+        last = connection.execute("SELECT why FROM sessions ORDER BY session DESC LIMIT 1").fetchone()
+    spent = bool(rejected) and last == ("finished",)  # all attempts are made, too few were accepted
     ended = "finished" if totals.finished == rows or spent else "interrupted"
     return {
         "rows": rows,

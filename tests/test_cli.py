@@ -42,7 +42,7 @@ def loaded(run_dir):
 def test_label_as_the_readme_types_it(folder, capsys):
     assert main(["run", *AS_TYPED, "run_name=mail", FAKE]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"accuracy +[01]\.\d{3} on 4 rows", said)
+    assert re.search(r"accuracy +[01]\.\d{3} \([01]\.\d{3} to [01]\.\d{3}\) on 4 rows", said)
     assert re.search(r"rows +4 of 4, no errors", said)
     assert "outputs/mail" in said
     first = loaded("outputs/mail")[0]

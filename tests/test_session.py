@@ -320,7 +320,7 @@ def test_a_column_that_datasets_cannot_load_is_left_out_or_refused(caplog):
 
 def test_a_loop_that_ends_early_is_not_called_finished(monkeypatch):
     monkeypatch.setattr(session.Loop, "work", lambda self, tick: None)
-    with pytest.raises(RuntimeError, match=f"{ROWS} rows unfinished"):
+    with pytest.raises(RuntimeError, match=f"0 of {ROWS} rows"):
         run(overrides())
     assert sessions_of()[0][0] == "RuntimeError"
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -127,6 +128,7 @@ def test_curves():
 
 
 def test_ctrl_c_ends_the_watching_only(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
     with open_store(tmp_path / "run", rows=60):
         command = [sys.executable, "-m", "runner.cli", "watch", str(tmp_path / "run")]
         environment = {**os.environ, "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}

@@ -25,12 +25,15 @@ def add_run_dir(parser: argparse.ArgumentParser) -> None:
 
 
 EPILOG = """groups (NAME is a file in conf/ or in --config-dir):
-  job=label|generate        what is asked of each row; job.labels=[a,b] job.method=choice|generate
+  job=label                 job.labels=[a,b] job.method=choice|generate job.votes=5 job.prior=batch
+  job=generate              job.samples=3; output.schema=FILE (JSON Schema) or output.regex bind answers
+  job=summarize             job.target_words=100 job.method=map_reduce|refine|stuff
+  job=synthesize            job.target=500 'job.attributes={tone: [warm, dry]}'; dataset=none without seed rows
                             (openai_batch for the data set of that name)
-  dataset=NAME              csv jsonl text parquet arrow sqlite documents openai_batch hub movie_reviews aclsum;
+  dataset=NAME              csv jsonl text parquet arrow sqlite documents openai_batch hub none movie_reviews aclsum;
                             dataset.path=FILE|"data/*.csv.gz"|- (what is piped in) dataset.table=TABLE
                             dataset.gold=COLUMN dataset.limit=N dataset.where='stars > 3' dataset.shuffle_seed=0
-  prompt=NAME               prompt.user='... {{ column }} ...' prompt.system=... prompt.chat=false
+  prompt=NAME               prompt.user='... {{ column }} ...' prompt.system=... prompt.chat=false (synthesize_chat)
   model=NAME                smollm2_135m gpt_oss_20b_q8g64 gpt_oss_20b_q6g32 gpt_oss_20b_q5g32 gpt_oss_20b_q4g32;
                             or model.path=FOLDER|FILE.gguf|HUB/ID
   engine                    engine.max_tokens=256 engine.temperature=0 engine.batch_size=32 engine.backend=auto|fake
