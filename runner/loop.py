@@ -180,7 +180,7 @@ class Loop:
         known = self.store.lookup(first) if first else {}
         for digest, sequence in first.items():
             if digest in known:
-                self._answer(sequence.key, _again(known[digest]))
+                self._answer(sequence.key, self._again(known[digest]))
             else:
                 waiting.append(sequence)
         self.asked.update((sequence.key, sequence) for sequence in waiting)
@@ -233,18 +233,18 @@ class Loop:
         """Hand out a completion to its request and to those that asked the same meanwhile."""
         self.answers.append((key, completion))
         for twin in self.twins.pop(self.digests.get(key, b""), []):
-            self.answers.append((twin, _again(completion)))
+            self.answers.append((twin, self._again(completion)))
+
+    def _again(self, completion: Completion) -> Completion:
+        """The answer to a request that is identical to one computed: nothing of its prompt was."""
+        self.plan.serve(completion.prompt_tokens)
+        return dataclasses.replace(completion, cached_tokens=completion.prompt_tokens)
 
 
 def _why(problem: Exception) -> str:
     if isinstance(problem, RowError | UserError):
         return str(problem)
     return f"wrong request: {type(problem).__name__}: {problem}"
-
-
-def _again(completion: Completion) -> Completion:
-    """The answer to a request that is identical to one computed: nothing of its prompt was."""
-    return dataclasses.replace(completion, cached_tokens=completion.prompt_tokens)
 
 
 def _indexes(tasks: list[Task]) -> Iterable[int]:

@@ -21,12 +21,13 @@ from runner.wheels import cache_dir
 PREFIX = 16  # tokens of the prefix that is tried
 ROWS, SUFFIX = 4, 12  # sequences behind it, and their tokens
 REPEATS = 2  # the best of them counts
+LEAST = Costs(snapshot=32, level=0.02)  # less cannot be told from noise, and small groups cost padding, too
 
 
 def costs_here(model: ResidentModel, machine: str) -> Costs:
     """Measured, or as measured before on a model of the same shapes. ``machine`` names the device."""
     shapes = [(name, array.shape, str(array.dtype)) for name, array in tree_flatten(model.model.parameters())]
-    key = hashlib.sha256(repr((machine, version("mlx"), shapes)).encode()).hexdigest()[:24]
+    key = hashlib.sha256(repr((LEAST, machine, version("mlx"), shapes)).encode()).hexdigest()[:24]
     file = cache_dir() / "costs" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Costs(**json.loads(file.read_text()))
@@ -52,7 +53,7 @@ def measure_costs(model: ResidentModel) -> Costs:
         )
     )
     token = alone / (ROWS * SUFFIX)
-    return Costs(snapshot=built / token, level=max(0.0, (behind - alone) / alone))
+    return Costs(max(LEAST.snapshot, built / token), max(LEAST.level, (behind - alone) / alone))
 
 
 def _forward(model: ResidentModel, spans: list[Span]) -> mx.array:

@@ -70,13 +70,14 @@ class Plan:
     """The pool of waiting sequences. ``costs`` decide which prefixes are worth a snapshot.
 
     ``shareable`` counts the prompt tokens, of those ``taken`` so far, that a cache of unlimited size would have served
-    in any order: all but the first occurrence of every planned prefix.
+    in any order: all but the first occurrence of every planned prefix, and prompts ``served`` with a known answer.
     """
 
     def __init__(self, costs: Costs | None = None) -> None:
         self.costs = costs or Costs()
         self.shareable = 0
         self.taken = 0
+        self.served = 0
         self.tokens = 0  # waiting
         self._count = 0
         self._new: list[Waiting] = []
@@ -115,6 +116,12 @@ class Plan:
             if not group.members:
                 self._groups.popleft()
         return taken
+
+    def serve(self, tokens: int) -> None:
+        """Count a prompt that needs no computing, as its answer is known."""
+        self.taken += tokens
+        self.shareable += tokens
+        self.served += tokens
 
     def _current(self) -> Group:
         """The group that was taken from last, reopened if it was empty."""

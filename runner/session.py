@@ -185,7 +185,7 @@ def _note_work(engine: Engine, loop: Loop, seconds: float) -> None:
     """Keep what the session's engine did beside what the planner saw that could be shared."""
     if engine.work.slots:
         plan = loop.plan
-        planned = {"prompt": plan.taken, "shareable": plan.shareable, "loop_s": seconds}
+        planned = {"prompt": plan.taken, "shareable": plan.shareable, "served": plan.served, "loop_s": seconds}
         chosen = {f"{name}_cost": cost for name, cost in plan.costs._asdict().items()}
         chosen["batch_size"] = getattr(engine, "batch_size", 0)
         loop.store.note(**vars(engine.work), **planned, **chosen)

@@ -16,7 +16,19 @@ from runner.rejects import SUMS, rejected_kinds, rejected_tokens
 from runner.shards import Staged, Usage, error_kind
 
 _LABELS = 200  # distinct labels counted in a shard
-_WORK = ("model_s", "loop_s", "lanes", "slots", "padded", "prefilled", "cached", "shareable", "prompt", "forced")
+_WORK = (
+    "model_s",
+    "loop_s",
+    "lanes",
+    "slots",
+    "padded",
+    "prefilled",
+    "cached",
+    "served",
+    "shareable",
+    "prompt",
+    "forced",
+)
 
 
 class Totals(NamedTuple):
@@ -135,7 +147,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         "model_share": _share(work["model_s"], work["loop_s"]),
         "slot_occupancy": _share(work["lanes"], work["slots"]),
         "padding_share": _share(work["padded"], work["padded"] + work["prefilled"]),
-        "cached_share": _share(work["cached"], work["prompt"]),
+        "cached_share": _share(work["cached"] + work["served"], work["prompt"]),
         "best_cached_share": _share(work["shareable"], work["prompt"]),
         "forced_tokens": int(work["forced"]),
         "error_kinds": kinds,
