@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.spelling import up_to
 from runner.structure import JSON_OBJECT, StructureConf, read_structure
 from runner.types import Columns, Completion, Request, Row, RowError, Sampling, Steps, UserError
 
@@ -34,11 +35,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {  # values at which a parameter that is 
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
 }
 _SCHEMA = "body.response_format.json_schema.schema"
-_CHOICE = pa.struct([("text", pa.string()), ("finish_reason", pa.string())])
+_TOKEN = [("token", pa.string()), ("logprob", pa.float64()), ("bytes", pa.list_(pa.int16()))]
+_LOGPROBS = pa.list_(pa.struct([*_TOKEN, ("top_logprobs", pa.list_(pa.struct(_TOKEN)))]))
+_CHOICE = pa.struct([("text", pa.string()), ("finish_reason", pa.string()), ("logprobs", _LOGPROBS)])
 
 
 @dataclass
@@ -59,7 +60,7 @@ class OpenAIBatch:
             raise UserError(f"job.top_p={self.top_p}: it must be above 0 and at most 1")
 
     def schema(self) -> pa.Schema:
-        """``choices``: every answer with its finish reason; ``text``: the first of them."""
+        """``choices``: every answer with its finish reason and log-probabilities; ``text``: the first of them."""
         return pa.schema([("text", pa.string()), ("choices", pa.list_(_CHOICE))])
 
     def steps(self, row: Row) -> Steps:
@@ -82,6 +83,7 @@ class OpenAIBatch:
             sampling=self._sampling(body),
             seed=seed,
             grammar=_grammar(body.get("response_format")),
+            top_logprobs=_top_logprobs(body),
         )
         count = _integer(body, "n", 1, 1, 128) or 1
         if seed is None:
@@ -101,7 +103,7 @@ class OpenAIBatch:
 
 
 _READ = {"max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop"}
-_READ |= {"response_format"}
+_READ |= {"response_format", "logprobs", "top_logprobs"}
 
 
 def _check_names(body: Mapping[str, Any]) -> None:
@@ -177,6 +179,17 @@ def _schema_grammar(schema: str) -> str:
     return structure.body
 
 
+def _top_logprobs(body: Mapping[str, Any]) -> int | None:
+    """How many alternatives to each token are wanted; None without ``logprobs``."""
+    wanted = body.get("logprobs", False)
+    if not isinstance(wanted, bool):
+        raise _wrong("logprobs", "it must be true or false", wanted)
+    count = _integer(body, "top_logprobs", 0, 0, 20) or 0
+    if count and not wanted:
+        raise _wrong("top_logprobs", "it needs logprobs to be true", count)
+    return count if wanted else None
+
+
 def _stop(body: Mapping[str, Any]) -> list[str]:
     stop = body.get("stop", [])
     stop = [stop] if isinstance(stop, str) else stop
@@ -189,7 +202,11 @@ def _cut(answer: Completion, stop: list[str]) -> Columns:
     """The answer up to the first stop text."""
     ends = [at for at in map(answer.text.find, stop) if at >= 0]
     reason = "stop" if ends else answer.finish_reason
-    return {"text": answer.text[: min(ends, default=None)], "finish_reason": reason}
+    text = answer.text[: min(ends, default=None)]
+    tokens = answer.tokens
+    if tokens is not None:
+        tokens = up_to(tokens, text) if ends else tuple(tokens)
+    return {"text": text, "finish_reason": reason, "logprobs": tokens}
 
 
 def _integer(body: Mapping[str, Any], name: str, default: int | None, least: int, most: int) -> int | None:

@@ -50,14 +50,13 @@ def sequence_of(
     constraint = constraints.behind(tokens) if constraints else None
     sampling = request.sampling or defaults.sampling
     max_tokens = request.max_tokens or defaults.max_tokens
+    told: dict[str, Any] = {"mean_logprob": request.mean_logprob, "top_logprobs": request.top_logprobs}
     if sampling.temperature <= 0:
-        return Sequence(key, tokens, max_tokens, _GREEDY, mean_logprob=request.mean_logprob, constraint=constraint)
+        return Sequence(key, tokens, max_tokens, _GREEDY, constraint=constraint, **told)
     seeds = (defaults.seed, origin, key[1]) if request.seed is None else (request.seed,)
     draws = hashlib.blake2b(repr(seeds).encode(), digest_size=8).digest()
     draw_seed = int.from_bytes(draws, "little")
-    return Sequence(
-        key, tokens, max_tokens, sampling, draw_seed, mean_logprob=request.mean_logprob, constraint=constraint
-    )
+    return Sequence(key, tokens, max_tokens, sampling, draw_seed, constraint=constraint, **told)
 
 
 def _constraints(request: Request, defaults: Defaults) -> Constraints | None:
@@ -68,7 +67,9 @@ def _constraints(request: Request, defaults: Defaults) -> Constraints | None:
 
 def digest_of(sequence: Sequence) -> bytes:
     """What identical requests share, and no others; one whose draws are its own has one of its own."""
-    asked = _asked(sequence.max_tokens, sequence.choices, sequence.sampling, sequence.mean_logprob)
+    asked = _asked(
+        sequence.max_tokens, sequence.choices, sequence.sampling, sequence.mean_logprob, sequence.top_logprobs
+    )
     if sequence.sampling.temperature > 0:
         asked += sequence.draw_seed.to_bytes(8, "little")
     if sequence.constraint is not None:

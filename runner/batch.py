@@ -17,9 +17,8 @@ from runner.choices import ChoiceTree, choice_tree
 from runner.constrain import Matching, masks
 from runner.layout import Segment, Span, Step
 from runner.model import ResidentModel
-from runner.prefix import shifted_exp
-from runner.sampling import draw, masked, uniforms
-from runner.types import Sequence, Work
+from runner.sampling import asks, draw, likeliest, masked, normaliser, pairs, uniforms
+from runner.types import Scored, Sequence, Work
 
 SLOT_GRAIN = 32  # slots grow by so many tokens
 
@@ -35,7 +34,7 @@ class Lane:
     stored: int = 0
     launched: int = 0
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)  # of the tokens sampled, for a sequence that asks
+    scored: list[Scored] = field(default_factory=list)  # the tokens sampled, for a sequence that asks
     ended: bool = False
     matching: Matching | None = None
     prompt: list[int] = field(init=False)  # known before they are computed: the sequence's, then what a grammar forces
@@ -54,6 +53,8 @@ class Lane:
             self._force(self.matching)
 
     def _force(self, matching: Matching) -> None:
+        if self.sequence.top_logprobs is not None:
+            return  # a token that is not drawn has no logits
         if forced := matching.force(self.sequence.max_tokens - len(self.tokens)):
             self.tokens += forced
             self.launched = len(self.tokens)
@@ -93,7 +94,8 @@ class Flight:
     """A launched step: the lanes it samples for, in order, with their tokens; the lanes it scores, with their edges.
 
     ``logits`` [len(sampled), V] are there until ``draw`` has made ``tokens`` of them. ``logprobs`` are those of the
-    tokens of ``asking``, the sampled lanes whose sequences ask for them.
+    tokens of ``asking``, the sampled lanes whose sequences ask for them; ``top`` [asking, most asked for] are the
+    likeliest tokens with theirs.
     """
 
     sampled: list[Lane]
@@ -104,6 +106,7 @@ class Flight:
     tokens: mx.array | None = None
     asking: list[Lane] = field(default_factory=list)
     logprobs: mx.array | None = None
+    top: tuple[mx.array, mx.array] | None = None
 
     @property
     def waits(self) -> bool:
@@ -120,13 +123,15 @@ class Flight:
         if self.waits:
             logits = masked(logits, masks([lane.matching for lane in self.sampled], logits.shape[-1]))
         self.tokens = _sample(logits, self.sampled)
-        asking = [row for row, lane in enumerate(self.sampled) if lane.sequence.mean_logprob]
+        asking = [row for row, lane in enumerate(self.sampled) if asks(lane.sequence)]
         self.asking = [self.sampled[row] for row in asking]
         self.logprobs = _logprobs(self.logits, self.tokens, asking)
+        most = max((lane.sequence.top_logprobs or 0 for lane in self.asking), default=0)
+        self.top = likeliest(self.logits[mx.array(asking)], most) if most else None
         del self.logits
         for lane in self.sampled:
             lane.launched += 1
-        return [self.tokens, self.logprobs]
+        return [self.tokens, self.logprobs, *(self.top or ())]
 
     def read(self) -> tuple[list[tuple[Lane, int]], list[tuple[Lane, Any]]]:
         """Wait for the step: each sampled lane's token, each scored lane's log-probabilities by edge."""
@@ -135,9 +140,10 @@ class Flight:
             count = len(lane.tree.edges) if lane.tree else 0
             scores.append((lane, values[first : first + count]))
             first += count
-        for lane, logprob in zip(self.asking, np.array(self.logprobs).tolist(), strict=True):
+        tops = pairs(*self.top) if self.top else [()] * len(self.asking)
+        for lane, logprob, top in zip(self.asking, np.array(self.logprobs).tolist(), tops, strict=True):
             if not lane.ended:
-                lane.logprobs.append(logprob)
+                lane.scored.append(Scored(logprob, top[: lane.sequence.top_logprobs or 0]))
         return list(zip(self.sampled, np.array(self.tokens).tolist(), strict=True)), scores
 
 
@@ -289,13 +295,7 @@ def _logprobs(logits: mx.array, tokens: mx.array, places: list[int]) -> mx.array
         return mx.zeros((0,))
     index = mx.array(places)
     logits = logits[index].astype(mx.float32)
-    return mx.take_along_axis(logits, tokens[index][:, None], axis=1)[:, 0] - _normaliser(logits)
-
-
-def _normaliser(logits: mx.array) -> mx.array:
-    """The logarithm of the sum of the exponentials of logits [N, V]: [N]."""
-    top = logits.max(axis=-1, keepdims=True)
-    return (top + mx.log(shifted_exp(logits, top).sum(axis=-1, keepdims=True)))[:, 0]
+    return mx.take_along_axis(logits, tokens[index][:, None], axis=1)[:, 0] - normaliser(logits)
 
 
 def _score(logits: mx.array, lanes: list[Lane]) -> mx.array:
@@ -313,4 +313,4 @@ def _score(logits: mx.array, lanes: list[Lane]) -> mx.array:
         first += 1 + len(tree.tokens)
     logits = logits.astype(mx.float32)
     row = mx.array(rows)
-    return logits[row, mx.array(tokens)] - _normaliser(logits)[row]
+    return logits[row, mx.array(tokens)] - normaliser(logits)[row]

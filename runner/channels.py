@@ -78,6 +78,26 @@ class Channels:
             return self._think(list(ids), self.is_open(prompt))
         return Answer(self.vocabulary.decode(ids))
 
+    def span(self, ids: Sequence[int], prompt: Sequence[int] = ()) -> slice:
+        """Where the answer's tokens lie among generated ids; an empty slice where it never began."""
+        if self.kind == "harmony" and self.id["<|channel|>"] in ids:
+            return self._harmony_span(list(ids))
+        if self.kind != "think":
+            return slice(0, len(ids))
+        if self.id["</think>"] in ids:
+            return slice(list(ids).index(self.id["</think>"]) + 1, len(ids))
+        return slice(0, 0 if self.is_open(prompt) or self.id["<think>"] in ids[:4] else len(ids))
+
+    def _harmony_span(self, ids: list[int]) -> slice:
+        head = len(ids) - ids[::-1].index(self.id["<|channel|>"])
+        if self.id["<|message|>"] not in ids[head:]:
+            return slice(0, 0)
+        body = ids.index(self.id["<|message|>"], head) + 1
+        ends = {self.id[name] for name in ("<|end|>", "<|start|>", "<|return|>", "<|call|>") if name in self.id}
+        stop = next((place for place in range(body, len(ids)) if ids[place] in ends), len(ids))
+        is_final = self.vocabulary.decode(ids[head : body - 1]).strip().startswith("final")
+        return slice(body, stop) if is_final else slice(0, 0)
+
     def _harmony(self, ids: list[int]) -> Answer:
         channel, message = self.id["<|channel|>"], self.id["<|message|>"]
         ends = {self.id[name] for name in ("<|end|>", "<|start|>", "<|return|>", "<|call|>") if name in self.id}

@@ -21,27 +21,27 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from runner.constrain import Matching, masks
 from runner.model import ALIKE, distance
-from runner.sampling import draw, masked, uniforms
-from runner.types import Generation, Sequence, Work
+from runner.sampling import asks, draw, likeliest, masked, pairs, told, uniforms
+from runner.types import Generation, Scored, Sequence, Work
 
 log = logging.getLogger("rowmill")
 
 
 @dataclass
 class Working:
-    """A sequence being generated, and its tokens so far; ``logprobs`` of these where it asks for them."""
+    """A sequence being generated, and its tokens so far; ``scored`` are these where it asks."""
 
     sequence: Sequence
     cached: int
     matching: Matching | None
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
 
     def ended(self, reason: str) -> Generation:
         if self.matching is not None and (problem := self.matching.problem):
             return Generation(self.sequence.key, finish_reason="error", error=f"grammar: {problem}")
-        mean = sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
-        return Generation(self.sequence.key, self.tokens, reason, self.cached, mean_logprob=mean)
+        said = told(self.sequence, self.scored, len(self.tokens))
+        return Generation(self.sequence.key, self.tokens, reason, self.cached, **said)
 
 
 class CopyingEngine:
@@ -128,8 +128,8 @@ class CopyingEngine:
         for response in self.generator.next_generated():
             work = self.working[response.uid]
             reason = response.finish_reason
-            if work.sequence.mean_logprob:
-                work.logprobs.append(float(response.logprobs[int(response.token)]))
+            if asks(work.sequence):
+                work.scored.append(_scored(response, work.sequence.top_logprobs or 0))
             if reason != "stop":
                 work.tokens.append(int(response.token))
                 if work.matching is None and self.stopped(work.tokens):
@@ -191,6 +191,11 @@ def _batches(model: Any) -> bool:
 def _logprobs(logits: mx.array) -> mx.array:
     logits = logits.astype(mx.float32)
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _scored(response: Any, count: int) -> Scored:
+    (top,) = pairs(*likeliest(response.logprobs[None], count)) if count else [()]
+    return Scored(float(response.logprobs[int(response.token)]), top)
 
 
 def _greedy(logprobs: mx.array) -> mx.array:

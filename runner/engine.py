@@ -18,6 +18,7 @@ from runner.batch import Batch, Flight, Lane
 from runner.growth import Growth
 from runner.model import ResidentModel
 from runner.plan import Costs
+from runner.sampling import told
 from runner.snapshots import Snapshots
 from runner.types import Gauge, Generation, Sequence, Work
 
@@ -187,8 +188,8 @@ class BatchEngine:
         logprobs = tuple(float(edges[list(path)].sum()) for path in tree.paths) if tree else None
         self.work.cached += lane.cached
         self.work.forced += matching.forced if matching else 0
-        mean = sum(lane.logprobs) / len(lane.logprobs) if lane.logprobs else None
-        return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, logprobs, mean)
+        said = told(lane.sequence, lane.scored, len(lane.tokens))
+        return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, logprobs, **said)
 
 
 def _stream(index: int) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from runner.constrain import Matching, masks
 from runner.marks import peak_memory
-from runner.types import Gauge, Generation, Sequence, Work
+from runner.types import Gauge, Generation, Scored, Sequence, Work
 
 WORDS = [
     *("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch"),
@@ -91,8 +91,8 @@ class FakeEngine:
         if self.stopped is not None:
             ends = (end for end in range(1, len(tokens) + 1) if self.stopped(tokens[:end]))
             if end := next(ends, 0):
-                return Generation(sequence.key, tokens[:end], "stop", mean_logprob=mean)
-        return Generation(sequence.key, tokens, reason, mean_logprob=mean)
+                tokens, reason = tokens[:end], "stop"
+        return Generation(sequence.key, tokens, reason, mean_logprob=mean, scored=_scored(sequence, tokens))
 
 
 def _fail(fault: str, batch: list[Sequence]) -> None:
@@ -120,11 +120,23 @@ def _follow(sequence: Sequence, matching: Matching, chance: random.Random) -> Ge
         bits = masks([matching], END + 1).view(np.uint8)
         allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little")[: END + 1]).tolist()
         if END in allowed or not allowed:
-            return Generation(sequence.key, tokens)
+            return Generation(sequence.key, tokens, scored=_scored(sequence, tokens))
         closers = [byte for byte in CLOSERS if byte in allowed] if chance.random() < 0.3 else []
         letters = [byte for byte in allowed if byte in LETTERS]
         tokens.append(closers[0] if closers else chance.choice(letters or allowed))
         matching.take(tokens[-1])
     if matching.problem:
         return Generation(sequence.key, finish_reason="error", error=f"grammar: {matching.problem}")
-    return Generation(sequence.key, tokens, "stop" if matching.ended else "length")
+    reason = "stop" if matching.ended else "length"
+    return Generation(sequence.key, tokens, reason, scored=_scored(sequence, tokens))
+
+
+def _scored(sequence: Sequence, tokens: list[int]) -> tuple[Scored, ...] | None:
+    """Each token with half of the mass, the next ones in the alphabet with half of what is left."""
+    if (count := sequence.top_logprobs) is None:
+        return None
+    shares = [-(1 + place) * math.log(2) for place in range(count)]
+    return tuple(
+        Scored(-math.log(2), tuple(((token + place) % 128, share) for place, share in enumerate(shares)))
+        for token in tokens
+    )

@@ -226,6 +226,7 @@ class Loop:
             logprobs=generation.logprobs,
             mean_logprob=generation.mean_logprob,
             reasoning=answer.reasoning,
+            tokens=self.prompter.spell(generation, sequence, answer.text),
         )
         self._answer(generation.key, completion)
 

@@ -20,6 +20,7 @@ import jinja2
 from runner import types
 from runner.channels import Answer, Channels
 from runner.chat import ChatTemplate
+from runner.spelling import spell, up_to
 from runner.structure import StructureConf
 from runner.template import Template
 from runner.tokens import FUSE, Vocabulary, as_vocabulary, clean, control_pattern, defuse, encode_defused
@@ -141,6 +142,13 @@ class Prompter:
         if sequence.constraint is None:
             return answer._replace(text=self._cut(answer.text))
         return answer._replace(text=answer.text.removeprefix(self.answer_prefix))
+
+    def spell(
+        self, generation: types.Generation, sequence: types.Sequence, text: str
+    ) -> tuple[dict[str, Any], ...] | None:
+        """``Completion.tokens`` of an answer that reads ``text``."""
+        tokens = spell(generation, sequence.tokens, self.channels)
+        return up_to(tokens, text) if tokens and self.stop else tokens
 
     def decode(self, ids: Sequence[int]) -> str:
         """The answer's text without control tokens and reasoning ("" if it never began), up to the first stop text."""

@@ -6,12 +6,14 @@ same on every device, one number a token.
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
 from runner.prefix import shifted_exp
-from runner.types import Sampling
+from runner.types import Sampling, Scored, Sequence
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -74,3 +76,33 @@ def _floor(weights: mx.array, samplings: list[Sampling]) -> mx.array:
     inside = (mass - kept < top_p * mass[:, -1:]) & (kept > 0)
     last = mx.maximum(inside.sum(axis=-1, keepdims=True) - 1, 0)
     return mx.take_along_axis(kept, last, axis=-1)
+
+
+def normaliser(logits: mx.array) -> mx.array:
+    """The logarithm of the sum of the exponentials of logits [N, V]: [N]."""
+    top = logits.max(axis=-1, keepdims=True)
+    return (top + mx.log(shifted_exp(logits, top).sum(axis=-1, keepdims=True)))[:, 0]
+
+
+def likeliest(logits: mx.array, count: int) -> tuple[mx.array, mx.array]:
+    """The ``count`` likeliest tokens for each row of logits [N, V], likeliest first, and their log-probabilities."""
+    logits = logits.astype(mx.float32)
+    tokens = mx.argsort(-logits, axis=-1)[:, :count]
+    return tokens, mx.take_along_axis(logits, tokens, axis=-1) - normaliser(logits)[:, None]
+
+
+def pairs(tokens: mx.array, logprobs: mx.array) -> list[tuple[tuple[int, float], ...]]:
+    """``likeliest`` on the host: (token, log-probability) pairs for each row."""
+    rows = zip(np.array(tokens).tolist(), np.array(logprobs).tolist(), strict=True)
+    return [tuple(zip(row, values, strict=True)) for row, values in rows]
+
+
+def asks(sequence: Sequence) -> bool:
+    """Whether the log-probabilities of its tokens are wanted."""
+    return sequence.mean_logprob or sequence.top_logprobs is not None
+
+
+def told(sequence: Sequence, scored: list[Scored], tokens: int) -> dict[str, Any]:
+    """A generation's ``mean_logprob`` and ``scored``, as the sequence asks; ``scored`` may have its end token."""
+    mean = sum(one.logprob for one in scored) / len(scored) if scored and sequence.mean_logprob else None
+    return {"mean_logprob": mean, "scored": tuple(scored[:tokens]) if sequence.top_logprobs is not None else None}

@@ -27,6 +27,12 @@ BYTE_CHAT_TEMPLATE = (
 )
 
 
+# GPT-2's byte-level vocabulary: bytes that print stand for themselves, the others for characters from U+0100 on.
+_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTED}
+_BYTE_OF |= {chr(256 + at): byte for at, byte in enumerate(sorted({*range(256)} - {*_PRINTED}))}
+
+
 class Control(NamedTuple):
     """A control token; ``lstrip`` and ``rstrip``: it swallows the white space on that side."""
 
@@ -54,6 +60,10 @@ class Vocabulary(Protocol):
 
     def decode(self, ids: Sequence[int], control: bool = False) -> str:
         """The text of the ids, control tokens left out unless ``control``."""
+        ...
+
+    def spell(self, id: int) -> bytes | None:
+        """The bytes that the token stands for; None where the vocabulary does not tell."""
         ...
 
 
@@ -104,6 +114,15 @@ class TransformersVocabulary:
         text = self._tokenizer.decode(list(ids), skip_special_tokens=not control, clean_up_tokenization_spaces=False)
         return cast(str, text)
 
+    def spell(self, id: int) -> bytes | None:
+        """See Vocabulary: known for byte-level vocabularies."""
+        token = self._tokenizer.convert_ids_to_tokens(id)
+        if token is None or "ByteLevel(" not in repr(self._backend.decoder):
+            return None
+        if token in self._tokenizer.get_added_vocab():
+            return cast(str, token).encode()
+        return bytes(_BYTE_OF[char] for char in token) if _BYTE_OF.keys() >= set(token) else None
+
     def serialized(self) -> str:
         """The tokenizer as the text of a ``tokenizer.json``, without padding; every control token is a special one."""
         backend = copy.copy(self._backend)
@@ -149,6 +168,10 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int], control: bool = False) -> str:
         """See Vocabulary; broken UTF-8 becomes U+FFFD."""
         return bytes(i for i in ids if i < 256).decode("utf-8", "replace")
+
+    def spell(self, id: int) -> bytes | None:
+        """See Vocabulary."""
+        return bytes([id]) if id < 256 else b""
 
 
 def load_tokenizer(folder: Path) -> Any:

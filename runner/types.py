@@ -88,6 +88,8 @@ class Request:
 
     ``mean_logprob`` asks for the completion's value of that name, which is computed for those that ask only.
 
+    ``top_logprobs`` asks for the completion's ``tokens``, each with as many alternatives (0: none); None: not asked.
+
     ``grammar``: rules that the answer must follow in place of the run's (``runner.structure.Structure.body``).
 
     ``retry`` marks a question asked again because its last answer would not do; the row's ``usage`` counts them.
@@ -102,6 +104,7 @@ class Request:
     sampling: Sampling | None = None
     seed: int | None = None
     mean_logprob: bool = False
+    top_logprobs: int | None = None
     grammar: str | None = None
     retry: bool = False
 
@@ -123,6 +126,9 @@ class Completion:
     thought before its answer, where its tokens tell the two apart; ``length`` with an empty ``text`` then means that it
     never came to one. Token counts are of model tokens; ``cached_tokens`` is how many of ``prompt_tokens`` were served
     from an already computed prefix.
+
+    ``tokens``, None unless asked for, are those of ``text``: ``token`` (its text), ``logprob`` (before temperature),
+    ``bytes`` (None where they are not known) and ``top_logprobs``, the likeliest tokens there with the same fields.
     """
 
     text: str = ""
@@ -134,6 +140,7 @@ class Completion:
     mean_logprob: float | None = None
     error: str | None = None
     reasoning: str | None = None
+    tokens: tuple[Mapping[str, Any], ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, for storage."""
@@ -145,6 +152,8 @@ class Completion:
         fields = dict(record)
         if fields.get("logprobs") is not None:
             fields["logprobs"] = tuple(fields["logprobs"])
+        if fields.get("tokens") is not None:
+            fields["tokens"] = tuple(fields["tokens"])
         return cls(**fields)
 
 
@@ -233,13 +242,24 @@ class Sequence:
     draw_seed: int = 0
     choices: tuple[tuple[int, ...], ...] | None = None
     mean_logprob: bool = False
+    top_logprobs: int | None = None
     boundaries: tuple[int, ...] = ()
     constraint: Constraint | None = None
 
 
+class Scored(NamedTuple):
+    """A generated token's log-probability before the temperature, and the likeliest tokens there with theirs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
 @dataclass(frozen=True)
 class Generation:
-    """The engine's answer to one sequence; see Completion for the fields. ``tokens`` excludes the end token."""
+    """The engine's answer to one sequence; see Completion for the fields. ``tokens`` excludes the end token.
+
+    ``scored`` has an entry for each of ``tokens`` if the sequence has ``top_logprobs``.
+    """
 
     key: tuple[int, int]
     tokens: list[int] = field(default_factory=list)
@@ -248,6 +268,7 @@ class Generation:
     logprobs: tuple[float, ...] | None = None
     mean_logprob: float | None = None
     error: str | None = None
+    scored: tuple[Scored, ...] | None = None
 
 
 class Gauge(NamedTuple):

@@ -259,6 +259,24 @@ def test_a_rows_usage_tells_its_retries_and_the_seed_of_its_first_draws(tmp_path
     assert session > 3
 
 
+def test_the_log_probabilities_of_tokens_are_kept_over_a_stop(tmp_path):
+    def steps(row):
+        first = yield Request(top_logprobs=2)
+        yield Request(messages=say("then " + row["text"]))
+        return {"text": repr(first.tokens)}
+
+    whole = World(tmp_path / "whole", numbered(20), steps).run()
+    assert all("'top_logprobs': [{" in row["text"] for row in whole)
+    computed, output = [], []
+    while len(output) < 20:
+        parts = World(tmp_path / "parts", numbered(20), steps, engine=CountingEngine(3), window=9, shard_rows=7)
+        parts.run(stop_after=2)
+        computed += [sequence.key for sequence in parts.engine.computed]
+        output = parts.output()
+    assert [row["text"] for row in output] == [row["text"] for row in whole]
+    assert len(computed) == len(set(computed)) == 40
+
+
 def test_an_answer_to_another_request_is_not_replayed(tmp_path):
     """As when a job's code or a library has changed in a way that no identity shows."""
 

@@ -14,6 +14,19 @@ from runner.types import Completion, RowError, UserError
 # The objects of the public API reference (Batch API, request output; Chat, completion object; error object).
 NULL_OR_TEXT = {"type": ["string", "null"]}
 COUNT = {"type": "integer", "minimum": 0}
+TOKEN = {
+    "token": {"type": "string"},
+    "logprob": {"type": "number", "maximum": 0},
+    "bytes": {"type": ["array", "null"], "items": {"type": "integer", "minimum": 0, "maximum": 255}},
+}
+ALTERNATIVE = {"type": "object", "required": [*TOKEN], "properties": TOKEN, "additionalProperties": False}
+TOPS = {"type": "array", "maxItems": 20, "items": ALTERNATIVE}
+SPELT = {
+    "type": "object",
+    "required": [*TOKEN, "top_logprobs"],
+    "properties": TOKEN | {"top_logprobs": TOPS},
+    "additionalProperties": False,
+}
 CHOICE = {
     "type": "object",
     "required": ["index", "message", "logprobs", "finish_reason"],
@@ -25,7 +38,11 @@ CHOICE = {
             "required": ["role", "content", "refusal"],
             "properties": {"role": {"const": "assistant"}, "content": NULL_OR_TEXT, "refusal": NULL_OR_TEXT},
         },
-        "logprobs": {"type": ["object", "null"]},
+        "logprobs": {
+            "type": ["object", "null"],
+            "required": ["content", "refusal"],
+            "properties": {"content": {"type": "array", "items": SPELT}},
+        },
     },
 }
 COMPLETION = {
@@ -155,6 +172,33 @@ def test_the_round_trip(folder, capsys):
     assert errors[2]["response"]["body"]["error"]["param"] == "temperature"
 
 
+def test_log_probabilities_are_those_of_the_answers_tokens(folder):
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    structured = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    write(
+        "requests.jsonl",
+        request("plain", logprobs=True),
+        request("top", logprobs=True, top_logprobs=2, n=2),
+        request("stop", logprobs=True, stop=["o", "e", "a"]),
+        request("json", logprobs=True, top_logprobs=20, response_format=structured, max_completion_tokens=200),
+        request("none", top_logprobs=0),
+    )
+    assert main(RUN) == 0
+    assert main(EXPORT) == 0
+    for line in lines("out.jsonl"):
+        jsonschema.validate(line, RESULT_LINE)
+        for choice in line["response"]["body"]["choices"]:
+            if line["custom_id"] == "none":
+                assert choice["logprobs"] is None
+                continue
+            spelt = choice["logprobs"]["content"]
+            assert "".join(one["token"] for one in spelt) == choice["message"]["content"]
+            assert bytes(byte for one in spelt for byte in one["bytes"]).decode() == choice["message"]["content"]
+            count = {"top": 2, "json": 20}.get(line["custom_id"], 0)
+            assert all(len(one["top_logprobs"]) == count for one in spelt)
+            assert all(one["top_logprobs"][0]["logprob"] == one["logprob"] for one in spelt if count)
+
+
 def test_choices_are_drawn_apart_and_the_prompt_is_counted_once(folder):
     write("requests.jsonl", request("one", seed=1), request("three", seed=1, n=3), request("again", seed=1, n=3))
     assert main(RUN) == 0
@@ -242,7 +286,10 @@ def test_stop_texts_end_an_answer_and_are_left_out():
         row.send([Completion("one. two END", "length"), Completion("three", "length")])
     assert returned.value.value == {
         "text": "one",
-        "choices": [{"text": "one", "finish_reason": "stop"}, {"text": "three", "finish_reason": "length"}],
+        "choices": [
+            {"text": "one", "finish_reason": "stop", "logprobs": None},
+            {"text": "three", "finish_reason": "length", "logprobs": None},
+        ],
     }
 
 
@@ -250,6 +297,9 @@ def test_stop_texts_end_an_answer_and_are_left_out():
     ("body", "error"),
     [
         ({"messages": []}, r"invalid_value: body.messages: it must be a list"),
+        ({"logprobs": 1}, r"invalid_value: body.logprobs: it must be true or false"),
+        ({"logprobs": True, "top_logprobs": 21}, r"invalid_value: body.top_logprobs: .* from 0 to 20"),
+        ({"top_logprobs": 2}, r"invalid_value: body.top_logprobs: it needs logprobs"),
         ({"messages": "hi"}, r"invalid_value: body.messages: it must be a list"),
         ({"messages": None}, r"missing_required_parameter: body.messages"),
         ({"messages": ["hi"]}, r"invalid_value: body.messages\[0\]: it must be an object"),

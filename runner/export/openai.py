@@ -90,7 +90,7 @@ def _completion(run: Run, row: dict[str, Any], name: str, model: str) -> dict[st
         {
             "index": index,
             "message": {"role": "assistant", "content": choice["text"], "refusal": None},
-            "logprobs": None,
+            "logprobs": _logprobs(choice),
             "finish_reason": choice["finish_reason"],
         }
         for index, choice in enumerate(row["choices"])
@@ -104,6 +104,11 @@ def _completion(run: Run, row: dict[str, Any], name: str, model: str) -> dict[st
         "usage": _usage(row["usage"], len(choices)),
         "system_fingerprint": f"rowmill-{run.identity['dataset']['fingerprint'][:12]}",
     }
+
+
+def _logprobs(choice: dict[str, Any]) -> dict[str, Any] | None:
+    tokens = choice.get("logprobs")  # a run made before there were any has none
+    return None if tokens is None else {"content": tokens, "refusal": None}
 
 
 def _usage(usage: dict[str, Any], choices: int) -> dict[str, Any]:
