@@ -106,9 +106,10 @@ class Progress:
         ]
 
     def _pace(self, seconds: float) -> Pace:
-        """Rows and tokens in a second, over the last ``seconds`` of this session."""
-        end = self._point(self.store.totals())
-        start = next((point for point in self.points if end.at - point.at <= seconds), self.points[-1])
+        """Rows and tokens in a second, over the last ``seconds`` of this session, or since the last but one point."""
+        end, latest = self._point(self.store.totals()), max(0, len(self.points) - 2)
+        recent = next((i for i, point in enumerate(self.points) if end.at - point.at <= seconds), latest)
+        start = self.points[min(recent, latest)]
         span = max(1e-9, end.at - start.at)
         return Pace((end.rows - start.rows) / span, (end.tokens - start.tokens) / span)
 

@@ -116,3 +116,14 @@ def test_points_kept_are_few(clock):
 )
 def test_the_clock_names_the_day_when_it_is_far(ahead, pattern):
     assert re.fullmatch(pattern, show.clock(time.time() + ahead))
+
+
+def test_a_line_a_minute_tells_the_speed_of_that_minute(clock, caplog):
+    caplog.set_level(logging.INFO, "rowmill")
+    store = Half(clock, finished=0, before=0.0)
+    with Progress(1000, store, terminal=False) as bar:
+        for _ in range(3):
+            clock.now += 61
+            store.finished += 122
+            bar.update()
+    assert ["2.0 rows/s" in line for line in caplog.messages[:3]] == [True] * 3
