@@ -12,8 +12,8 @@ from random import Random
 from typing import Any
 
 from runner.evaluate import read_column
+from runner.records import error_kind
 from runner.rejects import read_rejected
-from runner.shards import error_kind
 
 TEXTS = 10_000  # looked at, the first of them
 SAMPLED, ORDERS = 100, 4  # texts and n-gram lengths of self-BLEU

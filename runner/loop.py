@@ -11,7 +11,7 @@ from runner.ask import Defaults, digest_of, sequence_of
 from runner.feed import Feed
 from runner.plan import Plan
 from runner.prompt import Prompter
-from runner.shards import Output
+from runner.records import Output
 from runner.store import Record, Store
 from runner.task import Task
 from runner.types import Completion, Engine, Generation, Job, Request, Row, RowError, Sequence, UserError

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from runner.shards import Staged
+from runner.records import Staged
 from runner.types import Gauge
 
 EVERY_SECONDS = 1.0

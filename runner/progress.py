@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from runner.show import clock, duration
+from runner.show import NOW_SECONDS, clock, duration
 from runner.store import Store, Totals
 
 log = logging.getLogger("rowmill")
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 60.0
-NOW_SECONDS = 60.0  # what "now" means
 PACE_SECONDS = 600.0  # over which the time left is foretold: long prompts come in stretches
 WARM_SECONDS = 30.0  # of a session, during which the speed of the earlier ones says more
 _BAR = 12  # columns

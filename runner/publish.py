@@ -10,9 +10,10 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Written(NamedTuple):
@@ -27,6 +28,8 @@ def write_stream(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], *, p
 
     With ``power`` the rename, too, is on the disk when this returns. What fails half-way leaves ``path`` untouched.
     """
+    import pyarrow as pa  # late: whoever only looks at a run needs none of it
+
     with _published(path, power=power) as file:
         with pa.ipc.new_stream(file, schema) as stream:
             for rows in tables:

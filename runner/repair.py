@@ -16,7 +16,8 @@ import pyarrow as pa
 from runner.database import DATABASE, IDENTITY, create_tables
 from runner.lease import DamagedError, Lease, disk_errors
 from runner.publish import sync_folder
-from runner.shards import Record, Staged, error_kind, shard_file
+from runner.records import Record, Staged, error_kind
+from runner.shards import shard_file
 from runner.types import UserError
 
 _LEAP = 1 << 20  # the longest gap of row numbers that is jumped over behind a damaged page

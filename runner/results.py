@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from runner.database import DATABASE, open_read_only
 from runner.lease import disk_errors, holder
-from runner.shards import OURS, Layout, Staged, batches, shard_schema
+from runner.records import Staged
+from runner.shards import OURS, Layout, batches, shard_schema
 from runner.shards import table as staged_table
 from runner.spool import COPY, STDIN
 from runner.status import read_status

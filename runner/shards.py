@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
-from runner.lease import DamagedError
-from runner.types import Columns, Completion, UserError
+from runner.records import Output, Staged, clean, encode
+from runner.types import UserError
 
 BATCH_ROWS = 1000
 BATCH_CHARS = 16 * 2**20
@@ -28,104 +27,6 @@ USAGE = pa.struct(
 )
 OURS = pa.schema([("error", pa.string()), ("usage", USAGE)])
 _MISFIT = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError)
-
-
-class Usage(NamedTuple):
-    """What a row's completions took together, in tokens; ``finish_reason`` is the last completion's.
-
-    ``retries``: requests asked again (``Request.retry``). ``seed``: what the first random draws followed from, None for
-    a row without any; the 64 bits of ``Sequence.draw_seed`` as a signed number, which Arrow and SQLite both hold.
-    """
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    finish_reason: str | None = None
-    retries: int = 0
-    seed: int | None = None
-
-    @classmethod
-    def of(cls, completions: Iterable[Completion]) -> Usage:
-        """The sum over a row's completions, in the order in which they were asked for."""
-        total = cls()
-        for c in completions:
-            total = cls(
-                total.prompt_tokens + c.prompt_tokens,
-                total.cached_tokens + c.cached_tokens,
-                total.completion_tokens + c.completion_tokens,
-                c.finish_reason,
-            )
-        return total
-
-
-class Record(NamedTuple):
-    """A completion to commit: request ``number`` of ``row``. ``digest`` names the request, see ``runner.ask``."""
-
-    row: int
-    number: int
-    digest: bytes | None
-    completion: Completion
-
-    def values(self) -> tuple[int, int, bytes | None, str, int]:
-        """The table's columns; a failed request has no digest, so that nobody takes over its answer."""
-        row, number, digest, completion = self
-        body = to_json(completion.to_json())
-        return row, number, digest if completion.error is None else None, body, checksum(row, number, body)
-
-    @classmethod
-    def of(cls, row: int, number: int, digest: bytes | None, body: str, crc: int) -> Record:
-        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
-        if checksum(row, number, body) != crc:
-            raise DamagedError(f"the checksum of row {row}, answer {number} does not hold")
-        return cls(row, number, digest, Completion.from_json(json.loads(body)))
-
-
-def checksum(*values: Any) -> int:
-    """CRC-32 of a table's row, to tell bits that have flipped on the disk."""
-    return zlib.crc32("\0".join(map(str, values)).encode("utf-8", "replace"))
-
-
-class Output(NamedTuple):
-    """A finished row: the job's columns (absent ones are null), or what went wrong.
-
-    ``error`` reads ``kind: detail``; the part before the first colon and space is what errors are counted by.
-    """
-
-    row: int
-    columns: Columns
-    error: str | None = None
-    usage: Usage = Usage()
-
-
-class Staged(NamedTuple):
-    """A finished row as the checkpoint holds it until its shard is sealed; ``body`` is the job's columns in JSON."""
-
-    row: int
-    error: str | None
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    finish_reason: str | None
-    retries: int
-    seed: int | None
-    body: str
-
-    @property
-    def usage(self) -> Usage:
-        """The row's usage again."""
-        return Usage(*self[2:-1])
-
-    def values(self) -> tuple[Any, ...]:
-        """The table's columns."""
-        return *self, checksum(*self)
-
-    @classmethod
-    def of(cls, *values: Any) -> Staged:
-        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
-        *fields, crc = values
-        if checksum(*fields) != crc:
-            raise DamagedError(f"the checksum of the finished row {fields[0]} does not hold")
-        return cls._make(fields)
 
 
 @dataclass(frozen=True)
@@ -152,11 +53,6 @@ class Layout:
 def shard_file(shard: int) -> str:
     """The name of a shard's file."""
     return f"data-{shard:05d}.arrow"
-
-
-def error_kind(error: str) -> str:
-    """What an error is counted by: the text before the first ``": "``, at most 80 characters."""
-    return error.partition(": ")[0][:80]
 
 
 def shard_schema(keep: pa.Schema, job: pa.Schema) -> pa.Schema:
@@ -204,30 +100,6 @@ def _features(keep: pa.Schema) -> dict[bytes, bytes] | None:
     return {b"huggingface": json.dumps({"info": {"features": kept}}).encode()} if kept else None
 
 
-def clean(text: str) -> str:
-    """``text`` as valid Unicode: split surrogate pairs joined, lone surrogates replaced by U+FFFD."""
-    try:
-        text.isascii() or text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be stored")
-
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain).encode
-
-
-def to_json(value: Any) -> str:
-    """JSON that SQLite can hold and ``json.loads`` gives back exactly, lone surrogates included."""
-    text = _encode(value)
-    return text if clean(text) is text else json.dumps(value, default=_plain)
-
-
 def stage(outputs: Sequence[Output], job: pa.Schema) -> list[Staged]:
     """What the checkpoint keeps of these rows, made so that sealing cannot fail on a value later.
 
@@ -247,7 +119,7 @@ def _staged(output: Output, body: str) -> Staged:
 
 def _fitting(outputs: Sequence[Output], job: pa.Schema) -> list[str] | None:
     try:
-        bodies = [clean(_encode(output.columns)) for output in outputs]
+        bodies = [clean(encode(output.columns)) for output in outputs]
         records = json.loads(f"[{','.join(bodies)}]")
         for field in job:
             _array([record.get(field.name) for record in records], field.type)
@@ -262,9 +134,9 @@ def _salvage(output: Output, job: pa.Schema) -> tuple[Output, str]:
     parts, misfits = [], []
     for name, value in output.columns.items():
         try:
-            text = clean(_encode(value))
+            text = clean(encode(value))
             _array([json.loads(text)], job.field(str(name)).type)
-            parts.append(f"{clean(_encode(name))}:{text}")
+            parts.append(f"{clean(encode(name))}:{text}")
         except KeyError:
             misfits.append(f"column {name!r} is not one of the job's ({', '.join(job.names)})")
         except _MISFIT:

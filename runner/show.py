@@ -12,6 +12,7 @@ from typing import Any
 _HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _WIDTH = 9
+NOW_SECONDS = 60.0  # what "now" means of a speed
 
 
 def say(text: str = "") -> None:

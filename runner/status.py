@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from runner.database import open_read_only
 from runner.lease import disk_errors, holder
 from runner.marks import active_seconds
+from runner.records import Staged, Usage, error_kind
 from runner.rejects import SUMS, rejected_kinds, rejected_tokens
-from runner.shards import Staged, Usage, error_kind
 
 _LABELS = 200  # distinct labels counted in a shard
 _WORK = (

@@ -32,8 +32,8 @@ from runner.flight import Flight
 from runner.lease import Lease, disk_errors, fresh_dir
 from runner.marks import Marks
 from runner.publish import damage, write_dataset, write_stream, write_text
+from runner.records import Output, Record, Staged, Usage, error_kind, to_json
 from runner.rejects import Rejected, insert_rejected
-from runner.shards import Output, Record, Staged, Usage
 from runner.status import Totals, read_labels, read_status, read_totals
 from runner.types import Completion, Gauge, UserError
 
@@ -218,7 +218,7 @@ class Store:
 
     def record_prelude(self, found: Mapping[str, Any]) -> None:
         """Commit what the job found before the first row (JSON values)."""
-        self._select("INSERT INTO prelude VALUES (?)", [shards.to_json(dict(found))])
+        self._select("INSERT INTO prelude VALUES (?)", [to_json(dict(found))])
 
     def unfinished(self) -> Iterator[range]:
         """The rows still to do, as ascending ranges; a shard is looked at only when its first row is asked for."""
@@ -324,7 +324,7 @@ class Store:
         span = (start, stop)
         with self._database.atomic():
             errors = self._connection.execute(f"SELECT error FROM staged {_SPAN} AND error NOTNULL ORDER BY row", span)
-            kinds = Counter(shards.error_kind(error) for (error,) in errors)
+            kinds = Counter(error_kind(error) for (error,) in errors)
             labels = read_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}
             counts = (json.dumps(count, ensure_ascii=False) for count in (kinds, labels))
             values = (shard, name, *written, *counts, *span)

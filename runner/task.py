@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.shards import Output, Record, Usage
+from runner.records import Output, Record, Usage
 from runner.types import Completion, Job, RejectedError, Request, Row, RowError, Steps, UnreadableRow
 
 ERROR_CHARS = 2000  # of a row's error; exceptions may print all they hold

@@ -18,8 +18,7 @@ from rich.text import Text
 from runner.database import open_read_only
 from runner.lease import disk_errors, holder
 from runner.marks import read_marks
-from runner.progress import NOW_SECONDS
-from runner.show import clock, duration, visible
+from runner.show import NOW_SECONDS, clock, duration, visible
 from runner.status import read_label_counts, read_status
 
 EVERY_SECONDS = 1.0

@@ -17,9 +17,9 @@ import pyarrow as pa
 from runner.database import open_read_only
 from runner.lease import disk_errors, holder
 from runner.marks import read_marks
+from runner.records import error_kind
 from runner.report.rows import Outputs
 from runner.results import Run
-from runner.shards import error_kind
 from runner.source import DataSource
 from runner.status import read_label_counts, read_sessions, read_status
 from runner.types import UserError

@@ -12,10 +12,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from runner.records import clean
 from runner.report.charts import charts
 from runner.report.figures import Figures
 from runner.report.quality import sections
-from runner.shards import clean
 from runner.show import duration, shown, visible
 
 MOST_BYTES = 1_900_000

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from runner.shards import Staged
+from runner.records import Staged
 
 _STAGED = f"SELECT {', '.join(Staged._fields)} FROM staged ORDER BY row"
 _STAGED_ROWS = 10_000  # at once
