@@ -99,7 +99,8 @@ def _show_figures(figures: dict[str, Any]) -> None:
     forced = f" ({figures['forced_tokens']:,} of them forced by the grammar)" if figures["forced_tokens"] else ""
     if prompt:
         best = figures.get("best_cached_share")
-        most = "" if best is None else f", {best:.1%} at best"
+        missed = None if best is None else best - figures["cached_share"]  # of sessions that came to their end
+        most = "" if missed is None else f", {cached / prompt + missed:.1%} at best"
         cache = f"({cached / prompt:.1%} from cache{most})"
         line("tokens", f"{prompt:,} in prompts {cache}, {completion:,} generated{forced}")
     if seconds and figures["finished"]:
