@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobs.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer, mlx_lm_peer, process_bytes
+from jobs.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer, mlx_lm_peer
+from runner.marks import peak_memory
 from runner.types import UserError
 
 WORKLOADS = ("shared", "unique", "documents", "run", "card")
@@ -222,7 +223,7 @@ def _opened(task: dict[str, Any], conf: BenchmarkConf) -> Opened:
     if name == LLAMA_CPP:
         vocabulary = json.loads((Path(task["model"]) / "config.json").read_text())["vocab_size"]
         rows = [row for row, _ in own] if own else prompts(conf, int(vocabulary))
-        return Opened(rows, llama_cpp_peer(Path(task["gguf"]), rows, conf.output), lambda: None, process_bytes)
+        return Opened(rows, llama_cpp_peer(Path(task["gguf"]), rows, conf.output), lambda: None, peak_memory)
     from runner import device, models
 
     found = device.prepare(task["engine"]["backend"])

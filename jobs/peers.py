@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,12 +59,6 @@ def llama_cpp_peer(gguf: Path, rows: Rows, output: int) -> Once:
         return [[token for token, _ in zip(model.generate(row, temp=0.0), range(output))] for row in rows]  # noqa: B905
 
     return _timed(run)
-
-
-def process_bytes() -> int:
-    """The most memory that this process has taken so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _timed(run: Callable[[int], Rows]) -> Once:

@@ -9,9 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from jobs.benchmark import BenchmarkConf, Measurement, benchmark, to_json
 from jobs.card import Card, card
 from jobs.peers import LLAMA_CPP
@@ -45,11 +42,8 @@ class BenchmarkRunConf:
 
 def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tuple[list[Measurement] | Card, Path]:
     """Measure, and write ``benchmark.json`` (or ``card.json``) into ``output.dir``. Raises UserError."""
-    composed, _ = Composer(BenchmarkRunConf, "benchmark", config_dir).compose(overrides)
-    try:
-        conf = cast(BenchmarkRunConf, OmegaConf.to_object(composed))
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+    typed, _ = Composer(BenchmarkRunConf, "benchmark", config_dir).typed(overrides)
+    conf = cast(BenchmarkRunConf, typed)
     if conf.engine.backend == "fake":
         raise UserError("benchmark needs a model: engine.backend=fake has none")
     folder = models.resolve(model_path(conf.model), conf.model.revision, conf.offline)

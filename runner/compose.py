@@ -46,6 +46,14 @@ class Composer:
     name: str
     config_dir: str | None
 
+    def typed(self, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
+        """``compose``, the tree as an instance of the schema. UserError for what its dataclasses refuse."""
+        composed, choices = self.compose(overrides)
+        try:
+            return OmegaConf.to_object(composed), choices
+        except OmegaConfBaseException as error:
+            raise UserError(str(error).splitlines()[0]) from error
+
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         """The tree and which file each group took; UserError for every mistake.
 

@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from jobs.convert import ConvertConf, Converted, convert
 from jobs.modelcard import model_card
 from runner import models
@@ -39,14 +36,11 @@ class ConvertRunConf:
 
 def run_convert(overrides: Sequence[str], config_dir: str | None = None) -> Converted:
     """Fetch what is missing, convert, publish. Raises UserError."""
-    composed, _ = Composer(ConvertRunConf, "convert", config_dir).compose(overrides)
-    try:
-        conf = cast(ConvertRunConf, OmegaConf.to_object(composed))
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+    typed, _ = Composer(ConvertRunConf, "convert", config_dir).typed(overrides)
+    conf = cast(ConvertRunConf, typed)
     check_keys(conf)
-    typed = any(word.startswith("model.path=") for word in overrides)
-    base = conf.model.path if typed or not conf.model.base else conf.model.base
+    given = any(word.startswith("model.path=") for word in overrides)
+    base = conf.model.path if given or not conf.model.base else conf.model.base
     if not base:
         raise UserError("convert needs a model: model.path=openai/gpt-oss-20b, a folder, or model=gpt_oss_20b_q4g32")
     bits = conf.convert.bits or conf.model.bits or DEFAULT_BITS

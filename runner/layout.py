@@ -203,7 +203,7 @@ class Step:
         """Tokens that attention computes in vain, as prompts of different lengths are prefilled together."""
         return self.longest * len(self.prefilling) - (self.tokens - len(self.decoding))
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether prefilling sequences see nothing but this step's tokens before them."""
         return not any(span.parents or span.stored for span in self.prefilling)

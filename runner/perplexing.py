@@ -14,7 +14,6 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from jobs.perplexity import (
     Check,
@@ -119,11 +118,8 @@ def run_perplexities(
 
 def prepare(overrides: Sequence[str], config_dir: str | None, differing: Sequence[str] = ()) -> Ready:
     """Check everything that can be checked before weights load; ``differing`` overrides go into the name."""
-    composed, choices = Composer(PerplexityRunConf, "perplexity", config_dir).compose(overrides)
-    try:
-        conf = cast(PerplexityRunConf, OmegaConf.to_object(composed))
-    except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+    typed, choices = Composer(PerplexityRunConf, "perplexity", config_dir).typed(overrides)
+    conf = cast(PerplexityRunConf, typed)
     check_keys(conf)
     if conf.engine.backend == "fake":
         raise UserError("perplexity needs a model: engine.backend=fake has none")

@@ -33,8 +33,7 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
     """
     from runner import models
 
-    if conf.memory_gb:
-        device = dataclasses.replace(device, memory_bytes=int(conf.memory_gb * 1e9))
+    device = dataclasses.replace(device, memory_bytes=int(memory_limit(vars(conf), device)))
     model, _, config = models.load(folder, device)
     return batch_engine(
         model,

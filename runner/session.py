@@ -25,7 +25,7 @@ from runner.feed import AttemptFeed, Feed, RowFeed
 from runner.interrupt import Stop
 from runner.loop import Loop
 from runner.night.night import Night
-from runner.plan import Costs, Plan
+from runner.plan import Plan
 from runner.prelude import Survey, begin
 from runner.prepare import Prepared, identity, prepare, provenance
 from runner.preview import check_memory
@@ -151,7 +151,7 @@ def work(
     constrain = constrainer(ready.prompter.channels, ready.prompter.answer_prefix)
     constraints = constrain(ready.structure.body) if ready.structure is not None else None
     defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed, constraints, constrain)
-    plan = Plan(getattr(engine, "costs", Costs()))
+    plan = Plan(engine.costs)
     window = conf.engine.window
     if ready.attempts is None:
         feed: Feed = RowFeed(ready.source, store, limit)
@@ -181,13 +181,13 @@ def work(
         raise RuntimeError(f"the loop ended after {store.totals().finished} of {ready.rows} rows")
 
 
-def _note_work(engine: Engine, loop: Loop, seconds: float) -> None:
+def _note_work(engine: WatchedEngine, loop: Loop, seconds: float) -> None:
     """Keep what the session's engine did beside what the planner saw that could be shared."""
     if engine.work.slots:
         plan = loop.plan
         planned = {"prompt": plan.taken, "shareable": plan.shareable, "served": plan.served, "loop_s": seconds}
         chosen = {f"{name}_cost": cost for name, cost in plan.costs._asdict().items()}
-        chosen["batch_size"] = getattr(engine, "batch_size", 0)
+        chosen["batch_size"] = engine.batch_size
         loop.store.note(**vars(engine.work), **planned, **chosen)
         log.debug("work: %s, planned: %s, chosen: %s", engine.work, planned, chosen)
 
