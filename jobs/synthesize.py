@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import product
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
 from jobs import accepted, filters
 from jobs.filters import Draft
-from runner.types import Columns, RejectedError, Request, Row, Sampling, Setting, Steps, UserError
+from runner.types import SEED_ROW, Columns, RejectedError, Request, Row, Sampling, Setting, Steps, UserError
 
 COMBINE = ("sample", "product")
 LOCAL: dict[str, type] = {
@@ -26,7 +26,7 @@ LOCAL: dict[str, type] = {
 }
 ORDERED: dict[str, type] = {"exact": accepted.Exact, "near": accepted.Near, "balance": accepted.Balance}
 ATTEMPTS_A_ROW = 10
-OURS = ("text", "attempt", "score", "error", "usage")
+OURS = ("text", "attempt", SEED_ROW, "score", "error", "usage")
 Weights = dict[str, dict[str, float]]
 
 
@@ -94,15 +94,16 @@ class Synthesize:
         return {**first, "attributes": first, "shots": [], "column": self.column}
 
     def schema(self) -> pa.Schema:
-        """``text``, each attribute, ``score`` if there is a judge, and the number of the ``attempt``."""
+        """``text``, each attribute, ``score`` if there is a judge, the ``attempt`` and its ``seed_row``, by number."""
         fields = [("text", pa.string()), *((name, pa.string()) for name in self.weights)]
-        return pa.schema([*fields, *([("score", pa.float64())] if self._judge else []), ("attempt", pa.int64())])
+        fields += [("score", pa.float64())] if self._judge else []
+        return pa.schema([*fields, ("attempt", pa.int64()), (SEED_ROW, pa.int64())])
 
     def steps(self, row: Row) -> Steps:
         """The text and, if it passes the filters that look at it alone, the judge's question."""
         answer = yield Request(sampling=Sampling(self.temperature, self.top_p))
         draft = Draft(answer.text.strip(), row, answer.finish_reason)
-        columns: Columns = {"text": draft.text, **row["attributes"], "attempt": row["attempt"]}
+        columns: Columns = {"text": draft.text, **row["attributes"], "attempt": row["attempt"], SEED_ROW: row[SEED_ROW]}
         if not draft.text:
             raise RejectedError("empty: there is no text", columns)
         for name, one in self._local.items():
@@ -137,7 +138,7 @@ class Synthesis:
         seed = number % len(self._source)
         attributes = self._attributes(number, chance)
         shots = self._shots(seed, chance)
-        more = {"attributes": attributes, "shots": shots, "column": self._job.column, "attempt": number}
+        more = {"attributes": attributes, "shots": shots, "column": self._job.column, "attempt": number, SEED_ROW: seed}
         return {**self._source_row(seed), **attributes, **more}
 
     def judge(self, number: int, columns: Columns) -> str | None:
@@ -170,7 +171,8 @@ class Synthesis:
             place = int(chance.random() * pool)
             if place not in taken:
                 taken.add(place)
-                shots.append(job.examples[place] if job.examples else self._source_row(place))
+                shot = job.examples[place] if job.examples else self._source_row(place)
+                shots += [shot] if str(shot.get(job.column) or "").strip() else []
         return shots
 
     def _source_row(self, place: int) -> Row:
@@ -225,13 +227,10 @@ def _local_class(name: str, options: Any) -> type:
 
 
 def _own_class(where: str, module: str, name: str) -> type:
-    try:
-        found = getattr(import_module(module), name)
-    except Exception as error:  # a user's module may raise anything
-        raise UserError(f"{where}: it cannot be imported: {type(error).__name__}: {error}") from error
-    if not callable(getattr(found, "reason", None)):
-        raise UserError(f"{where}: it is no class with a method reason(draft)")
-    return cast(type, found)
+    found = getattr(import_module(module), name, None)
+    if not isinstance(found, type) or not callable(getattr(found, "reason", None)):
+        raise UserError(f"{where}: there is no such class with a method reason(draft)")
+    return found
 
 
 def _made(name: str, kind: type, options: Any) -> Any:

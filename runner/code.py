@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import importlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,18 +40,32 @@ def import_job_module(name: str, folders: list[str]) -> ModuleType:
     return module
 
 
-def job_code(job_class: type, folders: Iterable[str]) -> dict[str, str]:
-    """The hash of a job's source file and of each file it imports from the same folder or ``folders``, by file name.
+def targets(node: Any, where: str = "job") -> Iterator[tuple[str, str]]:
+    """Each ``_target_`` in a job's configuration, those of its parts included: the key's path, the class."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "_target_" and isinstance(value, str):
+                yield f"{where}.{key}", value
+            yield from targets(value, f"{where}.{key}")
+    if isinstance(node, list):
+        for at, value in enumerate(node):
+            yield from targets(value, f"{where}[{at}]")
+
+
+def job_code(node: Any, folders: Iterable[str]) -> dict[str, str]:
+    """The hash of each source file that a job's configuration names by ``_target_``, and of each file that those
+    import from the same folder or ``folders``, by file name.
 
     Empty for rowmill's own jobs: what they ask and return is in a run's identity and in each recorded answer's
     digest, and a new release that changes neither must not end a long run.
     """
-    file = _file_of(sys.modules.get(job_class.__module__))
-    if file is None or file.is_relative_to(Path(str(jobs.__file__)).resolve().parent):
-        return {}
-    home = _home(file, job_class.__module__)
-    roots = [home, *(Path(folder).resolve() for folder in folders)]
-    return {_relative(found, roots): _hash(found) for found in _reach(file, job_class.__module__, roots)}
+    found: dict[str, str] = {}
+    for name in {target.rpartition(".")[0] for _, target in targets(node)}:
+        file = _file_of(sys.modules.get(name))
+        if file is not None and not file.is_relative_to(Path(str(jobs.__file__)).resolve().parent):
+            roots = [_home(file, name), *(Path(folder).resolve() for folder in folders)]
+            found |= {_relative(path, roots): _hash(path) for path in _reach(file, name, roots)}
+    return found
 
 
 def _search(folders: list[str]) -> None:

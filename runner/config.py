@@ -16,7 +16,7 @@ import pyarrow as pa
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.code import import_job_module
+from runner.code import import_job_module, targets
 from runner.compose import Composer, fits, in_words
 from runner.kept import loadable
 from runner.keys import check_keys, key
@@ -222,9 +222,10 @@ def make_job(node: Any, config_dir: str | None = None, modules: Sequence[str] = 
     """
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
         raise UserError("job._target_ is not set: choose a job, such as job=label, or name your own class in it")
-    target = node["_target_"]
-    _check_module(target, job_folders(config_dir), modules)
-    job_class = _job_class(target, job_folders(config_dir))
+    target, folders = node["_target_"], job_folders(config_dir)
+    for where, name in targets(node):
+        _import(where, name, folders, modules)
+    job_class = _job_class(target)
     values = {key: value for key, value in node.items() if key != "_target_"}
     _check_values(job_class, target, values)
     try:
@@ -263,7 +264,7 @@ def _check_schema(job: Job, target: str) -> None:
             raise UserError(f"{where}: column {column.name!r} has type {column.type}, which `datasets` cannot load")
 
 
-def _check_module(target: str, folders: list[str], modules: Sequence[str]) -> None:
+def _check_module(key: str, target: str, folders: list[str], modules: Sequence[str]) -> None:
     """Refuse, before it is imported, an installed module that nobody listed: importing is running."""
     name = target.partition(".")[0]
     own = any((Path(folder) / f"{name}{end}").exists() for folder in folders for end in ("", ".py"))
@@ -271,18 +272,24 @@ def _check_module(target: str, folders: list[str], modules: Sequence[str]) -> No
         return
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         here = "rowmill's own, files in --config-dir and in this folder"
-        raise UserError(f"job._target_={target}: jobs are {here}; for an installed module write modules=[{name}]")
+        raise UserError(f"{key}={target}: jobs are {here}; for an installed module write modules=[{name}]")
 
 
-def _job_class(target: str, folders: list[str]) -> Any:
-    module_name, _, class_name = target.rpartition(".")
-    if not module_name:
-        raise UserError(f"job._target_={target}: it must be module.Class, such as jobs.label.Label")
+def _import(key: str, target: str, folders: list[str], modules: Sequence[str]) -> None:
+    _check_module(key, target, folders, modules)
+    module = target.rpartition(".")[0]
+    if not module:
+        raise UserError(f"{key}={target}: it must be module.Class, such as jobs.label.Label")
     try:
-        module = import_job_module(module_name, folders)
+        import_job_module(module, folders)
     except (Exception, SystemExit) as error:  # a user's module may raise anything
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"job._target_={target}: module {module_name} cannot be imported: {reason}") from error
+        raise UserError(f"{key}={target}: module {module} cannot be imported: {reason}") from error
+
+
+def _job_class(target: str) -> Any:
+    module_name, _, class_name = target.rpartition(".")
+    module = sys.modules[module_name]
     found = getattr(module, class_name, None)
     classes = [name for name, value in vars(module).items() if _is_job_class(value) and value.__module__ == module_name]
     if found is None:

@@ -42,7 +42,7 @@ def evaluate_run(run_dir: Path, gold: str) -> dict[str, Any]:
     labels = _label_names(run)
     kept = [name for name in columns if name != "label"]
     try:
-        source, lost = run.source, None
+        source, lost = None if run.identity.get("made") else run.source, None
     except (UserError, OSError) as problem:  # moved or changed: what the output kept may do
         source, lost = None, str(problem)
     if source is not None and gold in source.column_names:

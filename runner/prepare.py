@@ -197,7 +197,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
     dataset = {key: value for key, value in plain["dataset"].items() if key != "path"}
     return {
         "job": plain["job"],
-        "code": job_code(type(getattr(ready.job, "job", ready.job)), job_folders(ready.config.config_dir)),
+        "code": job_code(plain["job"], job_folders(ready.config.config_dir)),
         "prompt": _prompt(ready),
         "dataset": {**dataset, "fingerprint": ready.source.fingerprint},
         "model": model,
@@ -206,6 +206,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
         "keep": list(ready.keep),
         "seed": conf.seed,
         "date": ready.date,
+        **({"made": True} if ready.attempts is not None else {}),
         **_answers(ready),
     }
 

@@ -195,11 +195,12 @@ def _note_work(engine: WatchedEngine, loop: Loop, seconds: float) -> None:
 def result(ready: Prepared) -> dict[str, Any]:
     """The figures of a session's run and, where there is gold, how right it is."""
     figures = read_status(ready.run_dir) | {"path": str(ready.run_dir)}
-    if ready.source.conf.gold and "label" in ready.job.schema().names:
+    gold = ready.source.conf.gold if ready.attempts is None else None
+    if gold and "label" in ready.job.schema().names:
         from runner.evaluate import evaluate_labels
 
         figures["evaluation"] = evaluate_labels(ready.run_dir, ready.source, getattr(ready.job, "names", []))
-    if ready.source.conf.gold and "summary" in ready.job.schema().names:
+    if gold and "summary" in ready.job.schema().names:
         from runner.rouge import evaluate_summaries
 
         figures["rouge"] = evaluate_summaries(ready.run_dir, ready.source)

@@ -152,8 +152,18 @@ class DataSource:
         start, stop = max(0, start), min(stop, len(self))
         if start >= stop or not columns:
             return schema.empty_table()
-        pieces = self._slices(start, stop) if self._order is None else self._gathered(start, stop)
+        pieces = self._slices(start, stop) if self._order is None else self._gathered(self._order[start:stop])
         return pa.Table.from_batches([piece(columns) for piece in pieces], schema)
+
+    def take(self, rows: list[int], columns: list[str]) -> pa.Table:
+        """These columns of these rows, in the order given; KeyError for an unknown column."""
+        import numpy as np
+
+        schema = pa.schema([self.schema.field(name) for name in columns], self.schema.metadata)
+        if not rows or not columns:
+            return schema.empty_table()
+        positions = np.array(rows) if self._order is None else self._order[rows]
+        return pa.Table.from_batches([piece(columns) for piece in self._gathered(positions)], schema)
 
     def gold_name(self, value: Any) -> str | None:
         """The class name of a value of the gold column: ``classes[i]`` for i or "i", the value's text otherwise."""
@@ -188,12 +198,10 @@ class DataSource:
                 yield batch.slice(low, high - low).select
             at += len(batch)
 
-    def _gathered(self, start: int, stop: int) -> Iterator[Any]:
+    def _gathered(self, positions: np.ndarray) -> Iterator[Any]:
         """Rows of any order: taken batch by batch, then put in order (a take over all chunks would copy the table)."""
         import numpy as np
 
-        assert self._order is not None
-        positions = self._order[start:stop]
         starts = np.cumsum([0] + [len(batch) for batch in self._batches])
         by_position = np.argsort(positions, kind="stable")
         ascending = positions[by_position]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runner.constrain import Constraint
 
 
+SEED_ROW = "seed_row"  # the column of a job with attempts that says which row of the data set each was made from
 SPARE_TOKENS = 8  # where a text meets its prompt, tokens may fall otherwise than in it alone
 
 Row: TypeAlias = dict[str, Any]
@@ -209,7 +210,8 @@ class Attempts(Protocol):
     """What a job makes rows from where it has no data set to go through: its method ``attempts()`` returns them.
 
     The run's rows are then the first ``target`` attempts that are accepted, of at most ``most``. Decisions are made in
-    the order of the attempts; attempt n is begun when n - ``ahead`` is decided upon.
+    the order of the attempts; attempt n is begun when n - ``ahead`` is decided upon. With a column ``seed_row`` the
+    data set's columns can be joined to the output.
     """
 
     target: int

@@ -112,7 +112,7 @@ def test_a_packages_modules_and_relative_imports_are_found():
         "pack/job.py",
         "pack/near.py",
     ]
-    assert sorted(job_code(pack.job.Job, ["."])) == files
+    assert sorted(job_code({"_target_": "pack.job.Job"}, ["."])) == files
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from jobs.synthesize import Synthesize, read_weights
-from runner import cli, run
+from runner import cli, open_run, run
 from runner.diversity import diversity
 from runner.rejects import read_rejected
 from runner.types import Completion, RejectedError, UserError
@@ -43,7 +43,7 @@ def test_exactly_the_target_is_accepted_and_all_rejected_attempts_have_a_reason(
     assert len({row["text"].lower() for row in accepted}) == 40
     assert all(len(row["text"].split()) >= 3 for row in accepted)
     assert all(one["text"] for one in rejected)
-    assert list(accepted[0]) == ["text", "attempt", "error", "usage"]
+    assert list(accepted[0]) == ["text", "attempt", "seed_row", "error", "usage"]
 
 
 def test_tokens_of_rejected_attempts_count():
@@ -129,6 +129,12 @@ def test_a_filter_of_ones_own(folder):
     figures = run([*WORDS, *OFF, "job.target=10", "job.filters.vowel={_target_: own.Vowel}"])
     assert figures["rejected"]["vowel"] > 0
     assert not any("o" in row["text"] for row in rows(figures))
+    file = folder / "own.py"
+    file.write_text(file.read_text().replace("'o'", "'u'"))
+    with pytest.raises(UserError, match=r'code\.own\.py: "\w+" -> "\w+"'):
+        run([*WORDS, *OFF, "job.target=10", "job.filters.vowel={_target_: own.Vowel}"])
+    again = run([*WORDS, *OFF, "job.target=10", "job.filters.vowel={_target_: own.Vowel}", "run_name=again"])
+    assert not any("u" in row["text"] for row in rows(again))
 
 
 def test_rejected_attempts_can_be_exported(capsys):
@@ -140,6 +146,29 @@ def test_rejected_attempts_can_be_exported(capsys):
     assert cli.main(["export", figures["path"], "rejected.csv", "--rejected"]) == 2
 
 
+def test_what_is_joined_is_the_seed_row_of_each_attempt():
+    figures = run([*WORDS, "job.target=20", "dataset.shuffle_seed=3", "output.shard_rows=8"])
+    accepted = rows(figures)
+    assert cli.main(["export", figures["path"], "joined.jsonl", "--join"]) == 0
+    lines = [json.loads(line) for line in open("joined.jsonl")]  # noqa: PTH123, SIM115
+    seeds = [row["text"] for row in open_run(figures["path"]).source.rows()]
+    assert [row["seed_row"] for row in accepted] == [row["attempt"] % 30 for row in accepted]
+    assert [line["input_text"] for line in lines] == [seeds[row["seed_row"]] for row in accepted]
+    assert len({row["attempt"] - place for place, row in enumerate(accepted)}) > 1
+
+
+def test_the_data_sets_right_answers_are_not_those_of_made_rows(folder):
+    lines = [f"seed text number {i} of several,{'cold' if i % 2 else 'warm'}" for i in range(30)]
+    (folder / "gold.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    words = [*WORDS[:2], "dataset.path=gold.csv", "dataset.gold=label", "job.attributes={label: [warm, cold]}"]
+    figures = run([*words, "engine.backend=fake", "job.target=10", "output.report=true", "run_name=gold"])
+    assert "evaluation" not in figures
+    report = (folder / "outputs" / "gold" / "report.html").read_text()
+    assert "ow right the labels are" not in report
+    assert "seed text number" not in report
+    assert cli.main(["evaluate", figures["path"], "--gold", "label"]) == 2
+
+
 def test_the_preview_shows_attempts(capsys):
     assert cli.main(["preview", *WORDS, "job.target=40", "job.attributes={tone: [warm]}"]) == 0
     printed = capsys.readouterr().out
@@ -149,11 +178,11 @@ def test_the_preview_shows_attempts(capsys):
 
 def test_steps_end_with_a_reason():
     job = Synthesize(filters={"length": {"least": 2}})
-    steps = job.steps({"attributes": {}, "attempt": 3})
+    steps = job.steps({"attributes": {}, "attempt": 3, "seed_row": 3})
     next(steps)
     with pytest.raises(RejectedError, match="length: 1 words") as caught:
         steps.send(Completion("one"))
-    assert caught.value.columns == {"text": "one", "attempt": 3}
+    assert caught.value.columns == {"text": "one", "attempt": 3, "seed_row": 3}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +197,12 @@ def test_steps_end_with_a_reason():
         ("job.filters.length=5", "job.filters.length=5: write"),
         ("job.filters.near={threshold: 2}", "job.filters.near.threshold=2"),
         ("job.filters.balance={attributes: [x]}", "job.filters.balance.attributes: there is no 'x'"),
-        ("job.filters.own={_target_: nowhere.Filter}", "nowhere.Filter: it cannot be imported"),
+        (
+            "job.filters.own={_target_: nowhere.Filter}",
+            "nowhere.Filter: module nowhere cannot be imported",
+        ),
+        ("job.filters.own={_target_: jobs.label.Label}", "jobs.label.Label: there is no such class with"),
+        ("job.filters.own={_target_: os.Filter}", r"write modules=\[os\]"),
         ("job.attributes={tone: warm}", "job.attributes.tone=warm: write a list of values"),
         ("job.attributes={tone: [true, false]}", "YAML reads True as no text"),
         ("job.attributes={text: [a]}", "'text' is a column of the output"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from runner.results import Piece, Run
-from runner.types import UserError
+from runner.types import SEED_ROW, UserError
 from runner.where import Mask, did_you_mean, parse_where
 
 ROW = "row"  # the column with the row's position in the input
@@ -62,9 +62,18 @@ class Selection:
         if self.join:
             source = self.run.source
             added = [name for name in source.column_names if name not in self.run.identity["keep"]]
-            columns += source.table(start, start + len(table), added).columns
+            columns += self._input(piece, added).columns
             names += [INPUT + name if name in names else name for name in added]
         return pa.Table.from_arrays(columns, names=names)
+
+    def _input(self, piece: Piece, columns: list[str]) -> pa.Table:
+        """The input's columns of these rows: of the rows they were made from, where they were made."""
+        start, table = piece
+        if not self.run.identity.get("made"):
+            return self.run.source.table(start, start + len(table), columns)
+        if SEED_ROW not in table.column_names:
+            raise UserError(f"--join: {self.run.path} was not made row by row from its data set, nothing can be joined")
+        return self.run.source.take(table[SEED_ROW].to_pylist(), columns)
 
     def _mask(self, table: pa.Table) -> Mask | None:
         if self.where is None:

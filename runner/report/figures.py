@@ -76,7 +76,9 @@ def collect(run_dir: Path, source: DataSource | None, known: Mapping[str, Any]) 
             read_marks(connection),
             read_label_counts(connection),
         )
-        if source is None:
+        if identity.get("made"):
+            source = None  # its rows are not the data set's
+        elif source is None:
             source, figures.missing = reopen(run_dir)
         outputs = Outputs(run_dir, connection, identity["shard_rows"])
         _read_rows(figures, outputs, source)
