@@ -54,7 +54,8 @@ def run_convert(overrides: Sequence[str], config_dir: str | None = None) -> Conv
 
     found = device.prepare(conf.engine.backend if conf.engine.backend != "fake" else "auto")
     machine = f"{found.name} ({found.kind}), {platform.system()} {platform.machine()}"
-    return convert(source, folder, bits, group_size, lambda done: model_card(done, base, source, machine))
+    limit = int(conf.engine.memory_gb * 1e9) if conf.engine.memory_gb else found.memory_bytes
+    return convert(source, folder, bits, group_size, lambda done: model_card(done, base, source, machine), limit)
 
 
 def _make_parent(folder: Path) -> None:

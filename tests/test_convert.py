@@ -137,6 +137,34 @@ def test_a_full_disk_is_seen_before_anything_is_written(checkpoint, tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
+def test_too_little_memory_is_seen_before_anything_is_written(checkpoint, tmp_path, capsys):
+    assert convert(checkpoint, tmp_path / "model", "engine.memory_gb=0.0001") == 3
+    assert "converting takes 0.0 GB of memory, and this machine can give 0.0 GB" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+def test_the_memory_foretold_is_that_which_is_taken(checkpoint, tmp_path, monkeypatch, capsys, bits):
+    from jobs import convert as module
+
+    foretold = []
+    check = module._check_memory
+    monkeypatch.setattr(module, "_check_memory", lambda *given: (foretold.append(given[1]), check(*given)))
+    assert convert(checkpoint, tmp_path / "model", f"convert.bits={bits}", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["peak_bytes"] == pytest.approx(foretold[0], rel=0.3)
+
+
+def test_a_model_of_the_hub_comes_with_its_licence_and_its_card(checkpoint, tmp_path, monkeypatch):
+    from tests.hub import fake_hub, use
+
+    with fake_hub(checkpoint, "own/gpt-oss-tiny") as hub:
+        use(hub, tmp_path / "hub", monkeypatch)
+        assert convert("own/gpt-oss-tiny", tmp_path / "made", "convert.bits=8") == 0
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "base_model: own/gpt-oss-tiny\n" in card
+    assert "license: apache-2.0\n" in card
+
+
 def test_what_a_killed_process_left_is_cleared(checkpoint, tmp_path):
     part = tmp_path / ".part-model"
     part.mkdir()

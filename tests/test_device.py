@@ -62,10 +62,18 @@ def test_says_so_when_mlx_was_there_first():
 
 
 @linux
+def test_a_second_call_knows_what_the_first_one_opened():
+    code = "import runner.device as d; print(d.prepare('cpu').blas); print(d.prepare('cpu').blas)"
+    first, second = python(code)[-2:]
+    assert first == second != "None"
+
+
+@linux
 def test_warns_where_there_is_no_fast_blas(monkeypatch, caplog):
     monkeypatch.setattr(device.ctypes.util, "find_library", lambda stem: None)
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
+    monkeypatch.setattr(device, "_opened", None)
     assert device._open_blas() is None
     with caplog.at_level(logging.INFO, "rowmill"):
         device._report(device.Device("cpu", "a CPU", None, 1))

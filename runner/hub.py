@@ -1,0 +1,186 @@
+"""Models of the hub, in the hub client's own cache: the disk is looked at first, and a cut download goes on.
+
+The client keeps whole files only. A model's few large ones would begin again after every interruption, so they are
+fetched here, into the cache's blobs, where the client then finds them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from runner.types import UserError
+from runner.wheels import file_sha256
+
+log = logging.getLogger("rowmill")
+
+# No pickle, no Python: nothing that a download could make us run.
+MODEL_FILES = ("*.json", "model*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
+LARGE_BYTES = 32 << 20
+SPARE_DISK_BYTES = 200 << 20
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_SHA256 = re.compile(r"[0-9a-f]{64}")  # a large file's etag on the hub
+
+
+def snapshot(hub_id: str, revision: str | None = None, offline: bool = False, also: Iterable[str] = ()) -> Path:
+    """The folder of a model at a revision (None: the newest), fetched as far as it is not in the cache.
+
+    ``also``: patterns of files beside those that a model needs. With ``offline``, or where no hub answers, the cache
+    has to do. Raises UserError; exit code 3 where the disk is too small.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    at = f"model.path={hub_id}" + (f" at revision {revision}" if revision else "")
+    wanted = [*MODEL_FILES, *also]
+    if not offline and not _answers():
+        log.warning("the hub does not answer: looking for %s in the cache", hub_id)
+        offline = True
+    try:
+        if not offline:
+            _fetch_large(at, hub_id, revision, wanted)
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted, local_files_only=offline))
+    except UserError:
+        raise
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        hint = "no such folder here, and not on the hub (a private or gated model needs `hf auth login`)"
+        raise UserError(f"{at}: {hint}") from error
+    except Exception as error:  # the hub's client lets the errors of its HTTP library through
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            raise UserError(
+                f"{at}: the disk of {_cache()} is full: make room, then type the same line again", 3
+            ) from error
+        hint = "run once without offline, and with a network" if offline else "check the name and the network"
+        raise UserError(
+            f"{at}: no such folder here, and the hub cannot be asked: {first_line(error)}; {hint}"
+        ) from error
+
+
+def _answers() -> bool:
+    """Whether anybody is there: the hub's client waits for ever for a server that takes connections and is silent."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # of whatever HTTP library the client uses
+        return False
+    return True
+
+
+def _fetch_large(at: str, hub_id: str, revision: str | None, wanted: list[str]) -> None:
+    """Look at the disk, then fetch the large files that are missing; nothing where the hub does not tell."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, snapshot_download
+
+    ask: Any = snapshot_download
+    try:
+        files = ask(hub_id, revision=revision, allow_patterns=wanted, dry_run=True, tqdm_class=_Silent)
+    except errors.DryRunError:  # the client knows what else to try, and what to say
+        return
+    missing = [file for file in files if file.will_download]
+    parts: list[tuple[str, str, Path, int]] = []
+    for file in missing:
+        if (file.file_size or 0) >= LARGE_BYTES:
+            url = hf_hub_url(hub_id, file.filename, revision=file.commit_hash)
+            found = get_hf_file_metadata(url)
+            if found.size and _SHA256.fullmatch(found.etag or ""):
+                parts.append((file.filename, url, _blob(hub_id, str(found.etag)), found.size))
+    needed = sum(file.file_size or 0 for file in missing) - sum(_size(_part(blob)) for _, _, blob, _ in parts)
+    if missing:
+        _check_disk(at, needed)
+        log.info("fetching %s: %.2f GB in %d files", hub_id, needed / 1e9, len(missing))
+    for name, url, blob, size in parts:
+        _fetch(at, name, url, blob, size)
+
+
+def _check_disk(at: str, needed: int) -> None:
+    place = next(folder for folder in (_cache(), *_cache().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < needed + SPARE_DISK_BYTES:
+        room = f"{needed / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} GB are free in {_cache()}"
+        raise UserError(f"{at}: {room}; make room, or let HF_HOME name a folder on another disk", 3)
+
+
+def _fetch(at: str, name: str, url: str, blob: Path, size: int) -> None:
+    """The file at ``url``, on from where an earlier download was cut off, as ``blob``, which its SHA-256 names."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    part = _part(blob)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(at, name, part) as file:
+        if not blob.exists():
+            had = min(file.seek(0, os.SEEK_END), size)
+            file.seek(had)
+            if had:
+                log.info("%s: going on at %.2f of %.2f GB", name, had / 1e9, size / 1e9)
+            try:
+                http_get(
+                    url, file, resume_size=had, headers=build_hf_headers(), expected_size=size, displayed_filename=name
+                )
+            except Exception as error:  # of the HTTP library
+                if isinstance(error, OSError) and error.errno in _NO_SPACE:
+                    raise
+                done = f"{_size(part) / 1e9:.2f} of {size / 1e9:.2f} GB are kept"
+                again = "type the same line again, and it goes on there"
+                raise UserError(
+                    f"{at}: the download of {name} was cut off: {first_line(error)}; {done}: {again}"
+                ) from error
+            file.flush()
+            os.fsync(file.fileno())
+            if file_sha256(part) != blob.name:
+                part.unlink()
+                raise UserError(f"{at}: {name} came damaged: its SHA-256 is not {blob.name}; type the same line again")
+            part.rename(blob)
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(at: str, name: str, part: Path) -> Iterator[Any]:
+    """The partial file, open and locked. UserError while another process has it."""
+    with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{at}: another process is fetching {name}: wait for it") from error
+        yield file
+
+
+class _Silent(tqdm):  # type: ignore[type-arg]
+    """A bar that does not show."""
+
+    def __init__(self, *given: Any, **options: Any):
+        super().__init__(*given, **{**options, "disable": True})
+
+
+def _cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
+def _blob(hub_id: str, etag: str) -> Path:
+    from huggingface_hub.file_download import repo_folder_name
+
+    return _cache() / repo_folder_name(repo_id=hub_id, repo_type="model") / "blobs" / etag
+
+
+def _part(blob: Path) -> Path:
+    return blob.with_name(f"{blob.name}.part")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def first_line(error: BaseException) -> str:
+    """The error's first line, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
