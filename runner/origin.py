@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
+from runner.reachable import reachable
 from runner.types import UserError
 from runner.where import did_you_mean
 
@@ -48,6 +50,32 @@ def load(conf: DatasetConf, path: str, offline: bool) -> tuple[pa.Table, str, np
     suffixes = [path.suffixes for path in paths if ".tsv" in path.suffixes]
     key = hash_json(FORMAT_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, suffixes)
     return read_table(paths, conf.kind, key, conf.delimiter, conf.encoding), contents, None
+
+
+Stamps: TypeAlias = dict[Path, tuple[int, int, int]]  # inode, size, time of the last change
+
+
+def stamps(conf: DatasetConf, path: str, offline: bool) -> Stamps:
+    """What the files look like that are mapped where they lie; none but Arrow files are."""
+    paths = _local_paths(path, conf.kind, offline) if conf.kind == "arrow" else []
+    files = [file for path in paths for file in (path.rglob("*.arrow") if path.is_dir() else [path])]
+    return {file: _stamp(file) for file in files}
+
+
+def check_unchanged(before: Stamps) -> None:
+    """Raise UserError if a file was written to since. One that was replaced stays mapped as it was."""
+    for file, stamp in before.items():
+        with contextlib.suppress(FileNotFoundError):
+            if (now := _stamp(file)) != stamp and now[0] == stamp[0]:
+                raise UserError(
+                    f"dataset.path: {file} was written to during the run: what was computed is safe; "
+                    "put back what it was and run the same line to resume, or use another run_name"
+                )
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _local_paths(address: str, kind: str, offline: bool) -> list[Path]:
@@ -145,7 +173,8 @@ def _concatenated(paths: list[Path], tables: list[pa.Table]) -> pa.Table:
 def _load_hub(conf: DatasetConf, offline: bool) -> tuple[pa.Table, str, np.ndarray | None]:
     import datasets
 
-    if offline:
+    cached = not reachable(str(conf.path), offline)
+    if cached:
         import huggingface_hub.constants
 
         huggingface_hub.constants.HF_HUB_OFFLINE = True
@@ -154,9 +183,10 @@ def _load_hub(conf: DatasetConf, offline: bool) -> tuple[pa.Table, str, np.ndarr
         loaded = datasets.load_dataset(conf.path, name=conf.subset, split=conf.split, revision=conf.revision)
     except Exception as error:  # the hub client raises many kinds; each means that the data set cannot be had
         what = f"{conf.path} (subset {conf.subset}, split {conf.split}, revision {conf.revision})"
-        offline_hint = "; offline: only what is cached can be used" if offline else ""
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"dataset.path: cannot load {what} from the hub: {first_line}{offline_hint}") from error
+        hint = "run once without offline, and with a network" if offline else "check the name and the network"
+        where = "it is not in the cache" if cached else "the hub does not give it"
+        raise UserError(f"dataset.path: cannot load {what}: {where}: {first_line}; {hint}") from error
     identity = hash_json(conf.path, conf.subset, conf.split, conf.revision, loaded._fingerprint)
     return _arrow_of(loaded), identity, _order_of(loaded)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from runner.origin import FORMAT_VERSION, hash_json, load
+from runner.origin import FORMAT_VERSION, Stamps, check_unchanged, hash_json, load, stamps
 from runner.spool import STDIN, spooled
 from runner.types import Row, UnreadableRow, UserError
 from runner.where import did_you_mean, parse_where
@@ -67,6 +67,7 @@ def open_source(conf: DatasetConf, offline: bool = False, run_dir: Path | None =
     if piped:
         path = str(spooled(run_dir))
     try:
+        mapped = stamps(conf, path, offline)
         table, contents, order = load(conf, path, offline)
     except UserError as error:
         raise UserError(str(error).replace(path, "the standard input")) if piped else error from None
@@ -76,7 +77,7 @@ def open_source(conf: DatasetConf, offline: bool = False, run_dir: Path | None =
         raise UserError(f"dataset.path: {conf.path} has no columns: empty data set")
     if not len(table):
         raise UserError(f"dataset.path: {conf.path} has no rows: empty data set")
-    return DataSource(conf, table, contents, order, Path(path) if piped else None)
+    return DataSource(conf, table, contents, order, Path(path) if piped else None, mapped)
 
 
 def _check(conf: DatasetConf) -> None:
@@ -110,9 +111,13 @@ class DataSource:
         contents: str,
         order: np.ndarray | None = None,
         spool: Path | None = None,
+        mapped: Stamps | None = None,
     ) -> None:
-        """Use ``open_source``. ``spool`` is the file that holds what was piped in, if it was."""
+        """Use ``open_source``. ``spool`` is the file that holds what was piped in, if it was. ``mapped``: what the
+        files that the table is mapped from looked like; UserError where rows are read after they were written to.
+        """
         self.conf = conf
+        self._mapped = mapped or {}
         self.spool = spool
         self.schema: pa.Schema = table.schema
         self.column_names: list[str] = table.column_names
@@ -137,7 +142,9 @@ class DataSource:
         stop = len(self) if stop is None else min(stop, len(self))
         for at in range(start, stop, self._read_rows):
             table = self.table(at, min(at + self._read_rows, stop), self.column_names)
-            for values in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            columns = [column.to_pylist() for column in table.columns]
+            check_unchanged(self._mapped)
+            for values in zip(*columns, strict=True):
                 row = dict(zip(self.column_names, values, strict=True))
                 why = row["unreadable"] if self.conf.kind == "documents" else None
                 yield row if why is None else UnreadableRow(row, why)
@@ -148,6 +155,7 @@ class DataSource:
 
     def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
         """These columns of rows [start, stop), with their own Arrow types; KeyError for an unknown column."""
+        check_unchanged(self._mapped)
         schema = pa.schema([self.schema.field(name) for name in columns], self.schema.metadata)
         start, stop = max(0, start), min(stop, len(self))
         if start >= stop or not columns:
