@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runner.identity import check_identity
 from runner.lease import damaged
 from runner.publish import sync_folder, write_json
+from runner.records import sealed, verified
 from runner.types import UserError
 
 if TYPE_CHECKING:
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 
 DATABASE = "run.db"
 IDENTITY = "identity.json"  # the same as in the checkpoint, for the day on which that is damaged
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _SCHEMA = f"""
 BEGIN;
-CREATE TABLE run (identity TEXT NOT NULL);
+CREATE TABLE run (identity TEXT NOT NULL, crc INTEGER);
 CREATE TABLE sessions (session INTEGER PRIMARY KEY, started REAL, pid INTEGER, provenance TEXT, ended REAL, why TEXT);
 CREATE TABLE progress (session INTEGER, time REAL, elapsed_s REAL, finished INTEGER, errors INTEGER,
     prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, shards INTEGER, memory_bytes INTEGER,
     slots INTEGER, slots_total INTEGER);
-CREATE TABLE prelude (found TEXT NOT NULL);
+CREATE TABLE prelude (found TEXT NOT NULL, crc INTEGER);
 CREATE TABLE latest (row INTEGER, error TEXT, body TEXT);
 CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, crc INTEGER,
     PRIMARY KEY (row, number));
@@ -37,12 +38,14 @@ CREATE INDEX completions_digest ON completions (digest) WHERE digest IS NOT NULL
 CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER, cached_tokens INTEGER,
     completion_tokens INTEGER, finish_reason TEXT, retries INTEGER, seed INTEGER, body TEXT NOT NULL, crc INTEGER);
 CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes INTEGER, sha256 TEXT,
-    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT, labels TEXT);
-CREATE TABLE deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TEXT);
+    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT, labels TEXT,
+    crc INTEGER);
+CREATE TABLE deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TEXT, crc INTEGER);
 CREATE TABLE rejected (attempt INTEGER PRIMARY KEY, reason TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER,
-    completion_tokens INTEGER, body TEXT NOT NULL);
+    completion_tokens INTEGER, body TEXT NOT NULL, crc INTEGER);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+_VERIFIED = ("run", "prelude", "shards", "deaths", "rejected")  # small tables whose rows decide something
 _VARIABLES = 500  # bound parameters of one statement
 
 
@@ -71,12 +74,16 @@ def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Map
     """Make the tables of a new checkpoint.
 
     Raises UserError if there is one of another version or identity, or a damaged one: its structure is checked here
-    (1.6 s for a million rows of 500 bytes), and each answer and row against its checksum when it is read.
+    (1.6 s for a million rows of 500 bytes) and the small tables' checksums, those of answers and rows when they are
+    read.
     """
     if check_version(connection, run_dir / DATABASE):
         if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise damaged(run_dir, " ".join(found.split()))
-        check_identity(run_dir, json.loads(connection.execute("SELECT identity FROM run").fetchone()[0]), identity)
+        for table in _VERIFIED:
+            for row in connection.execute(f"SELECT * FROM {table}"):
+                verified(table, *row)
+        check_identity(run_dir, read_identity(connection), identity)
         return
     if (run_dir / IDENTITY).exists():
         raise damaged(run_dir, "it is empty or missing")
@@ -94,8 +101,14 @@ def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Map
 def create_tables(connection: sqlite3.Connection, identity: Mapping[str, Any]) -> None:
     """Fill an empty database."""
     connection.executescript(_SCHEMA)
-    connection.execute("INSERT INTO run VALUES (?)", (json.dumps(identity),))
+    connection.execute("INSERT INTO run VALUES (?, ?)", sealed(json.dumps(identity)))
     connection.execute("COMMIT")
+
+
+def read_identity(connection: sqlite3.Connection) -> dict[str, Any]:
+    """What decides the output of the run. Raises DamagedError."""
+    (identity,) = verified("run", *connection.execute("SELECT * FROM run").fetchone())
+    return dict(json.loads(identity))
 
 
 def unfinish_errors(connection: sqlite3.Connection) -> None:
@@ -121,7 +134,8 @@ def check_version(connection: sqlite3.Connection, path: Path) -> bool:
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if version != SCHEMA_VERSION and (version or tables):
         raise UserError(
-            f"{path} has checkpoint version {version}, this rowmill reads {SCHEMA_VERSION}: use another run_name"
+            f"{path} has checkpoint version {version}, this rowmill reads {SCHEMA_VERSION}: use another run_name, or "
+            f"`rowmill repair {path.parent}` if it was this rowmill that wrote it"
         )
     return bool(version)
 

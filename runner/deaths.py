@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runner.flight import read_flight
+from runner.records import sealed
 
 ALONE_AFTER, QUARANTINED_AFTER = 2, 3  # deaths of a row
 _SHRINK = 0.7  # of the budget, for each death that lack of memory caused
@@ -72,9 +73,7 @@ def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None
 
     To be called before the new session is recorded.
     """
-    last = connection.execute(
-        "SELECT session, ended, provenance FROM sessions ORDER BY session DESC LIMIT 1"
-    ).fetchone()
+    last = connection.execute(_LAST_SESSION).fetchone()
     if last is None:
         return None
     session, ended, provenance = last
@@ -85,9 +84,9 @@ def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None
             return None
         seen = Death(session, "when the machine went down")
     now = time.time()
-    values = (session, now, seen.why, int(seen.memory), json.dumps(rows))
+    values = sealed(session, now, seen.why, int(seen.memory), json.dumps(rows))
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?, ?)", values)
+    connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?, ?, ?)", values)
     connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", (now, f"died {seen.why}", session))
     connection.execute("COMMIT")
     return f"session {session} died {seen.why}, with {len(rows)} rows at work"

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from runner.database import open_read_only
 from runner.lease import disk_errors, holder
+from runner.records import verified
 from runner.results import Run
 from runner.scores import accuracy_by_coverage, calibration_error, label_figures
 from runner.source import DataSource
@@ -147,8 +148,8 @@ class Evaluation:
         """What the job found before the first row."""
         path = self.run.path
         with disk_errors(path), open_read_only(path, live=holder(path) is not None) as connection:
-            found = connection.execute("SELECT found FROM prelude").fetchone()
-        return dict(json.loads(found[0])) if found else {}
+            found = connection.execute("SELECT * FROM prelude").fetchone()
+        return dict(json.loads(verified("prelude", *found)[0])) if found else {}
 
     def _parts(self) -> Iterator[tuple[Any, ...]]:
         """Arrays over the rows with gold of each piece, in the order in which ``figures`` takes them."""

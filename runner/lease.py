@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
 import sqlite3
@@ -20,6 +21,10 @@ _UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+
+
+_GARBLED = ("Could not decode to UTF-8", "malformed JSON")  # said of flipped bits in a text
+_SHOWN = 200  # characters of what is wrong
 
 
 class DamagedError(Exception):
@@ -100,8 +105,8 @@ def disk_errors(run_dir: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _database_error(run_dir, error) from error
-    except DamagedError as error:
-        raise damaged(run_dir, str(error)) from error
+    except (DamagedError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise damaged(run_dir, str(error)[:_SHOWN]) from error
     except OSError as error:
         raise _file_error(run_dir, error) from error
 
@@ -119,8 +124,8 @@ def _database_error(run_dir: Path, error: sqlite3.Error) -> Exception:
     path = run_dir / "run.db"
     if code == sqlite3.SQLITE_FULL:
         return _no_space(run_dir)
-    if code in _CORRUPT:
-        return damaged(run_dir, str(error))
+    if code in _CORRUPT or any(what in str(error) for what in _GARBLED):
+        return damaged(run_dir, str(error)[:_SHOWN])
     if code in _UNWRITABLE:
         return UserError(f"{path} cannot be opened for writing ({error}): check the folder's permissions")
     if code == sqlite3.SQLITE_IOERR:

@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from runner.code import job_code
 from runner.config import Config, job_folders
-from runner.database import open_read_only
+from runner.database import open_read_only, read_identity
 from runner.deaths import boot_id
 from runner.kept import Kept, choose
-from runner.lease import disk_errors, holder
+from runner.lease import DamagedError, disk_errors, holder
 from runner.prelude import has_prelude
 from runner.prompt import Prompter
 from runner.retry import Retrying
@@ -173,8 +173,8 @@ def recorded_date(run_dir: Path) -> str | None:
     """The date that the run in this directory was begun with."""
     try:
         with open_read_only(run_dir, live=holder(run_dir) is not None) as connection:
-            return str(json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])["date"])
-    except (UserError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
+            return str(read_identity(connection)["date"])
+    except (UserError, DamagedError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
         return None
 
 

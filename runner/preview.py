@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.ask import Defaults, sequence_of
 from runner.config import Config
-from runner.database import open_read_only
+from runner.database import open_read_only, read_identity
 from runner.identity import difference
 from runner.interrupt import Stop
 from runner.lease import disk_errors, holder
@@ -221,7 +221,7 @@ def _recorded(ready: Prepared) -> tuple[dict[str, Any] | None, list[str]]:
         disk_errors(ready.run_dir),
         open_read_only(ready.run_dir, live=holder(ready.run_dir) is not None) as connection,
     ):
-        old = json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])
+        old = read_identity(connection)
     differing = difference({key: old.get(key) for key in new}, new)
     status = read_status(ready.run_dir)
     if differing or not status["rows_per_s"]:

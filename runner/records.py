@@ -47,23 +47,30 @@ class Record(NamedTuple):
     digest: bytes | None
     completion: Completion
 
-    def values(self) -> tuple[int, int, bytes | None, str, int]:
+    def values(self) -> tuple[Any, ...]:
         """The table's columns; a failed request has no digest, so that nobody takes over its answer."""
         row, number, digest, completion = self
         body = to_json(completion.to_json())
-        return row, number, digest if completion.error is None else None, body, checksum(row, number, body)
+        return sealed(row, number, digest if completion.error is None else None, body)
 
     @classmethod
     def of(cls, row: int, number: int, digest: bytes | None, body: str, crc: int) -> Record:
         """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
-        if checksum(row, number, body) != crc:
-            raise DamagedError(f"the checksum of row {row}, answer {number} does not hold")
+        verified("completions", row, number, digest, body, crc)
         return cls(row, number, digest, Completion.from_json(json.loads(body)))
 
 
-def checksum(*values: Any) -> int:
-    """CRC-32 of a table's row, to tell bits that have flipped on the disk."""
-    return zlib.crc32("\0".join(map(str, values)).encode("utf-8", "replace"))
+def sealed(*values: Any) -> tuple[Any, ...]:
+    """A table's row with its CRC-32 as the last column, to tell bits that have flipped on the disk."""
+    return *values, zlib.crc32("\0".join(map(str, values)).encode("utf-8", "replace"))
+
+
+def verified(table: str, *row: Any) -> tuple[Any, ...]:
+    """The inverse of ``sealed``. Raises DamagedError where the row cannot be what was written."""
+    values = row[:-1]
+    if sealed(*values) != row:
+        raise DamagedError(f"the checksum of a row of the table {table} does not hold")
+    return values
 
 
 class Output(NamedTuple):
@@ -98,15 +105,12 @@ class Staged(NamedTuple):
 
     def values(self) -> tuple[Any, ...]:
         """The table's columns."""
-        return *self, checksum(*self)
+        return sealed(*self)
 
     @classmethod
     def of(cls, *values: Any) -> Staged:
         """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
-        *fields, crc = values
-        if checksum(*fields) != crc:
-            raise DamagedError(f"the checksum of the finished row {fields[0]} does not hold")
-        return cls._make(fields)
+        return cls._make(verified("staged", *values))
 
 
 def error_kind(error: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.records import Output, clean, error_kind, to_json
+from runner.records import Output, clean, error_kind, sealed, to_json
 
 SUMS = "coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(completion_tokens), 0)"
 
@@ -23,13 +23,13 @@ class Rejected(NamedTuple):
 
     def values(self) -> tuple[Any, ...]:
         """The table's columns."""
-        return self.attempt, clean(self.reason), *self.output.usage[:3], to_json(self.output.columns)
+        return sealed(self.attempt, clean(self.reason), *self.output.usage[:3], to_json(self.output.columns))
 
 
 def insert_rejected(connection: sqlite3.Connection, rejected: Iterable[Rejected]) -> None:
     """Add attempts inside of the caller's transaction."""
     values = (one.values() for one in rejected)
-    connection.executemany("INSERT INTO rejected VALUES (?, ?, ?, ?, ?, ?)", values)
+    connection.executemany("INSERT INTO rejected VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def rejected_tokens(connection: sqlite3.Connection) -> tuple[int, int, int]:

@@ -8,20 +8,20 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from runner.database import DATABASE, IDENTITY, create_tables
+from runner.database import DATABASE, IDENTITY, create_tables, read_identity
 from runner.lease import DamagedError, Lease, disk_errors
 from runner.publish import sync_folder
-from runner.records import Record, Staged, error_kind
+from runner.records import Record, Staged, error_kind, sealed, verified
 from runner.shards import shard_file
 from runner.types import UserError
 
 _LEAP = 1 << 20  # the longest gap of row numbers that is jumped over behind a damaged page
-_COPIED = ("sessions", "progress", "deaths")
 
 
 class Repaired(NamedTuple):
@@ -65,12 +65,13 @@ def _repair(run_dir: Path) -> Repaired:
         create_tables(new, identity)
         new.execute("BEGIN")
         shards = list(_sound_shards(run_dir, identity, _hashes(old), lost))
-        new.executemany(f"INSERT INTO shards VALUES ({', '.join('?' * 10)})", shards)
+        new.executemany(f"INSERT INTO shards VALUES ({', '.join('?' * 11)})", shards)
         sealed, size = {shard for shard, *_ in shards}, identity["shard_rows"]
         answers = _copy(old, new, "completions", lost, Record.of)
         finished = _copy(old, new, "staged", lost, Staged.of, lambda row: row[0] // size not in sealed)
-        for table in _COPIED:
-            _copy(old, new, table, lost)
+        _copy(old, new, "sessions", lost, lambda *row: json.loads(row[3] or "{}"))
+        _copy(old, new, "progress", lost, lambda *row: [0.0 + value for value in row if value is not None])
+        _copy(old, new, "deaths", lost, partial(verified, "deaths"))
         new.execute("COMMIT")
     aside = _put_aside(run_dir)
     new_path.rename(run_dir / DATABASE)
@@ -88,8 +89,8 @@ def _damaged(run_dir: Path) -> Path:
 def _identity(run_dir: Path, old: sqlite3.Connection) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         return dict(json.loads((run_dir / IDENTITY).read_text(encoding="utf-8")))
-    with contextlib.suppress(sqlite3.Error, TypeError, ValueError):
-        return dict(json.loads(old.execute("SELECT identity FROM run").fetchone()[0]))
+    with contextlib.suppress(sqlite3.Error, DamagedError, TypeError, ValueError):
+        return read_identity(old)
     raise UserError(f"neither {run_dir / IDENTITY} nor {DATABASE} says what this run is: use another run_name")
 
 
@@ -104,7 +105,7 @@ def _put_aside(run_dir: Path) -> Path:
 
 
 def _hashes(old: sqlite3.Connection) -> dict[str, str]:
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
         return dict(old.execute("SELECT file, sha256 FROM shards"))
     return {}
 
@@ -125,7 +126,7 @@ def _sound_shards(
             lost.append(f"{path.name} is damaged: its rows are made again")
             path.rename(path.with_name(f"{path.name}.damaged"))
             continue
-        yield shard, table.num_rows, path.name, len(data), sha256, *_sums(table)
+        yield sealed(shard, table.num_rows, path.name, len(data), sha256, *_sums(table))
 
 
 def _table(data: bytes, columns: list[str], rows: int) -> pa.Table | None:
@@ -179,5 +180,5 @@ def _readable(old: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
                 last, leap = rowid, 1
                 yield tuple(row)
             return
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             last, leap = last + leap, leap * 2

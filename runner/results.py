@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from runner.database import DATABASE, open_read_only
+from runner.database import DATABASE, open_read_only, read_identity
 from runner.lease import disk_errors, holder
 from runner.records import Staged
 from runner.shards import OURS, Layout, batches, shard_schema
@@ -109,7 +109,7 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """All that decided what came out."""
         with self._checkpoint() as connection:
-            return dict(json.loads(connection.execute("SELECT identity FROM run").fetchone()[0]))
+            return read_identity(connection)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The finished rows in the order of the input, as dicts; ``row`` is their position in it."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.database import open_read_only
+from runner.database import open_read_only, read_identity
 from runner.lease import disk_errors, holder
 from runner.marks import active_seconds
 from runner.records import Staged, Usage, error_kind
@@ -126,7 +126,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
     pid = holder(run_dir)
     with disk_errors(run_dir), open_read_only(run_dir, live=pid is not None) as connection:
         totals = read_totals(connection)
-        rows = json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])["rows"]
+        rows = read_identity(connection)["rows"]
         started, sessions = connection.execute("SELECT min(started), count(*) FROM sessions").fetchone()
         active = active_seconds(connection)
         work = _read_work(connection)

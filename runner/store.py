@@ -32,8 +32,8 @@ from runner.flight import Flight
 from runner.lease import Lease, disk_errors, fresh_dir
 from runner.marks import Marks
 from runner.publish import damage, write_dataset, write_stream, write_text
-from runner.records import Output, Record, Staged, Usage, error_kind, to_json
-from runner.rejects import Rejected, insert_rejected
+from runner.records import Output, Record, Staged, Usage, error_kind, sealed, to_json, verified
+from runner.rejects import SUMS, Rejected, insert_rejected
 from runner.status import Totals, read_labels, read_status, read_totals
 from runner.types import Completion, Gauge, UserError
 
@@ -48,12 +48,6 @@ _ORPHAN = re.compile(
     r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info|identity)\.json|config\.yaml|run\.db|stdin)\.tmp"
 )
 _SPAN = "WHERE row >= ? AND row < ?"
-_INSERT_SHARD = f"""
-INSERT INTO shards (shard, file, bytes, sha256, error_kinds, labels, rows, prompt_tokens, cached_tokens,
-    completion_tokens)
-SELECT ?, ?, ?, ?, ?, ?, count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens)
-FROM staged {_SPAN}
-"""
 
 
 class Store:
@@ -213,12 +207,12 @@ class Store:
 
     def prelude(self) -> dict[str, Any] | None:
         """What the job found before the first row; None if that is still to do."""
-        found = self._select("SELECT found FROM prelude")
-        return dict(json.loads(found[0][0])) if found else None
+        found = self._select("SELECT * FROM prelude")
+        return dict(json.loads(verified("prelude", *found[0])[0])) if found else None
 
     def record_prelude(self, found: Mapping[str, Any]) -> None:
         """Commit what the job found before the first row (JSON values)."""
-        self._select("INSERT INTO prelude VALUES (?)", [to_json(dict(found))])
+        self._select("INSERT INTO prelude VALUES (?, ?)", sealed(to_json(dict(found))))
 
     def unfinished(self) -> Iterator[range]:
         """The rows still to do, as ascending ranges; a shard is looked at only when its first row is asked for."""
@@ -327,8 +321,9 @@ class Store:
             kinds = Counter(error_kind(error) for (error,) in errors)
             labels = read_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}
             counts = (json.dumps(count, ensure_ascii=False) for count in (kinds, labels))
-            values = (shard, name, *written, *counts, *span)
-            self._connection.execute(_INSERT_SHARD, values)
+            rows, *tokens = self._connection.execute(f"SELECT count(*), {SUMS} FROM staged {_SPAN}", span).fetchone()
+            values = sealed(shard, rows, name, *written, *tokens, *counts)
+            self._connection.execute(f"INSERT INTO shards VALUES ({', '.join('?' * len(values))})", values)
             self._connection.execute(f"DELETE FROM staged {_SPAN}", span)
         self._sealed.add(shard)
         del self._staged[shard]

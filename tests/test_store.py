@@ -302,13 +302,12 @@ KILL = """
     import runner.store, os
     def die(*_, **__): os._exit(9)
     store = open_store(Path(sys.argv[1]))
-    store._connection.create_function("kill", 8, die)
     point = sys.argv[2]
     if point == "table": runner.shards.table = die
     if point == "sync": runner.publish.sync = die
     if point == "rename": Path.replace = die
     if point == "renamed": Path.replace = lambda a, b: (os.rename(a, b), die())
-    if point == "transaction": runner.store._INSERT_SHARD = "SELECT kill(?, ?, ?, ?, ?, ?, ?, ?)"
+    if point == "transaction": runner.store.sealed = die
     if point == "publish": runner.store.write_dataset = die
     store.record([Record(row, 0, None, Completion("A")) for row in range(4)])
     store.finish([output(row) for row in range(3)])

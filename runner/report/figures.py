@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections import Counter, defaultdict
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from runner.database import open_read_only
+from runner.database import open_read_only, read_identity
 from runner.lease import disk_errors, holder
 from runner.marks import read_marks
 from runner.records import error_kind
@@ -67,7 +66,7 @@ def collect(run_dir: Path, source: DataSource | None, known: Mapping[str, Any]) 
     """Read a run directory, running or not; see ``write_report``."""
     status = read_status(run_dir)
     with disk_errors(run_dir), open_read_only(run_dir, live=holder(run_dir) is not None) as connection:
-        identity = json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])
+        identity = read_identity(connection)
         figures = Figures(
             run_dir,
             status,
