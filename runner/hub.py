@@ -19,6 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from runner.reachable import reachable
 from runner.types import UserError
 from runner.wheels import file_sha256
 
@@ -42,13 +43,11 @@ def snapshot(hub_id: str, revision: str | None = None, offline: bool = False, al
 
     at = f"model.path={hub_id}" + (f" at revision {revision}" if revision else "")
     wanted = [*MODEL_FILES, *also]
-    if not offline and not _answers():
-        log.warning("the hub does not answer: looking for %s in the cache", hub_id)
-        offline = True
+    cached = not reachable(hub_id, offline)
     try:
-        if not offline:
+        if not cached:
             _fetch_large(at, hub_id, revision, wanted)
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted, local_files_only=offline))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted, local_files_only=cached))
     except UserError:
         raise
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
@@ -63,17 +62,6 @@ def snapshot(hub_id: str, revision: str | None = None, offline: bool = False, al
         raise UserError(
             f"{at}: no such folder here, and the hub cannot be asked: {first_line(error)}; {hint}"
         ) from error
-
-
-def _answers() -> bool:
-    """Whether anybody is there: the hub's client waits for ever for a server that takes connections and is silent."""
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception:  # of whatever HTTP library the client uses
-        return False
-    return True
 
 
 def _fetch_large(at: str, hub_id: str, revision: str | None, wanted: list[str]) -> None:

@@ -271,12 +271,12 @@ def test_an_output_folder_that_cannot_be_written_is_refused(small_disk, capsys):
 # Damaged files
 
 
-def flip(path, at):
+def flip(path, at, bit=5):
     with Path(path).open("r+b") as file:
         file.seek(at)
         byte = file.read(1)[0]
         file.seek(at)
-        file.write(bytes([byte ^ 0x20]))
+        file.write(bytes([byte ^ 1 << bit]))
 
 
 def refusal(**more):
@@ -316,37 +316,53 @@ def test_a_checkpoint_that_is_gone_is_made_anew_from_the_shards(left):
     assert sealed.items() <= shards().items()
 
 
+LABELS = {
+    "job": "label",
+    "job.labels": "[good,bad]",
+    "job.prior": "content_free",
+    "prompt.user": "'Good or bad? {{ text }}'",
+}
+
+
 @pytest.mark.slow
-def test_flipped_bits_are_found_or_do_no_harm(slow, capsys):
-    """Wherever a bit flips in run.db: the output is the same, or the run is refused and the same after repair."""
-    run(overrides("whole"))
-    interrupted()
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("job", [{}, LABELS], ids=["generate", "label"])
+def test_flipped_bits_are_found_or_do_no_harm(slow, capsys, job):
+    """Whichever bit flips in run.db: the output is the same, or the run is refused and the same after repair."""
+    run(overrides("whole", **job))
+    interrupted(steps=5, **job)
     whole, folder = shards("whole"), Path("outputs/run")
     state = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with database() as connection:
+        tables = "completions", "shards", "prelude" if job else "staged"
+        assert all(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables)
+    filled = [at for at, byte in enumerate(state["run.db"]) if byte]  # most of a small file is empty pages
     chance, refused = random.Random(0), 0
-    for _ in range(300 if slow else 8):
+    for _ in range(1500 if slow else 12):
         for file in folder.iterdir():
             file.unlink()
         for name, content in state.items():
             (folder / name).write_bytes(content)
-        flip(folder / "run.db", chance.randrange(len(state["run.db"])))
-        code = cli.main(["run", *overrides()])
+        at, bit = chance.choice(filled), chance.randrange(8)
+        flip(folder / "run.db", at, bit)
+        code = cli.main(["run", *overrides(**job)])
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
         if code == 2:
-            said = capsys.readouterr().err
-            assert "rowmill repair" in said or "different run" in said, said
+            assert "`rowmill repair" in said, (at, bit, said)
             refused += 1
-            assert cli.main(["repair", str(folder)]) == 0
-            code = cli.main(["run", *overrides()])
-        assert code == 0
-        assert shards() == whole
-    assert refused or not slow
+            assert cli.main(["repair", str(folder)]) == 0, (at, bit)
+            code = cli.main(["run", *overrides(**job)])
+        assert code == 0, (at, bit, capsys.readouterr().err)
+        assert shards() == whole, (at, bit)
+    assert refused
 
 
 def test_every_answer_and_finished_row_has_a_checksum():
     interrupted(steps=3)
     with database() as connection:
         assert connection.execute("UPDATE staged SET body = body || ' '").rowcount > 0
-    assert "the checksum of the finished row" in refusal()
+    assert "the checksum of a row of the table staged" in refusal()
     assert cli.main(["repair", "outputs/run"]) == 0
     run(overrides("whole"))
     run(overrides())
@@ -442,6 +458,35 @@ def test_input_that_changes_during_the_run_is_not_mixed_in_and_refused_at_resume
     assert "dataset.fingerprint" in refusal()
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_mapped_input_that_is_written_to_during_the_run_is_refused(kind):
+    path = Path("rows.arrow" if kind == "file" else "saved")
+    rows = [{"id": i, "text": f"text number {i:02d}"} for i in range(ROWS)]
+    datasets.Dataset.from_list(rows).save_to_disk("saved")
+    (file,) = Path("saved").glob("*.arrow")
+    if kind == "file":
+        file = file.rename(path)
+    before = file.read_bytes()
+    words = {"dataset": "arrow", "dataset.path": path, "engine.window": "8", "output.shard_rows": "4"}
+    run(overrides("whole", **words))
+    taken = []
+
+    def step(self, original=FakeEngine.step):
+        taken.append(1)
+        if len(taken) == 3:
+            file.write_bytes(before.replace(b"text number", b"TEXT NUMBER"))  # the same file, another content
+        return original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeEngine, "step", step)
+        assert "was written to during the run" in refusal(**words)
+    assert 0 < read_status(Path("outputs/run"))["finished"] < ROWS
+    assert "dataset.fingerprint" in refusal(**words)
+    file.write_bytes(before)
+    assert run(overrides(**words))["state"] == "finished"
+    assert shards() == shards("whole")
+
+
 def test_input_that_is_mapped_and_cut_short_during_the_run_is_refused():
     table = pa.table({"id": list(range(ROWS)), "text": [f"{i} " + 20_000 * "x" for i in range(ROWS)]})
     with pa.OSFile("rows.arrow", "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -460,24 +505,64 @@ def test_input_that_is_mapped_and_cut_short_during_the_run_is_refused():
     assert read_status(Path("outputs/run"))["finished"] < ROWS
 
 
-def test_a_hub_that_never_answers_ends_with_a_line_and_offline_works_from_the_cache(tmp_path):
-    silent = socket.create_server(("127.0.0.1", 0))  # takes connections, says nothing
-    hub = tmp_path / "hub"
-    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HUB_CACHE": str(hub)}
-    environment |= {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+@pytest.fixture
+def silent_hub(tmp_path):
+    """The environment of processes whose hub takes connections and says nothing; its caches lie in ``hub``."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path / "hub")}
+        unset = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE")
+        inherited = {name: value for name, value in os.environ.items() if name not in unset}
+        yield inherited | hub | {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+
+
+def test_a_hub_that_never_answers_ends_with_a_line_and_offline_works_from_the_cache(tmp_path, silent_hub):
     code = "import sys; from runner import models; print(models.resolve('own/er', offline=len(sys.argv) > 1))"
     code = f"from runner.types import UserError\ntry:\n  {code}\nexcept UserError as e:\n  sys.exit(f'told: {{e}}')"
-    asked = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    asked = subprocess.run([sys.executable, "-c", code], env=silent_hub, capture_output=True, text=True, timeout=120)
     assert asked.stderr.splitlines()[-1].startswith("told: model.path=own/er"), asked.stderr
-    cached = hub / "models--own--er"
+    cached = tmp_path / "hub" / "hub" / "models--own--er"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("abc")
     (cached / "snapshots" / "abc").mkdir(parents=True)
     (cached / "snapshots" / "abc" / "config.json").write_text('{"model_type": "llama"}')
     offline = [sys.executable, "-c", code, "offline"]
-    found = subprocess.run(offline, env=environment, capture_output=True, text=True, timeout=120)
+    found = subprocess.run(offline, env=silent_hub, capture_output=True, text=True, timeout=120)
     assert found.stdout.strip().endswith("snapshots/abc"), found.stderr
-    silent.close()
+
+
+def test_a_hub_that_never_gives_a_data_set_ends_with_a_line_and_the_cache_serves(tmp_path, silent_hub):
+    def outcome(*more):
+        words = [*overrides(dataset="hub", dataset__path="own/data"), *more]
+        command = [sys.executable, "-m", "runner.cli", "run", *words]
+        return subprocess.run(command, env=silent_hub, capture_output=True, text=True, timeout=120)
+
+    refused = outcome()
+    assert refused.returncode == 2
+    told, line = refused.stderr.splitlines()[-2:]
+    assert told == "the hub does not answer: looking for own/data in the cache"
+    assert line.startswith("rowmill: dataset.path: cannot load own/data")
+    assert line.endswith("check the name and the network")
+    refused = outcome("offline=true")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].endswith("run once without offline, and with a network")
+    cached = tmp_path / "hub" / "datasets" / "own___data" / "default" / "0.0.0" / "abc"
+    cached.mkdir(parents=True)
+    table = pa.table({"id": list(range(ROWS)), "text": [f"text {i}" for i in range(ROWS)]})
+    with pa.OSFile(str(cached / "data-train.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    split = {"name": "train", "num_examples": ROWS, "dataset_name": "data"}
+    info = {"config_name": "default", "dataset_name": "data", "splits": {"train": split}, "version": "0.0.0"}
+    (cached / "dataset_info.json").write_text(json.dumps(info))
+    for more in ([], ["offline=true"]):  # the same rows, so that the second finds nothing left to do
+        assert (found := outcome(*more)).returncode == 0, found.stderr
+    assert [row["id"] for row in rows_of()] == list(range(ROWS))
+
+
+def test_no_request_to_the_hub_waits_for_ever(silent_hub):
+    code = "from runner.reachable import reachable; from huggingface_hub import get_session, constants\n"
+    code += "assert not reachable('it', False)\nget_session().get(constants.ENDPOINT, timeout=None)"
+    asked = subprocess.run([sys.executable, "-c", code], env=silent_hub, capture_output=True, text=True, timeout=120)
+    assert "ReadTimeout" in asked.stderr
 
 
 def test_every_promise_in_the_readme_names_a_test_that_there_is():
