@@ -5,6 +5,7 @@ Columns: ``file`` (its path in the folder), ``text``, and ``unreadable``: why th
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -39,11 +40,18 @@ def find_documents(paths: list[Path]) -> list[Path]:
     return files
 
 
-def read_documents(paths: list[Path], root: Path) -> Iterator[pa.RecordBatch]:
-    """The documents as batches of SCHEMA, some 4 million characters each or one document that is longer."""
+def read_documents(paths: list[Path], root: Path, encoding: str = "utf-8") -> Iterator[pa.RecordBatch]:
+    """The documents as batches of SCHEMA, some 4 million characters each or one document that is longer.
+
+    ``encoding``: of texts that do not say theirs, by a byte order mark or in HTML. UserError for an unknown one.
+    """
+    try:
+        codecs.lookup(encoding)
+    except (LookupError, ValueError):
+        raise UserError(f"dataset.encoding: {encoding!r} is unknown") from None
     rows: list[tuple[str, str | None, str | None]] = []
     for path in paths:
-        text, problem = _read(path)
+        text, problem = _read(path, encoding)
         rows.append((path.relative_to(root).as_posix(), text, problem))
         if sum(len(text or "") for _, text, _ in rows) >= BATCH_CHARS:
             yield _batch(rows)
@@ -71,23 +79,44 @@ def _batch(rows: list[tuple[str, str | None, str | None]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array(values, field.type) for values, field in columns], schema=SCHEMA)
 
 
-def _read(path: Path) -> tuple[str | None, str | None]:
+def _read(path: Path, encoding: str) -> tuple[str | None, str | None]:
     """The document's text, or why it has none."""
     try:
-        text = _pdf_text(path) if path.suffix.lower() == ".pdf" else _decoded(path.read_bytes())
-        text = html_text(text) if path.suffix.lower() in _HTML else text
+        suffix = path.suffix.lower()
+        if suffix == ".pdf":
+            text = _pdf_text(path)
+        elif suffix in _HTML:
+            content = path.read_bytes()
+            text = html_text(_decoded(content, _declared(content) or encoding))
+        else:
+            text = _decoded(path.read_bytes(), encoding)
     except Exception as error:  # a file may be damaged in any way: it concerns its own row
         return None, f"{type(error).__name__}: {error}"[:300]
     text = re.sub(r"[\ud800-\udfff]", "\ufffd", text).replace("\r\n", "\n")
     return (text, None) if text.strip() else (None, "it holds no text")
 
 
-def _decoded(content: bytes) -> str:
+def _decoded(content: bytes, encoding: str) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
-    if b"\0" in content:
+    if content.startswith(codecs.BOM_UTF8):
+        return content.decode("utf-8-sig")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not {encoding}; perhaps dataset.encoding=latin-1") from None
+    if "\0" in text:
         raise ValueError("it is not text: it holds null bytes")
-    return content.decode("utf-8-sig")
+    return text
+
+
+def _declared(page: bytes) -> str | None:
+    """The encoding that an HTML page names in its first kilobyte, if Python knows it."""
+    found = re.search(rb"""<meta[^>]*charset\s*=\s*["']?\s*([\w:.-]+)""", page[:1024], re.IGNORECASE)
+    try:
+        return codecs.lookup(found[1].decode()).name if found else None
+    except LookupError:
+        return None
 
 
 def _pdf_text(path: Path) -> str:
@@ -114,7 +143,7 @@ class _Reader(HTMLParser):
         self._hidden = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden += tag in _HIDDEN
+        self._hidden = 0 if tag == "body" else self._hidden + (tag in _HIDDEN)  # a head need not be ended
         if tag in _BLOCKS:
             self.pieces.append("\f")
 

@@ -118,10 +118,10 @@ def _load_folder(conf: DatasetConf, paths: list[Path]) -> tuple[pa.Table, str, N
         files, schema, read = papers.find_papers(root), papers.SCHEMA, papers.read_papers(root)
     else:
         files = documents.find_documents(paths)
-        schema, read = documents.SCHEMA, documents.read_documents(files, root)
+        schema, read = documents.SCHEMA, documents.read_documents(files, root, conf.encoding)
     contents = hash_json(*((file.relative_to(root).as_posix(), _hash_readable(file)) for file in files))
     large = sum(file.stat().st_size for file in files) > IN_MEMORY_BYTES
-    cached = cache_file(hash_json(FORMAT_VERSION, contents, conf.kind)) if large else None
+    cached = cache_file(hash_json(FORMAT_VERSION, contents, conf.kind, conf.encoding)) if large else None
     return _mapped(cached) or store(schema, read, cached), contents, None
 
 

@@ -38,7 +38,8 @@ class DatasetConf:
     Files may be compressed with gzip, zstd, bz2 or lz4. ``table`` names a table or view of an SQLite database.
     ``subset``, ``split`` and ``revision`` apply to hub data sets (``split`` also to a saved dict of splits).
     ``gold`` names the column with the right answers; ``classes[i]`` names its value i where it holds numbers.
-    ``delimiter`` (default: comma, or tab for .tsv) and ``encoding`` apply to CSV. ``where``: see ``runner.where``.
+    ``delimiter`` (default: comma, or tab for .tsv) and ``encoding`` apply to CSV (``encoding`` to documents,
+    too). ``where``: see ``runner.where``.
     """
 
     kind: str = "csv"

@@ -48,8 +48,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def opened(path):
-    return open_source(DatasetConf(kind="documents", path=str(path)))
+def opened(path, **keys):
+    return open_source(DatasetConf(kind="documents", path=str(path), **keys))
 
 
 def test_every_document_is_a_row_in_the_order_of_its_path(folder):
@@ -67,11 +67,23 @@ def test_what_cannot_be_read_is_a_row_that_says_why(folder):
     rows = {row["file"]: row for row in opened(folder).rows()}
     unreadable = {name for name, row in rows.items() if isinstance(row, UnreadableRow)}
     assert unreadable == {"e.pdf", "f.txt", "g.txt", "h.txt"}
-    assert rows["g.txt"].why.startswith("UnicodeDecodeError")
+    assert rows["g.txt"].why == "ValueError: byte 3 is not utf-8; perhaps dataset.encoding=latin-1"
     assert rows["h.txt"].why == "it holds no text"
     task = Task(0, rows["f.txt"], job=None)
     assert task.start() == []
     assert task.output.error == "unreadable: ValueError: it is not text: it holds null bytes"
+
+
+def test_encodings_are_said_or_stand_in_the_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "b.txt").write_bytes("\ufeffcaf\xe9".encode())
+    (tmp_path / "c.txt").write_bytes("caf\xe9".encode("utf-16"))
+    (tmp_path / "d.html").write_bytes(b'<meta http-equiv="x" content="text/html; charset=cp1251"><p>\xea\xee\xf2')
+    (tmp_path / "e.html").write_bytes('<META CHARSET="klingon"><p>caf\xe9'.encode("latin-1"))
+    texts = [row["text"] for row in opened(tmp_path, encoding="latin-1").rows()]
+    assert texts == ["caf\xe9", "caf\xe9", "caf\xe9", "\u043a\u043e\u0442", "caf\xe9"]
+    with pytest.raises(UserError, match="'klingon' is unknown"):
+        opened(tmp_path, encoding="klingon")
 
 
 def test_the_fingerprint_follows_names_and_contents(folder):
@@ -107,6 +119,7 @@ def test_a_pdf_without_the_package_is_refused_at_once(folder, monkeypatch):
 
 def test_html_without_an_end_is_text():
     assert html_text("a <p>b &lt; c") == "a\n\nb < c"
+    assert html_text("<html><head><title>t<body>a page") == "a page"
 
 
 def test_papers_have_headings_and_references(tmp_path):
