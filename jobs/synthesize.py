@@ -93,6 +93,10 @@ class Synthesize:
         first = {name: next(iter(values)) for name, values in self.weights.items()}
         return {**first, "attributes": first, "shots": [], "column": self.column}
 
+    def made_from(self, columns: Columns) -> dict[str, Any]:
+        """The prompt's variables behind a row that was made, without its few-shot examples: for training data."""
+        return {"attributes": {name: columns[name] for name in self.weights}, "shots": [], "column": self.column}
+
     def schema(self) -> pa.Schema:
         """``text``, each attribute, ``score`` if there is a judge, the ``attempt`` and its ``seed_row``, by number."""
         fields = [("text", pa.string()), *((name, pa.string()) for name in self.weights)]

@@ -102,6 +102,18 @@ def test_the_split_is_by_prompt_and_stays_when_rows_come(folder):
     assert fewer_valid <= valid
 
 
+def test_made_rows_have_their_prompt_without_the_examples(folder):
+    words = ["job=synthesize", *FAKE, "job.target=60", "job.attributes={tone: [warm, dry]}", "run_name=made"]
+    runner.run([*words, "job.filters={exact: {}}"])
+    export("made", "out.jsonl", "--format", "prompt-completion")
+    rows = list(runner.open_run("outputs/made").rows())
+    assert lines("out.jsonl") == [{"prompt": f"Tone: {row['tone']}\nText:", "completion": row["text"]} for row in rows]
+
+    export("made", "made/train.jsonl", "--format", "alpaca", "--validation", "0.2")
+    assert 40 <= len(lines("made/train.jsonl")) < 60
+    assert len(lines("made/train.jsonl")) + len(lines("made/valid.jsonl")) == 60
+
+
 def test_messages_of_a_batch_file(folder):
     body = {"messages": [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": "Hi"}]}
     line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}

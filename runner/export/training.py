@@ -1,8 +1,9 @@
 """Rows as training data: chat messages, Alpaca's instruction and output, or prompt and completion.
 
 A row becomes what the model was asked, without the few-shot examples, and what it answered; rows without an answer are
-left out. Whether an example is for training or validation follows from a hash of its prompt: equal prompts stay
-together, and an example stays where it is when rows come or go.
+left out. Whether an example is for training or validation follows from a hash of its prompt (of a made row, whose
+prompt many share, of its text, too): equal prompts stay together, and an example stays where it is when rows come or
+go.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from runner.export.annotate import job_columns
 from runner.export.files import STDOUT, opened
@@ -79,11 +80,11 @@ class Sides:
         user = Template("prompt.user", prompt["user"])
         source = self.system or prompt["system"]
         system = Template("prompt.system", source) if source else None
-        variables = _variables(self.run, (user.names | (system.names if system else set())) - set(columns))
+        filled = _filled(self.run, (user.names | (system.names if system else set())) - set(columns))
 
         def asked(row: dict[str, Any]) -> Messages:
             cells = row | {name.removeprefix(INPUT): cell for name, cell in row.items() if name.startswith(INPUT)}
-            cells |= variables
+            cells |= filled(row)
             return _messages(system.render(cells) if system else None, user.render(cells))
 
         return asked
@@ -103,10 +104,11 @@ def write_training(
     selection.join = True
     names = [target, *([validation_file(target)] if validation else [])]
     counts = dict.fromkeys(names, 0)
+    made = bool(selection.run.identity.get("made"))
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(opened(name, overwrite=overwrite)) for name in names]
         for example in _examples(selection, sides):
-            side = int(_place(example.asked) < validation)
+            side = int(_place([*example.asked, *([{"text": example.answer}] if made else [])]) < validation)
             files[side].write(to_json(RECORDS[kind](example)).encode() + b"\n")
             counts[names[side]] += 1
         if not any(counts.values()):
@@ -134,9 +136,9 @@ def _examples(selection: Selection, sides: Sides) -> Iterator[Example]:
                 raise UserError(f"row {row['row']}: {error}") from None
 
 
-def _place(asked: Messages) -> float:
-    """A number in [0, 1) that follows from the prompt."""
-    digest = hashlib.blake2b(to_json(asked).encode(), digest_size=8).digest()
+def _place(of: Messages) -> float:
+    """A number in [0, 1) that follows from the prompt, or the whole example."""
+    digest = hashlib.blake2b(to_json(of).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
@@ -151,17 +153,27 @@ def _cell(option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any
     return lambda row: row[what]
 
 
-def _variables(run: Run, missing: Set[str]) -> Mapping[str, Any]:
-    """What the job put into the prompt beside the columns, if that was the same for all rows."""
-    if not missing:
-        return {}
+def _job(run: Run) -> Any:
+    """The run's job, None if it cannot be made here."""
     from runner.config import make_job
 
     try:
-        job: Any = make_job(run.config["job"], modules=run.config.get("modules", ()))
-        known = job.variables() if hasattr(job, "variables") else {}
+        return make_job(run.config["job"], modules=run.config.get("modules", ()))
     except UserError:
-        known = {}
+        return None
+
+
+def _filled(run: Run, missing: Set[str]) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
+    """What the job put into a row's prompt beside the columns, if it can say or that was the same for all rows."""
+    job = _job(run) if missing else None
+    if job is not None and hasattr(job, "made_from"):
+        return cast(Callable[[dict[str, Any]], Mapping[str, Any]], job.made_from)
+    same = _same(run, job, missing)
+    return lambda row: same
+
+
+def _same(run: Run, job: Any, missing: Set[str]) -> Mapping[str, Any]:
+    known = job.variables() if hasattr(job, "variables") else {}
     known = known if isinstance(known, Mapping) else {}
     if unknown := sorted(name for name in missing if not known.get(name)):
         raise UserError(f"--prompt TEMPLATE is needed: the job of {run.path} filled in {unknown[0]!r} row by row")
