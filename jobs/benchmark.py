@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer, mlx_lm_peer
+from runner.keys import key
 from runner.marks import peak_memory
 from runner.types import UserError
 
@@ -44,25 +45,25 @@ class BenchmarkConf:
     one stream and then a run's batch (or those in ``batch_sizes``).
     """
 
-    workload: str = "shared"
-    n: int = 64
-    prefix: int = 600
-    suffix: int = 60
-    output: int = 16
-    documents: int = 8
-    questions: int = 8
+    workload: str = key("shared", among=WORKLOADS)
+    n: int = key(64, least=1)
+    prefix: int = key(600, least=0)
+    suffix: int = key(60, least=1)
+    output: int = key(16, least=0)
+    documents: int = key(8, least=1)
+    questions: int = key(8, least=1)
     batch_sizes: list[int] | None = None
     against: list[str] = field(default_factory=list)
-    repeat: int = 3
+    repeat: int = key(3, least=1)
     seed: int = 0
-    response: int = 2048
+    response: int = key(2048, least=2)
     run_dir: str | None = None
 
     def __post_init__(self) -> None:
-        if self.workload not in WORKLOADS:
-            raise UserError(f"benchmark.workload={self.workload}: it can be {', '.join(WORKLOADS)}")
         if (self.workload == "run") != (self.run_dir is not None):
             raise UserError("benchmark.workload=run and benchmark.run_dir=OUTPUTS/NAME go together")
+        if self.batch_sizes is not None and min(self.batch_sizes, default=0) < 1:
+            raise UserError(f"benchmark.batch_sizes={self.batch_sizes}: sequences at once, such as [1,8,32]")
         for peer in self.against:
             if peer not in PEERS:
                 raise UserError(f"benchmark.against: {peer} is none of {', '.join(PEERS)}")

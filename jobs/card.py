@@ -15,7 +15,7 @@ from typing import Any
 
 from runner.types import UserError
 
-log = logging.getLogger("rowmill")
+log = logging.getLogger("rowmill.card")
 
 PACKAGES = ("rowmill", "mlx", "mlx-lm")
 
@@ -87,8 +87,8 @@ def measure(task: dict[str, Any]) -> Card:
     batch = task["engine"].get("batch_size") or BATCH_SIZE[found.kind]
     measured = []
     for streams in [one or batch for one in task["streams"]]:
+        log.info("%d at once: responses of %s tokens ...", streams, f"{task['response']:,}")
         measured.append(_measure(model, found, task, streams, int(config["vocab_size"])))
-        log.info("%s", measured[-1])
     versions = {name: _version(name) for name in PACKAGES}
     return Card(task["name"], weights, f"{found.name} ({found.kind})", versions, measured)
 
@@ -134,4 +134,6 @@ def _seconds(engine: Any, prompts: list[list[int]], response: int) -> float:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
     sys.stdout.write(json.dumps(asdict(measure(json.load(sys.stdin)))) + "\n")

@@ -76,7 +76,8 @@ def text_column(source: DataSource, asked: str | None) -> str:
     if "text" in texts:
         return "text"
     if len(texts) != 1:
-        raise UserError(f"perplexity.column is not set: it names one of {', '.join(texts) or 'no columns of texts'}")
+        found = f"perplexity.column is not set: it names one of {', '.join(texts)}"
+        raise UserError(found if texts else f"dataset.path: no column of texts among {', '.join(source.schema.names)}")
     return texts[0]
 
 

@@ -14,8 +14,8 @@ from jobs.perplexity import Estimate
 class Variant:
     """One model on one text. ``text`` names the tokens: variants of the same ``text`` are compared window by window.
 
-    ``nlls``, ``scored``: sums and numbers of tokens by window. ``active_s``: over all sessions. ``peak_bytes``: of the
-    device's memory in this session, None if nothing was left to compute.
+    ``nlls``, ``scored``: sums and numbers of tokens by window. ``weight_bytes``: as stored. ``tokens_per_s``: over all
+    sessions. ``peak_bytes``: of the device's memory in this session, None if nothing was left to compute.
     """
 
     name: str

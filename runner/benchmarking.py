@@ -15,6 +15,7 @@ from jobs.peers import LLAMA_CPP
 from runner import device, models
 from runner.compose import Composer
 from runner.config import EngineConf, ModelConf, recorded_config
+from runner.keys import check_keys
 from runner.preflight import check
 from runner.prepare import prepare
 from runner.recipes import model_path
@@ -44,6 +45,7 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
     """Measure, and write ``benchmark.json`` (or ``card.json``) into ``output.dir``. Raises UserError."""
     typed, _ = Composer(BenchmarkRunConf, "benchmark", config_dir).typed(overrides)
     conf = cast(BenchmarkRunConf, typed)
+    check_keys(conf)
     if conf.engine.backend == "fake":
         raise UserError("benchmark needs a model: engine.backend=fake has none")
     folder = models.resolve(model_path(conf.model), conf.model.revision, conf.offline)
@@ -84,10 +86,8 @@ def _gguf(conf: BenchmarkRunConf) -> Path:
 
 def _run_card(conf: BenchmarkRunConf, folder: Path) -> tuple[Card, Path]:
     asked = conf.benchmark
-    if asked.response < 2:
-        raise UserError(f"benchmark.response={asked.response}: it must be at least 2")
     sizes = {"streams": [*(asked.batch_sizes or (1, None))], "prompt": asked.suffix, "response": asked.response}
-    name = Path(conf.model.path or folder).name
+    name = Path(str(conf.model.path or folder).partition("#")[0]).name
     task = {"model": str(folder), "name": name, "engine": asdict(conf.engine), "seed": asked.seed, **sizes}
     measured = card(task)
     path = Path(conf.output.dir) / "card.json"

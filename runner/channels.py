@@ -28,7 +28,7 @@ SPACE: /\\n{{0,2}}/
 
 
 class Answer(NamedTuple):
-    """A generated text. ``complete``: the answer itself had begun; without it the reasoning was cut off."""
+    """A generated text. ``complete``: the answer itself had begun; without it the reasoning (not None) was cut off."""
 
     text: str
     reasoning: str | None = None
@@ -112,7 +112,8 @@ class Channels:
                 final = text
             else:
                 thoughts.append(text)
-        return Answer(final or "", "\n\n".join(thoughts) or None, final is not None)
+        thought = "\n\n".join(thoughts) or None
+        return Answer("", thought or "", False) if final is None else Answer(final, thought)
 
     def _think(self, ids: list[int], is_open: bool) -> Answer:
         begin, end = self.id["<think>"], self.id["</think>"]

@@ -49,8 +49,11 @@ def kv_shape(config: dict[str, Any], kind: str) -> KVShape | None:
     return KVShape((layers - sliding) * layer_bytes, sliding * layer_bytes, window)
 
 
-def weight_bytes(folder: Path, config: dict[str, Any], kind: str) -> int | None:
-    """What the weights take once loaded: as stored, or on a CPU as float32; None without readable safetensors."""
+def weight_bytes(folder: Path, config: dict[str, Any], kind: str | None = None) -> int | None:
+    """What the weights take once loaded on a device: as stored, or on a CPU as float32; None if they are unreadable.
+
+    Without a ``kind`` of device: as stored.
+    """
     try:
         tensors = read_tensors(folder)
     except (OSError, ValueError, KeyError, struct.error):

@@ -32,7 +32,7 @@ from runner.benchmarking import OutputDirConf
 from runner.compose import Composer
 from runner.config import CheckpointConf, EngineConf, ModelConf
 from runner.interrupt import Stop
-from runner.keys import check_keys
+from runner.keys import check_keys, key
 from runner.lease import disk_errors
 from runner.prepare import session_facts
 from runner.progress import Progress
@@ -62,7 +62,7 @@ class PerplexityRunConf:
     output: OutputDirConf = field(default_factory=OutputDirConf)
     checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
     run_name: str | None = None
-    resume: str = "auto"
+    resume: str = key("auto", among=("auto", "force"))
     offline: bool = False
 
 
@@ -108,12 +108,10 @@ def run_perplexities(
     Raises UserError, and KeyboardInterrupt when ``stop`` was asked for.
     """
     asked = combinations(overrides) if sweep else [(list(overrides), [])]
-    variants, checks = [], []
-    for words, differing in asked:
-        ready = prepare(words, config_dir, differing)
-        variants.append(evaluate(ready, stop, checked))
-        checks += ready.checks
-    return variants, checks, _write_tables(Path(ready.conf.output.dir), variants)
+    all_ready = [prepare(words, config_dir, differing) for words, differing in asked]
+    variants = [evaluate(ready, stop, checked) for ready in all_ready]
+    checks = [check for ready in all_ready for check in ready.checks]
+    return variants, checks, _write_tables(Path(all_ready[-1].conf.output.dir), variants)
 
 
 def prepare(overrides: Sequence[str], config_dir: str | None, differing: Sequence[str] = ()) -> Ready:
@@ -186,7 +184,7 @@ def evaluate(ready: Ready, stop: Stop, checked: bool = False) -> Variant:
         nlls=nlls,
         scored=scored,
         estimate=estimate(nlls, scored),
-        weight_bytes=weight_bytes(ready.folder, ready.model_config, ready.device.kind),
+        weight_bytes=weight_bytes(ready.folder, ready.model_config),
         tokens_per_s=status["prompt_tokens"] / status["active_s"] if status["active_s"] else None,
         peak_bytes=ready.peak_bytes,
     )

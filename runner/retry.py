@@ -74,7 +74,9 @@ class Retrying:
         return replace(answer, text="", finish_reason="error", error=error)
 
     def _is_cut(self, answer: Completion) -> bool:
-        return answer.finish_reason == "length" and (self.structured or (not answer.text and bool(answer.reasoning)))
+        return answer.finish_reason == "length" and (
+            self.structured or (not answer.text and answer.reasoning is not None)
+        )
 
     def _columns(self, columns: Any, thoughts: list[str]) -> Columns:
         thought = {"reasoning": "\n\n".join(thoughts) or None} if self.reasoning else {}

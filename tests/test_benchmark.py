@@ -23,8 +23,9 @@ def test_workloads_share_what_they_say():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"workload": "shard"}, "shared, unique, documents"),
         ({"workload": "run"}, "run_dir"),
+        ({"batch_sizes": [4, 0]}, "batch_sizes"),
+        ({"batch_sizes": []}, "batch_sizes"),
         ({"against": ["vllm"]}, "mlx_lm.generate"),
         ({"against": ["mlx_lm.generate"], "output": 0}, "benchmark.output"),
     ],
@@ -32,6 +33,23 @@ def test_workloads_share_what_they_say():
 def test_wrong_keys_say_what_is_valid(wrong, says):
     with pytest.raises(UserError, match=says):
         BenchmarkConf(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("benchmark.workload=shard", "it can be shared, unique, documents, run, card"),
+        ("benchmark.n=0", "it must be at least 1"),
+        ("benchmark.repeat=0", "it must be at least 1"),
+        ("benchmark.response=1", "it must be at least 2"),
+        ("engine.batch_size=0", "it must be at least 1"),
+        ("engine.memory_gb=-1.5", "it must be at least 0"),
+        ("engine.backend=tpu", "it can be auto, metal, cuda, cpu, fake"),
+    ],
+)
+def test_wrong_words_cost_one_line(word, says, capsys):
+    assert main(["benchmark", word]) == 2
+    assert capsys.readouterr().err.strip() == f"rowmill: {word}: {says}"
 
 
 def test_the_command_measures_all_engines_on_the_same_prompts(tiny_model_folder, tmp_path, capsys):
@@ -60,11 +78,13 @@ def test_choice_scoring_is_measured_too(tiny_model_folder, tmp_path):
     assert one["tokens_equal"] is None
 
 
-def test_the_card_line_names_model_machine_and_versions(tiny_model_folder, tmp_path, capsys):
+def test_the_card_line_names_model_machine_and_versions(tiny_model_folder, tmp_path, capfd):
     words = ["benchmark.workload=card", "benchmark.response=6", "benchmark.suffix=5", "benchmark.batch_sizes=[1,3]"]
     where = [f"model.path={tiny_model_folder}", "engine.backend=cpu", f"output.dir={tmp_path}"]
     assert main(["benchmark", *words, *where]) == 0
-    line = capsys.readouterr().out.splitlines()[0]
+    told = capfd.readouterr()
+    assert "1 at once: responses of 6 tokens ...\n3 at once: responses of 6 tokens ...\n" in told.err
+    line = told.out.splitlines()[0]
     for part in (
         "tiny (",
         "(cpu)",
@@ -83,13 +103,6 @@ def test_the_card_line_names_model_machine_and_versions(tiny_model_folder, tmp_p
             one["streams"] * 5 / (one["seconds"] - one["first_token_s"]), rel=1e-6
         )
         assert one["peak_bytes"] > 0
-
-
-def test_a_card_needs_more_than_one_token(tiny_model_folder, capsys):
-    assert (
-        main(["benchmark", "benchmark.workload=card", "benchmark.response=1", f"model.path={tiny_model_folder}"]) == 2
-    )
-    assert "benchmark.response=1" in capsys.readouterr().err
 
 
 def test_the_prompts_of_an_earlier_run_are_measured_with_their_own_choices(tiny_model_folder, tmp_path, monkeypatch):

@@ -42,6 +42,7 @@ def test_harmony_is_read_by_channel(gpt_oss):  # noqa: F811
     assert read(gpt_oss, ANALYSIS + "<|channel|>final<|message|>ham") == Answer("ham", "We think.\nTwice.")
     assert read(gpt_oss, "<|channel|>final<|message|>ham") == Answer("ham")
     assert read(gpt_oss, "<|channel|>analysis<|message|>We thi") == Answer("", "We thi", False)
+    assert read(gpt_oss, "<|channel|>ana") == Answer("", "", False)
     assert read(gpt_oss, ANALYSIS + "<|channel|>fin") == Answer("", "We think.\nTwice.", False)
     call = "<|channel|>commentary to=functions.f<|constrain|>json<|message|>{}"
     assert read(gpt_oss, ANALYSIS + call) == Answer("", "We think.\nTwice.\n\n{}", False)

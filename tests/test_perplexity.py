@@ -308,6 +308,16 @@ def test_a_sweep_gives_one_table_with_deltas(words, tmp_path, capsys):
     assert (tmp_path / "outputs" / "perplexity.txt").read_text().strip() in told
 
 
+def test_a_sweep_computes_nothing_before_all_of_it_is_found_right(words, tmp_path, capsys, monkeypatch):
+    from runner import perplexing
+
+    monkeypatch.setattr(perplexing, "evaluate", lambda *_: pytest.fail("a variant was computed"))
+    first = next(word for word in words if word.startswith("model.path="))
+    rest = [word for word in words if word != first]
+    assert main(["perplexity", "-m", f"{first},{tmp_path / 'nowhere'}", *rest]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+
+
 def test_any_key_can_be_swept_over(words, tmp_path):
     rest = [word for word in words if not word.startswith("perplexity.stride")]
     perplexity("-m", "perplexity.stride=128,64", *rest)
@@ -366,6 +376,7 @@ def test_tables_hold_the_same_figures():
         (["engine.backend=fake"], "needs a model"),
         (["dataset.path=nothing.txt"], "no such file"),
         (["-m"], "-m sweeps over values"),
+        (["resume=maybe"], "resume=maybe: it can be auto, force"),
         (["run_name=a/b"], "folder name"),
     ],
 )
@@ -375,3 +386,21 @@ def test_wrong_words_cost_one_line(words, more, says, capsys):
     assert main(["perplexity", *kept, *more]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert says in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "is empty"),
+        ("text\n", "has no rows"),
+        ("a,b\n1,2\n", "dataset.path: no column of texts among a, b"),
+        ("a,b\nx,y\n", "perplexity.column is not set: it names one of a, b"),
+        ("text\n.\n", "nothing to measure"),
+    ],
+)
+def test_a_data_set_that_holds_no_text_costs_one_line(words, tmp_path, content, says, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text(content)
+    kept = [word for word in words if not word.startswith("dataset.path")]
+    assert main(["perplexity", "dataset=csv", f"dataset.path={table}", *kept]) == 2
+    assert says in capsys.readouterr().err.strip().splitlines()[-1]

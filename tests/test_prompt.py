@@ -1,5 +1,6 @@
 """Prompts: what the model reads, with cells kept apart from control tokens."""
 
+import datetime
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,38 @@ def test_gpt_oss_date_is_pinned_and_reasoning_is_set(gpt_oss):
     day = own.split("Current date: ")[1][:10]
     assert text == own.replace(day, DATE)
     assert render(p, "hi") == ids_of(gpt_oss, text)
+
+
+USER = {"role": "user", "content": "Is it\n\ngood? "}
+CONVERSATIONS = [
+    [USER],
+    [{"role": "system", "content": "You label {films}."}, USER],
+    [{"role": "developer", "content": "Be brief."}, USER],
+    [{"role": "system", "content": "S"}, USER, {"role": "assistant", "content": "good"}, USER],
+    [USER, {"role": "assistant", "content": "good", "thinking": "Hm."}, USER],
+]
+
+
+@pytest.mark.parametrize("effort", [None, "low", "medium", "high"])
+@pytest.mark.parametrize("date", ["2024-02-29", "2026-11-30T23:59:59"])
+@pytest.mark.parametrize("messages", CONVERSATIONS)
+def test_gpt_oss_is_rendered_as_transformers_does_on_that_day(gpt_oss, monkeypatch, messages, date, effort):
+    from transformers.utils import chat_template_utils
+
+    from runner.chat import ChatTemplate
+
+    class Then(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls.fromisoformat(date)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Then)
+    chosen = {"reasoning_effort": effort} if effort else {}
+    own = gpt_oss.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **chosen)
+    template = ChatTemplate(gpt_oss.chat_template, date, {**gpt_oss.special_tokens_map, **chosen})
+    assert template.render(messages) == own
+    assert f"Current date: {date[:10]}\n" in own
+    assert f"Reasoning: {effort or 'medium'}\n" in own
 
 
 def test_gpt_oss_control_tokens_in_a_cell(gpt_oss):

@@ -194,7 +194,8 @@ def test_a_resumed_run_replays_the_retry(tmp_path, stop_after):
     assert len(first.engine.computed) + len(second.engine.computed) == 6
 
 
-def test_a_job_may_catch_what_was_cut_twice():
+@pytest.mark.parametrize("thought", ["hm", ""])
+def test_a_job_may_catch_what_was_cut_twice(thought):
     def steps(row):
         try:
             yield [Request(), Request()]
@@ -203,7 +204,7 @@ def test_a_job_may_catch_what_was_cut_twice():
 
     retrying = Retrying(FunctionJob(steps), 8, structured=False, reasoning=True).steps({})
     assert len(next(retrying)) == 2
-    thinking = Completion("", "length", reasoning="hm")
+    thinking = Completion("", "length", reasoning=thought)
     assert [one.max_tokens for one in retrying.send([Completion("fine"), thinking])] == [16]
     with pytest.raises(StopIteration) as returned:
         retrying.send([thinking])
