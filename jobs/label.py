@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Label", "normalise", "read_labels"]
 
 METHODS = ("choice", "generate")
+MANY = 20  # labels; of more, only the beginnings are scored
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Label:
     also map names to descriptions. ``method`` choice scores every label as the continuation of the prompt and
     normalises over the labels; generate lets the model write and looks for a label in its answer. ``label_end`` is put
     after every surface text: with it ("\n", say) a label does not profit from being another's beginning.
+    ``whole`` scores labels to their ends; false only as far as it takes to tell each from all others, which needs a
+    fraction of the work (what follows is mostly certain by then); null does so where there are more than MANY labels.
 
     ``prior`` (by choice) takes out the model's preference for a label: content_free divides by the probabilities that
     it gives without any content, batch subtracts the mean log-probabilities of ``prior_rows`` rows. ``logprobs`` keeps
@@ -44,6 +47,7 @@ class Label:
     labels: Any = field(default_factory=list)
     method: str = "choice"
     label_end: str = ""
+    whole: bool | None = None
     votes: int = 1
     abstain_below: float | None = None
     prior: str = "none"
@@ -56,7 +60,9 @@ class Label:
         self.names = [choice.name for choice in self.choices]
         surfaces = tuple(choice.surface + self.label_end for choice in self.choices)
         by_choice = self.method == "choice"
-        self._request = Request(self.variables(), choices=surfaces if by_choice else None, mean_logprob=self.votes > 1)
+        whole = len(surfaces) <= MANY if self.whole is None else self.whole
+        choices = surfaces if by_choice else None
+        self._request = Request(self.variables(), choices=choices, whole=whole, mean_logprob=self.votes > 1)
         self._matcher = Matcher({choice.name: choice.surface for choice in self.choices})
         self._bias = [0.0] * len(self.names)
         self._temperature = 1.0
@@ -172,6 +178,8 @@ class Label:
         for name, value, least in (("votes", self.votes, 1), ("prior_rows", self.prior_rows, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"job.{name}={value}: it must be a whole number, at least {least}")
+        if self.whole not in (None, True, False):
+            raise UserError(f"job.whole={self.whole}: it can be true, false or null (by the number of labels)")
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise UserError(f"job.abstain_below={self.abstain_below}: it must be a confidence, from 0 to 1, or null")
         if self.method == "choice" and self.votes > 1:

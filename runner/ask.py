@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from runner.choices import beginnings
 from runner.constrain import Constraints
 from runner.types import Request, RowError, Sampling, Sequence
 
@@ -45,7 +46,8 @@ def sequence_of(
     if not tokens:
         raise RowError("empty prompt: it has no tokens")
     if request.choices is not None:
-        return Sequence(key, tokens, 0, choices=continuations(tokens, request.choices))
+        choices = continuations(tokens, request.choices)
+        return Sequence(key, tokens, 0, choices=choices if request.whole else beginnings(choices))
     constraints = _constraints(request, defaults)
     constraint = constraints.behind(tokens) if constraints else None
     sampling = request.sampling or defaults.sampling

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,3 +42,12 @@ def choice_tree(choices: tuple[tuple[int, ...], ...]) -> ChoiceTree:
         paths.append(tuple(path))
     tokens = tuple(beginning[-1] for beginning in nodes if beginning)
     return ChoiceTree(tokens, tuple(parents), tuple(edges), tuple(paths))
+
+
+@lru_cache(maxsize=1024)
+def beginnings(choices: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """Each choice as far as it takes to tell it from all others: all of it where it is a beginning of another."""
+    shared = Counter(choice[:end] for choice in choices for end in range(1, len(choice) + 1))
+    return tuple(
+        next((choice[:end] for end in range(1, len(choice)) if shared[choice[:end]] == 1), choice) for choice in choices
+    )

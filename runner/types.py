@@ -83,7 +83,8 @@ class Request:
     """What a job asks of the model for a row.
 
     The prompt is ``variables`` put into the run's prompt template, or ``messages`` ({"role", "content"}) instead of
-    the template. With ``choices`` (surface texts) nothing is generated: each choice is scored as the continuation.
+    the template. With ``choices`` (surface texts) nothing is generated: each choice is scored as the continuation,
+    to its end or, without ``whole``, up to the token by which it differs from all others.
     ``max_tokens``, ``sampling`` and ``seed`` default to the run's; None means the default. By default every request
     has draws of its own; those with the same prompt, sampling and ``seed`` are given the same answer.
 
@@ -101,6 +102,7 @@ class Request:
     variables: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Mapping[str, str], ...] | None = None
     choices: tuple[str, ...] | None = None
+    whole: bool = True
     max_tokens: int | None = None
     sampling: Sampling | None = None
     seed: int | None = None

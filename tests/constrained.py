@@ -2,24 +2,31 @@
 
 ``python -m tests.constrained speed [ROUNDS [TOKENS]]``: what a grammar costs in tokens/s at batch 32. Free and
 constrained batches take turns, and the medians are compared. ``python -m tests.constrained valid [ROWS [SCHEMAS]]``:
-how many answers at temperature 1 are valid, of ROWS for each of the schemas in ``tests/schemas.py``.
+how many answers at temperature 1 are valid, of ROWS for each of the schemas in ``tests/schemas.py``; it fails if one is
+complete and invalid.
+``python -m tests.constrained labels [ROWS [ROUNDS]]``: what a row with 2, 77 and 151 labels takes, likewise in turn.
 """
 
+import datetime
 import json
 import statistics
 import sys
 import time
+from dataclasses import replace
 
 from runner import device, models
 from runner.channels import Channels
+from runner.choices import beginnings, choice_tree
 from runner.constrain import Constraints
 from runner.structure import StructureConf, read_structure
 from runner.tokens import as_vocabulary
 from runner.types import Sampling, Sequence
+from tests.intents import ALL
 from tests.schemas import SCHEMAS, TEXT, obj
 from tests.test_prompt import SMOLLM2
 
 ROWS = 32
+ROOM = 400  # tokens of an answer in JSON, at first
 FILM = obj(title=TEXT, year={"type": "integer", "minimum": 1900, "maximum": 2030}, good={"type": "boolean"})
 SCHEMA = {"type": "array", "items": FILM, "minItems": 50}  # longer than any answer here
 
@@ -69,26 +76,68 @@ def speed(rounds=5, tokens=64):
 
 
 def valid(rows=50, schemas=20):
-    import jsonschema
-
     opened, vocabulary = load()
+    engine = opened(vocabulary.end_tokens)
     prompt = vocabulary.encode(["<|im_start|>user\nMake up a JSON object.<|im_end|>\n<|im_start|>assistant\n"])[0]
     names = list(SCHEMAS)[:: len(SCHEMAS) // schemas]
-    todo = []
-    for number, name in enumerate(names):
-        bound = constraint(SCHEMAS[name], vocabulary)
-        todo += [
-            Sequence((number, i), prompt, 400, Sampling(1.0), 50 * number + i, constraint=bound) for i in range(rows)
-        ]
-    good, cut = 0, 0
-    for one in finish(opened(vocabulary.end_tokens), todo):
+    bound = [constraint(SCHEMAS[name], vocabulary) for name in names]
+    todo = [
+        Sequence((number, i), prompt, ROOM, Sampling(1.0), 50 * number + i, constraint=one)
+        for number, one in enumerate(bound)
+        for i in range(rows)
+    ]
+    first = finish(engine, todo)
+    cut = {one.key for one in first if one.finish_reason == "length"}
+    again = finish(engine, [replace(one, max_tokens=2 * ROOM) for one in todo if one.key in cut])
+    good = failed = 0
+    for one in [*(one for one in first if one.key not in cut), *again]:
+        if one.finish_reason == "length":
+            failed += len(one.tokens) == 2 * ROOM
+            continue
         assert one.error is None, one
-        cut += one.finish_reason == "length"
-        if one.finish_reason != "length":
-            jsonschema.validate(json.loads(vocabulary.decode(one.tokens)), SCHEMAS[names[one.key[0]]])
-            good += 1
-    print(f"{good} answers of {len(todo)} are valid, {cut} were cut off at 400 tokens")
+        check(vocabulary.decode(one.tokens), SCHEMAS[names[one.key[0]]])
+        good += 1
+    print(f"{good} answers of {len(todo)} are valid, {failed} failed: cut off at {ROOM} and {2 * ROOM} tokens")
+
+
+def check(text, schema):
+    """Raise unless the text is JSON that fits the schema and its columns."""
+    import jsonschema
+    import pyarrow as pa
+
+    formats = jsonschema.FormatChecker(["date"])
+    formats.checks("time", ValueError)(lambda value: datetime.time.fromisoformat(value.upper()) is not None)
+    jsonschema.validate(json.loads(text), schema, format_checker=formats)
+    structure = read_structure(StructureConf(schema=schema), StructureConf(), [])
+    pa.Table.from_pylist([structure.values(text)], schema=pa.schema(structure.fields()))
+
+
+def labels(rows=64, rounds=3):
+    opened, vocabulary = load()
+    engine = opened(vocabulary.end_tokens)
+    surfaces = tuple(tuple(ids) for ids in vocabulary.encode([f" {name}" for name in ALL]))
+    sets = {2: surfaces[:2], 77: beginnings(surfaces[:77]), 151: beginnings(surfaces), 0: surfaces[:77]}  # 0: whole
+    prefix = vocabulary.encode(["".join(f"Message: now it is {one}.\nTopic: {one}\n\n" for one in ALL[:12])])[0]
+    said = "Message: since number {} this has happened on and off, and nobody I asked could tell me why.\nTopic:"
+    texts = vocabulary.encode([said.format(row) for row in range(rows)])
+
+    def once(chosen):
+        todo = [
+            Sequence((i, 0), prefix + own, 0, choices=chosen, boundaries=(len(prefix),)) for i, own in enumerate(texts)
+        ]
+        began = time.perf_counter()
+        finish(engine, todo)
+        return (time.perf_counter() - began) / rows
+
+    once(sets[2])
+    took = [{count: once(chosen) for count, chosen in sets.items()} for _ in range(rounds)]
+    print(f"{len(prefix)} shared tokens and {sum(map(len, texts)) / rows:.0f} own ones a row")
+    for count, chosen in sets.items():
+        ms = 1000 * statistics.median(one[count] for one in took)
+        ratio = statistics.median(one[count] / one[2] for one in took)
+        name = f"{count} labels" if count else "77 labels to their ends"
+        print(f"{name}: {len(choice_tree(chosen).tokens)} tokens in the trie, {ms:.1f} ms a row, {ratio:.2f}x")
 
 
 if __name__ == "__main__":
-    {"speed": speed, "valid": valid}[sys.argv[1]](*map(int, sys.argv[2:]))
+    {"speed": speed, "valid": valid, "labels": labels}[sys.argv[1]](*map(int, sys.argv[2:]))
