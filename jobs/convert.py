@@ -95,8 +95,10 @@ def convert(
     kinds = precisions(planned, config)
     _check_groups(kinds, bits, group_size)
     _check_memory(source, peak(planned, config), memory_bytes)
+    size = sum(tensor.size_bytes for tensor in planned.values())
+    log.info("%s: %d bits in groups of %d, %.2f GB to write", source.name, bits, group_size, size / 1e9)
     with disk_errors(folder.parent), _published(folder) as temporary:
-        _check_disk(temporary, sum(tensor.size_bytes for tensor in planned.values()))
+        _check_disk(temporary, size)
         carry(source, temporary)
         model.update(_emptied(model))
         write_weights(temporary, weights)
@@ -169,7 +171,7 @@ def write_weights(folder: Path, weights: dict[str, Any]) -> None:
         except RuntimeError as error:
             raise UserError(f"{folder.parent}: {name} cannot be written: {error}; is the disk full?", 3) from error
         index |= dict.fromkeys(shard, name)
-        log.info("%s: %d of %d written", folder.name, number + 1, len(shards))
+        log.info("weights: %d of %d files written", number + 1, len(shards))
         del shard, array
         mx.clear_cache()
     listed = {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))}

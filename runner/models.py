@@ -174,10 +174,13 @@ def _check_memory(folder: Path, model: Any, device: Device) -> None:
 
 
 def _evaluate(folder: Path, model: Any) -> None:
+    """Read the weights, one after the other: what dequantising takes beside its result is then one tensor's."""
     import mlx.core as mx
+    from mlx.utils import tree_flatten
 
     try:
-        mx.eval(model.parameters())
+        for _, array in tree_flatten(model.parameters()):
+            mx.eval(array)
     except RuntimeError as error:
         raise UserError(f"{folder}: the weights are damaged: {first_line(error)}; fetch the model again") from error
 

@@ -19,7 +19,7 @@ SMOLLM2 = (
 pytestmark = pytest.mark.usefixtures("cpu")
 
 
-def tiny_folder(folder, quantise=False, **changes):
+def tiny_folder(folder, quantise=False, bits=4, **changes):
     import mlx.core as mx
     import mlx.nn as nn
     from mlx.utils import tree_flatten
@@ -37,8 +37,8 @@ def tiny_folder(folder, quantise=False, **changes):
     model = Model(ModelArgs.from_dict(config))
     model.set_dtype(mx.bfloat16)
     if quantise:
-        config["quantization"] = {"group_size": 32, "bits": 4}
-        nn.quantize(model, 32, 4)
+        config["quantization"] = {"group_size": 32, "bits": bits}
+        nn.quantize(model, 32, bits)
     (folder / "config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())))
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
@@ -97,6 +97,18 @@ def test_on_a_cpu_weights_are_plain_float32(tmp_path, quantise):
     model, _, config = models.load(tiny_folder(tmp_path / "tiny", quantise), CPU)
     assert {array.dtype for _, array in tree_flatten(model.parameters())} == {mx.float32}
     assert models.context_length(config) == 77
+
+
+def test_dequantising_takes_the_room_of_one_tensor(tmp_path):
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    folder = tiny_folder(tmp_path / "tiny", quantise=True, num_hidden_layers=8, bits=6)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model, _, _ = models.load(folder, CPU)
+    sizes = [array.nbytes for _, array in tree_flatten(model.parameters())]
+    assert mx.get_peak_memory() - before < sum(sizes) + 8 * max(sizes)  # all at once it would be six times the sum
 
 
 def test_elsewhere_weights_stay_as_they_are(tmp_path):
