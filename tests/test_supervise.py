@@ -16,6 +16,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from runner.deaths import boot_id
 from runner.flight import Flight, read_flight
 from runner.status import read_status
 from runner.types import Gauge, Generation, Sequence, UserError
@@ -59,10 +60,8 @@ def asked(query):
 
 
 def deaths():
-    return [
-        (session, why, bool(memory), json.loads(rows))
-        for session, _, why, memory, rows in asked("SELECT * FROM deaths")
-    ]
+    found = asked("SELECT session, why, memory, rows FROM deaths")
+    return [(session, why, bool(memory), json.loads(rows)) for session, why, memory, rows in found]
 
 
 def output():
@@ -157,6 +156,25 @@ def test_who_kills_the_supervisor_ends_the_worker_and_blames_no_row():
     assert code == 0, errors
     assert deaths() == []
     assert len(asked("SELECT * FROM sessions")) == 2
+
+
+@pytest.mark.skipif(boot_id() is None, reason="the system does not tell one start of the machine from another")
+def test_a_row_that_takes_the_whole_machine_down_is_put_aside_too():
+    for times in range(3):
+        assert run("--no-supervise", fault="abort:<6>")[0] == -signal.SIGABRT
+        assert len(deaths()) == times
+        with sqlite3.connect("outputs/run/run.db") as database:  # as if the machine had been started anew
+            old = "UPDATE sessions SET provenance = json_set(provenance, '$.machine.boot', 'old') WHERE ended IS NULL"
+            assert database.execute(old).rowcount == 1
+    assert Path("outputs/run/run.lock").read_text().strip().isdigit()  # of a process that is long gone
+    code, _, errors = run("--no-supervise", fault="abort:<6>")
+    assert code == 1, errors
+    assert [(why, rows == [6]) for _, why, _, rows in deaths()] == [
+        ("when the machine went down", False),
+        ("when the machine went down", False),
+        ("when the machine went down", True),
+    ]
+    assert [row["id"] for row in output() if row["error"]] == [6]
 
 
 def test_a_stopped_worker_has_not_stalled():
