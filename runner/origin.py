@@ -185,8 +185,8 @@ def _load_hub(conf: DatasetConf, offline: bool) -> tuple[pa.Table, str, np.ndarr
         what = f"{conf.path} (subset {conf.subset}, split {conf.split}, revision {conf.revision})"
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         hint = "run once without offline, and with a network" if offline else "check the name and the network"
-        where = "it is not in the cache" if cached else "the hub does not give it"
-        raise UserError(f"dataset.path: cannot load {what}: {where}: {first_line}; {hint}") from error
+        where = "cache" if cached else "hub"
+        raise UserError(f"dataset.path: cannot load {what} from the {where}: {first_line}; {hint}") from error
     identity = hash_json(conf.path, conf.subset, conf.split, conf.revision, loaded._fingerprint)
     return _arrow_of(loaded), identity, _order_of(loaded)
 
