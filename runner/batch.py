@@ -53,8 +53,8 @@ class Lane:
             self._force(self.matching)
 
     def _force(self, matching: Matching) -> None:
-        if self.sequence.top_logprobs is not None:
-            return  # a token that is not drawn has no logits
+        if asks(self.sequence):
+            return  # a token that is not drawn has no log-probability
         if forced := matching.force(self.sequence.max_tokens - len(self.tokens)):
             self.tokens += forced
             self.launched = len(self.tokens)

@@ -26,6 +26,7 @@ _KEYWORDS = (
     *("minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
     *("title", "description", "default", "examples", "definitions", "uniqueItems", "contains", "not", "$ref", "$defs"),
 )
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
 @dataclass
@@ -177,8 +178,17 @@ def _where(problem: str, schema: dict[str, Any]) -> str:
     word = named[1] if named else "oneOf" if "oneOf" in problem else None
     place = next((path for path, node in _nodes(schema) if word in node), None)
     if word is None or place is None:
-        return f"this schema cannot be followed: {problem}"
+        at = next((f"{path}.{word}".lstrip(".") for path, word, value in _texts(schema) if value in problem), None)
+        return f"the keyword {at}: {problem}" if at else f"this schema cannot be followed: {problem}"
     return f"the keyword {f'{place}.{word}'.lstrip('.')} is not supported"
+
+
+def _texts(schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Keywords whose value may be what is wrong: path, keyword, value."""
+    for path, node in _nodes(schema):
+        for word in ("format", "pattern", "$ref", "type"):
+            if isinstance(node.get(word), str) and (word != "type" or node[word] not in _TYPES):
+                yield path, word, node[word]
 
 
 def _mixes(schema: dict[str, Any]) -> bool:

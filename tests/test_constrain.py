@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -16,7 +17,7 @@ from runner.sampling import masked
 from runner.structure import StructureConf, read_structure
 from runner.tokens import as_vocabulary, load_tokenizer
 from runner.types import Sampling, Sequence
-from tests.test_engine import finish
+from tests.test_engine import finish, plain_score
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,22 @@ def test_forced_tokens_are_not_sampled_and_change_nothing(vocabulary, vocab, res
         assert vocabulary.decode(copied[key].tokens) == vocabulary.decode(generation.tokens), key
     assert engine.work.forced >= 3 * len("only this") + 3 * len('{"name": "')
     assert vocabulary.decode(sharing[3, 0].tokens) == "only this"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_mean_log_probability_is_the_models_own_over_all_tokens_forced_ones_too(
+    vocab, vocabulary, resident, plain, temperature
+):
+    todo = [replace(one, mean_logprob=True) for one in sequences(vocab, 10, temperature) if one.constraint]
+    todo += [replace(one, key=(100 + one.key[0], 0), mean_logprob=False) for one in todo]
+    done = finish(BatchEngine(resident, vocabulary.end_tokens, batch_size=6), todo)
+    for one in todo[: len(todo) // 2]:
+        found = done[one.key]
+        mean = plain_score(plain, one.tokens, found.tokens) / len(found.tokens)
+        assert found.mean_logprob == pytest.approx(mean, abs=1e-3)
+        twin = done[100 + one.key[0], 0]
+        assert twin.mean_logprob is None
+        assert vocabulary.decode(twin.tokens) == vocabulary.decode(found.tokens) or temperature > 0
 
 
 def test_max_tokens_holds_for_forced_tokens_too(vocabulary, vocab, resident):

@@ -86,10 +86,15 @@ def test_what_a_schema_leaves_open_is_narrowed():
     [
         ({"schema": {"properties": {"a": {"items": {}, "uniqueItems": True}}}}, "keyword properties.a.uniqueItems"),
         ({"schema": {"not": {"type": "string"}}}, "keyword not is not supported"),
-        ({"schema": {"type": "strin"}}, "Invalid type: strin"),
+        ({"schema": {"type": "strin"}}, "the keyword type: Invalid type: strin"),
+        (
+            {"schema": {"properties": {"a": {"type": "string", "format": "tel"}}}},
+            r"keyword properties\.a\.format: .*tel",
+        ),
+        ({"schema": {"items": {"$ref": "http://x/y"}}}, r"the keyword items\.\$ref: "),
         ({"schema": {"type": "object", "propertes": {}}}, r"output.schema.propertes .*'properties'"),
         ({"schema": {"$ref": "#/$defs/a"}}, r"'/\$defs/a' does not exist"),
-        ({"schema": {"type": "string", "pattern": "(?=a)"}}, "look-around"),
+        ({"schema": {"type": "string", "pattern": "(?=a)"}}, "the keyword pattern: .*look-around"),
         ({"schema": {"properties": {"a": {"enum": [True, False]}}}}, "yes, no"),
         ({"schema": {"properties": {True: {}}}}, "YAML reads a name as True"),
         ({"schema": 3}, "a JSON Schema is a mapping"),
