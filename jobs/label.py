@@ -34,7 +34,7 @@ class Label:
     normalises over the labels; generate lets the model write and looks for a label in its answer. ``label_end`` is put
     after every surface text: with it ("\n", say) a label does not profit from being another's beginning.
     ``whole`` scores labels to their ends; false only as far as it takes to tell each from all others, which needs a
-    fraction of the work (what follows is mostly certain by then); null does so where there are more than MANY labels.
+    fraction of the work but favours labels that differ early; null does so where there are more than MANY labels.
 
     ``prior`` (by choice) takes out the model's preference for a label: content_free divides by the probabilities that
     it gives without any content, batch subtracts the mean log-probabilities of ``prior_rows`` rows. ``logprobs`` keeps
