@@ -18,6 +18,7 @@ WAVE = 256  # chunks asked about together: bounds what waits of one document
 TOO_LONG = 1.2  # times ``target_words``
 COPIED_WORDS = 20  # that stand together in the input are a copy
 RETRY = Sampling(temperature=0.7, top_p=0.95)  # the same question again must be able to get another answer
+_TITLE = re.compile(r"\A\s*Summary:\s*")  # which the prompt ends with, and small models say again
 _PARTS = pa.list_(pa.struct([("level", pa.int32()), ("text", pa.string())]))
 
 
@@ -213,7 +214,7 @@ def flaw_of(summary: str, source: str) -> str | None:
 
 
 def _read(answer: Completion, variables: dict[str, Any]) -> Summary:
-    text = answer.text.strip()
+    text = _TITLE.sub("", answer.text).strip()
     if answer.finish_reason == "length":
         whole = "".join(sentences(text)[:-1]).strip()
         text = whole or text

@@ -93,11 +93,11 @@ class Progress:
         now, active = self._pace(NOW_SECONDS), self.store.active_s()
         overall = totals.finished / active if active else 0.0
         warm = time.perf_counter() - self.began >= WARM_SECONDS or not self.first
-        seconds = left / max(1e-9, self._pace(PACE_SECONDS).rows if warm else overall)
-        known = left and seconds < 1e9
+        pace = self._pace(PACE_SECONDS).rows if warm else overall
+        seconds = left / pace if pace else 0.0
         return [
             f"{totals.finished:,} of {self.rows:,} rows",
-            *([f"{duration(seconds)} left ({clock(time.time() + seconds)})"] if known else []),
+            *([f"{duration(seconds)} left ({clock(time.time() + seconds)})"] if seconds else []),
             f"{now.rows:,.1f} rows/s ({overall:,.1f} overall)",
             f"{totals.errors:,} errors",
             f"{now.tokens:,.0f} tokens/s",

@@ -8,7 +8,7 @@ from runner.prompt import Prompter
 from runner.source import DataSource
 from runner.types import Job, Request, RowError, Setting
 
-COUNTED_CHARS = 1_000_000  # tokenised together
+COUNTED_CHARS = 100_000  # tokenised together: a tokenizer takes some hundred bytes for each
 
 
 def open_job(

@@ -88,6 +88,13 @@ def test_the_time_left_and_the_clock_at_the_end(clock):
     assert f"({time.strftime('%H:%M', time.localtime(clock.now + 100))})" in bar.text()
 
 
+def test_nothing_is_foretold_before_a_row_is_finished(clock):
+    store = Half(clock, finished=0, before=0.0)
+    bar = Progress(1, store, terminal=False)
+    advance(bar, store, clock, 0, 100)
+    assert bar.text().startswith("0 of 1 rows, 0.0 rows/s")
+
+
 def test_a_session_that_just_began_is_foretold_by_the_earlier_ones(clock):
     store = Half(clock, finished=500, before=100.0)
     bar = Progress(1_000, store, terminal=False)

@@ -145,6 +145,11 @@ def test_an_answer_that_was_cut_off_ends_with_its_last_whole_sentence():
     assert drive(opened(), "A text.", lambda *_: answer)[0]["summary"] == "It is so."
 
 
+def test_a_title_that_the_prompt_ends_with_is_no_part_of_a_summary():
+    assert drive(opened(), "A text.", lambda *_: "Summary: It is so.")[0]["summary"] == "It is so."
+    assert drive(opened(retries=0), "A text.", lambda *_: " Summary:\n")[0]["flaw"] == "empty"
+
+
 @pytest.mark.parametrize("text", [None, "", "  \n", 5])
 def test_a_document_without_text_is_in_error(text):
     with pytest.raises(RowError, match="empty document: column text"):

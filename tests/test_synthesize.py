@@ -259,8 +259,13 @@ def test_kills_of_a_real_model_change_nothing_either(folder):
     ]
     whole, killed = (Run(folder, name, overrides) for name in ("whole", "killed"))
     uninterrupted = whole.start(step_seconds=0)
-    kill_until_done(killed, [(0.3, True), (0.6, True)])
+    kill_until_done(killed, [(after_s, True) for after_s in (0.3, 0.6, 0.1, 0.5)])
     whole.finish(uninterrupted)
-    texts = [[(row["text"], row["attempt"]) for row in run.rows()] for run in (whole, killed)]
-    assert texts[0] == texts[1]
+    texts = [[(row["text"], row["attempt"], row["score"]) for row in run.rows()] for run in (whole, killed)]
+    rejected = [list(read_rejected(folder / "outputs" / name)) for name in ("whole", "killed")]
+    assert [one[:2] for one in texts[0]] == [one[:2] for one in texts[1]]
+    assert [one[2] for one in texts[0]] == pytest.approx([one[2] for one in texts[1]])
+    assert [(one["attempt"], one["text"]) for one in rejected[0]] == [
+        (one["attempt"], one["text"]) for one in rejected[1]
+    ]
     assert len(texts[0]) == 40
