@@ -221,7 +221,7 @@ class Batch:
                 self.model.resize(slots, capacity)
 
     def _launch(self) -> Flight | None:
-        spans = sorted(self._spans(), key=lambda pair: pair[1].order())
+        spans = sorted(self._spans(), key=lambda entry: entry[1].order())
         if not spans:
             return None
         sampled: list[Lane] = []
@@ -229,26 +229,28 @@ class Batch:
         rows: list[int] = []
         score_rows: list[int] = []
         token = 0
-        for lane, span in spans:
+        for lane, span, drawn in spans:
             last = token + span.new - 1
             token += span.count
-            if lane.decoding or span.new == lane.rest:
+            if drawn or span.new == lane.rest:
                 (sampled if lane.sequence.choices is None else scored).append(lane)
                 rows += [last] if lane.sequence.choices is None else []
                 score_rows += range(last, token) if lane.sequence.choices is not None else []
-        step = Step([span for _, span in spans])
+        step = Step([span for _, span, _ in spans])
         logits = self.model.forward(self._inputs(spans), step, rows=mx.array(np.array(rows + score_rows, np.int32)))
         decoded = len(step.decoding)
         work = Work(decoded, step.tokens - decoded, padded=step.padded, lanes=len(self.lanes))
-        for lane, span in spans:
+        for lane, span, _ in spans:
             lane.stored += span.new
         return Flight(sampled, logits[: len(rows)], scored, _score(logits[len(rows) :], scored), work)
 
-    def _spans(self) -> list[tuple[Lane, Span]]:
-        spans = [(lane, Span(lane.prefix, lane.slot, lane.stored, 1)) for lane in self.lanes if lane.decoding]
+    def _spans(self) -> list[tuple[Lane, Span, bool]]:
+        """What each lane brings to the next step, and whether that is the token that was drawn last."""
+        spans = [(lane, Span(lane.prefix, lane.slot, lane.stored, 1), True) for lane in self.lanes if lane.decoding]
+        decoding = {entry[0] for entry in spans}
         left = self.prefill_tokens
         for lane in self.lanes:
-            if lane.ended or not (rest := lane.rest):
+            if lane in decoding or lane.ended or not (rest := lane.rest):
                 continue
             tree = lane.tree.parents if lane.tree else ()
             first = left == self.prefill_tokens
@@ -258,10 +260,10 @@ class Batch:
             parents = tree if new == rest else ()
             left -= new + len(parents)
             last = new == rest and (lane.sequence.choices is not None or lane.sequence.max_tokens == 1)
-            spans.append((lane, Span(lane.prefix, lane.slot, lane.stored, new, parents, keep=not last)))
+            spans.append((lane, Span(lane.prefix, lane.slot, lane.stored, new, parents, keep=not last), False))
         return spans
 
-    def _inputs(self, spans: list[tuple[Lane, Span]]) -> mx.array:
+    def _inputs(self, spans: list[tuple[Lane, Span, bool]]) -> mx.array:
         """The step's token ids [T], gathered from those sampled in the last step, still on the device, and prompts."""
         drawn = mx.zeros((0,), mx.int32)
         if self.flight is not None and self.flight.tokens is not None:
@@ -269,8 +271,8 @@ class Batch:
         place = {lane: index for index, lane in enumerate(self.flight.sampled)} if self.flight else {}
         prompt: list[int] = []
         index: list[int] = []
-        for lane, span in spans:
-            if lane.decoding:
+        for lane, span, drawn_last in spans:
+            if drawn_last:
                 index.append(place[lane])
                 continue
             new = lane.prompt[lane.at : lane.at + span.new]

@@ -289,9 +289,8 @@ class Step:
         if not token.size:
             return None
         place = Ring(ring.size, kept).place(own)
-        return tuple(
-            mx.array(a[token].astype(np.int32)) for a in (np.arange(self.tokens), self.slot[self.span_of], place)
-        )  # type: ignore[return-value]
+        whole = token.size == self.tokens
+        return None if whole else _indices(token), _indices(self.slot[self.span_of][token]), _indices(place[token])
 
 
 def _indices(values: Ints) -> mx.array:

@@ -12,77 +12,36 @@ Shapes: T tokens of the step, R sequences, n new tokens of a sequence (padded), 
 
 from __future__ import annotations
 
+import itertools
 import sys
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models import base
 
-from runner import cpu
+from runner import cuda_attention
 from runner.layout import MASKED, Segment, Step, View
+from runner.parts import Part, attend, blank, join, merge, on_cpu, scaled, score_bytes
 from runner.reach import Reach
 
-# Attention scores held at once, for a part: what a CPU's cache holds, what a GPU is kept busy by.
-SCORE_BYTES = {mx.cpu: 4 << 20, mx.gpu: 128 << 20}
+MOST_SHARES = 8  # of a segment's keys
+# Segments at one depth of prefix, with their tokens [first, end) of a step; None: nothing there.
+Runs = list[tuple[Segment | None, int, int]]
 
 
-class Part(NamedTuple):
-    """Attention over some of a token's keys: output [T, N, G, D], and the logarithm of the sum of its scores'
-    exponentials, ``mass`` [T, N, G, 1], with which it counts among other parts.
-    """
+class Query:
+    """A step's queries: as they came, ``raw`` [T, N, G, D]; scaled, in float32; the device's own kernels for them."""
 
-    out: mx.array
-    mass: mx.array
+    def __init__(self, raw: mx.array, scale: float, v: mx.array) -> None:
+        self.raw, self.scale = raw, scale
+        fits = not on_cpu() and raw.dtype == v.dtype
+        sizes = raw.shape[-1], v.shape[-1], raw.shape[2]
+        self.kernels = cuda_attention.kernels(raw.dtype, *sizes, scale) if fits else None
 
-
-def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) -> Part:
-    """Attention of scaled queries [..., M, D] over keys and values [..., K, D], with an additive mask."""
-    scores = q @ k.astype(mx.float32).swapaxes(-1, -2)  # half-precision scores would cost percents of a weight
-    if mask is not None:
-        scores = scores + mask
-    if not _on_cpu():
-        mass = mx.logsumexp(scores, axis=-1, keepdims=True)
-        return Part(_weights[v.dtype](scores, mass) @ v, mass)
-    top = scores.max(axis=-1, keepdims=True)
-    weights = cpu.shifted_exp(scores, top)
-    total = weights.sum(axis=-1, keepdims=True)
-    return Part(weights.astype(v.dtype) @ v / total, top + mx.log(total))
-
-
-def shifted_exp(x: mx.array, shift: mx.array) -> mx.array:
-    """exp(x - shift) in float32."""
-    return cpu.shifted_exp(x, shift) if _on_cpu() else mx.exp(x - shift)
-
-
-def merge(parts: list[Part], sinks: mx.array | None) -> mx.array:
-    """The softmax over the keys of all parts, and ``sinks`` [H] if the model has them: [T, N, G, D]."""
-    if len(parts) == 1 and sinks is None:
-        return parts[0].out
-    if sinks is not None:
-        sinks = sinks.astype(mx.float32).reshape(1, *parts[0].mass.shape[1:3], 1)
-    return (_merge if _on_cpu() else _fused_merge)(parts, sinks)
-
-
-def _merge(parts: list[Part], sinks: mx.array | None) -> mx.array:
-    top = parts[0].mass
-    for part in parts[1:]:
-        top = mx.maximum(top, part.mass)
-    if sinks is not None:
-        top = mx.maximum(top, sinks)
-    total = mx.zeros((1,)) if sinks is None else shifted_exp(sinks, top)
-    out = mx.zeros((1,))
-    for part in parts:
-        weight = shifted_exp(part.mass, top)
-        total, out = total + weight, out + weight * part.out
-    return out / total
-
-
-_fused_merge = mx.compile(_merge)
-_scaled = mx.compile(lambda q, scale: q.astype(mx.float32) * scale)
-_weights = {
-    dtype: mx.compile(lambda scores, mass, dtype=dtype: mx.exp(scores - mass).astype(dtype))
-    for dtype in (mx.float32, mx.bfloat16, mx.float16)
-}
+    @cached_property
+    def scaled(self) -> mx.array:
+        return scaled(self.raw, self.scale)
 
 
 class LayerKV:
@@ -133,16 +92,18 @@ class LayerKV:
         """Store the step's keys and values and attend: q [T, H, 1, D], k and v [T, N, 1, D] -> [T, H, 1, D]."""
         T, H, _, D = q.shape
         N = k.shape[1]
-        k, v = k[:, :, 0], v[:, :, 0]
-        scaled = _scaled(q, scale).reshape(T, N, H // N, D)
+        k, v = k.reshape(T, N, -1), v.reshape(T, N, -1)
+        query = Query(q.reshape(T, N, H // N, D), scale, v)
         view = self.step.view(self.reach, self.shape[1])
         old = self._stored(view)
         self._store(view, k, v)
-        own = [self._decode(view, scaled)] if self.step.decoding else []
-        if self.step.levels or not self.step.plain or _on_cpu():
-            out = merge(self._parts(view, scaled, k, v, own, old), sinks).astype(v.dtype)
+        if query.kernels is not None and not self.step.prefilling:
+            return self._finish(view, query, sinks).reshape(T, H, 1, D)
+        own = [self._decode(view, query)] if self.step.decoding else []
+        if self.step.levels or not self.step.plain or on_cpu():
+            out = merge(self._parts(view, query, k, v, own, old), sinks, v.dtype)
         else:  # nothing to merge: the device's own attention is faster
-            outs = [merge([part], sinks).astype(v.dtype) for part in own]
+            outs = [merge([part], sinks, v.dtype) for part in own]
             outs += [self._plain(view, q[:, :, 0], k, v, scale, sinks)] if self.step.prefilling else []
             out = mx.concatenate(outs) if len(outs) > 1 else outs[0]
         if self.step.building is not None:
@@ -152,20 +113,20 @@ class LayerKV:
     def _parts(
         self,
         view: View,
-        q: mx.array,
+        query: Query,
         k: mx.array,
         v: mx.array,
         own: list[Part],
         old: tuple[mx.array, mx.array] | None,
     ) -> list[Part]:
-        """Attention by where the keys lie: a part for each level of prefix, one or two for the sequences' own."""
-        parts = [self._level(runs, q) for runs in self.step.levels]
+        """Attention by where the keys lie: parts for each level of prefix, one or two for the sequences' own."""
+        parts = [part for runs in self.step.levels for part in self._level(runs, query)]
         if not self.step.prefilling:
             return parts + own
-        fresh, before = self._prefill(view, q, k, v, old)
-        parts.append(_join([*own, fresh]))
+        fresh, before = self._prefill(view, query.scaled, k, v, old)
+        parts.append(join([*own, fresh]))
         if before is not None:
-            parts.append(_join([*(_blank(part.mass) for part in own), before]))
+            parts.append(join([*(blank(part.mass) for part in own), before]))
         return parts
 
     def _plain(
@@ -201,33 +162,79 @@ class LayerKV:
         self.keys[slot, :, place] = k if token is None else k[token]
         self.values[slot, :, place] = v if token is None else v[token]
 
-    def _decode(self, view: View, q: mx.array) -> Part:
+    def _decode(self, view: View, query: Query) -> Part:
         """Every decoding sequence's token over its own slot."""
         assert self.keys is not None and self.values is not None
-        slots, K = self.step.slots, view.decode_keys
-        q = q[: len(self.step.decoding)] if self.step.in_slot_order else q[self.step.token_of_slot]
+        step, slots, K = self.step, self.step.slots, view.decode_keys
+        if query.kernels is not None:
+            return Part(
+                *query.kernels.over_slots(query.raw, self.keys, self.values, view.decode_mask, step.slot_of_token)
+            )
+        q = query.scaled[: len(step.decoding)] if step.in_slot_order else query.scaled[step.token_of_slot]
         part = attend(q, self.keys[:slots, :, :K], self.values[:slots, :, :K], view.decode_mask)
-        return part if self.step.in_slot_order else Part(*(a[self.step.slot_of_token] for a in part))
+        return part if step.in_slot_order else Part(*(a[step.slot_of_token] for a in part))
 
-    def _level(self, runs: list[tuple[Segment | None, int, int]], q: mx.array) -> Part:
+    def _finish(self, view: View, query: Query, sinks: mx.array | None) -> mx.array:
+        """A step of decoding tokens alone, by the device's own kernels: [T, N, G, D]."""
+        assert query.kernels is not None and self.keys is not None and self.values is not None
+        levels = [
+            stacked for runs in self.step.levels if (stacked := self._stacked(runs, query, MOST_SHARES)) is not None
+        ]
+        before = levels[0] if levels else None
+        if len(levels) > 1:
+            before = mx.concatenate([out for out, _ in levels]), mx.concatenate([mass for _, mass in levels])
+        slots = self.keys, self.values, view.decode_mask, self.step.slot_of_token
+        return query.kernels.finish(query.raw, *slots, before, sinks)
+
+    def _level(self, runs: Runs, query: Query) -> list[Part]:
         """Every token over its segment at one depth of prefix: one matrix product for all that share it."""
+        if query.kernels is not None:
+            stacked = self._stacked(runs, query, most=1)
+            return [] if stacked is None else [Part(*(a.reshape(a.shape[1:]) for a in stacked))]
+        hidden = [segment is None or self.step.beyond(segment, a, b, self.reach) for segment, a, b in runs]
+        if all(hidden):
+            return []
+        pieces = [
+            blank(query.raw[a:b]) if segment is None or unseen else self._over_segment(segment, a, b, query.scaled)
+            for (segment, a, b), unseen in zip(runs, hidden, strict=True)
+        ]
+        return [join(pieces)]
+
+    def _stacked(self, runs: Runs, query: Query, most: int) -> tuple[mx.array, mx.array] | None:
+        """``_level`` by the device's own kernels, the keys taken in up to ``most`` shares: outputs [shares, T, N, G, D]
+        and masses; None if all is hidden.
+        """
+        assert query.kernels is not None
+        N, G, D = query.raw.shape[1:]
+        sees = [segment is not None and not self.step.beyond(segment, a, b, self.reach) for segment, a, b in runs]
+        if not any(sees):
+            return None
+        keys = max(segment.keys[self.index].shape[1] for segment, _, _ in itertools.compress(runs, sees) if segment)
+        shares = min(most, query.kernels.shares(N, self.step.tokens, keys))
         pieces = []
-        for segment, start, end in runs:
-            if segment is None or self.step.beyond(segment, start, end, self.reach):
-                pieces.append(_blank(q[start:end]))
+        for (segment, a, b), seen in zip(runs, sees, strict=True):
+            if segment is None or not seen:
+                pieces.append((mx.zeros((shares, b - a, N, G, D)), mx.full((shares, b - a, N, G, 1), MASKED)))
                 continue
-            rows = max(1, _score_bytes() // (4 * q.shape[1] * q.shape[2] * len(segment.tokens)))
-            for a in range(start, end, rows):
-                pieces.append(self._over_segment(segment, a, min(end, a + rows), q))
-        return _join(pieces)
+            k, v = segment.keys[self.index], segment.values[self.index]
+            mask = self.step.level_mask(segment, a, b, self.reach, k.shape[1])
+            pieces.append(query.kernels.over_segment(query.raw, k, v, mask, a, b - a, shares))
+        if len(pieces) == 1:
+            return pieces[0]
+        return mx.concatenate([out for out, _ in pieces], axis=1), mx.concatenate([mass for _, mass in pieces], axis=1)
 
     def _over_segment(self, segment: Segment, start: int, end: int, q: mx.array) -> Part:
+        """In blocks of tokens that bound the scores' memory."""
         N, G, D = q.shape[1:]
         k, v = segment.keys[self.index], segment.values[self.index]
-        flat = q[start:end].transpose(1, 0, 2, 3).reshape(N, -1, D)
-        mask = self.step.level_mask(segment, start, end, self.reach, k.shape[1])
-        part = attend(flat, k, v, None if mask is None else mx.repeat(mask, G, axis=0))
-        return Part(*(a.reshape(N, end - start, G, -1).transpose(1, 0, 2, 3) for a in part))
+        rows, parts = max(1, score_bytes() // (4 * N * G * len(segment.tokens))), []
+        for a in range(start, end, rows):
+            b = min(end, a + rows)
+            flat = q[a:b].transpose(1, 0, 2, 3).reshape(N, -1, D)
+            mask = self.step.level_mask(segment, a, b, self.reach, k.shape[1])
+            part = attend(flat, k, v, None if mask is None else mx.repeat(mask, G, axis=0))
+            parts.append(Part(*(x.reshape(N, b - a, G, -1).transpose(1, 0, 2, 3) for x in part)))
+        return join(parts)
 
     def _prefill(
         self, view: View, q: mx.array, k: mx.array, v: mx.array, old: tuple[mx.array, mx.array] | None
@@ -243,7 +250,7 @@ class LayerKV:
     def _blocks(self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> Part:
         """Queries [R, N, G, n, D] over k, v [R, N, K, D] in blocks of queries that bound the scores' memory."""
         R, N, G, n, D = q.shape
-        size = max(1, _score_bytes() // (4 * R * N * G * k.shape[2]))
+        size = max(1, score_bytes() // (4 * R * N * G * k.shape[2]))
         pieces = []
         for a in range(0, n, size):
             b = min(n, a + size)
@@ -268,33 +275,11 @@ class LayerKV:
 
     def trim(self, segment: Segment) -> None:
         """Drop the keys of a finished segment that this layer's window never reaches from behind it."""
-        if self.reach.window is not None and not self.reach.keep:
-            for stored in (segment.keys, segment.values):
+        for stored in (segment.keys, segment.values):
+            first = 0
+            if self.reach.window is not None and not self.reach.keep:
                 first = max(0, stored[self.index].shape[1] - (self.reach.window - 1))
-                stored[self.index] = mx.contiguous(stored[self.index][:, first:])
-
-
-def _on_cpu() -> bool:
-    return bool(mx.default_device() == mx.cpu)
-
-
-def _score_bytes() -> int:
-    return SCORE_BYTES[mx.default_device().type]
-
-
-def _blank(q: mx.array) -> Part:
-    """Of no keys: zeros that broadcast over D."""
-    shape = (*q.shape[:-1], 1)
-    return Part(mx.zeros(shape), mx.full(shape, MASKED))
-
-
-def _join(parts: list[Part]) -> Part:
-    """Parts of consecutive tokens, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    D = max(part.out.shape[-1] for part in parts)
-    outs = [mx.broadcast_to(part.out, (*part.out.shape[:-1], D)) for part in parts]
-    return Part(mx.concatenate(outs), mx.concatenate([part.mass for part in parts]))
+            stored[self.index] = mx.contiguous(stored[self.index][:, first:])
 
 
 def hook() -> None:

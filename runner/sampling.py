@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from runner.prefix import shifted_exp
+from runner.parts import shifted_exp
 from runner.types import Sampling, Scored, Sequence
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -4,10 +4,11 @@ import pytest
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 
-from runner import layout, prefix
+from runner import cuda_attention, layout, parts, prefix
 from runner.engine import BatchEngine
 from runner.model import ResidentModel
 from runner.types import Sampling, Sequence
+from tests.kernels import PlainKernels
 from tests.tiny import MODELS, VOCAB
 
 END = 0
@@ -179,15 +180,38 @@ def test_a_stop_predicate_ends_a_sequence(plain, resident):
     assert generation.finish_reason == "stop"
 
 
-@pytest.mark.parametrize("shared", [0, 5, 8, 23])
-def test_the_formulas_for_gpus_give_the_same_tokens(plain, resident, shared, monkeypatch):
-    monkeypatch.setattr(prefix, "_on_cpu", lambda: False)
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """The way through the layers that GPUs take; what MLX compiles for CPUs, it compiles for seconds."""
+    mx.disable_compile()
+    for module in (parts, prefix):
+        monkeypatch.setattr(module, "on_cpu", lambda: False)
     monkeypatch.setitem(layout.KEY_GRAIN, mx.cpu, 32)
+    yield
+    mx.enable_compile()
+
+
+@pytest.mark.parametrize("shared", [0, 5, 8, 23])
+def test_the_formulas_for_gpus_give_the_same_tokens(plain, resident, shared, on_gpu):
     rows = prompts(shared, 6, shared)
     for boundaries in {(), (shared,) if shared else ()}:
         engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=16)
         done = finish(engine, sequences(rows, 9, boundaries))
         assert [done[i, 0].tokens for i in range(6)] == [one_by_one(plain, row, 9) for row in rows]
+
+
+@pytest.mark.parametrize("boundaries", [(), (5,), (23,), (3, 23)])
+def test_the_kernels_of_attention_are_asked_for_the_right_parts(plain, resident, boundaries, on_gpu, monkeypatch):
+    kernels = {}
+    make = lambda dtype, *sizes: kernels.setdefault(sizes, PlainKernels(sizes[-1]))  # noqa: E731
+    monkeypatch.setattr(cuda_attention, "kernels", make)
+    rows = prompts(7, 6, boundaries[-1] if boundaries else 0)
+    engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=16)
+    several = [Sequence((i, 0), row, 9 + i % 2, boundaries=boundaries[: 1 + i % 2]) for i, row in enumerate(rows)]
+    done = finish(engine, several)
+    assert [done[i, 0].tokens for i in range(6)] == [one_by_one(plain, row, 9 + i % 2) for i, row in enumerate(rows)]
+    calls = {"over_slots", "finish", "over_segment"} if boundaries else {"over_slots", "finish"}
+    assert set().union(*(one.calls for one in kernels.values())) == calls
 
 
 @pytest.mark.parametrize("shared", [0, 2, 9])

@@ -1,0 +1,293 @@
+// Attention over keys that lie in one place, as a part that merges with others: the softmax-weighted values in float32,
+// and the natural logarithm of the sum of the scores' exponentials ("mass"). Scores and sums are float32 throughout.
+// Online softmax after Milakov and Gimelshein 2018; tiles of keys in shared memory after Dao 2023 (FlashAttention-2).
+// SCALE is defined by cuda_attention.py. Names as in prefix.py: D head size, G queries a KV head.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+constexpr float NO_MASS = -1e30f;  // the mass of no keys, as MASKED in layout.py
+constexpr float NEVER = -3e38f;   // the score of a key that is not there
+constexpr float LOG2E = 1.4426950408889634f;
+constexpr float LN2 = 0.6931471805599453f;
+
+__device__ __forceinline__ float2 unpacked(unsigned pair, __nv_bfloat16) {
+  return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&pair));
+}
+
+__device__ __forceinline__ float2 unpacked(unsigned pair, __half) {
+  return __half22float2(*reinterpret_cast<__half2*>(&pair));
+}
+
+__device__ __forceinline__ unsigned packed(float a, float b, __nv_bfloat16) {
+  __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+  return *reinterpret_cast<unsigned*>(&pair);
+}
+
+__device__ __forceinline__ unsigned packed(float a, float b, __half) {
+  __half2 pair = __floats2half2_rn(a, b);
+  return *reinterpret_cast<unsigned*>(&pair);
+}
+
+// 8 numbers of 16 bits each, in one load.
+template <typename T>
+__device__ __forceinline__ void load8(const T* from, float* to) {
+  uint4 raw = *reinterpret_cast<const uint4*>(from);
+  const unsigned pairs[4] = {raw.x, raw.y, raw.z, raw.w};
+  for (int i = 0; i < 4; i++) {
+    float2 pair = unpacked(pairs[i], T());
+    to[2 * i] = pair.x;
+    to[2 * i + 1] = pair.y;
+  }
+}
+
+// What other kernels found for the same tokens: outs [count, tokens, N, G, D], masses [count, tokens, N, G]; and the
+// model's attention sinks [N, G], or nullptr.
+template <typename S>
+struct Others {
+  const float* outs;
+  const float* masses;
+  int count;
+  const S* sinks;
+};
+
+// A decoding token over its slot: one block for a token and KV head; D / 8 lanes share a key, the block's groups of
+// lanes take keys in turn. q [T, N, G, D], keys and values [slots, N, ring, D], mask [slots, K], slot_of [tokens],
+// bounds {K, ring} -> out [tokens, N, G, D] over these keys and the others' together, mass_out [tokens, N, G] or nullptr.
+template <typename T, int D, int G, int WARPS, typename Out, typename S>
+__device__ __forceinline__ void attend_slot(
+    const T* q, const T* keys, const T* values, const float* mask, const int* slot_of, const int* bounds,
+    Others<S> others, Out* out, float* mass_out) {
+  constexpr int LANES = D / 8;
+  constexpr int AT_ONCE = WARPS * 32 / LANES;  // keys
+  __shared__ float sums[WARPS][G][D];
+  __shared__ float tops[WARPS][G];
+  __shared__ float totals[WARPS][G];
+  const int seen = bounds[0], ring = bounds[1];
+  const int heads = gridDim.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int chunk = threadIdx.x % LANES * 8, group = threadIdx.x / LANES;
+  const int slot = slot_of[blockIdx.x];
+  const size_t row = (size_t)blockIdx.x * heads + blockIdx.y;  // of the token and KV head
+  const size_t base = ((size_t)slot * heads + blockIdx.y) * ring * D + chunk;
+
+  float query[G][8], sum[G][8] = {}, top[G], total[G];
+#pragma unroll
+  for (int g = 0; g < G; g++) {
+    load8(q + (row * G + g) * D + chunk, query[g]);
+    for (int i = 0; i < 8; i++) query[g][i] *= SCALE * LOG2E;
+    top[g] = NO_MASS;
+    total[g] = 0;
+  }
+#pragma unroll 2
+  for (int first = 0; first < seen; first += AT_ONCE) {
+    const int at = first + group;
+    const bool there = at < seen;
+    float key[8] = {}, value[8] = {};
+    if (there) {
+      load8(keys + base + (size_t)at * D, key);
+      load8(values + base + (size_t)at * D, value);
+    }
+    const float added = there ? mask[slot * seen + at] * LOG2E : NEVER;
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+      float score = 0;
+      for (int i = 0; i < 8; i++) score += query[g][i] * key[i];
+      for (int other = LANES / 2; other > 0; other /= 2) score += __shfl_xor_sync(~0u, score, other);
+      score += added;
+      const float now = fmaxf(top[g], score), fade = exp2f(top[g] - now), weight = exp2f(score - now);
+      top[g] = now;
+      total[g] = total[g] * fade + weight;
+      for (int i = 0; i < 8; i++) sum[g][i] = sum[g][i] * fade + weight * value[i];
+    }
+  }
+#pragma unroll
+  for (int g = 0; g < G; g++) {  // the groups of a warp
+    for (int other = LANES; other < 32; other *= 2) {
+      const float theirs = __shfl_xor_sync(~0u, top[g], other), now = fmaxf(top[g], theirs);
+      const float mine = exp2f(top[g] - now), yours = exp2f(theirs - now);
+      total[g] = total[g] * mine + __shfl_xor_sync(~0u, total[g], other) * yours;
+      for (int i = 0; i < 8; i++) sum[g][i] = sum[g][i] * mine + __shfl_xor_sync(~0u, sum[g][i], other) * yours;
+      top[g] = now;
+    }
+    if (lane < LANES) {
+      for (int i = 0; i < 8; i++) sums[warp][g][chunk + i] = sum[g][i];
+      if (lane == 0) {
+        tops[warp][g] = top[g];
+        totals[warp][g] = total[g];
+      }
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < G * D; i += WARPS * 32) {  // the warps of the block, and the others
+    const int g = i / D, d = i % D;
+    const size_t all = (size_t)gridDim.x * heads * G, place = row * G + g;
+    float now = NO_MASS, whole = 0, value = 0;
+    for (int w = 0; w < WARPS; w++) now = fmaxf(now, tops[w][g]);
+    for (int o = 0; o < others.count; o++) now = fmaxf(now, others.masses[o * all + place] * LOG2E);
+    if (others.sinks) {
+      const float sink = static_cast<float>(others.sinks[blockIdx.y * G + g]) * LOG2E;
+      now = fmaxf(now, sink);
+      whole = exp2f(sink - now);
+    }
+    for (int w = 0; w < WARPS; w++) {
+      const float weight = exp2f(tops[w][g] - now);
+      whole += weight * totals[w][g];
+      value += weight * sums[w][g][d];
+    }
+    for (int o = 0; o < others.count; o++) {
+      const float weight = exp2f(others.masses[o * all + place] * LOG2E - now);
+      whole += weight;
+      value += weight * others.outs[(o * all + place) * D + d];
+    }
+    out[row * G * D + i] = static_cast<Out>(whole > 0 ? value / whole : 0);
+    if (mass_out && d == 0) mass_out[place] = whole > 0 ? (now + log2f(whole)) * LN2 : NO_MASS;
+  }
+}
+
+// c += a @ b for a [16, 16], b [16, 8], spread over the lanes of a warp as the instruction wants it.
+__device__ __forceinline__ void multiply(float* c, const unsigned* a, unsigned b0, unsigned b1, __nv_bfloat16) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void multiply(float* c, const unsigned* a, unsigned b0, unsigned b1, __half) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four 8 x 8 matrices of 16-bit numbers from shared memory; lane i gives the address of row i % 8 of matrix i / 8.
+__device__ __forceinline__ void load_matrices(unsigned* to, const void* row) {
+  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+}
+
+__device__ __forceinline__ void load_transposed(unsigned* to, const void* row) {
+  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+}
+
+// Many tokens over the keys of one segment: a block for 64 rows (a row is a token and one of its G queries), a KV head
+// and a share of the keys; a warp for 16 rows. q [T, N, G, D], k and v [N, K, D], mask [tokens, K],
+// bounds {first token, tokens, K, keys of a share} -> out [shares, tokens, N, G, D], mass [shares, tokens, N, G].
+template <typename T, int D, int G, bool MASK>
+__device__ __forceinline__ void attend_segment(
+    const T* q, const T* k, const T* v, const float* mask, const int* bounds, float* out, float* mass) {
+  constexpr int ROWS = 64, KEYS = 64, THREADS = 128;
+  constexpr int STRIDE = D + 8;  // rows of 16 bytes more fall on other banks
+  __shared__ __align__(16) T tile_k[KEYS * STRIDE];
+  __shared__ __align__(16) T tile_v[KEYS * STRIDE];
+  const int first = bounds[0], tokens = bounds[1], keys = bounds[2];
+  const int from = blockIdx.z * bounds[3], to = min(keys, from + bounds[3]);
+  const int heads = gridDim.y, head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int quad = lane % 4 * 2;  // the first of the two columns that the lane holds
+  k += (size_t)head * keys * D;
+  v += (size_t)head * keys * D;
+
+  int token[2];
+  bool there[2];
+  size_t place[2];  // of the lane's two rows, in q without the first tokens
+  unsigned query[D / 16][4];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = blockIdx.x * ROWS + warp * 16 + half * 8 + lane / 4;
+    token[half] = row / G;
+    there[half] = token[half] < tokens;
+    place[half] = ((size_t)token[half] * heads + head) * G + row % G;
+    const T* from_q = q + ((size_t)first * heads * G + place[half]) * D + quad;
+#pragma unroll
+    for (int d = 0; d < D / 16; d++) {
+      query[d][half] = there[half] ? *reinterpret_cast<const unsigned*>(from_q + d * 16) : 0;
+      query[d][half + 2] = there[half] ? *reinterpret_cast<const unsigned*>(from_q + d * 16 + 8) : 0;
+    }
+  }
+  float sum[D / 8][4] = {}, top[2] = {NO_MASS, NO_MASS}, total[2] = {};
+  for (int at = from; at < to; at += KEYS) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < KEYS * D / 8; i += THREADS) {
+      const int row = i / (D / 8), column = i % (D / 8) * 8;
+      const size_t place = (size_t)(at + row) * D + column;
+      const uint4 none = {0, 0, 0, 0};
+      const bool inside = at + row < to;
+      *reinterpret_cast<uint4*>(tile_k + row * STRIDE + column) =
+          inside ? *reinterpret_cast<const uint4*>(k + place) : none;
+      *reinterpret_cast<uint4*>(tile_v + row * STRIDE + column) =
+          inside ? *reinterpret_cast<const uint4*>(v + place) : none;
+    }
+    __syncthreads();
+    float score[KEYS / 8][4] = {};
+#pragma unroll
+    for (int d = 0; d < D / 16; d++) {
+#pragma unroll
+      for (int j = 0; j < KEYS / 16; j++) {
+        unsigned b[4];
+        load_matrices(b, tile_k + (j * 16 + lane / 16 * 8 + lane % 8) * STRIDE + d * 16 + lane / 8 % 2 * 8);
+        multiply(score[2 * j], query[d], b[0], b[1], T());
+        multiply(score[2 * j + 1], query[d], b[2], b[3], T());
+      }
+    }
+    float highest[2] = {top[0], top[1]};
+#pragma unroll
+    for (int j = 0; j < KEYS / 8; j++) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        const int key = at + j * 8 + quad + e % 2, half = e / 2;
+        float x = score[j][e] * (SCALE * LOG2E);
+        if (MASK && there[half] && key < to) x += mask[(size_t)token[half] * keys + key] * LOG2E;
+        score[j][e] = key < to ? x : NEVER;
+        highest[half] = fmaxf(highest[half], score[j][e]);
+      }
+    }
+    float fade[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      for (int other = 1; other < 4; other *= 2)
+        highest[half] = fmaxf(highest[half], __shfl_xor_sync(~0u, highest[half], other));
+      fade[half] = exp2f(top[half] - highest[half]);
+      total[half] *= fade[half];
+      top[half] = highest[half];
+    }
+#pragma unroll
+    for (int j = 0; j < KEYS / 8; j++) {
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        score[j][e] = exp2f(score[j][e] - top[e / 2]);
+        total[e / 2] += score[j][e];
+      }
+    }
+#pragma unroll
+    for (int d = 0; d < D / 8; d++)
+      for (int e = 0; e < 4; e++) sum[d][e] *= fade[e / 2];
+#pragma unroll
+    for (int j = 0; j < KEYS / 16; j++) {
+      const float *low = score[2 * j], *high = score[2 * j + 1];
+      const unsigned weights[4] = {
+          packed(low[0], low[1], T()), packed(low[2], low[3], T()),
+          packed(high[0], high[1], T()), packed(high[2], high[3], T())};
+#pragma unroll
+      for (int d = 0; d < D / 16; d++) {
+        unsigned b[4];
+        load_transposed(b, tile_v + (j * 16 + lane % 16) * STRIDE + d * 16 + lane / 16 * 8);
+        multiply(sum[2 * d], weights, b[0], b[1], T());
+        multiply(sum[2 * d + 1], weights, b[2], b[3], T());
+      }
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    for (int other = 1; other < 4; other *= 2) total[half] += __shfl_xor_sync(~0u, total[half], other);
+    if (!there[half]) continue;
+    const size_t row = (size_t)blockIdx.z * tokens * heads * G + place[half];
+    const float share = total[half] > 0 ? 1 / total[half] : 0;
+#pragma unroll
+    for (int d = 0; d < D / 8; d++)
+      *reinterpret_cast<float2*>(out + row * D + d * 8 + quad) =
+          make_float2(sum[d][2 * half] * share, sum[d][2 * half + 1] * share);
+    if (quad == 0) mass[row] = total[half] > 0 ? (top[half] + log2f(total[half])) * LN2 : NO_MASS;
+  }
+}

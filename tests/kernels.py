@@ -1,0 +1,45 @@
+"""What the CUDA kernels of attention compute, in MLX's operations: for tests of those who call them."""
+
+import mlx.core as mx
+
+from runner.parts import Part, attend, merge
+
+
+class PlainKernels:
+    """As ``cuda_attention.Kernels``."""
+
+    def __init__(self, scale):
+        self.scale = scale
+        self.calls = set()
+
+    def over_slots(self, q, keys, values, mask, slot_of):
+        self.calls.add("over_slots")
+        K, scaled = mask.shape[-1], q[: slot_of.size].astype(mx.float32) * self.scale
+        return attend(scaled, keys[slot_of, :, :K], values[slot_of, :, :K], mask[slot_of])
+
+    def finish(self, q, keys, values, mask, slot_of, before, sinks):
+        assert q.shape[0] == slot_of.size
+        parts = [self.over_slots(q, keys, values, mask, slot_of)]
+        if before is not None:
+            parts += [Part(out, mass) for out, mass in zip(*before, strict=True)]
+        self.calls.add("finish")
+        return merge(parts, sinks, q.dtype)
+
+    def shares(self, heads, tokens, keys):
+        return 2
+
+    def over_segment(self, q, k, v, mask, first, tokens, shares):
+        self.calls.add("over_segment")
+        N, G, D = q.shape[1:]
+        size, parts = -(-k.shape[1] // shares), []
+        flat = (q[first : first + tokens].astype(mx.float32) * self.scale).transpose(1, 0, 2, 3).reshape(N, -1, D)
+        for at in range(0, shares * size, size):
+            own = None if mask is None else mx.repeat(mask[:, at : at + size], G, axis=0)
+            part = nothing(flat) if at >= k.shape[1] else attend(flat, k[:, at : at + size], v[:, at : at + size], own)
+            parts.append([x.reshape(N, tokens, G, -1).transpose(1, 0, 2, 3) for x in part])
+        outs, masses = zip(*parts, strict=True)
+        return mx.stack(outs), mx.stack(masses)
+
+
+def nothing(flat):
+    return Part(mx.zeros(flat.shape), mx.full((*flat.shape[:-1], 1), -1e30))
