@@ -221,7 +221,7 @@ def test_code_in_yaml_is_refused(capsys):
 def test_models_with_pickles_or_code_of_their_own_are_refused(tmp_path):
     import pickle
 
-    from runner import models
+    from runner import hub, models
     from runner.device import Device
 
     class Bomb:
@@ -240,7 +240,7 @@ def test_models_with_pickles_or_code_of_their_own_are_refused(tmp_path):
     with pytest.raises(UserError):
         models.load_tokenizer(folder, models.read_config(folder))
     assert not Path("pwned").exists()
-    assert not [pattern for pattern in models._HUB_FILES if pattern.endswith(("bin", "py", "pt", "pkl", "*"))]
+    assert not [pattern for pattern in hub.MODEL_FILES if pattern.endswith(("bin", "py", "pt", "pkl", "*"))]
 
 
 # Fuzz
