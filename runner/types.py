@@ -89,7 +89,6 @@ class Request:
     has draws of its own; those with the same prompt, sampling and ``seed`` are given the same answer.
 
     ``mean_logprob`` asks for the completion's value of that name, which is computed for those that ask only.
-
     ``top_logprobs`` asks for the completion's ``tokens``, each with as many alternatives (0: none); None: not asked.
 
     ``grammar``: rules that the answer must follow in place of the run's (``runner.structure.Structure.body``).
