@@ -264,7 +264,7 @@ def test_kills_of_a_real_model_change_nothing_either(folder):
     texts = [[(row["text"], row["attempt"], row["score"]) for row in run.rows()] for run in (whole, killed)]
     rejected = [list(read_rejected(folder / "outputs" / name)) for name in ("whole", "killed")]
     assert [one[:2] for one in texts[0]] == [one[:2] for one in texts[1]]
-    assert [one[2] for one in texts[0]] == pytest.approx([one[2] for one in texts[1]])
+    assert [one[2] for one in texts[0]] == pytest.approx([one[2] for one in texts[1]], rel=1e-4)
     assert [(one["attempt"], one["text"]) for one in rejected[0]] == [
         (one["attempt"], one["text"]) for one in rejected[1]
     ]
