@@ -22,9 +22,9 @@ model = Model(ModelArgs("llama", 64, 2, 128, 4, 1e-5, 100))
 print(model(mx.array([[1, 2, 3]])).sum().item() is not None)
 a = mx.random.normal((512, 512))
 mx.eval(a, a @ a)
-start = time.perf_counter()
+start = time.process_time()
 mx.eval(*[a @ (a + i) for i in range(8)])
-print(8 * 2 * 512**3 / (time.perf_counter() - start) / 1e9)
+print(8 * 2 * 512**3 / (time.process_time() - start) / 1e9)
 print(made.kind, made.memory_bytes, made.blas)
 """
 
@@ -50,7 +50,7 @@ def test_a_forward_pass_on_the_cpu_needs_no_compiler(tmp_path):
 @linux
 def test_a_fast_blas_takes_the_place_of_the_reference_one():
     _, gigaflops, made = python(FORWARD)
-    assert float(gigaflops) > 6  # the reference BLAS reaches 2
+    assert float(gigaflops) > 6  # a second of processor time; the reference BLAS reaches 2
     assert "None" not in made
 
 
