@@ -9,6 +9,7 @@ from runner.engine import BatchEngine
 from runner.model import ResidentModel
 from runner.types import Sampling, Sequence
 from tests.kernels import PlainKernels
+from tests.logprobs import asking, check_logprobs
 from tests.tiny import MODELS, VOCAB
 
 END = 0
@@ -228,23 +229,8 @@ def test_a_bounded_cache_generates_what_mlx_lms_rotating_one_does(shared):
 
 def test_tokens_have_the_log_probabilities_of_a_plain_pass_and_the_likeliest_beside_them(plain, resident):
     rows = prompts(6, 5, 5)
-    asked = [None, 0, 3, 20, 1]
-    todo = [
-        Sequence((i, 0), row, 5 + i, Sampling(float(i % 2)), draw_seed=i, mean_logprob=i > 3, top_logprobs=asked[i])
-        for i, row in enumerate(rows)
-    ]
-    done = finish(BatchEngine(resident, {END}, batch_size=3), todo)
-    assert done[0, 0].scored is None
-    for i in range(1, 5):
-        answer = done[i, 0]
-        assert (answer.mean_logprob is None) == (i < 4)
-        assert len(answer.scored) == len(answer.tokens) > 0
-        logits = plain(mx.array([rows[i] + answer.tokens]))[0, len(rows[i]) - 1 : -1].astype(mx.float32)
-        plain_logprobs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-        for token, one, want in zip(answer.tokens, answer.scored, plain_logprobs, strict=True):
-            assert one.logprob == pytest.approx(want[token], abs=1e-4)
-            assert [p for _, p in one.top] == pytest.approx(np.sort(want)[::-1][: asked[i]].tolist(), abs=1e-4)
-            assert [p for _, p in one.top] == pytest.approx([want[t] for t, _ in one.top], abs=1e-4)
+    done = finish(BatchEngine(resident, {END}, batch_size=3), asking(rows))
+    check_logprobs(plain, rows, done)
 
 
 def test_the_mean_log_probability_is_that_of_the_tokens_drawn_for_those_who_ask(plain, resident):
