@@ -191,12 +191,12 @@ class LayerKV:
         if query.kernels is not None:
             stacked = self._stacked(runs, query, most=1)
             return [] if stacked is None else [Part(*(a.reshape(a.shape[1:]) for a in stacked))]
-        hidden = [segment is None or self.step.beyond(segment, a, b, self.reach) for segment, a, b in runs]
-        if all(hidden):
+        seen = self._seen(runs)
+        if not any(seen):
             return []
         pieces = [
-            blank(query.raw[a:b]) if segment is None or unseen else self._over_segment(segment, a, b, query.scaled)
-            for (segment, a, b), unseen in zip(runs, hidden, strict=True)
+            self._over_segment(segment, a, b, query.scaled) if segment and sees else blank(query.raw[a:b])
+            for (segment, a, b), sees in zip(runs, seen, strict=True)
         ]
         return [join(pieces)]
 
@@ -206,14 +206,14 @@ class LayerKV:
         """
         assert query.kernels is not None
         N, G, D = query.raw.shape[1:]
-        sees = [segment is not None and not self.step.beyond(segment, a, b, self.reach) for segment, a, b in runs]
-        if not any(sees):
+        seen = self._seen(runs)
+        if not any(seen):
             return None
-        keys = max(segment.keys[self.index].shape[1] for segment, _, _ in itertools.compress(runs, sees) if segment)
+        keys = max(segment.keys[self.index].shape[1] for segment, _, _ in itertools.compress(runs, seen) if segment)
         shares = min(most, query.kernels.shares(N, self.step.tokens, keys))
         pieces = []
-        for (segment, a, b), seen in zip(runs, sees, strict=True):
-            if segment is None or not seen:
+        for (segment, a, b), sees in zip(runs, seen, strict=True):
+            if segment is None or not sees:
                 pieces.append((mx.zeros((shares, b - a, N, G, D)), mx.full((shares, b - a, N, G, 1), MASKED)))
                 continue
             k, v = segment.keys[self.index], segment.values[self.index]
@@ -222,6 +222,10 @@ class LayerKV:
         if len(pieces) == 1:
             return pieces[0]
         return mx.concatenate([out for out, _ in pieces], axis=1), mx.concatenate([mass for _, mass in pieces], axis=1)
+
+    def _seen(self, runs: Runs) -> list[bool]:
+        """Whether any token of each run sees a segment at this depth."""
+        return [segment is not None and not self.step.beyond(segment, a, b, self.reach) for segment, a, b in runs]
 
     def _over_segment(self, segment: Segment, start: int, end: int, q: mx.array) -> Part:
         """In blocks of tokens that bound the scores' memory."""
@@ -274,7 +278,9 @@ class LayerKV:
                 stored.append(new)
 
     def trim(self, segment: Segment) -> None:
-        """Drop the keys of a finished segment that this layer's window never reaches from behind it."""
+        """Drop the keys of a finished segment that this layer's window never reaches from behind it; the others lie in
+        a row then, as the device's own kernels read them.
+        """
         for stored in (segment.keys, segment.values):
             first = 0
             if self.reach.window is not None and not self.reach.keep:

@@ -30,16 +30,6 @@ def slots_case(draw, D, G, N, dtype):
     return q, keys, values, mx.where(hidden, -1e30, 0.0), mx.array(slot_of, mx.int32)
 
 
-def slots_reference(q, keys, values, mask, slot_of, scale):
-    import mlx.core as mx
-
-    from runner.parts import attend
-
-    K = mask.shape[-1]
-    scaled = q[: slot_of.size].astype(mx.float32) * scale
-    return attend(scaled, keys[slot_of, :, :K], values[slot_of, :, :K], mask[slot_of])
-
-
 def segment_case(draw, D, G, N, dtype):
     import mlx.core as mx
 
@@ -53,17 +43,6 @@ def segment_case(draw, D, G, N, dtype):
     return q, k, v, mask, first, tokens
 
 
-def segment_reference(q, k, v, mask, first, tokens, scale):
-    import mlx.core as mx
-
-    from runner.parts import Part, attend
-
-    N, G, D = q.shape[1:]
-    flat = (q[first : first + tokens].astype(mx.float32) * scale).transpose(1, 0, 2, 3).reshape(N, -1, D)
-    part = attend(flat, k, v, None if mask is None else mx.repeat(mask, G, axis=0))
-    return Part(*(x.reshape(N, tokens, G, -1).transpose(1, 0, 2, 3) for x in part))
-
-
 def difference(parts, want):
     """Of merged outputs and masses, where a token sees any key at all."""
     import mlx.core as mx
@@ -71,8 +50,9 @@ def difference(parts, want):
     masses = mx.stack([part[1] for part in parts])
     mass = mx.logsumexp(masses, axis=0)
     out = sum(mx.exp(part[1] - mass) * part[0] for part in parts)
-    seen = want.mass > -1e29
-    errors = (mx.abs(out - want.out) * seen).max(), (mx.abs(mass - want.mass) * seen).max()
+    want_out, want_mass = want
+    seen = want_mass > -1e29
+    errors = (mx.abs(out - want_out) * seen).max(), (mx.abs(mass - want_mass) * seen).max()
     hidden = mx.where(seen, -1e30, mass).max()
     assert float(hidden) < -1e29, "a token that sees nothing has a mass"
     return tuple(float(error) for error in errors)
@@ -82,23 +62,19 @@ def unstacked(stacked):
     return list(zip(*stacked, strict=True))
 
 
-def finish_case(draw, found, D, G, N, dtype):
+def finish_case(draw, found, plain, D, G, N, dtype):
     """Slots merged with stacked parts and sinks, against merging them by MLX's operations."""
     import mlx.core as mx
 
-    from runner.parts import Part, merge
-
     q, *slots = slots_case(draw, D, G, N, dtype)
-    tokens, scale = slots[-1].size, D**-0.5
+    tokens = slots[-1].size
     q = q[:tokens]
     k, v = (mx.random.normal((N, 700, D)).astype(dtype) for _ in range(2))
     before = found.over_segment(q, k, v, None, 0, tokens, 4) if draw.random() < 0.7 else None
     sinks = mx.random.normal((N * G,)).astype(dtype) if draw.random() < 0.5 else None
     got = found.finish(q.reshape(tokens, N * G, 1, D), *slots, before, sinks).reshape(q.shape)
-    parts = [slots_reference(q, *slots, scale)]
-    if before is not None:
-        parts.append(segment_reference(q, k, v, None, 0, tokens, scale))
-    want = merge([Part(*part) for part in parts], sinks, dtype)
+    stacked = plain.over_segment(q, k, v, None, 0, tokens, 1) if before is not None else None
+    want = plain.finish(q, *slots, stacked, sinks)
     return float(mx.abs(got.astype(mx.float32) - want.astype(mx.float32)).max()), 0.0
 
 
@@ -106,18 +82,18 @@ def agreement(count):
     import mlx.core as mx
 
     from runner.cuda_attention import kernels
+    from tests.kernels import PlainKernels
 
     draw, worst = random.Random(1), {}
     for index in range(count):
         (D, G, N), dtype = HEADS[index % len(HEADS)], draw.choice([mx.bfloat16, mx.float16])
-        found = kernels(dtype, D, D, G, D**-0.5)
+        found, plain = kernels(dtype, D, D, G, D**-0.5), PlainKernels(D**-0.5)
         case = slots_case(draw, D, G, N, dtype)
-        slots = difference([found.over_slots(*case)], slots_reference(*case, D**-0.5))
+        slots = difference([found.over_slots(*case)], plain.over_slots(*case))
         case = segment_case(draw, D, G, N, dtype)
-        segment = difference(
-            unstacked(found.over_segment(*case, draw.choice([1, 2, 4]))), segment_reference(*case, D**-0.5)
-        )
-        finish = finish_case(draw, found, D, G, N, dtype)
+        (want,) = unstacked(plain.over_segment(*case, 1))
+        segment = difference(unstacked(found.over_segment(*case, draw.choice([1, 2, 4]))), want)
+        finish = finish_case(draw, found, plain, D, G, N, dtype)
         for name, errors in (("slots", slots), ("segment", segment), ("finish", finish)):
             key = f"{name} D{D} G{G} {str(dtype).split('.')[-1]}"
             worst[key] = [max(pair) for pair in zip(errors, worst.get(key, (0, 0)), strict=True)]
@@ -137,21 +113,22 @@ def speed(D, G, N, tokens, prefix, own):
     import mlx.core as mx
 
     from runner.cuda_attention import kernels
+    from tests.kernels import PlainKernels
 
     dtype = mx.bfloat16
-    found = kernels(dtype, D, D, G, D**-0.5)
+    found, plain = kernels(dtype, D, D, G, D**-0.5), PlainKernels(D**-0.5)
     q = mx.random.normal((tokens, N, G, D)).astype(dtype)
     k, v = (mx.random.normal((N, prefix, D)).astype(dtype) for _ in range(2))
     times = {}
     shares = found.shares(N, tokens, prefix)
     times["segment_us"] = microseconds(lambda: found.over_segment(q, k, v, None, 0, tokens, shares))
-    times["segment_mlx_us"] = microseconds(lambda: segment_reference(q, k, v, None, 0, tokens, D**-0.5))
+    times["segment_mlx_us"] = microseconds(lambda: plain.over_segment(q, k, v, None, 0, tokens, 1))
     times["segment_tflops"] = 4e-6 * tokens * N * G * prefix * D / times["segment_us"]
     if tokens <= 256:
         keys, values = (mx.random.normal((tokens, N, own, D)).astype(dtype) for _ in range(2))
         case = q, keys, values, mx.zeros((tokens, 1, 1, own)), mx.arange(tokens, dtype=mx.int32)
         times["slots_us"] = microseconds(lambda: found.over_slots(*case))
-        times["slots_mlx_us"] = microseconds(lambda: slots_reference(*case, D**-0.5))
+        times["slots_mlx_us"] = microseconds(lambda: plain.over_slots(*case))
     return {name: round(value, 1) for name, value in times.items()} | {"shares": shares}
 
 
