@@ -8,23 +8,29 @@ Measured on an H200 with MLX 0.32.4, gpt-oss-20b's experts (32 of 2880 x 2880, 4
 from __future__ import annotations
 
 import logging
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models import gpt_oss
+from mlx_lm.models.rope_utils import YarnRoPE
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.utils import dequantize_model
 
 log = logging.getLogger("rowmill")
 
+# Layers of one module that take the same input, by the names that mlx-lm's models give them.
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 CHUNK = 1024  # tokens that go through all experts at once
 MEMORY_SHARE = 0.6  # of the device, that dequantised weights may take
 
 
 def prepare(model: Any, memory_bytes: int) -> None:
-    """Change a loaded model in place: weights dequantised if they take at most MEMORY_SHARE of ``memory_bytes``, and
-    experts that take all tokens at once.
+    """Change a loaded model in place: weights dequantised if they take at most MEMORY_SHARE of ``memory_bytes``, linear
+    layers of the same input joined, and experts that take all tokens at once.
     """
     dense = sum(_dense_bytes(module) for _, module in model.named_modules())
     if dense and dense <= MEMORY_SHARE * memory_bytes:
@@ -36,6 +42,61 @@ def prepare(model: Any, memory_bytes: int) -> None:
         for name, child in module.children().items():
             if type(child) is SwitchGLU and _is_affine(child):
                 setattr(module, name, AllExperts(child))
+        for names in TOGETHER:
+            join(module, names)
+        fold_factor(module)
+
+
+def join(module: Any, names: tuple[str, ...]) -> None:
+    """Let plain linear layers of a module be computed by one product, whose launch costs the host as much as theirs."""
+    layers = [module.get(name) for name in names]
+    if any(type(layer) is not nn.Linear for layer in layers) or len({"bias" in layer for layer in layers}) > 1:
+        return
+    together = Together(layers)
+    for index, name in enumerate(names):
+        setattr(module, name, Part(together, index))
+
+
+def fold_factor(attention: Any) -> None:
+    """YaRN's factor, by which gpt-oss multiplies queries and keys, goes into the scale of their products."""
+    rope = attention.get("rope")
+    if type(rope) is YarnRoPE and rope.mscale != 1.0 and type(attention) is gpt_oss.AttentionBlock:
+        attention.sm_scale *= rope.mscale**2
+        rope.mscale = 1.0
+
+
+class Together:
+    """Linear layers as one: asked for one's part of the product with an input, it keeps the others' until asked."""
+
+    def __init__(self, layers: list[Any]) -> None:
+        inputs, outputs = layers[0].weight.shape[1], [layer.weight.shape[0] for layer in layers]
+        self.linear = nn.Linear(inputs, sum(outputs), bias=False)
+        for name in layers[0]:
+            self.linear[name] = mx.concatenate([layer[name] for layer in layers])
+        self.ends = list(accumulate(outputs[:-1]))
+        self.x: mx.array | None = None
+        self.parts: dict[int, mx.array] = {}
+
+    def part(self, index: int, x: mx.array) -> mx.array:
+        if x is not self.x or index not in self.parts:
+            self.x, self.parts = x, dict(enumerate(mx.split(self.linear(x), self.ends, axis=-1)))
+        part = self.parts.pop(index)
+        if not self.parts:
+            self.x = None
+        return part
+
+
+class Part(nn.Module):
+    """One of the layers in a Together; the first one has the weights of all among its parameters."""
+
+    def __init__(self, together: Together, index: int) -> None:
+        super().__init__()
+        self.part = partial(together.part, index)
+        if index == 0:
+            self.linear = together.linear
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.part(x)
 
 
 class AllExperts(nn.Module):
@@ -44,6 +105,7 @@ class AllExperts(nn.Module):
     def __init__(self, experts: SwitchGLU) -> None:
         super().__init__()
         self.experts = experts
+        self._activate = mx.compile(partial(_activated, experts.activation))
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """x [..., D], indices [..., k] -> [..., k, D]."""
@@ -57,15 +119,19 @@ class AllExperts(nn.Module):
         return picked.reshape(*indices.shape, -1)
 
     def _chunk(self, x: mx.array, chosen: mx.array, weights: list[mx.array]) -> mx.array:
-        up = _project(self.experts.up_proj, weights[0], x[None])
-        gate = _project(self.experts.gate_proj, weights[1], x[None])
-        out = _project(self.experts.down_proj, weights[2], self.experts.activation(up, gate))  # [E, T, D]
-        return out[chosen, mx.arange(x.shape[0])[:, None]]
+        up, gate = (x[None] @ weight.swapaxes(-1, -2) for weight in weights[:2])
+        hidden = self._activate(
+            up, gate, *(layer.get("bias") for layer in (self.experts.up_proj, self.experts.gate_proj))
+        )
+        out = hidden @ weights[2].swapaxes(-1, -2)  # [E, T, D]
+        picked = out[chosen, mx.arange(x.shape[0])[:, None]]
+        bias = self.experts.down_proj.get("bias")
+        return picked if bias is None else picked + bias[chosen]
 
 
-def _project(layer: Any, weight: mx.array, x: mx.array) -> mx.array:
-    out = x @ weight.swapaxes(-1, -2)
-    return out + layer.bias[:, None] if "bias" in layer else out
+def _activated(activation: Any, up: mx.array, gate: mx.array, *biases: mx.array | None) -> mx.array:
+    up, gate = (a if bias is None else a + bias[:, None] for a, bias in zip((up, gate), biases, strict=True))
+    return activation(up, gate)
 
 
 def _weight(layer: Any) -> mx.array:

@@ -51,12 +51,20 @@ struct Others {
   const S* sinks;
 };
 
+// The tokens' own keys and values [tokens, N, D], to be stored in their slots at place [tokens]; nullptr: they are there.
+template <typename T>
+struct Fresh {
+  const T* k;
+  const T* v;
+  const int* place;
+};
+
 // A decoding token over its slot: one block for a token and KV head; D / 8 lanes share a key, the block's groups of
 // lanes take keys in turn. q [T, N, G, D], keys and values [slots, N, ring, D], mask [slots, K], slot_of [tokens],
 // bounds {K, ring} -> out [tokens, N, G, D] over these keys and the others' together, mass_out [tokens, N, G] or nullptr.
 template <typename T, int D, int G, int WARPS, typename Out, typename S>
 __device__ __forceinline__ void attend_slot(
-    const T* q, const T* keys, const T* values, const float* mask, const int* slot_of, const int* bounds,
+    const T* q, T* keys, T* values, const float* mask, const int* slot_of, const int* bounds, Fresh<T> fresh,
     Others<S> others, Out* out, float* mass_out) {
   constexpr int LANES = D / 8;
   constexpr int AT_ONCE = WARPS * 32 / LANES;  // keys
@@ -69,6 +77,14 @@ __device__ __forceinline__ void attend_slot(
   const int slot = slot_of[blockIdx.x];
   const size_t row = (size_t)blockIdx.x * heads + blockIdx.y;  // of the token and KV head
   const size_t base = ((size_t)slot * heads + blockIdx.y) * ring * D + chunk;
+  if (fresh.k) {
+    const size_t to = base - chunk + (size_t)fresh.place[blockIdx.x] * D;
+    for (int i = threadIdx.x; i < D; i += WARPS * 32) {
+      keys[to + i] = fresh.k[row * D + i];
+      values[to + i] = fresh.v[row * D + i];
+    }
+    __syncthreads();
+  }
 
   float query[G][8], sum[G][8] = {}, top[G], total[G];
 #pragma unroll

@@ -52,22 +52,25 @@ class Kernels:
         header = f"#define SCALE {scale!r}f\n{SOURCE.read_text()}"
         name = f"rowmill_{zlib.crc32(header.encode()):08x}"  # MLX keeps what it compiled by name
         slots = ["q", "keys", "values", "mask", "slot_of", "bounds"]
+        stored = "const_cast<T*>(keys), const_cast<T*>(values)"  # ``finish`` writes to them
         self._slots: Any = mx.fast.cuda_kernel(
             name=f"{name}_slots",
             input_names=slots,
             output_names=["out", "mass"],
             source=f"""
+            Fresh<T> fresh = {{nullptr, nullptr, nullptr}};
             Others<float> others = {{nullptr, nullptr, 0, nullptr}};
-            attend_slot<T, D, G, {WARPS}>(q, keys, values, mask, slot_of, bounds, others, out, mass);""",
+            attend_slot<T, D, G, {WARPS}>(q, {stored}, mask, slot_of, bounds, fresh, others, out, mass);""",
             header=header,
         )
         self._finish: Any = mx.fast.cuda_kernel(
             name=f"{name}_finish",
-            input_names=[*slots, "outs", "masses", "sinks"],
+            input_names=[*slots, "k", "v", "place", "outs", "masses", "sinks"],
             output_names=["out"],
             source=f"""
+            Fresh<T> fresh = {{k, v, place}};
             Others<S> others = {{outs, masses, bounds[2], SINKS ? sinks : nullptr}};
-            attend_slot<T, D, G, {WARPS}>(q, keys, values, mask, slot_of, bounds, others, out, (float*)nullptr);""",
+            attend_slot<T, D, G, {WARPS}>(q, {stored}, mask, slot_of, bounds, fresh, others, out, (float*)nullptr);""",
             header=header,
         )
         self._segment: Any = mx.fast.cuda_kernel(
@@ -88,21 +91,27 @@ class Kernels:
 
     def _error(self, dtype: mx.Dtype) -> float:
         (D, G), T, N, K, own = self.sizes, 3, 2, 70, 5
-        shapes = [(T, N, G, D), (N, K, D), (N, K, D), (T, N, own, D), (T, N, own, D), (N * G,)]
+        shapes = [(T, N, G, D), (N, K, D), (N, K, D), *[(T, N, own, D)] * 2, *[(T, N, 1, D)] * 2, (N * G,)]
         seeds = mx.random.split(mx.random.key(0), len(shapes))
-        q, k, v, keys, values, sinks = (
+        q, k, v, keys, values, new_k, new_v, sinks = (
             mx.random.normal(shape, key=seed).astype(dtype) for shape, seed in zip(shapes, seeds, strict=True)
         )
         slots, mask = mx.array([2, 0, 1], mx.int32), mx.zeros((T, 1, 1, own)) + mx.array([0.0] * (own - 1) + [MASKED])
-        part = self.over_slots(q, keys, values, mask, slots)
-        got = self.finish(q, keys, values, mask, slots, self.over_segment(q, k, v, None, 0, T, 2), sinks)
-        own_scores = self.scale * q.astype(mx.float32) @ keys[slots].swapaxes(-1, -2) + mask
+        place = mx.array([3, 0, 1], mx.int32)
+        stored_k, stored_v = mx.array(keys), mx.array(values)
+        stored_k[slots, :, place], stored_v[slots, :, place] = new_k[:, :, 0], new_v[:, :, 0]
+        own_scores = self.scale * q.astype(mx.float32) @ stored_k[slots].swapaxes(-1, -2) + mask
         scores = [self.scale * q.astype(mx.float32) @ k.swapaxes(-1, -2), own_scores]
         sink = mx.broadcast_to(sinks.reshape(1, N, G, 1), (T, N, G, 1))
         weights = mx.softmax(mx.concatenate([*scores, sink], axis=-1), axis=-1)
-        want = weights[..., :K] @ v + weights[..., K:-1] @ values[slots]
-        alone = mx.softmax(own_scores, axis=-1) @ values[slots], mx.logsumexp(own_scores, axis=-1, keepdims=True)
-        pairs = zip((got, *part), (want, *alone), strict=True)
+        want = weights[..., :K] @ v + weights[..., K:-1] @ stored_v[slots]
+        alone = mx.softmax(own_scores, axis=-1) @ stored_v[slots], mx.logsumexp(own_scores, axis=-1, keepdims=True)
+        mx.eval(want, *alone, keys, values)
+        before = self.over_segment(q, k, v, None, 0, T, 2)
+        got = self.finish(q, keys, values, mask, slots, (new_k, new_v, place), before, sinks)
+        mx.eval(got)
+        part = self.over_slots(q, keys, values, mask, slots)
+        pairs = zip((got, *part, keys, values), (want, *alone, stored_k, stored_v), strict=True)
         return max(float(mx.abs(a.astype(mx.float32) - b).max()) for a, b in pairs)
 
     def over_slots(
@@ -129,11 +138,16 @@ class Kernels:
         values: mx.array,
         mask: mx.array,
         slot_of: mx.array,
+        fresh: tuple[mx.array, mx.array, mx.array],
         before: tuple[mx.array, mx.array] | None,
         sinks: mx.array | None,
     ) -> mx.array:
         """As ``over_slots`` for all tokens of q, merged with stacked parts ``before`` and the model's ``sinks`` [H]:
         attention itself, shaped as q and of its type.
+
+        ``fresh`` are the tokens' own keys and values [T, N, 1, D] and the places [T] in their slots where they belong:
+        ``keys`` and ``values`` are written to IN PLACE, which MLX does not know of. Both must be evaluated or come
+        from an operation that lays them out in a row; whatever else reads them must not be of the same step.
         """
         none = _nothing()
         outs, masses = before or (none, none)
@@ -141,6 +155,7 @@ class Kernels:
             inputs=[
                 *(q, keys, values, mask, slot_of),
                 _numbers(mask.shape[-1], keys.shape[2], outs.shape[0] if before else 0),
+                *fresh,
                 *(outs, masses, none if sinks is None else sinks),
             ],
             template=[

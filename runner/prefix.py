@@ -92,13 +92,13 @@ class LayerKV:
         """Store the step's keys and values and attend: q [T, H, 1, D], k and v [T, N, 1, D] -> [T, H, 1, D]."""
         T, H, _, D = q.shape
         N = k.shape[1]
-        k, v = k.reshape(T, N, -1), v.reshape(T, N, -1)
         query = Query(q.reshape(T, N, H // N, D), scale, v)
         view = self.step.view(self.reach, self.shape[1])
+        if query.kernels is not None and not self.step.prefilling:
+            return self._finish(view, query, k, v, sinks).reshape(T, H, 1, D)
+        k, v = k.reshape(T, N, -1), v.reshape(T, N, -1)
         old = self._stored(view)
         self._store(view, k, v)
-        if query.kernels is not None and not self.step.prefilling:
-            return self._finish(view, query, sinks).reshape(T, H, 1, D)
         own = [self._decode(view, query)] if self.step.decoding else []
         if self.step.levels or not self.step.plain or on_cpu():
             out = merge(self._parts(view, query, k, v, own, old), sinks, v.dtype)
@@ -174,9 +174,10 @@ class LayerKV:
         part = attend(q, self.keys[:slots, :, :K], self.values[:slots, :, :K], view.decode_mask)
         return part if step.in_slot_order else Part(*(a[step.slot_of_token] for a in part))
 
-    def _finish(self, view: View, query: Query, sinks: mx.array | None) -> mx.array:
-        """A step of decoding tokens alone, by the device's own kernels: [T, N, G, D]."""
+    def _finish(self, view: View, query: Query, k: mx.array, v: mx.array, sinks: mx.array | None) -> mx.array:
+        """A step of decoding tokens alone, by the device's own kernels: [T, N, G, D]. They store k and v, too."""
         assert query.kernels is not None and self.keys is not None and self.values is not None
+        assert view.write is not None and view.write[0] is None
         levels = [
             stacked for runs in self.step.levels if (stacked := self._stacked(runs, query, MOST_SHARES)) is not None
         ]
@@ -184,7 +185,7 @@ class LayerKV:
         if len(levels) > 1:
             before = mx.concatenate([out for out, _ in levels]), mx.concatenate([mass for _, mass in levels])
         slots = self.keys, self.values, view.decode_mask, self.step.slot_of_token
-        return query.kernels.finish(query.raw, *slots, before, sinks)
+        return query.kernels.finish(query.raw, *slots, (k, v, view.write[2]), before, sinks)
 
     def _level(self, runs: Runs, query: Query) -> list[Part]:
         """Every token over its segment at one depth of prefix: one matrix product for all that share it."""

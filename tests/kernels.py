@@ -17,8 +17,10 @@ class PlainKernels:
         K, scaled = mask.shape[-1], q[: slot_of.size].astype(mx.float32) * self.scale
         return attend(scaled, keys[slot_of, :, :K], values[slot_of, :, :K], mask[slot_of])
 
-    def finish(self, q, keys, values, mask, slot_of, before, sinks):
+    def finish(self, q, keys, values, mask, slot_of, fresh, before, sinks):
         assert q.shape[0] == slot_of.size
+        k, v, place = fresh
+        keys[slot_of, :, place], values[slot_of, :, place] = k[:, :, 0], v[:, :, 0]
         parts = [self.over_slots(q, keys, values, mask, slot_of)]
         if before is not None:
             parts += [Part(out, mass) for out, mass in zip(*before, strict=True)]

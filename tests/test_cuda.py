@@ -3,9 +3,10 @@
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx.utils import tree_flatten
 
 from runner import cuda
-from tests.tiny import tiny_gpt_oss
+from tests.tiny import MODELS, tiny_gpt_oss, tiny_llama
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +41,37 @@ def test_quantised_weights_are_dequantised_where_they_fit():
     assert any(hasattr(module, "scales") for _, module in small.named_modules())
     assert mx.allclose(logits(model, tokens), want, atol=1e-3)
     assert mx.allclose(logits(small, tokens), want, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_of_the_same_input_are_one_product(name):
+    tokens = [1 + 5 * i % 90 for i in range(20)]
+    model = MODELS[name]()
+    want, weights = logits(model, tokens), sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    cuda.prepare(model, 0)
+    assert isinstance(model.layers[0].self_attn.k_proj, cuda.Part)
+    assert mx.allclose(logits(model, tokens), want, atol=1e-4)
+    assert sum(array.nbytes for _, array in tree_flatten(model.parameters())) == weights
+
+
+def test_joined_layers_keep_nothing_and_take_another_input_each():
+    model = tiny_llama()
+    cuda.prepare(model, 0)
+    mlp, x, y = model.layers[0].mlp, mx.ones((1, 3, 32)), mx.zeros((1, 3, 32))
+    gate, up = mlp.gate_proj(x), mlp.up_proj(x)
+    assert mlp.gate_proj.part.func.__self__.x is None
+    mlp.gate_proj(y)
+    assert mx.array_equal(mlp.up_proj(x), up)
+    assert mx.array_equal(mlp.gate_proj(x), gate)
+
+
+def test_layers_that_are_not_alike_stay_as_they_are():
+    class Unlike(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj, self.up_proj = nn.Linear(4, 4, bias=False), nn.Linear(4, 4)
+
+    model = Unlike()
+    cuda.join(model, ("gate_proj", "up_proj"))
+    cuda.join(model, ("q_proj", "k_proj", "v_proj"))
+    assert type(model.gate_proj) is type(model.up_proj) is nn.Linear

@@ -72,10 +72,17 @@ def finish_case(draw, found, plain, D, G, N, dtype):
     k, v = (mx.random.normal((N, 700, D)).astype(dtype) for _ in range(2))
     before = found.over_segment(q, k, v, None, 0, tokens, 4) if draw.random() < 0.7 else None
     sinks = mx.random.normal((N * G,)).astype(dtype) if draw.random() < 0.5 else None
-    got = found.finish(q.reshape(tokens, N * G, 1, D), *slots, before, sinks).reshape(q.shape)
+    keys, values, mask, slot_of = slots
+    fresh = [mx.random.normal((tokens, N, 1, D)).astype(dtype) for _ in range(2)]
+    fresh.append(mx.array([draw.randrange(mask.shape[-1]) for _ in range(tokens)], mx.int32))
+    mine, theirs = ([a * 1 for a in (keys, values)] for _ in range(2))
+    mx.eval(mine, theirs, fresh)
+    got = found.finish(q.reshape(tokens, N * G, 1, D), *mine, mask, slot_of, fresh, before, sinks).reshape(q.shape)
     stacked = plain.over_segment(q, k, v, None, 0, tokens, 1) if before is not None else None
-    want = plain.finish(q, *slots, stacked, sinks)
-    return float(mx.abs(got.astype(mx.float32) - want.astype(mx.float32)).max()), 0.0
+    want = plain.finish(q, *theirs, mask, slot_of, fresh, stacked, sinks)
+    mx.eval(got, want)
+    stored = max(float(mx.abs(a - b).max()) for a, b in zip(mine, theirs, strict=True))
+    return float(mx.abs(got.astype(mx.float32) - want.astype(mx.float32)).max()), stored
 
 
 def agreement(count):

@@ -7,9 +7,6 @@ passes compile kernels for half a minute and are not counted.
 from __future__ import annotations
 
 import argparse
-import cProfile
-import io
-import pstats
 import random
 import statistics
 import time
@@ -50,13 +47,15 @@ def prompts(count, seed=0):
 
 
 class Ours:
-    """Rows through a BatchEngine; ``size`` None lets it find its batch size."""
+    """Rows through a BatchEngine; ``size`` None lets it find its batch size. Changes the model, as a run does."""
 
-    def __init__(self, model, found):
+    def __init__(self, model):
+        from runner import cuda
         from runner.measure import measure_costs
         from runner.model import ResidentModel
 
-        self.resident, self.found = ResidentModel(model), found
+        cuda.prepare(model, 0)
+        self.resident = ResidentModel(model)
         self.costs = measure_costs(self.resident)
 
     def engine(self, size, prefill=2048):
@@ -101,65 +100,6 @@ def throughput(ours, rows, size, prefill=2048, repeat=3):
         "peak_beyond_weights_gb": peak,
         "prefill_only_s": ours.run(rows, 1, size, prefill)[0],
     }
-
-
-def decode_step(ours, rows, size):
-    """A step's milliseconds when all sequences decode, and those of setting it up on the host."""
-    import mlx.core as mx
-
-    from runner.types import Sequence
-
-    engine = ours.engine(size)
-    boundaries = (PREFIX,)
-    engine.add([Sequence((i, 0), row, 200, boundaries=boundaries) for i, row in enumerate(rows[:size])])
-    for _ in range(12):
-        engine.step()
-    seconds = []
-    for _ in range(60):
-        began = time.perf_counter()
-        engine.step()
-        seconds.append(time.perf_counter() - began)
-    (batch,) = engine.batches
-    profile = cProfile.Profile()
-    began = time.perf_counter()
-    for _ in range(5):
-        arrays = batch.launch()
-    host = (time.perf_counter() - began) / 5
-    mx.eval(arrays)
-    profile.enable()
-    for _ in range(5):
-        arrays = batch.launch()
-    profile.disable()
-    mx.eval(arrays)
-    text = io.StringIO()
-    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(10)
-    print(text.getvalue(), flush=True)
-    engine.close()
-    return {"median_ms": 1e3 * statistics.median(seconds), "best_ms": 1e3 * min(seconds), "host_ms": 1e3 * host}
-
-
-def parts_of_a_step(ours, rows, size):
-    """Milliseconds of setting a step up, of handing it to the device, and of waiting for the one before."""
-    import mlx.core as mx
-
-    from runner.types import Sequence
-
-    engine = ours.engine(size)
-    engine.add([Sequence((i, 0), row, 200, boundaries=(PREFIX,)) for i, row in enumerate(rows[:size])])
-    for _ in range(12):
-        engine.step()
-    (batch,), times = engine.batches, []
-    for _ in range(40):
-        flight, began = batch.flight, time.perf_counter()
-        arrays = batch.launch()
-        launched = time.perf_counter()
-        mx.async_eval(arrays)
-        handed = time.perf_counter()
-        flight.read()
-        times.append((launched - began, handed - launched, time.perf_counter() - handed))
-    engine.close()
-    names = ("set_up_ms", "hand_over_ms", "wait_ms")
-    return {name: 1e3 * statistics.median(part) for name, part in zip(names, zip(*times, strict=True), strict=True)}
 
 
 def peer(model, rows, shared):
@@ -211,28 +151,21 @@ def main():
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--quick", action="store_true", help="rowmill alone")
-    parser.add_argument("--steps", action="store_true", help="decode steps alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    found = device.prepare("cuda")
+    device.prepare("cuda")
     log = Log(options.out / "llama_8b.json")
     model, rows = build(options.layers), prompts(options.rows)
-    ours = Ours(model, found)
-    log.stage("costs", ours.costs._asdict)
-    log.stage("warm up", lambda: {"s": ours.run(rows[:64], 4, 64)[0]})
-    log.stage("decode step at batch 64", decode_step, ours, rows, 64)
-    log.stage("parts of a step", parts_of_a_step, ours, rows, 64)
-    log.stage("decode step at batch 256", decode_step, ours, rows, 256)
-    if options.steps:
-        return
-    for size in (None, 64):
-        log.stage(f"batch {size or 'found'}", throughput, ours, rows, size)
-    if options.quick:
-        return
-    log.stage("agreement", agreement, model, ours, rows[:16])
-    for shared in (True, False):
+    for shared in () if options.quick else (True, False):  # first: the model is as mlx-lm made it
         few = rows[: 128 if shared else 64]
         log.stage(f"mlx-lm batches, prefix {'copied' if shared else 'computed'}", peer, model, few, shared)
+    ours = Ours(model)
+    log.stage("costs", ours.costs._asdict)
+    log.stage("warm up", lambda: {"s": ours.run(rows[:64], 4, 64)[0]})
+    for size in (None, 64):
+        log.stage(f"batch {size or 'found'}", throughput, ours, rows, size)
+    if not options.quick:
+        log.stage("agreement", agreement, model, ours, rows[:16])
 
 
 if __name__ == "__main__":
