@@ -160,6 +160,11 @@ class Batch:
         self.slots = 0
         self.capacity = 0
 
+    @property
+    def kv_bytes(self) -> int:
+        """What the slots take."""
+        return self.slots * self.model.slot_bytes(self.capacity)
+
     def own(self, sequence: Sequence) -> int:
         """The slot size a sequence needs: tokens behind its prefix whose KV a later step reads."""
         own = len(sequence.tokens) - (sequence.boundaries[-1] if sequence.boundaries else 0)

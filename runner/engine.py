@@ -28,8 +28,8 @@ class BatchEngine:
 
     ``end_tokens`` end a generation and are left out of it; ``stopped(tokens)`` may end it, too. ``batch_size`` (which
     grows up to ``most`` while that makes it faster) and ``prefill_tokens`` (prompt tokens of a step) are divided among
-    ``streams`` batches. ``kv_bytes`` bounds the memory of slots and snapshots. ``costs``: what sharing costs, for the
-    planner.
+    ``streams`` batches. ``kv_bytes`` bounds the memory of slots and snapshots, ``bound_bytes`` that of everything else
+    on the device (None: nothing does). ``costs``: what sharing costs, for the planner.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class BatchEngine:
         batch_size: int = 32,
         prefill_tokens: int = 512,
         kv_bytes: int = 1 << 33,
+        bound_bytes: int | None = None,
         context: int | None = None,
         stopped: Callable[[list[int]], bool] = lambda tokens: False,
         streams: int = 1,
@@ -49,6 +50,7 @@ class BatchEngine:
         self.model = model
         self.end_tokens = frozenset(end_tokens)
         self.kv_bytes = kv_bytes
+        self.bound_bytes = bound_bytes
         self.context = context
         self.stopped = stopped
         self.growth = Growth(batch_size, max(batch_size, most or 0))
@@ -87,6 +89,9 @@ class BatchEngine:
     def step(self) -> list[Generation]:
         """Admit, launch the next forward passes, read the ones before them."""
         ended = self._admit()
+        if self.bound_bytes is not None:  # a fast host would fill the memory with the activations of steps to come
+            kv = sum(batch.kv_bytes for batch in self.batches) + self.snapshots.nbytes
+            mx.set_memory_limit(self.bound_bytes + kv)
         self.busy = len(self.lanes)
         began = time.perf_counter()
         flights = [batch.flight for batch in self.batches]

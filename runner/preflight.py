@@ -13,7 +13,7 @@ from runner.config import EngineConf, ModelConf
 from runner.device import Device
 from runner.memory import KVShape, kv_shape, read_tensors, values, weight_bytes
 from runner.recipes import largest_that_fits
-from runner.serving import BATCH_SIZE, WORK_SPACE
+from runner.serving import BATCH_SIZE, work_bytes
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
@@ -69,7 +69,7 @@ def estimate(
         kv_batch=_batch_bytes(shape, lengths, batch_size) if shape else None,
         kv_alone=_batch_bytes(shape, lengths, 1) if shape else None,
         batch_size=batch_size,
-        work=int(limit * WORK_SPACE),
+        work=work_bytes(limit),
         limit=limit,
         given=bool(engine.memory_gb),
     )

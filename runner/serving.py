@@ -22,7 +22,8 @@ log = logging.getLogger("rowmill")
 BATCH_SIZE = {"cpu": 64, "metal": 32, "cuda": 64}  # to begin with
 MOST = 256  # sequences at once
 PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 2048}
-WORK_SPACE = 0.1  # share of the budget left for activations
+WORK_SPACE = 0.1  # share of the budget left for activations,
+MOST_WORK_BYTES = 4e9  # which is no more than this
 WATERMARK = 0.95  # share of the budget in use at which nothing more is admitted
 
 
@@ -63,8 +64,9 @@ def batch_engine(
     }
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
     limit = memory_limit(conf, device)
-    mx.set_cache_limit(int(limit * WORK_SPACE))  # of buffers that MLX keeps for later
-    spare = int(share * (int(limit * (1 - WORK_SPACE)) - weights))
+    work = work_bytes(limit)
+    mx.set_cache_limit(work)  # of buffers that MLX keeps for later
+    spare = int(share * (limit - work - weights))
     if spare <= 0:
         raise UserError(f"the weights take {weights / 1e9:.1f} GB of {limit / 1e9:.1f} GB: too little is left", 3)
     log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)
@@ -81,7 +83,15 @@ def batch_engine(
     log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
     streams = cpu_streams() if device.kind == "cpu" else 1
     most = None if conf.get("batch_size") else int(share * MOST)
-    return BatchEngine(resident, kv_bytes=spare, streams=streams, most=most, costs=costs, **sizes, **details)
+    bound = None if device.kind == "cpu" else weights + work
+    return BatchEngine(
+        resident, kv_bytes=spare, bound_bytes=bound, streams=streams, most=most, costs=costs, **sizes, **details
+    )
+
+
+def work_bytes(limit: float) -> int:
+    """Of a budget of ``limit`` bytes, what is left for activations."""
+    return int(min(WORK_SPACE * limit, MOST_WORK_BYTES))
 
 
 def memory_limit(conf: Mapping[str, Any], device: Device) -> float:

@@ -50,11 +50,16 @@ class Ours:
     """Rows through a BatchEngine; ``size`` None lets it find its batch size. Changes the model, as a run does."""
 
     def __init__(self, model):
+        from mlx.utils import tree_reduce
+
         from runner import cuda
         from runner.measure import measure_costs
         from runner.model import ResidentModel
+        from runner.serving import MOST_WORK_BYTES
 
         cuda.prepare(model, 0)
+        weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
+        self.bound_bytes = weights + int(MOST_WORK_BYTES)
         self.resident = ResidentModel(model)
         self.costs = measure_costs(self.resident)
 
@@ -63,7 +68,13 @@ class Ours:
         from runner.serving import MOST
 
         most = None if size else MOST
-        bounds = {"kv_bytes": 40 << 30, "prefill_tokens": prefill, "costs": self.costs, "most": most}
+        bounds = {
+            "kv_bytes": 40 << 30,
+            "bound_bytes": self.bound_bytes,
+            "prefill_tokens": prefill,
+            "costs": self.costs,
+            "most": most,
+        }
         return BatchEngine(self.resident, batch_size=size or 64, **bounds)
 
     def run(self, rows, output, size, prefill=2048):
