@@ -20,6 +20,8 @@ from mlx_lm.models.rope_utils import YarnRoPE
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.utils import dequantize_model
 
+from runner import cuda_experts
+
 log = logging.getLogger("rowmill")
 
 # Layers of one module that take the same input, by the names that mlx-lm's models give them.
@@ -29,19 +31,27 @@ MEMORY_SHARE = 0.6  # of the device, that dequantised weights may take
 
 
 def prepare(model: Any, memory_bytes: int) -> None:
-    """Change a loaded model in place: weights dequantised if they take at most MEMORY_SHARE of ``memory_bytes``, linear
-    layers of the same input joined, and experts that take all tokens at once.
+    """Change a loaded model in place: experts that read their weights once for all tokens, other weights dequantised if
+    they take at most MEMORY_SHARE of ``memory_bytes``, and linear layers of the same input joined.
     """
+    experts = [
+        (module, name, child)
+        for _, module in model.named_modules()
+        for name, child in module.children().items()
+        if type(child) is SwitchGLU and _is_affine(child)
+    ]
+    packed = [one for one in experts if cuda_experts.kernels(cuda_experts.form(one[2])) is not None]
+    for module, name, _ in packed:
+        module.pop(name)
     dense = sum(_dense_bytes(module) for _, module in model.named_modules())
     if dense and dense <= MEMORY_SHARE * memory_bytes:
         log.info("dequantising the weights: %.1f GB", dense / 1e9)
         for layer in model.layers:  # one after the other: both forms of all of them need not fit
             mx.eval(dequantize_model(layer).parameters())
         mx.eval(dequantize_model(model).parameters())
+    for module, name, child in experts:
+        setattr(module, name, AllExperts(child))
     for _, module in model.named_modules():
-        for name, child in module.children().items():
-            if type(child) is SwitchGLU and _is_affine(child):
-                setattr(module, name, AllExperts(child))
         for names in TOGETHER:
             join(module, names)
         fold_factor(module)
@@ -100,16 +110,22 @@ class Part(nn.Module):
 
 
 class AllExperts(nn.Module):
-    """A SwitchGLU that computes every expert for every token, and picks."""
+    """A SwitchGLU that computes every expert for every token, and picks.
+
+    Few tokens go through ``cuda_experts``, if there are kernels for the form of its weights.
+    """
 
     def __init__(self, experts: SwitchGLU) -> None:
         super().__init__()
         self.experts = experts
-        self._activate = mx.compile(partial(_activated, experts.activation))
+        self.kernels = cuda_experts.kernels(cuda_experts.form(experts))
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """x [..., D], indices [..., k] -> [..., k, D]."""
         tokens, chosen = x.reshape(-1, x.shape[-1]), indices.reshape(-1, indices.shape[-1])
+        few = chosen.size <= cuda_experts.MOST_PAIRS * self.experts.up_proj.num_experts
+        if self.kernels is not None and few and x.dtype == mx.bfloat16:
+            return self.kernels(tokens, chosen, self.experts).reshape(*indices.shape, -1)
         weights = [_weight(layer) for layer in (self.experts.up_proj, self.experts.gate_proj, self.experts.down_proj)]
         chunks = [
             self._chunk(tokens[at : at + CHUNK], chosen[at : at + CHUNK], weights)
@@ -119,19 +135,15 @@ class AllExperts(nn.Module):
         return picked.reshape(*indices.shape, -1)
 
     def _chunk(self, x: mx.array, chosen: mx.array, weights: list[mx.array]) -> mx.array:
-        up, gate = (x[None] @ weight.swapaxes(-1, -2) for weight in weights[:2])
-        hidden = self._activate(
-            up, gate, *(layer.get("bias") for layer in (self.experts.up_proj, self.experts.gate_proj))
-        )
-        out = hidden @ weights[2].swapaxes(-1, -2)  # [E, T, D]
-        picked = out[chosen, mx.arange(x.shape[0])[:, None]]
-        bias = self.experts.down_proj.get("bias")
-        return picked if bias is None else picked + bias[chosen]
+        up = _project(self.experts.up_proj, weights[0], x[None])
+        gate = _project(self.experts.gate_proj, weights[1], x[None])
+        out = _project(self.experts.down_proj, weights[2], self.experts.activation(up, gate))  # [E, T, D]
+        return out[chosen, mx.arange(x.shape[0])[:, None]]
 
 
-def _activated(activation: Any, up: mx.array, gate: mx.array, *biases: mx.array | None) -> mx.array:
-    up, gate = (a if bias is None else a + bias[:, None] for a, bias in zip((up, gate), biases, strict=True))
-    return activation(up, gate)
+def _project(layer: Any, weight: mx.array, x: mx.array) -> mx.array:
+    out = x @ weight.swapaxes(-1, -2)
+    return out + layer.bias[:, None] if "bias" in layer else out
 
 
 def _weight(layer: Any) -> mx.array:

@@ -57,7 +57,7 @@ class Ours:
         from runner.model import ResidentModel
         from runner.serving import MOST_WORK_BYTES
 
-        cuda.prepare(model, 0)
+        cuda.prepare(model, 40 << 30)
         weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
         self.bound_bytes = weights + int(MOST_WORK_BYTES)
         self.resident = ResidentModel(model)

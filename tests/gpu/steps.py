@@ -28,10 +28,12 @@ OPERATIONS = 200
 def gpt_oss(config):
     import mlx.core as mx
 
+    from jobs.convert import flat, quantise
+
     model = lazy_model(config)
-    for layer in model.layers:
-        mx.eval(layer.parameters())
-    mx.eval(model.parameters())
+    quantise(model, config, 6, 32)
+    for array in flat(model).values():
+        mx.eval(array)
     return model
 
 
@@ -42,6 +44,23 @@ def sequences(count):
     prefix = [draw.randrange(1000, 100_000) for _ in range(PREFIX)]
     rows = [prefix + [draw.randrange(1000, 100_000) for _ in range(SUFFIX)] for _ in range(count)]
     return [Sequence((i, 0), row, 200, boundaries=(PREFIX,)) for i, row in enumerate(rows)]
+
+
+def prefill(ours, rows=32, tokens=512):
+    """Tokens/s of prompts that share nothing."""
+    from runner.types import Sequence
+
+    draw, speeds = random.Random(1), []
+    for _ in range(4):
+        engine, left = ours.engine(64), rows
+        prompts = [[draw.randrange(1000, 100_000) for _ in range(tokens)] for _ in range(rows)]
+        began = time.perf_counter()
+        engine.add([Sequence((i, 0), row, 1) for i, row in enumerate(prompts)])
+        while left:
+            left -= len(engine.step())
+        speeds.append(rows * tokens / (time.perf_counter() - began))
+        engine.close()
+    return {"tokens_per_s": round(statistics.median(speeds[1:])), "all": [round(speed) for speed in speeds]}
 
 
 def step(ours, size):
@@ -124,11 +143,12 @@ def experts(T=64, E=32, D=2880, F=2880):
 
     half = mx.bfloat16
     x, bias = mx.random.normal((T, D)).astype(half), mx.random.normal((E, F)).astype(half)
-    w, w2 = ((mx.random.normal((E, n, D)) / 54).astype(half) for n in (F, 2 * F))
+    w = (mx.random.normal((E, F, D)) / 54).astype(half)
+    packed = mx.quantize(w, 32, 6)
     router, out = mx.random.normal((E, D)).astype(half), mx.random.normal((E, T, F)).astype(half)
     chosen = mlx_topk(x @ router.T, 4)[1]
     heads = mx.random.normal((T, 64, 1, 64)).astype(half)
-    mx.eval(x, bias, w, w2, router, chosen, out, heads)
+    mx.eval(x, bias, w, router, chosen, out, heads, *packed)
 
     def sorted_mm(a):
         rows, indices, back = _gather_sort(mx.expand_dims(a, (-2, -3)), chosen)
@@ -145,7 +165,7 @@ def experts(T=64, E=32, D=2880, F=2880):
     return timed(
         {
             "32 experts": (x, lambda a: (a[None] @ w.swapaxes(-1, -2)).sum(axis=0)),
-            "32 experts, twice as wide": (x, lambda a: (a[None] @ w2.swapaxes(-1, -2))[..., :D].sum(axis=0)),
+            "32 experts, dequantised": (x, lambda a: (a[None] @ mx.dequantize(*packed, 32, 6).swapaxes(-1, -2)).sum(0)),
             "sum of 32": (x, lambda a: (out + a).sum(axis=0)),
             "bias": (out, lambda a: a + bias[:, None]),
             "gather_mm, sorted": (x, sorted_mm),
@@ -195,8 +215,12 @@ def main():
     if options.config:
         config = json.loads(options.config.read_text())
         config.pop("quantization_config", None)
-        ours = Ours(gpt_oss(config))
-        log.stage("gpt-oss-20b, 64 sequences", step, ours, 64)
+        model = gpt_oss(config)
+        ours, layer = Ours(model), model.layers[0]
+        log.stage("gpt-oss-20b, kernels", lambda: {"experts": bool(layer.mlp.experts.kernels)})
+        for size in (64, 256):
+            log.stage(f"gpt-oss-20b, {size} sequences", step, ours, size)
+        log.stage("gpt-oss-20b, prefill", prefill, ours)
 
 
 if __name__ == "__main__":
