@@ -119,11 +119,12 @@ class AllExperts(nn.Module):
         super().__init__()
         self.experts = experts
         self.kernels = cuda_experts.kernels(cuda_experts.form(experts))
+        self.most_pairs = cuda_experts.MOST_PAIRS * experts.up_proj.num_experts
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         """x [..., D], indices [..., k] -> [..., k, D]."""
         tokens, chosen = x.reshape(-1, x.shape[-1]), indices.reshape(-1, indices.shape[-1])
-        few = chosen.size <= cuda_experts.MOST_PAIRS * self.experts.up_proj.num_experts
+        few = chosen.size <= self.most_pairs
         if self.kernels is not None and few and x.dtype == mx.bfloat16:
             return self.kernels(tokens, chosen, self.experts).reshape(*indices.shape, -1)
         weights = [_weight(layer) for layer in (self.experts.up_proj, self.experts.gate_proj, self.experts.down_proj)]

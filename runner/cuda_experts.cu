@@ -1,5 +1,5 @@
-// Few tokens through the experts that they chose, whose weights stay quantised as they lie in memory: each is read once,
-// made bfloat16 in registers, and multiplied by tensor cores. Affine quantisation as MLX has it: a row is a bitstream of
+// Tokens through the experts that they chose, whose weights stay quantised as they lie in memory: they are read, made
+// bfloat16 in registers, and multiplied by tensor cores. Affine quantisation as MLX has it: a row is a bitstream of
 // unsigned numbers, the lowest bits first, and a number stands for scale * number + bias of its group.
 
 #include <cuda_bf16.h>
@@ -48,6 +48,13 @@ __device__ __forceinline__ void multiply(float* c, const unsigned* a, const unsi
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// Four 8 x 8 matrices from shared memory: two tiles of b; lane i gives the address of row i % 8 of matrix i / 8.
+__device__ __forceinline__ void load_matrices(unsigned (*to)[2], const bf16* row) {
+  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0][0]), "=r"(to[0][1]), "=r"(to[1][0]), "=r"(to[1][1]) : "r"(at) : "memory");
+}
+
 // Two neighbours of a bitstream, from bit `at` of `words` on, as bfloat16.
 template <int BITS>
 __device__ __forceinline__ bf16x2 numbers(const unsigned* words, int at) {
@@ -58,6 +65,18 @@ __device__ __forceinline__ bf16x2 numbers(const unsigned* words, int at) {
   // 0x4300 is 128, whose last seven bits count ones.
   const unsigned raised = 0x43004300 | (both & MASK) | (both >> BITS & MASK) << 16;
   return __hsub2(*reinterpret_cast<const bf16x2*>(&raised), __float2bfloat162_rn(128));
+}
+
+// The scales or biases of a row's next one or two groups.
+template <int GROUPS>
+__device__ __forceinline__ unsigned groups(const bf16* from) {
+  if constexpr (GROUPS == 1) return *reinterpret_cast<const unsigned short*>(from);
+  return *reinterpret_cast<const unsigned*>(from);
+}
+
+__device__ __forceinline__ bf16x2 group(unsigned groups, int g) {
+  const unsigned twice = __byte_perm(groups, 0, g ? 0x3232 : 0x1010);
+  return *reinterpret_cast<const bf16x2*>(&twice);
 }
 
 // A quantised [experts, rows, K]: words, scales and biases of groups, and the bias of each row or nullptr.
@@ -114,14 +133,13 @@ __device__ __forceinline__ void project(
         copy16(&tiles_x[stage][t * X_STRIDE + piece], x + (size_t)(pair_of[t] / share) * K + chunk * CHUNK + piece);
       }
     };
-    bf16 scales[MATRICES][2][GROUPS], biases[MATRICES][2][GROUPS];  // of the lane's two rows, for the next chunk
+    unsigned scales[2][MATRICES][2], shifts[2][MATRICES][2];  // of the lane's two rows, for this chunk and the next
     auto fetch_groups = [&](int chunk) {
 #pragma unroll
-      for (int i = 0; i < MATRICES * 2 * GROUPS; i++) {
-        const int g = i % GROUPS, h = i / GROUPS % 2, m = i / GROUPS / 2;
-        const size_t at = (first_row + row + h * 8) * (K / GROUP) + chunk * GROUPS + g;
-        scales[m][h][g] = weights[m].scales[at];
-        biases[m][h][g] = weights[m].biases[at];
+      for (int i = 0; i < MATRICES * 2; i++) {
+        const size_t at = (first_row + row + i % 2 * 8) * (K / GROUP) + chunk * GROUPS;
+        scales[1][i / 2][i % 2] = groups<GROUPS>(weights[i / 2].scales + at);
+        shifts[1][i / 2][i % 2] = groups<GROUPS>(weights[i / 2].biases + at);
       }
     };
 
@@ -132,12 +150,10 @@ __device__ __forceinline__ void project(
     }
     fetch_groups(0);
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
-      bf16x2 scale[MATRICES][2][GROUPS], shift[MATRICES][2][GROUPS];
 #pragma unroll
-      for (int i = 0; i < MATRICES * 2 * GROUPS; i++) {
-        const int g = i % GROUPS, h = i / GROUPS % 2, m = i / GROUPS / 2;
-        scale[m][h][g] = __bfloat162bfloat162(scales[m][h][g]);
-        shift[m][h][g] = __bfloat162bfloat162(biases[m][h][g]);
+      for (int i = 0; i < MATRICES * 2; i++) {
+        scales[0][i / 2][i % 2] = scales[1][i / 2][i % 2];
+        shifts[0][i / 2][i % 2] = shifts[1][i / 2][i % 2];
       }
       if (chunk + 1 < CHUNKS) fetch_groups(chunk + 1);
       asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
@@ -145,32 +161,34 @@ __device__ __forceinline__ void project(
       if (chunk + STAGES - 1 < CHUNKS) fetch(chunk + STAGES - 1);
       asm volatile("cp.async.commit_group;" ::: "memory");
 #pragma unroll
-      for (int step = 0; step < CHUNK / 16; step++) {
-        unsigned b[TILES][2];
+      for (int g = 0; g < GROUPS; g++) {
+#pragma unroll 1
+        for (int step = g * (GROUP / 16); step < (g + 1) * (GROUP / 16); step++) {
+          unsigned b[TILES][2];
 #pragma unroll
-        for (int n = 0; n < TILES; n++) {
-          const bf16* from = &tiles_x[chunk % STAGES][(n * 8 + lane / 4) * X_STRIDE + step * 16 + column];
-          b[n][0] = *reinterpret_cast<const unsigned*>(from);
-          b[n][1] = *reinterpret_cast<const unsigned*>(from + 8);
-        }
-#pragma unroll
-        for (int m = 0; m < MATRICES; m++) {
-          unsigned a[4];
-#pragma unroll
-          for (int h = 0; h < 2; h++) {
-            const unsigned char* from = &tiles_w[chunk % STAGES][m][(row + h * 8) * STRIDE + step * 2 * BITS];
-            const unsigned* words = reinterpret_cast<const unsigned*>(from);
-#pragma unroll
-            for (int part = 0; part < 2; part++) {
-              const int g = step * 16 / GROUP;
-              const bf16x2 number = numbers<BITS>(words, (column + part * 8) * BITS);
-              const bf16x2 weight = __hfma2(number, scale[m][h][g], shift[m][h][g]);
-              a[h + 2 * part] = *reinterpret_cast<const unsigned*>(&weight);
-            }
+          for (int n = 0; n < TILES; n += 2) {
+            const int t = n * 8 + lane / 16 * 8 + lane % 8;
+            const bf16* from = &tiles_x[chunk % STAGES][t * X_STRIDE + step * 16 + lane / 8 % 2 * 8];
+            if (n < tiles) load_matrices(b + n, from);
           }
 #pragma unroll
-          for (int n = 0; n < TILES; n++)
-            if (n < tiles) multiply(sum[m][n], a, b[n]);
+          for (int m = 0; m < MATRICES; m++) {
+            unsigned a[4];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+              const unsigned char* from = &tiles_w[chunk % STAGES][m][(row + h * 8) * STRIDE + step * 2 * BITS];
+              const unsigned* words = reinterpret_cast<const unsigned*>(from);
+#pragma unroll
+              for (int part = 0; part < 2; part++) {
+                const bf16x2 number = numbers<BITS>(words, (column + part * 8) * BITS);
+                const bf16x2 weight = __hfma2(number, group(scales[0][m][h], g), group(shifts[0][m][h], g));
+                a[h + 2 * part] = *reinterpret_cast<const unsigned*>(&weight);
+              }
+            }
+#pragma unroll
+            for (int n = 0; n < TILES; n++)
+              if (n < tiles) multiply(sum[m][n], a, b[n]);
+          }
         }
       }
     }

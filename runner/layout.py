@@ -148,8 +148,8 @@ class Step:
         self.at = self._positions()
         self.positions = _indices(self.at)
         self.levels = [list(level) for level in self._levels()]
-        self._views: dict[tuple[Reach, int], View] = {}
-        self._masks: dict[tuple[Segment, int, Reach], mx.array] = {}
+        self.views: dict[tuple[Reach, int], View] = {}
+        self.masks: dict[tuple[Segment, int, Reach], mx.array] = {}
         self._index_decode()
         self._index_prefill()
 
@@ -219,16 +219,16 @@ class Step:
         if reach.window is None or self.at[start:end].max() - (segment.end - keys) < reach.window:
             return None
         key = (segment, start, reach)
-        if key not in self._masks:
+        if key not in self.masks:
             at = np.arange(segment.end - keys, segment.end)
-            self._masks[key] = additive(reach.sees(self.at[start:end, None], at[None, :]))
-        return self._masks[key]
+            self.masks[key] = additive(reach.sees(self.at[start:end, None], at[None, :]))
+        return self.masks[key]
 
     def view(self, reach: Reach, ring: int) -> View:
         """The masks for layers of one reach that store own KV in rings of ``ring`` tokens."""
-        if (reach, ring) not in self._views:
-            self._views[reach, ring] = self._make_view(reach, Ring.of(reach, ring, self.base))
-        return self._views[reach, ring]
+        if (reach, ring) not in self.views:
+            self.views[reach, ring] = self._make_view(reach, Ring.of(reach, ring, self.base))
+        return self.views[reach, ring]
 
     def _make_view(self, reach: Reach, ring: Ring) -> View:
         decoding = len(self.decoding)

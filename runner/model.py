@@ -15,6 +15,7 @@ from runner import cpu, prefix
 from runner.layout import Segment, Span, Step
 from runner.prefix import LayerKV
 from runner.reach import Reach
+from runner.replay import Replay
 
 log = logging.getLogger("rowmill")
 
@@ -52,6 +53,7 @@ class ResidentModel:
         self.model = model
         self._rows: list[mx.array | None] = [None]  # shared with twins, as the head is
         self.layers = [LayerKV(index, _reach(kv, max_kv_size)) for index, kv in enumerate(make_prompt_cache(model))]
+        self._replay = Replay(self.layers, self._forward)
         prefix.hook()
         cpu.hook()
         self._wrap_head()
@@ -78,6 +80,11 @@ class ResidentModel:
 
     def forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
         """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
+        if rows is not None and not step.prefilling and all(layer.fused for layer in self.layers):
+            return self._replay(tokens, step, rows)
+        return self._forward(tokens, step, rows)
+
+    def _forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
         for layer in self.layers:
             layer.step = step
         self._rows[0] = rows
@@ -93,6 +100,7 @@ class ResidentModel:
         """The same model with KV layers of its own, for another batch."""
         twin = copy.copy(self)
         twin.layers = [LayerKV(layer.index, layer.reach) for layer in self.layers]
+        twin._replay = Replay(twin.layers, twin._forward)
         return twin
 
     def state(self) -> list[mx.array]:

@@ -57,6 +57,7 @@ class LayerKV:
         self.shape = (0, 1)  # slots, ring
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
+        self.fused = False  # whether the latest step could be computed by the device's own kernels
         self.step: Step
 
     @property
@@ -93,6 +94,7 @@ class LayerKV:
         T, H, _, D = q.shape
         N = k.shape[1]
         query = Query(q.reshape(T, N, H // N, D), scale, v)
+        self.fused = query.kernels is not None
         view = self.step.view(self.reach, self.shape[1])
         if query.kernels is not None and not self.step.prefilling:
             return self._finish(view, query, k, v, sinks).reshape(T, H, 1, D)

@@ -176,6 +176,35 @@ def experts(T=64, E=32, D=2880, F=2880):
     )
 
 
+def packed_experts(D=2880, E=32, k=4):
+    """Microseconds of a layer of 6-bit experts by tokens: by kernels, and all at once."""
+    import mlx.core as mx
+    from mlx_lm.models.gpt_oss import SwigluOAI
+    from mlx_lm.models.switch_layers import SwitchGLU
+
+    from runner.cuda import AllExperts
+
+    experts = SwitchGLU(D, D, E, SwigluOAI(), bias=True)
+    experts.set_dtype(mx.bfloat16)
+    for name in ("up_proj", "gate_proj", "down_proj"):
+        setattr(experts, name, experts[name].to_quantized(32, 6))
+    ways, told = {"kernels": AllExperts(experts), "all": AllExperts(experts)}, {}
+    ways["all"].kernels = None
+    ways["kernels"].most_pairs = 1 << 30
+    for T in (16, 64, 128, 256, 512, 1024, 2048):
+        x = mx.random.normal((T, D)).astype(mx.bfloat16)
+        chosen = mx.argsort(mx.random.normal((T, E)), axis=-1)[:, :k]
+        mx.eval(x, chosen, experts.parameters())
+        for name, way in ways.items():
+            times = []
+            for _ in range(4):
+                began = time.perf_counter()
+                mx.eval([way(x, chosen) for _ in range(10)])
+                times.append((time.perf_counter() - began) / 10)
+            told[f"{T} {name}"] = round(1e6 * min(times))
+    return told
+
+
 def timed(ways):
     """Microseconds of each way, called again and again on its own result: set up, handed over, done."""
     import mlx.core as mx
@@ -208,6 +237,7 @@ def main():
     if options.operations:
         log.stage("operations", operations)
         log.stage("experts", experts)
+        log.stage("packed experts", packed_experts)
     if options.layers:
         ours = Ours(build(options.layers))
         for size in (64, 256):

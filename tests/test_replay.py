@@ -1,0 +1,61 @@
+"""Decode steps that are recorded and run again, with what stands in for a GPU's kernels on a CPU."""
+
+import shutil
+
+import mlx.core as mx
+import pytest
+
+from runner import cuda_attention, layout, parts, prefix, replay
+from runner.engine import BatchEngine
+from runner.model import ResidentModel
+from runner.types import Sequence
+from tests.kernels import PlainKernels
+from tests.test_engine import END, finish, one_by_one, prompts
+from tests.tiny import MODELS
+
+
+@pytest.fixture(params=[False, True], ids=["traced", "compiled"])
+def _on_gpu(request, monkeypatch):
+    """``traced``: the recording itself is run each time, as without a compiler."""
+    if request.param and shutil.which("g++") is None:
+        pytest.skip("mx.compile needs g++ on a CPU")
+    kernels = {}
+    make = lambda dtype, *sizes: kernels.setdefault(sizes, PlainKernels(sizes[-1]))  # noqa: E731
+    monkeypatch.setattr(cuda_attention, "kernels", make)
+    for module in (parts, prefix):
+        monkeypatch.setattr(module, "on_cpu", lambda: False)
+    monkeypatch.setitem(layout.KEY_GRAIN, mx.cpu, 32)
+    mx.set_default_device(mx.cpu)
+    if not request.param:
+        mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.usefixtures("_on_gpu")
+def test_steps_that_are_run_again_give_the_same_tokens(name, monkeypatch):
+    again = []
+    monkeypatch.setattr(replay, "_with_arrays", lambda *given, do=replay._with_arrays: again.append(1) or do(*given))
+    plain, engine = MODELS[name](), BatchEngine(ResidentModel(MODELS[name]()), {END}, batch_size=3, prefill_tokens=16)
+    rows = [*prompts(3, 4, 9), *prompts(5, 3, 0)]  # some behind a prefix, some not, more than there are slots
+    boundaries = [(9,)] * 4 + [()] * 3
+    todo = [
+        Sequence((i, 0), row, 30 + 5 * i, boundaries=b) for i, (row, b) in enumerate(zip(rows, boundaries, strict=True))
+    ]
+    done = finish(engine, todo)
+    for i, row in enumerate(rows):
+        assert done[i, 0].tokens == one_by_one(plain, row, 30 + 5 * i)
+    assert again
+
+
+@pytest.mark.usefixtures("_on_gpu")
+def test_a_model_forgets_forms_of_steps_that_are_too_many(monkeypatch):
+    monkeypatch.setattr(replay, "MOST_FORMS", 1)
+    plain, resident = MODELS["llama"](), ResidentModel(MODELS["llama"]())
+    rows = prompts(3, 4, 9)
+    for size in (1, 2, 4):
+        todo = [Sequence((i, 0), row, 30, boundaries=(9,)) for i, row in enumerate(rows)]
+        done = finish(BatchEngine(resident, {END}, batch_size=size), todo)
+        assert [done[i, 0].tokens for i in range(4)] == [one_by_one(plain, row, 30) for row in rows]
+    assert len(resident._replay._forms) <= 1
