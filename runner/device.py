@@ -60,12 +60,12 @@ def prepare(backend: str = "auto") -> Device:
     if backend not in BACKENDS:
         raise UserError(f"engine.backend={backend} is unknown; choose one of {', '.join(BACKENDS)}")
     _check_mac()
-    # Two or more streams run side by side only if MLX orders their common graph by breadth, whatever its width.
-    os.environ.setdefault("MLX_BFS_MAX_WIDTH", "4096")
     blas = _open_blas() if sys.platform == "linux" and backend != "cuda" else None
     mx = _import_mlx()
     kind = _kind(mx, backend)
     if kind == "cpu":
+        # Two or more streams run side by side only if MLX orders their common graph by breadth, whatever its width.
+        os.environ.setdefault("MLX_BFS_MAX_WIDTH", "4096")
         mx.set_default_device(mx.cpu)
         if shutil.which("g++") is None:
             mx.disable_compile()

@@ -6,6 +6,7 @@ a stream of its own, and all are launched together: matrix products and everythi
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -104,11 +105,11 @@ class BatchEngine:
         return ended
 
     def close(self) -> None:
-        """Drop the batches and give their memory back."""
+        """Drop the model and the batches and give their memory back; nothing but the figures can be asked for then."""
         self.waiting.clear()
-        self.snapshots.clear()
-        for batch in self.batches:
-            batch.clear()
+        self.batches.clear()
+        del self.model, self.snapshots
+        gc.collect()  # a model's wrapped layers refer to one another
         mx.clear_cache()
 
     def _size(self) -> None:

@@ -83,7 +83,7 @@ def batch_engine(
     log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
     streams = cpu_streams() if device.kind == "cpu" else 1
     most = None if conf.get("batch_size") else int(share * MOST)
-    bound = None if device.kind == "cpu" else weights + work
+    bound = None if device.kind == "cpu" else mx.get_active_memory() + work
     return BatchEngine(
         resident, kv_bytes=spare, bound_bytes=bound, streams=streams, most=most, costs=costs, **sizes, **details
     )

@@ -278,3 +278,13 @@ def test_choices_with_many_tokens_fill_a_step_by_themselves(plain, resident):
     engine.add(sequences(rows, 1, (6,), choices=choices))
     scored = [len(engine.step()) for _ in range(8)]
     assert max(scored) == 1 and sum(scored) == 5
+
+
+def test_a_closed_engine_gives_the_memory_of_the_model_back():
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    engine = BatchEngine(ResidentModel(MODELS["llama"](hidden_size=256)), {END}, batch_size=2)
+    finish(engine, sequences(prompts(1, 3, 5), 4, (5,)))
+    assert mx.get_active_memory() > before + 1_000_000
+    engine.close()
+    assert mx.get_active_memory() < before + 100_000

@@ -50,7 +50,7 @@ class Ours:
     """Rows through a BatchEngine; ``size`` None lets it find its batch size. Changes the model, as a run does."""
 
     def __init__(self, model):
-        from mlx.utils import tree_reduce
+        import mlx.core as mx
 
         from runner import cuda
         from runner.measure import measure_costs
@@ -58,10 +58,9 @@ class Ours:
         from runner.serving import MOST_WORK_BYTES
 
         cuda.prepare(model, 40 << 30)
-        weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
-        self.bound_bytes = weights + int(MOST_WORK_BYTES)
         self.resident = ResidentModel(model)
         self.costs = measure_costs(self.resident)
+        self.bound_bytes = mx.get_active_memory() + int(MOST_WORK_BYTES)
 
     def engine(self, size, prefill=2048):
         from runner.engine import BatchEngine

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import gc
 import io
 import json
 import pstats
@@ -190,7 +191,6 @@ def packed_experts(D=2880, E=32, k=4):
         setattr(experts, name, experts[name].to_quantized(32, 6))
     ways, told = {"kernels": AllExperts(experts), "all": AllExperts(experts)}, {}
     ways["all"].kernels = None
-    ways["kernels"].most_pairs = 1 << 30
     for T in (16, 64, 128, 256, 512, 1024, 2048):
         x = mx.random.normal((T, D)).astype(mx.bfloat16)
         chosen = mx.argsort(mx.random.normal((T, E)), axis=-1)[:, :k]
@@ -242,6 +242,8 @@ def main():
         ours = Ours(build(options.layers))
         for size in (64, 256):
             log.stage(f"Llama 8B, {size} sequences", step, ours, size)
+        del ours
+        gc.collect()
     if options.config:
         config = json.loads(options.config.read_text())
         config.pop("quantization_config", None)
