@@ -29,8 +29,6 @@ from runner.marks import peak_memory
 from runner.types import UserError
 
 WORKLOADS = ("shared", "unique", "documents", "run", "card")
-
-
 TWO_LABELS = ((5,), (7,))
 
 
@@ -66,6 +64,8 @@ class BenchmarkConf:
     def __post_init__(self) -> None:
         if (self.workload == "run") != (self.run_dir is not None):
             raise UserError("benchmark.workload=run and benchmark.run_dir=OUTPUTS/NAME go together")
+        if self.workload == "card" and self.against:
+            raise UserError("benchmark.against: the workload card measures rowmill alone; take shared or unique")
         if self.batch_sizes is not None and min(self.batch_sizes, default=0) < 1:
             raise UserError(f"benchmark.batch_sizes={self.batch_sizes}: sequences at once, such as [1,8,32]")
         for peer in self.against:
@@ -93,7 +93,7 @@ class Measurement:
     seconds: float
     rows_per_s: float
     first_token_s: float | None
-    prefill_tokens_per_s: float | None
+    prefill_tokens_per_s: float
     decode_tokens_per_s: float | None
     peak_bytes: int
     tokens_equal: float | None = None  # share of rows whose tokens equal the first engine's
@@ -195,9 +195,10 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     """Run one engine in this process; a Measurement's fields and the ``tokens`` of every row."""
     conf = BenchmarkConf(**task["benchmark"])
     rows, once, size, peak = _opened(task, conf)
-    prefill, first_token, _ = [once(1) for _ in range(2)][-1] if conf.output > 1 else (None, None, [])
+    first = [once(1) for _ in range(2)][-1] if conf.output > 1 else None
     runs = [once(conf.output) for _ in range(conf.repeat + 1)][1:]
     seconds = statistics.median(run[0] for run in runs)
+    prefill, first_token, _ = first or (seconds, runs[0][1], [])  # one token, or none: that is all there is
     decode = len(rows) * (conf.output - 1)
     return {
         **{key: getattr(conf, key) for key in ("workload", "prefix", "suffix", "output")},
@@ -207,8 +208,8 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         "seconds": seconds,
         "rows_per_s": len(rows) / seconds,
         "first_token_s": first_token,
-        "prefill_tokens_per_s": sum(map(len, rows)) / prefill if prefill else None,
-        "decode_tokens_per_s": decode / (seconds - prefill) if prefill and seconds > prefill else None,
+        "prefill_tokens_per_s": sum(map(len, rows)) / prefill,
+        "decode_tokens_per_s": decode / (seconds - prefill) if seconds > prefill else None,
         "peak_bytes": int(peak()),
         "tokens": runs[0][2],
     }
@@ -239,8 +240,7 @@ def _opened(task: dict[str, Any], conf: BenchmarkConf) -> Opened:
     mx.reset_peak_memory()
     if name == "rowmill":
         return _rowmill(task["engine"], found, model, rows, [choices for _, choices in own] if own else None)
-    shared = conf.prefix if conf.workload == "shared" else 0
-    return Opened(rows, mlx_lm_peer(name, model, tokenizer, rows, shared), lambda: None, mx.get_peak_memory)
+    return Opened(rows, mlx_lm_peer(name, model, tokenizer, rows), lambda: None, mx.get_peak_memory)
 
 
 def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int]], choices: Any) -> Opened:
