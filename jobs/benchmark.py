@@ -15,14 +15,13 @@ import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jobs.apart import apart, tell
 from jobs.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer, mlx_lm_peer
 from runner.keys import key
 from runner.marks import peak_memory
@@ -177,18 +176,7 @@ def _in_child(task: dict[str, Any]) -> dict[str, Any]:
     environment = dict(os.environ)
     if task["engine_name"] in MLX_LM:  # mlx-lm works on one stream: all cores to its matrix products
         environment.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-    child = subprocess.run(
-        [sys.executable, "-m", "jobs.benchmark"],
-        input=json.dumps(task),
-        text=True,
-        stdout=subprocess.PIPE,
-        env=environment,
-        check=False,
-    )
-    if child.returncode:
-        raise UserError(f"{task['engine_name']} ended with exit code {child.returncode}", exit_code=3)
-    answer: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return answer
+    return apart("jobs.benchmark", task["engine_name"], task, environment)
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
@@ -272,4 +260,4 @@ def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(measure(json.load(sys.stdin))) + "\n")
+    tell(measure)
