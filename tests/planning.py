@@ -75,7 +75,7 @@ def at_once(workload, count):
 
 
 def as_read(workload, count):
-    """As the loop does: rows are read while fewer than WINDOW_TOKENS wait."""
+    """As the loop does with the usual window: rows are read while fewer than WINDOW_TOKENS wait."""
     planning, rows, read = Planning(), enumerate(prompts(workload, count)), 0
     while read < count or len(planning.plan):
         while read < count and planning.plan.tokens < WINDOW_TOKENS:
