@@ -2,7 +2,7 @@
 
 For prompts with one template, documents x questions in shuffled order, and prompts that share nothing: seconds of
 processor time for all of them waiting at once, and read ahead as a run does; the memory that the plan adds to the
-prompts'; the shares of prompt tokens that this order serves from cache and that any order could.
+prompts'; the shares of prompt tokens that this order serves from cache and that any order could, of planned prefixes.
 """
 
 import random
