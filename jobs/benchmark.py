@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.apart import apart, tell
-from jobs.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer, mlx_lm_peer
+from jobs.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer, mlx_lm_peer, shared_tokens
 from runner.keys import key
 from runner.marks import peak_memory
 from runner.types import UserError
@@ -189,8 +189,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     prefill, first_token, _ = first or (seconds, runs[0][1], [])  # one token, or none: that is all there is
     decode = len(rows) * (conf.output - 1)
     return {
-        **{key: getattr(conf, key) for key in ("workload", "prefix", "suffix", "output")},
-        "n": len(rows),
+        **_shape(conf, rows),
         "engine": task["engine_name"],
         "batch_size": size(),
         "seconds": seconds,
@@ -201,6 +200,15 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         "peak_bytes": int(peak()),
         "tokens": runs[0][2],
     }
+
+
+def _shape(conf: BenchmarkConf, rows: list[list[int]]) -> dict[str, Any]:
+    """What the prompts are like; those of a run share what they share, and are of so many tokens in the mean."""
+    prefix, suffix = conf.prefix, conf.suffix
+    if conf.workload == "run":
+        prefix = shared_tokens(rows)
+        suffix = round(statistics.mean(map(len, rows))) - prefix
+    return {"workload": conf.workload, "n": len(rows), "prefix": prefix, "suffix": suffix, "output": conf.output}
 
 
 class Opened(NamedTuple):

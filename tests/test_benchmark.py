@@ -156,6 +156,7 @@ def test_the_prompts_of_an_earlier_run_are_measured_with_their_own_choices(tiny_
     assert main(["benchmark", *measure, "benchmark.output=0", model[0], "engine.backend=cpu"]) == 0
     (one,) = json.loads(Path("outputs/benchmark.json").read_text())
     assert (one["workload"], one["n"]) == ("run", 6)
+    assert one["prefix"] == len("Say: row number ") and 1 <= one["suffix"] <= 2  # a token is a byte
 
 
 def test_llama_cpp_asks_for_a_gguf_file(tiny_model_folder, tmp_path, capsys):
