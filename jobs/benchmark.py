@@ -1,8 +1,12 @@
 """The command ``benchmark``: how fast this machine goes through prompts, and against what else.
 
-Every engine runs in a process of its own, one after the other: on CPUs the number of BLAS threads that suits one engine
-and not the other is fixed when a process starts, and memory peaks are then each engine's own. The first run of a
-process warms up; the median of the others counts.
+Every engine runs in a process of its own, one after the other, and memory peaks are each engine's own. One process
+cannot serve all fairly on CPUs. An OpenMP build of OpenBLAS asks the calling thread how many threads to take, MLX calls
+it from threads that nobody else can reach, and these go by what OMP_NUM_THREADS was when the process started: with 1,
+``batch_generate`` takes 8.2 s (with 2: 6.6 s), and ``openblas_set_num_threads(2)`` changes nothing; with 2, rowmill's
+two streams take 11 to 20 s (with 1: 4.5 s), whatever ``openblas_set_num_threads(1)`` is told. And what rowmill does to
+MLX's functions speeds mlx-lm up: ``batch_generate`` then takes 5.5 s. (8 prompts of 200 tokens and 16 generated,
+SmolLM2-135M in float32 on 2 cores.) The first run of a process warms up; the median of the others counts.
 """
 
 from __future__ import annotations
@@ -11,22 +15,19 @@ import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobs.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer, mlx_lm_peer
+from jobs.apart import apart, tell
+from jobs.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer, mlx_lm_peer, shared_tokens
 from runner.keys import key
 from runner.marks import peak_memory
 from runner.types import UserError
 
 WORKLOADS = ("shared", "unique", "documents", "run", "card")
-
-
 TWO_LABELS = ((5,), (7,))
 
 
@@ -62,6 +63,8 @@ class BenchmarkConf:
     def __post_init__(self) -> None:
         if (self.workload == "run") != (self.run_dir is not None):
             raise UserError("benchmark.workload=run and benchmark.run_dir=OUTPUTS/NAME go together")
+        if self.workload == "card" and self.against:
+            raise UserError("benchmark.against: the workload card measures rowmill alone; take shared or unique")
         if self.batch_sizes is not None and min(self.batch_sizes, default=0) < 1:
             raise UserError(f"benchmark.batch_sizes={self.batch_sizes}: sequences at once, such as [1,8,32]")
         for peer in self.against:
@@ -89,7 +92,7 @@ class Measurement:
     seconds: float
     rows_per_s: float
     first_token_s: float | None
-    prefill_tokens_per_s: float | None
+    prefill_tokens_per_s: float
     decode_tokens_per_s: float | None
     peak_bytes: int
     tokens_equal: float | None = None  # share of rows whose tokens equal the first engine's
@@ -173,41 +176,39 @@ def _in_child(task: dict[str, Any]) -> dict[str, Any]:
     environment = dict(os.environ)
     if task["engine_name"] in MLX_LM:  # mlx-lm works on one stream: all cores to its matrix products
         environment.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-    child = subprocess.run(
-        [sys.executable, "-m", "jobs.benchmark"],
-        input=json.dumps(task),
-        text=True,
-        stdout=subprocess.PIPE,
-        env=environment,
-        check=False,
-    )
-    if child.returncode:
-        raise UserError(f"{task['engine_name']} ended with exit code {child.returncode}", exit_code=3)
-    answer: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return answer
+    return apart("jobs.benchmark", task["engine_name"], task, environment)
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
     """Run one engine in this process; a Measurement's fields and the ``tokens`` of every row."""
     conf = BenchmarkConf(**task["benchmark"])
     rows, once, size, peak = _opened(task, conf)
-    prefill, first_token, _ = [once(1) for _ in range(2)][-1] if conf.output > 1 else (None, None, [])
+    first = [once(1) for _ in range(2)][-1] if conf.output > 1 else None
     runs = [once(conf.output) for _ in range(conf.repeat + 1)][1:]
     seconds = statistics.median(run[0] for run in runs)
+    prefill, first_token, _ = first or (seconds, runs[0][1], [])  # one token, or none: that is all there is
     decode = len(rows) * (conf.output - 1)
     return {
-        **{key: getattr(conf, key) for key in ("workload", "prefix", "suffix", "output")},
-        "n": len(rows),
+        **_shape(conf, rows),
         "engine": task["engine_name"],
         "batch_size": size(),
         "seconds": seconds,
         "rows_per_s": len(rows) / seconds,
         "first_token_s": first_token,
-        "prefill_tokens_per_s": sum(map(len, rows)) / prefill if prefill else None,
-        "decode_tokens_per_s": decode / (seconds - prefill) if prefill and seconds > prefill else None,
+        "prefill_tokens_per_s": sum(map(len, rows)) / prefill,
+        "decode_tokens_per_s": decode / (seconds - prefill) if seconds > prefill else None,
         "peak_bytes": int(peak()),
         "tokens": runs[0][2],
     }
+
+
+def _shape(conf: BenchmarkConf, rows: list[list[int]]) -> dict[str, Any]:
+    """What the prompts are like; those of a run share what they share, and are of so many tokens in the mean."""
+    prefix, suffix = conf.prefix, conf.suffix
+    if conf.workload == "run":
+        prefix = shared_tokens(rows)
+        suffix = round(statistics.mean(map(len, rows))) - prefix
+    return {"workload": conf.workload, "n": len(rows), "prefix": prefix, "suffix": suffix, "output": conf.output}
 
 
 class Opened(NamedTuple):
@@ -235,8 +236,7 @@ def _opened(task: dict[str, Any], conf: BenchmarkConf) -> Opened:
     mx.reset_peak_memory()
     if name == "rowmill":
         return _rowmill(task["engine"], found, model, rows, [choices for _, choices in own] if own else None)
-    shared = conf.prefix if conf.workload == "shared" else 0
-    return Opened(rows, mlx_lm_peer(name, model, tokenizer, rows, shared), lambda: None, mx.get_peak_memory)
+    return Opened(rows, mlx_lm_peer(name, model, tokenizer, rows), lambda: None, mx.get_peak_memory)
 
 
 def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int]], choices: Any) -> Opened:
@@ -268,4 +268,4 @@ def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(measure(json.load(sys.stdin))) + "\n")
+    tell(measure)

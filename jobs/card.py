@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from jobs.apart import apart, tell
 from runner.types import UserError
 
 log = logging.getLogger("rowmill.card")
@@ -61,12 +59,7 @@ class Card:
 
 def card(task: dict[str, Any]) -> Card:
     """Measure in a process of its own. ``task``: see ``measure``. Raises UserError, exit code 3, when that fails."""
-    child = subprocess.run(
-        [sys.executable, "-m", "jobs.card"], input=json.dumps(task), text=True, stdout=subprocess.PIPE, check=False
-    )
-    if child.returncode:
-        raise UserError(f"the card's measurement ended with exit code {child.returncode}", exit_code=3)
-    answer = json.loads(child.stdout.splitlines()[-1])
+    answer = apart("jobs.card", "the card's measurement", task)
     return Card(**{**answer, "measured": [Streams(**one) for one in answer["measured"]]})
 
 
@@ -136,4 +129,4 @@ def _seconds(engine: Any, prompts: list[list[int]], response: int) -> float:
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
-    sys.stdout.write(json.dumps(asdict(measure(json.load(sys.stdin)))) + "\n")
+    tell(lambda task: asdict(measure(task)))

@@ -18,13 +18,14 @@ Rows = list[list[int]]
 Once = Callable[[int], tuple[float, float | None, Rows]]  # output -> seconds, to the first token, tokens of each row
 
 
-def mlx_lm_peer(name: str, model: Any, tokenizer: Any, rows: Rows, prefix: int) -> Once:
-    """One of mlx-lm's ways; ``prefix``: how many first tokens all rows share."""
+def mlx_lm_peer(name: str, model: Any, tokenizer: Any, rows: Rows) -> Once:
+    """One of mlx-lm's ways; the prefix is what all rows begin with."""
     import mlx.core as mx
     from mlx_lm.generate import batch_generate, generate_step
     from mlx_lm.models.cache import make_prompt_cache
 
     tokenizer.eos_token_ids = set()  # as for rowmill: every row generates ``output`` tokens
+    prefix = shared_tokens(rows)
 
     def one_by_one(output: int) -> Rows:
         return [[int(t) for t, _ in generate_step(mx.array(row), model, max_tokens=output)] for row in rows]
@@ -44,6 +45,13 @@ def mlx_lm_peer(name: str, model: Any, tokenizer: Any, rows: Rows, prefix: int) 
 
     run = {"mlx_lm.generate": one_by_one, "mlx_lm.batch_generate": batched}.get(name, with_prefix)
     return _timed(run)
+
+
+def shared_tokens(rows: Rows) -> int:
+    """How many first tokens all rows share; each row keeps its last one for itself."""
+    first, last = min(rows), max(rows)  # what these two share, all in between do
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return min(same, min(map(len, rows)) - 1)
 
 
 def llama_cpp_peer(gguf: Path, rows: Rows, output: int) -> Once:

@@ -48,6 +48,8 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
     check_keys(conf)
     if conf.engine.backend == "fake":
         raise UserError("benchmark needs a model: engine.backend=fake has none")
+    if conf.benchmark.against and conf.engine.max_kv_size:
+        raise UserError("engine.max_kv_size bounds rowmill alone: leave it out with benchmark.against")
     folder = models.resolve(model_path(conf.model), conf.model.revision, conf.offline)
     _check_memory(conf, folder)
     if conf.benchmark.workload == "card":

@@ -16,7 +16,8 @@ from runner.store import Record, Store
 from runner.task import Task
 from runner.types import Completion, Engine, Generation, Job, Request, Row, RowError, Sequence, UserError
 
-WINDOW_TOKENS = 4_000_000  # waiting prompt tokens after which no more rows are read: some 150 MB
+WINDOW_TOKENS = 4_000_000  # waiting prompt tokens after which no more rows are read: some 150 MB,
+ROW_TOKENS = 1000  # or so many for each row of a window that was asked to be larger
 READ_ROWS = 256  # rows read, rendered and looked up together
 
 log = logging.getLogger("rowmill")
@@ -105,7 +106,7 @@ class Loop:
 
     def _room(self) -> int:
         """How many more rows to open. Those far behind the oldest unfinished one wait: its shard comes first."""
-        if self.plan.tokens >= WINDOW_TOKENS:
+        if self.plan.tokens >= max(WINDOW_TOKENS, ROW_TOKENS * self.window):
             return 0
         if self.tasks and self.last - next(iter(self.tasks)) > 4 * self.window:
             return 0

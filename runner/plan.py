@@ -21,6 +21,7 @@ import numpy as np
 from runner.types import Sequence
 
 TOKEN_BYTES = 4
+_KEY, _AGE, _WORK = map(itemgetter, range(3))
 
 
 class Costs(NamedTuple):
@@ -41,23 +42,17 @@ class Interval(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """A sequence, its sort key, and the number of the plan that first saw it: older ones go first."""
+    """A sequence, its sort key, the number of the plan that first saw it (older ones go first), and its work: the
+    tokens to compute, those of the answer included.
+    """
 
     key: bytes
     age: int
+    work: int
     sequence: Sequence
 
-    @property
-    def work(self) -> int:
-        """Tokens to compute, those of the answer included."""
-        return len(self.sequence.tokens) + (0 if self.sequence.choices else self.sequence.max_tokens)
 
-    def turn(self) -> tuple[int, int]:
-        """Sorts by age, then the most work first."""
-        return self.age, -self.work
-
-
-@dataclass
+@dataclass(slots=True)
 class Group:
     """Waiting sequences with the same planned prefix, in the order of their turns. ``key`` is the prefix's sort key."""
 
@@ -92,8 +87,10 @@ class Plan:
     def add(self, sequences: list[Sequence]) -> None:
         """Let sequences wait. Later requests of a row join at once if their prefix is the one being taken."""
         for sequence in sequences:
-            waiting = Waiting(sort_key(sequence.tokens), self._age, sequence)
-            self.tokens += len(sequence.tokens)
+            tokens = len(sequence.tokens)
+            work = tokens + (0 if sequence.choices else sequence.max_tokens)
+            waiting = Waiting(sort_key(sequence.tokens), self._age, work, sequence)
+            self.tokens += tokens
             if sequence.key[1] and self._last.key and waiting.key.startswith(self._last.key):
                 self._current().members.append(waiting)
             else:
@@ -108,7 +105,7 @@ class Plan:
                 self._plan()
             self._last = group = self._groups[0]
             sequence = group.members.popleft().sequence
-            sequence.boundaries = tuple(b for b in group.boundaries if b < len(sequence.tokens))
+            sequence.boundaries = _inside(group.boundaries, len(sequence.tokens))
             self._account(group.key, sequence)
             taken.append(sequence)
             self._count -= 1
@@ -131,16 +128,17 @@ class Plan:
 
     def _plan(self) -> None:
         """Sort all that wait into groups, the lift going on from where it is."""
-        waiting = sorted([*self._new, *(one for group in self._groups for one in group.members)], key=itemgetter(0))
+        waiting = sorted([*self._new, *(one for group in self._groups for one in group.members)], key=_KEY)
         groups: dict[bytes, Group] = {}
         planned = plan_boundaries([one.key for one in waiting], [one.work for one in waiting], self.costs)
+        group: Group | None = None
         for one, boundaries in zip(waiting, planned, strict=True):
-            prefix = one.key[: boundaries[-1] * TOKEN_BYTES] if boundaries else b""
-            if prefix not in groups:
-                groups[prefix] = Group(prefix, boundaries)
-            groups[prefix].members.append(one)
+            if group is None or boundaries is not group.boundaries:  # neighbours in a group have the very same tuple
+                prefix = one.key[: boundaries[-1] * TOKEN_BYTES] if boundaries else b""
+                group = groups.setdefault(prefix, Group(prefix, boundaries))
+            group.members.append(one)
         for group in groups.values():
-            group.members = deque(sorted(group.members, key=Waiting.turn))
+            group.members = deque(sorted(sorted(group.members, key=_WORK, reverse=True), key=_AGE))
         ahead = sorted(groups)
         place = bisect_left(ahead, self._last.key)
         self._groups = deque(groups[key] for key in ahead[place:] + ahead[:place])
@@ -156,6 +154,11 @@ class Plan:
                 self.shareable += boundary - start
             self._seen.add(prefix)
             start = boundary
+
+
+def _inside(boundaries: tuple[int, ...], tokens: int) -> tuple[int, ...]:
+    """Those before the last of so many tokens."""
+    return boundaries if not boundaries or boundaries[-1] < tokens else tuple(b for b in boundaries if b < tokens)
 
 
 def sort_key(tokens: list[int]) -> bytes:

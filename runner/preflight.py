@@ -80,7 +80,7 @@ def refusal(needs: Needs, model: ModelConf, folder: Path, config: dict[str, Any]
     if needs.least <= needs.limit:
         return None
     needed, have = f"{needs.least / 1e9:.0f}", f"{needs.limit / 1e9:.0f}"
-    if needed == have:
+    if needed == have or needs.limit < 10e9:
         needed, have = f"{needs.least / 1e9:.1f}", f"{needs.limit / 1e9:.1f}"
     spare = needs.limit - needs.work - (needs.kv_alone or 0)
     variant = largest_that_fits(model.path or folder.name, model.base, _weights(folder, config), spare)

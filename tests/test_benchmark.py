@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from jobs.benchmark import BenchmarkConf, prompts
+from jobs.peers import shared_tokens
 from runner.cli import main
 from runner.types import UserError
 
@@ -28,6 +29,7 @@ def test_workloads_share_what_they_say():
         ({"batch_sizes": []}, "batch_sizes"),
         ({"against": ["vllm"]}, "mlx_lm.generate"),
         ({"against": ["mlx_lm.generate"], "output": 0}, "benchmark.output"),
+        ({"against": ["mlx_lm.generate"], "workload": "card"}, "card measures rowmill alone"),
     ],
 )
 def test_wrong_keys_say_what_is_valid(wrong, says):
@@ -69,6 +71,39 @@ def test_the_command_measures_all_engines_on_the_same_prompts(tiny_model_folder,
         assert one["tokens_equal"] == 1
         assert one["rows_per_s"] > 0
         assert one["peak_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "shared"),
+    [
+        ([[1, 2, 3], [1, 2, 4], [1, 2, 3, 9]], 2),
+        ([[1, 2, 3], [1, 2, 3], [1, 2, 3, 9]], 2),
+        ([[5, 6]], 1),
+        ([[5], [5, 6]], 0),
+        ([[7, 1], [5, 6]], 0),
+    ],
+)
+def test_the_prefix_given_to_mlx_lm_is_what_all_rows_begin_with(rows, shared):
+    assert shared_tokens(rows) == shared
+
+
+def test_a_bound_that_the_others_do_not_keep_is_refused(tiny_model_folder, tmp_path, capsys):
+    words = ["engine.max_kv_size=16", "benchmark.against=[mlx_lm.generate]", f"model.path={tiny_model_folder}"]
+    assert main(["benchmark", *words, f"output.dir={tmp_path}"]) == 2
+    assert "engine.max_kv_size" in capsys.readouterr().err
+
+
+def test_one_token_is_prefill_and_its_time_is_that_to_the_first(tiny_model_folder, tmp_path):
+    words = ["benchmark.workload=documents", "benchmark.documents=2", "benchmark.questions=2", "benchmark.output=1"]
+    sizes = ["benchmark.prefix=20", "benchmark.suffix=5", "benchmark.repeat=1", "benchmark.batch_sizes=[1,3]"]
+    where = [f"model.path={tiny_model_folder}", f"output.dir={tmp_path}", "engine.backend=cpu"]
+    assert main(["benchmark", *words, *sizes, *where]) == 0
+    measured = json.loads((tmp_path / "benchmark.json").read_text())
+    assert [(one["n"], one["batch_size"]) for one in measured] == [(4, 1), (4, 3)]
+    for one in measured:
+        assert 0 < one["first_token_s"] <= one["seconds"]
+        assert one["prefill_tokens_per_s"] == pytest.approx(100 / one["seconds"])
+        assert one["decode_tokens_per_s"] is None
 
 
 def test_choice_scoring_is_measured_too(tiny_model_folder, tmp_path):
@@ -121,6 +156,7 @@ def test_the_prompts_of_an_earlier_run_are_measured_with_their_own_choices(tiny_
     assert main(["benchmark", *measure, "benchmark.output=0", model[0], "engine.backend=cpu"]) == 0
     (one,) = json.loads(Path("outputs/benchmark.json").read_text())
     assert (one["workload"], one["n"]) == ("run", 6)
+    assert one["prefix"] == len("Say: row number ") and 1 <= one["suffix"] <= 2  # a token is a byte
 
 
 def test_llama_cpp_asks_for_a_gguf_file(tiny_model_folder, tmp_path, capsys):

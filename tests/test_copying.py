@@ -3,8 +3,10 @@ import pytest
 from mlx_lm.models import mamba
 
 from runner.copying import CopyingEngine
+from runner.device import Device
 from runner.engine import BatchEngine
 from runner.model import ResidentModel, UnsupportedModelError
+from runner.serving import batch_engine
 from runner.types import Sampling, Sequence
 from tests.logprobs import asking, check_logprobs
 from tests.test_engine import END, finish, one_by_one, plain_score, prompts, sequences
@@ -37,6 +39,14 @@ def test_a_state_space_model_is_refused_by_the_sharing_engine():
     mx.set_default_device(mx.cpu)
     with pytest.raises(UnsupportedModelError):
         ResidentModel(tiny_mamba())
+
+
+def test_copies_are_told_in_the_log(caplog):
+    mx.set_default_device(mx.cpu)
+    with caplog.at_level("INFO", "rowmill"):
+        engine = batch_engine(tiny_mamba(), Device("cpu", "this one", None, 10**9), {})
+    engine.close()
+    assert "this model cannot share prefixes (ArraysCache layers): every row gets a copy" in caplog.text
 
 
 @pytest.mark.parametrize("shared", [0, 11])

@@ -73,9 +73,17 @@ def test_the_rows_read_ahead_are_bounded_by_the_window(tmp_path, window):
 def test_few_long_rows_are_read_ahead(tmp_path, monkeypatch):
     monkeypatch.setattr(feed, "READ_CHARS", 1000)
     monkeypatch.setattr(loop, "WINDOW_TOKENS", 5000)
+    monkeypatch.setattr(loop, "ROW_TOKENS", 1)
     ahead = Ahead(1)
     World(tmp_path, ["x" * 900 + str(i) for i in range(100)], ahead.steps, engine=ahead.engine, window=4096).run()
     assert ahead.most <= 8
+
+
+def test_a_larger_window_holds_more_tokens(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "WINDOW_TOKENS", 5000)
+    ahead = Ahead(1)
+    World(tmp_path, ["x" * 900 + str(i) for i in range(100)], ahead.steps, engine=ahead.engine, window=80).run()
+    assert ahead.most > 40
 
 
 def test_identical_prompts_are_computed_once(tmp_path):

@@ -1,7 +1,13 @@
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
 
 from runner import measure
+from runner.cli import main
 from runner.model import ResidentModel
 from tests.tiny import tiny_llama
 
@@ -27,3 +33,17 @@ def test_a_damaged_record_of_costs_is_measured_again(resident, tmp_path):
     (file,) = (tmp_path / "costs").iterdir()
     file.write_text("{")
     assert measure.costs_here(resident, "this one").snapshot > 0
+
+
+def test_a_run_notes_what_it_chose_by_in_its_checkpoint_and_its_log(tiny_model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text\nfirst\nsecond\n")
+    words = ["job=generate", "dataset=csv", "dataset.path=rows.csv", "prompt.user={{ text }}", "prompt.chat=false"]
+    model = [f"model.path={tiny_model_folder}", "engine.backend=cpu", "engine.max_tokens=3", "run_name=noted"]
+    assert main(["run", *words, *model]) == 0
+    with closing(sqlite3.connect("outputs/noted/run.db")) as connection:
+        (noted,) = (json.loads(told) for (told,) in connection.execute("SELECT provenance FROM sessions"))
+    assert noted["snapshot_cost"] >= measure.LEAST.snapshot
+    assert noted["level_cost"] >= measure.LEAST.level
+    assert noted["batch_size"] >= 1
+    assert "a shared prefix costs" in Path("outputs/noted/run.log").read_text()

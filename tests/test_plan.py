@@ -49,9 +49,12 @@ def cached(taken):
     return served
 
 
-@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=40))
-def test_every_sequence_is_taken_once_and_boundaries_lie_inside_it(rows):
-    plan = Plan()
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=40),
+    st.sampled_from([Costs(), Costs(0, 0), Costs(2, 0.1)]),
+)
+def test_every_sequence_is_taken_once_and_boundaries_lie_inside_it(rows, costs):
+    plan = Plan(costs)
     plan.add([sequence(i, row) for i, row in enumerate(rows)])
     taken = take_all(plan, 3)
     assert sorted(one.key[0] for one in taken) == list(range(len(rows)))
@@ -92,6 +95,21 @@ def test_documents_times_questions_in_shuffled_order_share_as_much_as_any_order_
     assert best > 0.8
     assert best - cached(taken) / prompt < 0.02
     assert {len(one.boundaries) for one in taken} == {2}
+
+
+def test_template_document_and_question_are_three_levels():
+    """Several samples of each question, as a job with ``samples`` asks for them."""
+    draw = random.Random(5)
+    rows = [row + [draw.randrange(1000) for _ in range(60)] for row in documents(12, 4)]
+    rows = [row for row in rows for _ in range(5)]
+    draw.shuffle(rows)
+    plan = Plan()
+    plan.add([sequence(i, row) for i, row in enumerate(rows)])
+    taken = take_all(plan)
+    assert {len(one.boundaries) for one in taken} == {3}
+    assert cached(taken) == plan.shareable
+    best = sum(map(len, rows)) - len({tuple(row[: i + 1]) for row in rows for i in range(len(row))})
+    assert 0 <= best - cached(taken) <= len(rows)  # the last token of each is its own
 
 
 def test_rows_that_arrive_join_the_sweep_where_their_prefix_lies_ahead():
