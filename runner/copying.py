@@ -16,6 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import make_prompt_cache
 
@@ -47,8 +48,9 @@ class Working:
 class CopyingEngine:
     """Continuous batching with a cache copy for each row; see the ``Engine`` protocol and BatchEngine.
 
-    Memory is bounded by ``batch_size`` alone. One prefix is held at a time, the deepest boundary of a sequence. Models
-    that a trial shows to mix up rows of different length in mlx-lm's batches run one row at a time.
+    ``kv_bytes`` bounds the memory of the rows' caches, as measured on a short prompt. One prefix is held at a time, the
+    deepest boundary of a sequence. Models that a trial shows to mix up rows of different length in mlx-lm's batches run
+    one row at a time.
     """
 
     def __init__(
@@ -58,12 +60,15 @@ class CopyingEngine:
         *,
         batch_size: int = 32,
         prefill_tokens: int = 512,
+        kv_bytes: int = 1 << 33,
         context: int | None = None,
         stopped: Callable[[list[int]], bool] = lambda tokens: False,
     ) -> None:
         self.model = model
         self.batch_size = batch_size if batch_size > 1 and _batches(model) else 1
         self.prefill_tokens = prefill_tokens
+        self.kv_bytes = kv_bytes
+        self.row_bytes, self.token_bytes = _cache_bytes(model)
         self.context = context
         self.stopped = stopped
         self.generator = BatchGenerator(
@@ -88,11 +93,9 @@ class CopyingEngine:
         """Start what waits, or advance the batch by a token; scoring is done one sequence at a time."""
         began = time.perf_counter()
         ended = []
-        while self.waiting and len(self.working) < self.batch_size:
+        while self.waiting and len(self.working) < self.batch_size and self._fits(self.waiting[0]):
             sequence = self.waiting.popleft()
-            needed = len(sequence.tokens) + sequence.max_tokens
-            if self.context is not None and needed > self.context:
-                problem = f"too long: {needed} tokens exceed the model's context of {self.context}"
+            if problem := self._misfit(sequence):
                 ended.append(Generation(sequence.key, finish_reason="error", error=problem))
             elif sequence.choices is not None:
                 ended.append(self._score(sequence))
@@ -111,6 +114,23 @@ class CopyingEngine:
         self.prefix = ((), None)
         self.generator.close()
         mx.clear_cache()
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether its caches fit beside those at work; alone there is nothing to wait for."""
+        taken = sum(self._bytes(work.sequence) for work in self.working.values())
+        return not self.working or taken + self._bytes(sequence) <= self.kv_bytes
+
+    def _bytes(self, sequence: Sequence) -> int:
+        return self.row_bytes + self.token_bytes * (len(sequence.tokens) + sequence.max_tokens)
+
+    def _misfit(self, sequence: Sequence) -> str | None:
+        """Why a sequence can never be computed here; None if it can."""
+        needed = len(sequence.tokens) + sequence.max_tokens
+        if self.context is not None and needed > self.context:
+            return f"too long: {needed} tokens exceed the model's context of {self.context}"
+        if self._bytes(sequence) > self.kv_bytes:
+            return f"too long: {needed} tokens exceed the {self.kv_bytes / 1e9:.2f} GB for a row's KV caches"
+        return None
 
     def _start(self, sequence: Sequence) -> None:
         cache, cached, start = self._prefix_of(sequence)
@@ -167,6 +187,18 @@ class CopyingEngine:
                 logprobs = mx.concatenate([ahead, _logprobs(rest)], axis=1)
             scores.append(float(mx.take_along_axis(logprobs[0], mx.array(choice)[:, None], axis=1).sum()))
         return Generation(sequence.key, [], "choice", cached, tuple(scores))
+
+
+def _cache_bytes(model: Any, tokens: int = 64) -> tuple[int, int]:
+    """What a row's caches take whatever its length, and for each token."""
+    sizes = []
+    for count in (1, 1 + tokens):
+        cache = make_prompt_cache(model)
+        mx.eval(model(mx.ones((1, count), mx.int32), cache=cache))
+        arrays = [array for _, array in tree_flatten([layer.state for layer in cache]) if isinstance(array, mx.array)]
+        sizes.append(sum(array.nbytes for array in arrays))
+    each = (sizes[1] - sizes[0]) // tokens
+    return sizes[0] - each, each
 
 
 def _batches(model: Any) -> bool:

@@ -89,7 +89,9 @@ class BatchEngine:
 
     def step(self) -> list[Generation]:
         """Admit, launch the next forward passes, read the ones before them."""
+        began = time.perf_counter()
         ended = self._admit()
+        self.work.model_s += time.perf_counter() - began  # of the prefixes that it computes
         if self.bound_bytes is not None:  # a fast host would fill the memory with the activations of steps to come
             kv = sum(batch.kv_bytes for batch in self.batches) + self.snapshots.nbytes
             mx.set_memory_limit(self.bound_bytes + kv)
@@ -135,7 +137,9 @@ class BatchEngine:
             if problem:
                 refused.append(Generation(sequence.key, finish_reason="error", error=problem))
             elif self._make_room(batch, sequence):
-                lane = batch.join(sequence, *self.snapshots.prefix(sequence))
+                prefix, cached = self.snapshots.prefix(sequence)
+                self.work.prefilled += (prefix.end if prefix else 0) - cached
+                lane = batch.join(sequence, prefix, cached)
                 if lane.over:  # the grammar has one text only, or its beginning fills the room
                     refused.append(self._end(lane, lane.over))
                     batch.lanes.remove(lane)
@@ -152,8 +156,8 @@ class BatchEngine:
             return f"too long: {needed} tokens (prompt {prompt}) exceed the model's context of {self.context}"
         prefix = sequence.boundaries[-1] if sequence.boundaries else 0
         alone = self.model.slot_bytes(self.batches[0].own(sequence)) + prefix * self.model.token_bytes
-        if alone > self.kv_bytes // len(self.batches):
-            memory = f"{self.kv_bytes / len(self.batches) / 1e9:.2f} GB"
+        if alone > self.kv_bytes:
+            memory = f"{self.kv_bytes / 1e9:.2f} GB"
             return f"too long: {needed} tokens (prompt {prompt}) exceed the {memory} for a row's KV caches"
         return None
 

@@ -78,7 +78,7 @@ def batch_engine(
         if conf.get("max_kv_size"):
             raise UserError(f"engine.max_kv_size: this model's caches cannot be bounded ({problem})", 3) from problem
         log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
-        return CopyingEngine(model, **sizes, **details)
+        return CopyingEngine(model, kv_bytes=spare, **sizes, **details)
     costs = costs_here(resident, device.name)
     log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
     streams = cpu_streams() if device.kind == "cpu" else 1

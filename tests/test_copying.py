@@ -102,3 +102,30 @@ def test_the_mean_log_probability_is_that_of_the_tokens_drawn_for_those_who_ask(
     for i in (1, 2):
         drawn = done[i, 0].tokens + ([END] if done[i, 0].finish_reason == "stop" else [])
         assert done[i, 0].mean_logprob == pytest.approx(plain_score(model, row, drawn) / len(drawn), abs=1e-4)
+
+
+def test_rows_join_as_the_bytes_of_their_caches_allow(model):
+    rows = prompts(4, 6, 0)
+    want = [one_by_one(model, row, 8) for row in rows]
+    engine = CopyingEngine(model, {END}, batch_size=6, prefill_tokens=8)
+    engine.kv_bytes = 2 * max(map(engine._bytes, sequences(rows, 8)))
+    together = []
+    engine._advance = lambda do=engine._advance: together.append(len(engine.working)) or do()
+    done = finish(engine, sequences(rows, 8))
+    assert [done[i, 0].tokens for i in range(6)] == want
+    assert max(together) == min(2, engine.batch_size)
+
+
+def test_a_row_whose_caches_can_never_fit_is_an_error(model):
+    engine = CopyingEngine(model, {END}, batch_size=2, prefill_tokens=8, kv_bytes=engine_bytes(model, 20))
+    done = finish(engine, sequences([[1] * 4, [1] * 400], 8))
+    assert done[0, 0].error is None
+    if engine.token_bytes:  # a state-space model's caches are as large for any prompt
+        assert done[1, 0].error.startswith("too long: 408 tokens exceed the 0.00 GB")
+    else:
+        assert done[1, 0].error is None
+
+
+def engine_bytes(model, tokens):
+    engine = CopyingEngine(model, {END}, batch_size=1)
+    return engine.row_bytes + engine.token_bytes * tokens

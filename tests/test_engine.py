@@ -288,3 +288,10 @@ def test_a_closed_engine_gives_the_memory_of_the_model_back():
     assert mx.get_active_memory() > before + 1_000_000
     engine.close()
     assert mx.get_active_memory() < before + 100_000
+
+
+def test_every_prompt_token_is_counted_as_computed_or_cached(resident):
+    rows = prompts(2, 7, 9)
+    engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=8)
+    finish(engine, sequences(rows, 4, (5, 9)))
+    assert engine.work.prefilled + engine.work.cached == sum(map(len, rows))
