@@ -243,7 +243,7 @@ class Batch:
                 score_rows += range(last, token) if lane.sequence.choices is not None else []
         step = Step([span for _, span, _ in spans])
         logits = self.model.forward(self._inputs(spans), step, rows=mx.array(np.array(rows + score_rows, np.int32)))
-        decoded = len(step.decoding)
+        decoded = sum(drawn for _, _, drawn in spans)
         work = Work(decoded, step.tokens - decoded, padded=step.padded, lanes=len(self.lanes))
         for lane, span, _ in spans:
             lane.stored += span.new

@@ -63,7 +63,7 @@ class EngineConf:
     prefill_tokens: int | None = key(None, least=1)
     memory_gb: float | None = key(None, least=0)
     max_kv_size: int | None = key(None, least=8)
-    window: int = key(4096, least=1)
+    window: int = key(16384, least=1)
     max_tokens: int = key(256, least=1)
     temperature: float = key(0.0, least=0)
     top_p: float = key(1.0, least=0, most=1)

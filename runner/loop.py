@@ -16,7 +16,7 @@ from runner.store import Record, Store
 from runner.task import Task
 from runner.types import Completion, Engine, Generation, Job, Request, Row, RowError, Sequence, UserError
 
-WINDOW_TOKENS = 4_000_000  # waiting prompt tokens after which no more rows are read: some 150 MB,
+WINDOW_TOKENS = 16_000_000  # waiting prompt tokens after which no more rows are read: some 130 MB,
 ROW_TOKENS = 1000  # or so many for each row of a window that was asked to be larger
 READ_ROWS = 256  # rows read, rendered and looked up together
 
