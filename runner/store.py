@@ -289,7 +289,7 @@ class Store:
     def _forget_damaged_shards(self) -> None:
         for shard, name, size, sha256 in self._select("SELECT shard, file, bytes, sha256 FROM shards"):
             if problem := damage(self.run_dir / name, size, sha256):
-                log.warning("%s: its rows are made again from the recorded completions", problem)
+                log.warning("%s: its rows are made again, from recorded completions where there are any", problem)
                 with self._database.atomic():
                     self._connection.execute("DELETE FROM shards WHERE shard = ?", (shard,))
 
@@ -297,7 +297,7 @@ class Store:
         recorded = {shards.shard_file(shard) for shard in self._sealed}
         for path in self.run_dir.iterdir():
             if _ORPHAN.fullmatch(path.name) and path.name not in recorded:
-                log.info("removing %s, left by an interrupted session", path)
+                log.info("removing %s, which is no part of the run", path)
                 path.unlink()
 
     def _checked(self, outputs: Iterable[Output]) -> list[Output]:

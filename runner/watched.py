@@ -35,16 +35,19 @@ class WatchedEngine:
     ) -> None:
         self._wait, self._watermark = wait, watermark
         self._opened, self._flight = opened, flight
+        flight.work(True)  # loading may hang, too
         self._alone, self._quarantined = alone, quarantined or {}
         self._inner: Engine | None = opened()
         self._flying: dict[Key, Sequence] = {}
+        self._entering: list[
+            Sequence
+        ] = []  # of those flying, not yet in the engine: on disk first, for adding may kill
         self._apart: deque[Sequence] = deque()  # waiting for the engine to be empty
         self._refused: list[Generation] = []
         self._poison: dict[tuple[int, ...], str] = {}  # prompts of quarantined rows, for those that ask the same
         self._lonely = self._changed = False
         self._answers = 0  # handed out by the last step: on disk when the next one begins
         self._work = Work()
-        flight.work(True)
 
     @property
     def inner(self) -> Engine:
@@ -52,6 +55,7 @@ class WatchedEngine:
         if self._inner is None:
             self._inner = self._opened()
             self._inner.add(list(self._flying.values()))
+            self._entering = []
         return self._inner
 
     @property
@@ -81,7 +85,7 @@ class WatchedEngine:
         """See Engine; none while a row is computed alone, or memory runs short."""
         if self._lonely or (self._flying and self._is_full()):
             return 0
-        return self.inner.room()
+        return max(0, self.inner.room() - len(self._entering))
 
     def _is_full(self) -> bool:
         return math.isfinite(self._watermark) and (self.gauge().memory_bytes or 0) > self._watermark
@@ -109,7 +113,11 @@ class WatchedEngine:
         self._changed = False
         ended, self._refused = self._refused, []
         if self._flying:
-            answered = self.inner.step()
+            inner = self.inner
+            if self._entering:
+                inner.add(self._entering)
+                self._entering = []
+            answered = inner.step()
             self._leave(answered)
             ended = [*ended, *answered]
         self._answers = len(ended)
@@ -141,7 +149,7 @@ class WatchedEngine:
 
     def _enter(self, sequences: list[Sequence]) -> None:
         if sequences:
-            self.inner.add(sequences)
+            self._entering += sequences
             self._flying.update((sequence.key, sequence) for sequence in sequences)
             self._changed = True
 
