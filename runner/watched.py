@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
+import gc
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
@@ -129,6 +133,7 @@ class WatchedEngine:
             self._work = self.work
             self._inner.close()
             self._inner = None
+            _give_back()
 
     def close(self) -> None:
         """See Engine."""
@@ -159,3 +164,12 @@ class WatchedEngine:
         if answered:
             self._lonely = False
             self._changed = True
+
+
+def _give_back() -> None:
+    """Let the system have what an engine took, now that nobody refers to it."""
+    gc.collect()  # a model's parts refer to each other
+    if mlx := sys.modules.get("mlx.core"):
+        mlx.clear_cache()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's: on a CPU the weights lay in its heap
+        ctypes.CDLL(None).malloc_trim(0)

@@ -316,6 +316,35 @@ def test_rows_whose_mere_adding_kills_are_on_disk_before(tmp_path):
     assert all(rows == tuple(added) for rows, added in seen if added)
 
 
+def test_a_release_gives_all_of_a_models_memory_back(tmp_path, tiny_model_folder, cpu):
+    import mlx.core as mx
+
+    from runner import models
+    from runner.device import Device
+    from runner.serving import batch_engine
+
+    device = Device("cpu", "here", None, 10**9)
+
+    def opened():
+        model, _, _ = models.load(tiny_model_folder, device)
+        return batch_engine(model, device, {"memory_gb": 1.0})
+
+    def taken():
+        return mx.get_active_memory() + mx.get_cache_memory()
+
+    mx.clear_cache()
+    before = taken()
+    engine = WatchedEngine(opened, Flight(tmp_path, 7))
+    engine.add([sequence(1)])
+    assert not engine.step()
+    assert taken() > before + 50_000
+    engine.release()
+    assert taken() < before + 10_000
+    while not (answered := engine.step()):
+        pass
+    assert [one.key for one in answered] == [(1, 0)]
+
+
 def test_loading_a_model_counts_as_work(tmp_path):
     flight = Flight(tmp_path, 7)
     seen = []
