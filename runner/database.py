@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DATABASE = "run.db"
 IDENTITY = "identity.json"  # the same as in the checkpoint, for the day on which that is damaged
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 _SCHEMA = f"""
 BEGIN;
@@ -34,7 +34,8 @@ CREATE TABLE prelude (found TEXT NOT NULL, crc INTEGER);
 CREATE TABLE latest (row INTEGER, error TEXT, body TEXT);
 CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, crc INTEGER,
     PRIMARY KEY (row, number));
-CREATE INDEX completions_digest ON completions (digest) WHERE digest IS NOT NULL;
+CREATE TABLE digests (digest BLOB PRIMARY KEY, row INTEGER, number INTEGER) WITHOUT ROWID;
+CREATE TABLE digested (upto INTEGER NOT NULL, crc INTEGER);
 CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER, cached_tokens INTEGER,
     completion_tokens INTEGER, finish_reason TEXT, retries INTEGER, seed INTEGER, body TEXT NOT NULL, crc INTEGER);
 CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes INTEGER, sha256 TEXT,
@@ -45,7 +46,7 @@ CREATE TABLE rejected (attempt INTEGER PRIMARY KEY, reason TEXT NOT NULL, prompt
     completion_tokens INTEGER, body TEXT NOT NULL, crc INTEGER);
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_VERIFIED = ("run", "prelude", "shards", "deaths", "rejected")  # small tables whose rows decide something
+_VERIFIED = ("run", "prelude", "digested", "shards", "deaths", "rejected")  # small tables whose rows decide something
 _VARIABLES = 500  # bound parameters of one statement
 
 
@@ -80,6 +81,8 @@ def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Map
     if check_version(connection, run_dir / DATABASE):
         if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise damaged(run_dir, " ".join(found.split()))
+        if _tables(connection) != _expected():
+            raise damaged(run_dir, "its list of tables is not what was written")
         for table in _VERIFIED:
             for row in connection.execute(f"SELECT * FROM {table}"):
                 verified(table, *row)
@@ -102,7 +105,18 @@ def create_tables(connection: sqlite3.Connection, identity: Mapping[str, Any]) -
     """Fill an empty database."""
     connection.executescript(_SCHEMA)
     connection.execute("INSERT INTO run VALUES (?, ?)", sealed(json.dumps(identity)))
+    connection.execute("INSERT INTO digested VALUES (?, ?)", sealed(0))
     connection.execute("COMMIT")
+
+
+def _tables(connection: sqlite3.Connection) -> list[tuple[str, str | None]]:
+    return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+def _expected() -> list[tuple[str, str | None]]:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        fresh.executescript(_SCHEMA)
+        return _tables(fresh)
 
 
 def read_identity(connection: sqlite3.Connection) -> dict[str, Any]:

@@ -26,7 +26,7 @@ CLOSERS = b'"]},'
 END = 256  # of ByteTokenizer
 BATCH = 256
 DELAY = "ROWMILL_FAKE_DELAY"  # environment variable: seconds that a step takes, to try interrupts and kills
-FAULT = "ROWMILL_FAKE_FAULT"  # environment variable: HOW:TEXT, what happens to a prompt with this text, see _fail
+FAULT = "ROWMILL_FAKE_FAULT"  # environment variable: HOW:TEXT, see _fail; "load" hangs at once
 
 
 class FakeEngine:
@@ -45,6 +45,8 @@ class FakeEngine:
     ) -> None:
         self.batch_size = max(1, int(share * (batch_size or BATCH)))
         self.fault = os.environ.get(FAULT, "")
+        if self.fault == "load":
+            time.sleep(1e6)
         self.delay_s = float(os.environ.get(DELAY) or 0)
         self.stopped = stopped
         self.waiting: list[Sequence] = []

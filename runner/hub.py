@@ -53,6 +53,12 @@ def snapshot(hub_id: str, revision: str | None = None, offline: bool = False, al
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         hint = "no such folder here, and not on the hub (a private or gated model needs `hf auth login`)"
         raise UserError(f"{at}: {hint}") from error
+    except errors.LocalEntryNotFoundError as error:
+        if offline:
+            hint = "no such folder here, and not in the cache; run once without offline, and with a network"
+        else:
+            hint = "no such folder here, not in the cache, and the hub does not answer; check the network"
+        raise UserError(f"{at}: {hint}") from error
     except Exception as error:  # the hub's client lets the errors of its HTTP library through
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
             raise UserError(

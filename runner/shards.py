@@ -26,6 +26,7 @@ USAGE = pa.struct(
     ]
 )
 OURS = pa.schema([("error", pa.string()), ("usage", USAGE)])
+_TEXT = {str, type(None)}
 _MISFIT = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -112,21 +113,30 @@ def stage(outputs: Sequence[Output], job: pa.Schema) -> list[Staged]:
 
 
 def _staged(output: Output, body: str) -> Staged:
-    usage = output.usage
-    usage = usage._replace(finish_reason=clean(usage.finish_reason) if usage.finish_reason is not None else None)
-    return Staged(output.row, clean(output.error) if output.error is not None else None, *usage, body)
+    row, _, error, (prompt, cached, completion, reason, retries, seed) = output
+    reason = clean(reason) if reason is not None else None
+    error = clean(error) if error is not None else None
+    return Staged(row, error, prompt, cached, completion, reason, retries, seed, body)
 
 
 def _fitting(outputs: Sequence[Output], job: pa.Schema) -> list[str] | None:
+    known = set(job.names)
+    if not all(output.columns.keys() <= known for output in outputs):
+        return None
     try:
         bodies = [clean(encode(output.columns)) for output in outputs]
-        records = json.loads(f"[{','.join(bodies)}]")
-        for field in job:
-            _array([record.get(field.name) for record in records], field.type)
+        if typed := [field for field in job if not _is_text(outputs, field)]:
+            records = json.loads(f"[{','.join(bodies)}]")
+            for field in typed:
+                _array([record.get(field.name) for record in records], field.type)
     except _MISFIT:
         return None
-    known = set(job.names)
-    return bodies if all(record.keys() <= known for record in records) else None
+    return bodies
+
+
+def _is_text(outputs: Sequence[Output], field: pa.Field) -> bool:
+    """Whether a column takes texts and is given nothing else: the common case, which needs no conversion to know."""
+    return pa.types.is_string(field.type) and {type(o.columns.get(field.name)) for o in outputs} <= _TEXT
 
 
 def _salvage(output: Output, job: pa.Schema) -> tuple[Output, str]:

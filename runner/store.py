@@ -28,6 +28,7 @@ import pyarrow as pa
 from runner import shards
 from runner.database import conditions, connect, create_or_check, unfinish_errors
 from runner.deaths import Death, note_death, read_deaths
+from runner.digests import Digests
 from runner.flight import Flight
 from runner.lease import Lease, disk_errors, fresh_dir
 from runner.marks import Marks
@@ -159,6 +160,7 @@ class Store:
         with disk_errors(self.run_dir), self._database.atomic():
             if records:
                 self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?)", records)
+                self._digests.follow(records)
             if rows:
                 values = (row.values() for row in rows)
                 self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
@@ -196,14 +198,16 @@ class Store:
         """Remove completions (row, number) of unfinished rows, whose requests are others now or that failed."""
         with disk_errors(self.run_dir), self._database.atomic():
             self._connection.executemany("DELETE FROM completions WHERE row = ? AND number = ?", keys)
+            self._digests.forgot()
 
     def lookup(self, digests: Iterable[bytes]) -> dict[bytes, Completion]:
         """The committed answers to requests with these digests, failed ones excepted."""
-        found: dict[bytes, Completion] = {}
-        for where, values in conditions("digest", digests):
-            for record in self._select(f"SELECT * FROM completions WHERE {where}", values, Record.of):
-                found[record.digest] = record.completion
-        return found
+        wanted = set(digests)
+        with disk_errors(self.run_dir):
+            keys = self._digests.find(wanted)
+        one = "SELECT * FROM completions WHERE row = ? AND number = ?"
+        records = [record for key in keys for record in self._select(one, key, Record.of)]
+        return {record.digest: record.completion for record in records if record.digest in wanted}
 
     def prelude(self) -> dict[str, Any] | None:
         """What the job found before the first row; None if that is still to do."""
@@ -275,6 +279,8 @@ class Store:
         session = {"started": time.time(), "pid": os.getpid(), "provenance": json.dumps(provenance, default=str)}
         self._session = self._database.table("sessions").insert(session, pk="session").last_pk
         self._marks = Marks(self._connection, self._session)
+        with self._database.atomic():
+            self._digests = Digests(self._connection)
         self.flight = Flight(self.run_dir, self._session)
         self._publish()
         self._seal_complete([*self._staged, 0])
@@ -283,7 +289,7 @@ class Store:
     def _forget_damaged_shards(self) -> None:
         for shard, name, size, sha256 in self._select("SELECT shard, file, bytes, sha256 FROM shards"):
             if problem := damage(self.run_dir / name, size, sha256):
-                log.warning("%s: its rows are made again from the recorded completions", problem)
+                log.warning("%s: its rows are made again, from recorded completions where there are any", problem)
                 with self._database.atomic():
                     self._connection.execute("DELETE FROM shards WHERE shard = ?", (shard,))
 
@@ -291,7 +297,7 @@ class Store:
         recorded = {shards.shard_file(shard) for shard in self._sealed}
         for path in self.run_dir.iterdir():
             if _ORPHAN.fullmatch(path.name) and path.name not in recorded:
-                log.info("removing %s, left by an interrupted session", path)
+                log.info("removing %s, which is no part of the run", path)
                 path.unlink()
 
     def _checked(self, outputs: Iterable[Output]) -> list[Output]:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,7 @@ _FINAL = (EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE, EXIT_CANNOT_RUN, EXIT_INTERRUPTE
 _LOOK_SECONDS = 0.5
 _TAIL_BYTES = 8192
 _MAX_RESTARTS = 5  # until a worker says
+_LOADING_SECONDS = 3600.0  # the least patience with a model that loads, which makes no steps
 _START = "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec['path']; \
 import runner.worker; sys.exit(runner.worker.main(spec))"
 
@@ -106,8 +108,10 @@ class Worker:
         self._still_s = 0.0 if moved else self._still_s + passed
         self._flight = flight
         stall_s = self.facts.get("stall_s") or float("inf")
+        stall_s = stall_s if flight.rows else max(stall_s, _LOADING_SECONDS)
         if self._still_s > stall_s and not self.ended:
-            self.ended = f"because it stalled: no step in {stall_s / 60:g} minutes"
+            what = "no step" if flight.rows else "nothing came into its engine"
+            self.ended = f"because it stalled: {what} in {stall_s / 60:g} minutes"
             self.send(signal.SIGKILL)
 
     def flight(self) -> InFlight:
@@ -149,6 +153,7 @@ class Supervisor:
         self.arguments, self.overrides = arguments, overrides
         self.began = time.monotonic()
         self.worker: Worker | None = None
+        self.told: dict[str, Any] = {}  # by the last worker that got as far as a session
         self.asked: list[int] = []  # signals to end, not yet passed on
         self.interrupted = 0
 
@@ -159,9 +164,12 @@ class Supervisor:
             self.worker = worker = Worker([*self.arguments, *self.overrides], self.began, death)
             status = self._watch(worker)
             done = worker.flight().done
+            self.told = worker.facts if "notify" in worker.facts else self.told
             worker.close()
             self.overrides = worker.facts.get("overrides", self.overrides)
             if status in _FINAL:
+                if death and "session" not in worker.facts and status in (EXIT_USAGE, EXIT_CANNOT_RUN):
+                    self._notify("its process died, and the run could not go on: see what it says")
                 return status
             if status == EXIT_CRASHED and "session" not in worker.facts:
                 return EXIT_CANNOT_RUN  # our own mistake, and its traceback was shown
@@ -178,7 +186,7 @@ class Supervisor:
         while (status := worker.poll()) is None:
             worker.listen()
             worker.look()
-            if worker.facts.get("ready"):
+            if worker.facts.get("ready") or signal.SIGKILL in self.asked:  # one that hangs may never be
                 while self.asked:
                     worker.send(self.asked.pop(0))
         return status
@@ -187,11 +195,16 @@ class Supervisor:
         what = f"the model's process died {times} times without an answer in between, the last time {death.why}"
         resume = worker.facts.get("resume")
         _say(f"{what}\nwhat was computed is safe. To go on:\n{resume}" if resume else what)
-        if "notify" in worker.facts:
+        self._notify(what)
+        return EXIT_CANNOT_RUN
+
+    def _notify(self, what: str) -> None:
+        """Tell the user of a failure that no worker can tell of."""
+        if self.told:
             from runner.night.notify import NotifyConf, notify
 
-            notify(NotifyConf(**worker.facts["notify"]), "failed", what, worker.facts["run_dir"])
-        return EXIT_CANNOT_RUN
+            name, run_dir = Path(self.told["run_dir"]).name, self.told["run_dir"]
+            notify(NotifyConf(**self.told["notify"]), "failed", f"{name} failed: {what}", run_dir)
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
+import gc
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
@@ -35,16 +39,19 @@ class WatchedEngine:
     ) -> None:
         self._wait, self._watermark = wait, watermark
         self._opened, self._flight = opened, flight
+        flight.work(True)  # loading may hang, too
         self._alone, self._quarantined = alone, quarantined or {}
         self._inner: Engine | None = opened()
         self._flying: dict[Key, Sequence] = {}
+        self._entering: list[
+            Sequence
+        ] = []  # of those flying, not yet in the engine: on disk first, for adding may kill
         self._apart: deque[Sequence] = deque()  # waiting for the engine to be empty
         self._refused: list[Generation] = []
         self._poison: dict[tuple[int, ...], str] = {}  # prompts of quarantined rows, for those that ask the same
         self._lonely = self._changed = False
         self._answers = 0  # handed out by the last step: on disk when the next one begins
         self._work = Work()
-        flight.work(True)
 
     @property
     def inner(self) -> Engine:
@@ -52,6 +59,7 @@ class WatchedEngine:
         if self._inner is None:
             self._inner = self._opened()
             self._inner.add(list(self._flying.values()))
+            self._entering = []
         return self._inner
 
     @property
@@ -81,7 +89,7 @@ class WatchedEngine:
         """See Engine; none while a row is computed alone, or memory runs short."""
         if self._lonely or (self._flying and self._is_full()):
             return 0
-        return self.inner.room()
+        return max(0, self.inner.room() - len(self._entering))
 
     def _is_full(self) -> bool:
         return math.isfinite(self._watermark) and (self.gauge().memory_bytes or 0) > self._watermark
@@ -109,7 +117,11 @@ class WatchedEngine:
         self._changed = False
         ended, self._refused = self._refused, []
         if self._flying:
-            answered = self.inner.step()
+            inner = self.inner
+            if self._entering:
+                inner.add(self._entering)
+                self._entering = []
+            answered = inner.step()
             self._leave(answered)
             ended = [*ended, *answered]
         self._answers = len(ended)
@@ -121,6 +133,7 @@ class WatchedEngine:
             self._work = self.work
             self._inner.close()
             self._inner = None
+            _give_back()
 
     def close(self) -> None:
         """See Engine."""
@@ -141,7 +154,7 @@ class WatchedEngine:
 
     def _enter(self, sequences: list[Sequence]) -> None:
         if sequences:
-            self.inner.add(sequences)
+            self._entering += sequences
             self._flying.update((sequence.key, sequence) for sequence in sequences)
             self._changed = True
 
@@ -151,3 +164,12 @@ class WatchedEngine:
         if answered:
             self._lonely = False
             self._changed = True
+
+
+def _give_back() -> None:
+    """Let the system have what an engine took, now that nobody refers to it."""
+    gc.collect()  # a model's parts refer to each other
+    if mlx := sys.modules.get("mlx.core"):
+        mlx.clear_cache()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's: on a CPU the weights lay in its heap
+        ctypes.CDLL(None).malloc_trim(0)

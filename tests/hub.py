@@ -16,7 +16,7 @@ class FakeHub(ThreadingHTTPServer):
 
     ``cut``: how many bytes of a matching file are sent before the line goes dead, once for each entry. ``asked``: the
     ranges of all GETs of files; ``damaged``: patterns of files sent with their last byte changed; ``stall``: behind
-    how many bytes a large file's line goes silent.
+    how many bytes the line of a file that matches ``stalls`` goes silent.
     """
 
     daemon_threads = True
@@ -24,7 +24,7 @@ class FakeHub(ThreadingHTTPServer):
     def __init__(self, folder, name, large=1 << 16):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.folder, self.name, self.large = folder, name, large
-        self.cut, self.asked, self.damaged, self.stall = [], [], (), None
+        self.cut, self.asked, self.damaged, self.stall, self.stalls = [], [], (), None, "*.safetensors"
 
     @property
     def address(self):
@@ -120,7 +120,7 @@ class _Answer(BaseHTTPRequestHandler):
         stop = len(data)
         if hub.cut and len(data) >= hub.large:
             stop = begin + hub.cut.pop(0)
-        if hub.stall and len(data) >= hub.large:
+        if hub.stall is not None and fnmatch(file.name, hub.stalls):
             self.wfile.write(data[begin : hub.stall])
             time.sleep(30)
             return

@@ -1,11 +1,13 @@
 """What supervision and the checkpoint take of a run's speed: ``python -m tests.overhead [--model PATH] [--rounds N]``.
 
 Three ways of running the same rows, in turn, each in a process of its own: supervised (as ``rowmill run`` does),
-``--no-supervise``, and with nothing committed or noted at all. Rows/s are counted from when the model is loaded.
+``--no-supervise``, and with nothing committed or noted at all. Rows/s are counted from when the model is loaded. They
+vary with whatever else the machine does; shares of the processor time of one and the same thread hardly do.
 """
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner import flight, run, session, store
+from runner import flight, run, session, store, supervise
 from runner.records import Staged
 
 WAYS = ("supervised", "alone", "nothing")
@@ -23,6 +25,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a model's path; default: a tiny llama with random weights")
     parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--tokens", type=int, default=16, help="of an answer")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backend", default="auto")
     given = parser.parse_args()
@@ -34,19 +37,27 @@ def main():
             told = {way: measured(way, [*words, f"run_name={way}-{number}"]) for way in order}
             rounds.append(told)
             speeds = ", ".join(f"{way} {told[way]['rows_per_s']:.1f}" for way in WAYS)
-            print(f"round {number + 1}: rows/s: {speeds}; commits {told['alone']['share']:.2%} of the time", flush=True)
+            print(f"round {number + 1}: rows/s: {speeds}; {described(told)}", flush=True)
     for way in WAYS[:2]:
         ratios = [told[way]["rows_per_s"] / told["nothing"]["rows_per_s"] for told in rounds]
         print(f"{way}: {statistics.median(ratios):.3f} of nothing's rows/s ({min(ratios):.3f} to {max(ratios):.3f})")
-    print(f"commits and notes: {statistics.median(told['alone']['share'] for told in rounds):.2%} of the time at work")
+    alone = {name: statistics.median(told["alone"][name] for told in rounds) for name in rounds[0]["alone"]}
+    watching = statistics.median(told["supervised"]["watching"] for told in rounds)
+    print("medians:", described({"alone": alone, "supervised": {"watching": watching}}))
+
+
+def described(told):
+    share, cpu, row = (told["alone"][name] for name in ("share", "cpu_share", "row_us"))
+    commits = f"commits and notes {share:.2%} of the time, {cpu:.2%} of the loop's processor time, {row:.0f} us a row"
+    return f"{commits}; the supervisor {told['supervised']['watching']:.2%} of a core"
 
 
 def prepared(folder, given):
     (folder / "rows.csv").write_text("id,text\n" + "".join(f"{i},text number {i}\n" for i in range(given.rows)))
     model = [f"model.path={Path(given.model).resolve()}"] if given.model else tiny(folder / "tiny")
     words = ["job=generate", "dataset=csv", f"dataset.path={folder / 'rows.csv'}", f"engine.backend={given.backend}"]
-    words += ["prompt.user='Say something about {{ text }}'", "engine.max_tokens=16", "output.report=false"]
-    return [*words, *model, f"output.dir={folder}"]
+    words += ["prompt.user='Say something about {{ text }}'", f"engine.max_tokens={given.tokens}"]
+    return [*words, *model, "output.report=false", f"output.dir={folder}"]
 
 
 def tiny(folder):
@@ -57,28 +68,45 @@ def tiny(folder):
 
 
 def measured(way, words):
-    """``rows_per_s`` and, for a run alone, the ``share`` of its time that went into commits and notes."""
-    start = ["runner.cli", "run", "--json"] if way == "supervised" else ["tests.overhead", "--one", way]
-    done = subprocess.run([sys.executable, "-m", *start, *words], capture_output=True, text=True)
+    """What ``one`` or ``watched`` print of a run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.overhead", "--one", way, *words], capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {name: value for line in lines for name, value in line.items()}
+
+
+def watched(words):
+    """A run under a supervisor, which is this process: prints the share of a core that ``watching`` takes."""
+    began, before = time.perf_counter(), own_seconds()
+    if code := supervise.supervise(["run", "--json"], words):
+        sys.exit(code)
+    print(json.dumps({"watching": (own_seconds() - before) / (time.perf_counter() - began)}))
+
+
+def own_seconds():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def one(way, words):
     """A run without a supervisor, in this process; prints what ``measured`` reads."""
-    seconds = []
+    walls, threads = [], []
     if way == "nothing":
         store.Store.record = count
         flight.Flight.beat = lambda *_, **__: None
     else:
-        store.Store.record = timed(store.Store.record, seconds)
-        flight.Flight.beat = timed(flight.Flight.beat, seconds)
+        store.Store.record = timed(store.Store.record, walls, threads)
+        flight.Flight.beat = timed(flight.Flight.beat, walls, threads)
 
     def work(ready, opened, *given, original=session.work):
+        began = time.thread_time()
         original(ready, opened, *given)
-        told = {"rows_per_s": opened.totals().finished / opened.active_s(), "share": sum(seconds) / opened.active_s()}
-        print(json.dumps(told))
+        rows, active = opened.totals().finished, opened.active_s()
+        told = {"rows_per_s": rows / active, "share": sum(walls) / active, "row_us": 1e6 * sum(threads) / rows}
+        print(json.dumps(told | {"cpu_share": sum(threads) / (time.thread_time() - began)}))
 
     session.work, session.result = work, lambda ready: {}
     run(words)
@@ -89,16 +117,22 @@ def count(self, completions=(), finished=(), rejected=()):
     self._totals = self._totals.plus(Staged(one.row, one.error, *one.usage, "") for one in finished)
 
 
-def timed(function, seconds):
+def timed(function, walls, threads):
     def call(*given, **named):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.thread_time()
         try:
             return function(*given, **named)
         finally:
-            seconds.append(time.perf_counter() - began)
+            walls.append(time.perf_counter() - began)
+            threads.append(time.thread_time() - used)
 
     return call
 
 
 if __name__ == "__main__":
-    one(sys.argv[2], sys.argv[3:]) if sys.argv[1:2] == ["--one"] else main()
+    if sys.argv[1:2] != ["--one"]:
+        main()
+    elif sys.argv[2] == "supervised":
+        watched(sys.argv[3:])
+    else:
+        one(sys.argv[2], sys.argv[3:])

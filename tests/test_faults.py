@@ -358,6 +358,17 @@ def test_flipped_bits_are_found_or_do_no_harm(slow, capsys, job):
     assert refused
 
 
+def test_a_flipped_bit_in_the_name_of_a_column_is_damage():
+    interrupted(steps=3)
+    file = Path("outputs/run/run.db")
+    flip(file, file.read_bytes().index(b"progress (session") + len(b"progress (se"), 0)
+    assert "its list of tables" in refusal()
+    assert cli.main(["repair", "outputs/run"]) == 0
+    run(overrides("whole"))
+    run(overrides())
+    assert shards() == shards("whole")
+
+
 def test_every_answer_and_finished_row_has_a_checksum():
     interrupted(steps=3)
     with database() as connection:

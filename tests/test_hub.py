@@ -96,6 +96,34 @@ def test_a_line_that_stays_dead_ends_with_what_to_do_and_the_next_one_goes_on(se
     assert not parts(here)
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+
+
+def test_a_hub_that_goes_silent_in_a_large_file_ends_with_what_to_do_and_the_next_one_goes_on(server, here, impatient):
+    server.stall = 3 * LARGE
+    with pytest.raises(UserError, match=r"model.safetensors was cut off: .* are kept: type the same line again"):
+        models.resolve("own/tiny")
+    (part,) = parts(here)
+    had = part.stat().st_size
+    assert 0 < had <= 3 * LARGE
+    server.stall = None
+    server.asked.clear()
+    assert (models.resolve("own/tiny") / "model.safetensors").read_bytes() == weights(server)
+    assert begins(server) == [had]
+
+
+def test_a_hub_that_goes_silent_in_a_small_file_ends_with_a_line(server, here, impatient):
+    server.stall, server.stalls = 5, "config.json"
+    with pytest.raises(
+        UserError, match=r"model.path=own/tiny: .* hub cannot be asked: .*; check the name and the network"
+    ):
+        models.resolve("own/tiny")
+    server.stall = None
+    assert (models.resolve("own/tiny") / "model.safetensors").read_bytes() == weights(server)
+
+
 def test_a_killed_download_goes_on(server, tmp_path):
     code = (
         "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 10_000; from runner import hub, models"

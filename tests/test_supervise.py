@@ -136,6 +136,28 @@ def test_a_process_that_stalls_again_and_again_ends_with_3_and_the_line_that_goe
     assert run()[0] == 0
 
 
+def test_a_model_that_never_loads_ends_with_3():
+    code = "import sys; from runner import supervise; supervise._LOADING_SECONDS = float(sys.argv[1])\n"
+    code += "sys.exit(supervise.supervise(['run'], sys.argv[2:]))"
+    words = command("engine.stall_minutes=0.001", "engine.max_restarts=0")[4:]
+    environment = {**os.environ, "ROWMILL_FAKE_FAULT": "load"}
+    started = [sys.executable, "-c", code, "0.5", *words]
+    done = subprocess.run(started, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "because it stalled: nothing came into its engine" in done.stderr
+
+
+def test_a_run_that_cannot_go_on_after_a_death_is_told():
+    process = start("notify.command='echo $ROWMILL_MESSAGE >> told'", delay=0.2)
+    worker = wait_for(process, 4)
+    Path("rows.csv").write_text("id,text\n1,other\n")
+    os.kill(worker, signal.SIGKILL)
+    said = process.communicate()[1]
+    assert process.returncode == 2, said
+    assert "dataset.fingerprint" in said
+    assert Path("told").read_text().startswith("run failed: its process died, and the run could not go on")
+
+
 def test_a_fresh_run_that_dies_goes_on_in_the_folder_it_made():
     Path("outputs/run").mkdir(parents=True)
     code, _, errors = run("resume=force", fault="oom:2")
@@ -272,6 +294,62 @@ def test_what_is_in_the_engine_stands_on_disk_before_the_step(tmp_path):
     ]
     engine.close()
     assert not read_flight(tmp_path).working
+
+
+def test_rows_whose_mere_adding_kills_are_on_disk_before(tmp_path):
+    seen = []
+
+    class Looking(CountingEngine):
+        def add(self, sequences):
+            seen.append((read_flight(tmp_path).rows, sorted(one.key[0] for one in sequences)))
+            super().add(sequences)
+
+    engine = watched(tmp_path, Looking(3))
+    engine.add([sequence(5)])
+    engine.add([sequence(3)])
+    assert engine.room() == 1
+    engine.step()
+    engine.release()
+    engine.add([sequence(8)])
+    engine.step()
+    assert [added for _, added in seen if added] == [[3, 5], [8]]
+    assert all(rows == tuple(added) for rows, added in seen if added)
+
+
+def test_a_release_gives_all_of_a_models_memory_back(tmp_path, tiny_model_folder, cpu):
+    import mlx.core as mx
+
+    from runner import models
+    from runner.device import Device
+    from runner.serving import batch_engine
+
+    device = Device("cpu", "here", None, 10**9)
+
+    def opened():
+        model, _, _ = models.load(tiny_model_folder, device)
+        return batch_engine(model, device, {"memory_gb": 1.0})
+
+    def taken():
+        return mx.get_active_memory() + mx.get_cache_memory()
+
+    mx.clear_cache()
+    before = taken()
+    engine = WatchedEngine(opened, Flight(tmp_path, 7))
+    engine.add([sequence(1)])
+    assert not engine.step()
+    assert taken() > before + 50_000
+    engine.release()
+    assert taken() < before + 10_000
+    while not (answered := engine.step()):
+        pass
+    assert [one.key for one in answered] == [(1, 0)]
+
+
+def test_loading_a_model_counts_as_work(tmp_path):
+    flight = Flight(tmp_path, 7)
+    seen = []
+    WatchedEngine(lambda: seen.append(read_flight(tmp_path).working) or CountingEngine(2), flight)
+    assert seen == [True]
 
 
 def test_rows_to_be_run_alone_come_last_and_one_by_one(tmp_path):

@@ -72,7 +72,7 @@ class Night:
             self._awake.release()
         elif not paused:
             self._awake.hold()
-        self._notify("paused" if paused else "resumed", why)
+        self._notify("paused" if paused else "resumed", why if paused else f"no longer {why}")
 
     def _notify(self, event: str, what: str) -> None:
         name = self._ready.run_dir.name

@@ -85,10 +85,10 @@ class Gate:
         self.paused_s = 0.0
         self.is_over = False  # because of stop_after
 
-    def wait(self, beat: Callable[[], None] = lambda: None, release: Callable[[], None] = lambda: None) -> bool:
+    def wait(self, beat: Callable[[], None] = lambda: None, release: Callable[[], None] | None = None) -> bool:
         """Return when the run may work, or with False when it must stop. A look costs nothing most of the time.
 
-        ``beat`` is called all the time in a pause, ``release`` once if it gets long.
+        ``beat`` is called all the time in a pause, ``release`` once if it gets long (None: nothing is held yet).
         """
         if self._machine.monotonic() - self._looked < LOOK_SECONDS:
             return True
@@ -108,18 +108,17 @@ class Gate:
             self._stop()
         return True
 
-    def _pause(self, why: str, beat: Callable[[], None], release: Callable[[], None]) -> None:
+    def _pause(self, why: str, beat: Callable[[], None], release: Callable[[], None] | None) -> None:
         self._tell(True, why)
         paused = self._machine.monotonic()
-        held = True
         while not self._stopped() and not self._over():
             beat()
             self._machine.sleep(_PATIENCE_SECONDS)
             now = self._machine.monotonic()
-            if held and now - paused > self._schedule.release_after_s:
+            if release and now - paused > self._schedule.release_after_s:
                 log.info("the pause is long: giving the model's memory back")
                 release()
-                held = False
+                release = None
             if now - self._looked >= LOOK_SECONDS:
                 self._looked = now
                 if not self._schedule.obstacle(self._machine):
