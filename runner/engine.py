@@ -6,7 +6,6 @@ a stream of its own, and all are launched together: matrix products and everythi
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -107,11 +106,11 @@ class BatchEngine:
         return ended
 
     def close(self) -> None:
-        """Drop the model and the batches and give their memory back; nothing but the figures can be asked for then."""
+        """Drop the batches and give their memory back; the model's is given back with the last reference to it."""
         self.waiting.clear()
-        self.batches.clear()
-        del self.model, self.snapshots
-        gc.collect()  # a model's wrapped layers refer to one another
+        self.snapshots.clear()
+        for batch in self.batches:
+            batch.clear()
         mx.clear_cache()
 
     def _size(self) -> None:

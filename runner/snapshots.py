@@ -58,6 +58,9 @@ class Snapshots:
         kept = {one for prefix in used if prefix for one in prefix.chain()} | set(self.path(sequence))
         self.segments = {key: segment for key, segment in self.segments.items() if segment in kept}
 
+    def clear(self) -> None:
+        self.segments.clear()
+
     def _build(self, parent: Segment | None, tokens: list[int]) -> Segment:
         segment = Segment(parent)
         for number, start in enumerate(range(0, len(tokens), self.chunk), 1):

@@ -280,16 +280,6 @@ def test_choices_with_many_tokens_fill_a_step_by_themselves(plain, resident):
     assert max(scored) == 1 and sum(scored) == 5
 
 
-def test_a_closed_engine_gives_the_memory_of_the_model_back():
-    mx.clear_cache()
-    before = mx.get_active_memory()
-    engine = BatchEngine(ResidentModel(MODELS["llama"](hidden_size=256)), {END}, batch_size=2)
-    finish(engine, sequences(prompts(1, 3, 5), 4, (5,)))
-    assert mx.get_active_memory() > before + 1_000_000
-    engine.close()
-    assert mx.get_active_memory() < before + 100_000
-
-
 def test_every_prompt_token_is_counted_as_computed_or_cached(resident):
     rows = prompts(2, 7, 9)
     engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=8)
