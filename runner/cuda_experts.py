@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,11 +68,11 @@ class Kernels:
         name = f"rowmill_{zlib.crc32(header.encode()):08x}"  # MLX keeps what it compiled by name
         self._group: Any = mx.fast.cuda_kernel(
             name=f"{name}_group",
-            input_names=["chosen"],
+            input_names=["chosen", "pairs"],
             output_names=["order", "offsets"],
             source="""
             __shared__ int counts[E];
-            rowmill::group_pairs(chosen, P, E, order, offsets, counts);""",
+            rowmill::group_pairs(chosen, pairs[0], E, order, offsets, counts);""",
             header=header,
         )
         weights = [[f"{part}{i}" for part in ("words", "scales", "biases", "bias")] for i in range(2)]
@@ -94,8 +94,8 @@ class Kernels:
         """x [T, D] of bfloat16 through a SwitchGLU's ``chosen`` [T, k] experts: [T, k, D]."""
         pairs, count = chosen.size, experts.up_proj.num_experts
         order, offsets = self._group(
-            inputs=[chosen],
-            template=[("P", pairs), ("E", count)],
+            inputs=[chosen, _number(pairs)],
+            template=[("E", count)],  # and nothing that differs from step to step: that would be compiled each time
             grid=(1024, 1, 1),
             threadgroup=(1024, 1, 1),
             output_shapes=[(pairs,), (count + 1,)],
@@ -155,6 +155,11 @@ class Kernels:
         chosen = mx.concatenate([first, (first + 1) % count], axis=-1).astype(mx.uint32)
         want, got = experts(x, chosen).astype(mx.float32), self(x, chosen, experts).astype(mx.float32)
         return float(mx.abs(got - want).max() / mx.abs(want).mean()) / 4  # about the largest of normal numbers
+
+
+@lru_cache(maxsize=4096)
+def _number(number: int) -> Any:
+    return mx.array([number], mx.int32)
 
 
 def _weights_in_cuda(names: list[str]) -> str:
