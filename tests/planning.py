@@ -11,6 +11,7 @@ import tracemalloc
 
 import numpy as np
 
+from runner.config import EngineConf
 from runner.loop import READ_ROWS, WINDOW_TOKENS
 from runner.plan import Plan
 from runner.types import Sequence
@@ -75,10 +76,10 @@ def at_once(workload, count):
 
 
 def as_read(workload, count):
-    """As the loop does with the usual window: rows are read while fewer than WINDOW_TOKENS wait."""
-    planning, rows, read = Planning(), enumerate(prompts(workload, count)), 0
+    """As the loop does with the usual window: rows are read while fewer than so many, and WINDOW_TOKENS, wait."""
+    planning, rows, read, window = Planning(), enumerate(prompts(workload, count)), 0, EngineConf().window
     while read < count or len(planning.plan):
-        while read < count and planning.plan.tokens < WINDOW_TOKENS:
+        while read < count and planning.plan.tokens < WINDOW_TOKENS and len(planning.plan) <= window - READ_ROWS:
             some = [row for _, row in zip(range(READ_ROWS), rows, strict=False)]
             read += len(some)
             planning.add(some)
