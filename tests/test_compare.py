@@ -8,6 +8,7 @@ import pytest
 
 from runner.cli import main
 from runner.compare import compare, kappa
+from runner.config import EngineConf
 from runner.types import UserError
 
 KEYS = [
@@ -45,7 +46,7 @@ def test_another_prompt_flips_rows(folder, capsys):
     assert main([*keys, "prompt.user=Spam or ham? {{ text }}", "run_name=b", "engine.window=64"]) == 0
     figures = compare(a, Path("outputs/b"))
     assert figures["configuration"] == ['prompt.user: "Ham or spam? {{ text }}" -> "Spam or ham? {{ text }}"']
-    assert "engine.window: 4096 -> 64" in figures["versions"]
+    assert f"engine.window: {EngineConf.window} -> 64" in figures["versions"]
     labels = [[row["label"] for row in _rows(name)] for name in ("a", "b")]
     flipped = [i for i, pair in enumerate(zip(*labels, strict=True)) if len(set(pair)) == 2]
     assert figures["flipped"] == len(flipped) > 10
