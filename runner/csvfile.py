@@ -39,11 +39,23 @@ def read_csv(paths: list[Path], delimiter: str | None, encoding: str, cached: Pa
 
 def _text_table(path: Path, target: Path | None, delimiter: str | None, encoding: str) -> pa.Table:
     """All cells as text, written to ``target`` if the file is large."""
-    delimiter = delimiter or ("\t" if ".tsv" in path.suffixes else ",")
+    told, delimiter = delimiter, delimiter or ("\t" if ".tsv" in path.suffixes else ",")
+    delimiter = "\t" if delimiter == r"\t" else delimiter
     _check_options(delimiter, encoding)
     table = _read_text_cells(path, delimiter, encoding, target)
+    if told is None and len(names := table.column_names) == 1 and (other := other_delimiter(names[0])):
+        raise UserError(
+            f"dataset.path: {path} has one column, {names[0][:80]!r}: perhaps dataset.delimiter={other!r}; if not, "
+            f"dataset.delimiter={delimiter!r}"
+        )
     _refuse_open_quote(path, table, delimiter, encoding)
     return table
+
+
+def other_delimiter(header: str) -> str | None:
+    """What seems to separate the names in a header that has no comma; None if nothing does."""
+    found = re.search(r"[;\t|]", header)
+    return found[0] if found and "," not in header else None
 
 
 def _read_text_cells(path: Path, delimiter: str, encoding: str, target: Path | None) -> pa.Table:

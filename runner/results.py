@@ -154,7 +154,7 @@ class Run:
 
 
 def _inferred(connection: sqlite3.Connection, names: list[str]) -> pa.Schema:
-    from runner.tables import infer, merge
+    from runner.jsonfile import infer, merge
 
     types = dict.fromkeys(names, pa.null())
     for rows in batches(map(Staged._make, connection.execute(f"SELECT {', '.join(Staged._fields)} FROM staged"))):

@@ -16,7 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.tables import IN_MEMORY_BYTES, cache_file, infer, json_batch, merge, store, unique_names
+from runner.jsonfile import infer, json_batch, merge
+from runner.tables import IN_MEMORY_BYTES, cache_file, store, unique_names
 from runner.types import UserError
 from runner.where import did_you_mean
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import statistics
@@ -13,6 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.compressed import open_bytes
+from runner.csvfile import other_delimiter
 from runner.source import DatasetConf, DataSource, open_source
 from runner.types import UserError
 
@@ -39,17 +42,19 @@ class Proposal:
     median_chars: int
     gold: str | None = None
     labels: tuple[str, ...] = ()
+    delimiter: str | None = None
 
 
 def propose(path: str, table: str | None = None) -> Proposal:
     """Look at the first rows of a file. UserError if it cannot be read or has no column of texts to ask about."""
     kind = _kind(path)
-    source = open_source(DatasetConf(kind=kind, path=path, table=table), offline=True)
+    delimiter = _delimiter(path) if kind == "csv" else None
+    source = open_source(DatasetConf(kind=kind, path=path, table=table, delimiter=delimiter), offline=True)
     rows = list(islice(source.rows(0), LOOKED_AT))
     text, chars = _text_column(source, rows)
     gold, labels = _label_column(source, rows, text)
     job = "label" if gold else "summarize" if chars >= LONG else "generate"
-    return Proposal(len(source), kind, text, job, chars, gold, labels)
+    return Proposal(len(source), kind, text, job, chars, gold, labels, delimiter)
 
 
 def write_starter(path: str, folder: Path, name: str | None = None, table: str | None = None) -> tuple[str, list[Path]]:
@@ -84,6 +89,15 @@ def _kind(path: str) -> str:
     if not suffixes or suffixes[-1] not in KINDS:
         raise UserError(f"{path}: its ending tells no kind of data; known are {', '.join(KINDS)} and folders")
     return KINDS[suffixes[-1]]
+
+
+def _delimiter(path: str) -> str | None:
+    """What the first line seems to be separated by, if it is neither commas nor what the file's name says."""
+    if ".tsv" in Path(path).suffixes:
+        return None
+    with contextlib.suppress(OSError), open_bytes(Path(path)) as file:  # of a damaged file the reader tells more
+        return other_delimiter(file.readline().decode(errors="replace"))
+    return None
 
 
 def _text_column(source: DataSource, rows: list[dict[str, Any]]) -> tuple[str, int]:
@@ -143,6 +157,7 @@ def _dataset(path: str, table: str | None, found: Proposal) -> str:
         f"kind: {found.kind}",
         f"path: {_quoted(path)}",
         *([f"table: {_quoted(table)}"] if table else []),
+        *([f"delimiter: {_quoted(found.delimiter)}"] if found.delimiter else []),
         gold,
         "# limit: 100 # only so many rows, to try things out",
         "# shuffle_seed: 0 # with limit: a random sample instead of the first rows",

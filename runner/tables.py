@@ -1,24 +1,22 @@
-"""Files to Arrow: CSV, JSONL, plain text and Parquet, one file or several of a kind, become one table of any size.
+"""Files to Arrow: CSV, JSON, plain text and Parquet, one file or several of a kind, become one table of any size.
 
 A small file is held in memory. A large one is written once, as an Arrow file named by the hash of its contents, into
 the cache folder and memory-mapped, so that a changed file is never served from a stale cache.
 
 Types. CSV: a column is int64 or float64 when every cell would be printed again exactly as it stands in the file,
 else text ("007", "1.50" and "1e3" stay text), so that a prompt shows what the file shows. Only an empty unquoted cell
-is null; NA, null and None are text. JSONL: JSON's own types; a missing key is null; a column of mixed types becomes
-text, with JSON for what is not a string. Text: one row a line, column ``text``. Several files are read as if they were
-one, in the order given; a column that one of them lacks is null there.
+is null; NA, null and None are text. Text: one row a line, column ``text``. JSON: see ``runner.jsonfile``. Several files
+are read as if they were one, in the order given; a column that one of them lacks is null there.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
@@ -27,8 +25,6 @@ from runner.types import UserError
 
 IN_MEMORY_BYTES = 32 << 20
 _BATCH_ROWS = 10_000
-_BATCH_BYTES = 16 << 20
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAGIC = {
     b"PAR1": "a Parquet file: dataset=parquet",
     b"ARROW1": "an Arrow file: dataset=arrow",
@@ -57,8 +53,10 @@ def read_table(paths: list[Path], kind: str, key: str, delimiter: str | None, en
         return read_csv(paths, delimiter, encoding, cached)
     if kind == "openai_batch":
         from runner.batchfile import read_batch_file as reader
+    elif kind == "jsonl":
+        from runner.jsonfile import read_json as reader
     else:
-        reader = {"jsonl": _read_jsonl, "text": _read_text, "parquet": _read_parquet}[kind]
+        reader = {"text": _read_text, "parquet": _read_parquet}[kind]
     return store(*reader(paths), cached)
 
 
@@ -125,85 +123,6 @@ def unique_names(path: Path, header: list[str]) -> list[str]:
     if twice:
         raise UserError(f"dataset.path: {path} has more than one column named {', '.join(map(repr, twice[:5]))}")
     return names
-
-
-def _read_jsonl(paths: list[Path]) -> tuple[pa.Schema, Batches]:
-    """Two passes: the first finds every column and its type, the second converts."""
-    types: dict[str, pa.DataType] = {}
-    for rows in _json_batches(paths):
-        for name in dict.fromkeys(key for row in rows for key in row):
-            kind = infer([row.get(name) for row in rows])
-            types[name] = merge(types[name], kind) if name in types else kind
-    schema = pa.schema(list(types.items()))
-    return schema, (json_batch(rows, schema) for rows in _json_batches(paths))
-
-
-def _json_batches(paths: list[Path]) -> Iterator[list[dict[str, Any]]]:
-    rows: list[dict[str, Any]] = []
-    size = 0
-    for path, number, line in lines(paths):
-        if line.isspace():
-            continue
-        rows.append(_json_row(line, number, path))
-        size += len(line)
-        if len(rows) == _BATCH_ROWS or size > _BATCH_BYTES:
-            yield rows
-            rows, size = [], 0
-    if rows:
-        yield rows
-
-
-def _json_row(line: bytes, number: int, path: Path) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"dataset.path: {path} line {number} is not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"dataset.path: {path} line {number} is not a JSON object but {type(row).__name__}")
-    return cast(dict[str, Any], _without_surrogates(row) if b"\\u" in line else row)
-
-
-def _without_surrogates(value: Any) -> Any:
-    """Arrow holds valid Unicode only: an unpaired surrogate becomes U+FFFD."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, dict):
-        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
-    return [_without_surrogates(v) for v in value] if isinstance(value, list) else value
-
-
-def infer(values: list[Any]) -> pa.DataType:
-    """The Arrow type of JSON values; text where they have none in common."""
-    try:
-        kind = pa.array(values).type
-        return pa.string() if "struct<>" in str(kind) else kind  # no format holds objects without keys
-    except (pa.ArrowException, OverflowError, UnicodeError):
-        return pa.string()
-
-
-def merge(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both; text where there is none."""
-    if one == other:
-        return one
-    try:
-        schemas = [pa.schema([("x", one)]), pa.schema([("x", other)])]
-        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
-    except pa.ArrowException:
-        return pa.string()
-
-
-def json_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows as Arrow; what is no string in a text column becomes JSON."""
-    columns = []
-    for field in schema:
-        values = [row.get(field.name) for row in rows]
-        if field.type == pa.string():
-            values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
-        try:
-            columns.append(pa.array(values, field.type))
-        except (pa.ArrowException, OverflowError, UnicodeError) as error:
-            raise UserError(f"dataset.path: the values of {field.name!r} have no common type: {error}") from None
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _read_text(paths: list[Path]) -> tuple[pa.Schema, Batches]:

@@ -186,6 +186,8 @@ def test_wide_rows_and_long_cells(write):
         (b"PK\x03\x04abc", "Excel"),
         (b"\xff\xfea\x00", "utf-16"),
         (b'{"a": 1}\n', "dataset=jsonl"),
+        (b"text;n\nx;1\n", r"one column, 'text;n': perhaps dataset.delimiter=';'; if not, dataset.delimiter=','"),
+        (b"text\tn\nx\t1\n", r"perhaps dataset.delimiter='\\t'"),
     ],
 )
 def test_a_bad_csv_is_refused(write, content, message):
@@ -193,6 +195,12 @@ def test_a_bad_csv_is_refused(write, content, message):
         source(write(content))
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", ["\t", r"\t"])
+def test_a_tab_may_be_written_as_its_escape(write, mark):
+    assert cells(write("text\tn\nx\t1\n"), delimiter=mark) == [{"text": "x", "n": 1}]
+    assert cells(write("text;n\nx\n"), delimiter=",") == [{"text;n": "x"}]
 
 
 def test_jsonl_types(write):
@@ -209,6 +217,20 @@ def test_jsonl_types(write):
     assert cells(write('{"a": 1e400, "b": 99999999999999999999}\n'), kind="jsonl")[0]["b"] == "99999999999999999999"
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_an_array_of_objects_reads_as_its_lines_do(write, monkeypatch, indent, size):
+    rows = [
+        {"a": at, "text": 'ä\n]},"' * at, "f": -1.5e-7, "deep": {"x": [True, None], "s": ""}, "last": 123456}
+        for at in range(40)
+    ]
+    monkeypatch.setattr("runner.jsonfile._READ_BYTES", size)
+    array = write("\ufeff \n" + json.dumps(rows, indent=indent, ensure_ascii=False) + "\n", "a.json")
+    lines = write("".join(json.dumps(row) + "\n" for row in rows), "a.jsonl")
+    assert cells(array, kind="jsonl") == cells(lines, kind="jsonl") == rows
+    assert cells(write('[{"a": "x\\ud800"}]', "b.json"), kind="jsonl") == [{"a": "x\ufffd"}]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -217,6 +239,14 @@ def test_jsonl_types(write):
         (b'{"a": "\xff"}\n', "line 1 is not JSON"),
         (b"\n\n", "empty data set"),
         (b"{}\n", "no columns"),
+        (b"[]", "empty data set"),
+        (b'[{"a": 1},\n 2]', "line 2 is not a JSON object but int"),
+        (b'[{"a": 1}\n{"a": 2}]', "line 2 is not JSON: expected , but found {"),
+        (b'[{"a": 1},\n{"a": tru}]', "line 2 is not JSON: Expecting value"),
+        (b'[{"a": 1},\n{"a": "x', "line 2 is not JSON: Unterminated string"),
+        (b'[{"a": 1}', r"line 1 is not JSON: expected , but found the end"),
+        (b'[{"a": 1}]\n[]', "line 2 is not JSON: something follows its array"),
+        (b'[{"a": "\xff"}]', "line 1 is not JSON: 'utf-8'"),
     ],
 )
 def test_a_bad_jsonl_is_refused(write, content, message):

@@ -49,6 +49,20 @@ def test_texts_without_labels_get_answers(folder, capsys):
     assert all(row["text"] for row in run_as_told(capsys))
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_table_that_is_not_separated_by_commas(folder, capsys, mark):
+    rows = (f"{i},mail number {i} of many,{('ham', 'yes')[i % 2]}" for i in range(20))
+    write_csv("mail.csv", (row.replace(",", mark) for row in rows), "id,text,kind".replace(",", mark))
+    assert main(["init", "mail.csv"]) == 0
+    assert [row["id"] for row in run_as_told(capsys)] == list(range(20))
+
+
+def test_an_array_of_objects(folder, capsys):
+    Path("a.json").write_text(json.dumps([{"q": f"question {i}?", "n": i} for i in range(20)], indent=1))
+    assert main(["init", "a.json"]) == 0
+    assert [row["n"] for row in run_as_told(capsys)] == list(range(20))
+
+
 def test_long_documents_are_summarised(folder, capsys):
     Path("papers.jsonl").write_text("".join(json.dumps({"body": f"{i} words " * 800}) + "\n" for i in range(3)))
     assert main(["init", "papers.jsonl"]) == 0
