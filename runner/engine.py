@@ -51,6 +51,7 @@ class BatchEngine:
         self.end_tokens = frozenset(end_tokens)
         self.kv_bytes = kv_bytes
         self.bound_bytes = bound_bytes
+        self._limit_before = None if bound_bytes is None else mx.set_memory_limit(bound_bytes)
         self.context = context
         self.stopped = stopped
         self.growth = Growth(batch_size, max(batch_size, most or 0))
@@ -111,6 +112,8 @@ class BatchEngine:
         self.snapshots.clear()
         for batch in self.batches:
             batch.clear()
+        if self._limit_before is not None:
+            mx.set_memory_limit(self._limit_before)
         mx.clear_cache()
 
     def _size(self) -> None:

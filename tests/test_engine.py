@@ -172,6 +172,16 @@ def test_memory_for_kv_stays_in_its_bounds(resident, plain):
         assert done[i, 0].tokens == one_by_one(plain, row, 30)
 
 
+def test_a_bound_on_memory_changes_no_token_and_ends_with_the_engine(plain, resident):
+    before = mx.set_memory_limit(1 << 40)
+    rows = prompts(3, 6, 5)
+    engine = BatchEngine(resident, {END}, batch_size=3, bound_bytes=1 << 10)
+    done = finish(engine, sequences(rows, 8, (5,)))
+    assert [done[i, 0].tokens for i in range(6)] == [one_by_one(plain, row, 8) for row in rows]
+    engine.close()
+    assert mx.set_memory_limit(before) == 1 << 40
+
+
 def test_a_stop_predicate_ends_a_sequence(plain, resident):
     row = prompts(2, 1, 6)[0]
     tokens = one_by_one(plain, row, 20)
