@@ -80,7 +80,8 @@ class ResidentModel:
 
     def forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
         """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
-        if rows is not None and not step.prefilling and all(layer.fused for layer in self.layers):
+        known = all(layer.fused and layer.keys is not None for layer in self.layers)
+        if known and rows is not None and not step.prefilling:
             return self._replay(tokens, step, rows)
         return self._forward(tokens, step, rows)
 

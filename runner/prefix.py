@@ -96,6 +96,7 @@ class LayerKV:
         query = Query(q.reshape(T, N, H // N, D), scale, v)
         self.fused = query.kernels is not None
         view = self.step.view(self.reach, self.shape[1])
+        self._allocate(view, k, v)
         if query.kernels is not None and not self.step.prefilling:
             return self._finish(view, query, k, v, sinks).reshape(T, H, 1, D)
         k, v = k.reshape(T, N, -1), v.reshape(T, N, -1)
@@ -154,12 +155,16 @@ class LayerKV:
         at = view.old_slots
         return self.keys[at, :, : view.old_keys], self.values[at, :, : view.old_keys]
 
+    def _allocate(self, view: View, k: mx.array, v: mx.array) -> None:
+        """Make the slots' arrays if this step is the first one to store k and v [T, N, ..., D]."""
+        if view.write is not None and (self.keys is None or self.values is None):
+            self.keys = mx.zeros((self.shape[0], k.shape[1], self.shape[1], k.shape[-1]), k.dtype)
+            self.values = mx.zeros((self.shape[0], v.shape[1], self.shape[1], v.shape[-1]), v.dtype)
+
     def _store(self, view: View, k: mx.array, v: mx.array) -> None:
         if view.write is None:
             return
-        if self.keys is None or self.values is None:
-            self.keys = mx.zeros((self.shape[0], k.shape[1], self.shape[1], k.shape[2]), k.dtype)
-            self.values = mx.zeros((self.shape[0], v.shape[1], self.shape[1], v.shape[2]), v.dtype)
+        assert self.keys is not None and self.values is not None
         token, slot, place = view.write
         self.keys[slot, :, place] = k if token is None else k[token]
         self.values[slot, :, place] = v if token is None else v[token]

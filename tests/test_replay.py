@@ -49,6 +49,19 @@ def test_steps_that_are_run_again_give_the_same_tokens(name, monkeypatch):
     assert again
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.usefixtures("_on_gpu")
+def test_the_first_step_of_all_may_be_one_of_single_tokens(name):
+    plain, engine = MODELS[name](), BatchEngine(ResidentModel(MODELS[name]()), {END}, batch_size=2)
+    row = prompts(3, 1, 9)[0]
+    want = one_by_one(plain, row, 12)
+    for _ in range(2 * replay.OFTEN):  # each time the slots are made anew
+        todo = [Sequence((i, 0), row, 12, boundaries=(len(row) - 1,)) for i in range(2)]
+        done = finish(engine, todo)
+        assert [done[i, 0].tokens for i in range(2)] == [want, want]
+        engine.close()
+
+
 @pytest.mark.usefixtures("_on_gpu")
 def test_a_model_forgets_forms_of_steps_that_are_too_many(monkeypatch):
     monkeypatch.setattr(replay, "MOST_FORMS", 1)
