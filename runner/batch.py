@@ -181,8 +181,8 @@ class Batch:
         if not self.lanes and self.flight is None:
             self.clear()
         needed = self.own(sequence)
-        for own in (max([needed, *map(self.own, ahead)]), needed):
-            capacity = max(self.capacity, -(-own // SLOT_GRAIN) * SLOT_GRAIN)
+        for own in (_grained(max([needed, *map(self.own, ahead)])), _grained(needed), needed):
+            capacity = max(self.capacity, own)
             slots = min(self.size, max(0, kv_bytes) // max(1, self.model.slot_bytes(capacity)))
             if slots >= max(self.slots, len(self.lanes) + 1):
                 self._resize(slots, capacity)
@@ -285,6 +285,10 @@ class Batch:
             index += range(drawn.size + len(prompt), drawn.size + len(prompt) + len(new))
             prompt += new
         return mx.concatenate([drawn, mx.array(prompt, mx.int32)])[mx.array(index)]
+
+
+def _grained(tokens: int) -> int:
+    return -(-tokens // SLOT_GRAIN) * SLOT_GRAIN
 
 
 def _sample(logits: mx.array, lanes: list[Lane]) -> mx.array:

@@ -159,6 +159,14 @@ def test_a_sequence_that_cannot_fit_comes_back_with_an_error(resident):
     assert "KV caches" in done[1, 0].error
 
 
+def test_a_sequence_that_only_just_fits_is_computed(resident, plain):
+    row = list(range(1, 30))
+    engine = BatchEngine(resident, {END}, kv_bytes=resident.slot_bytes(29 + 7), batch_size=2)
+    engine.add([Sequence((0, 0), row, 8)])
+    done = [generation for _ in range(20) for generation in engine.step()]
+    assert [generation.tokens for generation in done] == [one_by_one(plain, row, 8)]
+
+
 def test_memory_for_kv_stays_in_its_bounds(resident, plain):
     rows = prompts(8, 12, 5, longest=40)
     bound = resident.slot_bytes(128) * 3
