@@ -183,7 +183,7 @@ class Batch:
         needed = self.own(sequence)
         for own in (_grained(max([needed, *map(self.own, ahead)])), _grained(needed), needed):
             capacity = max(self.capacity, own)
-            slots = min(self.size, max(0, kv_bytes) // max(1, self.model.slot_bytes(capacity)))
+            slots = min(max(self.size, self.slots), max(0, kv_bytes) // max(1, self.model.slot_bytes(capacity)))
             if slots >= max(self.slots, len(self.lanes) + 1):
                 self._resize(slots, capacity)
                 return True

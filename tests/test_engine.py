@@ -167,6 +167,19 @@ def test_a_sequence_that_only_just_fits_is_computed(resident, plain):
     assert [generation.tokens for generation in done] == [one_by_one(plain, row, 8)]
 
 
+def test_a_batch_that_became_smaller_goes_on_taking_sequences(resident):
+    engine = BatchEngine(resident, {END}, batch_size=4)
+    engine.add(sequences(prompts(2, 8, 0), lambda i: 8 + 4 * i))
+    engine.step()
+    engine.growth.size = 2
+    engine._size()
+    lanes = []
+    while engine.lanes or engine.waiting:
+        engine.step()
+        lanes.append(len(engine.lanes))
+    assert 0 not in lanes[:-1]
+
+
 def test_memory_for_kv_stays_in_its_bounds(resident, plain):
     rows = prompts(8, 12, 5, longest=40)
     bound = resident.slot_bytes(128) * 3
