@@ -168,11 +168,17 @@ class BatchEngine:
             return False
         self.snapshots.keep(sequence, (lane.prefix for lane in self.lanes))
         shared = self.snapshots.nbytes + self.snapshots.missing_tokens(sequence) * self.model.token_bytes
-        spare = (self.kv_bytes - shared) // len(self.batches)
-        if batch.make_room(sequence, islice(self.waiting, batch.size), spare):
+        spare = self.kv_bytes - shared
+        others = [other for other in self.batches if other is not batch]
+        left = spare - sum(other.kv_bytes for other in others)
+        if batch.make_room(sequence, islice(self.waiting, batch.size), min(spare // len(self.batches), left)):
             return True
-        # Alone it fits, as _misfit saw; what is in the way leaves in time.
-        return not self.lanes and batch.make_room(sequence, (), self.kv_bytes)
+        if self.lanes:
+            return False
+        for other in others:
+            other.clear()
+        # Alone it fits, as _misfit saw, in a slot of just its size.
+        return batch.make_room(sequence, (), min(spare, self.model.slot_bytes(batch.own(sequence))))
 
     def _read(self, batch: Batch, flight: Flight) -> list[Generation]:
         tokens, scores = flight.read()

@@ -167,6 +167,21 @@ def test_a_sequence_that_only_just_fits_is_computed(resident, plain):
     assert [generation.tokens for generation in done] == [one_by_one(plain, row, 8)]
 
 
+@pytest.mark.parametrize("streams", [2, 4])
+def test_batches_with_long_sequences_stay_in_their_bounds_together(resident, streams):
+    rows = [list(range(1, 70)), *prompts(1, 12, 0)]
+    shared = [1 + i % 90 for i in range(64)]
+    long = resident.slot_bytes(96)
+    for prefix, bound in ([], long * 6 // 5), (shared, long * 2 + resident.token_bytes * 64):
+        engine = BatchEngine(resident, {END}, kv_bytes=bound, batch_size=16, streams=streams)
+        engine.add([Sequence((i, 0), prefix + row, 8, boundaries=(64,) if prefix else ()) for i, row in enumerate(rows)])
+        ended = 0
+        while ended < len(rows):
+            ended += len(engine.step())
+            slots = sum(a.nbytes for batch in engine.batches for a in batch.model.state())
+            assert slots + engine.snapshots.nbytes <= bound
+
+
 def test_a_batch_that_became_smaller_goes_on_taking_sequences(resident):
     engine = BatchEngine(resident, {END}, batch_size=4)
     engine.add(sequences(prompts(2, 8, 0), lambda i: 8 + 4 * i))
