@@ -181,12 +181,14 @@ class Batch:
         if not self.lanes and self.flight is None:
             self.clear()
         needed = self.own(sequence)
+        held = max((self.own(lane.sequence) for lane in self.lanes), default=0)
         for own in (_grained(max([needed, *map(self.own, ahead)])), _grained(needed), needed):
-            capacity = max(self.capacity, own)
-            slots = min(max(self.size, self.slots), max(0, kv_bytes) // max(1, self.model.slot_bytes(capacity)))
-            if slots >= max(self.slots, len(self.lanes) + 1):
-                self._resize(slots, capacity)
-                return True
+            for least in (self.capacity, min(self.capacity, _grained(held))):  # smaller slots make room for more
+                capacity = max(least, own)
+                slots = min(max(self.size, self.slots), max(0, kv_bytes) // max(1, self.model.slot_bytes(capacity)))
+                if slots >= max(self.slots, len(self.lanes) + 1):
+                    self._resize(slots, capacity)
+                    return True
         return False
 
     def join(self, sequence: Sequence, prefix: Segment | None, cached: int) -> Lane:

@@ -77,12 +77,14 @@ class LayerKV:
         return k, v
 
     def resize(self, slots: int, capacity: int) -> None:
-        """Make room for ``slots`` sequences of ``capacity`` own tokens; stored KV stays (rings never shrink)."""
-        grow = (slots - self.shape[0], self.reach.ring(capacity) - self.shape[1])
-        self.shape = (slots, self.reach.ring(capacity))
-        if self.keys is not None and self.values is not None and grow != (0, 0):
-            pad = [(0, grow[0]), (0, 0), (0, grow[1]), (0, 0)]
-            self.keys, self.values = mx.pad(self.keys, pad), mx.pad(self.values, pad)
+        """Make room for ``slots`` sequences of ``capacity`` own tokens, which may be fewer than before if no sequence
+        in the slots has more; stored KV stays.
+        """
+        before, self.shape = self.shape, (slots, self.reach.ring(capacity))
+        if self.keys is not None and self.values is not None and before != self.shape:
+            ring = self.shape[1]  # whoever fits a smaller one has not turned around in the larger
+            pad = [(0, slots - before[0]), (0, 0), (0, max(0, ring - before[1])), (0, 0)]
+            self.keys, self.values = (mx.contiguous(mx.pad(a[:, :, :ring], pad)) for a in (self.keys, self.values))
 
     def clear(self) -> None:
         """Give the slots' memory back."""

@@ -167,6 +167,15 @@ def test_a_sequence_that_only_just_fits_is_computed(resident, plain):
     assert [generation.tokens for generation in done] == [one_by_one(plain, row, 8)]
 
 
+def test_a_long_sequence_leaves_no_smaller_batch_behind(resident, plain):
+    rows = prompts(3, 40, 0, longest=10)
+    rows[5] = [1 + i % 90 for i in range(150)]
+    engine = BatchEngine(resident, {END}, kv_bytes=resident.slot_bytes(160) * 2, batch_size=8, prefill_tokens=200)
+    done = finish(engine, sequences(rows, lambda i: 8 + i % 7))
+    assert [done[i, 0].tokens for i in range(40)] == [one_by_one(plain, row, 8 + i % 7) for i, row in enumerate(rows)]
+    assert engine.work.lanes / engine.work.slots > 0.5
+
+
 @pytest.mark.parametrize("streams", [2, 4])
 def test_batches_with_long_sequences_stay_in_their_bounds_together(resident, streams):
     rows = [list(range(1, 70)), *prompts(1, 12, 0)]
