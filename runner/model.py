@@ -93,6 +93,8 @@ class ResidentModel:
             logits = self.model(tokens[:, None], cache=self.layers)
         finally:
             self._rows[0] = None
+            for layer in self.layers:  # a step has the KV of prefixes
+                del layer.step
         if rows is not None and logits.shape[0] != rows.size:
             logits = logits[rows]
         return logits[:, 0]

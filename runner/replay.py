@@ -50,6 +50,7 @@ class Replay:
         try:
             logits, stored = self._recorded([tokens, rows, *_arrays(step, kinds)], stored, form)
         finally:  # recording left its own in their place
+            del self._step
             for layer, (keys, values) in zip(self.layers, stored, strict=True):
                 layer.keys, layer.values = keys, values
         result: mx.array = logits

@@ -1,3 +1,5 @@
+import weakref
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -165,6 +167,17 @@ def test_a_sequence_that_only_just_fits_is_computed(resident, plain):
     engine.add([Sequence((0, 0), row, 8)])
     done = [generation for _ in range(20) for generation in engine.step()]
     assert [generation.tokens for generation in done] == [one_by_one(plain, row, 8)]
+
+
+def test_a_closed_engine_gives_the_memory_of_prefixes_back(resident):
+    engine = BatchEngine(resident, {END}, batch_size=2)
+    engine.add(sequences(prompts(3, 1, 9), 4, (9,)))
+    engine.step()
+    (segment,) = map(weakref.ref, engine.snapshots.segments.values())
+    while engine.lanes:
+        engine.step()
+    engine.close()
+    assert segment() is None
 
 
 def test_a_long_sequence_leaves_no_smaller_batch_behind(resident, plain):
