@@ -75,7 +75,7 @@ class ResidentModel:
         embedding.as_linear = lambda x: project(self._pick(x))
 
     def _pick(self, x: mx.array) -> mx.array:
-        rows = self._rows[0]
+        rows, self._rows[0] = self._rows[0], None
         return x if rows is None else x[rows]
 
     def forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
@@ -91,12 +91,12 @@ class ResidentModel:
         self._rows[0] = rows
         try:
             logits = self.model(tokens[:, None], cache=self.layers)
+            if self._rows[0] is not None:  # a head that was not found computes all
+                logits = logits[rows]
         finally:
             self._rows[0] = None
             for layer in self.layers:  # a step has the KV of prefixes
                 del layer.step
-        if rows is not None and logits.shape[0] != rows.size:
-            logits = logits[rows]
         return logits[:, 0]
 
     def twin(self) -> ResidentModel:

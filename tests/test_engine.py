@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.generate import generate_step
+from mlx_lm.models import gpt_neox
 from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
 
 from runner import cuda_attention, layout, parts, prefix
@@ -12,7 +13,7 @@ from runner.model import ResidentModel
 from runner.types import Sampling, Sequence
 from tests.kernels import PlainKernels
 from tests.logprobs import asking, check_logprobs
-from tests.tiny import MODELS, VOCAB
+from tests.tiny import MODELS, VOCAB, scaled
 
 END = 0
 
@@ -121,6 +122,18 @@ def plain_score(model, row, choice):
     logits = model(mx.array([row + list(choice)]), cache=make_prompt_cache(model))[0]
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     return sum(float(logprobs[len(row) - 1 + i, token]) for i, token in enumerate(choice))
+
+
+def test_models_whose_head_computes_all_tokens_score_the_right_ones():
+    args = gpt_neox.ModelArgs("gpt_neox", 64, 32, 4, 2, 1e-5, VOCAB, 10000, 0.25)
+    plain, resident = (scaled(gpt_neox.Model(args), 0, 2.0) for _ in range(2))
+    row, choices = [5] * 9, ((3,), (4,))
+    todo = [
+        Sequence((0, 0), [*row, 7], 0, boundaries=(9,), choices=choices),
+        Sequence((1, 0), [*row, 8], 1, boundaries=(9,)),
+    ]
+    done = finish(BatchEngine(ResidentModel(resident), {END}, batch_size=2), todo)
+    assert done[0, 0].logprobs == pytest.approx([plain_score(plain, [*row, 7], one) for one in choices], abs=1e-4)
 
 
 def test_sampled_text_does_not_depend_on_batch_or_order(resident):
