@@ -1,6 +1,6 @@
 """The engine for models whose layers cannot share prefixes (state-space layers, latent attention and the like).
 
-mlx-lm's BatchGenerator runs the batch; every row gets a copy of its prefix's cache. Slower and larger than
+mlx-lm's BatchGenerator runs the batch where it can; every row gets a copy of its prefix's cache. Slower and larger than
 ``engine.py``, exact all the same.
 """
 
@@ -10,14 +10,14 @@ import copy
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.generate import BatchGenerator
+from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
 from runner.constrain import Matching, masks
@@ -45,12 +45,65 @@ class Working:
         return Generation(self.sequence.key, self.tokens, reason, self.cached, **said)
 
 
+class Response(NamedTuple):
+    """As mlx-lm's: the next token of a sequence, the log-probabilities of all tokens there."""
+
+    uid: int
+    token: int
+    logprobs: mx.array
+    finish_reason: str | None
+
+
+class OneByOne:
+    """What is used of BatchGenerator, a sequence at a time: not all caches can be put into a batch."""
+
+    def __init__(self, model: Any, end_tokens: Collection[int], prefill_tokens: int) -> None:
+        self.model = model
+        self.end_tokens = frozenset(end_tokens)
+        self.prefill_tokens = prefill_tokens
+        self.last = -1
+        self.at_work: dict[int, Iterator[tuple[int, Any]]] = {}
+        self.left: dict[int, int] = {}  # tokens to come
+
+    def insert(self, prompts: list[list[int]], max_tokens: list[int], caches: list[Any], samplers: list[Any]) -> Any:
+        for prompt, most, cache, sampler in zip(prompts, max_tokens, caches, samplers, strict=True):
+            self.last += 1
+            self.left[self.last] = most
+            self.at_work[self.last] = generate_step(
+                mx.array(prompt),
+                self.model,
+                max_tokens=most,
+                sampler=sampler,
+                prompt_cache=cache,
+                prefill_step_size=self.prefill_tokens,
+            )
+        return range(self.last + 1 - len(prompts), self.last + 1)
+
+    def next_generated(self) -> list[Response]:
+        responses = []
+        for uid, steps in list(self.at_work.items()):
+            token, logprobs = next(steps)
+            self.left[uid] -= 1
+            reason = "stop" if token in self.end_tokens else None if self.left[uid] else "length"
+            responses.append(Response(uid, token, logprobs, reason))
+            if reason:
+                self.remove([uid])
+        return responses
+
+    def remove(self, uids: Iterable[int]) -> None:
+        for uid in uids:
+            del self.at_work[uid], self.left[uid]
+
+    def close(self) -> None:
+        self.remove(list(self.at_work))
+
+
 class CopyingEngine:
     """Continuous batching with a cache copy for each row; see the ``Engine`` protocol and BatchEngine.
 
     ``kv_bytes`` bounds the memory of the rows' caches, as measured on a short prompt. One prefix is held at a time, the
-    deepest boundary of a sequence. Models that a trial shows to mix up rows of different length in mlx-lm's batches run
-    one row at a time.
+    deepest boundary of a sequence. Models that mlx-lm's batches do not take, or whose rows of different length a trial
+    shows them to mix up, run one row at a time.
     """
 
     def __init__(
@@ -65,19 +118,22 @@ class CopyingEngine:
         stopped: Callable[[list[int]], bool] = lambda tokens: False,
     ) -> None:
         self.model = model
-        self.batch_size = batch_size if batch_size > 1 and _batches(model) else 1
+        batched = batch_size > 1 and _batches(model)
+        self.batch_size = batch_size if batched else 1
         self.prefill_tokens = prefill_tokens
         self.kv_bytes = kv_bytes
         self.row_bytes, self.token_bytes = _cache_bytes(model)
         self.context = context
         self.stopped = stopped
-        self.generator = BatchGenerator(
-            model,
-            stop_tokens=[[token] for token in end_tokens],
-            completion_batch_size=self.batch_size,
-            prefill_batch_size=min(8, self.batch_size),
-            prefill_step_size=prefill_tokens,
-        )
+        self.generator: Any = OneByOne(model, end_tokens, prefill_tokens)
+        if batched:
+            self.generator = BatchGenerator(
+                model,
+                stop_tokens=[[token] for token in end_tokens],
+                completion_batch_size=self.batch_size,
+                prefill_batch_size=min(8, self.batch_size),
+                prefill_step_size=prefill_tokens,
+            )
         self.waiting: deque[Sequence] = deque()
         self.working: dict[int, Working] = {}  # by uid
         self.prefix: tuple[tuple[int, ...], Any] = ((), None)

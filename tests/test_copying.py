@@ -1,6 +1,6 @@
 import mlx.core as mx
 import pytest
-from mlx_lm.models import mamba
+from mlx_lm.models import llama4, mamba
 
 from runner.copying import CopyingEngine
 from runner.device import Device
@@ -29,7 +29,34 @@ def tiny_mamba():
     return scaled(mamba.Model(mamba.ModelArgs(**args)), seed=0, gain=1.5)
 
 
-@pytest.fixture(params=[tiny_mamba, tiny_gpt_oss], ids=["mamba", "gpt_oss"])
+def tiny_llama4():
+    """Its caches, which forget chunk by chunk, cannot be put into a batch."""
+    text = {
+        "model_type": "llama4_text",
+        "attention_bias": False,
+        "attention_chunk_size": 8,
+        "head_dim": 8,
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "interleave_moe_layer_step": 2,
+        "intermediate_size": 48,
+        "intermediate_size_mlp": 48,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 4,
+        "num_experts_per_tok": 1,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": None,
+        "rope_theta": 10000,
+        "use_qk_norm": True,
+        "vocab_size": VOCAB,
+    }
+    return scaled(llama4.Model(llama4.ModelArgs(text_config=text, model_type="llama4")), seed=0, gain=2.0)
+
+
+@pytest.fixture(params=[tiny_mamba, tiny_gpt_oss, tiny_llama4], ids=["mamba", "gpt_oss", "llama4"])
 def model(request):
     mx.set_default_device(mx.cpu)
     return request.param()
