@@ -66,6 +66,7 @@ class OneByOne:
         self.left: dict[int, int] = {}  # tokens to come
 
     def insert(self, prompts: list[list[int]], max_tokens: list[int], caches: list[Any], samplers: list[Any]) -> Any:
+        """Begin with these sequences; their uids."""
         for prompt, most, cache, sampler in zip(prompts, max_tokens, caches, samplers, strict=True):
             self.last += 1
             self.left[self.last] = most
@@ -80,6 +81,7 @@ class OneByOne:
         return range(self.last + 1 - len(prompts), self.last + 1)
 
     def next_generated(self) -> list[Response]:
+        """The next token of each sequence."""
         responses = []
         for uid, steps in list(self.at_work.items()):
             token, logprobs = next(steps)
@@ -91,10 +93,12 @@ class OneByOne:
         return responses
 
     def remove(self, uids: Iterable[int]) -> None:
+        """Forget these sequences."""
         for uid in uids:
             del self.at_work[uid], self.left[uid]
 
     def close(self) -> None:
+        """Forget all of them."""
         self.remove(list(self.at_work))
 
 

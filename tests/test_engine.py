@@ -207,9 +207,9 @@ def test_batches_with_long_sequences_stay_in_their_bounds_together(resident, str
     rows = [list(range(1, 70)), *prompts(1, 12, 0)]
     shared = [1 + i % 90 for i in range(64)]
     long = resident.slot_bytes(96)
-    for prefix, bound in ([], long * 6 // 5), (shared, long * 2 + resident.token_bytes * 64):
+    for before, bound in ([], long * 6 // 5), (shared, long * 2 + resident.token_bytes * 64):
         engine = BatchEngine(resident, {END}, kv_bytes=bound, batch_size=16, streams=streams)
-        engine.add([Sequence((i, 0), prefix + row, 8, boundaries=(64,) if prefix else ()) for i, row in enumerate(rows)])
+        engine.add(sequences([before + row for row in rows], 8, (64,) if before else ()))
         ended = 0
         while ended < len(rows):
             ended += len(engine.step())
