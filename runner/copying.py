@@ -153,15 +153,19 @@ class CopyingEngine:
         """Start what waits, or advance the batch by a token; scoring is done one sequence at a time."""
         began = time.perf_counter()
         ended = []
-        while self.waiting and len(self.working) < self.batch_size and self._fits(self.waiting[0]):
-            sequence = self.waiting.popleft()
+        while self.waiting and len(self.working) < self.batch_size:
+            sequence = self.waiting[0]
             if problem := self._misfit(sequence):
+                self.waiting.popleft()
                 ended.append(Generation(sequence.key, finish_reason="error", error=problem))
-            elif sequence.choices is not None:
+                continue
+            if not self._fits(sequence):
+                break
+            self.waiting.popleft()
+            if sequence.choices is not None:
                 ended.append(self._score(sequence))
                 break
-            else:
-                self._start(sequence)
+            self._start(sequence)
         if self.working:
             ended += self._advance()
         self.work += Work(lanes=len(self.working), slots=self.batch_size, model_s=time.perf_counter() - began)

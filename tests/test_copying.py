@@ -153,6 +153,15 @@ def test_a_row_whose_caches_can_never_fit_is_an_error(model):
         assert done[1, 0].error is None
 
 
+def test_a_row_that_can_never_fit_keeps_none_waiting(model):
+    engine = CopyingEngine(model, {END}, context=60, batch_size=2)
+    engine.batch_size = 2  # as if mlx-lm could batch all of them
+    engine.kv_bytes = engine.row_bytes + engine.token_bytes * 24
+    engine.add(sequences([[1] * 4, [1] * 400], 20))
+    assert "context of 60" in engine.step()[0].error
+    engine.close()
+
+
 def engine_bytes(model, tokens):
     engine = CopyingEngine(model, {END}, batch_size=1)
     return engine.row_bytes + engine.token_bytes * tokens
