@@ -198,6 +198,8 @@ class CopyingEngine:
 
     def _start(self, sequence: Sequence) -> None:
         cache, cached, start = self._prefix_of(sequence)
+        self.work.prefilled += len(sequence.tokens) - start
+        self.work.cached += cached
         matching = sequence.constraint.start() if sequence.constraint else None
         (uid,) = self.generator.insert(
             [sequence.tokens[start:]],
@@ -210,6 +212,7 @@ class CopyingEngine:
     def _advance(self) -> list[Generation]:
         ended = []
         for response in self.generator.next_generated():
+            self.work.decoded += 1
             work = self.working[response.uid]
             reason = response.finish_reason
             if asks(work.sequence):
@@ -232,6 +235,7 @@ class CopyingEngine:
         if self.prefix[1] is not None and self.prefix[0] == tokens:
             return self.prefix[1], end, end
         cache = make_prompt_cache(self.model)
+        self.work.prefilled += end
         for start in range(0, end, self.prefill_tokens):
             self.model(mx.array([tokens[start : start + self.prefill_tokens]]), cache=cache)
             mx.eval([layer.state for layer in cache])
@@ -241,6 +245,8 @@ class CopyingEngine:
     def _score(self, sequence: Sequence) -> Generation:
         """Every choice's log-probability: the prompt once, then each choice on a copy of its cache."""
         prefix, cached, start = self._prefix_of(sequence)
+        self.work.prefilled += len(sequence.tokens) - start
+        self.work.cached += cached
         cache = copy.deepcopy(prefix)
         ahead = _logprobs(self.model(mx.array([sequence.tokens[start:]]), cache=cache)[:, -1:])
         scores = []

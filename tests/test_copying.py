@@ -153,6 +153,16 @@ def test_a_row_whose_caches_can_never_fit_is_an_error(model):
         assert done[1, 0].error is None
 
 
+def test_every_prompt_token_is_counted_as_computed_or_cached(model):
+    rows = prompts(2, 7, 9)
+    engine = CopyingEngine(model, {END}, batch_size=3, prefill_tokens=8)
+    finish(engine, sequences(rows[:4], 4, (5, 9)))
+    finish(engine, sequences(rows[4:], 0, (5, 9), choices=((5,), (6, 7))))
+    assert engine.work.prefilled + engine.work.cached == sum(map(len, rows))
+    assert engine.work.cached == 6 * 9
+    engine.close()
+
+
 def test_a_row_that_can_never_fit_keeps_none_waiting(model):
     engine = CopyingEngine(model, {END}, context=60, batch_size=2)
     engine.batch_size = 2  # as if mlx-lm could batch all of them
