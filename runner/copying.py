@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator, generate_step
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from runner.constrain import Matching, masks
 from runner.model import ALIKE, distance
@@ -259,8 +259,8 @@ class CopyingEngine:
         return Generation(sequence.key, [], "choice", cached, tuple(scores))
 
 
-def _cache_bytes(model: Any, tokens: int = 64) -> tuple[int, int]:
-    """What a row's caches take whatever its length, and for each token."""
+def _cache_bytes(model: Any, tokens: int = KVCache.step) -> tuple[int, int]:
+    """What a row's caches take whatever its length, and for each token; they grow by so many ``tokens``."""
     sizes = []
     for count in (1, 1 + tokens):
         cache = make_prompt_cache(model)

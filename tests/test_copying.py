@@ -10,7 +10,7 @@ from runner.serving import batch_engine
 from runner.types import Sampling, Sequence
 from tests.logprobs import asking, check_logprobs
 from tests.test_engine import END, finish, one_by_one, plain_score, prompts, sequences
-from tests.tiny import VOCAB, scaled, tiny_gpt_oss
+from tests.tiny import VOCAB, scaled, tiny_gpt_oss, tiny_llama
 
 
 def tiny_mamba():
@@ -160,6 +160,13 @@ def test_every_prompt_token_is_counted_as_computed_or_cached(model):
     finish(engine, sequences(rows[4:], 0, (5, 9), choices=((5,), (6, 7))))
     assert engine.work.prefilled + engine.work.cached == sum(map(len, rows))
     assert engine.work.cached == 6 * 9
+    engine.close()
+
+
+def test_the_caches_of_each_token_are_counted():
+    mx.set_default_device(mx.cpu)
+    engine = CopyingEngine(tiny_llama(), {END}, batch_size=1)
+    assert engine.token_bytes == ResidentModel(tiny_llama()).token_bytes
     engine.close()
 
 
