@@ -180,9 +180,11 @@ class CopyingEngine:
         mx.clear_cache()
 
     def _fits(self, sequence: Sequence) -> bool:
-        """Whether its caches fit beside those at work; alone there is nothing to wait for."""
-        taken = sum(self._bytes(work.sequence) for work in self.working.values())
-        return not self.working or taken + self._bytes(sequence) <= self.kv_bytes
+        """Whether its caches fit beside those at work, all of them padded to the longest as mlx-lm's batches have it;
+        alone there is nothing to wait for.
+        """
+        longest = max(self._bytes(one) for one in (sequence, *(work.sequence for work in self.working.values())))
+        return not self.working or longest * (len(self.working) + 1) <= self.kv_bytes
 
     def _bytes(self, sequence: Sequence) -> int:
         return self.row_bytes + self.token_bytes * (len(sequence.tokens) + sequence.max_tokens)

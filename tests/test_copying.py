@@ -170,6 +170,19 @@ def test_the_caches_of_each_token_are_counted():
     engine.close()
 
 
+def test_caches_that_are_padded_to_the_longest_stay_in_their_bounds():
+    mx.set_default_device(mx.cpu)
+    engine = CopyingEngine(tiny_llama(), {END}, batch_size=16)
+    todo = sequences([[1 + i % 90 for i in range(1000)], *prompts(1, 15, 0)], 20)
+    engine.kv_bytes = 2 * engine._bytes(todo[0])
+    engine.add(todo)
+    ended = 0
+    while ended < 16:
+        ended += len(engine.step())
+        assert engine.generator.prompt_cache_nbytes <= 1.3 * engine.kv_bytes  # they grow by 256 tokens
+    engine.close()
+
+
 def test_a_row_that_can_never_fit_keeps_none_waiting(model):
     engine = CopyingEngine(model, {END}, context=60, batch_size=2)
     engine.batch_size = 2  # as if mlx-lm could batch all of them
