@@ -28,24 +28,25 @@ log = logging.getLogger("rowmill")
 # Layers of one module that take the same input, by the names that mlx-lm's models give them.
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 CHUNK = 1024  # tokens that go through all experts at once
-MEMORY_SHARE = 0.6  # of the device, that dequantised weights may take
+MEMORY_SHARE = 0.6  # of the device, that dequantised weights and packed experts may take together
 
 
 def prepare(model: Any, memory_bytes: int) -> None:
     """Change a loaded model in place: experts that read their weights once for all tokens, other weights dequantised if
-    they take at most MEMORY_SHARE of ``memory_bytes``, and linear layers of the same input joined.
+    all then take at most MEMORY_SHARE of ``memory_bytes``, and linear layers of the same input joined.
     """
     experts = [
         (module, name, child)
         for _, module in model.named_modules()
         for name, child in module.children().items()
-        if type(child) is SwitchGLU and _is_affine(child)
+        if type(child) is SwitchGLU and _is_plain(child)
     ]
     packed = [one for one in experts if cuda_experts.kernels(cuda_experts.form(one[2])) is not None]
     for module, name, _ in packed:
         module.pop(name)
+    kept = sum(array.nbytes for *_, child in packed for _, array in tree_flatten(child.parameters()))
     dense = sum(_dense_bytes(module) for _, module in model.named_modules())
-    if dense and dense <= MEMORY_SHARE * memory_bytes:
+    if dense and kept + dense <= MEMORY_SHARE * memory_bytes:
         log.info("dequantising the weights: %.1f GB", dense / 1e9)
         for layer in model.layers:  # one after the other: both forms of all of them need not fit
             mx.eval(dequantize_model(layer).parameters())
@@ -163,5 +164,6 @@ def _dense_bytes(module: Any) -> int:
     return int(2 * module.scales.size * module.group_size)
 
 
-def _is_affine(experts: Any) -> bool:
+def _is_plain(experts: Any) -> bool:
+    """Whether its layers' scales say all of their weights, and it has weights of its own."""
     return getattr(experts.up_proj, "global_scale", None) is None and bool(tree_flatten(experts.parameters()))

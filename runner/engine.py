@@ -107,7 +107,7 @@ class BatchEngine:
         return ended
 
     def close(self) -> None:
-        """Drop the batches and give their memory back; the model's is given back with the last reference to it."""
+        """Drop the batches and give their memory back; the model's comes back when it is collected (``gc``)."""
         self.waiting.clear()
         self.snapshots.clear()
         for batch in self.batches:

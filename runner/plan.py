@@ -21,6 +21,7 @@ import numpy as np
 from runner.types import Sequence
 
 TOKEN_BYTES = 4
+MOST_SEEN = 100_000  # prefixes that are remembered to have been taken: some 10 MB
 _KEY, _AGE, _WORK = map(itemgetter, range(3))
 
 
@@ -64,8 +65,8 @@ class Group:
 class Plan:
     """The pool of waiting sequences. ``costs`` decide which prefixes are worth a snapshot.
 
-    ``shareable`` counts the prompt tokens, of those ``taken`` so far, that a cache of unlimited size would have served
-    in any order: all but the first occurrence of every planned prefix, and prompts ``served`` with a known answer.
+    ``shareable`` counts the prompt tokens, of those ``taken`` so far, that a cache of MOST_SEEN prefixes would have
+    served: all but the first occurrence of every planned prefix, and prompts ``served`` with a known answer.
     """
 
     def __init__(self, costs: Costs | None = None) -> None:
@@ -79,7 +80,7 @@ class Plan:
         self._groups: deque[Group] = deque()
         self._last = Group(b"", ())
         self._age = 0
-        self._seen: set[int] = set()
+        self._seen: dict[int, None] = {}  # the latest prefixes, the oldest first
 
     def __len__(self) -> int:
         return self._count
@@ -152,7 +153,9 @@ class Plan:
             prefix = hash(key[: boundary * TOKEN_BYTES])
             if prefix in self._seen:
                 self.shareable += boundary - start
-            self._seen.add(prefix)
+            elif len(self._seen) == MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+            self._seen[prefix] = None
             start = boundary
 
 

@@ -278,7 +278,7 @@ class LayerKV:
         return Part(*(a if self.step.dense else a[self.step.scatter] for a in tokens))
 
     def _extend(self, segment: Segment, k: mx.array, v: mx.array) -> None:
-        """Append the step's KV to a segment under construction; sliding layers drop what nobody will see."""
+        """Append the step's KV to a segment under construction."""
         for stored, new in ((segment.keys, k), (segment.values, v)):
             new = new.swapaxes(0, 1)
             if self.index < len(stored):

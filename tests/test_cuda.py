@@ -4,6 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import SwitchGLU
 
 from runner import cuda
 from tests.tiny import MODELS, tiny_gpt_oss, tiny_llama
@@ -41,6 +42,28 @@ def test_quantised_weights_are_dequantised_where_they_fit():
     assert any(hasattr(module, "scales") for _, module in small.named_modules())
     assert mx.allclose(logits(model, tokens), want, atol=1e-3)
     assert mx.allclose(logits(small, tokens), want, atol=1e-3)
+
+
+def test_experts_that_stay_packed_leave_less_room_for_other_weights(monkeypatch):
+    models = [tiny_gpt_oss(), tiny_gpt_oss()]
+    for model in models:
+        nn.quantize(model, group_size=32, bits=8)
+    experts = sum(
+        array.nbytes
+        for _, module in models[0].named_modules()
+        if isinstance(module, SwitchGLU)
+        for _, array in tree_flatten(module.parameters())
+    )
+    monkeypatch.setattr(cuda.cuda_experts, "kernels", lambda form: object())
+    monkeypatch.setattr(cuda, "MEMORY_SHARE", 1)
+    dense = 2 * sum(
+        module.scales.size * module.group_size
+        for name, module in models[0].named_modules()
+        if hasattr(module, "scales") and "experts" not in name
+    )
+    for model, room in zip(models, (dense + experts, dense + experts - 1), strict=True):
+        cuda.prepare(model, room)
+        assert hasattr(model.lm_head, "scales") == (room < dense + experts)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -97,6 +97,18 @@ def test_documents_times_questions_in_shuffled_order_share_as_much_as_any_order_
     assert {len(one.boundaries) for one in taken} == {2}
 
 
+def test_prefixes_that_come_again_later_could_have_been_shared_while_they_are_remembered(monkeypatch):
+    for remembered, again in (100, True), (3, False):
+        monkeypatch.setattr("runner.plan.MOST_SEEN", remembered)
+        plan = Plan()
+        for _ in range(2):  # the same documents in two windows
+            plan.add([sequence(i, row) for i, row in enumerate(documents(8, 4))])
+            taken = take_all(plan)
+        first = 2 * cached(taken)
+        assert (plan.shareable > first + 1000) == again
+        assert len(plan._seen) <= remembered
+
+
 def test_template_document_and_question_are_three_levels():
     """Several samples of each question, as a job with ``samples`` asks for them."""
     draw = random.Random(5)
