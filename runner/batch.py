@@ -6,6 +6,7 @@ Nothing is copied when a sequence joins or leaves.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -182,13 +183,13 @@ class Batch:
             self.clear()
         needed = self.own(sequence)
         held = max((self.own(lane.sequence) for lane in self.lanes), default=0)
-        for own in (_grained(max([needed, *map(self.own, ahead)])), _grained(needed), needed):
-            for least in (self.capacity, min(self.capacity, _grained(held))):  # smaller slots make room for more
-                capacity = max(least, own)
-                slots = min(max(self.size, self.slots), max(0, kv_bytes) // max(1, self.model.slot_bytes(capacity)))
-                if slots >= max(self.slots, len(self.lanes) + 1):
-                    self._resize(slots, capacity)
-                    return True
+        wanted = _grained(max([needed, *map(self.own, ahead)])), _grained(needed), needed
+        least = self.capacity, min(self.capacity, _grained(held))  # smaller slots make room for more
+        for capacity in itertools.starmap(max, itertools.product(wanted, least)):
+            slots = min(max(self.size, self.slots), max(0, kv_bytes) // max(1, self.model.slot_bytes(capacity)))
+            if slots >= max(self.slots, len(self.lanes) + 1):
+                self._resize(slots, capacity)
+                return True
         return False
 
     def join(self, sequence: Sequence, prefix: Segment | None, cached: int) -> Lane:
