@@ -209,12 +209,15 @@ def test_reliability_bins():
     assert bins_of(confidence, right) == [(pytest.approx(0.565), 0.5, 2), (pytest.approx(0.95333, abs=1e-4), 2 / 3, 3)]
 
 
+@pytest.mark.filterwarnings("error")
 def test_charts_of_odd_values():
     assert histogram("x", np.zeros(0), "x") == ""
     assert histogram("x", np.full(9, 3.0), "x") == ""
     assert "<svg" in histogram("x", np.array([1.0, np.inf, np.nan, 2.0]), "x")
     assert "rows beyond" in histogram("x", np.array([*range(1000), 10**7]), "x")
     assert bars("x", {}, "x") == reliability([]) == ""
+    assert "a\\x10b" in bars("x", {"a\x10b": 1}, "x")
+    assert "好" in bars("x", {"好": 1}, "x")
     assert "76 others" in bars("x", {f"label {i}": 100 - i for i in range(100)}, "x")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -62,7 +63,9 @@ def chart(name: str, description: str, height: float = SIZE[1]) -> Iterator[Char
         drawn = Chart(Figure(figsize=(SIZE[0], height), layout="constrained"))
         yield drawn
         text = io.StringIO()
-        drawn.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():  # the browser has the glyphs that matplotlib's font lacks
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            drawn.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         drawn.svg = _inline(text.getvalue(), name, description)
 
 
