@@ -10,18 +10,19 @@ import copy
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.generate import BatchGenerator, generate_step
+from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from runner.constrain import Matching, masks
 from runner.model import ALIKE, distance
+from runner.onebyone import OneByOne
 from runner.sampling import asks, draw, likeliest, masked, pairs, told, uniforms
 from runner.types import Generation, Scored, Sequence, Work
 
@@ -43,63 +44,6 @@ class Working:
             return Generation(self.sequence.key, finish_reason="error", error=f"grammar: {problem}")
         said = told(self.sequence, self.scored, len(self.tokens))
         return Generation(self.sequence.key, self.tokens, reason, self.cached, **said)
-
-
-class Response(NamedTuple):
-    """As mlx-lm's: the next token of a sequence, the log-probabilities of all tokens there."""
-
-    uid: int
-    token: int
-    logprobs: mx.array
-    finish_reason: str | None
-
-
-class OneByOne:
-    """What is used of BatchGenerator, a sequence at a time: not all caches can be put into a batch."""
-
-    def __init__(self, model: Any, end_tokens: Collection[int], prefill_tokens: int) -> None:
-        self.model = model
-        self.end_tokens = frozenset(end_tokens)
-        self.prefill_tokens = prefill_tokens
-        self.last = -1
-        self.at_work: dict[int, Iterator[tuple[int, Any]]] = {}
-        self.left: dict[int, int] = {}  # tokens to come
-
-    def insert(self, prompts: list[list[int]], max_tokens: list[int], caches: list[Any], samplers: list[Any]) -> Any:
-        """Begin with these sequences; their uids."""
-        for prompt, most, cache, sampler in zip(prompts, max_tokens, caches, samplers, strict=True):
-            self.last += 1
-            self.left[self.last] = most
-            self.at_work[self.last] = generate_step(
-                mx.array(prompt),
-                self.model,
-                max_tokens=most,
-                sampler=sampler,
-                prompt_cache=cache,
-                prefill_step_size=self.prefill_tokens,
-            )
-        return range(self.last + 1 - len(prompts), self.last + 1)
-
-    def next_generated(self) -> list[Response]:
-        """The next token of each sequence."""
-        responses = []
-        for uid, steps in list(self.at_work.items()):
-            token, logprobs = next(steps)
-            self.left[uid] -= 1
-            reason = "stop" if token in self.end_tokens else None if self.left[uid] else "length"
-            responses.append(Response(uid, token, logprobs, reason))
-            if reason:
-                self.remove([uid])
-        return responses
-
-    def remove(self, uids: Iterable[int]) -> None:
-        """Forget these sequences."""
-        for uid in uids:
-            del self.at_work[uid], self.left[uid]
-
-    def close(self) -> None:
-        """Forget all of them."""
-        self.remove(list(self.at_work))
 
 
 class CopyingEngine:
