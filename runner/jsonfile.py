@@ -1,6 +1,7 @@
 """JSON to Arrow: files of one object a line, or of one array of objects, become a table.
 
-Types are JSON's own; a missing key is null; a column of mixed types becomes text, with JSON for what is not a string.
+Types are JSON's own; a missing key is null; a column of mixed types, or one that is nested deeper than Arrow files can
+hold, becomes text, with JSON for what is not a string.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from runner.types import UserError
 _BATCH_ROWS = 10_000
 _BATCH_CHARS = 16 << 20
 _READ_BYTES = 1 << 20
+_DEEPEST = 60  # levels of lists and objects in a column; an Arrow file holds 63
 _CUT_CHARS = 16  # characters of an error's place before the end of what was read, where it may be for lack of more
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -63,10 +65,10 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         if line.isspace():
             continue
         try:
-            row = json.loads(line.decode())
+            row = _checked(json.loads(line.decode()), path, number, b"\\u" in line)
         except (ValueError, RecursionError) as error:
             raise _malformed(path, number, error) from None
-        yield _checked(row, path, number, b"\\u" in line), len(line)
+        yield row, len(line)
 
 
 def _array(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
@@ -149,6 +151,8 @@ class _Text:
 
 
 def _malformed(path: Path, number: int, error: Exception) -> UserError:
+    if isinstance(error, RecursionError):
+        return UserError(f"dataset.path: {path} line {number} is nested too deeply")
     return UserError(f"dataset.path: {path} line {number} is not JSON: {error}")
 
 
@@ -171,9 +175,16 @@ def infer(values: list[Any]) -> pa.DataType:
     """The Arrow type of JSON values; text where they have none in common."""
     try:
         kind = pa.array(values).type
-        return pa.string() if "struct<>" in str(kind) else kind  # no format holds objects without keys
+        return pa.string() if _depth(kind) > _DEEPEST or "struct<>" in str(kind) else kind  # no format holds those
     except (pa.ArrowException, OverflowError, UnicodeError):
         return pa.string()
+
+
+def _depth(kind: pa.DataType) -> int:
+    depth, kinds = 0, [kind]
+    while kinds := [one.field(at).type for one in kinds for at in range(one.num_fields)]:
+        depth += 1
+    return depth
 
 
 def merge(one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -192,10 +203,12 @@ def json_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
     columns = []
     for field in schema:
         values = [row.get(field.name) for row in rows]
-        if field.type == pa.string():
-            values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
         try:
+            if field.type == pa.string():
+                values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
             columns.append(pa.array(values, field.type))
+        except RecursionError:
+            raise UserError(f"dataset.path: a value of {field.name!r} is nested too deeply") from None
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
             raise UserError(f"dataset.path: the values of {field.name!r} have no common type: {error}") from None
     return pa.RecordBatch.from_arrays(columns, schema=schema)

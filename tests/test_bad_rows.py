@@ -132,6 +132,19 @@ def test_mixed_types_become_text(capsys):
     assert (code, len(rows)) == (0, 5)
 
 
+@pytest.mark.parametrize("depth", [60, 64, 300, 500, 700, 900, 950, 100_000])
+@pytest.mark.parametrize(("opens", "closes"), ["[]", ('{"a":', "}")])
+def test_cells_nested_deeper_than_arrow_files_hold_are_text_or_refused(capsys, depth, opens, closes):
+    cell = opens * depth + r'"\u00e4"' + closes * depth
+    Path("rows.jsonl").write_text('{"text": "a", "deep": ' + cell + '}\n{"text": "b"}\n')
+    code, said, rows = outcome(capsys, "jsonl", "rows.jsonl")
+    if rows is None:
+        assert depth > 300 and said.endswith("nested too deeply")
+    else:
+        assert code == 0
+        assert (rows[0]["deep"] == cell.replace(r"\u00e4", "ä").replace(":", ": ")) is (depth > 60)
+
+
 # Special tokens in cells
 
 
