@@ -69,6 +69,8 @@ def _repair(run_dir: Path) -> Repaired:
         sealed, size = {shard for shard, *_ in shards}, identity["shard_rows"]
         answers = _copy(old, new, "completions", lost, Record.of)
         finished = _copy(old, new, "staged", lost, Staged.of, lambda row: row[0] // size not in sealed)
+        _copy(old, new, "prelude", lost, partial(verified, "prelude"))
+        _copy(old, new, "rejected", lost, partial(verified, "rejected"), gaps=False)
         _copy(old, new, "sessions", lost, lambda *row: json.loads(row[3] or "{}"))
         _copy(old, new, "progress", lost, lambda *row: [0.0 + value for value in row if value is not None])
         _copy(old, new, "deaths", lost, partial(verified, "deaths"))
@@ -154,10 +156,11 @@ def _copy(
     lost: list[str],
     check: Callable[..., Any] = lambda *row: row,
     wanted: Callable[[Any], bool] = lambda row: True,
+    gaps: bool = True,
 ) -> int:
-    """Copy the rows of a table that can be read and pass ``check``; how many."""
+    """Copy a table's rows that can be read and pass ``check``; how many. Without ``gaps`` up to the first damage."""
     kept = damaged = 0
-    for row in _readable(old, table):
+    for row in _readable(old, table, _LEAP if gaps else 1):
         try:
             check(*row)
             if wanted(row):
@@ -165,15 +168,19 @@ def _copy(
                 kept += 1
         except (DamagedError, sqlite3.IntegrityError, TypeError, ValueError):
             damaged += 1
+            if not gaps:
+                break
     if damaged:
         lost.append(f"{damaged} damaged rows of the table {table}")
     return kept
 
 
-def _readable(old: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
-    """The rows of a table by rowid; behind a page that cannot be read it goes on at the next one that can."""
+def _readable(old: sqlite3.Connection, table: str, most: int) -> Iterator[tuple[Any, ...]]:
+    """The rows of a table by rowid; behind a page that cannot be read it goes on at the next one that can, if that is
+    no more than ``most`` rows away.
+    """
     last, leap = -1, 1
-    while leap <= _LEAP:
+    while leap <= most:
         try:
             rows = old.execute(f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid", (last,))
             for rowid, *row in rows:

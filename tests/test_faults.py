@@ -3,6 +3,7 @@
 Each fault is put into a real process; the run is then resumed and compared with one that nothing happened to.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -408,6 +409,15 @@ def test_repair_puts_a_damaged_shard_aside_and_its_rows_are_made_again(capsys):
     assert [row["id"] for row in rows_of()] == list(range(ROWS))
     assert "data-00000.arrow is damaged" in capsys.readouterr().out
     assert Path("outputs/run/data-00000.arrow.damaged").exists()
+
+
+def test_repair_keeps_what_the_job_found_before_the_first_row():
+    run(overrides(**LABELS))
+    with contextlib.closing(database()) as before:
+        found = before.execute("SELECT found FROM prelude").fetchall()
+    assert cli.main(["repair", "outputs/run"]) == 0
+    with contextlib.closing(database()) as after:
+        assert after.execute("SELECT found FROM prelude").fetchall() == found != []
 
 
 def test_repair_leaves_running_runs_and_other_folders_alone(tmp_path, capsys):

@@ -1,5 +1,7 @@
+import contextlib
 import json
 import random
+import sqlite3
 from collections import Counter
 from pathlib import Path
 
@@ -269,3 +271,22 @@ def test_kills_of_a_real_model_change_nothing_either(folder):
         (one["attempt"], one["text"]) for one in rejected[1]
     ]
     assert len(texts[0]) == 40
+
+
+@pytest.mark.parametrize("damaged", [None, 0, 5])
+@pytest.mark.parametrize("most", [400, 60])
+def test_repair_keeps_rejected_attempts(damaged, most):
+    words = [*WORDS, ATTRIBUTES, "job.target=40", f"job.max_attempts={most}", "output.shard_rows=16"]
+    whole = run([*words, "run_name=whole"])
+    rejected = list(read_rejected(whole["path"]))
+    made = run(words)
+    if damaged is not None:
+        with contextlib.closing(sqlite3.connect(f"{made['path']}/run.db", isolation_level=None)) as database:
+            database.execute("UPDATE rejected SET reason = 'x' WHERE attempt = ?", (rejected[damaged]["attempt"],))
+            database.execute("DELETE FROM shards WHERE shard = 0")
+    assert cli.main(["repair", made["path"]]) == 0
+    kept = rejected if damaged is None else rejected[:damaged]
+    assert list(read_rejected(made["path"])) == kept
+    assert rows(run(words)) == rows(whole)
+    if damaged is None or most == 60:
+        assert list(read_rejected(made["path"])) == rejected
