@@ -290,3 +290,14 @@ def test_repair_keeps_rejected_attempts(damaged, most):
     assert rows(run(words)) == rows(whole)
     if damaged is None or most == 60:
         assert list(read_rejected(made["path"])) == rejected
+
+
+def test_repair_keeps_the_last_shard_of_a_run_whose_attempts_are_spent(capsys):
+    words = [*WORDS, ATTRIBUTES, "job.target=40", "job.max_attempts=60", "output.shard_rows=16"]
+    figures = run(words)
+    before = {path.name: path.read_bytes() for path in Path(figures["path"]).glob("data-*")}
+    assert figures["finished"] % 16
+    assert cli.main(["repair", figures["path"]]) == 0
+    assert f"kept {figures['finished']} rows in {len(before)} shards" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in Path(figures["path"]).glob("data-*")} == before
+    assert run(words)["finished"] == figures["finished"]
