@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from runner.commands import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
-from runner.show import own_traceback, shown
+from runner.commands import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from runner.show import mute, muted, own_traceback, shown, tell
 from runner.types import UserError
 
 COMMANDS = (
@@ -40,17 +40,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(sys.argv[1:] if arguments is None else list(arguments))
     options.is_program = arguments is None
     _log_to_stderr()
+    code = EXIT_OK
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()  # here, where it is known what a failure means
+        return code
     except UserError as error:
-        print(f"rowmill: {shown(str(error))}", file=sys.stderr)
+        tell(f"rowmill: {shown(str(error))}")
         return error.exit_code
     except KeyboardInterrupt as stop:
-        print(f"\nrowmill: {stop}" if str(stop) else "\nrowmill: interrupted", file=sys.stderr)
+        tell(f"\nrowmill: {stop}" if str(stop) else "\nrowmill: interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        mute(sys.stdout)
+        return code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        tell(f"rowmill: the disk is full: {error}")
+        mute(sys.stdout)
+        return EXIT_CANNOT_RUN
 
 
 class StderrHandler(logging.Handler):
@@ -63,8 +72,9 @@ class StderrHandler(logging.Handler):
             line += "\n" + own_traceback(record.exc_info[1]) + "\n(the whole traceback is in run.log)"
         bars = sys.modules.get("tqdm")
         if bars is None:
-            print(line, file=sys.stderr)
-        else:
+            tell(line)
+            return
+        with muted(sys.stderr):
             bars.tqdm.write(line, file=sys.stderr)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 _HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -18,6 +21,30 @@ NOW_SECONDS = 60.0  # what "now" means of a speed
 def say(text: str = "") -> None:
     """Print a line."""
     sys.stdout.write(text + "\n")
+
+
+def tell(text: str) -> None:
+    """Print a line on the standard error. Where nobody takes it any more, work goes on without."""
+    with muted(sys.stderr):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def muted(stream: TextIO) -> Iterator[None]:
+    """Let what is written to a stream vanish, now and at the end of the process, as soon as it cannot be written."""
+    try:
+        yield
+    except OSError:
+        mute(stream)
+
+
+def mute(stream: TextIO) -> None:
+    """Let what is written to a stream vanish."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file of the system's
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def shown(message: str) -> str:

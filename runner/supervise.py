@@ -231,7 +231,6 @@ class Supervisor:
 
 
 def _say(line: str) -> None:
-    from runner.show import shown
+    from runner.show import shown, tell
 
-    sys.stderr.write(f"\nrowmill: {shown(line)}\n")
-    sys.stderr.flush()
+    tell(f"\nrowmill: {shown(line)}")

@@ -182,3 +182,41 @@ def test_log_lines_leave_out_what_only_machines_read(capsys):
 )
 def test_durations(seconds, text):
     assert show.duration(seconds) == text
+
+
+FREE = ["job=generate", "dataset=jsonl", "dataset.path=rows.jsonl", "prompt.user={{ text }}", FAKE, "run_name=run"]
+
+
+def quiet(*words, **streams):
+    """The exit code of a process whose Python buffers what it prints, as Python does where nobody says otherwise."""
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    return subprocess.run([sys.executable, "-m", "runner.cli", *words], env=environment, check=False, **streams)
+
+
+@pytest.fixture
+def gone():
+    """The end of a pipe that nobody reads."""
+    ends = os.pipe()
+    os.close(ends[0])
+    yield ends[1]
+    os.close(ends[1])
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr", "both"])
+def test_a_run_goes_on_when_the_reader_of_its_output_is_gone(folder, gone, stream):
+    streams = {name: gone if stream in (name, "both") else subprocess.PIPE for name in ("stdout", "stderr")}
+    assert quiet("run", *FREE, **streams).returncode == 0
+    status = json.loads(rowmill("status", "outputs/run", "--json").stdout)
+    assert (status["state"], status["finished"], status["sessions"]) == ("finished", 600, 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
+def test_output_that_a_full_disk_does_not_take_is_told_in_a_line(folder):
+    with Path("/dev/full").open("w") as full:
+        assert quiet("run", *FREE, stdout=full, stderr=full).returncode == 3
+        done = quiet("run", *FREE, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr.count("rowmill:")) == (3, 1)
+        assert done.stderr.splitlines()[-1].startswith("rowmill: the disk is full")
+        assert quiet("run", *FREE, stdout=subprocess.PIPE, stderr=full).returncode == 0
+        assert quiet("export", "outputs/run", "-", stdout=full, stderr=subprocess.PIPE).returncode == 3
+    assert json.loads(rowmill("status", "outputs/run", "--json").stdout)["finished"] == 600
