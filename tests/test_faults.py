@@ -248,6 +248,18 @@ def test_a_full_disk_ends_with_3_and_a_clear_line_and_resumes_when_there_is_room
     assert [row["id"] for row in rows_of(folder=small_disk)] == list(range(ROWS))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
+def test_a_disk_that_is_full_for_exports_and_reports_is_told_in_a_line(small_disk, capsys):
+    run(overrides(output__dir=small_disk))
+    fill(small_disk, 0)
+    capsys.readouterr()
+    for words in (["report"], *(["export", str(small_disk / f"out.{kind}")] for kind in ("db", "csv", "parquet"))):
+        assert cli.main([words[0], str(small_disk / "run"), *words[1:]]) in (2, 3)
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and ("full" in said or "No space left" in said)
+    assert not list(small_disk.glob("out*"))
+
+
 def test_a_disk_that_is_full_wherever_one_may_write_is_told_as_such(monkeypatch, capsys):
     def refuse(*_, **__):
         raise OSError(28, "No space left on device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -121,6 +122,8 @@ def write_sqlite(target: str, tables: Iterable[pa.Table], *, overwrite: bool, na
                 for one in (one for tables_ in ([first], flattened) for one in tables_):
                     table.insert_all(one.to_pylist(), pk=key)
             return int(table.count)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"{target} cannot be written: {error}") from error
         finally:
             database.close()
 
