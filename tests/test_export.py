@@ -22,6 +22,7 @@ from huggingface_hub import HfApi
 import runner
 from runner.cli import main
 from runner.config import load_config
+from runner.export.files import WRITERS
 from runner.prepare import prepare
 from runner.session import open_store
 from runner.store import Output
@@ -118,6 +119,14 @@ def test_sqlite_has_types_a_key_and_a_table_of_any_name(export, rows):
     (schema,) = database.execute("SELECT sql FROM sqlite_master").fetchone()
     assert '"row" INTEGER PRIMARY KEY' in schema
     assert '"confidence" FLOAT' in schema or '"confidence" REAL' in schema
+    database.close()
+
+
+def test_sqlite_holds_numbers_larger_than_its_integers(tmp_path):
+    values = {"small": pa.array([1, None], pa.uint8()), "large": pa.array([2**64 - 1, None], pa.uint64())}
+    assert WRITERS["sqlite"](str(tmp_path / "out.db"), [pa.table(values)], overwrite=False) == 2
+    database = sqlite3.connect(tmp_path / "out.db")
+    assert database.execute("SELECT * FROM rows").fetchall() == [(1, str(2**64 - 1)), (None, None)]
     database.close()
 
 

@@ -108,7 +108,7 @@ def write_sqlite(target: str, tables: Iterable[pa.Table], *, overwrite: bool, na
 
     if target == STDOUT:
         raise UserError("--format sqlite needs a file, not the standard output")
-    flattened = map(flat, tables)
+    flattened = (_storable(flat(table)) for table in tables)
     first = next(flattened)
     with fresh(target, overwrite=overwrite) as path:
         path.unlink(missing_ok=True)
@@ -126,6 +126,12 @@ def write_sqlite(target: str, tables: Iterable[pa.Table], *, overwrite: bool, na
             raise UserError(f"{target} cannot be written: {error}") from error
         finally:
             database.close()
+
+
+def _storable(table: pa.Table) -> pa.Table:
+    """The table with texts for numbers that may be larger than SQLite's integers."""
+    kinds = [pa.string() if pa.types.is_uint64(field.type) else field.type for field in table.schema]
+    return table.cast(pa.schema(zip(table.column_names, kinds, strict=True)))
 
 
 def _sqlite_type(kind: pa.DataType) -> type:
