@@ -5,6 +5,7 @@ import datetime
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -251,6 +252,23 @@ def test_who_cannot_be_told_is_logged_and_no_more(caplog):
         notify(NotifyConf("exit 7", "http://127.0.0.1:1/x"), "finished", "", "")
     assert "notify.command" in caplog.text
     assert "notify.webhook" in caplog.text
+
+
+def test_a_webhook_that_answers_anything_is_logged_and_no_more(caplog):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(9999)
+                connection.sendall(b"no HTTP\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        for webhook, problem in ((address, "no HTTP"), ("http://a b/", "control characters"), ("http://a:b/", "port")):
+            with caplog.at_level("WARNING", "rowmill"):
+                notify(NotifyConf(webhook=webhook), "finished", "", "")
+            assert problem in caplog.text
 
 
 @pytest.mark.parametrize(

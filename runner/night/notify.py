@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 
 from runner.types import UserError
 
@@ -43,7 +44,7 @@ def notify(conf: NotifyConf, event: str, message: str, run_dir: str) -> None:
         if wanted:
             try:
                 tell(conf, {"event": event, "message": message, "run": run_dir})
-            except (OSError, ValueError, subprocess.SubprocessError) as error:
+            except (OSError, ValueError, HTTPException, subprocess.SubprocessError) as error:
                 log.warning("notify%s: %s", tell.__name__.replace("_", "."), str(error)[:200])
 
 
