@@ -258,6 +258,9 @@ def test_a_disk_that_is_full_for_exports_and_reports_is_told_in_a_line(small_dis
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and ("full" in said or "No space left" in said)
     assert not list(small_disk.glob("out*"))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert cli.main(["report", str(small_disk / "run")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_full_wherever_one_may_write_is_told_as_such(monkeypatch, capsys):

@@ -19,10 +19,13 @@ def write_report(run_dir: Path, source: DataSource | None = None, known: Mapping
     ``known`` are figures that need not be computed again: ``evaluation`` of labels, ``rouge`` of summaries. Raises
     UserError without a checkpoint.
     """
+    from runner.lease import disk_errors
     from runner.publish import write_text
     from runner.report.figures import collect
     from runner.report.page import render
 
     path = Path(run_dir) / "report.html"
-    write_text(path, render(collect(Path(run_dir), source, known or {})), power=False)
+    page = render(collect(Path(run_dir), source, known or {}))
+    with disk_errors(Path(run_dir)):
+        write_text(path, page, power=False)
     return path
