@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from runner.commands import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
-from runner.show import mute, muted, own_traceback, shown, tell
+from runner.show import mute, muted, open_streams, own_traceback, shown, tell
 from runner.types import UserError
 
 COMMANDS = (
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Without ``arguments`` this is the program itself: they are those of the process, and `run` is supervised.
     """
+    if arguments is None:
+        open_streams()
     options = _parse(sys.argv[1:] if arguments is None else list(arguments))
     options.is_program = arguments is None
     _log_to_stderr()

@@ -47,6 +47,18 @@ def mute(stream: TextIO) -> None:
         os.close(null)
 
 
+def open_streams() -> None:
+    """Let standard streams that are closed be the null device, so that none of our files takes their places."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
 def shown(message: str) -> str:
     """A message for people, without what only machines read in it."""
     return _HASH.sub("", message)

@@ -5,6 +5,7 @@ import logging
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -220,3 +221,12 @@ def test_output_that_a_full_disk_does_not_take_is_told_in_a_line(folder):
         assert quiet("run", *FREE, stdout=subprocess.PIPE, stderr=full).returncode == 0
         assert quiet("export", "outputs/run", "-", stdout=full, stderr=subprocess.PIPE).returncode == 3
     assert json.loads(rowmill("status", "outputs/run", "--json").stdout)["finished"] == 600
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_change_nothing(folder, closed):
+    line = shlex.join([sys.executable, "-m", "runner.cli", "run", *FREE])
+    assert subprocess.run(f"{line} {closed}", shell=True, capture_output=True, check=False).returncode == 0
+    assert json.loads(rowmill("status", "outputs/run", "--json").stdout)["finished"] == 600
+    line = shlex.join([sys.executable, "-m", "runner.cli", "status", "outputs/run"])
+    assert subprocess.run(f"{line} {closed}", shell=True, capture_output=True, check=False).returncode == 0
