@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -48,7 +49,10 @@ def mute(stream: TextIO) -> None:
 
 
 def open_streams() -> None:
-    """Let standard streams that are closed be the null device, so that none of our files takes their places."""
+    """Let standard streams that are closed be the null device, so that none of our files takes their places.
+
+    What the standard output cannot encode is printed as an escape.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)
@@ -57,6 +61,8 @@ def open_streams() -> None:
                 os.close(null)
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def shown(message: str) -> str:

@@ -43,7 +43,9 @@ class Link:
 def main(spec: Mapping[str, Any]) -> int:
     """Run the command line of ``spec`` (see ``runner.supervise``); the exit code."""
     from runner import cli
+    from runner.show import open_streams
 
+    open_streams()
     sys.argv = list(spec["argv"])
     # Python writes to the user's terminal itself, so that a bar is a bar; what C++ writes goes through the supervisor.
     sys.stderr = os.fdopen(spec["stderr"], "w", buffering=1, errors="backslashreplace")

@@ -230,3 +230,16 @@ def test_closed_standard_streams_change_nothing(folder, closed):
     assert json.loads(rowmill("status", "outputs/run", "--json").stdout)["finished"] == 600
     line = shlex.join([sys.executable, "-m", "runner.cli", "status", "outputs/run"])
     assert subprocess.run(f"{line} {closed}", shell=True, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_a_terminal_cannot_encode_is_printed_as_an_escape(folder, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    Path("rows.jsonl").write_text('{"text": "日本"}\n')
+    assert "\\u65e5\\u672c" in rowmill("preview", *FREE).stdout
+    done = rowmill("run", *FREE[:-1], "run_name=本")
+    assert (done.returncode, "died" in done.stderr) == (0, False)
+    assert "outputs/\\u672c" in done.stdout
+    for command in ("status", "watch", "report"):
+        done = rowmill(command, "outputs/本")
+        assert (done.returncode, done.stderr) == (0, ""), command
