@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from runner.types import UserError
@@ -32,3 +33,5 @@ def _check(
         raise UserError(f"{name}={value}: it must be at least {least}")
     if most is not None and not value <= most:
         raise UserError(f"{name}={value}: it must be at most {most}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}={value}: it must be a finite number")
