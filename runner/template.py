@@ -33,6 +33,7 @@ class Template:
         self.key = key
         self._fuse: Fuse | None = None
         environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=self._finalize)
+        del environment.globals["lipsum"], environment.filters["random"]  # a resumed run renders the same prompts
         try:
             tree = environment.parse(source)
             self._template = environment.from_string(source)

@@ -207,6 +207,8 @@ def test_odd_characters(tokenizer):
         ({"user": "{{ txet }}"}, r"prompt.user: no column 'txet' \(did you mean 'text'\?\); valid: text, label"),
         ({"user": "{{ text"}, "prompt.user line 1"),
         ({"user": "{{ text | nofilter }}"}, "nofilter"),
+        ({"user": "{{ text | random }}"}, "random"),
+        ({"user": "{{ text }} {{ lipsum() }}"}, "no column 'lipsum'"),
         ({"system": "{{ langage }}"}, "prompt.system: no column 'langage'"),
         ({"examples": [{"answer": "x"}]}, r"prompt.examples\[0\] lacks text"),
         ({"examples": [{"text": "x"}]}, r"prompt.examples\[0\].answer is None"),
