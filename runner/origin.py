@@ -98,10 +98,6 @@ def _local_paths(address: str, kind: str, offline: bool) -> list[Path]:
             f"dataset.path: {path} is a folder; dataset={kind} wants a file or a pattern like {path}/*, "
             "dataset=arrow or documents a folder"
         )
-    if not path.is_dir() and not path.is_file():
-        raise UserError(
-            f"dataset.path: {path} is no file that can be read twice; dataset.path=- reads what is piped in"
-        )
     return [path]
 
 

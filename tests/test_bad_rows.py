@@ -145,14 +145,6 @@ def test_cells_nested_deeper_than_arrow_files_hold_are_text_or_refused(capsys, d
         assert (rows[0]["deep"] == cell.replace(r"\u00e4", "ä").replace(":", ": ")) is (depth > 60)
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "text", "parquet", "arrow", "sqlite", "openai_batch", "documents"])
-def test_pipes_and_devices_with_a_name_are_refused(capsys, kind):
-    os.mkfifo("pipe")
-    for path in ("pipe", "/dev/zero"):
-        code, said, _ = outcome(capsys, kind, path)
-        assert code == 2 and said.endswith("dataset.path=- reads what is piped in")
-
-
 # Special tokens in cells
 
 
