@@ -162,8 +162,11 @@ def _copy(
 ) -> int:
     """Copy a table's rows that can be read and pass ``check``; how many. Without ``gaps`` up to the first damage."""
     kept = damaged = 0
+    width = len(new.execute(f"PRAGMA table_info({table})").fetchall())
     for row in _readable(old, table, _LEAP if gaps else 1):
         try:
+            if len(row) != width:
+                raise DamagedError(f"the table {table} lacks columns")
             check(*row)
             if wanted(row):
                 new.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)

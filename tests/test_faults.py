@@ -426,6 +426,17 @@ def test_repair_puts_a_damaged_shard_aside_and_its_rows_are_made_again(capsys):
     assert Path("outputs/run/data-00000.arrow.damaged").exists()
 
 
+def test_repair_leaves_out_a_table_that_lacks_a_column():
+    run(overrides("whole"))
+    interrupted(steps=5)
+    with database() as connection:
+        connection.execute("ALTER TABLE progress DROP COLUMN slots_total")
+    assert cli.main(["run", *overrides()]) == 2
+    assert cli.main(["repair", "outputs/run"]) == 0
+    assert cli.main(["run", *overrides()]) == 0
+    assert shards() == shards("whole")
+
+
 def test_repair_keeps_what_the_job_found_before_the_first_row():
     run(overrides(**LABELS))
     with contextlib.closing(database()) as before:
