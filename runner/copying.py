@@ -144,8 +144,6 @@ class CopyingEngine:
 
     def _start(self, sequence: Sequence) -> None:
         cache, cached, start = self._prefix_of(sequence)
-        self.work.prefilled += len(sequence.tokens) - start
-        self.work.cached += cached
         matching = sequence.constraint.start() if sequence.constraint else None
         (uid,) = self.generator.insert(
             [sequence.tokens[start:]],
@@ -178,10 +176,12 @@ class CopyingEngine:
         """A cache that holds the sequence's prefix, how many of its tokens were there before, and how many it has."""
         end = sequence.boundaries[-1] if sequence.boundaries else 0
         tokens = tuple(sequence.tokens[:end])
-        if self.prefix[1] is not None and self.prefix[0] == tokens:
-            return self.prefix[1], end, end
+        cached = end if self.prefix[1] is not None and self.prefix[0] == tokens else 0
+        self.work.prefilled += len(sequence.tokens) - cached
+        self.work.cached += cached
+        if cached:
+            return self.prefix[1], cached, end
         cache = make_prompt_cache(self.model)
-        self.work.prefilled += end
         for start in range(0, end, self.prefill_tokens):
             self.model(mx.array([tokens[start : start + self.prefill_tokens]]), cache=cache)
             mx.eval([layer.state for layer in cache])
@@ -191,8 +191,6 @@ class CopyingEngine:
     def _score(self, sequence: Sequence) -> Generation:
         """Every choice's log-probability: the prompt once, then each choice on a copy of its cache."""
         prefix, cached, start = self._prefix_of(sequence)
-        self.work.prefilled += len(sequence.tokens) - start
-        self.work.cached += cached
         cache = copy.deepcopy(prefix)
         ahead = _logprobs(self.model(mx.array([sequence.tokens[start:]]), cache=cache)[:, -1:])
         scores = []
