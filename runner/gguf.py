@@ -4,8 +4,8 @@ MLX reads the file itself and keeps Q4_0, Q4_1 and Q8_0 tensors quantised (weigh
 other types arrive as float16. What is left to do: names, the row order of the query and key projections, the tokenizer
 and config.json. Metadata keys are those of ggml's docs/gguf.md.
 
-``python -m runner.gguf FILE FOLDER`` does one conversion. It has a process of its own because MLX's reader ends the
-process when a file is damaged.
+``main([FILE, FOLDER])`` does one conversion, in a process of its own because MLX's reader ends the process when a file
+is damaged.
 """
 
 from __future__ import annotations
@@ -237,7 +237,3 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -34,6 +35,9 @@ log = logging.getLogger("rowmill")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions", "seq_length", "n_ctx")
 _HASHED_WHOLE_BYTES = 1 << 30
+# The child imports what this process would, also from a checkout that is not installed.
+_CONVERTER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); \
+import runner.gguf; sys.exit(runner.gguf.main(sys.argv[2:]))"
 _BLOCKS, _BLOCK_BYTES = 256, 1 << 16
 
 
@@ -81,13 +85,19 @@ def _converted(gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    command = [sys.executable, "-P", "-m", "runner.gguf", str(gguf), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Convert in a child process, which MLX's reader may end. Raises UserError."""
+    command = [sys.executable, "-P", "-c", _CONVERTER, json.dumps(sys.path), str(gguf), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode == 0:
+        return
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    log.debug("converter: exit code %d: %s", done.returncode, done.stderr)
+    if done.returncode < 0:
+        signal_name = signal.Signals(-done.returncode).name
+        raise UserError(f"{gguf} is not readable (the reader died of {signal_name}); it may be damaged: fetch it again")
     if done.returncode in (2, 3):
-        raise UserError((done.stderr.splitlines() or ["no message"])[-1], done.returncode)
-    if done.returncode:
-        log.debug("converter: exit code %d: %s", done.returncode, done.stderr)
-        raise UserError(f"{gguf} is not a readable GGUF file; it may be damaged or cut off: fetch it again")
+        raise UserError(last, done.returncode)
+    raise UserError(f"{gguf}: the converter failed with exit code {done.returncode}: {last}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

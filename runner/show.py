@@ -72,7 +72,7 @@ def shown(message: str) -> str:
 
 def own_traceback(problem: BaseException) -> str:
     """A short traceback: the last places in files that are neither rowmill's nor installed, and the error."""
-    ours = str(Path(__file__).parent)
+    ours = tuple(str(Path(__file__).parents[1] / package) + os.sep for package in ("runner", "jobs"))
     frames = [
         frame
         for frame in traceback.extract_tb(problem.__traceback__)

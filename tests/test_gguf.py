@@ -1,6 +1,5 @@
 """Promises of runner/gguf.py, shown on tiny GGUF files."""
 
-import subprocess
 import sys
 
 import pytest
@@ -180,4 +179,33 @@ def test_the_converter_runs_from_any_folder(tmp_path, cache, monkeypatch):
     tiny_gguf(tmp_path / "tiny.gguf")
     monkeypatch.chdir(tmp_path)
     assert models.resolve("tiny.gguf").is_dir()
-    assert subprocess.run([sys.executable, "-P", "-m", "runner.gguf", "none", "x"], check=False).returncode == 2
+
+
+def python_that(tmp_path, monkeypatch, line):
+    """Let child processes be the shell script ``line`` instead of this Python; ``$PYTHON`` is the real one."""
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\nPYTHON={sys.executable}\n{line}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+def test_the_converter_is_imported_from_where_this_process_imports(tmp_path, cache, monkeypatch):
+    tiny_gguf(tmp_path / "tiny.gguf")
+    python_that(tmp_path, monkeypatch, 'exec "$PYTHON" -S "$@"')  # nothing is installed for the child
+    assert models.resolve(str(tmp_path / "tiny.gguf")).is_dir()
+
+
+@pytest.mark.parametrize("name", ["ABRT", "SEGV"])
+def test_a_converter_that_dies_of_a_signal_means_a_damaged_file(tmp_path, cache, monkeypatch, name):
+    (tmp_path / "a.gguf").touch()
+    python_that(tmp_path, monkeypatch, f"echo terminate called >&2; ulimit -c 0; kill -{name} $$")
+    with pytest.raises(UserError, match=f"a.gguf is not readable .*SIG{name}.*may be damaged: fetch it again"):
+        models.resolve(str(tmp_path / "a.gguf"))
+
+
+def test_any_other_failure_of_the_converter_says_its_last_line(tmp_path, cache, monkeypatch):
+    (tmp_path / "a.gguf").touch()
+    python_that(tmp_path, monkeypatch, "printf 'Traceback:\\n  ...\\nImportError: no such thing\\n' >&2; exit 1")
+    with pytest.raises(UserError) as raised:
+        models.resolve(str(tmp_path / "a.gguf"))
+    assert str(raised.value).endswith("a.gguf: the converter failed with exit code 1: ImportError: no such thing")

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
+from inspect import signature
+from io import BytesIO
 
 import pytest
 
@@ -201,3 +203,18 @@ def test_a_disk_that_fills_up_meanwhile_ends_with_3(server, here, monkeypatch):
 def test_a_model_that_there_is_not_says_so(server, here):
     with pytest.raises(UserError, match=r"model.path=own/tinny: no such folder here, and not on the hub"):
         models.resolve("own/tinny")
+
+
+def test_the_hub_clients_private_names_are_as_we_use_them():
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils._http import default_client_factory
+
+    options = {"resume_size": 5, "headers": {}, "expected_size": 9, "displayed_filename": "a"}
+    signature(http_get).bind("https://an.address", BytesIO(), **options)
+    assert repo_folder_name(repo_id="own/tiny", repo_type="model") == "models--own--tiny"
+    assert "user-agent" in build_hf_headers()
+    with default_client_factory() as client:
+        assert isinstance(client.event_hooks.get("request", []), list)
+        request = client.build_request("GET", "https://an.address", timeout=3)
+    assert set(request.extensions["timeout"]) == {"connect", "read", "write", "pool"}
