@@ -5,31 +5,16 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import inspect
 import logging
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import NoReturn
 
-from runner.commands import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
+from runner.commands import COMMANDS, EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, GROUPS
 from runner.show import mute, muted, open_streams, own_traceback, shown, tell
 from runner.types import UserError
-
-COMMANDS = (
-    "init",
-    "run",
-    "preview",
-    "status",
-    "evaluate",
-    "watch",
-    "report",
-    "diff",
-    "export",
-    "new",
-    "repair",
-    "benchmark",
-    "convert",
-    "perplexity",
-)  # a file each in runner/commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,11 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         open_streams()
-    options = _parse(sys.argv[1:] if arguments is None else list(arguments))
-    options.is_program = arguments is None
     _log_to_stderr()
     code = EXIT_OK
     try:
+        options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+        options.is_program = arguments is None
         code = int(options.command(options))
         sys.stdout.flush()  # here, where it is known what a failure means
         return code
@@ -71,7 +56,7 @@ class StderrHandler(logging.Handler):
         """Write the record's message; of a traceback what the user's own files have to do with it."""
         line = shown(record.getMessage())
         if record.exc_info and record.exc_info[1]:
-            line += "\n" + own_traceback(record.exc_info[1]) + "\n(the whole traceback is in run.log)"
+            line += "\n" + own_traceback(record.exc_info[1]) + "\n(run.log has the whole traceback)"
         bars = sys.modules.get("tqdm")
         if bars is None:
             tell(line)
@@ -94,8 +79,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Options may stand between overrides, which argparse alone does not read."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    if not arguments or arguments[0].startswith("-"):
+        return _parse_alone(arguments)
+    parser = command_parser(arguments[0])
+    options, rest = parser.parse_known_args(arguments[1:])
     wrong = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
     if wrong:
         own = "; overrides are KEY=VALUE without dashes" if hasattr(options, "overrides") else ""
@@ -105,17 +92,38 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="rowmill", description="Put a prompt through every row of a data set.")
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one command, its function as the default of ``command``. UserError if there is none of the name."""
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        guess = f": did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"there is no command {name!r}{guess} (see rowmill --help)")
+    module = importlib.import_module(f"runner.commands.{COMMANDS[name].module}")
+    command = getattr(module, name)
+    parser = _Parser(prog=f"rowmill {name}", description=inspect.getdoc(command))
+    getattr(module, f"{name}_arguments")(parser)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _parse_alone(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="rowmill",
+        usage="rowmill COMMAND ...",
+        description="Put a prompt through every row of a data set with one local LLM.",
+        epilog=_commands(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="store_true", help="show the version and exit")
     parser.set_defaults(command=lambda options: _version(options, parser))
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name in COMMANDS:
-        command = importlib.import_module(f"runner.commands.{name}")
-        added = commands.add_parser(name, help=command.HELP, description=command.HELP)
-        command.add_arguments(added)
-        added.set_defaults(command=command.main)
-    return parser
+    return parser.parse_args(arguments)
+
+
+def _commands() -> str:
+    lines = []
+    for title, commands in GROUPS.items():
+        lines += [f"{title.lower()}:", *(f"  {name:<12}{one.help}" for name, one in commands.items() if one.help), ""]
+    return "\n".join([*lines, "`rowmill COMMAND --help` describes a command."])
 
 
 def _version(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -26,11 +26,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.groups import GROUPS, group_files
 from runner.names import check_names, quoted, refuse_retyped, unescaped
 from runner.types import UserError
 from runner.where import did_you_mean
 
-GROUPS = ("job", "prompt", "dataset", "model", "engine")
 OPEN = "job"  # its keys are those of the job's own class, see runner.config.make_job
 NAMES = ("job.labels", "dataset.classes")  # keys that hold names, which may look like numbers
 _ORDER = re.compile(r"(\+\+|\+|~)?([^=]*?)(=.*)?", re.DOTALL)
@@ -77,10 +77,8 @@ class Composer:
         return composed, choices
 
     def options(self, group: str) -> dict[str, Path]:
-        """The files that a group can be set to, by name; a user's own come before ours."""
-        folders = [Path(folder) for folder in (_package_folder(), self.config_dir) if folder]
-        files = (file for folder in folders for file in sorted((folder / group).rglob("*.yaml")))
-        return {str(file.with_suffix("")).rpartition(f"/{group}/")[2]: file for file in files}
+        """The files that a group can be set to, by name."""
+        return group_files(group, self.config_dir)
 
     def own_file(self, group: str, name: str) -> Path | None:
         """The user's own file that a group took, None for one of ours."""
@@ -302,9 +300,3 @@ def _yaml_problem(error: yaml.YAMLError, file: Path | None = None) -> str:
     at = f"{file or (mark.name if mark else 'a configuration file')}{f' line {mark.line + 1}' if mark else ''}"
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     return f"{at} is not YAML: {problem}; texts with {{ }} : or # need quotes"
-
-
-def _package_folder() -> Path:
-    import conf
-
-    return Path(next(iter(conf.__path__)))

@@ -15,6 +15,7 @@ import pytest
 import conf
 from runner import show
 from runner.cli import main
+from runner.commands import COMMANDS, GROUPS
 
 MAIL = "id,text,kind\n1,win money now,spam\n2,see you at lunch,ham\n3,cheap pills,spam\n4,meeting at 3,ham\n"
 AS_TYPED = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "dataset.gold=kind"]
@@ -134,8 +135,26 @@ def test_help_names_every_group_file_and_command():
         if file.stem != "default":
             assert file.stem in help_text, file
     commands = rowmill("--help").stdout
-    assert all(command in commands for command in ("run", "preview", "status"))
+    assert [line.strip(":") for line in commands.splitlines() if line.endswith(":")][1:] == [*map(str.lower, GROUPS)]
+    assert all(f"\n  {name} " in commands for name, command in COMMANDS.items() if command.help)
     assert rowmill("--version").stdout.startswith("rowmill ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_describes_itself(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: rowmill {name} ")
+    assert re.search(r"\n\n[A-Z].*\.\n\n", said, re.DOTALL)
+
+
+def test_a_mistyped_command_is_answered_with_the_right_one(capsys):
+    assert main(["statsu", "outputs/mail"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "rowmill: there is no command 'statsu': did you mean 'status'? (see rowmill --help)\n"
+    )
 
 
 def test_a_pipe_gets_plain_lines_and_no_bar(folder):

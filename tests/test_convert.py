@@ -92,7 +92,7 @@ def test_what_stays_in_higher_precision_is_told(checkpoint, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "model.layers.*.mlp.router.weight: 8.5 bits, 2 tensors" in told
     assert "model.norm.weight: 16 bits, 1 tensors" in told
-    assert told.startswith("5.168 bits a weight (4 bits, groups of 32)\n")
+    assert told.startswith("5.168 bits per weight (4 bits, groups of 32)\n")
 
 
 def test_the_model_runs(converted, tmp_path):

@@ -1,25 +1,24 @@
-"""``rowmill run``: run, or resume what was interrupted."""
+"""``rowmill run`` and ``rowmill preview``: what makes the rows, and what it would make of them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-from runner.commands import EXIT_OK, EXIT_ROW_ERRORS
-from runner.commands.arguments import EPILOG, add_overrides
-from runner.show import show_run
-
-HELP = "run, or resume what was interrupted: the same command line resumes"
+from runner.commands import EXIT_CANNOT_RUN, EXIT_OK, EXIT_ROW_ERRORS
+from runner.commands.arguments import add_overrides, run_keys
+from runner.types import UserError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_overrides(parser, EPILOG)
-    once = "keep the model in this process, for debuggers; nothing starts it again when it dies"
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    add_overrides(parser, run_keys())
+    once = "keep the model in this process, for debuggers; nothing restarts it if it dies"
     parser.add_argument("--no-supervise", action="store_true", help=once)
 
 
-def main(options: argparse.Namespace) -> int:
-    """Exit code 1 when rows are in error."""
+def run(options: argparse.Namespace) -> int:
+    """Start a run, or resume one that was interrupted: the same command resumes it."""
+    from runner.show import show_run
     from runner.worker import Link
 
     if options.is_program and not options.no_supervise:
@@ -36,3 +35,31 @@ def main(options: argparse.Namespace) -> int:
         show_run(figures)
     short = figures["state"] == "finished" and figures["finished"] < figures["rows"]  # attempts were spent
     return EXIT_ROW_ERRORS if figures["errors"] or short else EXIT_OK
+
+
+def preview_arguments(parser: argparse.ArgumentParser) -> None:
+    add_overrides(parser, run_keys())
+    more = "compute N rows of the run with its model and estimate the time for the rest; the run keeps them"
+    parser.add_argument("--trial", metavar="N", type=_rows, default=0, help=more)
+
+
+def preview(options: argparse.Namespace) -> int:
+    """Show the first prompts, their lengths and what they share; only --trial loads the model."""
+    from runner.config import load_config
+    from runner.interrupt import stop_on_signals
+    from runner.preview import preview
+
+    config = load_config(options.overrides, options.config_dir)
+    with stop_on_signals() as stop:
+        figures = preview(config, show=not options.json, trial=options.trial, stop=stop)
+    if options.json:
+        print(json.dumps(figures))
+    if why := (figures["memory"] or {}).get("refusal"):
+        raise UserError(f"the model {why}", EXIT_CANNOT_RUN)
+    return EXIT_OK
+
+
+def _rows(typed: str) -> int:
+    if not typed.isdecimal() or not int(typed):
+        raise argparse.ArgumentTypeError(f"{typed}: it must be a number of rows, such as 20")
+    return int(typed)
