@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 
@@ -14,11 +16,22 @@ def slow(request):
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory):
     """A tiny random llama as a model folder."""
-    from tests.tiny import save_tiny_llama
+    from tests.support.tiny import save_tiny_llama
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
     save_tiny_llama(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def gpt_oss():
+    """gpt-oss-20b's tokenizer, where it lies beside the checkout."""
+    folder = Path(__file__).parents[2] / "shared" / "gpt-oss-20b"
+    if not (folder / "tokenizer.json").exists():
+        pytest.skip("the tokenizer of gpt-oss-20b is not beside the checkout")
+    from runner.tokens import load_tokenizer
+
+    return load_tokenizer(folder)
 
 
 @pytest.fixture(scope="session")

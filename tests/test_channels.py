@@ -13,9 +13,9 @@ from runner.model import ResidentModel
 from runner.structure import StructureConf, read_structure
 from runner.tokens import TransformersVocabulary
 from runner.types import Request, Sampling, Sequence
-from tests.test_engine import finish
-from tests.test_prompt import gpt_oss, prompter, render, small_tokenizer  # noqa: F401
-from tests.tiny import tiny_gpt_oss
+from tests.support.engines import finish
+from tests.support.prompts import prompter, render, small_tokenizer
+from tests.support.tiny import tiny_gpt_oss
 
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}, "n": {"enum": [1, 22]}}, "required": ["ok", "n"]}
 BODY = read_structure(StructureConf(schema=SCHEMA), StructureConf(), []).body
@@ -38,7 +38,7 @@ def read(tokenizer, text, prompt=""):
     return Channels(TransformersVocabulary(tokenizer), True).read(ids(tokenizer, text), ids(tokenizer, prompt))
 
 
-def test_harmony_is_read_by_channel(gpt_oss):  # noqa: F811
+def test_harmony_is_read_by_channel(gpt_oss):
     assert read(gpt_oss, ANALYSIS + "<|channel|>final<|message|>ham") == Answer("ham", "We think.\nTwice.")
     assert read(gpt_oss, "<|channel|>final<|message|>ham") == Answer("ham")
     assert read(gpt_oss, "<|channel|>analysis<|message|>We thi") == Answer("", "We thi", False)
@@ -73,7 +73,7 @@ def accepts(tokenizer, prompt, text):
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
 
-def test_the_constraint_begins_in_the_final_channel(gpt_oss):  # noqa: F811
+def test_the_constraint_begins_in_the_final_channel(gpt_oss):
     assert accepts(gpt_oss, "", ANALYSIS + FINAL)
     assert accepts(gpt_oss, "", FINAL)
     assert not accepts(gpt_oss, "", '{"ok": true, "n": 22}')
@@ -111,12 +111,12 @@ def small_thinker_that_opens(thinker):
 
 
 @pytest.fixture(scope="module")
-def tiny(gpt_oss):  # noqa: F811
+def tiny(gpt_oss):
     mx.set_default_device(mx.cpu)
     return ResidentModel(tiny_gpt_oss(vocab_size=201_088))
 
 
-def test_a_tiny_gpt_oss_answers_in_the_final_channel(gpt_oss, tiny):  # noqa: F811
+def test_a_tiny_gpt_oss_answers_in_the_final_channel(gpt_oss, tiny):
     p = prompter(gpt_oss, kwargs={"reasoning_effort": "low"})
     constraints = constraints_over(gpt_oss)
     todo = []

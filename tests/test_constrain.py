@@ -17,7 +17,7 @@ from runner.sampling import masked
 from runner.structure import StructureConf, read_structure
 from runner.tokens import as_vocabulary, load_tokenizer
 from runner.types import Sampling, Sequence
-from tests.test_engine import finish, plain_score
+from tests.support.engines import finish, plain_score
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_rows_without_a_grammar_may_go_on_with_anything(vocab):
 @pytest.mark.slow
 def test_every_answer_of_a_warm_model_is_valid_or_was_cut_off_twice(slow):
     rows, schemas = (50, 20) if slow else (2, 4)
-    command = [sys.executable, "-m", "tests.constrained", "valid", str(rows), str(schemas)]
+    command = [sys.executable, "-m", "tests.bench.constrained", "valid", str(rows), str(schemas)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     good, of, failed = (int(number) for number in re.findall(r"[0-9]+", printed)[:3])
     assert of == rows * schemas

@@ -30,7 +30,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def checkpoint(tiny_model_folder, tmp_path_factory):
     """A tiny gpt-oss as the hub has it, experts in MXFP4, with the byte tokenizer of the tiny llama."""
-    from tests.checkpoints import write_hub_checkpoint
+    from tests.support.checkpoints import write_hub_checkpoint
 
     folder = tmp_path_factory.mktemp("hub") / "gpt-oss-tiny"
     ids = json.loads((tiny_model_folder / "config.json").read_text())
@@ -155,7 +155,7 @@ def test_the_memory_foretold_is_that_which_is_taken(checkpoint, tmp_path, monkey
 
 
 def test_a_model_of_the_hub_comes_with_its_licence_and_its_card(checkpoint, tmp_path, monkeypatch):
-    from tests.hub import fake_hub, use
+    from tests.support.hub import fake_hub, use
 
     with fake_hub(checkpoint, "own/gpt-oss-tiny") as hub:
         use(hub, tmp_path / "hub", monkeypatch)

@@ -8,9 +8,9 @@ from runner.engine import BatchEngine
 from runner.model import ResidentModel, UnsupportedModelError
 from runner.serving import batch_engine
 from runner.types import Sampling, Sequence
-from tests.logprobs import asking, check_logprobs
-from tests.test_engine import END, finish, one_by_one, plain_score, prompts, sequences
-from tests.tiny import VOCAB, scaled, tiny_gpt_oss, tiny_llama
+from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
+from tests.support.logprobs import asking, check_logprobs
+from tests.support.tiny import VOCAB, scaled, tiny_gpt_oss, tiny_llama
 
 
 def tiny_mamba():

@@ -7,7 +7,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import SwitchGLU
 
 from runner import cuda
-from tests.tiny import MODELS, tiny_gpt_oss, tiny_llama
+from tests.support.tiny import MODELS, tiny_gpt_oss, tiny_llama
 
 
 @pytest.fixture(autouse=True)

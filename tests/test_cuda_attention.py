@@ -2,7 +2,7 @@ import mlx.core as mx
 import pytest
 
 from runner.cuda_attention import SOURCE, Kernels, kernels
-from tests.kernels import PlainKernels
+from tests.support.kernels import PlainKernels
 
 
 class Checked(PlainKernels, Kernels):

@@ -5,7 +5,7 @@ import pytest
 from runner import digests
 from runner.records import Record
 from runner.types import Completion
-from tests.test_store import digest, open_store
+from tests.support.stores import digest, open_store
 
 
 @pytest.fixture(autouse=True)

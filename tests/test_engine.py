@@ -3,19 +3,17 @@ import weakref
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.generate import generate_step
 from mlx_lm.models import gpt_neox
-from mlx_lm.models.cache import RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import RotatingKVCache
 
 from runner import cuda_attention, layout, parts, prefix
 from runner.engine import BatchEngine
 from runner.model import ResidentModel
 from runner.types import Sampling, Sequence
-from tests.kernels import PlainKernels
-from tests.logprobs import asking, check_logprobs
-from tests.tiny import MODELS, VOCAB, scaled
-
-END = 0
+from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
+from tests.support.kernels import PlainKernels
+from tests.support.logprobs import asking, check_logprobs
+from tests.support.tiny import MODELS, VOCAB, scaled
 
 
 @pytest.fixture(autouse=True)
@@ -38,40 +36,6 @@ def plain(name):
 def resident(name):
     mx.set_default_device(mx.cpu)
     return ResidentModel(MODELS[name]())
-
-
-def one_by_one(model, tokens, max_tokens, **options):
-    generated = []
-    for token, _ in generate_step(mx.array(tokens), model, max_tokens=max_tokens, **options):
-        if int(token) == END:
-            break
-        generated.append(int(token))
-    return generated
-
-
-def finish(engine, sequences):
-    waiting, done = list(sequences), {}
-    while len(done) < len(sequences):
-        take = min(engine.room(), len(waiting))
-        engine.add(waiting[:take])
-        del waiting[:take]
-        for generation in engine.step():
-            assert generation.key not in done
-            done[generation.key] = generation
-    return done
-
-
-def prompts(seed, count, shared, longest=14):
-    rng = np.random.default_rng(seed)
-    prefix = rng.integers(1, VOCAB, shared).tolist()
-    return [prefix + rng.integers(1, VOCAB, rng.integers(1, longest)).tolist() for _ in range(count)]
-
-
-def sequences(rows, max_tokens, boundaries=(), **fields):
-    return [
-        Sequence((i, 0), row, max_tokens(i) if callable(max_tokens) else max_tokens, boundaries=boundaries, **fields)
-        for i, row in enumerate(rows)
-    ]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
@@ -116,12 +80,6 @@ def test_choices_score_like_a_plain_forward_pass(plain, resident):
             assert done[i, 0].finish_reason == "choice"
             for choice, logprob in zip(choices, done[i, 0].logprobs, strict=True):
                 assert logprob == pytest.approx(plain_score(plain, row, choice), abs=1e-4)
-
-
-def plain_score(model, row, choice):
-    logits = model(mx.array([row + list(choice)]), cache=make_prompt_cache(model))[0]
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    return sum(float(logprobs[len(row) - 1 + i, token]) for i, token in enumerate(choice))
 
 
 def test_models_whose_head_computes_all_tokens_score_the_right_ones():

@@ -4,7 +4,7 @@ import pytest
 
 from jobs.generate import Generate
 from runner.types import Sampling, UserError
-from tests.world import CountingEngine, World
+from tests.support.world import CountingEngine, World
 
 
 def run(path, samples, texts=("one", "two"), **more):

@@ -14,7 +14,7 @@ import pytest
 from runner import hub, models
 from runner.cli import main
 from runner.types import UserError
-from tests.hub import fake_hub, use
+from tests.support.hub import fake_hub, use
 
 LARGE = 1 << 14
 

@@ -9,7 +9,7 @@ import textwrap
 import datasets
 import pytest
 
-from tests.test_kill import Run, kill_until_done
+from tests.support.kills import Run, kill_until_done
 
 KILLS = 5
 
@@ -75,7 +75,7 @@ def test_kills_in_the_middle_of_documents_lose_only_what_was_in_flight(tmp_path,
 
 @pytest.mark.slow
 def test_a_book_of_300_000_tokens_takes_little_more_memory_than_a_chapter(tmp_path, monkeypatch, slow):
-    from tests.tiny import save_tiny_llama
+    from tests.support.tiny import save_tiny_llama
 
     monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
     save_tiny_llama(tmp_path / "tiny")
@@ -115,7 +115,7 @@ def test_a_book_of_300_000_tokens_takes_little_more_memory_than_a_chapter(tmp_pa
 
 def test_slots_are_taken_while_documents_wait_for_their_parts(tmp_path, monkeypatch, slow):
     from runner import run
-    from tests.tiny import save_tiny_llama
+    from tests.support.tiny import save_tiny_llama
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))

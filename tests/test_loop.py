@@ -4,7 +4,7 @@ import pytest
 
 from runner import feed, loop
 from runner.types import Completion, Request, RowError, Sampling
-from tests.world import CountingEngine, World
+from tests.support.world import CountingEngine, World
 
 
 def one(row):

@@ -12,17 +12,8 @@ from runner.database import open_read_only
 from runner.status import read_label_counts, read_status
 from runner.store import Output
 from runner.types import Gauge
-from tests.test_store import open_store, output
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1_000_000.0
-
-    def monotonic(self):
-        return self.now
-
-    time = monotonic
+from tests.support.clocks import Clock, work
+from tests.support.stores import open_store, output
 
 
 @pytest.fixture
@@ -35,13 +26,6 @@ def clock(monkeypatch):
 def rows_of(path, query):
     with closing(sqlite3.connect(path / "run.db")) as connection:
         return connection.execute(query).fetchall()
-
-
-def work(store, clock, rows, seconds):
-    """Finish rows, each after so many seconds."""
-    for row in rows:
-        clock.now += seconds
-        store.finish([output(row)])
 
 
 def test_a_week_has_few_marks_and_the_last_one_is_new(tmp_path, clock):

@@ -9,7 +9,7 @@ import pytest
 from runner import measure
 from runner.cli import main
 from runner.model import ResidentModel
-from tests.tiny import tiny_llama
+from tests.support.tiny import tiny_llama
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_sliding_windows_of_the_model_are_kept_in_chunks(monkeypatch):
     import mlx.core as mx
 
     from jobs.perplexity import loss, losses
-    from tests.tiny import tiny_gpt_oss
+    from tests.support.tiny import tiny_gpt_oss
 
     model = tiny_gpt_oss()
     ids = np.random.default_rng(0).integers(0, 97, (3, 40))
@@ -288,7 +288,7 @@ def _wait_for(happened, child):
 
 
 def test_a_sweep_gives_one_table_with_deltas(words, tmp_path, capsys):
-    from tests.tiny import save_tiny_llama
+    from tests.support.tiny import save_tiny_llama
 
     save_tiny_llama(tmp_path / "other", seed=1)
     first = next(word for word in words if word.startswith("model.path="))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from runner.engine import BatchEngine
 from runner.model import ResidentModel
 from runner.types import Sequence
-from tests.test_engine import END, one_by_one
-from tests.tiny import MODELS, VOCAB
+from tests.support.engines import END, one_by_one
+from tests.support.tiny import MODELS, VOCAB
 
 tokens = st.integers(1, VOCAB - 1)
 CASES = {}

@@ -9,9 +9,9 @@ from runner import cuda_attention, layout, parts, prefix, replay
 from runner.engine import BatchEngine
 from runner.model import ResidentModel
 from runner.types import Sequence
-from tests.kernels import PlainKernels
-from tests.test_engine import END, finish, one_by_one, prompts
-from tests.tiny import MODELS
+from tests.support.engines import END, finish, one_by_one, prompts
+from tests.support.kernels import PlainKernels
+from tests.support.tiny import MODELS
 
 
 @pytest.fixture(params=[False, True], ids=["traced", "compiled"])

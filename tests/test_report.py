@@ -1,7 +1,6 @@
 """The report: one file that opens offline, holds what the run says, and takes nothing in a row for markup."""
 
 import csv
-import html.parser
 import json
 import re
 import sqlite3
@@ -15,6 +14,7 @@ from runner.report.charts import bars, histogram, reliability
 from runner.report.figures import reliability as bins_of
 from runner.report.page import MOST_BYTES, text_of
 from runner.types import UserError
+from tests.support.page import Page
 
 KEYS = {
     **{"job": "label", "job.labels": "[ham,spam]", "dataset": "csv", "dataset.path": "mail.csv"},
@@ -22,33 +22,6 @@ KEYS = {
     **{"prompt.user": "Ham or spam? {{ text }}", "output.report": "true"},
 }
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)"> {{ 7 * 7 }} </td></table> \x1b[31m ‮'
-
-
-class Page(html.parser.HTMLParser):
-    """What a browser would see: elements that are open at the end, those of each name, the text."""
-
-    VOID = ("meta", "link", "input", "br", "img")
-
-    def __init__(self, content):
-        super().__init__()
-        self.open, self.seen, self.text, self.attributes = [], [], [], []
-        self.feed(content)
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append(tag)
-        self.attributes += attrs
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.seen.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 @pytest.fixture

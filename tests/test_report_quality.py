@@ -8,7 +8,7 @@ import pytest
 from runner.cli import main
 from runner.report.charts import coverage
 from runner.report.quality import label_facts
-from tests.test_report import Page
+from tests.support.page import Page
 
 
 @pytest.fixture

@@ -1,72 +1,33 @@
 """What the checkpoint and the output promise."""
 
-import hashlib
 import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import pytest
 
-from runner import publish
+from runner import publish, shards
 from runner import store as store_module
 from runner.lease import disk_errors
-from runner.store import Output, Record, Store, Usage, fresh_dir, read_status
+from runner.store import Output, Record, fresh_dir, read_status
 from runner.types import Completion, UserError
-
-JOB = pa.schema([("label", pa.string()), ("score", pa.float32()), ("count", pa.int32())])
-KEEP = pa.schema([("id", pa.int64()), ("text", pa.string())])
-SEED = -(2**63) + 7
-USAGE = Usage(10, 8, 2, "stop", 1, SEED)
-
-
-def kept(start, stop):
-    return pa.table({"text": [f"text {i}" for i in range(start, stop)], "id": pa.array(range(start, stop), pa.int64())})
-
-
-def open_store(path, identity=None, *, rows=10, shard_rows=4, schema=JOB, keep=KEEP, kept=kept, **more):
-    identity = {"model": "tiny"} if identity is None else identity
-    return Store.open(path, identity, rows=rows, shard_rows=shard_rows, schema=schema, keep=keep, kept=kept, **more)
-
-
-def output(row, **columns):
-    return Output(row, {"label": f"label {row}", "score": row / 7, "count": row, **columns}, None, USAGE)
-
-
-def shard_bytes(path):
-    return {p.name: p.read_bytes() for p in sorted(path.glob("data-*"))}
-
-
-def finish_all(path, **more):
-    with open_store(path, **more) as store:
-        for span in list(store.unfinished()):
-            store.finish([output(row) for row in span])
-
-
-def load(path):
-    return datasets.load_from_disk(str(path))
-
-
-def digest(text):
-    return hashlib.sha256(text.encode()).digest()
-
-
-def in_new_process(code, *args, wait=True):
-    """Runs ``code`` in a process that has this file's names."""
-    prelude = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_store import *\n"
-    process = subprocess.Popen(
-        [sys.executable, "-c", prelude + textwrap.dedent(code), *map(str, args)], stdout=subprocess.PIPE, text=True
-    )
-    if wait:
-        process.communicate()
-    return process
-
+from tests.support.forks import Fork
+from tests.support.stores import (
+    JOB,
+    SEED,
+    USAGE,
+    digest,
+    finish_all,
+    kept,
+    load,
+    open_store,
+    output,
+    shard_bytes,
+)
 
 # Output
 
@@ -111,10 +72,10 @@ def test_listing_shards_takes_work_in_proportion_to_their_number(tmp_path, monke
         original(run_dir, files, power=power)
 
     monkeypatch.setattr(store_module, "write_dataset", count)
-    with open_store(tmp_path, rows=1000, shard_rows=1) as store:
-        store.finish([output(row) for row in range(999)])
-    assert len(load(tmp_path)) == 999  # closing lists them all
-    assert sum(listed) < 150 * 1000
+    with open_store(tmp_path, rows=400, shard_rows=1) as store:
+        store.finish([output(row) for row in range(399)])
+    assert len(load(tmp_path)) == 399  # closing lists them all
+    assert sum(listed) < 100 * 400  # 200 * 400 if each new shard listed all
     assert listed[:100] == [*range(1, 101)]  # while they are few, at once
 
 
@@ -298,29 +259,35 @@ def test_unfinished_lists_what_is_left(tmp_path):
 # Death
 
 
-KILL = """
-    import runner.store, os
-    def die(*_, **__): os._exit(9)
-    store = open_store(Path(sys.argv[1]))
-    point = sys.argv[2]
-    if point == "table": runner.shards.table = die
-    if point == "sync": runner.publish.sync = die
-    if point == "rename": Path.replace = die
-    if point == "renamed": Path.replace = lambda a, b: (os.rename(a, b), die())
-    if point == "transaction": runner.store.sealed = die
-    if point == "publish": runner.store.write_dataset = die
-    store.record([Record(row, 0, None, Completion("A")) for row in range(4)])
-    store.finish([output(row) for row in range(3)])
-    store.finish([output(3)])
-    os._exit(1)
-"""
+def die(*_, **__):
+    os._exit(9)
 
 
-@pytest.mark.parametrize("point", ["table", "sync", "rename", "renamed", "transaction", "publish"])
+DEATHS = {
+    "table": (shards, "table", die),
+    "sync": (publish, "sync", die),
+    "rename": (Path, "replace", die),
+    "renamed": (Path, "replace", lambda old, new: (os.replace(old, new), die())),  # noqa: PTH105
+    "transaction": (store_module, "sealed", die),
+    "publish": (store_module, "write_dataset", die),
+}
+
+
+def killed_at(point, path):
+    with open_store(path) as store:
+        where, name, last = DEATHS[point]
+        assert hasattr(where, name)  # a renamed point must not pass for one that was not reached
+        setattr(where, name, last)
+        store.record([Record(row, 0, None, Completion("A")) for row in range(4)])
+        store.finish([output(row) for row in range(3)])
+        store.finish([output(3)])
+
+
+@pytest.mark.parametrize("point", DEATHS)
 def test_a_kill_at_any_point_of_sealing_loses_nothing_and_leaves_nothing(tmp_path, point):
     finish_all(tmp_path / "whole")
     run = tmp_path / "run"
-    assert in_new_process(KILL, run, point).returncode == 9
+    assert Fork(killed_at, point, run).wait() == 9
     with open_store(run) as store:
         assert [*store.unfinished()] == [range(4, 8), range(8, 10)]
         assert sorted(store.recorded(range(4))) == [0, 1, 2, 3]
@@ -425,29 +392,30 @@ def test_power_durability_gives_the_same_bytes(tmp_path):
 # The lease
 
 
-HOLD = """
-    store = open_store(Path(sys.argv[1]))
+def hold(path, pipe):
+    store = open_store(path)
     store.finish([output(row) for row in range(5)])
-    print("holding", flush=True)
+    os.write(pipe, b"holding")
     signal.pause()
-"""
 
 
 @pytest.fixture
 def writer(tmp_path):
-    process = in_new_process(HOLD, tmp_path, wait=False)
-    assert process.stdout.readline() == "holding\n"
+    """A process that holds the run and has finished five rows."""
+    ours, theirs = os.pipe()
+    process = Fork(hold, tmp_path, theirs)
+    os.close(theirs)
+    assert os.read(ours, 10) == b"holding"
+    os.close(ours)
     yield process
     process.kill()
-    process.communicate()
 
 
 def test_a_second_process_is_told_who_holds_the_run_and_a_killed_holder_holds_nothing(tmp_path, writer):
     with pytest.raises(UserError, match=f"process {writer.pid}") as caught:
         open_store(tmp_path)
     assert caught.value.exit_code == 2
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.wait()
+    writer.kill()
     with open_store(tmp_path) as store:
         assert store.totals().finished == 5
         assert [*store.unfinished()] == [range(5, 8), range(8, 10)]
@@ -508,7 +476,6 @@ def test_status_while_another_process_writes(tmp_path, writer):
     assert (status["state"], status["pid"]) == ("running", writer.pid)
     assert (status["rows"], status["finished"], status["shards"]) == (10, 5, 1)
     writer.kill()
-    writer.wait()
     assert read_status(tmp_path)["state"] == "interrupted"
     finish_all(tmp_path)
     status = read_status(tmp_path)

@@ -15,8 +15,8 @@ from runner.retry import Retrying
 from runner.structure import StructureConf, read_structure
 from runner.tokens import ByteTokenizer
 from runner.types import Completion, Request, RowError, Sequence, UserError
-from tests.schemas import SCHEMAS
-from tests.world import CountingEngine, FunctionJob, World
+from tests.support.schemas import SCHEMAS
+from tests.support.world import CountingEngine, FunctionJob, World
 
 NONE = StructureConf()
 

@@ -21,7 +21,7 @@ from runner.flight import Flight, read_flight
 from runner.status import read_status
 from runner.types import Gauge, Generation, Sequence, UserError
 from runner.watched import WatchedEngine
-from tests.world import CountingEngine
+from tests.support.world import CountingEngine
 
 ROWS = 24
 

@@ -13,7 +13,7 @@ from runner import cli, open_run, run
 from runner.diversity import diversity
 from runner.rejects import read_rejected
 from runner.types import Completion, RejectedError, UserError
-from tests.test_kill import Run, kill_until_done
+from tests.support.kills import Run, kill_until_done
 
 WORDS = ["job=synthesize", "dataset=csv", "dataset.path=rows.csv", "engine.backend=fake", "output.report=false"]
 ATTRIBUTES = "job.attributes={tone: {warm: 3, dry: 1}, topic: [sea, hill]}"
@@ -251,7 +251,7 @@ def test_kills_change_nothing_of_what_is_accepted(folder):
 
 
 def test_kills_of_a_real_model_change_nothing_either(folder):
-    from tests.tiny import save_tiny_llama
+    from tests.support.tiny import save_tiny_llama
 
     save_tiny_llama(folder / "tiny")
     overrides = [

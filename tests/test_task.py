@@ -6,7 +6,7 @@ import pytest
 
 from runner.task import ERROR_CHARS, Task
 from runner.types import Completion, Request, RowError
-from tests.world import FunctionJob
+from tests.support.world import FunctionJob
 
 
 def task(steps):

@@ -10,13 +10,15 @@ import time
 import pytest
 from rich.console import Console
 
+from runner import marks
 from runner import watch as watching
 from runner.cli import main
 from runner.store import Output
 from runner.types import Gauge, UserError
 from runner.watch import curve, pace_now, read_watch, watch
-from tests.test_marks import Clock, work
-from tests.test_store import open_store
+from tests.support.clocks import Clock, work
+from tests.support.forks import Fork
+from tests.support.stores import open_store, output
 
 
 @pytest.fixture
@@ -79,14 +81,13 @@ def test_a_running_one_is_shown_until_it_ends(tmp_path, clock, monkeypatch):
 
 
 def test_a_killed_run(tmp_path):
-    code = (
-        "import sys, os; from pathlib import Path; from tests.test_store import *\n"
-        "store = open_store(Path(sys.argv[1]), rows=60)\n"
-        "import runner.marks; runner.marks.EVERY_SECONDS = 0\n"
-        "store.finish([output(row) for row in range(30)])\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    def killed():
+        store = open_store(tmp_path / "run", rows=60)
+        marks.EVERY_SECONDS = 0
+        store.finish([output(row) for row in range(30)])
+        signal.raise_signal(signal.SIGKILL)
+
+    assert Fork(killed).wait() == -signal.SIGKILL
     said = shown(tmp_path / "run")
     assert "run: interrupted" in said
     assert "30 of 60 rows" in said

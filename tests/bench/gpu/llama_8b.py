@@ -1,7 +1,7 @@
 """A model of Llama 8B's shape in bf16 with random weights, on a GPU: rowmill against mlx-lm's own batches.
 
-``python -m tests.gpu.llama_8b OUT_DIR``. Results are written to OUT_DIR/llama_8b.json as they come. The first forward
-passes compile kernels for half a minute and are not counted.
+``python -m tests.bench.gpu.llama_8b OUT_DIR``. Results are written to OUT_DIR/llama_8b.json as they come. The first
+forward passes compile kernels for half a minute and are not counted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from runner import device
-from tests.gpu.gpt_oss import Log
+from tests.bench.gpu.gpt_oss import Log
 
 PREFIX, SUFFIX, OUTPUT = 2048, 64, 32
 

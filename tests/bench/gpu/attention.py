@@ -1,7 +1,7 @@
 """The CUDA kernels of attention against MLX's own operations, on a GPU.
 
-``python -m tests.gpu.attention OUT_DIR``: random shapes, the largest difference of outputs and masses for each, and the
-microseconds of both ways when the device is kept waiting for nothing. Results: OUT_DIR/attention.json.
+``python -m tests.bench.gpu.attention OUT_DIR``: random shapes, the largest difference of outputs and masses for each,
+and the microseconds of both ways when the device is kept waiting for nothing. Results: OUT_DIR/attention.json.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from runner import device
-from tests.gpu.gpt_oss import Log
+from tests.bench.gpu.gpt_oss import Log
 
 HEADS = ((128, 4, 8), (64, 8, 8), (128, 1, 4), (64, 5, 2), (16, 2, 2), (32, 3, 1))  # D, G, N
 
@@ -89,7 +89,7 @@ def agreement(count):
     import mlx.core as mx
 
     from runner.cuda_attention import kernels
-    from tests.kernels import PlainKernels
+    from tests.support.kernels import PlainKernels
 
     draw, worst = random.Random(1), {}
     for index in range(count):
@@ -120,7 +120,7 @@ def speed(D, G, N, tokens, prefix, own):
     import mlx.core as mx
 
     from runner.cuda_attention import kernels
-    from tests.kernels import PlainKernels
+    from tests.support.kernels import PlainKernels
 
     dtype = mx.bfloat16
     found, plain = kernels(dtype, D, D, G, D**-0.5), PlainKernels(D**-0.5)

@@ -1,7 +1,8 @@
 """gpt-oss at full size on a GPU, with random weights: what it weighs, and that ``rowmill`` runs it.
 
-``python -m tests.gpu.gpt_oss FOLDER OUT_DIR``, where FOLDER has the real config.json and tokenizer. Results are written
-to OUT_DIR/gpt_oss.json as they come; weights and runs lie in ``--work``. A stage that fails is noted; the next runs.
+``python -m tests.bench.gpu.gpt_oss FOLDER OUT_DIR``, where FOLDER has the real config.json and tokenizer. Results are
+written to OUT_DIR/gpt_oss.json as they come; weights and runs lie in ``--work``. A stage that fails is noted; the next
+runs.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def main():
     from runner import device
 
     found = device.prepare(options.backend)
-    from tests.checkpoints import shaped
+    from tests.support.checkpoints import shaped
 
     config = json.loads((options.folder / "config.json").read_text())
     config.pop("quantization_config", None)

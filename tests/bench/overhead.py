@@ -1,5 +1,6 @@
-"""What supervision and the checkpoint take of a run's speed: ``python -m tests.overhead [--model PATH] [--rounds N]``.
+"""What supervision and the checkpoint take of a run's speed.
 
+``python -m tests.bench.overhead [--model PATH] [--rounds N]``.
 Four ways of running the same rows, in turn, each in a process of its own: supervised (as ``rowmill run`` does),
 ``--no-supervise``, with a checkpoint in memory only, and with nothing committed or noted at all. Rows/s are counted
 from when the model is loaded. They vary with whatever else the machine does; shares of the processor time of one and
@@ -71,7 +72,7 @@ def prepared(folder, given):
 
 
 def tiny(folder):
-    from tests.tiny import save_tiny_llama
+    from tests.support.tiny import save_tiny_llama
 
     save_tiny_llama(folder)
     return [f"model.path={folder}", "prompt.chat=false"]
@@ -80,7 +81,7 @@ def tiny(folder):
 def measured(way, words):
     """What ``one`` or ``watched`` print of a run."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.overhead", "--one", way, *words], capture_output=True, text=True
+        [sys.executable, "-m", "tests.bench.overhead", "--one", way, *words], capture_output=True, text=True
     )
     if done.returncode:
         sys.exit(done.stderr)

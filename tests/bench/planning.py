@@ -1,4 +1,4 @@
-"""What planning 100,000 prompts of 700 tokens takes: `python -m tests.planning` (on one core; no model).
+"""What planning 100,000 prompts of 700 tokens takes: `python -m tests.bench.planning` (on one core; no model).
 
 For prompts with one template, documents x questions in shuffled order, and prompts that share nothing: seconds of
 processor time for all of them waiting at once, and read ahead as a run does; the memory that the plan adds to the

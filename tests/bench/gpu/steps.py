@@ -1,6 +1,6 @@
 """What a decode step takes on a GPU, and which part of it the host takes.
 
-``python -m tests.gpu.steps OUT_DIR [CONFIG]``: a model of Llama 8B's shape and, with gpt-oss-20b's config.json as
+``python -m tests.bench.gpu.steps OUT_DIR [CONFIG]``: a model of Llama 8B's shape and, with gpt-oss-20b's config.json as
 CONFIG, one of its shape; bf16, random weights, sequences behind a shared prefix. Results are written to
 OUT_DIR/steps.json as they come.
 """
@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 from runner import device
-from tests.gpu.gpt_oss import Log, lazy_model
-from tests.gpu.llama_8b import Ours, build
+from tests.bench.gpu.gpt_oss import Log, lazy_model
+from tests.bench.gpu.llama_8b import Ours, build
 
 PREFIX, SUFFIX = 2048, 64
 OPERATIONS = 200

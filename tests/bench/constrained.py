@@ -1,10 +1,10 @@
 """Measurements of constrained decoding with SmolLM2-135M on the CPU, in a process of their own.
 
-``python -m tests.constrained speed [ROUNDS [TOKENS]]``: what a grammar costs in tokens/s at batch 32. Free and
-constrained batches take turns, and the medians are compared. ``python -m tests.constrained valid [ROWS [SCHEMAS]]``:
-how many answers at temperature 1 are valid, of ROWS for each of the schemas in ``tests/schemas.py``; it fails if one is
-complete and invalid.
-``python -m tests.constrained labels [ROWS [ROUNDS]]``: what a row with 2, 77 and 151 labels takes, likewise in turn.
+``python -m tests.bench.constrained speed [ROUNDS [TOKENS]]``: what a grammar costs in tokens/s at batch 32. Free and
+constrained batches take turns, and the medians are compared.
+``python -m tests.bench.constrained valid [ROWS [SCHEMAS]]``: how many answers at temperature 1 are valid, of ROWS for
+each of the schemas in ``tests/support/schemas.py``; it fails if one is complete and invalid.
+``python -m tests.bench.constrained labels [ROWS [ROUNDS]]``: what a row with 2, 77 and 151 labels takes, also in turn.
 """
 
 import datetime
@@ -21,9 +21,9 @@ from runner.constrain import Constraints
 from runner.structure import StructureConf, read_structure
 from runner.tokens import as_vocabulary
 from runner.types import Sampling, Sequence
-from tests.intents import ALL
-from tests.schemas import SCHEMAS, TEXT, obj
-from tests.test_prompt import SMOLLM2
+from tests.support.intents import ALL
+from tests.support.prompts import SMOLLM2
+from tests.support.schemas import SCHEMAS, TEXT, obj
 
 ROWS = 32
 ROOM = 400  # tokens of an answer in JSON, at first
