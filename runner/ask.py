@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from runner.choices import beginnings
-from runner.constrain import Constraints
+from runner.grammar import AnswerGrammar
 from runner.types import Request, RowError, Sampling, Sequence
 
 Continuations = Callable[[list[int], tuple[str, ...]], tuple[tuple[int, ...], ...]]
@@ -24,8 +24,8 @@ class Defaults:
     max_tokens: int
     sampling: Sampling
     seed: int
-    constraints: Constraints | None = None
-    constrain: Callable[[str], Constraints] | None = None  # for a request's own grammar; None: a preview
+    grammar: AnswerGrammar | None = None
+    grammars: Callable[[str], AnswerGrammar] | None = None  # for a request's own rules; None: a preview
 
 
 def sequence_of(
@@ -48,23 +48,23 @@ def sequence_of(
     if request.choices is not None:
         choices = continuations(tokens, request.choices)
         return Sequence(key, tokens, 0, choices=choices if request.whole else beginnings(choices))
-    constraints = _constraints(request, defaults)
-    constraint = constraints.behind(tokens) if constraints else None
+    follows = _grammar(request, defaults)
+    grammar = follows.behind(tokens) if follows else None
     sampling = request.sampling or defaults.sampling
     max_tokens = request.max_tokens or defaults.max_tokens
     told: dict[str, Any] = {"mean_logprob": request.mean_logprob, "top_logprobs": request.top_logprobs}
     if sampling.temperature <= 0:
-        return Sequence(key, tokens, max_tokens, _GREEDY, constraint=constraint, **told)
+        return Sequence(key, tokens, max_tokens, _GREEDY, grammar=grammar, **told)
     seeds = (defaults.seed, origin, key[1]) if request.seed is None else (request.seed,)
     draws = hashlib.blake2b(repr(seeds).encode(), digest_size=8).digest()
     draw_seed = int.from_bytes(draws, "little")
-    return Sequence(key, tokens, max_tokens, sampling, draw_seed, constraint=constraint, **told)
+    return Sequence(key, tokens, max_tokens, sampling, draw_seed, grammar=grammar, **told)
 
 
-def _constraints(request: Request, defaults: Defaults) -> Constraints | None:
-    if request.grammar is None or defaults.constrain is None:
-        return defaults.constraints
-    return defaults.constrain(request.grammar)
+def _grammar(request: Request, defaults: Defaults) -> AnswerGrammar | None:
+    if request.grammar is None or defaults.grammars is None:
+        return defaults.grammar
+    return defaults.grammars(request.grammar)
 
 
 def digest_of(sequence: Sequence) -> bytes:
@@ -74,8 +74,8 @@ def digest_of(sequence: Sequence) -> bytes:
     )
     if sequence.sampling.temperature > 0:
         asked += sequence.draw_seed.to_bytes(8, "little")
-    if sequence.constraint is not None:
-        asked += sequence.constraint.grammar.encode()
+    if sequence.grammar is not None:
+        asked += sequence.grammar.encode()
     return hashlib.blake2b(array("I", sequence.tokens).tobytes() + asked, digest_size=16).digest()
 
 

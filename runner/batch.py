@@ -15,8 +15,8 @@ import mlx.core as mx
 import numpy as np
 
 from runner.choices import ChoiceTree, choice_tree
-from runner.constrain import Matching, masks
 from runner.layout import Segment, Span, Step
+from runner.masks import Matching, bitmasks
 from runner.model import ResidentModel
 from runner.sampling import asks, draw, likeliest, masked, normaliser, pairs, uniforms
 from runner.types import Scored, Sequence, Work
@@ -32,18 +32,17 @@ class Lane:
     prefix: Segment | None
     cached: int
     slot: int
+    matching: Matching | None = None  # of a sequence with a grammar
     stored: int = 0
     launched: int = 0
     tokens: list[int] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)  # the tokens sampled, for a sequence that asks
     ended: bool = False
-    matching: Matching | None = None
     prompt: list[int] = field(init=False)  # known before they are computed: the sequence's, then what a grammar forces
 
     def __post_init__(self) -> None:
         self.prompt = self.sequence.tokens
-        if self.sequence.constraint is not None:
-            self.matching = self.sequence.constraint.start()
+        if self.matching is not None:
             self._force(self.matching)
 
     def append(self, token: int) -> None:
@@ -122,7 +121,7 @@ class Flight:
             self.logits = self.logits[mx.array(drawn, mx.int32)]
         logits = self.logits
         if self.waits:
-            logits = masked(logits, masks([lane.matching for lane in self.sampled], logits.shape[-1]))
+            logits = masked(logits, bitmasks([lane.matching for lane in self.sampled], logits.shape[-1]))
         self.tokens = _sample(logits, self.sampled)
         asking = [row for row, lane in enumerate(self.sampled) if asks(lane.sequence)]
         self.asking = [self.sampled[row] for row in asking]
@@ -192,11 +191,11 @@ class Batch:
                 return True
         return False
 
-    def join(self, sequence: Sequence, prefix: Segment | None, cached: int) -> Lane:
+    def join(self, sequence: Sequence, prefix: Segment | None, cached: int, matching: Matching | None) -> Lane:
         """Add a sequence whose prefix is computed; there must be room."""
         taken = {lane.slot for lane in self.lanes}
         slot = next(slot for slot in range(self.slots) if slot not in taken)
-        self.lanes.append(Lane(sequence, prefix, cached, slot))
+        self.lanes.append(Lane(sequence, prefix, cached, slot, matching))
         return self.lanes[-1]
 
     def clear(self) -> None:

@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from runner.constrain import Matching, masks
+from runner.masks import Grammars, Matching, bitmasks
 from runner.model import ALIKE, distance
 from runner.onebyone import OneByOne
 from runner.sampling import asks, draw, likeliest, masked, pairs, told, uniforms
@@ -64,6 +64,7 @@ class CopyingEngine:
         kv_bytes: int = 1 << 33,
         context: int | None = None,
         stopped: Callable[[list[int]], bool] = lambda tokens: False,
+        grammars: Grammars | None = None,
     ) -> None:
         self.model = model
         batched = batch_size > 1 and _batches(model)
@@ -73,6 +74,7 @@ class CopyingEngine:
         self.row_bytes, self.token_bytes = _cache_bytes(model)
         self.context = context
         self.stopped = stopped
+        self.grammars = grammars or Grammars()
         self.generator: Any = OneByOne(model, end_tokens, prefill_tokens)
         if batched:
             self.generator = BatchGenerator(
@@ -144,7 +146,7 @@ class CopyingEngine:
 
     def _start(self, sequence: Sequence) -> None:
         cache, cached, start = self._prefix_of(sequence)
-        matching = sequence.constraint.start() if sequence.constraint else None
+        matching = self.grammars.start(sequence)
         (uid,) = self.generator.insert(
             [sequence.tokens[start:]],
             [sequence.max_tokens],
@@ -265,7 +267,7 @@ def _sampler(sequence: Sequence, matching: Matching | None) -> Callable[[mx.arra
         if matching is not None:
             if last is not None:
                 matching.take(int(np.array(last)[0]))
-            logprobs = masked(logprobs, masks([matching], logprobs.shape[-1]))
+            logprobs = masked(logprobs, bitmasks([matching], logprobs.shape[-1]))
         last = draw(logprobs, [sequence.sampling], number)
         return last
 

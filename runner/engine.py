@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from runner.batch import Batch, Flight, Lane
 from runner.growth import Growth
+from runner.masks import Grammars
 from runner.model import ResidentModel
 from runner.plan import Costs
 from runner.sampling import told
@@ -29,7 +30,8 @@ class BatchEngine:
     ``end_tokens`` end a generation and are left out of it; ``stopped(tokens)`` may end it, too. ``batch_size`` (which
     grows up to ``most`` while that makes it faster) and ``prefill_tokens`` (prompt tokens of a step) are divided among
     ``streams`` batches. ``kv_bytes`` bounds the memory of slots and snapshots, ``bound_bytes`` that of everything else
-    on the device (None: nothing does). ``costs``: what sharing costs, for the planner.
+    on the device (None: nothing does). ``costs``: what sharing costs, for the planner. ``grammars``: compiled over
+    its vocabulary, for sequences that have some.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class BatchEngine:
         streams: int = 1,
         most: int | None = None,
         costs: Costs | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self.model = model
         self.end_tokens = frozenset(end_tokens)
@@ -54,6 +57,7 @@ class BatchEngine:
         self._limit_before = None if bound_bytes is None else mx.set_memory_limit(bound_bytes)
         self.context = context
         self.stopped = stopped
+        self.grammars = grammars or Grammars()
         self.growth = Growth(batch_size, max(batch_size, most or 0))
         self.costs = costs or Costs()
         self.work = Work()
@@ -141,7 +145,7 @@ class BatchEngine:
             elif self._make_room(batch, sequence):
                 prefix, cached = self.snapshots.prefix(sequence)
                 self.work.prefilled += (prefix.end if prefix else 0) - cached
-                lane = batch.join(sequence, prefix, cached)
+                lane = batch.join(sequence, prefix, cached, self.grammars.start(sequence))
                 if lane.over:  # the grammar has one text only, or its beginning fills the room
                     refused.append(self._end(lane, lane.over))
                     batch.lanes.remove(lane)

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from runner.constrain import Matching, masks
 from runner.marks import peak_memory
+from runner.masks import Grammars, Matching, bitmasks
+from runner.tokens import ByteTokenizer
 from runner.types import Gauge, Generation, Scored, Sequence, Work
 
 WORDS = [
@@ -49,6 +50,7 @@ class FakeEngine:
             time.sleep(1e6)
         self.delay_s = float(os.environ.get(DELAY) or 0)
         self.stopped = stopped
+        self.grammars = Grammars(ByteTokenizer())
         self.waiting: list[Sequence] = []
         self.work = Work()
         self.busy = 0  # sequences in the latest step
@@ -84,8 +86,8 @@ class FakeEngine:
             total = math.log(sum(map(math.exp, scores)))
             logprobs = tuple(score - total for score in scores)
             return Generation(sequence.key, finish_reason="choice", logprobs=logprobs)
-        if sequence.constraint is not None:
-            return _follow(sequence, sequence.constraint.start(), random.Random(digest))
+        if (matching := self.grammars.start(sequence)) is not None:
+            return _follow(sequence, matching, random.Random(digest))
         text = " ".join(WORDS[byte % len(WORDS)] for byte in digest[: 1 + digest[0] % 6]).encode()
         reason = "stop" if len(text) <= sequence.max_tokens else "length"
         mean = -(1 + digest[1]) / 64 if sequence.mean_logprob else None
@@ -119,7 +121,7 @@ def _follow(sequence: Sequence, matching: Matching, chance: random.Random) -> Ge
         if forced := matching.force(sequence.max_tokens - len(tokens)):
             tokens += forced
             continue
-        bits = masks([matching], END + 1).view(np.uint8)
+        bits = bitmasks([matching], END + 1).view(np.uint8)
         allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little")[: END + 1]).tolist()
         if END in allowed or not allowed:
             return Generation(sequence.key, tokens, scored=_scored(sequence, tokens))

@@ -139,7 +139,7 @@ class Prompter:
         if not ids:
             return Answer("")
         answer = self.channels.read(ids, sequence.tokens)
-        if sequence.constraint is None:
+        if sequence.grammar is None:
             return answer._replace(text=self._cut(answer.text))
         return answer._replace(text=answer.text.removeprefix(self.answer_prefix))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config import EngineConf
 from runner.device import Device, cpu_streams
+from runner.masks import Grammars
 from runner.prompt import Prompter
 from runner.types import Engine, UserError
 
@@ -43,6 +44,7 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
         share=share,
         end_tokens=prompter.end_tokens,
         stopped=stop_at(prompter),
+        grammars=Grammars(prompter.vocabulary),
         context=models.context_length(config),
     )
 

@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 
 from runner.ask import Defaults
 from runner.config import Config
-from runner.constrain import constrainer
 from runner.deaths import Death
 from runner.device import wired
 from runner.feed import AttemptFeed, Feed, RowFeed
+from runner.grammar import answer_grammars
 from runner.interrupt import Stop
 from runner.loop import Loop
 from runner.night.night import Night
@@ -148,9 +148,9 @@ def work(
     most = WATERMARK * memory_limit(vars(conf.engine), ready.device) if ready.device else math.inf
     engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait, most)
     store.start(engine.gauge)
-    constrain = constrainer(ready.prompter.channels, ready.prompter.answer_prefix)
-    constraints = constrain(ready.structure.body) if ready.structure is not None else None
-    defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed, constraints, constrain)
+    grammars = answer_grammars(ready.prompter.channels, ready.prompter.answer_prefix)
+    grammar = grammars(ready.structure.body) if ready.structure is not None else None
+    defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed, grammar, grammars)
     plan = Plan(engine.costs)
     window = conf.engine.window
     if ready.attempts is None:

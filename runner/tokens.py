@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -41,7 +41,7 @@ class Control(NamedTuple):
     rstrip: bool = False
 
 
-class Vocabulary(Protocol):
+class Vocabulary(Hashable, Protocol):
     """What a prompt needs of a tokenizer. ``bos`` are the ids that a raw text starts with."""
 
     control: dict[str, Control]

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from runner.constrain import Constraint
-
 
 SEED_ROW = "seed_row"  # the column of a job with attempts that says which row of the data set each was made from
 SPARE_TOKENS = 8  # where a text meets its prompt, tokens may fall otherwise than in it alone
@@ -230,12 +228,12 @@ class Attempts(Protocol):
 
 @dataclass
 class Sequence:
-    """One request as the engine sees it: token ids, never text.
+    """One request as the engine sees it: token ids, never text; plain data, which another process may compute.
 
     ``key`` names it (unique among the sequences in flight). ``draw_seed`` fixes its random draws: the same tokens,
     sampling and draw_seed give the same completion. ``choices`` are token ids to score instead of generating.
     ``boundaries`` are ascending token counts, each < len(tokens), at which a KV snapshot is worth keeping; the planner
-    fills them in. ``constraint``: the grammar that the generated tokens must follow.
+    fills them in. ``grammar`` (Lark, in llguidance's dialect) is what the generated tokens must follow.
     """
 
     key: tuple[int, int]
@@ -247,7 +245,7 @@ class Sequence:
     mean_logprob: bool = False
     top_logprobs: int | None = None
     boundaries: tuple[int, ...] = ()
-    constraint: Constraint | None = None
+    grammar: str | None = None
 
 
 class Scored(NamedTuple):

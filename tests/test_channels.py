@@ -7,8 +7,9 @@ import mlx.core as mx
 import pytest
 
 from runner.channels import Answer, Channels
-from runner.constrain import Constraints
 from runner.engine import BatchEngine
+from runner.grammar import AnswerGrammar
+from runner.masks import Grammars
 from runner.model import ResidentModel
 from runner.structure import StructureConf, read_structure
 from runner.tokens import TransformersVocabulary
@@ -59,21 +60,22 @@ def test_think_tags_are_read(thinker):
 
 
 @cache
-def constraints_over(tokenizer):
+def grammars_over(tokenizer):
     """Made once: llguidance takes seconds for gpt-oss's vocabulary."""
-    return Constraints(BODY, Channels(TransformersVocabulary(tokenizer), True))
+    vocabulary = TransformersVocabulary(tokenizer)
+    return AnswerGrammar(BODY, Channels(vocabulary, True)), Grammars(vocabulary)
 
 
 def accepts(tokenizer, prompt, text):
     """Whether the grammar takes the text and the answer may end there."""
-    constraints = constraints_over(tokenizer)
-    matcher = constraints.behind(ids(tokenizer, prompt)).start().matcher
+    answers, grammars = grammars_over(tokenizer)
+    matcher = grammars.start(Sequence((0, 0), [], 0, grammar=answers.behind(ids(tokenizer, prompt)))).matcher
     assert not matcher.is_error(), matcher.get_error()
     tokens = ids(tokenizer, text)
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
 
-def test_the_constraint_begins_in_the_final_channel(gpt_oss):
+def test_the_grammar_begins_in_the_final_channel(gpt_oss):
     assert accepts(gpt_oss, "", ANALYSIS + FINAL)
     assert accepts(gpt_oss, "", FINAL)
     assert not accepts(gpt_oss, "", '{"ok": true, "n": 22}')
@@ -82,7 +84,7 @@ def test_the_constraint_begins_in_the_final_channel(gpt_oss):
     assert not accepts(gpt_oss, "", ANALYSIS + FINAL.replace("22", "23"))
 
 
-def test_the_constraint_begins_behind_the_thoughts(thinker):
+def test_the_grammar_begins_behind_the_thoughts(thinker):
     answer = '{"ok": true, "n": 22}'
     assert accepts(thinker, "", f"<think>good\nbad</think>\n\n{answer}")
     assert accepts(thinker, "", answer)
@@ -118,12 +120,12 @@ def tiny(gpt_oss):
 
 def test_a_tiny_gpt_oss_answers_in_the_final_channel(gpt_oss, tiny):
     p = prompter(gpt_oss, kwargs={"reasoning_effort": "low"})
-    constraints = constraints_over(gpt_oss)
+    answers, grammars = grammars_over(gpt_oss)
     todo = []
     for i in range(6):
         prompt = render(p, f"row {i}")
-        todo.append(Sequence((i, 0), prompt, 60, Sampling(float(i % 2)), i, constraint=constraints.behind(prompt)))
-    engine = BatchEngine(tiny, p.end_tokens, batch_size=4)
+        todo.append(Sequence((i, 0), prompt, 60, Sampling(float(i % 2)), i, grammar=answers.behind(prompt)))
+    engine = BatchEngine(tiny, p.end_tokens, batch_size=4, grammars=grammars)
     done = finish(engine, todo)
     assert engine.work.forced > 0
     for key, generation in done.items():

@@ -9,8 +9,8 @@ import pytest
 
 from runner import run
 from runner.channels import Channels
-from runner.constrain import Constraints
 from runner.fake import FakeEngine
+from runner.grammar import AnswerGrammar
 from runner.retry import Retrying
 from runner.structure import StructureConf, read_structure
 from runner.tokens import ByteTokenizer
@@ -26,9 +26,9 @@ def structure(**conf):
 
 
 def fake_answers(found, count=3, max_tokens=2000):
-    constraint = Constraints(found.body, Channels(ByteTokenizer(), True)).behind([])
+    grammar = AnswerGrammar(found.body, Channels(ByteTokenizer(), True)).behind([])
     engine = FakeEngine(count)
-    engine.add([Sequence((i, 0), [i], max_tokens, constraint=constraint) for i in range(count)])
+    engine.add([Sequence((i, 0), [i], max_tokens, grammar=grammar) for i in range(count)])
     return [(bytes(one.tokens).decode(), one.finish_reason) for one in engine.step()]
 
 

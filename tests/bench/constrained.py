@@ -17,7 +17,8 @@ from dataclasses import replace
 from runner import device, models
 from runner.channels import Channels
 from runner.choices import beginnings, choice_tree
-from runner.constrain import Constraints
+from runner.grammar import AnswerGrammar
+from runner.masks import Grammars
 from runner.structure import StructureConf, read_structure
 from runner.tokens import as_vocabulary
 from runner.types import Sampling, Sequence
@@ -38,12 +39,13 @@ def load():
 
     model, tokenizer, _ = models.load(models.resolve(SMOLLM2), found)
     vocabulary = as_vocabulary(tokenizer)
-    return lambda ends: batch_engine(model, found, {"batch_size": ROWS}, end_tokens=ends), vocabulary
+    sizes, grammars = {"batch_size": ROWS}, Grammars(vocabulary)
+    return lambda ends: batch_engine(model, found, sizes, end_tokens=ends, grammars=grammars), vocabulary
 
 
-def constraint(schema, vocabulary):
+def grammar_of(schema, vocabulary):
     structure = read_structure(StructureConf(schema=schema), StructureConf(), [])
-    return Constraints(structure.body, Channels(vocabulary, False)).behind([])
+    return AnswerGrammar(structure.body, Channels(vocabulary, False)).behind([])
 
 
 def finish(engine, waiting):
@@ -58,11 +60,11 @@ def finish(engine, waiting):
 
 def speed(rounds=5, tokens=64):
     opened, vocabulary = load()
-    engine, grammar = opened(()), constraint(SCHEMA, vocabulary)
+    engine, grammar = opened(()), grammar_of(SCHEMA, vocabulary)
     prompts = vocabulary.encode([f"Film list number {row} in JSON, one film for each line:\n" for row in range(ROWS)])
 
     def once(grammar):
-        rows = [Sequence((i, 0), p, tokens, Sampling(1.0), i, constraint=grammar) for i, p in enumerate(prompts)]
+        rows = [Sequence((i, 0), p, tokens, Sampling(1.0), i, grammar=grammar) for i, p in enumerate(prompts)]
         before, began = engine.work.forced, time.perf_counter()
         made = sum(len(one.tokens) for one in finish(engine, rows))
         assert made == ROWS * tokens
@@ -80,9 +82,9 @@ def valid(rows=50, schemas=20):
     engine = opened(vocabulary.end_tokens)
     prompt = vocabulary.encode(["<|im_start|>user\nMake up a JSON object.<|im_end|>\n<|im_start|>assistant\n"])[0]
     names = list(SCHEMAS)[:: len(SCHEMAS) // schemas]
-    bound = [constraint(SCHEMAS[name], vocabulary) for name in names]
+    bound = [grammar_of(SCHEMAS[name], vocabulary) for name in names]
     todo = [
-        Sequence((number, i), prompt, ROOM, Sampling(1.0), 50 * number + i, constraint=one)
+        Sequence((number, i), prompt, ROOM, Sampling(1.0), 50 * number + i, grammar=one)
         for number, one in enumerate(bound)
         for i in range(rows)
     ]

@@ -1,5 +1,6 @@
 """Constrained decoding on real engines: every answer follows its grammar, whatever shares the batch with it."""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -9,9 +10,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from runner.constrain import Constraint, Vocab, masks
 from runner.copying import CopyingEngine
 from runner.engine import BatchEngine
+from runner.masks import Grammars, bitmasks
 from runner.model import ResidentModel
 from runner.sampling import masked
 from runner.structure import StructureConf, read_structure
@@ -26,8 +27,8 @@ def vocabulary(tiny_model_folder):
 
 
 @pytest.fixture(scope="module")
-def vocab(vocabulary):
-    return Vocab(vocabulary)
+def grammars(vocabulary):
+    return Grammars(vocabulary)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +65,14 @@ GRAMMARS = [
 PATTERNS = [r"[a-c]{2,9}x[0-9]+!", "yes, it is|yes, it was|no", r'\{"name": ".*", "n": (10|200)\}', "only this"]
 
 
-def sequences(vocab, rows, temperature=1.0, max_tokens=60):
+def sequences(rows, temperature=1.0, max_tokens=60):
     """Some follow no grammar at all."""
     rng = np.random.default_rng(3)
     made = []
     for i in range(rows):
-        grammar = Constraint(GRAMMARS[i % 5], vocab) if i % 5 < 4 else None
+        grammar = GRAMMARS[i % 5] if i % 5 < 4 else None
         prompt = rng.integers(1, 250, 5 + i % 7).tolist()
-        made.append(Sequence((i, 0), prompt, max_tokens, Sampling(temperature), i, constraint=grammar))
+        made.append(Sequence((i, 0), prompt, max_tokens, Sampling(temperature), i, grammar=grammar))
     return made
 
 
@@ -83,12 +84,11 @@ def check(vocabulary, done):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_answers_follow_their_grammars_in_any_batch(vocabulary, vocab, resident, temperature):
-    ends = vocabulary.end_tokens
-    todo = sequences(vocab, 25, temperature)
+def test_answers_follow_their_grammars_in_any_batch(vocabulary, grammars, resident, temperature):
+    todo = sequences(25, temperature)
+    given = {"end_tokens": vocabulary.end_tokens, "prefill_tokens": 16, "grammars": grammars}
     one, three, many = (
-        finish(BatchEngine(resident, ends, batch_size=size, prefill_tokens=16, streams=1 + size % 2), todo)
-        for size in (1, 3, 8)
+        finish(BatchEngine(resident, batch_size=size, streams=1 + size % 2, **given), todo) for size in (1, 3, 8)
     )
     check(vocabulary, one)
     assert sum(generation.finish_reason == "stop" for generation in one.values()) > 12
@@ -96,11 +96,12 @@ def test_answers_follow_their_grammars_in_any_batch(vocabulary, vocab, resident,
         assert three[key].tokens == many[key].tokens == generation.tokens, key
 
 
-def test_forced_tokens_are_not_sampled_and_change_nothing(vocabulary, vocab, resident, plain):
-    todo = sequences(vocab, 15, temperature=0.0)
-    engine = BatchEngine(resident, vocabulary.end_tokens, batch_size=4)
+def test_forced_tokens_are_not_sampled_and_change_nothing(vocabulary, grammars, resident, plain):
+    todo = sequences(15, temperature=0.0)
+    engine = BatchEngine(resident, vocabulary.end_tokens, batch_size=4, grammars=grammars)
     sharing = finish(engine, todo)
-    copied = finish(CopyingEngine(plain, vocabulary.end_tokens, batch_size=3), sequences(vocab, 15, temperature=0.0))
+    copying = CopyingEngine(plain, vocabulary.end_tokens, batch_size=3, grammars=grammars)
+    copied = finish(copying, sequences(15, temperature=0.0))
     check(vocabulary, copied)
     for key, generation in sharing.items():
         assert vocabulary.decode(copied[key].tokens) == vocabulary.decode(generation.tokens), key
@@ -110,11 +111,11 @@ def test_forced_tokens_are_not_sampled_and_change_nothing(vocabulary, vocab, res
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_mean_log_probability_is_the_models_own_over_all_tokens_forced_ones_too(
-    vocab, vocabulary, resident, plain, temperature
+    grammars, vocabulary, resident, plain, temperature
 ):
-    todo = [replace(one, mean_logprob=True) for one in sequences(vocab, 10, temperature) if one.constraint]
+    todo = [replace(one, mean_logprob=True) for one in sequences(10, temperature) if one.grammar]
     todo += [replace(one, key=(100 + one.key[0], 0), mean_logprob=False) for one in todo]
-    done = finish(BatchEngine(resident, vocabulary.end_tokens, batch_size=6), todo)
+    done = finish(BatchEngine(resident, vocabulary.end_tokens, batch_size=6, grammars=grammars), todo)
     for one in todo[: len(todo) // 2]:
         found = done[one.key]
         mean = plain_score(plain, one.tokens, found.tokens) / len(found.tokens)
@@ -124,17 +125,36 @@ def test_the_mean_log_probability_is_the_models_own_over_all_tokens_forced_ones_
         assert vocabulary.decode(twin.tokens) == vocabulary.decode(found.tokens) or temperature > 0
 
 
-def test_max_tokens_holds_for_forced_tokens_too(vocabulary, vocab, resident):
+def test_max_tokens_holds_for_forced_tokens_too(vocabulary, grammars, resident):
     for room in (1, 3, 9):
-        todo = sequences(vocab, 10, max_tokens=room)
-        done = finish(BatchEngine(resident, vocabulary.end_tokens, batch_size=4, prefill_tokens=4), todo)
+        todo = sequences(10, max_tokens=room)
+        engine = BatchEngine(resident, vocabulary.end_tokens, batch_size=4, prefill_tokens=4, grammars=grammars)
+        done = finish(engine, todo)
         assert all(len(generation.tokens) <= room for generation in done.values())
         assert done[3, 0].finish_reason == ("stop" if room == 9 else "length")
 
 
-def test_a_grammar_that_fails_fails_its_row_only(vocab, vocabulary, resident):
-    todo = [Sequence((0, 0), [1, 2], 9, constraint=Constraint("start: (", vocab)), Sequence((1, 0), [1, 2], 9)]
-    done = finish(BatchEngine(resident, vocabulary.end_tokens), todo)
+def test_a_sequence_with_a_grammar_pickles_and_gives_the_same_tokens(grammars, vocabulary, resident):
+    todo = sequences(10)
+    sent = pickle.loads(pickle.dumps(todo))
+    assert sent == todo
+    here, there = (
+        finish(BatchEngine(resident, vocabulary.end_tokens, batch_size=4, grammars=grammars), some)
+        for some in (todo, sent)
+    )
+    assert here == there
+
+
+def test_an_engine_without_a_vocabulary_takes_no_grammars(resident):
+    engine = BatchEngine(resident)
+    engine.add([Sequence((0, 0), [1, 2], 9, grammar='start: "a"')])
+    with pytest.raises(ValueError, match="without a vocabulary"):
+        engine.step()
+
+
+def test_a_grammar_that_fails_fails_its_row_only(grammars, vocabulary, resident):
+    todo = [Sequence((0, 0), [1, 2], 9, grammar="start: ("), Sequence((1, 0), [1, 2], 9)]
+    done = finish(BatchEngine(resident, vocabulary.end_tokens, grammars=grammars), todo)
     assert "grammar: " in done[0, 0].error
     assert done[1, 0].error is None
 
@@ -149,8 +169,8 @@ def test_masks_are_applied_bit_by_bit(size):
     assert np.array_equal(np.array(masked(logits, allowed)), expected)
 
 
-def test_rows_without_a_grammar_may_go_on_with_anything(vocab):
-    allowed = masks([None, Constraint('start: "a"', vocab).start()], 300)
+def test_rows_without_a_grammar_may_go_on_with_anything(grammars):
+    allowed = bitmasks([None, grammars.start(Sequence((0, 0), [1], 9, grammar='start: "a"'))], 300)
     assert np.all(allowed[0] == 0xFFFFFFFF)
     assert np.bitwise_count(allowed[1]).sum() == 1 if hasattr(np, "bitwise_count") else True
 
