@@ -19,7 +19,7 @@ from runner.keys import key
 from runner.source import DataSource
 from runner.tokens import Vocabulary, clean
 from runner.types import UserError
-from runner.where import did_you_mean
+from runner.words import did_you_mean
 
 SCORE_BYTES = {"cpu": 128 << 20, "metal": 512 << 20, "cuda": 2 << 30}  # of float32 logits held at once
 READ_ROWS = 1000

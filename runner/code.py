@@ -12,8 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jobs
-
 _OWN = {"runner", "jobs", "conf"}  # packages of rowmill
 _added: list[str] = []  # folders that we put on sys.path
 _imported: dict[str, tuple[Path, str]] = {}  # a user's modules: the files they came from and their hashes
@@ -62,7 +60,7 @@ def job_code(node: Any, folders: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in {target.rpartition(".")[0] for _, target in targets(node)}:
         file = _file_of(sys.modules.get(name))
-        if file is not None and not file.is_relative_to(Path(str(jobs.__file__)).resolve().parent):
+        if file is not None and name.partition(".")[0] not in _OWN:
             roots = [_home(file, name), *(Path(folder).resolve() for folder in folders)]
             found |= {_relative(path, roots): _hash(path) for path in _reach(file, name, roots)}
     return found

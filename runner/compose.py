@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,15 +26,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.groups import GROUPS, group_files
+from runner.keys import in_words
 from runner.names import check_names, quoted, refuse_retyped, unescaped
 from runner.types import UserError
-from runner.where import did_you_mean
+from runner.words import did_you_mean
 
 OPEN = "job"  # its keys are those of the job's own class, see runner.config.make_job
 NAMES = ("job.labels", "dataset.classes")  # keys that hold names, which may look like numbers
 _ORDER = re.compile(r"(\+\+|\+|~)?([^=]*?)(=.*)?", re.DOTALL)
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "{name: value, ...}"}
-_WORDS |= {Any: "{name: value, ...} or a file"}
 
 
 @dataclass
@@ -235,26 +233,6 @@ def field_type(schema: Any, key: str) -> Any:
     for part in key.split("."):
         schema = typing.get_type_hints(schema).get(part) if dataclasses.is_dataclass(schema) else None
     return schema
-
-
-def in_words(hint: Any) -> str:
-    """A type for people: ``a whole number or null``."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return " or ".join("null" if one is type(None) else in_words(one) for one in typing.get_args(hint))
-    if typing.get_origin(hint) is list:
-        inner = (typing.get_args(hint) or (str,))[0]
-        return "a list such as [{text: ..., answer: ...}]" if typing.get_origin(inner) is dict else "a list like [a,b]"
-    return _WORDS.get(typing.get_origin(hint) or hint, "of another type")
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of a type; True for types that YAML knows nothing of."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return any(fits(value, one) for one in typing.get_args(hint))
-    hint = typing.get_origin(hint) or hint
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return isinstance(value, hint) if hint in (bool, str, list, dict, type(None)) else True
 
 
 def _parts(word: str) -> tuple[str | None, str, str | None]:

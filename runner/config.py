@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import importlib.util
 import sys
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +13,17 @@ import pyarrow as pa
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.code import import_job_module, targets
-from runner.compose import Composer, fits, in_words
+from runner.code import targets
+from runner.compose import Composer
+from runner.dataset_conf import DatasetConf
 from runner.kept import loadable
 from runner.keys import check_keys, key
 from runner.night.notify import NotifyConf, check_notify
 from runner.night.schedule import ScheduleConf, check_schedule
+from runner.own_class import find_class, import_class_module, make
 from runner.prompt import PromptConf
-from runner.source import DatasetConf
 from runner.structure import StructureConf
 from runner.types import Job, Sampling, UserError
-from runner.where import did_you_mean
 
 
 @dataclass
@@ -225,16 +222,9 @@ def make_job(node: Any, config_dir: str | None = None, modules: Sequence[str] = 
         raise UserError("job._target_ is not set: choose a job, such as job=label, or name your own class in it")
     target, folders = node["_target_"], job_folders(config_dir)
     for where, name in targets(node):
-        _import(where, name, folders, modules)
-    job_class = _job_class(target)
+        import_class_module(where, name, folders, modules)
     values = {key: value for key, value in node.items() if key != "_target_"}
-    _check_values(job_class, target, values)
-    try:
-        job = job_class(**values)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # a job's own class may raise anything about its values
-        raise UserError(f"job: {target} does not take these values: {type(error).__name__}: {error}") from error
+    job = make("job", find_class("job", target, "steps"), target, values)
     if not isinstance(job, Job):
         raise UserError(f"job._target_={target}: the class lacks steps(row) or schema()")
     _check_schema(job, target)
@@ -263,66 +253,3 @@ def _check_schema(job: Job, target: str) -> None:
     for column in schema:
         if not loadable(column.type):
             raise UserError(f"{where}: column {column.name!r} has type {column.type}, which `datasets` cannot load")
-
-
-def _check_module(key: str, target: str, folders: list[str], modules: Sequence[str]) -> None:
-    """Refuse, before it is imported, an installed module that nobody listed: importing is running."""
-    name = target.partition(".")[0]
-    own = any((Path(folder) / f"{name}{end}").exists() for folder in folders for end in ("", ".py"))
-    if own or name in ("jobs", "runner", *modules) or not name.isidentifier():
-        return
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
-        here = "rowmill's own, files in --config-dir and in this folder"
-        raise UserError(f"{key}={target}: jobs are {here}; for an installed module write modules=[{name}]")
-
-
-def _import(key: str, target: str, folders: list[str], modules: Sequence[str]) -> None:
-    _check_module(key, target, folders, modules)
-    module = target.rpartition(".")[0]
-    if not module:
-        raise UserError(f"{key}={target}: it must be module.Class, such as jobs.label.Label")
-    try:
-        import_job_module(module, folders)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{key}={target}: module {module} cannot be imported: {reason}") from error
-
-
-def _job_class(target: str) -> Any:
-    module_name, _, class_name = target.rpartition(".")
-    module = sys.modules[module_name]
-    found = getattr(module, class_name, None)
-    classes = [name for name, value in vars(module).items() if _is_job_class(value) and value.__module__ == module_name]
-    if found is None:
-        raise UserError(f"job._target_={target}: {module_name} has no {class_name}{did_you_mean(class_name, classes)}")
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise UserError(f"job._target_={target} is not a class marked with @dataclass")
-    return found
-
-
-def _is_job_class(value: Any) -> bool:
-    return isinstance(value, type) and dataclasses.is_dataclass(value) and hasattr(value, "steps")
-
-
-def _check_values(job_class: Any, target: str, values: dict[str, Any]) -> None:
-    fields = [field for field in dataclasses.fields(job_class) if field.init]
-    taken = [field.name for field in fields]
-    hints = _type_hints(job_class)
-    for name, value in values.items():
-        if name not in taken:
-            raise UserError(f"job.{name} is not a key of {target}{did_you_mean(name, taken)}")
-        if value == "???":
-            raise UserError(f"job.{name} is not set: give job.{name}=... on the command line or in your configuration")
-        if name in hints and not fits(value, hints[name]):
-            shown = "null" if value is None else value
-            raise UserError(f"job.{name}={shown}: it must be {in_words(hints[name])}")
-    needed = [f for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values]
-    if needed:
-        raise UserError(f"job.{needed[0].name} is not set: {target} needs it; give job.{needed[0].name}=...")
-
-
-def _type_hints(job_class: type) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(job_class)
-    except (NameError, TypeError):  # names that are imported for type checkers only
-        return {}

@@ -47,9 +47,7 @@ def evaluate_run(run_dir: Path, gold: str) -> dict[str, Any]:
     except (UserError, OSError) as problem:  # moved or changed: what the output kept may do
         source, lost = None, str(problem)
     if source is not None and gold in source.column_names:
-        source.conf.gold = gold
-        source.conf.classes = source.conf.classes or labels
-        return evaluate_labels(run_dir, source, labels)
+        return evaluate_labels(run_dir, source.with_gold(gold, labels), labels)
     if gold not in kept:
         known = dict.fromkeys([*kept, *(source.column_names if source else [])])
         why = f" ({lost})" if lost else ""

@@ -57,7 +57,7 @@ class RowFeed:
 
     def origin(self, row: int) -> int:
         """See Feed."""
-        return self._source.origin(row)
+        return self._source.stored_place(row)
 
     def record(self, completions: Iterable[Record], finished: Iterable[Output]) -> None:
         """See Feed."""

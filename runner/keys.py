@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
+import typing
 from typing import Any
 
 from runner.types import UserError
+
+_WORDS = {
+    **{int: "a whole number", float: "a number", bool: "true or false", str: "a text"},
+    **{dict: "{name: value, ...}", Any: "{name: value, ...} or a file"},
+}
 
 
 def key(default: Any, *, least: float | None = None, most: float | None = None, among: tuple[Any, ...] = ()) -> Any:
@@ -35,3 +42,23 @@ def _check(
         raise UserError(f"{name}={value}: it must be at most {most}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name}={value}: it must be a finite number")
+
+
+def in_words(hint: Any) -> str:
+    """A type for people: ``a whole number or null``."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return " or ".join("null" if one is type(None) else in_words(one) for one in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        inner = (typing.get_args(hint) or (str,))[0]
+        return "a list such as [{text: ..., answer: ...}]" if typing.get_origin(inner) is dict else "a list like [a,b]"
+    return _WORDS.get(typing.get_origin(hint) or hint, "of another type")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of a type; True for types that YAML knows nothing of."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return any(fits(value, one) for one in typing.get_args(hint))
+    hint = typing.get_origin(hint) or hint
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str, list, dict, type(None)) else True

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
+from runner.dataset_conf import DatasetConf
 from runner.reachable import reachable
 from runner.types import UserError
-from runner.where import did_you_mean
+from runner.words import did_you_mean
 
 if TYPE_CHECKING:
     import datasets
     import numpy as np
 
-    from runner.source import DatasetConf
+    from runner.dataset_conf import DatasetConf
 
 FOLDERS = ("documents", "aclsum")  # kinds whose data set is many files
 FORMAT_VERSION = 1  # part of the cache key: raise it when the same file would give another table

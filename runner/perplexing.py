@@ -31,13 +31,14 @@ from jobs.perplexity_table import Variant, as_json, as_markdown, as_text
 from runner.benchmarking import OutputDirConf
 from runner.compose import Composer
 from runner.config import CheckpointConf, EngineConf, ModelConf
+from runner.dataset_conf import DatasetConf
 from runner.interrupt import Stop
 from runner.keys import check_keys, key
 from runner.lease import disk_errors
 from runner.prepare import session_facts
 from runner.progress import Progress
 from runner.recipes import model_path
-from runner.source import DatasetConf, open_source
+from runner.source import open_source
 from runner.status import read_status
 from runner.store import Output, Store, Usage, fresh_dir
 from runner.sweep import combinations

@@ -88,7 +88,7 @@ def look(ready: Prepared, rows_a_place: int = ROWS_A_PLACE) -> Looked:
     prompts = ready.prompter.render_many([(request, row) for _, _, request, row in asked])
     for (index, number, request, row), tokens in zip(asked, prompts, strict=True):
         try:
-            origin = ready.source.origin(index) if ready.attempts is None else index
+            origin = ready.source.stored_place(index) if ready.attempts is None else index
             sequence = sequence_of((index, number), origin, request, tokens, defaults, ready.prompter.continuations)
         except RowError as error:
             looked.errors.append(str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -93,13 +92,13 @@ class Run:
     @cached_property
     def source(self) -> DataSource:
         """The rows that went in, from where they lay. UserError if they have changed or are gone."""
-        from runner.source import DatasetConf, open_source
+        from runner.dataset_conf import DatasetConf
+        from runner.source import open_source
 
         recorded = self.identity["dataset"]
-        known = {field.name for field in dataclasses.fields(DatasetConf)}
-        conf = DatasetConf(**{name: value for name, value in self.config["dataset"].items() if name in known})
+        conf = DatasetConf.of(self.config["dataset"])
         if self.data is not None or conf.path == STDIN:
-            conf.path = self.data or str(self.path / COPY)
+            conf = conf.changed(path=self.data or str(self.path / COPY))
         source = open_source(conf)
         if source.fingerprint != recorded["fingerprint"]:
             raise UserError(f"{conf.path} holds other rows than {self.path} was made from")

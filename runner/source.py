@@ -6,20 +6,22 @@ sample. The fingerprint depends on the contents and on these choices, not on the
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from runner.dataset_conf import DatasetConf
 from runner.origin import FORMAT_VERSION, Stamps, check_unchanged, hash_json, load, stamps
 from runner.spool import STDIN, spooled
 from runner.types import Row, UnreadableRow, UserError
-from runner.where import did_you_mean, parse_where
+from runner.where import parse_where
+from runner.words import did_you_mean
 
 if TYPE_CHECKING:
     import datasets
@@ -30,33 +32,6 @@ _CELLS_PER_READ = 100_000
 _BYTES_PER_READ = 16 << 20
 
 
-@dataclass
-class DatasetConf:
-    """Which rows to read. ``path``: a file, a pattern such as ``data/*.jsonl.gz`` (several files, in the order of their
-    names), ``-`` (what is piped in), a folder (arrow, documents), a hub name (hub) or a ``wheel:`` address of a file.
-
-    Files may be compressed with gzip, zstd, bz2 or lz4. ``table`` names a table or view of an SQLite database.
-    ``subset``, ``split`` and ``revision`` apply to hub data sets (``split`` also to a saved dict of splits).
-    ``gold`` names the column with the right answers; ``classes[i]`` names its value i where it holds numbers.
-    ``delimiter`` (default: comma, or tab for .tsv) and ``encoding`` apply to CSV (``encoding`` to documents,
-    too). ``where``: see ``runner.where``.
-    """
-
-    kind: str = "csv"
-    path: str | None = None
-    table: str | None = None
-    split: str = "train"
-    subset: str | None = None
-    revision: str | None = None
-    where: str | None = None
-    shuffle_seed: int | None = None
-    limit: int | None = None
-    gold: str | None = None
-    classes: list[Any] = field(default_factory=list)  # texts; Any, so that what YAML took for something else is seen
-    delimiter: str | None = None
-    encoding: str = "utf-8"
-
-
 def open_source(conf: DatasetConf, offline: bool = False, run_dir: Path | None = None) -> DataSource:
     """Open the data set; UserError (before anything else is loaded) when it is missing, malformed or has no rows.
 
@@ -64,6 +39,7 @@ def open_source(conf: DatasetConf, offline: bool = False, run_dir: Path | None =
     standard input lie, if nothing is piped in now.
     """
     _check(conf)
+    conf = conf.changed(classes=[str(name) for name in conf.classes])
     path, piped = str(conf.path), conf.path == STDIN
     if piped:
         path = str(spooled(run_dir))
@@ -91,7 +67,6 @@ def _check(conf: DatasetConf) -> None:
     for name in conf.classes:
         if not isinstance(name, str) and (not isinstance(name, int) or isinstance(name, bool)):
             raise UserError(f"dataset.classes: YAML reads a name as the {type(name).__name__} {name}; put it in quotes")
-    conf.classes = [str(name) for name in conf.classes]
     if conf.limit is not None and conf.limit < 1:
         raise UserError(f"dataset.limit: {conf.limit} is not a positive number; null means all rows")
     if conf.shuffle_seed is not None and not 0 <= conf.shuffle_seed < 2**32:
@@ -150,7 +125,7 @@ class DataSource:
                 why = row["unreadable"] if self.conf.kind == "documents" else None
                 yield row if why is None else UnreadableRow(row, why)
 
-    def origin(self, row: int) -> int:
+    def stored_place(self, row: int) -> int:
         """The row's place in the data set as it is stored, whichever rows were chosen in whatever order."""
         return row if self._order is None else int(self._order[row])
 
@@ -183,6 +158,12 @@ class DataSource:
         if names and number is not None and 0 <= number < len(names) and str(value) not in names:
             return names[number]
         return str(value)
+
+    def with_gold(self, column: str, classes: list[str]) -> DataSource:
+        """The same rows with the right answers in another column; ``classes`` are for a source that has none."""
+        source = copy.copy(self)
+        source.conf = self.conf.changed(gold=column, classes=self.conf.classes or classes)
+        return source
 
     @property
     def features(self) -> datasets.Features:

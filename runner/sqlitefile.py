@@ -19,7 +19,7 @@ import pyarrow as pa
 from runner.jsonfile import infer, json_batch, merge
 from runner.tables import IN_MEMORY_BYTES, cache_file, store, unique_names
 from runner.types import UserError
-from runner.where import did_you_mean
+from runner.words import did_you_mean
 
 _BATCH_ROWS = 10_000
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from runner.compressed import open_bytes
 from runner.csvfile import other_delimiter
-from runner.source import DatasetConf, DataSource, open_source
+from runner.dataset_conf import DatasetConf
+from runner.source import DataSource, open_source
 from runner.types import UserError
 
 KINDS = {

@@ -11,7 +11,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from runner.tokens import clean
 from runner.types import RowError, UserError
-from runner.where import did_you_mean
+from runner.words import did_you_mean
 
 _UNSET = "???"
 Fuse = Callable[[str], str]

@@ -339,7 +339,7 @@ class Source(Protocol):
         """Rows [start, stop), or all from ``start`` on, in order, as Python values."""
         ...
 
-    def origin(self, row: int) -> int:
+    def stored_place(self, row: int) -> int:
         """The row's place in the data set as it is stored, whichever rows were chosen in whatever order."""
         ...
 

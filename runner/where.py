@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 
 from runner.types import UserError
+from runner.words import did_you_mean
 
 Mask = Callable[[pa.Table], Any]
 
@@ -243,11 +243,3 @@ def _call(kernel: str, *arguments: Any, **options: Any) -> Any:
     import pyarrow.compute as pc
 
     return getattr(pc, kernel)(*arguments, **options)
-
-
-def did_you_mean(name: str, valid: list[str], shown: int = 12) -> str:
-    """``: did you mean 'x'? valid: 'x', 'y'`` for the end of an error message."""
-    close = get_close_matches(name, valid, n=1)
-    guess = f" (did you mean {close[0]!r}?)" if close else ""
-    rest = f" and {len(valid) - shown} more" if len(valid) > shown else ""
-    return f"{guess}; valid: {', '.join(valid[:shown])}{rest}" if valid else guess

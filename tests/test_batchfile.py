@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from runner.source import DatasetConf, open_source
+from runner.dataset_conf import DatasetConf
+from runner.source import open_source
 from runner.types import UserError
 
 BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello \ud800world!"}], "max_tokens": 20}

@@ -10,7 +10,8 @@ import pytest
 import zstandard
 
 from runner import tables
-from runner.source import DatasetConf, open_source
+from runner.dataset_conf import DatasetConf
+from runner.source import open_source
 from runner.types import UserError
 
 ROWS = [{"id": i, "text": f"row {i}"} for i in range(30)]

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
+from runner.dataset_conf import DatasetConf
 from runner.documents import html_text
 from runner.papers import paper_text
-from runner.source import DatasetConf, open_source
+from runner.source import open_source
 from runner.task import Task
 from runner.types import UnreadableRow, UserError
 

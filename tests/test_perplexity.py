@@ -11,7 +11,8 @@ import pytest
 from jobs.perplexity import PerplexityConf, Window, estimate, read_tokens, windows
 from jobs.perplexity_table import Variant, as_json, as_markdown, as_text, delta
 from runner.cli import main
-from runner.source import DatasetConf, open_source
+from runner.dataset_conf import DatasetConf
+from runner.source import open_source
 from runner.sweep import combinations
 from runner.tokens import ByteTokenizer
 from runner.types import UserError

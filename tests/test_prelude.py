@@ -9,9 +9,10 @@ import pytest
 
 from jobs import prior
 from runner import run
+from runner.dataset_conf import DatasetConf
 from runner.fake import FakeEngine
 from runner.prelude import Survey
-from runner.source import DatasetConf, DataSource
+from runner.source import DataSource
 from runner.types import UserError
 
 ROWS = 60

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner import tables
-from runner.source import DatasetConf, open_source
+from runner.dataset_conf import DatasetConf
+from runner.source import open_source
 from runner.types import Source, UserError
 
 ROWS = [{"id": i, "text": f"row {i}, with a comma", "kind": "spam" if i % 3 else "ham"} for i in range(50)]

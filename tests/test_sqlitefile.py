@@ -5,7 +5,8 @@ import sqlite3
 import pytest
 
 from runner import sqlitefile, tables
-from runner.source import DatasetConf, open_source
+from runner.dataset_conf import DatasetConf
+from runner.source import open_source
 from runner.types import UserError
 
 

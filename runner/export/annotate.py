@@ -22,7 +22,7 @@ from runner.export.select import INPUT, Selection
 from runner.results import Run
 from runner.shards import OURS
 from runner.types import UserError
-from runner.where import did_you_mean
+from runner.words import did_you_mean
 
 _ANSWERS = ("label", "text", "summary", "response")  # output columns that people would check, the likeliest first
 

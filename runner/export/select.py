@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from runner.results import Piece, Run
 from runner.types import SEED_ROW, UserError
-from runner.where import Mask, did_you_mean, parse_where
+from runner.where import Mask, parse_where
+from runner.words import did_you_mean
 
 ROW = "row"  # the column with the row's position in the input
 INPUT = "input_"  # before the name of a joined column that the output has, too

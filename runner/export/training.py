@@ -23,7 +23,7 @@ from runner.export.select import INPUT, Selection
 from runner.results import Run
 from runner.template import Template
 from runner.types import RowError, UserError
-from runner.where import did_you_mean
+from runner.words import did_you_mean
 
 _ANSWERS = ("completion", "answer", "output", "response", "label", "summary", "text")
 Messages = list[dict[str, str]]

@@ -30,7 +30,7 @@ class ListSource:
 
     def __init__(self, texts, origin=None):
         self.texts = texts
-        self.origin = origin or (lambda row: row)
+        self.stored_place = origin or (lambda row: row)
 
     def __len__(self):
         return len(self.texts)
