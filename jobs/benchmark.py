@@ -226,16 +226,18 @@ def _opened(task: dict[str, Any], conf: BenchmarkConf) -> Opened:
         vocabulary = json.loads((Path(task["model"]) / "config.json").read_text())["vocab_size"]
         rows = [row for row, _ in own] if own else prompts(conf, int(vocabulary))
         return Opened(rows, llama_cpp_peer(Path(task["gguf"]), rows, conf.output), lambda: None, peak_memory)
-    from runner import device, models
+    from runner import device, weights
 
     found = device.prepare(task["engine"]["backend"])
     import mlx.core as mx
 
-    model, tokenizer, config = models.load(Path(task["model"]), found)
+    folder = Path(task["model"])
+    model, config = weights.load(folder, found)
     rows = [row for row, _ in own] if own else prompts(conf, int(config["vocab_size"]))
     mx.reset_peak_memory()
     if name == "rowmill":
         return _rowmill(task["engine"], found, model, rows, [choices for _, choices in own] if own else None)
+    tokenizer = weights.load_tokenizer(folder, config)
     return Opened(rows, mlx_lm_peer(name, model, tokenizer, rows), lambda: None, mx.get_peak_memory)
 
 

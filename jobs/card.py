@@ -71,11 +71,12 @@ def measure(task: dict[str, Any]) -> Card:
     """
     from mlx.utils import tree_reduce
 
-    from runner import device, models
+    from runner import device
     from runner.serving import BATCH_SIZE
+    from runner.weights import load
 
     found = device.prepare(task["engine"]["backend"])
-    model, _, config = models.load(Path(task["model"]), found)
+    model, config = load(Path(task["model"]), found)
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
     batch = task["engine"].get("batch_size") or BATCH_SIZE[found.kind]
     measured = []

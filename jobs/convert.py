@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.cache import sync_files
 from runner.keys import key
 from runner.lease import LOCK, Lease, disk_errors
 from runner.memory import Tensor, read_tensors, values
 from runner.types import UserError
-from runner.wheels import sync_files
 
 log = logging.getLogger("rowmill")
 
@@ -82,13 +82,13 @@ def convert(
     """
     import mlx.core as mx
 
-    from runner import models
+    from runner import weights as loading
 
     if folder.exists():
         raise UserError(f"{folder} exists already: use it (model.path={folder}), delete it, or give convert.folder=...")
     began = time.perf_counter()
     mx.reset_peak_memory()
-    model, config = models.load_lazily(source)
+    model, config = loading.load_lazily(source)
     config = quantise(model, config, bits, group_size)
     weights = flat(model)
     planned = {name: Tensor(tuple(array.shape), array.nbytes) for name, array in weights.items()}

@@ -1,6 +1,7 @@
 """Models of the hub, in the hub client's own cache: the disk is looked at first, and a cut download goes on.
 
-The client keeps whole files only. A model's few large ones would begin again after every interruption, so they are
+By itself the client waits for ever for a server that takes connections and is silent; here it gives up. And it keeps
+whole files only. A model's few large ones would begin again after every interruption, so they are
 fetched here, into the cache's blobs, where the client then finds them.
 """
 
@@ -19,9 +20,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from runner.reachable import reachable
+from runner.cache import file_sha256, first_line
 from runner.types import UserError
-from runner.wheels import file_sha256
 
 log = logging.getLogger("rowmill")
 
@@ -175,6 +175,36 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def first_line(error: BaseException) -> str:
-    """The error's first line, or its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def reachable(what: str, offline: bool) -> bool:
+    """Whether the hub may be asked for ``what``: not with ``offline``, nor if it does not answer, which is told.
+
+    From then on each request gives up when nothing comes for HF_HUB_DOWNLOAD_TIMEOUT seconds (10 by default).
+    """
+    if offline:
+        return False
+    from huggingface_hub import constants, get_session, set_client_factory
+
+    set_client_factory(_client)
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # of whatever HTTP library the client uses
+        log.warning("the hub does not answer: looking for %s in the cache", what)
+        return False
+    return True
+
+
+def _client() -> Any:
+    from huggingface_hub.utils._http import default_client_factory
+
+    client = default_client_factory()
+    client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks.get("request", []), _bound]}
+    return client
+
+
+def _bound(request: Any) -> None:
+    from huggingface_hub import constants
+
+    asked = request.extensions.get("timeout") or {}
+    kinds = ("connect", "read", "write", "pool")
+    bound = {kind: asked.get(kind) or constants.HF_HUB_DOWNLOAD_TIMEOUT for kind in kinds}
+    request.extensions = {**request.extensions, "timeout": bound}

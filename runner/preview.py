@@ -183,7 +183,7 @@ def _answer_tokens(sequence: Sequence) -> int:
 def _context(ready: Prepared) -> int | None:
     if ready.folder is None:
         return None
-    from runner.models import context_length
+    from runner.memory import context_length
 
     return context_length(ready.model_config)
 

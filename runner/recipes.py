@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from runner.cache import cache_dir
 from runner.types import UserError
-from runner.wheels import cache_dir
 
 DEFAULT_BITS, DEFAULT_GROUP_SIZE = 6, 32
 

@@ -33,10 +33,11 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
 
     ``share`` of the usual batch size and KV memory is used.
     """
-    from runner import models
+    from runner.memory import context_length
+    from runner.weights import load
 
     device = dataclasses.replace(device, memory_bytes=int(memory_limit(vars(conf), device)))
-    model, _, config = models.load(folder, device)
+    model, config = load(folder, device)
     return batch_engine(
         model,
         device,
@@ -45,7 +46,7 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
         end_tokens=prompter.end_tokens,
         stopped=stop_at(prompter),
         grammars=Grammars(prompter.vocabulary),
-        context=models.context_length(config),
+        context=context_length(config),
     )
 
 

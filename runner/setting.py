@@ -54,6 +54,6 @@ def _prompt_tokens(prompter: Prompter, request: Request, source: DataSource) -> 
 def _context(model_config: dict[str, Any]) -> int | None:
     if not model_config:
         return None
-    from runner.models import context_length
+    from runner.memory import context_length
 
     return context_length(model_config)

@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from runner.cache import cache_dir, remove_orphans
 from runner.publish import copy_file
 from runner.types import UserError
-from runner.wheels import cache_dir, remove_orphans
 
 STDIN = "-"  # the dataset.path that means the standard input
 COPY = "stdin"  # the copy's name in the run directory

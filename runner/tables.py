@@ -79,9 +79,9 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
 
 def cache_file(key: str) -> Path:
     """Where the Arrow copy of the contents with this key lies."""
-    from runner.models import cache_dir
+    from runner.cache import cache_dir
 
-    return Path(cache_dir()) / "data" / f"{key}.arrow"
+    return cache_dir() / "data" / f"{key}.arrow"
 
 
 def map_arrow(path: Path) -> pa.Table:

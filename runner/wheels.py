@@ -1,22 +1,16 @@
-"""The cache folder, and ``wheel:`` addresses, which name a file inside a Python wheel: a model or a data set.
-
-What is fetched or converted appears in the cache by rename: whole, or not at all.
-"""
+"""``wheel:`` addresses, which name a file inside a Python wheel: a model or a data set."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from runner.cache import cache_dir, file_sha256, publish
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
@@ -26,15 +20,6 @@ _WHEEL = re.compile(
     r"/(?P<member>[^#]+)(#sha256=(?P<sha256>[0-9a-fA-F]{64}))?"
 )
 WHEEL_GRAMMAR = "wheel:NAME==VERSION/path/inside/wheel#sha256=HEX"
-
-
-def cache_dir() -> Path:
-    """Where fetched wheels and converted models are kept: ``ROWMILL_CACHE``, else under the user's cache directory."""
-    if chosen := os.environ.get("ROWMILL_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "rowmill"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rowmill"
 
 
 def fetch_wheel(address: str, offline: bool = False) -> Path:
@@ -99,40 +84,3 @@ def _unpack(wheel: Path, folder: Path) -> None:
         raise UserError(
             f"{wheel.name} is damaged: {error}; clear pip's cache (pip cache purge) and try again"
         ) from error
-
-
-def publish(folder: Path, build: Callable[[Path], None]) -> None:
-    """Let ``build`` fill a temporary folder, then make it ``folder``; where another process came first, its stays."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
-        built = Path(temporary) / folder.name
-        built.mkdir()
-        build(built)
-        sync_files(built)
-        try:
-            built.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    remove_orphans(folder.parent)
-
-
-def sync_files(folder: Path) -> None:
-    """Put the files of a folder on the disk."""
-    for path in filter(Path.is_file, folder.rglob("*")):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-
-
-def remove_orphans(folder: Path) -> None:
-    """Delete the temporary folders of killed processes: those that nobody has touched for a day."""
-    newest_orphan = folder.stat().st_mtime - 86400
-    for path in folder.glob(".part-*"):
-        if path.stat().st_mtime < newest_orphan:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def file_sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of the file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -234,7 +234,7 @@ def test_code_in_yaml_is_refused(capsys):
 def test_models_with_pickles_or_code_of_their_own_are_refused(tmp_path):
     import pickle
 
-    from runner import hub, models
+    from runner import hub, models, weights
     from runner.device import Device
 
     class Bomb:
@@ -249,9 +249,9 @@ def test_models_with_pickles_or_code_of_their_own_are_refused(tmp_path):
     for name in ("pytorch_model.bin", "model.pt", "tokenizer.pkl"):
         (folder / name).write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(UserError):
-        models.load(folder, Device("cpu", "x", None, 1 << 30))
+        weights.load(folder, Device("cpu", "x", None, 1 << 30))
     with pytest.raises(UserError):
-        models.load_tokenizer(folder, models.read_config(folder))
+        weights.load_tokenizer(folder, models.read_config(folder))
     assert not Path("pwned").exists()
     assert not [pattern for pattern in hub.MODEL_FILES if pattern.endswith(("bin", "py", "pt", "pkl", "*"))]
 

@@ -66,7 +66,7 @@ def test_experts_in_mxfp4_become_affine(converted):
 def test_the_weights_are_those_of_the_checkpoint(checkpoint, converted):
     import mlx.core as mx
 
-    from runner.models import load_lazily
+    from runner.weights import load_lazily
 
     def experts(folder):
         return load_lazily(folder)[0].model.layers[1].mlp.experts.down_proj

@@ -606,7 +606,7 @@ def test_a_hub_that_never_gives_a_data_set_ends_with_a_line_and_the_cache_serves
 
 
 def test_no_request_to_the_hub_waits_for_ever(silent_hub):
-    code = "from runner.reachable import reachable; from huggingface_hub import get_session, constants\n"
+    code = "from runner.hub import reachable; from huggingface_hub import get_session, constants\n"
     code += "assert not reachable('it', False)\nget_session().get(constants.ENDPOINT, timeout=None)"
     asked = subprocess.run([sys.executable, "-c", code], env=silent_hub, capture_output=True, text=True, timeout=120)
     assert "ReadTimeout" in asked.stderr

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from runner import gguf, models
+from runner import gguf, models, weights
 from runner.device import Device
+from runner.memory import context_length
 from runner.types import UserError
 
 CPU = Device("cpu", "a CPU", None, 1 << 34)
@@ -96,12 +97,12 @@ def test_a_converted_gguf_computes_what_the_original_does(tmp_path, cache, tied)
     folder = models.resolve(str(tmp_path / "tiny.gguf"))
     assert models.resolve(str(tmp_path / "tiny.gguf")) == folder
     assert folder.is_relative_to(cache)
-    model, _, config = models.load(folder, CPU)
+    model, config = weights.load(folder, CPU)
     tokens = mx.array([[5, 6, 7, 8, 9]])
     assert mx.allclose(model(tokens), original(tokens), atol=1e-4)
     assert config["tie_word_embeddings"] == tied
     assert (config["rms_norm_eps"], config["rope_theta"], config["eos_token_id"]) == (1e-5, 1e5, [2, 0])
-    assert models.context_length(config) == 512
+    assert context_length(config) == 512
 
 
 def test_half_precision_stays(tmp_path, cache):
@@ -126,7 +127,7 @@ def test_quantised_tensors_keep_their_bits_with_an_override_for_each_layer_that_
 def test_the_tokenizer_splits_digits_and_knows_special_tokens(tmp_path, cache):
     tiny_gguf(tmp_path / "tiny.gguf")
     folder = models.resolve(str(tmp_path / "tiny.gguf"))
-    tokenizer = models.load_tokenizer(folder, models.read_config(folder))
+    tokenizer = weights.load_tokenizer(folder, models.read_config(folder))
     ids = tokenizer.encode("<|im_start|>\n\n12 a<|im_end|>")
     assert tokenizer.convert_ids_to_tokens(ids) == ["<|im_start|>", "ĊĊ", "1", "2", "Ġa", "<|im_end|>"]
     text = "naïve 🎉\n\n\t x  12½ don't"
@@ -141,7 +142,7 @@ def test_without_digit_splitting_numbers_merge_and_bos_is_added(tmp_path, cache)
     changes = {"tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.add_bos_token": mx.array(True)}
     tiny_gguf(tmp_path / "tiny.gguf", **changes, **{"tokenizer.chat_template": None})
     folder = models.resolve(str(tmp_path / "tiny.gguf"))
-    tokenizer = models.load_tokenizer(folder, models.read_config(folder))
+    tokenizer = weights.load_tokenizer(folder, models.read_config(folder))
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("12")) == ["<|im_start|>", "12"]
     assert not tokenizer.has_chat_template
 

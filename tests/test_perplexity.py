@@ -128,7 +128,8 @@ def test_the_standard_error_is_that_of_repeated_texts():
 def test_it_equals_one_forward_pass_over_each_window(words, text, tiny_model_folder, tmp_path):
     import mlx.core as mx
 
-    from runner.models import load_lazily, load_tokenizer, read_config
+    from runner.models import read_config
+    from runner.weights import load_lazily, load_tokenizer
 
     perplexity(*words)
     (found,) = figures(tmp_path)
@@ -208,11 +209,11 @@ def test_the_windows_lie_in_an_arrow_data_set(words, tmp_path):
 
 
 def test_what_is_computed_is_not_computed_again(words, tmp_path, monkeypatch):
-    from runner import models
+    from runner import weights
 
     perplexity(*words)
     before = figures(tmp_path)
-    monkeypatch.setattr(models, "load", lambda *_: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(weights, "load", lambda *_: pytest.fail("the weights were loaded"))
     perplexity(*words)
     after = figures(tmp_path)
     assert [one["nll"] for one in after] == [one["nll"] for one in before]

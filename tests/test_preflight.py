@@ -124,10 +124,10 @@ def test_each_mac_runs_what_fits_and_names_the_largest_that_would(models, mac, w
 
 
 def test_run_refuses_before_weights_load(models, mac, words, capsys, monkeypatch):
-    from runner import models as loading
+    from runner import weights
 
     mac(24)
-    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(weights, "load", lambda *_: pytest.fail("the weights were loaded"))
     assert main(["run", f"model.path={models[6]}", *words]) == 3
     told = capsys.readouterr().err
     assert "memory: weights 18.31 GB" in told

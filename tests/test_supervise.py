@@ -319,14 +319,14 @@ def test_rows_whose_mere_adding_kills_are_on_disk_before(tmp_path):
 def test_a_release_gives_all_of_a_models_memory_back(tmp_path, tiny_model_folder, cpu):
     import mlx.core as mx
 
-    from runner import models
+    from runner import weights
     from runner.device import Device
     from runner.serving import batch_engine
 
     device = Device("cpu", "here", None, 10**9)
 
     def opened():
-        model, _, _ = models.load(tiny_model_folder, device)
+        model, _ = weights.load(tiny_model_folder, device)
         return batch_engine(model, device, {"memory_gb": 1.0})
 
     def taken():

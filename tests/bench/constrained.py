@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import replace
 
-from runner import device, models
+from runner import device, models, weights
 from runner.channels import Channels
 from runner.choices import beginnings, choice_tree
 from runner.grammar import AnswerGrammar
@@ -37,7 +37,9 @@ def load():
     found = device.prepare("cpu")
     from runner.serving import batch_engine
 
-    model, tokenizer, _ = models.load(models.resolve(SMOLLM2), found)
+    folder = models.resolve(SMOLLM2)
+    model, config = weights.load(folder, found)
+    tokenizer = weights.load_tokenizer(folder, config)
     vocabulary = as_vocabulary(tokenizer)
     sizes, grammars = {"batch_size": ROWS}, Grammars(vocabulary)
     return lambda ends: batch_engine(model, found, sizes, end_tokens=ends, grammars=grammars), vocabulary

@@ -87,3 +87,38 @@ def save_tiny_llama(folder, seed=0):
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())), {"format": "mlx"})
     end = tokenizer.token_to_id("<end>")
     (folder / "config.json").write_text(json.dumps(shape | {"eos_token_id": end, "bos_token_id": end}))
+
+
+def tiny_folder(folder, quantise=False, bits=4, **changes):
+    """A folder with one layer of llama in bfloat16 and a tokenizer of three words; ``changes`` of its configuration."""
+    import json
+
+    import mlx.nn as nn
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.llama import Model, ModelArgs
+
+    folder.mkdir()
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "intermediate_size": 64,
+        "vocab_size": 9,
+    }
+    config |= {"num_attention_heads": 2, "rms_norm_eps": 1e-5, "max_position_embeddings": 77, **changes}
+    model = Model(ModelArgs.from_dict(config))
+    model.set_dtype(mx.bfloat16)
+    if quantise:
+        config["quantization"] = {"group_size": 32, "bits": bits}
+        nn.quantize(model, 32, bits)
+    (folder / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())))
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def tiny_tokenizer():
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    return Tokenizer(WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))

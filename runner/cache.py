@@ -1,0 +1,62 @@
+"""The cache folder; what appears in it appears by rename: whole, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Where fetched wheels and converted models are kept: ``ROWMILL_CACHE``, else under the user's cache directory."""
+    if chosen := os.environ.get("ROWMILL_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "rowmill"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rowmill"
+
+
+def publish(folder: Path, build: Callable[[Path], None]) -> None:
+    """Let ``build`` fill a temporary folder, then make it ``folder``; where another process came first, its stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+        built = Path(temporary) / folder.name
+        built.mkdir()
+        build(built)
+        sync_files(built)
+        try:
+            built.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    remove_orphans(folder.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Put the files of a folder on the disk."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def remove_orphans(folder: Path) -> None:
+    """Delete the temporary folders of killed processes: those that nobody has touched for a day."""
+    newest_orphan = folder.stat().st_mtime - 86400
+    for path in folder.glob(".part-*"):
+        if path.stat().st_mtime < newest_orphan:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of the file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """The error's first line, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
