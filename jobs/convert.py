@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.cache import sync_files
+from runner.disk import disk_errors
 from runner.keys import key
-from runner.lease import LOCK, Lease, disk_errors
+from runner.lease import LOCK, Lease
 from runner.memory import Tensor, read_tensors, values
 from runner.types import UserError
 

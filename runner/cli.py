@@ -13,8 +13,9 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from runner.commands import COMMANDS, EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, GROUPS
-from runner.show import mute, muted, open_streams, own_traceback, shown, tell
+from runner.console import mute, muted, open_streams, own_traceback, tell
 from runner.types import UserError
+from runner.words import shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

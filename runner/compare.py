@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.console import line, say
 from runner.database import open_read_only
+from runner.disk import disk_errors
 from runner.identity import difference
-from runner.lease import disk_errors, holder
+from runner.lease import holder
 from runner.results import Run
 from runner.shards import OURS
-from runner.show import line, say, visible
 from runner.status import read_sessions
 from runner.types import UserError
+from runner.words import visible
 
 FLIPS = 10  # rows shown that differ
 _UNSAID = ("confidence", "probabilities")  # follow from the label, and differ by rounding alone

@@ -10,9 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.disk import damaged, sync_folder, write_json
 from runner.identity import check_identity
-from runner.lease import damaged
-from runner.publish import sync_folder, write_json
 from runner.records import sealed, verified
 from runner.types import UserError
 

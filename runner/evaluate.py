@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from runner.database import open_read_only
-from runner.lease import disk_errors, holder
+from runner.disk import disk_errors
+from runner.lease import holder
 from runner.records import verified
 from runner.results import Run
 from runner.scores import accuracy_by_coverage, calibration_error, label_figures

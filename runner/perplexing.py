@@ -32,9 +32,9 @@ from runner.benchmarking import OutputDirConf
 from runner.compose import Composer
 from runner.config import CheckpointConf, EngineConf, ModelConf
 from runner.dataset_conf import DatasetConf
+from runner.disk import disk_errors
 from runner.interrupt import Stop
 from runner.keys import check_keys, key
-from runner.lease import disk_errors
 from runner.prepare import session_facts
 from runner.progress import Progress
 from runner.recipes import model_path

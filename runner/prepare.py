@@ -20,8 +20,9 @@ from runner.code import job_code
 from runner.config import Config, job_folders
 from runner.database import open_read_only, read_identity
 from runner.deaths import boot_id
+from runner.disk import DamagedError, disk_errors
 from runner.kept import Kept, choose
-from runner.lease import DamagedError, disk_errors, holder
+from runner.lease import holder
 from runner.prelude import has_prelude
 from runner.prompt import Prompter
 from runner.retry import Retrying

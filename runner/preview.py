@@ -13,9 +13,10 @@ from typing import Any
 from runner.ask import Defaults, sequence_of
 from runner.config import Config
 from runner.database import open_read_only, read_identity
+from runner.disk import disk_errors
 from runner.identity import difference
 from runner.interrupt import Stop
-from runner.lease import disk_errors, holder
+from runner.lease import holder
 from runner.pieces import choices, parts
 from runner.plan import Plan
 from runner.preflight import Length, check, estimate, refusal

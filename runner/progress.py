@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from runner.show import NOW_SECONDS, clock, duration
+from runner.show import NOW_SECONDS
 from runner.store import Store, Totals
+from runner.words import clock, duration
 
 log = logging.getLogger("rowmill")
 

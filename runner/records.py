@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from runner.lease import DamagedError
+from runner.disk import DamagedError
 from runner.types import Columns, Completion
 
 _JOINED = ["\0".join(["%s"] * count) for count in range(12)]  # twice as fast as joining texts

@@ -49,7 +49,8 @@ def rejected_kinds(connection: sqlite3.Connection) -> dict[str, int]:
 def read_rejected(run_dir: Path | str) -> Iterator[dict[str, Any]]:
     """``attempt``, ``reason`` and the job's columns of each rejected attempt, in order; of a run in any state."""
     from runner.database import open_read_only
-    from runner.lease import disk_errors, holder
+    from runner.disk import disk_errors
+    from runner.lease import holder
 
     run_dir = Path(run_dir)
     with disk_errors(run_dir), open_read_only(run_dir, live=holder(run_dir) is not None) as connection:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from runner.database import DATABASE, IDENTITY, create_tables, read_identity
-from runner.lease import DamagedError, Lease, disk_errors
-from runner.publish import sync_folder
+from runner.disk import DamagedError, disk_errors, sync_folder
+from runner.lease import Lease
 from runner.records import Record, Staged, error_kind, sealed, verified
 from runner.shards import shard_file
 from runner.types import UserError

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runner.database import DATABASE, open_read_only, read_identity
-from runner.lease import disk_errors, holder
+from runner.disk import disk_errors
+from runner.lease import holder
 from runner.records import Staged
 from runner.shards import OURS, Layout, batches, shard_schema
 from runner.shards import table as staged_table

@@ -2,84 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import re
-import sys
 import time
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-_HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_WIDTH = 9
+from runner.console import line
+from runner.words import clock, duration, visible
+
+_CLASSES = 30  # shown; the JSON has them all
+_MATRIX = 12
 NOW_SECONDS = 60.0  # what "now" means of a speed
-
-
-def say(text: str = "") -> None:
-    """Print a line."""
-    sys.stdout.write(text + "\n")
-
-
-def tell(text: str) -> None:
-    """Print a line on the standard error. Where nobody takes it any more, work goes on without."""
-    with muted(sys.stderr):
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
-
-
-@contextlib.contextmanager
-def muted(stream: TextIO) -> Iterator[None]:
-    """Let what is written to a stream vanish, now and at the end of the process, as soon as it cannot be written."""
-    try:
-        yield
-    except OSError:
-        mute(stream)
-
-
-def mute(stream: TextIO) -> None:
-    """Let what is written to a stream vanish."""
-    with contextlib.suppress(OSError, ValueError):  # a stream without a file of the system's
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
-
-
-def open_streams() -> None:
-    """Let standard streams that are closed be the null device, so that none of our files takes their places.
-
-    What the standard output cannot encode is printed as an escape.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != number:
-                os.dup2(null, number)
-                os.close(null)
-            os.set_inheritable(number, True)
-            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def shown(message: str) -> str:
-    """A message for people, without what only machines read in it."""
-    return _HASH.sub("", message)
-
-
-def own_traceback(problem: BaseException) -> str:
-    """A short traceback: the last places in files that are neither rowmill's nor installed, and the error."""
-    ours = tuple(str(Path(__file__).parents[1] / package) + os.sep for package in ("runner", "jobs"))
-    frames = [
-        frame
-        for frame in traceback.extract_tb(problem.__traceback__)
-        if not frame.filename.startswith(ours) and "site-packages" not in frame.filename
-    ]
-    lines = [*traceback.format_list(frames[-3:]), *traceback.format_exception_only(problem)]
-    return "".join(lines).rstrip()
 
 
 def show_run(figures: dict[str, Any]) -> None:
@@ -105,8 +36,6 @@ def show_run(figures: dict[str, Any]) -> None:
 
 def show_evaluation(found: dict[str, Any]) -> None:
     """How right a run's labels are; see ``runner.evaluate``."""
-    from runner.verdict import verdict_lines
-
     for name, text in verdict_lines(found):
         line(name, visible(text))
 
@@ -159,25 +88,71 @@ def _show_figures(figures: dict[str, Any]) -> None:
         line("batch", f"{figures['slot_occupancy']:.0%} of its slots taken, {padding:.1%} padding")
 
 
-def visible(text: str) -> str:
-    """Cells may hold what would steer a terminal."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+def verdict_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name, text) pairs; a name may be empty. ``found`` has rows."""
+    lines = [("accuracy", f"{_with(found, 'accuracy')} on {found['rows']:,} rows with a gold label")]
+    if found["labelled"] < found["rows"]:
+        lost = [
+            f"{found[kind]:,} {text}"
+            for kind, text in (("abstained", "abstained"), ("errors", "in error"))
+            if found[kind]
+        ]
+        right = "" if found["accuracy_labelled"] is None else f"{found['accuracy_labelled']:.3f} of the "
+        lines.append(("", f"{right}{found['labelled']:,} with a label; the others count as wrong ({', '.join(lost)})"))
+    lines.append(("", f"Cohen's kappa {_with(found, 'kappa')}, macro F1 {_with(found, 'macro_f1')}"))
+    lines += [("", line) for line in _classes(found["classes"])]
+    if len(found["confusion"]) <= _MATRIX:
+        lines += [("", line) for line in confusion_table(found["confusion"]).splitlines()]
+    if "coverage" in found:
+        lines += _trust(found)
+    if prior := found.get("prior"):
+        lines.append(("prior", f"{prior['kind']}: accuracy {prior['accuracy_without']:.3f} without it"))
+    if one := found.get("calibration"):
+        effect = f"{one['ece_before']:.3f} {_range(one['interval_before'])} before, "
+        effect += f"{one['ece']:.3f} {_range(one['interval'])} after"
+        fitted = f"temperature {one['temperature']:.2f}, fitted on {one['fitted_on']:,} rows"
+        lines.append(("calibr.", f"{fitted}; calibration error on the other {one['rows']:,}: {effect}"))
+    return lines
 
 
-def duration(seconds: float) -> str:
-    """``2 h 5 min``, ``5 min 12 s`` or ``12 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
+def _trust(found: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    if "ece" in found:
+        lines.append(("trust", f"expected calibration error {found['ece']:.3f} {_range(found['intervals_ece'])}"))
+    for at in found["coverage"][1::2]:
+        sure = f"confidence {at['threshold']:.3f} or more: {at['coverage']:.0%} of the rows"
+        lines.append(("" if lines else "trust", f"{sure}, accuracy {at['accuracy']:.3f} {_range(at['interval'])}"))
+    return lines
 
 
-def clock(at: float) -> str:
-    """A time to come as people say it: ``06:12`` within half a day, ``Wed 06:12`` within some days, else the date."""
-    ahead, local = at - time.time(), time.localtime(at)
-    return time.strftime("%H:%M" if ahead < 43_200 else "%a %H:%M" if ahead < 518_400 else "%Y-%m-%d", local)
+def _classes(classes: dict[str, Any]) -> list[str]:
+    first = list(classes.items())[:_CLASSES]
+    width = max(len("label"), *(len(name) for name, _ in first))
+    lines = [f"{'label':>{width}} precision  recall      F1    rows"]
+    for name, one in first:
+        values = " ".join(f"{one[key]:>7.3f}" for key in ("recall", "f1"))
+        lines.append(f"{name:>{width}} {one['precision']:>9.3f} {values} {one['rows']:>7,}")
+    return [*lines, *([f"and {len(classes) - _CLASSES} more: --json"] if len(classes) > _CLASSES else [])]
 
 
-def line(name: str, text: str) -> None:
-    say(f"{name:<{_WIDTH}}{text}")
+def confusion_table(confusion: dict[str, dict[str, int]]) -> str:
+    """The confusion matrix as text: a line for each gold label."""
+    from runner.evaluate import NONE  # late: it loads scikit-learn
+
+    labels = list(confusion)
+    columns = [*labels, *([NONE] if any(row[NONE] for row in confusion.values()) else [])]
+    width = max(map(len, [*columns, "gold / label"]))
+    lines = [" ".join([f"{'gold / label':>{width}}", *(f"{name:>{max(len(name), 6)}}" for name in columns)])]
+    for gold in labels:
+        counts = (f"{confusion[gold][name]:>{max(len(name), 6)}}" for name in columns)
+        lines.append(" ".join([f"{gold:>{width}}", *counts]))
+    return "\n".join(lines)
+
+
+def _with(found: dict[str, Any], name: str) -> str:
+    return "unknown" if found[name] is None else f"{found[name]:.3f} {_range(found['intervals'][name])}"
+
+
+def _range(interval: list[float | None]) -> str:
+    low, high = interval
+    return "" if low is None or high is None else f"({low:.3f} to {high:.3f})"

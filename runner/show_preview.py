@@ -6,7 +6,8 @@ import os
 import sys
 from typing import Any
 
-from runner.show import duration, line, say, visible
+from runner.console import line, say
+from runner.words import duration, visible
 
 _SHOWN_CHARS, _SHOWN_TOKENS = 3000, 700  # of a prompt's prefix, and of the rest
 _BAR = 30  # columns

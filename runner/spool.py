@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from runner.cache import cache_dir, remove_orphans
-from runner.publish import copy_file
+from runner.disk import copy_file
 from runner.types import UserError
 
 STDIN = "-"  # the dataset.path that means the standard input

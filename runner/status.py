@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.database import open_read_only, read_identity
-from runner.lease import disk_errors, holder
+from runner.disk import disk_errors
+from runner.lease import holder
 from runner.marks import active_seconds
 from runner.records import Staged, Usage, error_kind
 from runner.rejects import SUMS, rejected_kinds, rejected_tokens

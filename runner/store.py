@@ -29,10 +29,10 @@ from runner import shards
 from runner.database import conditions, connect, create_or_check, unfinish_errors
 from runner.deaths import Death, note_death, read_deaths
 from runner.digests import Digests
+from runner.disk import damage, disk_errors, write_dataset, write_stream, write_text
 from runner.flight import Flight
-from runner.lease import Lease, disk_errors, fresh_dir
+from runner.lease import Lease, fresh_dir
 from runner.marks import Marks
-from runner.publish import damage, write_dataset, write_stream, write_text
 from runner.records import Output, Record, Staged, Usage, error_kind, sealed, to_json, verified
 from runner.rejects import SUMS, Rejected, insert_rejected
 from runner.status import Totals, read_labels, read_status, read_totals

@@ -231,6 +231,7 @@ class Supervisor:
 
 
 def _say(line: str) -> None:
-    from runner.show import shown, tell
+    from runner.console import tell
+    from runner.words import shown
 
     tell(f"\nrowmill: {shown(line)}")

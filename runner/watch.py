@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.database import open_read_only
-from runner.lease import disk_errors, holder
+from runner.disk import disk_errors
+from runner.lease import holder
 from runner.marks import read_marks
-from runner.show import NOW_SECONDS, clock, duration, visible
+from runner.show import NOW_SECONDS
 from runner.status import read_label_counts, read_status
+from runner.words import clock, duration, visible
 
 EVERY_SECONDS = 1.0
 _BLOCKS = " ▁▂▃▄▅▆▇█"

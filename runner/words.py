@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import time
 from difflib import get_close_matches
+
+_HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def did_you_mean(name: str, valid: list[str], shown: int = 12) -> str:
@@ -11,3 +16,34 @@ def did_you_mean(name: str, valid: list[str], shown: int = 12) -> str:
     guess = f" (did you mean {close[0]!r}?)" if close else ""
     rest = f" and {len(valid) - shown} more" if len(valid) > shown else ""
     return f"{guess}; valid: {', '.join(valid[:shown])}{rest}" if valid else guess
+
+
+def count_of(count: int, noun: str, plural: str | None = None) -> str:
+    """``1 row``, ``2,000 rows``, ``no rows``; ``plural`` for nouns that take more than an s."""
+    name = noun if count == 1 else plural or f"{noun}s"
+    return f"{count:,} {name}" if count else f"no {name}"
+
+
+def shown(message: str) -> str:
+    """A message for people, without what only machines read in it."""
+    return _HASH.sub("", message)
+
+
+def visible(text: str) -> str:
+    """Cells may hold what would steer a terminal."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+
+
+def duration(seconds: float) -> str:
+    """``2 h 5 min``, ``5 min 12 s`` or ``12 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
+
+
+def clock(at: float) -> str:
+    """A time to come as people say it: ``06:12`` within half a day, ``Wed 06:12`` within some days, else the date."""
+    ahead, local = at - time.time(), time.localtime(at)
+    return time.strftime("%H:%M" if ahead < 43_200 else "%a %H:%M" if ahead < 518_400 else "%Y-%m-%d", local)

@@ -43,7 +43,7 @@ class Link:
 def main(spec: Mapping[str, Any]) -> int:
     """Run the command line of ``spec`` (see ``runner.supervise``); the exit code."""
     from runner import cli
-    from runner.show import open_streams
+    from runner.console import open_streams
 
     open_streams()
     sys.argv = list(spec["argv"])

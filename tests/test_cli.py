@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import conf
-from runner import show
+from runner import words
 from runner.cli import main
 from runner.commands import COMMANDS, GROUPS
 
@@ -201,7 +201,7 @@ def test_log_lines_leave_out_what_only_machines_read(capsys):
     [(0.42, "0.4 s"), (59, "59 s"), (61, "1 min 1 s"), (7260, "2 h 1 min"), (3600 * 2000, "2,000 h 0 min")],
 )
 def test_durations(seconds, text):
-    assert show.duration(seconds) == text
+    assert words.duration(seconds) == text
 
 
 FREE = ["job=generate", "dataset=jsonl", "dataset.path=rows.jsonl", "prompt.user={{ text }}", FAKE, "run_name=run"]

@@ -11,8 +11,8 @@ from sklearn.metrics import cohen_kappa_score, f1_score, precision_score, recall
 from runner import cli, run, scores
 from runner.evaluate import evaluate_labels, evaluate_run
 from runner.results import Run
+from runner.show import confusion_table, verdict_lines
 from runner.types import UserError
-from runner.verdict import confusion_table, verdict_lines
 
 
 @pytest.fixture(autouse=True)

@@ -160,7 +160,7 @@ def committed(name):
         return connection.execute("SELECT row, rowid, body FROM completions ORDER BY row").fetchall()
 
 
-from runner import loop, prepare, publish, session, watched  # before the forks, to be fast
+from runner import disk, loop, prepare, session, watched  # before the forks, to be fast
 told = {"whole": [in_a_child("whole", lambda: None), 0, 0, 0]}
 for name, point in points.items():
     killed = in_a_child(name, lambda: globals()[point[0]](*point[1:]))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from runner import progress, show
+from runner import progress, words
 from runner.progress import Progress
 from runner.store import Totals
 
@@ -122,7 +122,7 @@ def test_points_kept_are_few(clock):
     ("ahead", "pattern"), [(60, r"\d\d:\d\d"), (90_000, r"\w+ \d\d:\d\d"), (9e5, r"\d{4}-\d\d-\d\d")]
 )
 def test_the_clock_names_the_day_when_it_is_far(ahead, pattern):
-    assert re.fullmatch(pattern, show.clock(time.time() + ahead))
+    assert re.fullmatch(pattern, words.clock(time.time() + ahead))
 
 
 def test_a_line_a_minute_tells_the_speed_of_that_minute(clock, caplog):

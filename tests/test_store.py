@@ -10,9 +10,9 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from runner import publish, shards
+from runner import disk, shards
 from runner import store as store_module
-from runner.lease import disk_errors
+from runner.disk import disk_errors
 from runner.store import Output, Record, fresh_dir, read_status
 from runner.types import Completion, UserError
 from tests.support.forks import Fork
@@ -265,7 +265,7 @@ def die(*_, **__):
 
 DEATHS = {
     "table": (shards, "table", die),
-    "sync": (publish, "sync", die),
+    "sync": (disk, "sync", die),
     "rename": (Path, "replace", die),
     "renamed": (Path, "replace", lambda old, new: (os.replace(old, new), die())),  # noqa: PTH105
     "transaction": (store_module, "sealed", die),
@@ -334,7 +334,7 @@ def test_a_full_disk_while_sealing_is_told_with_exit_code_3_and_the_run_resumes(
         raise OSError(28, "No space left on device")
 
     with open_store(tmp_path) as store, monkeypatch.context() as patch:
-        patch.setattr(publish, "sync", full)
+        patch.setattr(disk, "sync", full)
         with pytest.raises(UserError, match=r"is full \(\d+ MiB free\)") as caught:
             store.finish([output(row) for row in range(4)])
         assert caught.value.exit_code == 3

@@ -19,8 +19,7 @@ def write_report(run_dir: Path, source: DataSource | None = None, known: Mapping
     ``known`` are figures that need not be computed again: ``evaluation`` of labels, ``rouge`` of summaries. Raises
     UserError without a checkpoint.
     """
-    from runner.lease import disk_errors
-    from runner.publish import write_text
+    from runner.disk import disk_errors, write_text
     from runner.report.figures import collect
     from runner.report.page import render
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from runner.report.figures import Figures
 from runner.report.svg import GRID, INK, MUTED, SECOND, SERIES, SURFACE, chart
-from runner.show import visible
+from runner.words import visible
 
 _POINTS = 240  # of a curve
 _LABELS = 24

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from runner.database import open_read_only, read_identity
-from runner.lease import disk_errors, holder
+from runner.disk import disk_errors
+from runner.lease import holder
 from runner.marks import read_marks
 from runner.records import error_kind
 from runner.report.rows import Outputs

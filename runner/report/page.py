@@ -16,7 +16,7 @@ from runner.records import clean
 from runner.report.charts import charts
 from runner.report.figures import Figures
 from runner.report.quality import sections
-from runner.show import duration, shown, visible
+from runner.words import duration, shown, visible
 
 MOST_BYTES = 1_900_000
 _CELL, _LEAST_CELL = 500, 40  # characters shown of a cell

@@ -1,19 +1,37 @@
-"""Files that appear whole or not at all: written beside their place, synced, renamed. Part of the store."""
+"""Files that appear whole or not at all: written beside their place, synced, renamed; and what it means to the user
+when the disk, or SQLite on it, refuses.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from runner.types import UserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+_GARBLED = ("Could not decode to UTF-8", "malformed JSON")  # said of flipped bits in a text
+_SHOWN = 200  # characters of what is wrong
+
+
+class DamagedError(Exception):
+    """A checksum does not hold."""
 
 
 class Written(NamedTuple):
@@ -118,3 +136,66 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(run_dir: Path) -> Iterator[None]:
+    """Turn what the disk or SQLite refuses into a UserError: no space and failing disks exit with 3, the rest with 2.
+
+    Programming errors (a row recorded twice, SQL that is wrong) pass through.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _database_error(run_dir, error) from error
+    except (DamagedError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise damaged(run_dir, str(error)[:_SHOWN]) from error
+    except OSError as error:
+        raise _file_error(run_dir, error) from error
+
+
+def damaged(run_dir: Path, why: str) -> UserError:
+    """What to say of a checkpoint that cannot be trusted."""
+    return UserError(
+        f"{run_dir / 'run.db'} is damaged ({why}): `rowmill repair {run_dir}` keeps what is sound of it and of the "
+        "shards; or use another run_name"
+    )
+
+
+def _database_error(run_dir: Path, error: sqlite3.Error) -> Exception:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    path = run_dir / "run.db"
+    if code == sqlite3.SQLITE_FULL:
+        return _no_space(run_dir)
+    if code in _CORRUPT or any(what in str(error) for what in _GARBLED):
+        return damaged(run_dir, str(error)[:_SHOWN])
+    if code in _UNWRITABLE:
+        return UserError(f"{path} cannot be opened for writing ({error}): check the folder's permissions")
+    if code == sqlite3.SQLITE_IOERR:
+        return UserError(f"{path}: the disk fails ({error}; {_free(run_dir)}): what was committed is safe", 3)
+    if code == sqlite3.SQLITE_BUSY:
+        return UserError(f"{path} is locked by another program: close it, then run again")
+    return error
+
+
+def _file_error(run_dir: Path, error: OSError) -> Exception:
+    if error.errno in _NO_SPACE:
+        return _no_space(run_dir)
+    if error.errno in _FORBIDDEN | _NO_PLACE:
+        return UserError(f"{run_dir} cannot be written ({error}): choose another output.dir")
+    if error.errno == errno.EIO:
+        return UserError(f"{run_dir}: the disk fails ({error}): what was committed is safe", 3)
+    return error
+
+
+def _no_space(run_dir: Path) -> UserError:
+    return UserError(
+        f"the disk of {run_dir} is full ({_free(run_dir)}): make room, then run the same line to resume", 3
+    )
+
+
+def _free(run_dir: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(run_dir).free / 2**20:.0f} MiB free"
+    except OSError:
+        return "free space unknown"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.show import own_traceback
+from runner.console import own_traceback
 
 HERE = Path(__file__).parents[1]
 

@@ -1,0 +1,76 @@
+"""The standard streams: lines for people, and what happens where nobody takes them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+_WIDTH = 9  # columns of a line's name
+
+
+def say(text: str = "") -> None:
+    """Print a line."""
+    sys.stdout.write(text + "\n")
+
+
+def tell(text: str) -> None:
+    """Print a line on the standard error. Where nobody takes it any more, work goes on without."""
+    with muted(sys.stderr):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def muted(stream: TextIO) -> Iterator[None]:
+    """Let what is written to a stream vanish, now and at the end of the process, as soon as it cannot be written."""
+    try:
+        yield
+    except OSError:
+        mute(stream)
+
+
+def mute(stream: TextIO) -> None:
+    """Let what is written to a stream vanish."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file of the system's
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def open_streams() -> None:
+    """Let standard streams that are closed be the null device, so that none of our files takes their places.
+
+    What the standard output cannot encode is printed as an escape.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def own_traceback(problem: BaseException) -> str:
+    """A short traceback: the last places in files that are neither rowmill's nor installed, and the error."""
+    ours = tuple(str(Path(__file__).parents[1] / package) + os.sep for package in ("runner", "jobs"))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if not frame.filename.startswith(ours) and "site-packages" not in frame.filename
+    ]
+    lines = [*traceback.format_list(frames[-3:]), *traceback.format_exception_only(problem)]
+    return "".join(lines).rstrip()
+
+
+def line(name: str, text: str) -> None:
+    say(f"{name:<{_WIDTH}}{text}")
