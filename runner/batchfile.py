@@ -16,6 +16,9 @@ from typing import Any
 import pyarrow as pa
 
 from runner.compressed import lines
+from runner.dataset_conf import DatasetConf
+from runner.readers import Loaded
+from runner.tables import read_batches
 from runner.types import UserError
 
 URL = "/v1/chat/completions"
@@ -30,6 +33,11 @@ SCHEMA = pa.schema(
     ]
 )
 _BATCH_ROWS = 1000
+
+
+def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """The requests of batch files."""
+    return read_batches(conf, path, offline, read_batch_file)
 
 
 def read_batch_file(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:

@@ -13,7 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from runner.compressed import open_bytes, open_stream
-from runner.tables import aligned, store, unique_names
+from runner.dataset_conf import DatasetConf
+from runner.readers import Loaded
+from runner.tables import aligned, read_files, store, unique_names
 from runner.types import UserError
 
 _BLOCK_BYTES = 8 << 20
@@ -21,6 +23,11 @@ _LARGEST_BLOCK_BYTES = 1 << 30
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,8})\.(0|[0-9]{0,5}[1-9])$"
 _TINY = r"^(-0\.0|-?0\.000[0-9]+)$"  # Python prints these with an exponent, or they are minus zero
+
+
+def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """The rows of CSV files; see ``runner.tables`` for the types."""
+    return read_files(conf, path, offline, lambda paths, cached: read_csv(paths, conf.delimiter, conf.encoding, cached))
 
 
 def read_csv(paths: list[Path], delimiter: str | None, encoding: str, cached: Path | None) -> pa.Table:

@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from runner.dataset_conf import DatasetConf
+from runner.origin import local_paths
+from runner.readers import Loaded
+from runner.tables import read_folder
 from runner.types import UserError
 
 SCHEMA = pa.schema([("file", pa.string()), ("text", pa.string()), ("unreadable", pa.string())])
@@ -25,6 +29,16 @@ _BLOCKS = {
     *("p", "div", "br", "li", "ul", "ol", "tr", "table", "section", "article", "header", "footer", "main", "nav"),
     *("blockquote", "pre", "dl", "dt", "dd", "figure", "figcaption", "h1", "h2", "h3", "h4", "h5", "h6"),
 }
+
+
+def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """A folder of documents, or some documents."""
+    paths = local_paths(path, conf.kind, offline, folders=True)
+    root = paths[0] if paths[0].is_dir() else paths[0].parent
+    files = find_documents(paths)
+    key, rows = (conf.kind, conf.encoding), read_documents(files, root, conf.encoding)
+    table, contents = read_folder(root, files, key, SCHEMA, rows)
+    return Loaded(table, contents, unreadable="unreadable")
 
 
 def find_documents(paths: list[Path]) -> list[Path]:

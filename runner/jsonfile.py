@@ -17,6 +17,9 @@ from typing import Any, cast
 import pyarrow as pa
 
 from runner.compressed import lines, open_bytes
+from runner.dataset_conf import DatasetConf
+from runner.readers import Loaded
+from runner.tables import read_batches
 from runner.types import UserError
 
 _BATCH_ROWS = 10_000
@@ -27,6 +30,11 @@ _CUT_CHARS = 16  # characters of an error's place before the end of what was rea
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DECODE = json.JSONDecoder().raw_decode
+
+
+def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """The objects of JSON files."""
+    return read_batches(conf, path, offline, read_json)
 
 
 def read_json(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:

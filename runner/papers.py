@@ -14,11 +14,23 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.dataset_conf import DatasetConf
+from runner.origin import local_paths
+from runner.readers import Loaded
+from runner.tables import read_folder
 from runner.types import UserError
 
 SPLITS = ("train", "val", "test")
 ASPECTS = ("challenge", "approach", "outcome")
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "title", "text", "reference", "split")])
+
+
+def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """The papers in the folder."""
+    found = local_paths(path, conf.kind, offline, folders=True)[0]
+    root = found if found.is_dir() else found.parent
+    key = (conf.kind, conf.encoding)
+    return Loaded(*read_folder(root, find_papers(root), key, SCHEMA, read_papers(root)))
 
 
 def find_papers(folder: Path) -> list[Path]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from runner.dataset_conf import DatasetConf
-from runner.origin import FORMAT_VERSION, Stamps, check_unchanged, hash_json, load, stamps
+from runner.origin import FORMAT_VERSION, check_unchanged, hash_json
+from runner.readers import READERS, Loaded
 from runner.spool import STDIN, spooled
 from runner.types import Row, UnreadableRow, UserError
 from runner.where import parse_where
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import datasets
     import numpy as np
 
-KINDS = ("csv", "jsonl", "text", "parquet", "arrow", "sqlite", "openai_batch", "documents", "aclsum", "hub", "none")
 _CELLS_PER_READ = 100_000
 _BYTES_PER_READ = 16 << 20
 
@@ -44,25 +44,24 @@ def open_source(conf: DatasetConf, offline: bool = False, run_dir: Path | None =
     if piped:
         path = str(spooled(run_dir))
     try:
-        mapped = stamps(conf, path, offline)
-        table, contents, order = load(conf, path, offline)
+        loaded = READERS[conf.kind].load()(conf, path, offline)
     except UserError as error:
         raise UserError(str(error).replace(path, "the standard input")) if piped else error from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"dataset.path: {conf.path} cannot be read as {conf.kind}: {error}") from error
-    if not table.num_columns:
+    if not loaded.table.num_columns:
         raise UserError(f"dataset.path: {conf.path} has no columns: empty data set")
-    if not len(table):
+    if not len(loaded.table):
         raise UserError(f"dataset.path: {conf.path} has no rows: empty data set")
-    return DataSource(conf, table, contents, order, Path(path) if piped else None, mapped)
+    return DataSource(conf, loaded, Path(path) if piped else None)
 
 
 def _check(conf: DatasetConf) -> None:
-    if conf.kind not in KINDS:
-        raise UserError(f"dataset.kind: {conf.kind!r}{did_you_mean(conf.kind, list(KINDS))}")
-    if not conf.path and conf.kind != "none":
+    if conf.kind not in READERS:
+        raise UserError(f"dataset.kind: {conf.kind!r}{did_you_mean(conf.kind, list(READERS))}")
+    if not conf.path and READERS[conf.kind].needs_path:
         raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
-    if conf.table is not None and conf.kind != "sqlite":
+    if conf.table is not None and not READERS[conf.kind].tables:
         raise UserError(f"dataset.table={conf.table}: it applies to dataset=sqlite only, this is {conf.kind}")
     for name in conf.classes:
         if not isinstance(name, str) and (not isinstance(name, int) or isinstance(name, bool)):
@@ -80,35 +79,29 @@ class DataSource:
     reading holds one slice of at most some 16 MiB.
     """
 
-    def __init__(
-        self,
-        conf: DatasetConf,
-        table: pa.Table,
-        contents: str,
-        order: np.ndarray | None = None,
-        spool: Path | None = None,
-        mapped: Stamps | None = None,
-    ) -> None:
-        """Use ``open_source``. ``spool`` is the file that holds what was piped in, if it was. ``mapped``: what the
-        files that the table is mapped from looked like; UserError where rows are read after they were written to.
+    def __init__(self, conf: DatasetConf, loaded: Loaded, spool: Path | None = None) -> None:
+        """Use ``open_source``. ``spool`` is the file that holds what was piped in, if it was.
+
+        UserError where rows are read after a file that the table is mapped from was written to.
         """
+        table = loaded.table
         self.conf = conf
-        self._mapped = mapped or {}
         self.spool = spool
+        self._mapped, self._unreadable = loaded.mapped, loaded.unreadable
         self.schema: pa.Schema = table.schema
         self.column_names: list[str] = table.column_names
         self._total_rows = len(table)
         self._batches = [batch for batch in table.to_batches() if len(batch)]
         self._read_rows = _rows_per_read(table)
         self._class_names = _class_names(table.schema)
-        self._order = _choose(conf, table, order, self._class_names)
+        self._order = _choose(conf, table, loaded.order, self._class_names)
         self._length = min(
             self._total_rows if self._order is None else len(self._order), conf.limit or self._total_rows
         )
         if not self._length:
             raise UserError(f"dataset.where: no row of {conf.path} matches {conf.where!r}: empty data set")
         self._check_gold(table)
-        self.fingerprint = self._fingerprint(contents)
+        self.fingerprint = self._fingerprint(loaded.contents)
 
     def __len__(self) -> int:
         return self._length
@@ -122,7 +115,7 @@ class DataSource:
             check_unchanged(self._mapped)
             for values in zip(*columns, strict=True):
                 row = dict(zip(self.column_names, values, strict=True))
-                why = row["unreadable"] if self.conf.kind == "documents" else None
+                why = row[self._unreadable] if self._unreadable else None
                 yield row if why is None else UnreadableRow(row, why)
 
     def stored_place(self, row: int) -> int:

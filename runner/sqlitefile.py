@@ -16,12 +16,23 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.dataset_conf import DatasetConf
 from runner.jsonfile import infer, json_batch, merge
+from runner.origin import local_paths
+from runner.readers import Loaded
 from runner.tables import IN_MEMORY_BYTES, cache_file, store, unique_names
 from runner.types import UserError
 from runner.words import did_you_mean
 
 _BATCH_ROWS = 10_000
+
+
+def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """The rows of ``conf.table``."""
+    paths = local_paths(path, conf.kind, offline)
+    if len(paths) > 1:
+        raise UserError(f"dataset.path: the pattern matches {paths[0]}, {paths[1]}, ...: a database is read alone")
+    return Loaded(*read_sqlite(paths[0], conf.table))
 
 
 def read_sqlite(path: Path, table: str | None) -> tuple[pa.Table, str]:

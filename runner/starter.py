@@ -17,13 +17,10 @@ import pyarrow as pa
 from runner.compressed import open_bytes
 from runner.csvfile import other_delimiter
 from runner.dataset_conf import DatasetConf
+from runner.readers import SUFFIXES
 from runner.source import DataSource, open_source
 from runner.types import UserError
 
-KINDS = {
-    **{".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "text"},
-    **{".parquet": "parquet", ".arrow": "arrow", ".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite"},
-}
 PACKED = (".gz", ".zst", ".bz2", ".lz4")
 LOOKED_AT = 2000  # rows
 MOST_LABELS = 20
@@ -87,9 +84,9 @@ def _kind(path: str) -> str:
     if file.is_dir():
         return "arrow" if (file / "state.json").is_file() or (file / "dataset_dict.json").is_file() else "documents"
     suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() not in PACKED]
-    if not suffixes or suffixes[-1] not in KINDS:
-        raise UserError(f"{path}: its ending tells no kind of data; known are {', '.join(KINDS)} and folders")
-    return KINDS[suffixes[-1]]
+    if not suffixes or suffixes[-1] not in SUFFIXES:
+        raise UserError(f"{path}: its ending tells no kind of data; known are {', '.join(SUFFIXES)} and folders")
+    return SUFFIXES[suffixes[-1]]
 
 
 def _delimiter(path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Files to Arrow: CSV, JSON, plain text and Parquet, one file or several of a kind, become one table of any size.
+"""What readers share: files of a kind, one or several, become one Arrow table of any size.
 
 A small file is held in memory. A large one is written once, as an Arrow file named by the hash of its contents, into
 the cache folder and memory-mapped, so that a changed file is never served from a stale cache.
@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from runner.compressed import compression, lines, open_bytes
+from runner.compressed import compression, open_bytes
+from runner.dataset_conf import DatasetConf
+from runner.origin import FORMAT_VERSION, hash_files, hash_json, hash_readable, local_paths
+from runner.readers import Loaded
 from runner.types import UserError
 
 IN_MEMORY_BYTES = 32 << 20
-_BATCH_ROWS = 10_000
 _MAGIC = {
     b"PAR1": "a Parquet file: dataset=parquet",
     b"ARROW1": "an Arrow file: dataset=arrow",
@@ -37,27 +37,29 @@ _MAGIC = {
 Batches = Iterator[pa.RecordBatch]
 
 
-def read_table(paths: list[Path], kind: str, key: str, delimiter: str | None, encoding: str) -> pa.Table:
-    """The files' rows as a table of unique column names, memory-mapped from the cache entry ``key`` when large.
+def read_files(
+    conf: DatasetConf, path: str, offline: bool, read: Callable[[list[Path], Path | None], pa.Table]
+) -> Loaded:
+    """The files at ``path`` by ``read``, memory-mapped from its copy in the cache when they are large.
 
-    Raises UserError naming the file, the line where it is known, and what would be right.
+    ``read`` is given the files and where to put the copy, None for none.
     """
-    for path in paths:
-        refuse_other_formats(path, kind, encoding)
-    cached = None if _in_memory(paths) else cache_file(key)
-    if cached is not None and cached.exists():
-        return map_arrow(cached)
-    if kind == "csv":
-        from runner.csvfile import read_csv
+    paths = local_paths(path, conf.kind, offline)
+    contents = hash_files(paths)
+    suffixes = [file.suffixes for file in paths if ".tsv" in file.suffixes]
+    for file in paths:
+        refuse_other_formats(file, conf.kind, conf.encoding)
+    if _in_memory(paths):
+        return Loaded(read(paths, None), contents)
+    cached = cache_file(hash_json(FORMAT_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, suffixes))
+    return Loaded(map_arrow(cached) if cached.exists() else read(paths, cached), contents)
 
-        return read_csv(paths, delimiter, encoding, cached)
-    if kind == "openai_batch":
-        from runner.batchfile import read_batch_file as reader
-    elif kind == "jsonl":
-        from runner.jsonfile import read_json as reader
-    else:
-        reader = {"text": _read_text, "parquet": _read_parquet}[kind]
-    return store(*reader(paths), cached)
+
+def read_batches(
+    conf: DatasetConf, path: str, offline: bool, read: Callable[[list[Path]], tuple[pa.Schema, Batches]]
+) -> Loaded:
+    """As ``read_files``, by a function that gives the schema and the rows."""
+    return read_files(conf, path, offline, lambda paths, cached: store(*read(paths), cached))
 
 
 def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None:
@@ -116,6 +118,20 @@ def store(schema: pa.Schema, batches: Iterable[pa.RecordBatch], target: Path | N
     return map_arrow(target)
 
 
+def read_folder(
+    root: Path, files: list[Path], cache_key: tuple[str, ...], schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+) -> tuple[pa.Table, str]:
+    """What the files of a folder hold, cached when it is large, and the hash of their names and contents.
+
+    ``cache_key``: what the rows depend on beside the files.
+    """
+    contents = hash_json(*((file.relative_to(root).as_posix(), hash_readable(file)) for file in files))
+    if sum(file.stat().st_size for file in files) <= IN_MEMORY_BYTES:
+        return store(schema, batches, None), contents
+    cached = cache_file(hash_json(FORMAT_VERSION, contents, *cache_key))
+    return map_arrow(cached) if cached.exists() else store(schema, batches, cached), contents
+
+
 def unique_names(path: Path, header: list[str]) -> list[str]:
     """The names, those missing made up (pandas writes its index without one); UserError for duplicates."""
     names = [name or f"column_{number}" for number, name in enumerate(header, 1)]
@@ -123,46 +139,6 @@ def unique_names(path: Path, header: list[str]) -> list[str]:
     if twice:
         raise UserError(f"dataset.path: {path} has more than one column named {', '.join(map(repr, twice[:5]))}")
     return names
-
-
-def _read_text(paths: list[Path]) -> tuple[pa.Schema, Batches]:
-    schema = pa.schema([("text", pa.string())])
-
-    def batches() -> Batches:
-        rows = (_text_row(*line) for line in lines(paths))
-        while some := list(islice(rows, _BATCH_ROWS)):
-            yield pa.RecordBatch.from_arrays([pa.array(some)], schema=schema)
-
-    return schema, batches()
-
-
-def _text_row(path: Path, number: int, line: bytes) -> str:
-    try:
-        return line.decode().rstrip("\r\n")
-    except UnicodeError:
-        raise UserError(f"dataset.path: {path} line {number} is not UTF-8") from None
-
-
-def _read_parquet(paths: list[Path]) -> tuple[pa.Schema, Batches]:
-    files = [_open_parquet(path) for path in paths]
-    schema = common_schema(paths, [_plain(file.schema_arrow) for file in files])
-    return schema, (aligned(batch, schema) for file in files for batch in file.iter_batches(_BATCH_ROWS))
-
-
-def _open_parquet(path: Path) -> Any:
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"dataset.path: {path} is not a readable Parquet file: {error}") from None
-    unique_names(path, file.schema_arrow.names)
-    return file
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema]
-    return pa.schema(fields, schema.metadata)
 
 
 def common_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:

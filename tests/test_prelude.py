@@ -12,6 +12,7 @@ from runner import run
 from runner.dataset_conf import DatasetConf
 from runner.fake import FakeEngine
 from runner.prelude import Survey
+from runner.readers import Loaded
 from runner.source import DataSource
 from runner.types import UserError
 
@@ -75,7 +76,7 @@ def test_the_batch_prior_is_that_of_the_rows_drawn_and_no_row_is_computed_twice(
 
 def source(**conf):
     table = pa.table({"kind": ["ham" if i % 2 else "spam" for i in range(ROWS)], "text": ["x"] * ROWS})
-    return DataSource(DatasetConf(path="x", **conf), table, "contents")
+    return DataSource(DatasetConf(path="x", **conf), Loaded(table, "contents"))
 
 
 def test_samples_depend_on_the_seed_and_the_purpose_alone():

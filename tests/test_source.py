@@ -317,7 +317,7 @@ def test_a_hub_data_set(monkeypatch):
         return datasets.Dataset.from_list(ROWS).select([4, 2])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("runner.origin.reachable", lambda what, offline: not offline)
+    monkeypatch.setattr("runner.arrowfile.reachable", lambda what, offline: not offline)
     data = source("owner/name", "hub", split="test", revision="abc")
     assert list(data.rows(0)) == [ROWS[4], ROWS[2]]
     assert asked == {"path": "owner/name", "name": None, "split": "test", "revision": "abc"}
