@@ -16,13 +16,15 @@ __version__ = "0.1.0"
 def run(overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[str, Any]:
     """Run or resume what the Hydra overrides describe; the figures of ``rowmill status --json`` and ``path``.
 
-    All of it happens in this process: nothing starts it again when it dies, as ``rowmill run`` does. In the main
-    thread SIGINT and SIGTERM end the run after the step in flight; their handlers are restored. Raises
-    runner.types.UserError for a wrong configuration or input, KeyboardInterrupt after an interrupted run was made safe.
+    All of it happens in this process: nothing restarts it if it dies, unlike ``rowmill run``. In the main thread SIGINT
+    and SIGTERM end the run after the step in flight; their handlers are restored. With a model, mlx-lm's attention and
+    gated activations are replaced in every loaded module (in ``sys.modules``) and stay so; they hand whatever does not
+    belong to a run on to mlx-lm. Raises UserError for a wrong configuration or input, KeyboardInterrupt once an
+    interrupted run is safe on the disk.
 
-    >>> import runner
-    >>> figures = runner.run(["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv",
-    ...                       'prompt.user=Ham or spam? {{ text }}', "run_name=doc", "engine.backend=fake"])
+    >>> import rowmill
+    >>> figures = rowmill.run(["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv",
+    ...                        'prompt.user=Ham or spam? {{ text }}', "run_name=doc", "engine.backend=fake"])
     >>> figures["finished"], figures["errors"], figures["path"]
     (4, 0, 'outputs/doc')
     """
@@ -43,10 +45,10 @@ def run_linked(overrides: Sequence[str], config_dir: str | None, link: Link | No
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
-    """A run directory, running, interrupted or finished, for reading; runner.types.UserError if it is none.
+    """A run directory, running, interrupted or finished, for reading; UserError if it is none.
 
-    >>> import runner
-    >>> run = runner.open_run("outputs/doc")
+    >>> import rowmill
+    >>> run = rowmill.open_run("outputs/doc")
     >>> run.status["state"], run.status["finished"]
     ('finished', 4)
     >>> run.dataset.column_names

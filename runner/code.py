@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_OWN = {"runner", "jobs", "conf"}  # packages of rowmill
+_OWN = {"rowmill", "runner", "jobs", "conf"}  # packages of the distribution
 _added: list[str] = []  # folders that we put on sys.path
 _imported: dict[str, tuple[Path, str]] = {}  # a user's modules: the files they came from and their hashes
 

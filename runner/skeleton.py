@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from runner.types import Request, RowError
+from rowmill import Request, RowError
 
 
 @dataclass
@@ -56,8 +56,7 @@ from pathlib import Path
 
 import pytest
 
-import runner
-from runner.types import Completion, RowError
+from rowmill import Completion, RowError, open_run, run
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
@@ -85,9 +84,9 @@ def test_a_row_without_a_topic_is_in_error():
 def test_a_run(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a day at the sea"}\\n{"text": "rain again"}\\n')
     words = ["job=NAME", "dataset=jsonl", f"dataset.path={tmp_path}/rows.jsonl", f"output.dir={tmp_path}"]
-    figures = runner.run([*words, "engine.backend=fake"], config_dir=str(HERE))
+    figures = run([*words, "engine.backend=fake"], config_dir=str(HERE))
     assert (figures["finished"], figures["errors"]) == (2, 0)
-    rows = list(runner.open_run(figures["path"]).rows())
+    rows = list(open_run(figures["path"]).rows())
     assert all(row["topic"] and row["summary"] for row in rows)
 '''
 

@@ -1,6 +1,14 @@
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
+
+if importlib.util.find_spec("rowmill") is None:  # a checkout that is not installed: pyproject.toml names the folder
+    _file = Path(__file__).parents[1] / "runner" / "rowmill" / "__init__.py"
+    _spec = importlib.util.spec_from_file_location("rowmill", _file, submodule_search_locations=[str(_file.parent)])
+    sys.modules["rowmill"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["rowmill"])
 
 
 def pytest_addoption(parser):
