@@ -33,17 +33,25 @@ TWO_LABELS = ((5,), (7,))
 
 @dataclass
 class BenchmarkConf:
-    """What to measure. ``workload``: shared (all prompts begin with the same ``prefix`` tokens), unique (nothing
-    shared), documents (``documents`` x ``questions``, shuffled; each document has ``prefix`` tokens) or run (prompts of
-    the run in the folder ``run_dir``, with its own choices if ``output`` is 0).
+    """What to measure.
 
-    ``n`` prompts with ``suffix`` tokens of their own and ``output`` generated ones (0: two labels scored by choice).
-    ``batch_sizes`` lists those to try in turn (null: the one that a run would take). ``against`` names other engines
-    for the same prompts: mlx_lm.generate, mlx_lm.batch_generate, mlx_lm.batch_generate+prefix, and llama.cpp for models
-    from a GGUF file. ``repeat``: timed runs.
-
-    ``card``, the line of a model card: tokens/s and time to first token of ``response`` tokens after ``suffix`` ones,
-    one stream and then a run's batch (or those in ``batch_sizes``).
+    Attributes:
+        workload: shared: all prompts begin with the same tokens; unique: nothing is shared; documents: several
+            questions about each document, shuffled; run: the prompts of an earlier run; card: the line of a model
+            card, which is tokens/s and time to first token, for one stream and then for a batch.
+        n: The number of prompts.
+        prefix: The number of tokens in a shared beginning or a document.
+        suffix: The number of tokens of each prompt's own.
+        output: The number of tokens generated. 0: two labels are scored (with run: the run's own).
+        documents: The number of documents.
+        questions: The number of questions about each.
+        batch_sizes: Batch sizes to try in turn. null: the one that a run would take.
+        against: Other engines to give the same prompts to: ``mlx_lm.generate``, ``mlx_lm.batch_generate``,
+            ``mlx_lm.batch_generate+prefix``, and ``llama.cpp`` for models from a GGUF file.
+        repeat: The number of timed repetitions.
+        seed: Determines the made-up prompts.
+        response: The length of a model card's answers in tokens.
+        run_dir: The folder of the run whose prompts are used.
     """
 
     workload: str = key("shared", among=WORKLOADS)

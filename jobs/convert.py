@@ -35,9 +35,12 @@ _WRITTEN_HERE = ("config.json", "model.safetensors.index.json")
 
 @dataclass
 class ConvertConf:
-    """``bits`` (2, 3, 4, 5, 6, 8) and ``group_size`` (32, 64, 128) of MLX's affine quantisation; null: the recipe's.
+    """MLX's affine quantisation.
 
-    ``folder``: where the model goes (null: the cache folder, where ``model=`` with a recipe finds it).
+    Attributes:
+        bits: Bits per weight. null: the recipe's.
+        group_size: The number of weights that share a scale. null: the recipe's.
+        folder: Where the model goes. null: the cache folder, where ``model=`` with a recipe finds it.
     """
 
     bits: int | None = key(None, among=(2, 3, 4, 5, 6, 8))

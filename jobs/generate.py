@@ -12,9 +12,16 @@ from runner.types import Columns, Request, Row, Steps, UserError
 
 @dataclass
 class Generate:
-    """Generate text. With ``samples`` over 1, ``text`` is a list of that many completions, each drawn on its own.
+    """Generate text, or JSON that follows a schema.
 
-    At temperature 0 the samples are equal, and computed once. A row of which one sample fails is in error.
+    ``output.schema`` (a JSON Schema), ``output.regex`` or ``output.choices`` determine what an answer looks like;
+    decoding is held to it token by token. A prompt's own file may bring its structure along, under ``output:``. Where a
+    schema does not say otherwise, objects have no other properties than those named, and integers stay within 53
+    bits. An answer cut off at ``engine.max_tokens`` is asked for once more with twice the room; after that the row is
+    in error. Models that think first (gpt-oss, ``<think>`` tags) do so freely.
+
+    With ``samples`` over 1 every column is a list with one entry for each completion. At temperature 0 the samples are
+    equal, and computed once. A row with one failed sample is in error.
     """
 
     samples: int = 1
@@ -26,7 +33,13 @@ class Generate:
             raise UserError(f"job.samples={self.samples}: it must be a whole number, at least 1")
 
     def schema(self) -> pa.Schema:
-        """``text``, or a column for each property of ``output.schema``; lists of them with ``samples`` over 1."""
+        """The output columns.
+
+        Columns:
+            text: The completion; absent with a schema unless ``output.raw=true``.
+            the schema's properties: With ``output.schema``: a typed column for each; objects are structs, arrays are
+                lists, enums are dictionary-encoded.
+        """
         fields = self.structure.fields() if self.structure else []
         if not fields or (self.raw and "text" not in [field.name for field in fields]):
             fields = [*fields, pa.field("text", pa.string())]

@@ -27,21 +27,27 @@ MANY = 20  # labels; of more, only the beginnings are scored
 
 @dataclass
 class Label:
-    r"""Label rows.
+    r"""Assign one of a fixed set of labels to each row.
 
-    ``labels``: names, or mappings of name, surface (what the model sees, default the name) and description; YAML may
-    also map names to descriptions. ``method`` choice scores every label as the continuation of the prompt and
-    normalises over the labels; generate lets the model write and looks for a label in its answer. ``label_end`` is put
-    after every surface text: with it ("\n", say) a label does not profit from being another's beginning.
-    ``whole`` scores labels to their ends; false only as far as it takes to tell each from all others, which needs a
-    fraction of the work but favours labels that differ early; null does so where there are more than MANY labels.
+    With ``method=choice`` every label is scored as a continuation of the prompt, all of them in one pass, and the
+    probabilities are normalised over the labels. With more than 20 labels each is scored only as far as it takes to
+    tell it from all others, which can decide doubtful rows differently; ``whole=true`` scores them to their ends. With
+    ``method=generate`` the model writes freely, and its answer is searched for a label.
 
-    ``prior`` (by choice) takes out the model's preference for a label: content_free divides by the probabilities that
-    it gives without any content, batch subtracts the mean log-probabilities of ``prior_rows`` rows. ``logprobs`` keeps
-    the scores as they were before. ``votes`` (by generating, with a temperature) lets the majority of so many answers
-    decide. Below a confidence of ``abstain_below`` a row has no label.
+    Labels are names or, where the model should see something else, ``{name: ..., surface: ..., description: ...}``; in
+    YAML, names may also map to descriptions. The template finds them in ``labels``. ``label_end`` is added to every
+    label's text; with "\n", a label does not profit from being the beginning of another.
 
-    The prompt template sees ``labels``, a list of {name, surface, description}.
+    Small models prefer some labels whatever the text says. ``prior=batch`` measures that preference on a sample of the
+    rows and removes it, assuming that labels are about equally frequent; ``prior=content_free`` measures it on empty
+    texts. ``calibrate.rows=0.2`` fits the confidences to a fifth of the rows with gold and reports the effect on the
+    rest. ``method=generate votes=5`` with ``engine.temperature=0.7`` takes the majority of five answers, and its share
+    as the confidence. ``abstain_below=0.7`` leaves doubtful rows without a label.
+
+    ``dataset.gold`` names a column with the right labels, if there is one. It yields accuracy, precision, recall and
+    F1 for each label, Cohen's kappa, the confusion matrix, the calibration of the confidences and accuracy against
+    coverage, all with 95% bootstrap intervals. ``rowmill evaluate`` computes the same later, against any column of the
+    output or the data.
     """
 
     labels: Any = field(default_factory=list)
@@ -72,8 +78,16 @@ class Label:
         return {"labels": [vars(choice) for choice in self.choices]}
 
     def schema(self) -> pa.Schema:
-        """``label``, its ``confidence`` (0 to 1, by choice or votes), ``abstained`` if rows can; then every label's
-        probability, or the ``votes``, and what was written as ``text``.
+        """The output columns.
+
+        Columns:
+            label: The label; null where the confidence is below ``abstain_below``.
+            confidence: By choice, the probability of the label among the labels; with votes, its share of them.
+            abstained: With ``abstain_below``: whether the confidence was too low for a label.
+            probabilities: By choice: the probability of every label.
+            logprobs: With ``logprobs=true``: the labels' log-probabilities before prior and temperature.
+            votes: With ``votes`` over 1: what each answer voted for; null for no label.
+            text: By generating: what the model wrote, or a list of all its answers.
         """
         by_label = pa.struct([(name, pa.float64()) for name in self.names])
         columns: dict[str, Any] = {"label": pa.string()}

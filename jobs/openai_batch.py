@@ -44,10 +44,14 @@ _CHOICE = pa.struct([("text", pa.string()), ("finish_reason", pa.string()), ("lo
 
 @dataclass
 class OpenAIBatch:
-    """Answer chat requests. ``temperature`` and ``top_p`` are for bodies that set none: the API's own are 1.
+    """Answer the requests of an OpenAI batch file, unchanged.
 
-    Without ``max_completion_tokens`` or ``max_tokens`` an answer has up to ``engine.max_tokens``. ``model`` and
-    parameters that do not change an answer (``user``, ``metadata``, ...) are ignored.
+    ``rowmill export RUN results.jsonl --format openai-batch`` writes results as the API does. Requests that fail, or
+    ask for what is not offered here (tools, images, penalties), go to ``results.errors.jsonl`` with the API's error
+    codes. A body without ``max_completion_tokens`` or ``max_tokens`` gets up to ``engine.max_tokens``. ``model`` and
+    parameters that do not change an answer (``user``, ``metadata``, ...) are ignored. With ``logprobs`` and
+    ``top_logprobs`` (up to 20) an answer comes with the log-probabilities of its tokens and of the likeliest others,
+    before the temperature; reasoning is left out.
     """
 
     temperature: float = 1.0
@@ -60,7 +64,12 @@ class OpenAIBatch:
             raise UserError(f"job.top_p={self.top_p}: it must be above 0 and at most 1")
 
     def schema(self) -> pa.Schema:
-        """``choices``: every answer with its finish reason and log-probabilities; ``text``: the first of them."""
+        """The output columns.
+
+        Columns:
+            text: The first answer.
+            choices: All ``n`` answers with their finish reasons and, if asked for, log-probabilities.
+        """
         return pa.schema([("text", pa.string()), ("choices", pa.list_(_CHOICE))])
 
     def steps(self, row: Row) -> Steps:

@@ -27,10 +27,15 @@ READ_ROWS = 1000
 
 @dataclass
 class PerplexityConf:
-    """``window`` and ``stride`` in tokens; ``max_tokens``: of the text (null: all of it).
+    r"""What is measured, and on how much of the text.
 
-    ``column`` holds the documents, one a row (null: ``text``, or the only column of texts). ``separator`` joins them:
-    null is the model's end token; a text (backslash n for a line break, as for a book) makes one document of all rows.
+    Attributes:
+        window: The length of a window in tokens.
+        stride: How many tokens after the last one the next window begins.
+        max_tokens: Use only this many tokens of the text. null: all.
+        column: The column with the documents. null: ``text``, or the only column of texts.
+        separator: What joins the documents. null: the model's end token; a text such as ``\n`` makes all rows one
+            document, as for a book.
     """
 
     window: int = key(4096, least=2)

@@ -34,19 +34,24 @@ Asking = Generator[Request | list[Request], Any, Any]
 
 @dataclass
 class Summarize:
-    """Summarise the text in ``column``.
+    """Summarise documents of any length.
 
-    ``method``: map_reduce summarises chunks of ``chunk_tokens`` (null: 2,000, or what the model's context leaves) and
-    then, in groups of up to ``fan_in``, the summaries, until one is left. refine goes through the chunks one after the
-    other and improves one summary. A document of one chunk is always summarised at once; with stuff, one that does
-    not fit into the context is an error row. Neighbouring chunks share up to ``overlap_tokens``.
+    A document longer than ``chunk_tokens`` is split at paragraphs, or else sentences. With ``method=map_reduce`` its
+    chunks are summarised, then the summaries in groups of up to ``fan_in``, until one is left; ``refine`` goes through
+    the chunks in order and improves one summary; with ``stuff``, a document that exceeds the context is in error. Each
+    step is a committed answer: a kill in the middle of a book loses only what was at work. Documents do not wait for
+    each other.
 
-    A summary that is empty or a copy of its input is asked for again up to ``retries`` times, one that has over 1.2
-    times ``target_words`` once, and then cut after a sentence; what is still wrong stands in the column ``flaw``.
-    ``intermediate`` keeps the summaries of the parts.
+    A summary that is empty or copies its input is asked for again, up to ``retries`` times. One with over 1.2 times
+    ``target_words`` is asked for once more, then cut after a sentence. What is still wrong stands in the column
+    ``flaw``.
 
-    The prompt template sees ``step`` (whole, part, merge, refine or shorten), ``passage`` (what to summarise),
-    ``summary`` (so far; for refine), ``words`` (the target), ``part`` and ``parts`` (the chunk's number and how many).
+    ``dataset=documents dataset.path=FOLDER`` reads text, Markdown, HTML and PDF files. ``dataset=aclsum`` is 250 papers
+    with reference summaries; with references in ``dataset.gold``, a run ends with ROUGE-1, 2 and L and their
+    intervals, which needs ``pip install -e '.[summarize]'``.
+
+    The template finds ``step`` (whole, part, merge, refine or shorten), ``passage`` (what to summarise), ``summary``
+    (so far, with refine), ``words`` (the target), ``part`` and ``parts`` (the chunk's number, and how many there are).
     """
 
     column: str = "text"
@@ -96,8 +101,16 @@ class Summarize:
         return {"step": "whole", "passage": "", "summary": "", "words": self.target_words, "part": 1, "parts": 1}
 
     def schema(self) -> pa.Schema:
-        """``summary``, its ``flaw``, ``chunks``, ``levels`` (of requests that build on another), ``tokens`` of the
-        document, ``flawed_parts`` (intermediate summaries with a flaw), and on request ``parts``.
+        """The output columns.
+
+        Columns:
+            summary: The summary.
+            flaw: What is wrong with it (empty, a copy, cut); null if nothing is.
+            chunks: The number of chunks that the document was split into.
+            levels: The number of requests that build on one another.
+            tokens: The length of the document.
+            flawed_parts: The number of intermediate summaries with a flaw.
+            parts: With ``intermediate=true``: the summaries of the parts.
         """
         names = ("chunks", "levels", "tokens", "flawed_parts")
         fields = [("summary", pa.string()), ("flaw", pa.string()), *((name, pa.int32()) for name in names)]

@@ -32,21 +32,21 @@ Weights = dict[str, dict[str, float]]
 
 @dataclass
 class Synthesize:
-    """Write ``target`` texts that pass all filters, in at most ``max_attempts`` attempts (null: ten times the target).
+    """Write new rows until enough of them are accepted.
 
-    Each attempt takes the next row of the data set as its seed (its columns are variables of the prompt), draws a
-    value for each of ``attributes`` ({tone: [warm, dry]}, or with weights {tone: {warm: 2, dry: 1}}) by its weights,
-    or goes through all combinations (``combine``: sample or product), and draws ``shots`` few-shot examples from
-    ``examples`` or, if there are none, from the other rows. ``temperature`` and ``top_p`` are those of the texts.
+    Each attempt takes the next row of the data set as its seed, draws a value for each of ``attributes`` and
+    ``shots`` few-shot examples, writes a text, and passes the filters in order. The run ends when ``target`` rows are
+    accepted or ``max_attempts`` are spent, and reports which filter rejected how many and how diverse the texts are.
+    Attempts are decided in order, so that the same seed gives the same rows after any number of kills. What is drawn
+    depends on what had been accepted ``ahead`` attempts before.
 
-    ``filters``: name -> options (null: off), asked in their order: complete, length, deny, schema, language, overlap
-    and those of your own (``_target_`` names a class with ``reason(draft)``) see one text; judge asks the model; exact,
-    near and balance compare with what attempts before it came to. ``column`` of the data set, or of the examples, is
-    what texts are compared with. ``ahead`` attempts are at work at a time; what is drawn is chosen by what had been
-    accepted so many attempts before.
+    ``dataset=none`` starts from attributes and ``examples`` alone. ``prompt=synthesize_chat`` suits larger models.
+    ``pip install -e '.[synthesize]'`` brings what some filters need. A filter of one's own is a class with
+    ``reason(draft)``, named by ``_target_``. Rejected attempts, with their reasons: ``rowmill export RUN
+    rejected.jsonl --rejected``; ``rowmill export RUN FILE --join`` puts the seed row beside each made one.
 
-    The prompt template sees the seed row's columns, each attribute by name, ``attributes`` (all of them by name),
-    ``shots`` (rows) and ``column``.
+    The template finds the seed row's columns, each attribute by name, ``attributes`` (all of them), ``shots`` (rows)
+    and ``column``.
     """
 
     target: int = 100
@@ -98,7 +98,15 @@ class Synthesize:
         return {"attributes": {name: columns[name] for name in self.weights}, "shots": [], "column": self.column}
 
     def schema(self) -> pa.Schema:
-        """``text``, each attribute, ``score`` if there is a judge, the ``attempt`` and its ``seed_row``, by number."""
+        """The output columns.
+
+        Columns:
+            text: The text.
+            the attributes: The value drawn for each.
+            score: With the filter judge: how the model scored the text.
+            attempt: The number of the attempt.
+            seed_row: The number of the data set's row that it started from.
+        """
         fields = [("text", pa.string()), *((name, pa.string()) for name in self.weights)]
         fields += [("score", pa.float64())] if self._judge else []
         return pa.schema([*fields, ("attempt", pa.int64()), (SEED_ROW, pa.int64())])

@@ -1,4 +1,27 @@
-"""rowmill: put a prompt through every row of a data set with one local LLM, resumably."""
+"""rowmill: put a prompt through every row of a data set with one local LLM, resumably.
+
+    row ---- job.steps(row) ----> request ---- template, tokenizer ----> sequence (token ids)
+                                                                            |
+            window: the rows read ahead, their sequences sorted so that neighbours share a prefix
+                                                                            |
+       snapshot of the prefix  <----  batch: prefill of each suffix, then decode, on one resident model
+       (computed once, stored once)                                         |
+                                                                       completion
+                                                                            |
+       shard (data-00007.arrow) <-- finished rows <-- job <-- checkpoint (run.db): recorded before anyone acts on it
+
+Durability: an answer is committed to the checkpoint before its job sees it. A shard (a fixed range of rows) is written
+beside its place, synced, renamed, and only then recorded. Whenever a run dies, what is on disk is consistent, and no
+row is lost or doubled.
+
+Determinism: decoding is greedy by default. With a temperature, a row's draws depend on ``seed``, its place in the data
+set as stored and the number of the question, but not on ``where``, ``shuffle_seed``, ``limit`` or the rows that share
+its batch. The date that chat templates print is fixed when a run begins, so that a prompt is still the same after
+midnight. Floating-point sums do depend on the shape of a batch: near-ties can fall either way on another machine or
+with another batch size.
+
+From Python, ``run`` computes and ``open_run`` reads, also while a run is at work or after it was interrupted.
+"""
 
 from __future__ import annotations
 

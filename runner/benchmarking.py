@@ -1,4 +1,11 @@
-"""The command ``benchmark``: from overrides to measurements on disk."""
+"""The command ``benchmark``: from overrides to measurements on disk.
+
+It measures any model on made-up prompts or on those of a run, alone or beside mlx-lm's own functions and llama.cpp on
+the same prompts, and writes ``benchmark.json``.
+
+    rowmill benchmark 'benchmark.against=[mlx_lm.batch_generate+prefix]'
+    rowmill benchmark benchmark.workload=card model=gpt_oss_20b_q6g32
+"""
 
 from __future__ import annotations
 

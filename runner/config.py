@@ -28,10 +28,15 @@ from runner.types import Job, Sampling, UserError
 
 @dataclass
 class ModelConf:
-    """``path``: a folder, a ``.gguf`` file, a ``wheel:`` address or a hub id; ``revision`` pins a hub id.
+    """Which model runs.
 
-    ``base``, ``bits`` and ``group_size`` are what ``rowmill convert`` makes it from and how; without a ``path``, a run
-    takes what convert has made.
+    Attributes:
+        path: A folder, a ``.gguf`` file, a hub id, or a file in a wheel (``wheel:NAME==VERSION/path/in/wheel``).
+            Without one, a run uses what ``rowmill convert`` has made from the keys below.
+        revision: The commit, tag or branch of a hub id.
+        base: The model that ``rowmill convert`` starts from.
+        bits: The bits per weight that it converts to.
+        group_size: The number of weights that share a scale.
     """
 
     path: str | None = None
@@ -43,16 +48,31 @@ class ModelConf:
 
 @dataclass
 class EngineConf:
-    """How the model runs. Only ``max_tokens``, ``max_kv_size`` and the sampling keys change what comes out.
+    """How the model runs.
 
-    ``backend``: auto, metal, cuda, cpu, or fake (no model: deterministic text from the prompt's hash). ``batch_size``:
-    sequences at once (null: chosen for the device). ``prefill_tokens``: prompt tokens in one step (null: chosen).
-    ``memory_gb``: for weights and KV caches together (null: what the device has). ``max_kv_size``: the tokens of a row
-    that its attention sees, the first 4 and the latest ones (null: all). ``window``: rows read ahead and
-    sorted; prompts share what they have in common with others among these (some 40 kB of memory for each 1,000 tokens).
-    ``max_tokens``: of an answer; ``temperature`` 0 is greedy, ``top_k`` 0 and ``top_p`` 1 are off.
-    ``stall_minutes`` without a step, and the model's process is started again; it ends with exit code 3 when it has
-    died more than ``max_restarts`` times in a row without an answer in between.
+    Only ``max_tokens``, ``max_kv_size``, ``reasoning_effort`` and the sampling keys (``temperature``, ``top_p``,
+    ``top_k``, ``min_p``) change what is written; all other keys may differ when a run is resumed. Nothing here needs
+    tuning: the batch grows for as long as that yields more tokens per second, and whether a prefix is worth sharing is
+    measured once for each model and machine.
+
+    Attributes:
+        backend: The device; auto takes the best one available. fake needs no model and answers with text made from the
+            prompt's hash, to try out a configuration in a second.
+        batch_size: The number of sequences computed together. null: found while the run is at work.
+        prefill_tokens: The number of prompt tokens in one step. null: chosen for the device.
+        memory_gb: The memory for weights and KV caches together. null: what the device has to give.
+        max_kv_size: The number of tokens of a row that attention sees: the first 4 and the latest ones. null: all.
+        window: The number of rows read ahead. Their prompts are sorted and share what they have in common, at a cost
+            of about 40 kB of memory for every 1,000 tokens.
+        max_tokens: The length limit of an answer.
+        temperature: 0 always takes the likeliest token.
+        top_p: Draw only from the likeliest tokens that together have this probability. 1: off.
+        top_k: Draw only from this many of the likeliest tokens. 0: off.
+        min_p: Leave out tokens less likely than this fraction of the likeliest. 0: off.
+        reasoning_effort: How long a model such as gpt-oss thinks before it answers.
+        stall_minutes: If no step finishes for this long, the model's process is restarted.
+        max_restarts: After more than this many deaths in a row without an answer in between, the run ends with exit
+            code 3.
     """
 
     backend: str = key("auto", among=("auto", "metal", "cuda", "cpu", "fake"))
@@ -76,12 +96,18 @@ class EngineConf:
 
 @dataclass
 class OutputConf(StructureConf):
-    """``dir`` holds run folders. ``keep``: input columns in the output (null: all but those named like one of ours).
+    """What goes into the output, and where.
 
-    ``shard_rows``: rows in an Arrow file. ``report``: write ``report.html`` when all rows are finished (null: unless
-    the engine is the fake one). Answers are made to follow ``schema`` (JSON Schema in YAML, or a .json or .yaml file),
-    ``regex`` or ``choices``; ``raw`` keeps their text beside the columns made of it. ``reasoning`` keeps what the model
-    thought before it answered, in a column of that name.
+    An answer can be held to a structure with one of ``schema``, ``regex`` and ``choices``: decoding is constrained
+    token by token, so every finished row parses and validates. Each property of a schema becomes a typed column.
+
+    Attributes:
+        dir: The folder that holds run folders.
+        keep: The input columns to copy into the output. null: all whose names are not taken by the job's own columns.
+        shard_rows: The number of rows in an Arrow file.
+        report: Whether to write ``report.html`` once all rows are finished. null: unless the engine is the fake one.
+        raw: Keep the text of a structured answer beside the columns made from it.
+        reasoning: Keep what the model thought before it answered, in the column ``reasoning``.
     """
 
     dir: str = "outputs"
@@ -94,25 +120,41 @@ class OutputConf(StructureConf):
 
 @dataclass
 class CalibrateConf:
-    """``rows``: the share of the rows, with gold, that the temperature of the confidences is fitted on; 0: none."""
+    """Whether the confidences of labels are calibrated.
+
+    Attributes:
+        rows: The fraction of the rows with gold labels that the temperature of the confidences is fitted to; the
+            effect is measured on the rest. 0: no calibration.
+    """
 
     rows: float = key(0.0, least=0, most=0.9)
 
 
 @dataclass
 class CheckpointConf:
-    """``durability``: process (survives any death of the process) or power (also a power cut)."""
+    """How safely answers are stored.
+
+    Attributes:
+        durability: process survives any death of the process; power also survives a power cut, because every commit
+            waits for the disk. After a power cut with process, the last commits may have to be computed again.
+    """
 
     durability: str = key("process", among=("process", "power"))
 
 
 @dataclass
 class RunConf:
-    """A run. ``seed`` fixes all random draws. ``date`` is today for chat templates (null: the day the run began).
+    """The keys that belong to no group.
 
-    ``run_name`` (null: the names of job and dataset) is the folder in ``output.dir``. ``resume``: auto, errors to
-    try rows in error once more, or force to start anew in a fresh directory. ``offline``: fetch nothing, use what is
-    cached.
+    Attributes:
+        run_name: The name of the run's folder in ``output.dir``. null: made from the names of the job and the data
+            set.
+        resume: auto continues what is there; errors also tries rows with an error again; force starts over in a fresh
+            folder and deletes nothing.
+        seed: Determines all random draws.
+        date: What chat templates take for today, such as 2026-01-31. null: the day the run began.
+        offline: Fetch nothing; use only what is in the caches.
+        modules: Installed Python modules, apart from rowmill's own, whose classes may be used as jobs and filters.
     """
 
     job: Any = None

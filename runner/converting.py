@@ -1,4 +1,14 @@
-"""The command ``convert``: from overrides to a model folder with its card."""
+"""The command ``convert``: from overrides to a model folder with its card.
+
+It makes an MLX folder from a hub id or a folder, one tensor at a time. Weights quantised in another way (the MXFP4
+experts of gpt-oss) are dequantised first. It reports bits per weight as read back from the files, lists what stays in
+higher precision, and writes a model card.
+
+    rowmill convert model.path=openai/gpt-oss-20b convert.bits=6 convert.group_size=32
+
+The recipes ``gpt_oss_20b_q8g64``, ``_q6g32``, ``_q5g32`` and ``_q4g32`` take 22.26, 18.34, 15.72 and 13.11 GB on disk
+(measured with random weights in the real shapes).
+"""
 
 from __future__ import annotations
 

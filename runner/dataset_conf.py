@@ -9,14 +9,23 @@ from typing import Any
 
 @dataclass
 class DatasetConf:
-    """Which rows to read. ``path``: a file, a pattern such as ``data/*.jsonl.gz`` (several files, in the order of their
-    names), ``-`` (what is piped in), a folder (arrow, documents), a hub name (hub) or a ``wheel:`` address of a file.
+    """Which rows to read.
 
-    Files may be compressed with gzip, zstd, bz2 or lz4. ``table`` names a table or view of an SQLite database.
-    ``subset``, ``split`` and ``revision`` apply to hub data sets (``split`` also to a saved dict of splits).
-    ``gold`` names the column with the right answers; ``classes[i]`` names its value i where it holds numbers.
-    ``delimiter`` (default: comma, or tab for .tsv) and ``encoding`` apply to CSV (``encoding`` to documents,
-    too). ``where``: see ``runner.where``.
+    Attributes:
+        kind: The reader; ``dataset=NAME`` sets it.
+        path: A file, a pattern such as ``data/*.jsonl.gz`` (read in the order of the names), ``-`` for what is piped
+            in, a folder (arrow, documents), the name of a data set on the hub, or a ``wheel:`` address of a file.
+        table: The table or view of an SQLite database.
+        split: The split of a hub data set or of a saved dictionary of splits.
+        subset: The subset of a hub data set.
+        revision: The commit, tag or branch of a hub data set.
+        where: A filter over columns, such as ``stars > 3 and text is not null``; see ``rowmill help dataset``.
+        shuffle_seed: Shuffle the rows with this seed. null: in the order they are stored.
+        limit: Read only this many rows, after filtering and shuffling. null: all.
+        gold: The column with the right answers.
+        classes: Names for the values 0, 1, 2, ... of a gold column of numbers.
+        delimiter: What separates the cells of a CSV file. null: a comma, or a tab for .tsv.
+        encoding: The character encoding of CSV files and documents.
     """
 
     kind: str = "csv"

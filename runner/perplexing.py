@@ -1,4 +1,11 @@
-"""The command ``perplexity``: from overrides to windows in a checkpoint to a table of variants."""
+"""The command ``perplexity``: from overrides to windows in a checkpoint to a table of variants.
+
+It cuts a text into windows, commits each batch of them, resumes, and writes one table of all variants with standard
+errors and the differences from the first, as text, Markdown and JSON. ``--self-check`` compares a batch with forward
+passes one by one.
+
+    rowmill perplexity -m model=gpt_oss_20b_q8g64,gpt_oss_20b_q6g32 dataset=text dataset.path=book.txt
+"""
 
 from __future__ import annotations
 

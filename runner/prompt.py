@@ -1,7 +1,15 @@
-"""Templates to messages to the model's chat template to token ids; ids back to text.
+r"""Templates to messages to the model's chat template to token ids; ids back to text.
 
-Two forms. Chat: ``system`` and ``user`` become messages for the model's own chat template; the examples become earlier
-turns. Raw (``chat: false``): system, examples and row are joined to one text that the model continues.
+There are two forms. With ``chat``, ``system`` and ``user`` become messages for the model's own chat template, and the
+examples become earlier turns. Raw (``chat: false``), system, examples and row are joined into one text that the model
+continues, which base models need and small ones do better with: see ``conf/prompt/movie_reviews.yaml``.
+
+A template that names a missing column, or that has a syntax error, is refused before the model loads. A null cell makes
+its row an error unless the template has a default: ``{{ text or "" }}``.
+
+On the command line a text needs quotes of its own (``'prompt.user="..."'``) only where it looks like a list, a number
+or the like, or contains line breaks: in double quotes ``\n`` and ``\t`` are read as in YAML, in single quotes as they
+stand. A prompt with the name of the job, or else of the data set, is used without being asked for.
 
 Text from cells is never read as control tokens. In chat nothing in a message is; in raw mode those that the template
 itself spells out are. White space at a raw template's end moves to the front of the answers ("Sentiment: " becomes
@@ -33,12 +41,18 @@ Message = dict[str, Any]
 
 @dataclass
 class PromptConf:
-    """How a row becomes a prompt. ``system`` and ``user`` are Jinja2 over the row's columns; ``user`` must be set.
+    """How a row becomes a prompt.
 
-    ``examples``: each a dict of the variables that the templates use and ``answer``. ``separator`` stands between raw
-    pieces, ``answer_prefix`` before raw answers (" " for "Sentiment:" and "positive"). ``stop``: texts that end the
-    answer and are left out of it. ``output.schema``, ``.regex`` and ``.choices`` are what answers must look like if the
-    run's own ``output`` does not say.
+    ``system`` and ``user`` are Jinja2 templates over the row's columns and the job's variables.
+
+    Attributes:
+        system: The system message, or how a raw prompt begins.
+        user: The user message, or the part of a raw prompt that each row adds.
+        examples: Few-shot examples: for each the variables that the templates use, and ``answer``.
+        chat: Use the model's chat template. false: one raw text that the model continues.
+        separator: What stands between the parts of a raw prompt.
+        answer_prefix: What comes before each answer in a raw prompt, such as a space after "Sentiment:".
+        stop: Texts that end an answer and are left out of it.
     """
 
     system: str | None = None

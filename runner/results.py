@@ -1,4 +1,31 @@
-"""A run directory from Python: how far it is, what it was, its rows, its errors. Reading never disturbs a run."""
+"""A run directory from Python: how far it is, what it was, its rows, its errors.
+
+``OUTPUT_DIR/RUN_NAME`` is a data set for ``datasets.load_from_disk``, in the order of the input:
+
+    ``data-*.arrow``: The rows, with ``state.json`` and ``dataset_info.json``.
+    ``run.db``: The checkpoint, an SQLite database.
+    ``config.yaml``: The configuration of the run.
+    ``run.log``: What happened, with whole tracebacks.
+    ``report.html``: One page to read offline, written when all rows are finished, or by ``rowmill report``.
+
+Every row has these columns beside those of its job (see ``rowmill help jobs``):
+
+    ``input columns``: Those in ``output.keep``; by default all whose names do not collide with another column.
+    ``gold``: The column ``dataset.gold``, where its own name would collide.
+    ``reasoning``: With ``output.reasoning=true``: what the model thought before it answered.
+    ``error``: Why this row has no result; null for all others.
+    ``usage``: ``prompt_tokens``, ``cached_tokens`` (those of them that came from a computed prefix),
+        ``completion_tokens``, ``finish_reason``, ``retries`` (requests asked again) and ``seed`` (of the row's first
+        draws; null if there were none).
+
+Exit codes of ``rowmill run``:
+
+    ``0``: All rows finished without an error.
+    ``1``: Finished, but some rows have an ``error``, or fewer rows than asked for were accepted.
+    ``2``: The configuration or the input is wrong, or the folder belongs to another run; nothing was computed.
+    ``3``: This model or this machine cannot run it.
+    ``130``: Interrupted; the same command continues.
+"""
 
 from __future__ import annotations
 

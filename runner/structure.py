@@ -31,7 +31,13 @@ _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 @dataclass
 class StructureConf:
-    """``schema`` (JSON Schema in YAML, or a .json or .yaml file), ``regex`` or ``choices``: one of them, or none."""
+    """What an answer must look like: at most one of the three.
+
+    Attributes:
+        schema: A JSON Schema, in YAML or as the name of a .json or .yaml file.
+        regex: A regular expression for the whole answer.
+        choices: The texts that an answer may be.
+    """
 
     schema: Any = None
     regex: str | None = None

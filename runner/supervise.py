@@ -1,7 +1,19 @@
-"""The supervisor: keeps the model in a child process, watches it, and starts it again when it dies.
+"""The supervisor: keeps the model in a child process, watches it, and restarts it when it dies.
+
+If only the model's process dies, nothing needs to be done: ``rowmill run`` restarts it when it aborts, runs out of
+memory (with smaller batches from then on) or finishes no step within ``engine.stall_minutes``. A row that was at work
+in two deaths is run alone, and becomes an error row at the third. ``--no-supervise``, and ``rowmill.run`` in Python,
+keep the model in the one process.
+
+After any other end, run the same command again. Finished rows are kept, and recorded answers are not computed again.
+Ctrl-C and SIGTERM end a run after the step in progress and print the command that continues it. If the prompt, the
+data, the model or the job has changed since, the run refuses and shows what differs: use another ``run_name``, or
+``resume=force``, which starts over in a fresh folder and deletes nothing. Data files may move, since it is their
+contents that count; of a job or filter of your own, its Python files count, too. ``resume=errors`` tries rows with an
+error once more, say on a machine with more memory: what failed is asked again, all other answers are kept.
 
 The child, a worker, does all that ``rowmill run`` does and talks to the user itself. The supervisor passes signals on,
-sees it die or stop getting on, and starts the next, which resumes from the checkpoint.
+sees it die or stall, and starts the next one, which resumes from the checkpoint.
 """
 
 from __future__ import annotations

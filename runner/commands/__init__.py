@@ -1,5 +1,6 @@
-"""The commands of ``rowmill``: ``begin run look take model``, each with functions ``NAME(options) -> exit code`` and
-``NAME_arguments(parser)``. They import what they need when they run: ``rowmill --help`` must answer at once.
+"""The commands of ``rowmill``: ``begin run look take model help``, each with functions ``NAME(options)``, which returns
+the exit code, and ``NAME_arguments(parser)``. They import what they need when they run: ``rowmill --help`` must answer
+at once.
 """
 
 from typing import NamedTuple
@@ -16,6 +17,7 @@ class Command(NamedTuple):
 
 GROUPS: dict[str, dict[str, Command]] = {
     "Get started": {
+        "help": Command("help", "explain a topic or a key of the configuration; list the topics"),
         "init": Command("begin", "propose a configuration for a data file"),
         "new": Command("begin", "write a job of your own: class, configuration, prompt and test"),
     },

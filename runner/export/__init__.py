@@ -1,4 +1,20 @@
-"""Runs out: tables, data sets on the hub, pre-annotations, training data, results as the OpenAI API writes them."""
+"""Runs out: tables, data sets on the hub, pre-annotations, training data, results as the OpenAI API writes them.
+
+    rowmill export outputs/mail mail.parquet --where 'confidence >= 0.5 and error is null'
+    rowmill export outputs/mail mail.db --join
+    rowmill export outputs/mail train.jsonl --format chat --validation 0.2
+
+The name of the target determines the format: ``.parquet``, ``.jsonl``, ``.csv`` (the last two also as ``.gz`` or
+``.zst``), ``.db`` for an SQLite database that Datasette can show, or ``hub:OWNER/NAME`` for Parquet with a data set
+card, private unless ``--public`` is given. ``--join`` puts the input's columns beside the output's; if the input has
+moved, ``--data PATH`` says where it is now.
+
+    ``label-studio, argilla``: Tasks and records with pre-annotations, for people to check.
+    ``chat, alpaca, prompt-completion``: Training data. ``--validation`` puts a share of the examples into a second
+        file, split by a hash of the prompt (of a made-up row: of prompt and text). ``train.jsonl`` and ``valid.jsonl``
+        are what ``mlx_lm.lora --data`` reads.
+    ``openai-batch``: Results as the OpenAI Batch API writes them, errors in a file beside them.
+"""
 
 from __future__ import annotations
 

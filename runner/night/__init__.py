@@ -1,1 +1,14 @@
-"""A night's run beside its user: when it works, what keeps the machine awake, whom it tells."""
+r"""A night's run beside its user: when it works, what keeps the machine awake, whom it notifies.
+
+The machine is kept awake while a run works; the display may sleep. A run can keep to certain hours and notify you when
+it is done:
+
+    rowmill run job=generate dataset=csv dataset.path=mail.csv \
+        'prompt.user=Answer this mail. Mail: {{ text }}' run_name=night \
+        schedule.window=00:00-23:59 schedule.stop_after=8h \
+        'notify.command=echo $ROWMILL_MESSAGE >> messages.txt'
+
+Outside its window, on battery (``schedule.on_battery=pause``) or while other programs need the machine
+(``schedule.max_load``) a run pauses, gives the model's memory back after ``schedule.release_after``, and continues by
+itself. ``notify.webhook`` and ``notify.macos`` report the end, failures and pauses, too.
+"""

@@ -20,11 +20,13 @@ log = logging.getLogger("rowmill")
 
 @dataclass
 class NotifyConf:
-    """Whom to tell when the run ends, fails, pauses or goes on.
+    """Whom to notify when the run finishes, stops, fails, pauses or resumes.
 
-    ``command``: for the shell, with ROWMILL_EVENT, ROWMILL_MESSAGE and ROWMILL_RUN in its environment. ``webhook``: an
-    address that gets a JSON object with event, message and run. ``macos``: a notification on the desktop. Events:
-    finished, stopped, failed, paused, resumed.
+    Attributes:
+        command: A shell command. It finds ROWMILL_EVENT (finished, stopped, failed, paused or resumed),
+            ROWMILL_MESSAGE and ROWMILL_RUN in its environment.
+        webhook: A URL that receives a JSON object with ``event``, ``message`` and ``run`` by POST.
+        macos: Show a notification on the desktop.
     """
 
     command: str | None = None

@@ -22,12 +22,15 @@ log = logging.getLogger("rowmill")
 
 @dataclass
 class ScheduleConf:
-    """When the run may work; it pauses where it may not, and goes on by itself.
+    """When the run may work. It pauses when it may not, and continues by itself.
 
-    ``window``: hours of the day, such as 22:00-07:00. ``release_after``: how long a pause may last before the model's
-    memory is given back. ``stop_after``: ends the run as Ctrl-C does, after so much time. Both are texts like 8h or
-    1h30m. ``on_battery``: run, or pause. ``max_load``: pause while other programs keep more CPU cores busy than this.
-    ``keep_awake``: no sleep of the machine (the display may) while the run works or waits for its window.
+    Attributes:
+        window: Hours of the day, such as 22:00-07:00.
+        release_after: How long a pause may last before the model's memory is given back, such as 10m or 1h30m.
+        stop_after: End the run after this time, as Ctrl-C does.
+        on_battery: Whether to run or to pause without mains power.
+        max_load: Pause while other programs keep more than this many CPU cores busy.
+        keep_awake: Keep the machine from sleeping while the run works or waits for its window; the display may sleep.
     """
 
     window: str | None = None
