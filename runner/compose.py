@@ -6,6 +6,7 @@ valid; what Hydra and OmegaConf then still find is a mistake in a user's own fil
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import typing
@@ -22,6 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -31,7 +33,7 @@ from runner.names import check_names, quoted, refuse_retyped, unescaped
 from runner.types import UserError
 from runner.words import did_you_mean
 
-OPEN = "job"  # its keys are those of the job's own class, see runner.config.make_job
+OPEN = "job"  # its keys are those of the job's own class, see runner.job.make_job
 NAMES = ("job.labels", "dataset.classes")  # keys that hold names, which may look like numbers
 _ORDER = re.compile(r"(\+\+|\+|~)?([^=]*?)(=.*)?", re.DOTALL)
 
@@ -86,8 +88,7 @@ class Composer:
     def _compose(self, words: list[str]) -> tuple[DictConfig, dict[str, str]]:
         ConfigStore.instance().store(name=f"{self.name}_schema", node=self.schema)
         searched = [f"hydra.searchpath=[file://{Path(self.config_dir).resolve()}]"] if self.config_dir else []
-        GlobalHydra.instance().clear()
-        with hydra.initialize_config_module("conf", version_base="1.3"):
+        with _own_hydra(), hydra.initialize_config_module("conf", version_base="1.3"):
             try:
                 composed = cast(DictConfig, hydra.compose(self.name, words + searched, return_hydra_config=True))
                 choices = dict(composed.hydra.runtime.choices)
@@ -217,6 +218,19 @@ class Composer:
     def _file(self, name: str) -> str:
         group, _, stem = name.partition("/")
         return str(self.options(group).get(stem, f"{name}.yaml"))
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """A Hydra of our own inside; that of a program which calls us, and its version base, are as before after it."""
+    host, version = GlobalHydra.instance(), VersionBase.instance()
+    before = host.hydra, version.version_base
+    host.clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.set_instance(host)
+        host.hydra, version.version_base = before
 
 
 def keys(schema: Any, prefix: str = "") -> Iterator[str]:

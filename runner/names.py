@@ -1,12 +1,15 @@
-"""What a user typed: quotes and escapes in overrides, and names that look like numbers."""
+"""What a user typed: quotes and escapes in overrides, names that look like numbers, sweeps over several values."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from runner.types import UserError
 
@@ -65,3 +68,29 @@ def unescaped(value: str) -> str:
         return quoted(re.sub(r"\\(.)", lambda one: _ESCAPES.get(one[1], one[0]), match[1], flags=re.DOTALL))
 
     return _QUOTED.sub(read, value)
+
+
+def combinations(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
+    """``key=a,b,c`` as one command line for each combination, as Hydra's ``--multirun`` does it.
+
+    Each run's overrides, and those of them that differ from run to run; the last key varies fastest.
+
+    Raises UserError if nothing is swept over.
+    """
+    choices = [_choices(word) for word in overrides]
+    if all(len(some) == 1 for some in choices):
+        raise UserError("-m sweeps over values, and there are none: write several with commas, such as model=a,b,c")
+    return [
+        (list(words), [word for word, some in zip(words, choices, strict=True) if len(some) > 1])
+        for words in itertools.product(*choices)
+    ]
+
+
+def _choices(word: str) -> list[str]:
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:  # a text that needs quotes: the composition takes it as it stands
+        return [word]
+    if not override.is_sweep_override():
+        return [word]
+    return [f"{override.input_line.partition('=')[0]}={value}" for value in override.sweep_string_iterator()]

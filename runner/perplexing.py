@@ -42,13 +42,13 @@ from runner.dataset_conf import DatasetConf
 from runner.disk import disk_errors
 from runner.interrupt import Stop
 from runner.keys import check_keys, key
+from runner.names import combinations
 from runner.prepare import session_facts
 from runner.progress import Progress
 from runner.recipes import model_path
 from runner.source import open_source
 from runner.status import read_status
 from runner.store import Output, Store, Usage, fresh_dir
-from runner.sweep import combinations
 from runner.types import Gauge, UserError
 
 log = logging.getLogger("rowmill")

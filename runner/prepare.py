@@ -17,10 +17,11 @@ from typing import Any
 import pyarrow as pa
 
 from runner.code import job_code
-from runner.config import Config, job_folders
+from runner.config import Config
 from runner.database import open_read_only, read_identity
 from runner.deaths import boot_id
 from runner.disk import DamagedError, disk_errors
+from runner.job import job_folders
 from runner.kept import Kept, choose
 from runner.lease import holder
 from runner.prelude import has_prelude

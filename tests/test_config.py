@@ -324,3 +324,21 @@ def test_a_job_of_ones_own_lies_beside_its_configuration(folder):
     for override, problem in (([], "job.times is not set"), (["job.times=x"], "job.times=x: it must be a whole")):
         with pytest.raises(UserError, match=problem):
             load_config(["job=mine", *override], str(folder / "own"))
+
+
+def test_a_program_keeps_the_hydra_that_it_works_with(folder):
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.version import getbase
+
+    (folder / "theirs").mkdir()
+    (folder / "theirs" / "main.yaml").write_text("answer: 42\n")
+    with hydra.initialize_config_dir(str(folder / "theirs"), version_base="1.2"):
+        before = GlobalHydra.instance(), GlobalHydra.instance().hydra, getbase()
+        assert load_config([*BASE, "job=label", PROMPT]).run_name == "x"
+        with pytest.raises(UserError):
+            load_config([*BASE, "job=lable"])
+        assert (GlobalHydra.instance(), GlobalHydra.instance().hydra, getbase()) == before
+        assert hydra.compose("main").answer == 42
+    load_config([*BASE, "job=label", PROMPT])
+    assert not GlobalHydra.instance().is_initialized()

@@ -12,8 +12,8 @@ from jobs.perplexity import PerplexityConf, Window, estimate, read_tokens, windo
 from jobs.perplexity_table import Variant, as_json, as_markdown, as_text, delta
 from runner.cli import main
 from runner.dataset_conf import DatasetConf
+from runner.names import combinations
 from runner.source import open_source
-from runner.sweep import combinations
 from runner.tokens import ByteTokenizer
 from runner.types import UserError
 

@@ -155,7 +155,7 @@ def _cell(option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any
 
 def _job(run: Run) -> Any:
     """The run's job, None if it cannot be made here."""
-    from runner.config import make_job
+    from runner.job import make_job
 
     try:
         return make_job(run.config["job"], modules=run.config.get("modules", ()))
