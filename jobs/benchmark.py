@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 from jobs.apart import apart, tell
 from jobs.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer, mlx_lm_peer, shared_tokens
+from runner.facts import peak_memory
 from runner.keys import key
-from runner.marks import peak_memory
 from runner.types import UserError
 
 WORKLOADS = ("shared", "unique", "documents", "run", "card")
@@ -252,7 +252,7 @@ def _opened(task: dict[str, Any], conf: BenchmarkConf) -> Opened:
 def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int]], choices: Any) -> Opened:
     import mlx.core as mx
 
-    from runner.plan import Costs, Plan
+    from runner.plan import Plan
     from runner.serving import batch_engine
     from runner.types import Sequence
 
@@ -261,7 +261,7 @@ def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int
 
     def once(output: int) -> tuple[float, float | None, list[list[int]]]:
         began, first = time.perf_counter(), None
-        plan = Plan(getattr(batches, "costs", Costs()))
+        plan = Plan(batches.costs)
         asked = zip(rows, scored, strict=True)
         plan.add([Sequence((0, i), row, output, choices=None if output else c) for i, (row, c) in enumerate(asked)])
         done: dict[int, list[int]] = {}

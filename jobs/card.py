@@ -6,11 +6,11 @@ import logging
 import random
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from jobs.apart import apart, tell
+from runner.facts import package_version
 from runner.types import UserError
 
 log = logging.getLogger("rowmill.card")
@@ -83,15 +83,8 @@ def measure(task: dict[str, Any]) -> Card:
     for streams in [one or batch for one in task["streams"]]:
         log.info("%d at once: responses of %s tokens ...", streams, f"{task['response']:,}")
         measured.append(_measure(model, found, task, streams, int(config["vocab_size"])))
-    versions = {name: _version(name) for name in PACKAGES}
+    versions = {name: package_version(name) for name in PACKAGES}
     return Card(task["name"], weights, f"{found.name} ({found.kind})", versions, measured)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _measure(model: Any, found: Any, task: dict[str, Any], streams: int, vocabulary: int) -> Streams:

@@ -82,6 +82,7 @@ class Lane:
 
     @property
     def decoding(self) -> bool:
+        """Whether its next token follows from one that was drawn, and nothing known is left to compute."""
         return 0 < self.launched < self.sequence.max_tokens and not self.ended and not self.rest
 
     @property
@@ -90,7 +91,7 @@ class Lane:
 
 
 @dataclass
-class Flight:
+class Launch:
     """A launched step: the lanes it samples for, in order, with their tokens; the lanes it scores, with their edges.
 
     ``logits`` [len(sampled), V] are there until ``draw`` has made ``tokens`` of them. ``logprobs`` are those of the
@@ -156,7 +157,7 @@ class Batch:
         self.size = 1
         self.prefill_tokens = prefill_tokens
         self.lanes: list[Lane] = []
-        self.flight: Flight | None = None
+        self.latest: Launch | None = None
         self.slots = 0
         self.capacity = 0
 
@@ -178,7 +179,7 @@ class Batch:
         """
         if len(self.lanes) >= self.size:
             return False
-        if not self.lanes and self.flight is None:
+        if not self.lanes and self.latest is None:
             self.clear()
         needed = self.own(sequence)
         held = max((self.own(lane.sequence) for lane in self.lanes), default=0)
@@ -201,25 +202,25 @@ class Batch:
     def clear(self) -> None:
         """Give the slots' memory back."""
         self.lanes.clear()
-        self.flight = None
+        self.latest = None
         self.slots = self.capacity = 0
         self.model.clear()
 
     def launch(self) -> list[mx.array]:
-        """Set the next step up, after ``flight``, and put it in its place; the arrays to evaluate for it."""
+        """Set the next step up, after the ``latest``, and put it in its place; the arrays to evaluate for it."""
         with mx.stream(self.stream):
-            self.flight = flight = self._launch()
-            if flight is None:
+            self.latest = launch = self._launch()
+            if launch is None:
                 return []
-            drawn = [flight.logits] if flight.waits else flight.draw()
-        return [*drawn, flight.edges, *self.model.state()]
+            drawn = [launch.logits] if launch.waits else launch.draw()
+        return [*drawn, launch.edges, *self.model.state()]
 
     def draw(self) -> list[mx.array]:
         """Draw what ``launch`` could not, now that the step before is read; the arrays to evaluate for it."""
-        if self.flight is None or self.flight.tokens is not None:
+        if self.latest is None or self.latest.tokens is not None:
             return []
         with mx.stream(self.stream):
-            return self.flight.draw()
+            return self.latest.draw()
 
     def _resize(self, slots: int, capacity: int) -> None:
         if (slots, capacity) != (self.slots, self.capacity):
@@ -227,7 +228,7 @@ class Batch:
             with mx.stream(self.stream):
                 self.model.resize(slots, capacity)
 
-    def _launch(self) -> Flight | None:
+    def _launch(self) -> Launch | None:
         spans = sorted(self._spans(), key=lambda entry: entry[1].order())
         if not spans:
             return None
@@ -249,7 +250,7 @@ class Batch:
         work = Work(decoded, step.tokens - decoded, padded=step.padded, lanes=len(self.lanes))
         for lane, span, _ in spans:
             lane.stored += span.new
-        return Flight(sampled, logits[: len(rows)], scored, _score(logits[len(rows) :], scored), work)
+        return Launch(sampled, logits[: len(rows)], scored, _score(logits[len(rows) :], scored), work)
 
     def _spans(self) -> list[tuple[Lane, Span, bool]]:
         """What each lane brings to the next step, and whether that is the token that was drawn last."""
@@ -273,9 +274,9 @@ class Batch:
     def _inputs(self, spans: list[tuple[Lane, Span, bool]]) -> mx.array:
         """The step's token ids [T], gathered from those sampled in the last step, still on the device, and prompts."""
         drawn = mx.zeros((0,), mx.int32)
-        if self.flight is not None and self.flight.tokens is not None:
-            drawn = self.flight.tokens
-        place = {lane: index for index, lane in enumerate(self.flight.sampled)} if self.flight else {}
+        if self.latest is not None and self.latest.tokens is not None:
+            drawn = self.latest.tokens
+        place = {lane: index for index, lane in enumerate(self.latest.sampled)} if self.latest else {}
         prompt: list[int] = []
         index: list[int] = []
         for lane, span, drawn_last in spans:

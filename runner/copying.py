@@ -10,21 +10,20 @@ import copy
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.generate import BatchGenerator
+from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from runner.masks import Grammars, Matching, bitmasks
 from runner.model import ALIKE, distance
-from runner.onebyone import OneByOne
-from runner.sampling import asks, draw, likeliest, masked, pairs, told, uniforms
-from runner.types import Generation, Scored, Sequence, Work
+from runner.sampling import asks, draw, likeliest, logprob_fields, masked, pairs, uniforms
+from runner.types import Costs, Gauge, Generation, Scored, Sequence, Work
 
 log = logging.getLogger("rowmill")
 
@@ -42,7 +41,7 @@ class Working:
     def ended(self, reason: str) -> Generation:
         if self.matching is not None and (problem := self.matching.problem):
             return Generation(self.sequence.key, finish_reason="error", error=f"grammar: {problem}")
-        said = told(self.sequence, self.scored, len(self.tokens))
+        said = logprob_fields(self.sequence, self.scored, len(self.tokens))
         return Generation(self.sequence.key, self.tokens, reason, self.cached, **said)
 
 
@@ -87,7 +86,12 @@ class CopyingEngine:
         self.waiting: deque[Sequence] = deque()
         self.working: dict[int, Working] = {}  # by uid
         self.prefix: tuple[tuple[int, ...], Any] = ((), None)
+        self.costs = Costs()
         self.work = Work()
+
+    def gauge(self) -> Gauge:
+        """Slots in use and active memory."""
+        return Gauge(len(self.working), self.batch_size, mx.get_active_memory())
 
     def room(self) -> int:
         return max(0, 2 * self.batch_size - len(self.waiting) - len(self.working))
@@ -203,6 +207,65 @@ class CopyingEngine:
                 logprobs = mx.concatenate([ahead, _logprobs(rest)], axis=1)
             scores.append(float(mx.take_along_axis(logprobs[0], mx.array(choice)[:, None], axis=1).sum()))
         return Generation(sequence.key, [], "choice", cached, tuple(scores))
+
+
+class Response(NamedTuple):
+    """As mlx-lm's: the next token of a sequence, the log-probabilities of all tokens there."""
+
+    uid: int
+    token: int
+    logprobs: mx.array
+    finish_reason: str | None
+
+
+class OneByOne:
+    """Sequences one after the other, for models whose caches mlx-lm cannot put into a batch: what CopyingEngine uses of
+    a BatchGenerator, by ``generate_step``.
+    """
+
+    def __init__(self, model: Any, end_tokens: Collection[int], prefill_tokens: int) -> None:
+        self.model = model
+        self.end_tokens = frozenset(end_tokens)
+        self.prefill_tokens = prefill_tokens
+        self.last = -1
+        self.at_work: dict[int, Iterator[tuple[int, Any]]] = {}
+        self.left: dict[int, int] = {}  # tokens to come
+
+    def insert(self, prompts: list[list[int]], max_tokens: list[int], caches: list[Any], samplers: list[Any]) -> Any:
+        """Begin with these sequences; their uids."""
+        for prompt, most, cache, sampler in zip(prompts, max_tokens, caches, samplers, strict=True):
+            self.last += 1
+            self.left[self.last] = most
+            self.at_work[self.last] = generate_step(
+                mx.array(prompt),
+                self.model,
+                max_tokens=most,
+                sampler=sampler,
+                prompt_cache=cache,
+                prefill_step_size=self.prefill_tokens,
+            )
+        return range(self.last + 1 - len(prompts), self.last + 1)
+
+    def next_generated(self) -> list[Response]:
+        """The next token of each sequence."""
+        responses = []
+        for uid, steps in list(self.at_work.items()):
+            token, logprobs = next(steps)
+            self.left[uid] -= 1
+            reason = "stop" if token in self.end_tokens else None if self.left[uid] else "length"
+            responses.append(Response(uid, token, logprobs, reason))
+            if reason:
+                self.remove([uid])
+        return responses
+
+    def remove(self, uids: Iterable[int]) -> None:
+        """Forget these sequences."""
+        for uid in uids:
+            del self.at_work[uid], self.left[uid]
+
+    def close(self) -> None:
+        """Forget all of them."""
+        self.remove(list(self.at_work))
 
 
 def _cache_bytes(model: Any, tokens: int = KVCache.step) -> tuple[int, int]:

@@ -66,7 +66,7 @@ def join(module: Any, names: tuple[str, ...]) -> None:
         return
     together = Together(layers)
     for index, name in enumerate(names):
-        setattr(module, name, Part(together, index))
+        setattr(module, name, Slice(together, index))
 
 
 def fold_factor(attention: Any) -> None:
@@ -98,7 +98,7 @@ class Together:
         return part
 
 
-class Part(nn.Module):
+class Slice(nn.Module):
     """One of the layers in a Together; the first one has the weights of all among its parameters."""
 
     def __init__(self, together: Together, index: int) -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from runner.facts import boot_id
 from runner.flight import read_flight
 from runner.records import sealed
 
@@ -95,15 +93,3 @@ def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None
 def _machine_went_down(provenance: str | None) -> bool:
     before = json.loads(provenance or "{}").get("machine", {}).get("boot")
     return bool(before and boot_id()) and before != boot_id()
-
-
-@lru_cache(maxsize=1)
-def boot_id() -> str | None:
-    """What tells this start of the machine from others; None where the system does not say."""
-    try:
-        if sys.platform == "darwin":
-            command = ["sysctl", "-n", "kern.bootsessionuuid"]
-            return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -14,14 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from runner.batch import Batch, Flight, Lane
-from runner.growth import Growth
+from runner.batch import Batch, Lane, Launch
 from runner.masks import Grammars
 from runner.model import ResidentModel
-from runner.plan import Costs
-from runner.sampling import told
+from runner.sampling import logprob_fields
 from runner.snapshots import Snapshots
-from runner.types import Gauge, Generation, Sequence, Work
+from runner.tuning import Growth
+from runner.types import Costs, Gauge, Generation, Sequence, Work
 
 
 class BatchEngine:
@@ -101,13 +100,13 @@ class BatchEngine:
             mx.set_memory_limit(self.bound_bytes + kv)
         self.busy = len(self.lanes)
         began = time.perf_counter()
-        flights = [batch.flight for batch in self.batches]
+        before = [batch.latest for batch in self.batches]
         launched = [batch.launch() for batch in self.batches]
         mx.async_eval([array for arrays in launched for array in arrays])
-        for batch, flight in zip(self.batches, flights, strict=True):
-            ended += self._read(batch, flight) if flight else []
+        for batch, launch in zip(self.batches, before, strict=True):
+            ended += self._read(batch, launch) if launch else []
         mx.async_eval([array for batch in self.batches for array in batch.draw()])
-        self._account([flight for flight in flights if flight], time.perf_counter() - began)
+        self._account([launch for launch in before if launch], time.perf_counter() - began)
         return ended
 
     def close(self) -> None:
@@ -125,10 +124,10 @@ class BatchEngine:
         for i, batch in enumerate(self.batches):
             batch.size = (self.batch_size + i) // len(self.batches)
 
-    def _account(self, flights: list[Flight], seconds: float) -> None:
+    def _account(self, before: list[Launch], seconds: float) -> None:
         step = Work(slots=self.batch_size, model_s=seconds)
-        for flight in flights:
-            step += flight.work
+        for launch in before:
+            step += launch.work
         self.work += step
         if step.decoded and not step.prefilled and not self.growth.found:
             self.growth.saw(step.decoded, seconds)
@@ -184,8 +183,8 @@ class BatchEngine:
         # Alone it fits, as _misfit saw, in a slot of just its size.
         return batch.make_room(sequence, (), min(spare, self.model.slot_bytes(batch.own(sequence))))
 
-    def _read(self, batch: Batch, flight: Flight) -> list[Generation]:
-        tokens, scores = flight.read()
+    def _read(self, batch: Batch, launch: Launch) -> list[Generation]:
+        tokens, scores = launch.read()
         ended = [self._end(lane, "choice", edges) for lane, edges in scores]
         for lane, token in tokens:
             if not lane.ended and (reason := self._advance(lane, token)):
@@ -210,7 +209,7 @@ class BatchEngine:
         logprobs = tuple(float(edges[list(path)].sum()) for path in tree.paths) if tree else None
         self.work.cached += lane.cached
         self.work.forced += matching.forced if matching else 0
-        said = told(lane.sequence, lane.scored, len(lane.tokens))
+        said = logprob_fields(lane.sequence, lane.scored, len(lane.tokens))
         return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, logprobs, **said)
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from runner.marks import peak_memory
+from runner.facts import peak_memory
 from runner.masks import Grammars, Matching, bitmasks
 from runner.tokens import ByteTokenizer
-from runner.types import Gauge, Generation, Scored, Sequence, Work
+from runner.types import Costs, Gauge, Generation, Scored, Sequence, Work
 
 WORDS = [
     *("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch"),
@@ -52,6 +52,7 @@ class FakeEngine:
         self.stopped = stopped
         self.grammars = Grammars(ByteTokenizer())
         self.waiting: list[Sequence] = []
+        self.costs = Costs()
         self.work = Work()
         self.busy = 0  # sequences in the latest step
 

@@ -6,14 +6,13 @@ Part of the store.
 from __future__ import annotations
 
 import json
-import resource
 import sqlite3
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from runner.facts import peak_memory
 from runner.records import Staged
 from runner.types import Gauge
 
@@ -111,12 +110,6 @@ def _brief(body: str) -> str:
         return body
     columns = {name: value if isinstance(value, str) else json.dumps(value) for name, value in json.loads(body).items()}
     return json.dumps({name: value[:LATEST_CHARS] for name, value in columns.items()})
-
-
-def peak_memory() -> int:
-    """The most memory that this process has taken so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def read_marks(connection: sqlite3.Connection) -> list[dict[str, Any]]:

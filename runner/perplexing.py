@@ -40,10 +40,10 @@ from runner.compose import Composer
 from runner.config import CheckpointConf, EngineConf, ModelConf
 from runner.dataset_conf import DatasetConf
 from runner.disk import disk_errors
+from runner.facts import session_facts
 from runner.interrupt import Stop
 from runner.keys import check_keys, key
 from runner.names import combinations
-from runner.prepare import session_facts
 from runner.progress import Progress
 from runner.recipes import model_path
 from runner.source import open_source

@@ -18,20 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from runner.types import Sequence
+from runner.types import Costs, Sequence
 
 TOKEN_BYTES = 4
 MOST_SEEN = 100_000  # prefixes that are remembered to have been taken: some 10 MB
 _KEY, _AGE, _WORK = map(itemgetter, range(3))
-
-
-class Costs(NamedTuple):
-    """What sharing a prefix costs, in prompt tokens computed: ``snapshot`` once, a short forward pass of its own, and
-    ``level`` for every token computed behind it, one more part of attention to merge. Engines measure it.
-    """
-
-    snapshot: float = 64.0
-    level: float = 0.02
 
 
 class Interval(NamedTuple):

@@ -6,11 +6,8 @@ import datetime
 import hashlib
 import json
 import logging
-import os
-import platform
 import sqlite3
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,8 @@ import pyarrow as pa
 from runner.code import job_code
 from runner.config import Config
 from runner.database import open_read_only, read_identity
-from runner.deaths import boot_id
 from runner.disk import DamagedError, disk_errors
+from runner.facts import session_facts
 from runner.job import job_folders
 from runner.kept import Kept, choose
 from runner.lease import holder
@@ -36,7 +33,6 @@ from runner.tokens import ByteTokenizer
 from runner.types import Attempts, Job, UserError
 
 log = logging.getLogger("rowmill")
-PACKAGES = ("rowmill", "mlx", "mlx-lm", "transformers", "datasets", "pyarrow")
 
 
 @dataclass
@@ -248,19 +244,3 @@ def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
 def _commit(folder: Path | None) -> str | None:
     """The commit of a model from the hub, whose cache has a folder for each."""
     return folder.name if folder is not None and folder.parent.name == "snapshots" else None
-
-
-def session_facts(device: Any) -> dict[str, Any]:
-    """Versions and the machine; ``device`` is None for the fake engine."""
-    machine: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version(), "boot": boot_id()}
-    machine["cores"] = os.cpu_count()
-    if device is not None:
-        machine |= {"device": device.kind, "name": device.name, "blas": device.blas, "memory": device.memory_bytes}
-    return {"versions": {name: _version(name) for name in PACKAGES}, "machine": machine}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -102,7 +102,7 @@ def asks(sequence: Sequence) -> bool:
     return sequence.mean_logprob or sequence.top_logprobs is not None
 
 
-def told(sequence: Sequence, scored: list[Scored], tokens: int) -> dict[str, Any]:
+def logprob_fields(sequence: Sequence, scored: list[Scored], tokens: int) -> dict[str, Any]:
     """A generation's ``mean_logprob`` and ``scored``, as the sequence asks; ``scored`` may have its end token."""
     mean = sum(one.logprob for one in scored) / len(scored) if scored and sequence.mean_logprob else None
     return {"mean_logprob": mean, "scored": tuple(scored[:tokens]) if sequence.top_logprobs is not None else None}

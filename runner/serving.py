@@ -58,8 +58,8 @@ def batch_engine(
     from mlx.utils import tree_reduce
 
     from runner.engine import BatchEngine
-    from runner.measure import costs_here
     from runner.model import ResidentModel, UnsupportedModelError
+    from runner.tuning import costs_here
 
     sizes: dict[str, Any] = {
         "batch_size": max(1, int(share * (conf.get("batch_size") or BATCH_SIZE[device.kind]))),

@@ -272,6 +272,17 @@ class Generation:
     scored: tuple[Scored, ...] | None = None
 
 
+class Costs(NamedTuple):
+    """What sharing a prefix costs, in prompt tokens that the same model could compute alone in that time.
+
+    ``snapshot`` once, a short forward pass of its own; ``level`` for every token computed behind it, one more part of
+    attention to merge. Engines measure it.
+    """
+
+    snapshot: float = 64.0
+    level: float = 0.02
+
+
 class Gauge(NamedTuple):
     """What an engine takes: sequences in its latest step, how many it can hold, bytes of memory; None: not known."""
 
@@ -303,11 +314,25 @@ class Work:
 
 
 class Engine(Protocol):
-    """A batch of sequences being answered by one resident model. ``gauge() -> Gauge`` is welcome, not required."""
+    """A batch of sequences being answered by one resident model."""
 
     @property
     def work(self) -> Work:
         """What was done so far."""
+        ...
+
+    @property
+    def costs(self) -> Costs:
+        """What sharing a prefix costs here: the planner decides by it."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many sequences are computed at once, at present."""
+        ...
+
+    def gauge(self) -> Gauge:
+        """What the engine takes now, as far as it knows."""
         ...
 
     def room(self) -> int:

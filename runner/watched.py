@@ -11,10 +11,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
+from runner.facts import peak_memory
 from runner.flight import Flight
-from runner.marks import peak_memory
-from runner.plan import Costs
-from runner.types import Engine, Gauge, Generation, Sequence, Work
+from runner.types import Costs, Engine, Gauge, Generation, Sequence, Work
 
 Key = tuple[int, int]
 
@@ -72,18 +71,17 @@ class WatchedEngine:
 
     @property
     def costs(self) -> Costs:
-        """See ``runner.plan``."""
-        return getattr(self.inner, "costs", None) or Costs()
+        """See Engine."""
+        return self.inner.costs
 
     @property
     def batch_size(self) -> int:
         """Sequences at once, 0 of a released engine."""
-        return getattr(self._inner, "batch_size", 0)
+        return 0 if self._inner is None else self._inner.batch_size
 
     def gauge(self) -> Gauge:
-        """See Engine; of one that does not tell, or is released, only the memory of the process is known."""
-        gauge: Callable[[], Gauge] | None = getattr(self._inner, "gauge", None)
-        return gauge() if gauge else Gauge(memory_bytes=peak_memory())
+        """See Engine; of one that is released, only the memory of the process is known."""
+        return Gauge(memory_bytes=peak_memory()) if self._inner is None else self._inner.gauge()
 
     def room(self) -> int:
         """See Engine; none while a row is computed alone, or memory runs short."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from runner.deaths import boot_id
+from runner.facts import boot_id
 from runner.flight import Flight, read_flight
 from runner.status import read_status
 from runner.types import Gauge, Generation, Sequence, UserError

@@ -53,9 +53,9 @@ class Ours:
         import mlx.core as mx
 
         from runner import cuda
-        from runner.measure import measure_costs
         from runner.model import ResidentModel
         from runner.serving import MOST_WORK_BYTES
+        from runner.tuning import measure_costs
 
         cuda.prepare(model, 40 << 30)
         self.resident = ResidentModel(model)

@@ -1,4 +1,4 @@
-"""What sharing a prefix costs on this machine, measured on the model itself, once for a model and a machine."""
+"""What an engine finds out about its device: the fastest batch size, and what sharing a prefix costs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from statistics import median
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -16,12 +17,45 @@ from mlx.utils import tree_flatten
 from runner.cache import cache_dir
 from runner.layout import Segment, Span, Step
 from runner.model import ResidentModel
-from runner.plan import Costs
+from runner.types import Costs
 
+STEPS = 12  # measured at each batch size
+WARM_UP = 4  # of them, not counted: new slots are made, kernels are compiled
+GAIN = 1.05  # in tokens/s, for which a batch is doubled
 PREFIX = 16  # tokens of the prefix that is tried
 ROWS, SUFFIX = 4, 12  # sequences behind it, and their tokens
 REPEATS = 2  # the best of them counts
 LEAST = Costs(snapshot=32, level=0.02)  # less cannot be told from noise, and small groups cost padding, too
+
+
+class Growth:
+    """Doubles ``size`` while that makes more tokens a second, up to ``most``; goes back when it does not."""
+
+    def __init__(self, size: int, most: int) -> None:
+        self.size = size
+        self.most = most
+        self.found = size >= most
+        self.rates: dict[int, float] = {}  # tokens/s of the whole batch, by its size
+        self._seen: list[float] = []
+
+    def saw(self, tokens: int, seconds: float) -> None:
+        """A step that decoded ``tokens``, one a sequence, and did nothing else."""
+        if self.found or tokens < 0.9 * self.size:
+            return
+        self._seen.append(tokens / seconds)
+        if len(self._seen) == STEPS:
+            self._decide(median(self._seen[WARM_UP:]))
+            self._seen.clear()
+
+    def _decide(self, rate: float) -> None:
+        best = max(self.rates, key=lambda size: self.rates[size], default=None)
+        self.rates[self.size] = rate
+        if best is not None and rate < GAIN * self.rates[best]:
+            self.size, self.found = best, True
+        elif 2 * self.size <= self.most:
+            self.size *= 2
+        else:
+            self.found = True
 
 
 def costs_here(model: ResidentModel, machine: str) -> Costs:

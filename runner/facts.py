@@ -1,0 +1,50 @@
+"""What is known of this process and this machine: memory taken, versions, which start of the system it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("rowmill", "mlx", "mlx-lm", "transformers", "datasets", "pyarrow")
+
+
+def session_facts(device: Any) -> dict[str, Any]:
+    """Versions and the machine, as a session's provenance has them; ``device`` is None for the fake engine."""
+    machine: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version(), "boot": boot_id()}
+    machine["cores"] = os.cpu_count()
+    if device is not None:
+        machine |= {"device": device.kind, "name": device.name, "blas": device.blas, "memory": device.memory_bytes}
+    return {"versions": {name: package_version(name) for name in PACKAGES}, "machine": machine}
+
+
+def package_version(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def peak_memory() -> int:
+    """The most memory that this process has taken so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str | None:
+    """What tells this start of the machine from others; None where the system does not say."""
+    try:
+        if sys.platform == "darwin":
+            command = ["sysctl", "-n", "kern.bootsessionuuid"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
