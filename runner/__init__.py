@@ -30,8 +30,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runner.night.link import Link
     from runner.results import Run
-    from runner.worker import Link
 
 __version__ = "0.1.0"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,17 +22,32 @@ from runner.source import DataSource
 from runner.types import UserError
 
 NONE = "(none)"
+MOST_CLASSES = 1000  # where nobody says which there are
 Golds = Callable[[int, pa.Table], list[str | None]]  # of a piece: its first row and its columns
 
 
-def evaluate_labels(run_dir: Path, source: DataSource, labels: list[str]) -> dict[str, Any]:
-    """The figures of a run's labels against the gold column of its data set; see ``Evaluation.figures``."""
+def evaluate_labels(run_dir: Path, source: DataSource, labels: list[str] | None = None) -> dict[str, Any]:
+    """The figures of a run's labels against the gold column of its data set; see ``Evaluation.figures``.
+
+    Without ``labels`` they are those that occur in the output or the gold column.
+    """
 
     def golds(start: int, table: pa.Table) -> list[str | None]:
         column = source.table(start, start + len(table), [source.conf.gold or ""]).column(0)
         return [source.gold_name(value) for value in column.to_pylist()]
 
-    return Evaluation(Run(run_dir), labels, golds).figures()
+    run = Run(run_dir)
+    return Evaluation(run, _occurring(run, golds) if labels is None else labels, golds).figures()
+
+
+def _occurring(run: Run, golds: Golds, also: Sequence[str] = ()) -> list[str]:
+    seen: set[str | None] = set()
+    for start, table in run.pieces(["label", *also]):
+        seen.update(None if label is None else str(label) for label in table["label"].unique().to_pylist())
+        seen.update(golds(start, table))
+        if len(seen) > MOST_CLASSES:
+            raise UserError(f"more than {MOST_CLASSES:,} different values in the column label and the gold column")
+    return sorted(name for name in seen if name is not None)
 
 
 def evaluate_run(run_dir: Path, gold: str) -> dict[str, Any]:
@@ -48,17 +63,17 @@ def evaluate_run(run_dir: Path, gold: str) -> dict[str, Any]:
     except (UserError, OSError) as problem:  # moved or changed: what the output kept may do
         source, lost = None, str(problem)
     if source is not None and gold in source.column_names:
-        return evaluate_labels(run_dir, source.with_gold(gold, labels), labels)
+        return evaluate_labels(run_dir, source.with_gold(gold, labels or []), labels)
     if gold not in kept:
         known = dict.fromkeys([*kept, *(source.column_names if source else [])])
         why = f" ({lost})" if lost else ""
         raise UserError(f"--gold {gold}: there is no such column{why}; there are {', '.join(known)}")
-    classes = [str(name) for name in run.config["dataset"].get("classes") or labels]
+    classes = [str(name) for name in run.config["dataset"].get("classes") or labels or []]
 
     def golds(start: int, table: pa.Table) -> list[str | None]:
         return [_named(value, classes) for value in table.column(gold).to_pylist()]
 
-    return Evaluation(run, labels, golds, [gold]).figures()
+    return Evaluation(run, _occurring(run, golds, [gold]) if labels is None else labels, golds, [gold]).figures()
 
 
 def _named(value: Any, classes: list[str]) -> str | None:
@@ -67,15 +82,14 @@ def _named(value: Any, classes: list[str]) -> str | None:
     return None if value is None else str(value)
 
 
-def _label_names(run: Run) -> list[str]:
-    """The labels in the job's order; of a job of one's own, those that occur."""
+def _label_names(run: Run) -> list[str] | None:
+    """The labels in the job's order; None for a job of one's own, which may give any."""
     from jobs.labels import read_labels
 
     try:
         return [choice.name for choice in read_labels(run.identity["job"].get("labels"))]
     except UserError:
-        seen = {label for piece in run.pieces(["label"]) for label in piece.table["label"].unique().to_pylist()}
-        return sorted(seen - {None})
+        return None
 
 
 @dataclass
@@ -161,7 +175,7 @@ class Evaluation:
                 raise UserError(f"the gold value {unknown[0]!r} is not among the labels ({', '.join(self.labels)})")
             known = np.array([name is not None for name in names], np.bool_)
             gold = np.array([index.get(name or "", 0) for name in names], np.int64)
-            label = np.array([index.get(name, len(index)) for name in table["label"].to_pylist()], np.int64)
+            label = np.array([index.get(str(name), len(index)) for name in table["label"].to_pylist()], np.int64)
             before, plain = self._without_prelude(table)
             arrays = (
                 *(gold, label, _floats(table, "confidence"), before, plain),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import re
@@ -10,7 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,23 @@ from runner.config import Config
 from runner.deaths import Death
 from runner.device import wired
 from runner.feed import AttemptFeed, Feed, RowFeed
+from runner.finish import finish
 from runner.grammar import answer_grammars
 from runner.interrupt import Stop
 from runner.loop import Loop
+from runner.night.link import Link
 from runner.night.night import Night
 from runner.plan import Plan
 from runner.prelude import Survey, begin
 from runner.prepare import Prepared, identity, prepare, provenance
 from runner.preview import check_memory
 from runner.progress import Progress
+from runner.runlog import run_log
 from runner.serving import WATERMARK, memory_limit, stop_at
 from runner.spool import keep_copy
-from runner.status import read_status
 from runner.store import Store
 from runner.types import Engine
 from runner.watched import WatchedEngine
-from runner.worker import Link
 
 log = logging.getLogger("rowmill")
 
@@ -49,18 +49,19 @@ def run_session(config: Config, stop: Stop, link: Link | None = None) -> dict[st
     Raises UserError, and KeyboardInterrupt saying how to go on if the session was interrupted.
     """
     ready = prepare(config)
-    night = Night(ready, stop, link.began if link else None)
+    conf = ready.config.conf
+    night = Night(conf.schedule, conf.notify, ready.run_dir, stop, link.began if link else None)
     try:
         with open_store(ready, link.death if link else None) as store, run_log(ready.run_dir):
             _tell(ready, store, link)
             if is_complete(ready, store):
                 log.info("all %d rows were finished before", store.totals().finished)
             else:
-                with night.told(supervised=link is not None):
+                with night.told(lambda: _outcome(ready, store), supervised=link is not None):
                     work(ready, store, stop, night)
             store.end_at(store.totals().finished)
             store.close("finished")
-        return result(ready)
+        return finish(ready, resume_command(ready), link)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; what was computed is safe. To go on:\n{resume_command(ready)}") from None
 
@@ -70,6 +71,13 @@ def is_complete(ready: Prepared, store: Store) -> bool:
     finished = store.totals().finished
     spent = ready.attempts is not None and finished + store.rejected()[0] >= ready.attempts.most
     return finished == ready.rows or spent
+
+
+def _outcome(ready: Prepared, store: Store) -> str:
+    finished = store.totals().finished
+    if finished == ready.rows:
+        return f"all {finished:,} rows are finished" if finished != 1 else "its row is finished"
+    return f"{finished:,} of {ready.rows:,} rows; attempts are spent"
 
 
 def _tell(ready: Prepared, store: Store, link: Link | None) -> None:
@@ -144,7 +152,7 @@ def work(
     check_memory(ready)
     if not night.wait():
         raise KeyboardInterrupt
-    wait = night.waiter(store)
+    wait = night.waiter(store.leave_out)
     most = WATERMARK * memory_limit(vars(conf.engine), ready.device) if ready.device else math.inf
     engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait, most)
     store.start(engine.gauge)
@@ -192,41 +200,6 @@ def _note_work(engine: WatchedEngine, loop: Loop, seconds: float) -> None:
         log.debug("work: %s, planned: %s, chosen: %s", engine.work, planned, chosen)
 
 
-def result(ready: Prepared) -> dict[str, Any]:
-    """The figures of a session's run and, where there is gold, how right it is."""
-    figures = read_status(ready.run_dir) | {"path": str(ready.run_dir)}
-    gold = ready.source.conf.gold if ready.attempts is None else None
-    if gold and "label" in ready.job.schema().names:
-        from runner.evaluate import evaluate_labels
-
-        figures["evaluation"] = evaluate_labels(ready.run_dir, ready.source, getattr(ready.job, "names", []))
-    if gold and "summary" in ready.job.schema().names:
-        from runner.rouge import evaluate_summaries
-
-        figures["rouge"] = evaluate_summaries(ready.run_dir, ready.source)
-    if ready.attempts is not None:
-        from runner.diversity import diversity
-
-        figures["diversity"] = diversity(ready.run_dir, figures["finished"] + sum(figures["rejected"].values()))
-    if report := _report(ready, figures):
-        figures["report"] = str(report)
-    return figures
-
-
-def _report(ready: Prepared, figures: dict[str, Any]) -> Path | None:
-    """The path of the report, written now; the rows are safe whatever happens to it."""
-    wanted = ready.config.conf.output.report
-    if not (ready.folder is not None if wanted is None else wanted):
-        return None
-    try:
-        from runner.report import write_report
-
-        return write_report(ready.run_dir, ready.source, figures)
-    except Exception as problem:
-        log.warning("no report: %s: %s; try `rowmill report %s`", type(problem).__name__, problem, ready.run_dir)
-        return None
-
-
 def resume_command(ready: Prepared) -> str:
     """The exact command line that goes on with this run, from the same folder."""
     config = ready.config
@@ -250,24 +223,3 @@ def _resuming(words: list[str], ready: Prepared) -> list[str]:
 def _is_on_path(program: str) -> bool:
     found = shutil.which("rowmill")
     return found is not None and Path(program).exists() and Path(found).samefile(program)
-
-
-@contextlib.contextmanager
-def run_log(run_dir: Path) -> Iterator[None]:
-    """Append this session's log to ``run.log``."""
-    handler = _LogFile(run_dir / "run.log", encoding="utf-8", errors="replace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        with contextlib.suppress(OSError):
-            handler.close()
-
-
-class _LogFile(logging.FileHandler):
-    """On a full disk the log ends; the run says why it does."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 the base class's name
-        """Let it be."""

@@ -31,10 +31,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from runner.commands import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE
 from runner.deaths import Death
 from runner.flight import InFlight, read_flight
-from runner.worker import EXIT_CRASHED, EXIT_NO_MEMORY, NO_MEMORY
+from runner.night.link import EXIT_CRASHED, EXIT_NO_MEMORY, NO_MEMORY
+from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE
 
 _FINAL = (EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED)
 _LOOK_SECONDS = 0.5
@@ -190,6 +190,8 @@ class Supervisor:
             if self.interrupted:
                 _say("interrupted; what was computed is safe, and the same line resumes")
                 return EXIT_INTERRUPTED
+            if "ended" in worker.facts:
+                return _without_figures(worker, death)
             if fruitless > worker.facts.get("max_restarts", _MAX_RESTARTS):
                 return self._give_up(worker, death, fruitless)
             _say(f"the model's process died {death.why}; starting it again")
@@ -204,7 +206,8 @@ class Supervisor:
         return status
 
     def _give_up(self, worker: Worker, death: Death, times: int) -> int:
-        what = f"the model's process died {times} times without an answer in between, the last time {death.why}"
+        often = f"{times} times in a row without finishing a row, the last time" if times > 1 else "once,"
+        what = f"the model's process died {often} {death.why}"
         resume = worker.facts.get("resume")
         _say(f"{what}\nwhat was computed is safe. To go on:\n{resume}" if resume else what)
         self._notify(what)
@@ -240,6 +243,13 @@ class Supervisor:
         os.kill(os.getpid(), signal.SIGSTOP)
         if self.worker:
             self.worker.send(signal.SIGCONT)
+
+
+def _without_figures(worker: Worker, death: Death) -> int:
+    """The exit code of a run that had ended when its worker died, computing figures."""
+    _say(f"the run is finished, but the process that computed its figures died {death.why}")
+    _say(f"its rows are safe. To compute the figures again:\n{worker.facts['resume']}")
+    return int(worker.facts["ended"])
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,8 @@ from runner.interrupt import Stop
 from runner.night.night import Night
 from runner.night.schedule import ScheduleConf
 from runner.prepare import Prepared
-from runner.session import open_store, run_log, work
+from runner.runlog import run_log
+from runner.session import open_store, work
 from runner.store import Store, Totals
 
 # Two-sided 95% quantiles of Student's t for 2, 3, ... degrees of freedom.
@@ -38,11 +39,11 @@ def run_trial(ready: Prepared, rows: int, stop: Stop) -> Trial:
 
     Raises UserError like the run, KeyboardInterrupt if it was interrupted.
     """
-    ready.config.conf.schedule = ScheduleConf()
+    night = Night(ScheduleConf(), ready.config.conf.notify, ready.run_dir, stop, None)
     moments: list[Moment] = []
     with open_store(ready) as store, run_log(ready.run_dir):
         if store.totals().finished < ready.rows:
-            work(ready, store, stop, Night(ready, stop, None), rows, lambda: moments.append(_now(store)))
+            work(ready, store, stop, night, rows, lambda: moments.append(_now(store)))
         left = ready.rows - store.totals().finished
         store.close("trial")
     return Trial(moments, left)

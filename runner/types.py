@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
+EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 SEED_ROW = "seed_row"  # the column of a job with attempts that says which row of the data set each was made from
 SPARE_TOKENS = 8  # where a text meets its prompt, tokens may fall otherwise than in it alone
 

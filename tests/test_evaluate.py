@@ -205,3 +205,36 @@ def test_the_table_shows_rows_without_a_label_only_if_there_are_some():
     assert " ".join(confusion_table(confusion).split()) == "gold / label ham spam ham 12 3 spam 1 9"
     confusion["spam"]["(none)"] = 2
     assert " ".join(confusion_table(confusion).split()) == "gold / label ham spam (none) ham 12 3 0 spam 1 9 2"
+
+
+OWN = """
+from dataclasses import dataclass
+import pyarrow as pa
+from runner.types import Request
+
+@dataclass
+class Own:
+    def schema(self):
+        return pa.schema([("label", pa.string())])
+
+    def steps(self, row):
+        yield Request()
+        return {"label": row["said"]}
+"""
+
+
+def test_labels_of_a_job_of_ones_own_are_those_that_occur_and_the_gold_values(tmp_path, capsys):
+    said, golds = ["ham", "ham", "eggs", "spam"], ["ham", "spam", "ham", "beans"]
+    lines = [f"{one},{gold}" for one, gold in zip(said, golds, strict=True)]
+    Path("said.csv").write_text("\n".join(["said,kind", *lines]) + "\n")
+    (tmp_path / "mine/job").mkdir(parents=True)
+    (tmp_path / "mine/own.py").write_text(OWN)
+    (tmp_path / "mine/job/own.yaml").write_text("_target_: own.Own\n")
+    words = ["job=own", "dataset=csv", "dataset.path=said.csv", "dataset.gold=kind", "engine.backend=fake"]
+    figures = run([*words, "prompt.user='{{ said }}'", "run_name=own"], "mine")
+    found = figures["evaluation"]
+    assert (figures["finished"], found["rows"], found["accuracy"]) == (4, 4, 0.25)
+    assert list(found["classes"]) == ["beans", "eggs", "ham", "spam"]
+    assert found["confusion"]["spam"]["ham"] == found["confusion"]["ham"]["eggs"] == 1
+    assert cli.main(["evaluate", figures["path"], "--gold", "kind", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["confusion"] == found["confusion"]

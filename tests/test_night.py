@@ -123,7 +123,10 @@ def test_battery_and_load_pause_and_are_looked_at_every_few_seconds_only():
     for _ in range(300):
         made.wait()
         machine.seconds += 1
-    assert [why.split(" 3.0")[0] for paused, why in told if paused] == ["other programs keep", "on battery power"]
+    assert [why for paused, why in told if paused] == [
+        ("load", "other programs keep 3.0 CPU cores busy"),
+        ("battery", "on battery power"),
+    ]
     assert made.paused_s == pytest.approx(50 + 100, abs=12)
     assert len(looks) < 100
 

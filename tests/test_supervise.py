@@ -37,19 +37,20 @@ def write_rows(count):
     Path("rows.csv").write_text("id,text\n" + "".join(f"{i},text number <{i}>\n" for i in range(count)))
 
 
-def command(*more):
-    words = ["engine.backend=fake", "engine.batch_size=4", "job=generate", "dataset=csv", "dataset.path=rows.csv"]
+def command(*more, job="generate"):
+    words = ["engine.backend=fake", "engine.batch_size=4", f"job={job}", "dataset=csv", "dataset.path=rows.csv"]
     words += ["prompt.user='{{ text }}'", "run_name=run", *more]
     return [sys.executable, "-m", "runner.cli", "run", *words]
 
 
-def start(*more, fault="", delay=0.0):
+def start(*more, fault="", delay=0.0, job="generate"):
     environment = {**os.environ, "ROWMILL_FAKE_FAULT": fault, "ROWMILL_FAKE_DELAY": str(delay)}
-    return subprocess.Popen(command(*more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    words, pipe = command(*more, job=job), subprocess.PIPE
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
-def run(*more, fault=""):
-    process = start(*more, fault=fault)
+def run(*more, fault="", job="generate"):
+    process = start(*more, fault=fault, job=job)
     said = process.communicate()
     return process.returncode, *said
 
@@ -123,17 +124,53 @@ def test_an_exception_that_nobody_caught_is_a_death_too():
     code, _, errors = run("engine.max_restarts=0", fault="raise:text")
     assert code == 3
     assert "RuntimeError: a fault was asked for" in errors
-    assert "the last time of an exception" in errors
+    assert "died once, of an exception" in errors
 
 
 def test_a_process_that_stalls_again_and_again_ends_with_3_and_the_line_that_goes_on():
     code, _, errors = run("engine.stall_minutes=0.01", "engine.max_restarts=0", fault="hang:text")
     assert code == 3
-    assert "died 1 times without an answer in between, the last time because it stalled: no step in 0.01" in errors
+    assert "died once, because it stalled: no step in 0.01" in errors
     assert finished() == 0
     resume = errors.strip().splitlines()[-1]
     assert resume.startswith("rowmill run engine.backend=fake")
     assert run()[0] == 0
+
+
+OWN = """
+import os
+from dataclasses import dataclass
+import pyarrow as pa
+from runner.types import Request
+
+@dataclass
+class Own:
+    def schema(self):
+        return pa.schema([("label", pa.string())])
+
+    def steps(self, row):
+        yield Request()
+        return {"label": "even" if int(row["id"]) % 2 == 0 else "unheard of"}
+"""
+FAILING = {"raises": "raise KeyError('no such figure')", "kills": "os.abort()", "exits": "os._exit(9)"}
+
+
+@pytest.mark.parametrize("how", FAILING)
+def test_figures_that_fail_after_the_last_row_change_neither_exit_code_nor_starts_nor_rows(how):
+    spoilt = f"import runner.evaluate, os\ndef fail(*all): {FAILING[how]}\nrunner.evaluate.evaluate_labels = fail\n"
+    Path("own.py").write_text(spoilt + OWN)
+    Path("mine/job").mkdir(parents=True)
+    Path("mine/job/own.yaml").write_text("_target_: own.Own\n")
+    code, said, errors = run("--config-dir", "mine", "dataset.gold=id", job="own")
+    assert code == 0, errors
+    assert asked("SELECT session, why FROM sessions") == [(1, "finished")]
+    assert [row["label"] for row in output()] == ["even", "unheard of"] * (ROWS // 2)
+    assert "starting it again" not in errors
+    again = {"raises": "rowmill evaluate outputs/run --gold id"}.get(
+        how, "rowmill run --config-dir mine engine.backend=fake"
+    )
+    assert again in errors
+    assert (f"{ROWS} of {ROWS}, no errors" in said) is (how == "raises")
 
 
 def test_a_model_that_never_loads_ends_with_3():

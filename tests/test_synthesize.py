@@ -301,3 +301,11 @@ def test_repair_keeps_the_last_shard_of_a_run_whose_attempts_are_spent(capsys):
     assert f"kept {figures['finished']} rows in {len(before)} shards" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in Path(figures["path"]).glob("data-*")} == before
     assert run(words)["finished"] == figures["finished"]
+
+
+def test_the_user_is_told_how_many_rows_spent_attempts_came_to():
+    words = [*WORDS, *OFF, "job.target=40", "job.max_attempts=50", "job.filters.deny={patterns: [amber]}"]
+    figures = run([*words, "notify.command='echo $ROWMILL_MESSAGE >> told'"])
+    assert 0 < figures["finished"] < 40
+    told = f"synthesize-csv finished: {figures['finished']} of 40 rows; attempts are spent\n"
+    assert Path("told").read_text() == told

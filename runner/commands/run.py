@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from runner.commands import EXIT_CANNOT_RUN, EXIT_OK, EXIT_ROW_ERRORS
+from runner.commands import EXIT_CANNOT_RUN, EXIT_OK
 from runner.commands.arguments import add_overrides, run_keys
 from runner.types import UserError
 
@@ -18,8 +18,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Start a run, or resume one that was interrupted: the same command resumes it."""
+    from runner.night.link import Link
     from runner.show import show_run
-    from runner.worker import Link
 
     if options.is_program and not options.no_supervise:
         from runner.supervise import supervise
@@ -27,14 +27,14 @@ def run(options: argparse.Namespace) -> int:
         folder = ["--config-dir", options.config_dir] if options.config_dir else []
         return supervise(["run", *folder, *(["--json"] if options.json else [])], options.overrides)
     from runner import run_linked
+    from runner.finish import exit_code
 
     figures = run_linked(options.overrides, options.config_dir, Link.current)
     if options.json:
         print(json.dumps(figures))
     else:
         show_run(figures)
-    short = figures["state"] == "finished" and figures["finished"] < figures["rows"]  # attempts were spent
-    return EXIT_ROW_ERRORS if figures["errors"] or short else EXIT_OK
+    return exit_code(figures)
 
 
 def preview_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from runner.interrupt import Stop
 from runner.night.awake import Awake
 from runner.night.machine import Machine, ThisMachine
-from runner.night.notify import notify
-from runner.night.schedule import Gate, Schedule
+from runner.night.notify import NotifyConf, notify
+from runner.night.schedule import BATTERY, Gate, Obstacle, Schedule, ScheduleConf
 from runner.types import UserError
-
-if TYPE_CHECKING:
-    from runner.prepare import Prepared
-    from runner.store import Store
 
 log = logging.getLogger("rowmill")
 
@@ -24,32 +20,40 @@ log = logging.getLogger("rowmill")
 class Night:
     """``began``: when the first process of this command line was started, in monotonic seconds (None: now)."""
 
-    def __init__(self, ready: Prepared, stop: Stop, began: float | None, machine: Machine | None = None) -> None:
+    def __init__(
+        self,
+        schedule: ScheduleConf,
+        whom: NotifyConf,
+        run_dir: Path,
+        stop: Stop,
+        began: float | None,
+        machine: Machine | None = None,
+    ) -> None:
         machine = machine or ThisMachine()
-        conf = ready.config.conf
-        self._ready, self._awake = ready, Awake(conf.schedule.keep_awake)
+        self._schedule, self._whom, self._run_dir = schedule, whom, run_dir
+        self._awake = Awake(schedule.keep_awake)
         start = machine.monotonic() if began is None else began
-        self.gate = Gate(Schedule(conf.schedule), machine, start, stop.is_asked, stop.ask, self._tell)
+        self.gate = Gate(Schedule(schedule), machine, start, stop.is_asked, stop.ask, self._tell)
 
     def wait(self) -> bool:
         """Wait until the run may begin; False if it must stop instead."""
         return self.gate.wait()
 
-    def waiter(self, store: Store) -> Callable[[Callable[[], None], Callable[[], None]], bool]:
-        """What an engine passes before every step; pauses are left out of the store's clock."""
+    def waiter(self, leave_out: Callable[[float], None]) -> Callable[[Callable[[], None], Callable[[], None]], bool]:
+        """What an engine passes before every step; the seconds of its pauses go to ``leave_out``."""
 
         def wait(beat: Callable[[], None], release: Callable[[], None]) -> bool:
             before = self.gate.paused_s
             go_on = self.gate.wait(beat, release)
             if self.gate.paused_s != before:
-                store.leave_out(self.gate.paused_s - before)
+                leave_out(self.gate.paused_s - before)
             return go_on
 
         return wait
 
     @contextlib.contextmanager
-    def told(self, *, supervised: bool) -> Iterator[None]:
-        """Keep the machine awake, and tell the user how what happens inside ends.
+    def told(self, outcome: Callable[[], str], *, supervised: bool) -> Iterator[None]:
+        """Keep the machine awake, and tell the user how what happens inside ends; ``outcome`` says what came of it.
 
         An unforeseen exception is told by the supervisor, if there is one, when it gives up.
         """
@@ -58,22 +62,21 @@ class Night:
                 yield
         except KeyboardInterrupt:
             if self.gate.is_over:
-                self._notify("stopped", f"stopped after {self._ready.config.conf.schedule.stop_after}")
+                self._notify("stopped", f"stopped after {self._schedule.stop_after}")
             raise
         except Exception as error:
             if isinstance(error, UserError) or not supervised:
                 self._notify("failed", str(error) or type(error).__name__)
             raise
-        self._notify("finished", f"all {self._ready.rows:,} rows are finished")
+        self._notify("finished", outcome())
 
-    def _tell(self, paused: bool, why: str) -> None:
-        log.info("%s: %s", "paused" if paused else "going on, no longer", why)
-        if paused and "battery" in why:
+    def _tell(self, paused: bool, why: Obstacle) -> None:
+        log.info("%s: %s", "paused" if paused else "going on, no longer", why.text)
+        if paused and why.kind == BATTERY:
             self._awake.release()
         elif not paused:
             self._awake.hold()
-        self._notify("paused" if paused else "resumed", why if paused else f"no longer {why}")
+        self._notify("paused" if paused else "resumed", why.text if paused else f"no longer {why.text}")
 
     def _notify(self, event: str, what: str) -> None:
-        name = self._ready.run_dir.name
-        notify(self._ready.config.conf.notify, event, f"{name} {event}: {what}", str(self._ready.run_dir.resolve()))
+        notify(self._whom, event, f"{self._run_dir.name} {event}: {what}", str(self._run_dir.resolve()))

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runner.keys import key
 from runner.night.machine import Machine
@@ -15,6 +16,7 @@ from runner.types import UserError
 
 LOOK_SECONDS = 5.0  # between two looks at clock, power and load
 _PATIENCE_SECONDS = 0.5  # between two looks at a signal to stop, in a pause
+WINDOW, BATTERY, LOAD = "window", "battery", "load"  # kinds of obstacles
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 log = logging.getLogger("rowmill")
@@ -46,6 +48,13 @@ def check_schedule(conf: ScheduleConf) -> None:
     Schedule(conf)
 
 
+class Obstacle(NamedTuple):
+    """Why a run must not work now: WINDOW, BATTERY or LOAD, and the same in words."""
+
+    kind: str
+    text: str
+
+
 class Schedule:
     """A ScheduleConf with its texts read."""
 
@@ -55,14 +64,14 @@ class Schedule:
         self.release_after_s = _seconds("schedule.release_after", conf.release_after)
         self.stop_after_s = math.inf if conf.stop_after is None else _seconds("schedule.stop_after", conf.stop_after)
 
-    def obstacle(self, machine: Machine) -> str | None:
+    def obstacle(self, machine: Machine) -> Obstacle | None:
         """Why the run must not work now; None if it may."""
         if self.window and not _inside(machine.now().time(), *self.window):
-            return f"outside of schedule.window={self.conf.window}"
+            return Obstacle(WINDOW, f"outside of schedule.window={self.conf.window}")
         if self.conf.on_battery == "pause" and machine.on_battery():
-            return "on battery power"
+            return Obstacle(BATTERY, "on battery power")
         if self.conf.max_load is not None and (load := machine.load()) > self.conf.max_load:
-            return f"other programs keep {load:.1f} CPU cores busy"
+            return Obstacle(LOAD, f"other programs keep {load:.1f} CPU cores busy")
         return None
 
 
@@ -80,7 +89,7 @@ class Gate:
         began: float,
         stopped: Callable[[], bool],
         stop: Callable[[], None],
-        tell: Callable[[bool, str], None] = lambda paused, why: None,
+        tell: Callable[[bool, Obstacle], None] = lambda paused, why: None,
     ) -> None:
         self._schedule, self._machine, self._began = schedule, machine, began
         self._stopped, self._stop, self._tell = stopped, stop, tell
@@ -111,7 +120,7 @@ class Gate:
             self._stop()
         return True
 
-    def _pause(self, why: str, beat: Callable[[], None], release: Callable[[], None] | None) -> None:
+    def _pause(self, why: Obstacle, beat: Callable[[], None], release: Callable[[], None] | None) -> None:
         self._tell(True, why)
         paused = self._machine.monotonic()
         while not self._stopped() and not self._over():

@@ -1,0 +1,90 @@
+"""After the last row: figures and a report. The rows are on disk by then, and nothing in here may fail the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from pathlib import Path
+from typing import Any
+
+from runner.night.link import Link
+from runner.prepare import Prepared
+from runner.results import Run
+from runner.runlog import run_log
+from runner.status import read_status
+from runner.types import EXIT_OK, EXIT_ROW_ERRORS, UserError
+
+log = logging.getLogger("rowmill")
+
+
+def finish(ready: Prepared, resume: str, link: Link | None = None) -> dict[str, Any]:
+    """The figures of a finished run, those of its job among them, and ``path``; ``report`` where one was written.
+
+    ``resume``: the command line that goes on with the run, which computes figures anew. The supervisor at the other end
+    of ``link`` is told first how the run ended: whatever this process dies of afterwards changes nothing of that.
+    """
+    status = read_status(ready.run_dir) | {"path": str(ready.run_dir)}
+    if link:
+        link.report(ended=exit_code(status), resume=resume)
+    with run_log(ready.run_dir):
+        figures = _figures(ready, resume) | status
+        if report := _report(ready, figures):
+            figures["report"] = str(report)
+    return figures
+
+
+def exit_code(status: dict[str, Any]) -> int:
+    """That of a run with these figures: 1 for rows in error, and for attempts spent before all rows were made."""
+    short = status["state"] == "finished" and status["finished"] < status["rows"]
+    return EXIT_ROW_ERRORS if status["errors"] or short else EXIT_OK
+
+
+def _figures(ready: Prepared, resume: str) -> dict[str, Any]:
+    gold = ready.source.conf.gold if ready.attempts is None else None
+    try:
+        return dict(json.loads(json.dumps(_compute(ready))))
+    except (Exception, SystemExit) as problem:
+        if gold and "label" in ready.job.schema().names:
+            resume = shlex.join(["rowmill", "evaluate", str(ready.run_dir), "--gold", gold])
+        log.warning("no figures: %s; the rows are safe. To try again:\n%s", _named(problem), resume)
+        log.debug("what failed", exc_info=problem)
+        return {}
+
+
+def _compute(ready: Prepared) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    gold = ready.source.conf.gold if ready.attempts is None else None
+    if gold and "label" in ready.job.schema().names:
+        from runner.evaluate import evaluate_labels
+
+        found["evaluation"] = evaluate_labels(ready.run_dir, ready.source, getattr(ready.job, "names", None))
+    if gold and "summary" in ready.job.schema().names:
+        from runner.rouge import evaluate_summaries
+
+        found["rouge"] = evaluate_summaries(ready.run_dir, ready.source)
+    if ready.attempts is not None:
+        from runner.diversity import diversity
+
+        status = Run(ready.run_dir).status
+        found["diversity"] = diversity(ready.run_dir, status["finished"] + sum(status["rejected"].values()))
+    return found
+
+
+def _report(ready: Prepared, figures: dict[str, Any]) -> Path | None:
+    """The path of the report, written now."""
+    wanted = ready.config.conf.output.report
+    if not (ready.folder is not None if wanted is None else wanted):
+        return None
+    try:
+        from runner.report import write_report
+
+        return write_report(ready.run_dir, ready.source, figures)
+    except Exception as problem:
+        log.warning("no report: %s. To try again:\nrowmill report %s", _named(problem), shlex.quote(str(ready.run_dir)))
+        log.debug("what failed", exc_info=problem)
+        return None
+
+
+def _named(problem: BaseException) -> str:
+    return str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
