@@ -22,6 +22,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "help": Command("help", "explain a topic or a key of the configuration; list the topics"),
         "init": Command("begin", "propose a configuration for a data file"),
         "new": Command("begin", "write a job of your own: class, configuration, prompt and test"),
+        "completion": Command("begin", "print a completion script for bash or zsh"),
     },
     "Run": {
         "preview": Command("run", "show the first prompts and what the run will need, without loading the model"),

@@ -1,4 +1,4 @@
-"""``rowmill init`` and ``rowmill new``: files to start from."""
+"""``rowmill init``, ``new`` and ``completion``: files to start from, and a shell that knows the keys."""
 
 from __future__ import annotations
 
@@ -47,4 +47,20 @@ def new(options: argparse.Namespace) -> int:
         print(path)
     print(f"try it:   rowmill run --config-dir {folder} job={options.name} dataset=csv dataset.path=FILE.csv")
     print(f"test it:  pytest {folder}/test_{options.name}.py")
+    return EXIT_OK
+
+
+def completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "rowmill completion {bash,zsh}"
+    parser.epilog = "bash: rowmill completion bash > ~/.local/share/bash-completion/completions/rowmill   "
+    parser.epilog += "zsh: rowmill completion zsh > _rowmill, in a folder of $fpath"
+    parser.add_argument("shell", metavar="SHELL", choices=["bash", "zsh", "words"], help="bash or zsh")
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # what the scripts ask for
+
+
+def completion(options: argparse.Namespace) -> int:
+    """Print a script that completes commands, options, keys, choices and file names in bash or zsh."""
+    from runner.completion import SCRIPTS, completions
+
+    print("\n".join(completions(options.words)) if options.shell == "words" else SCRIPTS[options.shell].rstrip())
     return EXIT_OK
