@@ -59,7 +59,7 @@ class EngineConf:
         memory_gb: The memory for weights and KV caches together. null: what the device has to give.
         max_kv_size: The number of tokens of a row that attention sees: the first 4 and the latest ones. null: all.
         window: The number of rows read ahead. Their prompts are sorted and share what they have in common, at a cost
-            of about 40 kB of memory for every 1,000 tokens.
+            of 12 to 16 kB of memory for every 1,000 tokens.
         max_tokens: The length limit of an answer.
         temperature: 0 always takes the likeliest token.
         top_p: Draw only from the likeliest tokens that together have this probability. 1: off.

@@ -94,9 +94,11 @@ class CopyingEngine:
         return Gauge(len(self.working), self.batch_size, mx.get_active_memory())
 
     def room(self) -> int:
+        """How many sequences to add so that the batch is full, and as many again are ready to join it."""
         return max(0, 2 * self.batch_size - len(self.waiting) - len(self.working))
 
     def add(self, sequences: list[Sequence]) -> None:
+        """Queue sequences; they join in this order as memory allows."""
         self.waiting.extend(sequences)
 
     def step(self) -> list[Generation]:
@@ -122,6 +124,7 @@ class CopyingEngine:
         return ended
 
     def close(self) -> None:
+        """Drop all sequences and give the memory of their caches back."""
         self.waiting.clear()
         self.generator.remove(list(self.working))
         self.working.clear()

@@ -6,17 +6,13 @@ device needs to compute it. ``parts.attend`` is the same in MLX's operations, an
 
 from __future__ import annotations
 
-import logging
-import zlib
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from runner.layout import MASKED
-
-log = logging.getLogger("rowmill")
+from runner.kernels import MASKED, CheckedKernels, checked, kernel_name
 
 SOURCE = Path(__file__).with_suffix(".cu")
 HEAD_SIZES = (16, 32, 64, 128)
@@ -25,7 +21,6 @@ WARPS = 8
 ROWS = 64  # of a block of attend_segment
 BLOCKS = 264  # keep an H200's 132 multiprocessors busy
 FEWEST_KEYS = 128  # of a share
-TOLERANCE = 0.05  # of outputs about 1: bfloat16 rounds them and the weights by 1/256 each
 
 
 @cache
@@ -34,14 +29,10 @@ def kernels(dtype: mx.Dtype, head_size: int, value_size: int, queries: int, scal
     fits = head_size in HEAD_SIZES and value_size == head_size and queries <= MOST_QUERIES
     if not fits or dtype not in (mx.bfloat16, mx.float16) or not mx.cuda.is_available():
         return None
-    made = Kernels(head_size, queries, scale)
-    if problem := made.problem(dtype):
-        log.warning("attention by MLX's own operations, for the kernels %s", problem)
-        return None
-    return made
+    return checked(Kernels(head_size, queries, scale), "attention", dtype)
 
 
-class Kernels:
+class Kernels(CheckedKernels):
     """Queries are q [T, N, G, D] or [T, H, 1, D]: the same in memory. Parts are float32 and stacked: outputs
     [shares, tokens, N, G, D] with masses [shares, tokens, N, G, 1], as in ``parts.Part``.
     """
@@ -50,7 +41,7 @@ class Kernels:
         self.sizes = (head_size, queries)
         self.scale = scale
         header = f"#define SCALE {scale!r}f\n{SOURCE.read_text()}"
-        name = f"rowmill_{zlib.crc32(header.encode()):08x}"  # MLX keeps what it compiled by name
+        name = kernel_name(header)
         slots = ["q", "keys", "values", "mask", "slot_of", "bounds"]
         stored = "const_cast<T*>(keys), const_cast<T*>(values)"  # ``finish`` writes to them
         self._slots: Any = mx.fast.cuda_kernel(
@@ -81,15 +72,8 @@ class Kernels:
             header=header,
         )
 
-    def problem(self, dtype: mx.Dtype) -> str | None:
-        """What is wrong with them on this machine: they are compared with attention written out, on a few tokens."""
-        try:
-            error = self._error(dtype)
-        except RuntimeError as failure:  # they do not compile, or do not run
-            return f"fail: {str(failure).splitlines()[0]}"
-        return None if error <= TOLERANCE else f"are wrong by {error:.2g}"
-
     def _error(self, dtype: mx.Dtype) -> float:
+        """Compared with attention written out."""
         (D, G), T, N, K, own = self.sizes, 3, 2, 70, 5
         shapes = [(T, N, G, D), (N, K, D), (N, K, D), *[(T, N, own, D)] * 2, *[(T, N, 1, D)] * 2, (N * G,)]
         seeds = mx.random.split(mx.random.key(0), len(shapes))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import zlib
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +10,11 @@ import mlx.core as mx
 from mlx_lm.models.gpt_oss import SwigluOAI
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwiGLU, SwitchGLU
 
-log = logging.getLogger("rowmill")
+from runner.kernels import CheckedKernels, checked, kernel_name
 
 SOURCE = Path(__file__).with_suffix(".cu")
 ROWS = 64  # of weights that a block computes; of numbers that it takes at a time
 THREADS = 128
-TOLERANCE = 0.05  # of outputs about 1: weights and outputs are rounded to bfloat16
 
 
 class Form(NamedTuple):
@@ -52,20 +49,16 @@ def kernels(made: Form | None) -> Kernels | None:
     """For a form of experts; None where there are none: on other devices, too."""
     if made is None or not mx.cuda.is_available():
         return None
-    found = Kernels(made)
-    if problem := found.problem():
-        log.warning("experts by MLX's own operations, for the kernels %s", problem)
-        return None
-    return found
+    return checked(Kernels(made), "experts")
 
 
-class Kernels:
+class Kernels(CheckedKernels):
     """A layer of experts in three launches: pairs of tokens and experts by expert, up and gate, down."""
 
     def __init__(self, made: Form) -> None:
         self.form = made
         header = SOURCE.read_text()
-        name = f"rowmill_{zlib.crc32(header.encode()):08x}"  # MLX keeps what it compiled by name
+        name = kernel_name(header)
         self._group: Any = mx.fast.cuda_kernel(
             name=f"{name}_group",
             input_names=["chosen", "pairs"],
@@ -129,14 +122,6 @@ class Kernels:
             output_dtypes=[mx.bfloat16],
         )
         return done[0]
-
-    def problem(self) -> str | None:
-        """What is wrong with them on this machine: they are compared with MLX's own operations, on a few tokens."""
-        try:
-            error = self._error()
-        except RuntimeError as failure:  # they do not compile, or do not run
-            return f"fail: {str(failure).splitlines()[0]}"
-        return None if error <= TOLERANCE else f"are wrong by {error:.2g}"
 
     def _error(self) -> float:
         made, count, tokens = self.form, 3, 40

@@ -16,10 +16,9 @@ from functools import cached_property
 import mlx.core as mx
 import numpy as np
 
+from runner.kernels import MASKED
 from runner.reach import Bools, Ints, Reach, Ring
 
-# Scores are masked with a finite number: a part whose keys are all masked then merges with weight 0, without NaN.
-MASKED = -1e30
 # Keys of a slot are attended to by so many: GPUs have fast kernels for few shapes, and find them anew for each one.
 KEY_GRAIN = {mx.cpu: 1, mx.gpu: 32}
 
@@ -39,14 +38,17 @@ class Segment:
 
     @property
     def start(self) -> int:
+        """The position of its first token."""
         return self.parent.end if self.parent else 0
 
     @property
     def end(self) -> int:
+        """The position behind its last token."""
         return self.start + len(self.tokens)
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its own KV in all layers, its parents' left out."""
         return sum(a.nbytes for a in itertools.chain(self.keys, self.values))
 
     @cached_property
@@ -77,14 +79,17 @@ class Span:
 
     @property
     def base(self) -> int:
+        """The position of the sequence's first own token: how many the prefix has."""
         return self.prefix.end if self.prefix else 0
 
     @property
     def count(self) -> int:
+        """How many tokens of the step are its: the new ones and the tree's."""
         return self.new + len(self.parents)
 
     @property
     def decodes(self) -> bool:
+        """Whether it is one token whose KV is stored, as in decoding; all others count as prefilling."""
         return self.count == 1 and self.keep and self.slot is not None
 
     def order(self) -> tuple[bool, list[int], int]:
@@ -92,6 +97,7 @@ class Span:
         return not self.decodes, self.prefix.ids if self.prefix else [], self.slot or 0
 
     def positions(self) -> Ints:
+        """[count]: where each of its tokens stands; a tree's node stands one behind its parent."""
         first = self.base + self.stored
         at = list(range(first, first + self.new))
         for parent in self.parents:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +15,6 @@ from runner.layout import Segment, Span, Step
 from runner.prefix import LayerKV
 from runner.reach import Reach
 from runner.replay import Replay
-
-log = logging.getLogger("rowmill")
 
 # Distance between logits that rounding explains, in any model; more where the model itself differs by more from one
 # pass to another, as mixtures of experts do.
@@ -111,10 +108,12 @@ class ResidentModel:
         return [a for layer in self.layers for a in (layer.keys, layer.values) if a is not None]
 
     def resize(self, slots: int, capacity: int) -> None:
+        """Make room for ``slots`` sequences of ``capacity`` own tokens in every layer; see ``LayerKV.resize``."""
         for layer in self.layers:
             layer.resize(slots, capacity)
 
     def clear(self) -> None:
+        """Give the memory of all slots back; segments keep theirs."""
         for layer in self.layers:
             layer.clear()
 
@@ -132,6 +131,7 @@ class ResidentModel:
 
     @property
     def token_bytes(self) -> int:
+        """KV bytes of one token of a segment in all layers."""
         return sum(self._layer_bytes)
 
     def _try(self) -> None:

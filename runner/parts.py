@@ -11,7 +11,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from runner import cpu
-from runner.layout import MASKED
+from runner.kernels import MASKED
 
 # Attention scores held at once, for a part: what a CPU's cache holds, what a GPU is kept busy by.
 SCORE_BYTES = {mx.cpu: 4 << 20, mx.gpu: 128 << 20}

@@ -21,7 +21,8 @@ import mlx.core as mx
 from mlx_lm.models import base
 
 from runner import cuda_attention
-from runner.layout import MASKED, Segment, Step, View
+from runner.kernels import MASKED
+from runner.layout import Segment, Step, View
 from runner.parts import Part, attend, blank, join, merge, on_cpu, scaled, score_bytes
 from runner.reach import Reach
 
@@ -63,10 +64,6 @@ class LayerKV:
     @property
     def offset(self) -> mx.array:
         return self.step.positions
-
-    @property
-    def nbytes(self) -> int:
-        return 0 if self.keys is None or self.values is None else self.keys.nbytes + self.values.nbytes
 
     def make_mask(self, *_: Any, **__: Any) -> None:
         """None: ``attention`` masks by itself."""

@@ -26,6 +26,7 @@ class Snapshots:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the KV that all segments hold."""
         return sum(segment.nbytes for segment in self.segments.values())
 
     def path(self, sequence: Sequence) -> list[Segment]:

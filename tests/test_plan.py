@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.plan import Costs, Plan, common_prefix, plan_boundaries, sort_key
-from runner.types import Sequence
+from runner.plan import Plan, common_prefix, plan_boundaries, sort_key
+from runner.types import Costs, Sequence
 
 
 def sequence(i, tokens, max_tokens=8):

@@ -1,0 +1,45 @@
+"""What kernels share: how scores are masked, and how CUDA kernels are named and checked before they are used."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from typing import Any, TypeVar
+
+log = logging.getLogger("rowmill")
+
+# Scores are masked with a finite number: a part whose keys are all masked then merges with weight 0, without NaN.
+MASKED = -1e30
+TOLERANCE = 0.05  # of outputs about 1: bfloat16 rounds weights and outputs by 1/256 each
+
+
+class CheckedKernels:
+    """CUDA kernels that are compared with MLX's own operations on this machine."""
+
+    def problem(self, *given: Any) -> str | None:
+        """What is wrong with them here, None if nothing is. ``given``: what ``_error`` takes."""
+        try:
+            error = self._error(*given)
+        except RuntimeError as failure:  # they do not compile, or do not run
+            return f"fail: {str(failure).splitlines()[0]}"
+        return None if error <= TOLERANCE else f"are wrong by {error:.2g}"
+
+    def _error(self, *given: Any, **named: Any) -> float:
+        """How far they are off on a few tokens, as a share of outputs about 1."""
+        raise NotImplementedError
+
+
+Kernels = TypeVar("Kernels", bound=CheckedKernels)
+
+
+def checked(kernels: Kernels, what: str, *given: Any) -> Kernels | None:
+    """The kernels if they compute the right thing here; else None, and the log says that MLX computes ``what``."""
+    if problem := kernels.problem(*given):
+        log.warning("%s by MLX's own operations, for the kernels %s", what, problem)
+        return None
+    return kernels
+
+
+def kernel_name(header: str) -> str:
+    """A name for what is made of this source: MLX keeps what it compiled by name."""
+    return f"rowmill_{zlib.crc32(header.encode()):08x}"
