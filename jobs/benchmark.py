@@ -252,11 +252,12 @@ def _opened(task: dict[str, Any], conf: BenchmarkConf) -> Opened:
 def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int]], choices: Any) -> Opened:
     import mlx.core as mx
 
+    from runner.engine_conf import EngineConf
     from runner.plan import Plan
     from runner.serving import batch_engine
     from runner.types import Sequence
 
-    batches = batch_engine(model, found, engine)
+    batches = batch_engine(model, found, EngineConf(**engine))
     scored = [tuple(map(tuple, one or TWO_LABELS)) for one in choices or [None] * len(rows)]
 
     def once(output: int) -> tuple[float, float | None, list[list[int]]]:

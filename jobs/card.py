@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jobs.apart import apart, tell
+from runner.engine_conf import EngineConf
 from runner.facts import package_version
 from runner.types import UserError
 
@@ -72,30 +73,32 @@ def measure(task: dict[str, Any]) -> Card:
     from mlx.utils import tree_reduce
 
     from runner import device
-    from runner.serving import BATCH_SIZE
+    from runner.budget import Budget
     from runner.weights import load
 
     found = device.prepare(task["engine"]["backend"])
     model, config = load(Path(task["model"]), found)
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
-    batch = task["engine"].get("batch_size") or BATCH_SIZE[found.kind]
+    conf = EngineConf(**task["engine"])
+    batch = Budget.of(conf, found).batch_size
     measured = []
     for streams in [one or batch for one in task["streams"]]:
         log.info("%d at once: responses of %s tokens ...", streams, f"{task['response']:,}")
-        measured.append(_measure(model, found, task, streams, int(config["vocab_size"])))
+        measured.append(_measure(model, found, replace(conf, batch_size=streams), task, int(config["vocab_size"])))
     versions = {name: package_version(name) for name in PACKAGES}
     return Card(task["name"], weights, f"{found.name} ({found.kind})", versions, measured)
 
 
-def _measure(model: Any, found: Any, task: dict[str, Any], streams: int, vocabulary: int) -> Streams:
+def _measure(model: Any, found: Any, conf: EngineConf, task: dict[str, Any], vocabulary: int) -> Streams:
     import mlx.core as mx
 
     from runner.serving import batch_engine
 
+    streams = conf.batch_size or 1
     draw = random.Random(task["seed"])
     reach = range(vocabulary // 50, vocabulary - vocabulary // 50)
     prompts = [draw.choices(reach, k=task["prompt"]) for _ in range(streams)]
-    engine = batch_engine(model, found, {**task["engine"], "batch_size": streams})
+    engine = batch_engine(model, found, conf)
     _seconds(engine, prompts, 2)  # kernels are compiled, buffers made
     mx.reset_peak_memory()
     first = min(_seconds(engine, prompts, 1) for _ in range(3))

@@ -21,11 +21,12 @@ from jobs.card import Card, card
 from jobs.peers import LLAMA_CPP
 from runner import device, models
 from runner.compose import Composer
-from runner.config import EngineConf, ModelConf, recorded_config
+from runner.config import recorded_config
+from runner.engine_conf import EngineConf
 from runner.keys import check_keys
 from runner.preflight import check
 from runner.prepare import prepare
-from runner.recipes import model_path
+from runner.recipes import ModelConf, model_path
 from runner.types import UserError
 from runner.wheels import fetch_wheel
 

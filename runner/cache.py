@@ -55,8 +55,3 @@ def file_sha256(path: Path) -> str:
     """The hexadecimal SHA-256 of the file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def first_line(error: BaseException) -> str:
-    """The error's first line, or its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

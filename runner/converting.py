@@ -12,7 +12,6 @@ The recipes ``gpt_oss_20b_q8g64``, ``_q6g32``, ``_q5g32`` and ``_q4g32`` take 22
 
 from __future__ import annotations
 
-import logging
 import platform
 import shutil
 from collections.abc import Sequence
@@ -23,13 +22,12 @@ from typing import cast
 from jobs.convert import ConvertConf, Converted, convert
 from jobs.modelcard import model_card
 from runner import models
+from runner.budget import Budget
 from runner.compose import Composer
-from runner.config import EngineConf, ModelConf
+from runner.engine_conf import EngineConf
 from runner.keys import check_keys
-from runner.recipes import DEFAULT_BITS, DEFAULT_GROUP_SIZE, converted_folder
+from runner.recipes import DEFAULT_BITS, DEFAULT_GROUP_SIZE, ModelConf, converted_folder
 from runner.types import UserError
-
-log = logging.getLogger("rowmill")
 
 CARD_FILES = ("README.md", "LICENSE*", "NOTICE*", "USAGE_POLICY*")
 
@@ -64,7 +62,7 @@ def run_convert(overrides: Sequence[str], config_dir: str | None = None) -> Conv
 
     found = device.prepare(conf.engine.backend if conf.engine.backend != "fake" else "auto")
     machine = f"{found.name} ({found.kind}), {platform.system()} {platform.machine()}"
-    limit = int(conf.engine.memory_gb * 1e9) if conf.engine.memory_gb else found.memory_bytes
+    limit = Budget.of(conf.engine, found).limit
     return convert(source, folder, bits, group_size, lambda done: model_card(done, base, source, machine), limit)
 
 

@@ -20,8 +20,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from runner.cache import file_sha256, first_line
+from runner.cache import file_sha256
 from runner.types import UserError
+from runner.words import first_line
 
 log = logging.getLogger("rowmill")
 

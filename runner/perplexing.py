@@ -36,16 +36,18 @@ from jobs.perplexity import (
 )
 from jobs.perplexity_table import Variant, as_json, as_markdown, as_text
 from runner.benchmarking import OutputDirConf
+from runner.budget import Budget
+from runner.checkpoint_conf import CheckpointConf
 from runner.compose import Composer
-from runner.config import CheckpointConf, EngineConf, ModelConf
 from runner.dataset_conf import DatasetConf
 from runner.disk import disk_errors
+from runner.engine_conf import EngineConf
 from runner.facts import session_facts
 from runner.interrupt import Stop
 from runner.keys import check_keys, key
 from runner.names import combinations
 from runner.progress import Progress
-from runner.recipes import model_path
+from runner.recipes import ModelConf, model_path
 from runner.source import open_source
 from runner.status import read_status
 from runner.store import Output, Store, Usage, fresh_dir
@@ -102,10 +104,12 @@ class Ready:
     @property
     def sequences(self) -> int:
         """Windows in a batch."""
-        from runner.serving import PREFILL_TOKENS
+        conf = self.conf
+        return conf.engine.batch_size or max(1, self.budget.prefill_tokens // conf.perplexity.window)
 
-        cut = self.conf.perplexity
-        return self.conf.engine.batch_size or max(1, PREFILL_TOKENS[self.device.kind] // cut.window)
+    @property
+    def budget(self) -> Budget:
+        return Budget.of(self.conf.engine, self.device)
 
 
 def run_perplexities(
@@ -236,12 +240,9 @@ def _work(ready: Ready, store: Store, stop: Stop, checked: bool) -> None:
     streams = cpu_streams() if kind == "cpu" else 1
     planned = dataclasses.replace(conf.engine, batch_size=ready.sequences * streams)
     check(conf.model, ready.folder, ready.model_config, ready.device, planned, [(conf.perplexity.window, 0)])
-    device = ready.device
-    if conf.engine.memory_gb:
-        device = dataclasses.replace(device, memory_bytes=int(conf.engine.memory_gb * 1e9))
     mx.reset_peak_memory()
     with wired(ready.device):
-        model, _ = weights.load(ready.folder, device)
+        model, _ = weights.load(ready.folder, ready.device, ready.budget.limit)
         cpu.hook()
         lanes = [
             mx.default_stream(mx.default_device()),

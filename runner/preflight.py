@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.config import EngineConf, ModelConf
+from runner.budget import Budget
 from runner.device import Device
+from runner.engine_conf import EngineConf
 from runner.memory import KVShape, kv_shape, read_tensors, values, weight_bytes
-from runner.recipes import largest_that_fits
-from runner.serving import BATCH_SIZE, work_bytes
+from runner.recipes import ModelConf, largest_that_fits
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
@@ -61,16 +61,15 @@ def estimate(
 ) -> Needs:
     """The needs of a model folder (``config``: its config.json) for a batch of the costliest of ``lengths``."""
     shape = kv_shape(config, device.kind) if lengths else None
-    batch_size = engine.batch_size or BATCH_SIZE[device.kind]
-    limit = int(engine.memory_gb * 1e9) if engine.memory_gb else device.memory_bytes
+    budget = Budget.of(engine, device)
     return Needs(
         weights=weight_bytes(folder, config, device.kind),
         kv_token=shape.token_bytes if shape else None,
-        kv_batch=_batch_bytes(shape, lengths, batch_size) if shape else None,
+        kv_batch=_batch_bytes(shape, lengths, budget.batch_size) if shape else None,
         kv_alone=_batch_bytes(shape, lengths, 1) if shape else None,
-        batch_size=batch_size,
-        work=work_bytes(limit),
-        limit=limit,
+        batch_size=budget.batch_size,
+        work=budget.work,
+        limit=budget.limit,
         given=bool(engine.memory_gb),
     )
 

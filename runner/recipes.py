@@ -1,18 +1,38 @@
-"""Recipes: the models in ``conf/model`` that ``rowmill convert`` can make, where they lie, and which of them fit."""
+"""The group ``model``; recipes in ``conf/model`` for ``rowmill convert``, where they lie, which of them fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import yaml
 
 from runner.cache import cache_dir
+from runner.keys import key
 from runner.types import UserError
 
 DEFAULT_BITS, DEFAULT_GROUP_SIZE = 6, 32
+
+
+@dataclass
+class ModelConf:
+    """Which model runs.
+
+    Attributes:
+        path: A folder, a ``.gguf`` file, a hub id, or a file in a wheel (``wheel:NAME==VERSION/path/in/wheel``).
+            Without one, a run uses what ``rowmill convert`` has made from the keys below.
+        revision: The commit, tag or branch of a hub id.
+        base: The model that ``rowmill convert`` starts from.
+        bits: The bits per weight that it converts to.
+        group_size: The number of weights that share a scale.
+    """
+
+    path: str | None = None
+    revision: str | None = None
+    base: str | None = None
+    bits: int | None = key(None, among=(2, 3, 4, 5, 6, 8))
+    group_size: int | None = key(None, among=(32, 64, 128))
 
 
 @dataclass(frozen=True)
@@ -35,13 +55,13 @@ def converted_folder(base: str, bits: int, group_size: int) -> Path:
     return cache_dir() / "models" / f"{PurePosixPath(base.rstrip('/')).name}-{bits}bit-gs{group_size}"
 
 
-def model_path(conf: Any) -> str:
-    """What ``models.resolve`` takes for a ``ModelConf``: its path, or the folder that its recipe makes.
+def model_path(conf: ModelConf) -> str:
+    """What ``models.resolve`` takes for a model: its path, or the folder that its recipe makes.
 
     Raises UserError if there is neither, or the model has not been made yet.
     """
     if conf.path:
-        return str(conf.path)
+        return conf.path
     if not conf.base:
         raise UserError("model.path is not set: a folder, a .gguf file, a wheel: address or a hub id; or model=NAME")
     bits, group_size = conf.bits or DEFAULT_BITS, conf.group_size or DEFAULT_GROUP_SIZE

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config import EngineConf
+from runner.budget import Budget
 from runner.device import Device, cpu_streams
+from runner.engine_conf import EngineConf
 from runner.masks import Grammars
 from runner.prompt import Prompter
 from runner.types import Engine, UserError
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rowmill")
 
-BATCH_SIZE = {"cpu": 64, "metal": 32, "cuda": 64}  # to begin with
-MOST = 256  # sequences at once
-PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 2048}
-WORK_SPACE = 0.1  # share of the budget left for activations,
-MOST_WORK_BYTES = 4e9  # which is no more than this
-WATERMARK = 0.95  # share of the budget in use at which nothing more is admitted
-
 
 def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompter, share: float = 1.0) -> Engine:
     """Load the model and put it behind a BatchEngine. UserError, exit code 3, if it cannot run here.
@@ -36,12 +29,11 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
     from runner.memory import context_length
     from runner.weights import load
 
-    device = dataclasses.replace(device, memory_bytes=int(memory_limit(vars(conf), device)))
-    model, config = load(folder, device)
+    model, config = load(folder, device, Budget.of(conf, device).limit)
     return batch_engine(
         model,
         device,
-        vars(conf),
+        conf,
         share=share,
         end_tokens=prompter.end_tokens,
         stopped=stop_at(prompter),
@@ -51,9 +43,9 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
 
 
 def batch_engine(
-    model: Any, device: Device, conf: Mapping[str, Any], share: float = 1.0, **details: Any
+    model: Any, device: Device, conf: EngineConf, share: float = 1.0, **details: Any
 ) -> BatchEngine | CopyingEngine:
-    """An engine for a loaded model, its sizes chosen for the device where ``conf`` (engine keys) leaves them open."""
+    """An engine for a loaded model, its sizes chosen for the device where ``conf`` leaves them open."""
     import mlx.core as mx
     from mlx.utils import tree_reduce
 
@@ -61,45 +53,32 @@ def batch_engine(
     from runner.model import ResidentModel, UnsupportedModelError
     from runner.tuning import costs_here
 
-    sizes: dict[str, Any] = {
-        "batch_size": max(1, int(share * (conf.get("batch_size") or BATCH_SIZE[device.kind]))),
-        "prefill_tokens": conf.get("prefill_tokens") or PREFILL_TOKENS[device.kind],
-    }
+    budget = Budget.of(conf, device, share)
+    sizes: dict[str, Any] = {"batch_size": budget.batch_size, "prefill_tokens": budget.prefill_tokens}
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
-    limit = memory_limit(conf, device)
-    work = work_bytes(limit)
-    mx.set_cache_limit(work)  # of buffers that MLX keeps for later
-    spare = int(share * (limit - work - weights))
+    mx.set_cache_limit(budget.work)  # of buffers that MLX keeps for later
+    spare = budget.kv(weights)
     if spare <= 0:
-        raise UserError(f"the weights take {weights / 1e9:.1f} GB of {limit / 1e9:.1f} GB: too little is left", 3)
+        raise UserError(
+            f"the weights take {weights / 1e9:.1f} GB of {budget.limit / 1e9:.1f} GB: too little is left", 3
+        )
     log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)
     try:
-        resident = ResidentModel(model, conf.get("max_kv_size"))
+        resident = ResidentModel(model, conf.max_kv_size)
     except UnsupportedModelError as problem:
         from runner.copying import CopyingEngine
 
-        if conf.get("max_kv_size"):
+        if conf.max_kv_size:
             raise UserError(f"engine.max_kv_size: this model's caches cannot be bounded ({problem})", 3) from problem
         log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
         return CopyingEngine(model, kv_bytes=spare, **sizes, **details)
     costs = costs_here(resident, device.name)
     log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
     streams = cpu_streams() if device.kind == "cpu" else 1
-    most = None if conf.get("batch_size") else int(share * MOST)
-    bound = None if device.kind == "cpu" else mx.get_active_memory() + work
+    bound = None if device.kind == "cpu" else mx.get_active_memory() + budget.work
     return BatchEngine(
-        resident, kv_bytes=spare, bound_bytes=bound, streams=streams, most=most, costs=costs, **sizes, **details
+        resident, kv_bytes=spare, bound_bytes=bound, streams=streams, most=budget.most, costs=costs, **sizes, **details
     )
-
-
-def work_bytes(limit: float) -> int:
-    """Of a budget of ``limit`` bytes, what is left for activations."""
-    return int(min(WORK_SPACE * limit, MOST_WORK_BYTES))
-
-
-def memory_limit(conf: Mapping[str, Any], device: Device) -> float:
-    """Bytes for weights, KV caches and work space together."""
-    return conf["memory_gb"] * 1e9 if conf.get("memory_gb") else device.memory_bytes
 
 
 def stop_at(prompter: Prompter) -> Callable[[list[int]], bool]:

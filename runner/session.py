@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from runner.ask import Defaults
+from runner.budget import Budget
 from runner.config import Config
 from runner.deaths import Death
 from runner.device import wired
@@ -32,7 +33,7 @@ from runner.prepare import Prepared, identity, prepare, provenance
 from runner.preview import check_memory
 from runner.progress import Progress
 from runner.runlog import run_log
-from runner.serving import WATERMARK, memory_limit, stop_at
+from runner.serving import stop_at
 from runner.spool import keep_copy
 from runner.store import Store
 from runner.types import Engine
@@ -153,7 +154,7 @@ def work(
     if not night.wait():
         raise KeyboardInterrupt
     wait = night.waiter(store.leave_out)
-    most = WATERMARK * memory_limit(vars(conf.engine), ready.device) if ready.device else math.inf
+    most = Budget.of(conf.engine, ready.device).watermark if ready.device else math.inf
     engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait, most)
     store.start(engine.gauge)
     grammars = answer_grammars(ready.prompter.channels, ready.prompter.answer_prefix)

@@ -5,27 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runner.cache import first_line
 from runner.device import Device
 from runner.models import read_config
 from runner.types import UserError
+from runner.words import first_line
 
 
-def load(folder: Path, device: Device) -> tuple[Any, dict[str, Any]]:
+def load(folder: Path, device: Device, limit: int | None = None) -> tuple[Any, dict[str, Any]]:
     """The model with its weights in memory, and its configuration.
 
     On a CPU the weights are float32 and not quantised, whatever the folder holds: MLX's other kernels are 10 to 20
     times slower there. On Metal they stay as they are; for CUDA see ``runner.cuda``. No code of the folder is run.
+    ``limit``: the bytes that they may take (None: all of the device's).
     Raises UserError, exit code 3 for what mlx-lm or this machine cannot run, 2 for a damaged folder.
     """
     model, config = load_lazily(folder)
     if device.kind == "cpu":
         _to_float32(model)
-    _check_memory(folder, model, device)
+    limit = device.memory_bytes if limit is None else limit
+    _check_memory(folder, model, limit, device.kind)
     if device.kind == "cuda":
         from runner import cuda
 
-        cuda.prepare(model, device.memory_bytes)
+        cuda.prepare(model, limit)
     _evaluate(folder, model)
     return model, config
 
@@ -69,12 +71,12 @@ def _to_float32(model: Any) -> None:
     model.set_dtype(mx.float32)
 
 
-def _check_memory(folder: Path, model: Any, device: Device) -> None:
+def _check_memory(folder: Path, model: Any, limit: int, kind: str) -> None:
     from mlx.utils import tree_flatten
 
     needed = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
-    if needed > device.memory_bytes:
-        have = f"{device.memory_bytes / 1e9:.1f} GB on this {device.kind}"
+    if needed > limit:
+        have = f"{limit / 1e9:.1f} GB on this {kind}"
         raise UserError(f"{folder}: the weights take {needed / 1e9:.1f} GB, and there are {have}", 3)
 
 

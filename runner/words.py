@@ -47,3 +47,8 @@ def clock(at: float) -> str:
     """A time to come as people say it: ``06:12`` within half a day, ``Wed 06:12`` within some days, else the date."""
     ahead, local = at - time.time(), time.localtime(at)
     return time.strftime("%H:%M" if ahead < 43_200 else "%a %H:%M" if ahead < 518_400 else "%Y-%m-%d", local)
+
+
+def first_line(error: BaseException) -> str:
+    """The error's first line, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

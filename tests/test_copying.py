@@ -5,6 +5,7 @@ from mlx_lm.models import llama4, mamba
 from runner.copying import CopyingEngine
 from runner.device import Device
 from runner.engine import BatchEngine
+from runner.engine_conf import EngineConf
 from runner.model import ResidentModel, UnsupportedModelError
 from runner.serving import batch_engine
 from runner.types import Sampling, Sequence
@@ -71,7 +72,7 @@ def test_a_state_space_model_is_refused_by_the_sharing_engine():
 def test_copies_are_told_in_the_log(caplog):
     mx.set_default_device(mx.cpu)
     with caplog.at_level("INFO", "rowmill"):
-        engine = batch_engine(tiny_mamba(), Device("cpu", "this one", None, 10**9), {})
+        engine = batch_engine(tiny_mamba(), Device("cpu", "this one", None, 10**9), EngineConf())
     engine.close()
     assert "this model cannot share prefixes (ArraysCache layers): every row gets a copy" in caplog.text
 

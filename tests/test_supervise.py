@@ -358,13 +358,14 @@ def test_a_release_gives_all_of_a_models_memory_back(tmp_path, tiny_model_folder
 
     from runner import weights
     from runner.device import Device
+    from runner.engine_conf import EngineConf
     from runner.serving import batch_engine
 
     device = Device("cpu", "here", None, 10**9)
 
     def opened():
         model, _ = weights.load(tiny_model_folder, device)
-        return batch_engine(model, device, {"memory_gb": 1.0})
+        return batch_engine(model, device, EngineConf(memory_gb=1.0))
 
     def taken():
         return mx.get_active_memory() + mx.get_cache_memory()

@@ -35,13 +35,14 @@ SCHEMA = {"type": "array", "items": FILM, "minItems": 50}  # longer than any ans
 def load():
     """An engine and its vocabulary; MLX may be imported only now that its BLAS is chosen."""
     found = device.prepare("cpu")
+    from runner.engine_conf import EngineConf
     from runner.serving import batch_engine
 
     folder = models.resolve(SMOLLM2)
     model, config = weights.load(folder, found)
     tokenizer = weights.load_tokenizer(folder, config)
     vocabulary = as_vocabulary(tokenizer)
-    sizes, grammars = {"batch_size": ROWS}, Grammars(vocabulary)
+    sizes, grammars = EngineConf(batch_size=ROWS), Grammars(vocabulary)
     return lambda ends: batch_engine(model, found, sizes, end_tokens=ends, grammars=grammars), vocabulary
 
 

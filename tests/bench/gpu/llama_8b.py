@@ -53,8 +53,8 @@ class Ours:
         import mlx.core as mx
 
         from runner import cuda
+        from runner.budget import MOST_WORK_BYTES
         from runner.model import ResidentModel
-        from runner.serving import MOST_WORK_BYTES
         from runner.tuning import measure_costs
 
         cuda.prepare(model, 40 << 30)
@@ -63,8 +63,8 @@ class Ours:
         self.bound_bytes = mx.get_active_memory() + int(MOST_WORK_BYTES)
 
     def engine(self, size, prefill=2048):
+        from runner.budget import MOST
         from runner.engine import BatchEngine
-        from runner.serving import MOST
 
         most = None if size else MOST
         bounds = {

@@ -1,0 +1,57 @@
+"""The group ``engine`` of the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.keys import key
+from runner.types import Sampling
+
+
+@dataclass
+class EngineConf:
+    """How the model runs.
+
+    Only ``max_tokens``, ``max_kv_size``, ``reasoning_effort`` and the sampling keys (``temperature``, ``top_p``,
+    ``top_k``, ``min_p``) change what is written; all other keys may differ when a run is resumed. Nothing here needs
+    tuning: the batch grows for as long as that yields more tokens per second, and whether a prefix is worth sharing is
+    measured once for each model and machine.
+
+    Attributes:
+        backend: The device; auto takes the best one available. fake needs no model and answers with text made from the
+            prompt's hash, to try out a configuration in a second.
+        batch_size: The number of sequences computed together. null: found while the run is at work.
+        prefill_tokens: The number of prompt tokens in one step. null: chosen for the device.
+        memory_gb: The memory for weights and KV caches together. null: what the device has to give.
+        max_kv_size: The number of tokens of a row that attention sees: the first 4 and the latest ones. null: all.
+        window: The number of rows read ahead. Their prompts are sorted and share what they have in common, at a cost
+            of 12 to 16 kB of memory for every 1,000 tokens.
+        max_tokens: The length limit of an answer.
+        temperature: 0 always takes the likeliest token.
+        top_p: Draw only from the likeliest tokens that together have this probability. 1: off.
+        top_k: Draw only from this many of the likeliest tokens. 0: off.
+        min_p: Leave out tokens less likely than this fraction of the likeliest. 0: off.
+        reasoning_effort: How long a model such as gpt-oss thinks before it answers.
+        stall_minutes: If no step finishes for this long, the model's process is restarted.
+        max_restarts: After more than this many deaths in a row without an answer in between, the run ends with exit
+            code 3.
+    """
+
+    backend: str = key("auto", among=("auto", "metal", "cuda", "cpu", "fake"))
+    batch_size: int | None = key(None, least=1)
+    prefill_tokens: int | None = key(None, least=1)
+    memory_gb: float | None = key(None, least=0)
+    max_kv_size: int | None = key(None, least=8)
+    window: int = key(16384, least=1)
+    max_tokens: int = key(256, least=1)
+    temperature: float = key(0.0, least=0)
+    top_p: float = key(1.0, least=0, most=1)
+    top_k: int = key(0, least=0)
+    min_p: float = key(0.0, least=0, most=1)
+    reasoning_effort: str | None = key(None, among=("low", "medium", "high"))
+    stall_minutes: float = key(15.0, least=0)
+    max_restarts: int = key(5, least=0)
+
+    def sampling(self) -> Sampling:
+        """How answers are drawn where a request does not say."""
+        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
