@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.batchfile import invalid_value, read_messages
 from runner.spelling import up_to
 from runner.structure import JSON_OBJECT, StructureConf, read_structure
 from runner.types import Columns, Completion, Request, Row, RowError, Sampling, Steps, UserError
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _NO_EFFECT = {
     *("model", "messages", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
     *("prompt_cache_retention", "parallel_tool_calls", "stream_options"),
@@ -102,7 +102,7 @@ class OpenAIBatch:
     def _sampling(self, body: Mapping[str, Any]) -> Sampling:
         top_p = _number(body, "top_p", self.top_p, 0, 1)
         if top_p == 0:
-            raise _wrong("top_p", "it must be above 0 and at most 1", top_p)
+            raise invalid_value("top_p", "it must be above 0 and at most 1", top_p)
         return Sampling(
             temperature=_number(body, "temperature", self.temperature, 0, 2),
             top_p=top_p,
@@ -125,43 +125,6 @@ def _check_names(body: Mapping[str, Any]) -> None:
             raise RowError(f"unknown_parameter: body.{name} is not a parameter that is known here")
 
 
-def read_messages(messages: Any) -> list[dict[str, str]]:
-    """The messages of a body with plain texts, roles as chat templates know them; RowError if they are none."""
-    if messages is None:
-        raise RowError("missing_required_parameter: body.messages is not set")
-    if not isinstance(messages, list) or not messages:
-        raise _wrong("messages", "it must be a list of messages, at least one", messages)
-    return [_message(f"messages[{at}]", message) for at, message in enumerate(messages)]
-
-
-def _message(name: str, message: Any) -> dict[str, str]:
-    if not isinstance(message, dict):
-        raise _wrong(name, "it must be an object with role and content", message)
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise _wrong(f"{name}.role", f"it can be {', '.join(_ROLES)}", role)
-    for part in ("tool_calls", "function_call", "audio", "refusal"):
-        if message.get(part):
-            raise RowError(f"unsupported_parameter: body.{name}.{part} is not supported")
-    return {"role": _ROLES[role], "content": _content(f"{name}.content", message.get("content"))}
-
-
-def _content(name: str, content: Any) -> str:
-    """A text, or text parts put together."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        raise _wrong(name, "it must be a text or a list of text parts", content)
-    texts = []
-    for at, part in enumerate(content):
-        if isinstance(part, dict) and part.get("type") not in ("text", None):
-            raise RowError(f"unsupported_parameter: body.{name}[{at}].type is {part['type']!r}, only text is read")
-        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-            raise _wrong(f"{name}[{at}]", "it must be an object with type and text", part)
-        texts.append(part["text"])
-    return "".join(texts)
-
-
 def _grammar(wanted: Any) -> str | None:
     """The rules of a JSON answer; None for text."""
     kind = wanted.get("type") if isinstance(wanted, dict) else None
@@ -170,11 +133,11 @@ def _grammar(wanted: Any) -> str | None:
     if kind == "json_object":
         return JSON_OBJECT
     if kind != "json_schema":
-        raise _wrong("response_format.type", "it can be text, json_object or json_schema", kind)
+        raise invalid_value("response_format.type", "it can be text, json_object or json_schema", kind)
     inner = wanted.get("json_schema")
     schema = inner.get("schema") if isinstance(inner, dict) else None
     if not isinstance(schema, dict):
-        raise _wrong("response_format.json_schema", "it must be an object with name and schema", inner)
+        raise invalid_value("response_format.json_schema", "it must be an object with name and schema", inner)
     return _schema_grammar(json.dumps(schema))
 
 
@@ -192,10 +155,10 @@ def _top_logprobs(body: Mapping[str, Any]) -> int | None:
     """How many alternatives to each token are wanted; None without ``logprobs``."""
     wanted = body.get("logprobs", False)
     if not isinstance(wanted, bool):
-        raise _wrong("logprobs", "it must be true or false", wanted)
+        raise invalid_value("logprobs", "it must be true or false", wanted)
     count = _integer(body, "top_logprobs", 0, 0, 20) or 0
     if count and not wanted:
-        raise _wrong("top_logprobs", "it needs logprobs to be true", count)
+        raise invalid_value("top_logprobs", "it needs logprobs to be true", count)
     return count if wanted else None
 
 
@@ -203,7 +166,7 @@ def _stop(body: Mapping[str, Any]) -> list[str]:
     stop = body.get("stop", [])
     stop = [stop] if isinstance(stop, str) else stop
     if not isinstance(stop, list) or len(stop) > 4 or not all(isinstance(text, str) and text for text in stop):
-        raise _wrong("stop", "it must be a text or a list of up to four, none empty", stop)
+        raise invalid_value("stop", "it must be a text or a list of up to four, none empty", stop)
     return stop
 
 
@@ -221,16 +184,12 @@ def _cut(answer: Completion, stop: list[str]) -> Columns:
 def _integer(body: Mapping[str, Any], name: str, default: int | None, least: int, most: int) -> int | None:
     value = body.get(name, default)
     if value is not default and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
-        raise _wrong(name, f"it must be a whole number from {least} to {most}", value)
+        raise invalid_value(name, f"it must be a whole number from {least} to {most}", value)
     return value
 
 
 def _number(body: Mapping[str, Any], name: str, default: float, least: float, most: float) -> float:
     value = body.get(name, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
-        raise _wrong(name, f"it must be a number from {least:g} to {most:g}", value)
+        raise invalid_value(name, f"it must be a number from {least:g} to {most:g}", value)
     return float(value)
-
-
-def _wrong(name: str, expected: str, value: Any) -> RowError:
-    return RowError(f"invalid_value: body.{name}: {expected}, not {json.dumps(value)[:100]}")

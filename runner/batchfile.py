@@ -19,9 +19,10 @@ from runner.compressed import lines
 from runner.dataset_conf import DatasetConf
 from runner.readers import Loaded
 from runner.tables import read_batches
-from runner.types import UserError
+from runner.types import RowError, UserError
 
 URL = "/v1/chat/completions"
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 SCHEMA = pa.schema(
     [
         ("custom_id", pa.string()),
@@ -47,7 +48,7 @@ def read_batch_file(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBat
         rows = _rows(paths)
         while some := list(islice(rows, _BATCH_ROWS)):
             if all(row["body"] is None and row["custom_id"] is None for row in some):
-                raise UserError(f"dataset.path: {paths[0]} is no OpenAI batch file: {some[0]['problem']}")
+                raise UserError(f"dataset.path: {paths[0]} is not an OpenAI batch file: {some[0]['problem']}")
             yield pa.RecordBatch.from_pylist(some, schema=SCHEMA)
 
     return SCHEMA, batches()
@@ -94,3 +95,45 @@ def _problem(row: dict[str, Any]) -> str | None:
 
 def _clean(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def read_messages(messages: Any) -> list[dict[str, str]]:
+    """The messages of a body with plain texts, roles as chat templates know them; RowError if they are none."""
+    if messages is None:
+        raise RowError("missing_required_parameter: body.messages is not set")
+    if not isinstance(messages, list) or not messages:
+        raise invalid_value("messages", "it must be a list of messages, at least one", messages)
+    return [_message(f"messages[{at}]", message) for at, message in enumerate(messages)]
+
+
+def _message(name: str, message: Any) -> dict[str, str]:
+    if not isinstance(message, dict):
+        raise invalid_value(name, "it must be an object with role and content", message)
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise invalid_value(f"{name}.role", f"it can be {', '.join(_ROLES)}", role)
+    for part in ("tool_calls", "function_call", "audio", "refusal"):
+        if message.get(part):
+            raise RowError(f"unsupported_parameter: body.{name}.{part} is not supported")
+    return {"role": _ROLES[role], "content": _content(f"{name}.content", message.get("content"))}
+
+
+def _content(name: str, content: Any) -> str:
+    """A text, or text parts put together."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not content:
+        raise invalid_value(name, "it must be a text or a list of text parts", content)
+    texts = []
+    for at, part in enumerate(content):
+        if isinstance(part, dict) and part.get("type") not in ("text", None):
+            raise RowError(f"unsupported_parameter: body.{name}[{at}].type is {part['type']!r}, only text is read")
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            raise invalid_value(f"{name}[{at}]", "it must be an object with type and text", part)
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def invalid_value(name: str, expected: str, value: Any) -> RowError:
+    """The error of a row whose body holds a value that is not what is ``expected``."""
+    return RowError(f"invalid_value: body.{name}: {expected}, not {json.dumps(value)[:100]}")

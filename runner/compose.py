@@ -34,6 +34,7 @@ from runner.types import UserError
 from runner.words import did_you_mean
 
 OPEN = "job"  # its keys are those of the job's own class, see runner.job.make_job
+READER = "dataset"  # with a ``_target_`` its keys are also those of the reader's own class
 NAMES = ("job.labels", "dataset.classes")  # keys that hold names, which may look like numbers
 _ORDER = re.compile(r"(\+\+|\+|~)?([^=]*?)(=.*)?", re.DOTALL)
 
@@ -73,7 +74,7 @@ class Composer:
             and choices[OPEN] in self.options("prompt")
         ):
             composed, choices = self._compose([*words, f"prompt={choices[OPEN]}"])
-        self._refuse_unknown(composed, self.schema, "")
+        self._refuse_unknown(composed, self.schema, "", choices)
         return composed, choices
 
     def options(self, group: str) -> dict[str, Path]:
@@ -86,7 +87,7 @@ class Composer:
         return file if file and self.config_dir and file.is_relative_to(self.config_dir) else None
 
     def _compose(self, words: list[str]) -> tuple[DictConfig, dict[str, str]]:
-        ConfigStore.instance().store(name=f"{self.name}_schema", node=self.schema)
+        ConfigStore.instance().store(name=f"{self.name}_schema", node=open_schema(self.schema))
         searched = [f"hydra.searchpath=[file://{Path(self.config_dir).resolve()}]"] if self.config_dir else []
         with _own_hydra(), hydra.initialize_config_module("conf", version_base="1.3"):
             try:
@@ -114,7 +115,7 @@ class Composer:
         if key in GROUPS:
             self._check_choice(key, value or "")
             return f"{key}={value}"
-        if not key.startswith(f"{OPEN}."):
+        if not key.startswith((f"{OPEN}.", f"{READER}.")) or field_type(self.schema, key):
             self._check_key(key, value or "")
         return self._readable(word, key, value or "")
 
@@ -153,7 +154,7 @@ class Composer:
             raise UserError(f"{key}={value}: {key} is a group of keys; {self._valid(key)}")
 
     def _readable(self, word: str, key: str, value: str) -> str:
-        sign = "++" if key.startswith(f"{OPEN}.") else ""
+        sign = "" if field_type(self.schema, key) else "++"
         if key in NAMES:
             refuse_retyped(value, key)
         value = unescaped(value)
@@ -170,15 +171,20 @@ class Composer:
         hint = f"are all brackets closed? Empty texts and those with special characters need quotes: '{key}=[\"\",b]'"
         raise UserError(f"{word}: the value cannot be read ({problem}); {hint}")
 
-    def _refuse_unknown(self, node: DictConfig, schema: Any, prefix: str) -> None:
+    def _refuse_unknown(self, node: DictConfig, schema: Any, prefix: str, choices: dict[str, str]) -> None:
         """Refuse what ``+`` or a file's ``@package`` has added to the tree."""
         known = typing.get_type_hints(schema)
         for name in map(str, node):
             key = f"{prefix}{name}"
-            if name not in known:
-                raise UserError(f"{key} is not a configuration key{self._alternatives(key)}")
-            if dataclasses.is_dataclass(known[name]) and isinstance(node._get_node(name), DictConfig):
-                self._refuse_unknown(node[name], known[name], f"{key}.")
+            if name not in known and not (prefix == f"{READER}." and "_target_" in node):
+                place = self._place(READER, choices, name) if prefix == f"{READER}." else ""
+                raise UserError(f"{key} is not a configuration key{self._alternatives(key)}{place}")
+            if dataclasses.is_dataclass(known.get(name)) and isinstance(node._get_node(name), DictConfig):
+                self._refuse_unknown(node[name], known[name], f"{key}.", choices)
+
+    def _place(self, group: str, choices: dict[str, str], name: str) -> str:
+        own = self.own_file(group, choices[group])
+        return f"; it stands in {own}" if own and f"{name}:" in own.read_text(encoding="utf-8") else ""
 
     def _alternatives(self, key: str) -> str:
         group, _, name = key.rpartition(".")
@@ -231,6 +237,14 @@ def _own_hydra() -> Iterator[None]:
     finally:
         GlobalHydra.set_instance(host)
         host.hydra, version.version_base = before
+
+
+def open_schema(schema: Any) -> DictConfig:
+    """The tree of a schema; to ``dataset`` keys may be added, those of a reader of the user's own."""
+    node = cast(DictConfig, OmegaConf.structured(schema))
+    if READER in node:
+        OmegaConf.set_struct(node[READER], False)
+    return node
 
 
 def keys(schema: Any, prefix: str = "") -> Iterator[str]:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.checkpoint_conf import CheckpointConf
-from runner.compose import Composer
+from runner.compose import Composer, open_schema
 from runner.dataset_conf import DatasetConf
 from runner.engine_conf import EngineConf
 from runner.job import make_job
@@ -140,7 +140,7 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
 def recorded_config(plain: dict[str, Any], config_dir: str | None = None) -> Config:
     """The configuration of an earlier run from what was kept of it. UserError where that does not fit any more."""
     try:
-        composed = OmegaConf.merge(OmegaConf.structured(RunConf), plain)
+        composed = OmegaConf.merge(open_schema(RunConf), plain)
         conf = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise UserError(f"the run was made by another version: {str(error).splitlines()[0]}") from error

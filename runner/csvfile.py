@@ -52,8 +52,8 @@ def _text_table(path: Path, target: Path | None, delimiter: str | None, encoding
     table = _read_text_cells(path, delimiter, encoding, target)
     if told is None and len(names := table.column_names) == 1 and (other := other_delimiter(names[0])):
         raise UserError(
-            f"dataset.path: {path} has one column, {names[0][:80]!r}: perhaps dataset.delimiter={other!r}; if not, "
-            f"dataset.delimiter={delimiter!r}"
+            f"dataset.path: {path} has a single column {names[0][:80]!r}; did you mean dataset.delimiter={other!r}? "
+            f"If not, set dataset.delimiter={delimiter!r}"
         )
     _refuse_open_quote(path, table, delimiter, encoding)
     return table
@@ -130,7 +130,7 @@ def _csv_error(path: Path, delimiter: str, encoding: str, message: str) -> UserE
         return UserError(f"dataset.path: {path} has no rows: empty data set")
     if "UTF8" in message or "codec" in message:
         line = _undecodable_line(path, encoding)
-        return UserError(f"dataset.path: {path} line {line} is not {encoding}; perhaps dataset.encoding=latin-1")
+        return UserError(f"dataset.path: {path} line {line} is not {encoding}; did you mean dataset.encoding=latin-1?")
     if found := re.search(r"Expected (\d+) columns, got (\d+)", message):
         ragged = _ragged_line(path, delimiter, encoding)
         where = f"line {ragged}" if ragged else "a line"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 @dataclass
 class DatasetConf:
     """Which rows to read.
+
+    ``dataset._target_`` names a reader of your own, ``module.Class``; the fields of the class are then keys, too.
 
     Attributes:
         kind: The reader; ``dataset=NAME`` sets it.
@@ -46,7 +49,26 @@ class DatasetConf:
     def of(cls, plain: Mapping[str, Any]) -> DatasetConf:
         """From plain values, such as those that a run has recorded; keys of another version are left out."""
         known = {key.name for key in fields(cls)}
-        return cls(**{name: value for name, value in plain.items() if name in known})
+        conf = cls(**{name: value for name, value in plain.items() if name in known})
+        if "_target_" in plain:
+            vars(conf).update({name: value for name, value in plain.items() if name not in known})
+        return conf
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """``_target_`` and the keys of the class that it names; empty where rowmill's own readers read."""
+        known = {key.name for key in fields(self)}
+        return {name: value for name, value in vars(self).items() if name not in known}
+
+    @property
+    def target(self) -> str | None:
+        """The user's own reader, as ``module.Class``."""
+        return self.own.get("_target_")
+
+    @property
+    def shown(self) -> str:
+        """What is read, for people."""
+        return self.target or re.sub(r"#sha256=.*", "", str(self.path))
 
     def changed(self, **values: Any) -> DatasetConf:
         """A copy with some keys set to other values."""

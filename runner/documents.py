@@ -48,7 +48,7 @@ def find_documents(paths: list[Path]) -> list[Path]:
     """
     files = _inside(paths[0]) if paths[0].is_dir() else paths
     if not files or not all(file.suffix.lower() in SUFFIXES for file in files):
-        raise UserError(f"dataset.path: {paths[0]}: no document ({', '.join(SUFFIXES)})")
+        raise UserError(f"dataset.path: {paths[0]} holds no documents ({', '.join(SUFFIXES)})")
     if any(file.suffix.lower() == ".pdf" for file in files):
         _need_pypdf(files)
     return files
@@ -118,7 +118,7 @@ def _decoded(content: bytes, encoding: str) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not {encoding}; perhaps dataset.encoding=latin-1") from None
+        raise ValueError(f"byte {error.start} is not {encoding}; did you mean dataset.encoding=latin-1?") from None
     if "\0" in text:
         raise ValueError("it is not text: it holds null bytes")
     return text

@@ -10,7 +10,7 @@ import codecs
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,13 +39,18 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
 
 def read_json(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Two passes: the first finds every column and its type, the second converts. UserError names the line at fault."""
+    schema = json_schema(_batches(paths))
+    return schema, (json_batch(rows, schema) for rows in _batches(paths))
+
+
+def json_schema(batches: Iterable[list[dict[str, Any]]]) -> pa.Schema:
+    """Every column of the rows with the type that holds all its values."""
     types: dict[str, pa.DataType] = {}
-    for rows in _batches(paths):
+    for rows in batches:
         for name in dict.fromkeys(key for row in rows for key in row):
             kind = infer([row.get(name) for row in rows])
             types[name] = merge(types[name], kind) if name in types else kind
-    schema = pa.schema(list(types.items()))
-    return schema, (json_batch(rows, schema) for rows in _batches(paths))
+    return pa.schema(list(types.items()))
 
 
 def _batches(paths: list[Path]) -> Iterator[list[dict[str, Any]]]:

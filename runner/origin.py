@@ -28,8 +28,8 @@ def check_unchanged(before: Stamps) -> None:
         with contextlib.suppress(FileNotFoundError):
             if (now := _stamp(file)) != stamp and now[0] == stamp[0]:
                 raise UserError(
-                    f"dataset.path: {file} was written to during the run: what was computed is safe; "
-                    "put back what it was and run the same line to resume, or use another run_name"
+                    f"dataset.path: {file} was written to during the run: what has been computed is safe; "
+                    "restore it and run the same command to resume, or use another run_name"
                 )
 
 
@@ -58,7 +58,7 @@ def local_paths(address: str, kind: str, offline: bool, folders: bool = False) -
         return files
     if path.is_dir() and not folders:
         raise UserError(
-            f"dataset.path: {path} is a folder; dataset={kind} wants a file or a pattern like {path}/*, "
+            f"dataset.path: {path} is a folder; dataset={kind} reads a file or a pattern like {path}/*, "
             "dataset=arrow or documents a folder"
         )
     return [path]

@@ -136,7 +136,7 @@ def prepare(overrides: Sequence[str], config_dir: str | None, differing: Sequenc
     from runner import device, models, weights
     from runner.memory import context_length
 
-    source = open_source(conf.dataset, conf.offline)
+    source = open_source(conf.dataset, conf.offline, folders=job_folders(config_dir))
     column = text_column(source, conf.perplexity.column)
     folder = models.resolve(model_path(conf.model), conf.model.revision, conf.offline)
     found = device.prepare(conf.engine.backend)

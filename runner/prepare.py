@@ -73,7 +73,7 @@ def prepare(config: Config) -> Prepared:
         with disk_errors(run_dir):
             run_dir = fresh_dir(run_dir)
         log.info("resume=force: starting anew in %s", run_dir)
-    source = open_source(conf.dataset, conf.offline, run_dir)
+    source = open_source(conf.dataset, conf.offline, run_dir, job_folders(config.config_dir), conf.modules)
     date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)
     variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
@@ -205,6 +205,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
         "seed": conf.seed,
         "date": ready.date,
         **({"made": True} if ready.attempts is not None else {}),
+        **({"reader": job_code(plain["dataset"], job_folders(ready.config.config_dir))} if conf.dataset.target else {}),
         **_answers(ready),
     }
 
@@ -229,6 +230,7 @@ def provenance(ready: Prepared) -> dict[str, Any]:
         **session_facts(ready.device),
         "engine": plain["engine"],
         "dataset": plain["dataset"]["path"],
+        **({"config_dir": ready.config.config_dir} if ready.config.conf.dataset.target else {}),
         "prompt_sha256": hashlib.sha256(json.dumps(_prompt(ready), sort_keys=True).encode()).hexdigest(),
         "quantization": _quantization(ready.model_config),
         "commit": _commit(ready.folder),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +75,12 @@ READERS = {
     "none": Reader("runner.readers:read_numbers", needs_path=False),
 }
 SUFFIXES = {suffix: kind for kind, reader in READERS.items() for suffix in reader.suffixes}
+
+
+def holds_requests(dataset: Mapping[str, Any]) -> bool:
+    """Whether the rows of a recorded ``dataset`` group are requests of an OpenAI batch file."""
+    reader = None if "_target_" in dataset else READERS.get(dataset["kind"])
+    return reader is not None and reader.requests
 
 
 def read_numbers(conf: DatasetConf, path: str, offline: bool) -> Loaded:

@@ -48,7 +48,7 @@ from runner.records import Staged
 from runner.shards import OURS, Layout, batches, shard_schema
 from runner.shards import table as staged_table
 from runner.spool import COPY, STDIN
-from runner.status import read_status
+from runner.status import read_sessions, read_status
 from runner.types import UserError
 
 if TYPE_CHECKING:
@@ -125,12 +125,20 @@ class Run:
 
         recorded = self.identity["dataset"]
         conf = DatasetConf.of(self.config["dataset"])
-        if self.data is not None or conf.path == STDIN:
+        if self.data is not None or (conf.path == STDIN and not conf.target):
             conf = conf.changed(path=self.data or str(self.path / COPY))
-        source = open_source(conf)
+        source = open_source(conf, folders=self._reader_folders(), modules=self.config.get("modules", ()))
         if source.fingerprint != recorded["fingerprint"]:
-            raise UserError(f"{conf.path} holds other rows than {self.path} was made from")
+            raise UserError(f"{conf.shown} holds other rows than {self.path} was made from")
         return source
+
+    def _reader_folders(self) -> list[str]:
+        """Where a reader of the user's own may lie: this folder and the ``--config-dir`` of the run inside it."""
+        with self._checkpoint() as connection:
+            recorded = [session["provenance"].get("config_dir") for session in read_sessions(connection)]
+        here, own = Path.cwd(), self.path.resolve()
+        found = [Path(folder).resolve() for folder in recorded[-1:] if folder]
+        return [str(here), *(str(one) for one in found if one.is_relative_to(here) and own not in (one, *one.parents))]
 
     @cached_property
     def identity(self) -> dict[str, Any]:

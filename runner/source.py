@@ -12,8 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,37 +34,51 @@ _CELLS_PER_READ = 100_000
 _BYTES_PER_READ = 16 << 20
 
 
-def open_source(conf: DatasetConf, offline: bool = False, run_dir: Path | None = None) -> DataSource:
+def open_source(
+    conf: DatasetConf,
+    offline: bool = False,
+    run_dir: Path | None = None,
+    folders: Sequence[str] = (),
+    modules: Sequence[str] = (),
+) -> DataSource:
     """Open the data set; UserError (before anything else is loaded) when it is missing, malformed or has no rows.
 
     ``offline``: what is not in a local cache counts as missing. ``run_dir``: where the rows of an earlier session's
-    standard input lie, if nothing is piped in now.
+    standard input lie, if nothing is piped in now. ``folders``, ``modules``: where a reader of the user's own may lie.
     """
     _check(conf)
     conf = conf.changed(classes=[str(name) for name in conf.classes])
-    path, piped = str(conf.path), conf.path == STDIN
+    path, piped = str(conf.path), conf.path == STDIN and not conf.target
     if piped:
         path = str(spooled(run_dir))
     try:
-        loaded = READERS[conf.kind].load()(conf, path, offline)
+        loaded = _loaded(conf, path, offline, folders, modules)
     except UserError as error:
         raise UserError(str(error).replace(path, "the standard input")) if piped else error from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"dataset.path: {conf.path} cannot be read as {conf.kind}: {error}") from error
     if not loaded.table.num_columns:
-        raise UserError(f"dataset.path: {conf.path} has no columns: empty data set")
+        raise UserError(f"{_key(conf)}: {conf.shown} has no columns: empty data set")
     if not len(loaded.table):
-        raise UserError(f"dataset.path: {conf.path} has no rows: empty data set")
+        raise UserError(f"{_key(conf)}: {conf.shown} has no rows: empty data set")
     return DataSource(conf, loaded, Path(path) if piped else None)
 
 
+def _loaded(conf: DatasetConf, path: str, offline: bool, folders: Sequence[str], modules: Sequence[str]) -> Loaded:
+    if not conf.target:
+        return READERS[conf.kind].load()(conf, path, offline)
+    from runner.own_reader import read_own
+
+    return read_own(conf, list(folders) or [str(Path.cwd())], modules)
+
+
+def _key(conf: DatasetConf) -> str:
+    return "dataset._target_" if conf.target else "dataset.path"
+
+
 def _check(conf: DatasetConf) -> None:
-    if conf.kind not in READERS:
-        raise UserError(f"dataset.kind: {conf.kind!r}{did_you_mean(conf.kind, list(READERS))}")
-    if not conf.path and READERS[conf.kind].needs_path:
-        raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
-    if conf.table is not None and not READERS[conf.kind].tables:
-        raise UserError(f"dataset.table={conf.table}: it applies to dataset=sqlite only, this is {conf.kind}")
+    if not conf.target:
+        _check_kind(conf)
     for name in conf.classes:
         if not isinstance(name, str) and (not isinstance(name, int) or isinstance(name, bool)):
             raise UserError(f"dataset.classes: YAML reads a name as the {type(name).__name__} {name}; put it in quotes")
@@ -73,6 +86,15 @@ def _check(conf: DatasetConf) -> None:
         raise UserError(f"dataset.limit: {conf.limit} is not a positive number; null means all rows")
     if conf.shuffle_seed is not None and not 0 <= conf.shuffle_seed < 2**32:
         raise UserError(f"dataset.shuffle_seed: {conf.shuffle_seed} is not between 0 and {2**32 - 1}")
+
+
+def _check_kind(conf: DatasetConf) -> None:
+    if conf.kind not in READERS:
+        raise UserError(f"dataset.kind: {conf.kind!r}{did_you_mean(conf.kind, list(READERS))}")
+    if not conf.path and READERS[conf.kind].needs_path:
+        raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
+    if conf.table is not None and not READERS[conf.kind].tables:
+        raise UserError(f"dataset.table={conf.table}: it applies to dataset=sqlite only, this is {conf.kind}")
 
 
 class DataSource:
@@ -102,7 +124,7 @@ class DataSource:
             self._total_rows if self._order is None else len(self._order), conf.limit or self._total_rows
         )
         if not self._length:
-            raise UserError(f"dataset.where: no row of {conf.path} matches {conf.where!r}: empty data set")
+            raise UserError(f"dataset.where: no row of {conf.shown} matches {conf.where!r}: empty data set")
         self._check_gold(table)
         self.fingerprint = self._fingerprint(loaded.contents)
 
@@ -173,8 +195,8 @@ class DataSource:
         chosen = "" if len(self) == self._total_rows else f" of {self._total_rows:,}"
         names = ", ".join(self.column_names[:8]) + (", ..." if len(self.column_names) > 8 else "")
         shuffled = "" if self.conf.shuffle_seed is None else f", shuffled with seed {self.conf.shuffle_seed}"
-        path = re.sub(r"#sha256=.*", "", str(self.conf.path))
-        return f"{path} ({self.conf.kind}): {len(self):,}{chosen} rows{shuffled}, columns {names}"
+        kind = "own reader" if self.conf.target else self.conf.kind
+        return f"{self.conf.shown} ({kind}): {len(self):,}{chosen} rows{shuffled}, columns {names}"
 
     def _slices(self, start: int, stop: int) -> Iterator[Any]:
         at = 0

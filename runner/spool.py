@@ -37,9 +37,9 @@ def spooled(run_dir: Path | None) -> Path:
         if spool.stat().st_size:
             return spool
     if kept is not None and kept.is_file():
-        log.info("nothing is piped in: reading the rows of the earlier session from %s", kept)
+        log.info("the standard input is empty: reusing the rows that the earlier session kept in %s", kept)
         return kept
-    raise UserError(f"dataset.path={STDIN} reads the standard input, and nothing is piped in")
+    raise UserError(f"dataset.path={STDIN} reads the standard input, but nothing is piped in")
 
 
 def keep_copy(spool: Path, run_dir: Path, *, power: bool) -> None:

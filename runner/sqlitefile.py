@@ -31,14 +31,14 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
     """The rows of ``conf.table``."""
     paths = local_paths(path, conf.kind, offline)
     if len(paths) > 1:
-        raise UserError(f"dataset.path: the pattern matches {paths[0]}, {paths[1]}, ...: a database is read alone")
+        raise UserError(f"dataset.path: the pattern matches {paths[0]}, {paths[1]}, ...: give one database file")
     return Loaded(*read_sqlite(paths[0], conf.table))
 
 
 def read_sqlite(path: Path, table: str | None) -> tuple[pa.Table, str]:
     """The rows, and a hash of what they hold; ``table`` None is the only one. UserError if there is none to be had."""
     if path.is_dir():
-        raise UserError(f"dataset.path: {path} is a folder; dataset=sqlite wants a database file")
+        raise UserError(f"dataset.path: {path} is a folder; dataset=sqlite reads a database file")
     try:
         with contextlib.closing(_connect(path)) as connection:
             connection.execute("BEGIN")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import yaml
 
 from runner.compressed import open_bytes
 from runner.csvfile import other_delimiter
@@ -26,6 +28,7 @@ LOOKED_AT = 2000  # rows
 MOST_LABELS = 20
 LABEL_CHARS = 40
 LONG = 6000  # characters of a document that is worth summarising
+_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.[A-Z]\w*[a-z]\w*")  # module.Class
 _LABEL_NAMES = ("label", "class", "category", "kind", "sentiment", "topic", "tag", "target", "gold", "answer", "intent")
 
 
@@ -33,59 +36,76 @@ _LABEL_NAMES = ("label", "class", "category", "kind", "sentiment", "topic", "tag
 class Proposal:
     """What to do with a data set: ``job`` is label, summarize or generate; ``labels`` are those found in ``gold``."""
 
+    conf: DatasetConf
     rows: int
-    kind: str
     text: str
     job: str
     median_chars: int
     gold: str | None = None
     labels: tuple[str, ...] = ()
-    delimiter: str | None = None
 
 
-def propose(path: str, table: str | None = None) -> Proposal:
-    """Look at the first rows of a file. UserError if it cannot be read or has no column of texts to ask about."""
-    kind = _kind(path)
-    delimiter = _delimiter(path) if kind == "csv" else None
-    source = open_source(DatasetConf(kind=kind, path=path, table=table, delimiter=delimiter), offline=True)
+def propose(path: str, table: str | None = None, folder: Path | None = None, keys: Sequence[str] = ()) -> Proposal:
+    """Look at the first rows. UserError if they cannot be read or have no column of texts to ask about.
+
+    ``path`` is a file, a folder, or a reader of the user's own as ``module.Class``, with its ``keys`` as NAME=VALUE,
+    whose module may lie in ``folder``.
+    """
+    conf = _conf(path, table, keys)
+    folders = [str(place.resolve()) for place in (Path.cwd(), folder) if place]
+    source = open_source(conf, offline=True, folders=folders)
     rows = list(islice(source.rows(0), LOOKED_AT))
     text, chars = _text_column(source, rows)
     gold, labels = _label_column(source, rows, text)
     job = "label" if gold else "summarize" if chars >= LONG else "generate"
-    return Proposal(len(source), kind, text, job, chars, gold, labels, delimiter)
+    return Proposal(conf, len(source), text, job, chars, gold, labels)
 
 
-def write_starter(path: str, folder: Path, name: str | None = None, table: str | None = None) -> tuple[str, list[Path]]:
+def write_starter(found: Proposal, folder: Path, name: str | None = None) -> tuple[str, list[Path]]:
     """Write ``dataset/NAME.yaml``, ``job/NAME.yaml`` and ``prompt/NAME.yaml`` into ``folder``; NAME and the files.
 
     NAME is the file's own by default, with ``my_`` before it where rowmill has one. Raises UserError; nothing is
     overwritten.
     """
-    found = propose(path, table)
-    name = _name(name or Path(path).name.split(".")[0], given=name is not None)
+    name = _name(name or _stem(found.conf), given=name is not None)
     contents = {
-        "dataset": _dataset(path, table, found),
+        "dataset": _dataset(found),
         "job": _job(found),
         "prompt": _prompt(found),
     }
     targets = {folder / group / f"{name}.yaml": content for group, content in contents.items()}
     if there := [target for target in targets if target.exists()]:
-        raise UserError(f"{there[0]} is there already and is not overwritten: choose another --name or --config-dir")
+        raise UserError(f"{there[0]} already exists and is not overwritten: choose another --name or --config-dir")
     for target, content in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content, encoding="utf-8")
     return name, list(targets)
 
 
+def _stem(conf: DatasetConf) -> str:
+    return conf.target.rpartition(".")[2] if conf.target else Path(str(conf.path)).name.split(".")[0]
+
+
+def _conf(path: str, table: str | None, keys: Sequence[str]) -> DatasetConf:
+    if not Path(path).exists() and _CLASS.fullmatch(path):
+        given = (key.partition("=") for key in keys)
+        own = {name: yaml.safe_load(value) for name, _, value in given}
+        return DatasetConf.of({"_target_": path, **own})
+    if keys:
+        raise UserError(f"{keys[0]}: keys belong to a reader of your own, {path} is not one")
+    kind = _kind(path)
+    return DatasetConf(kind=kind, path=path, table=table, delimiter=_delimiter(path) if kind == "csv" else None)
+
+
 def _kind(path: str) -> str:
     file = Path(path)
     if not file.exists():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"no such file: {path}")
     if file.is_dir():
         return "arrow" if (file / "state.json").is_file() or (file / "dataset_dict.json").is_file() else "documents"
     suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() not in PACKED]
     if not suffixes or suffixes[-1] not in SUFFIXES:
-        raise UserError(f"{path}: its ending tells no kind of data; known are {', '.join(SUFFIXES)} and folders")
+        raise UserError(f"{path}: unknown file type; known are {', '.join(SUFFIXES)}, and folders")
     return SUFFIXES[suffixes[-1]]
 
 
@@ -108,7 +128,7 @@ def _text_column(source: DataSource, rows: list[dict[str, Any]]) -> tuple[str, i
     }
     if not lengths or not any(lengths.values()):
         raise UserError(
-            f"{source.conf.path} has no column of texts to ask about (columns: {', '.join(source.column_names)}); a "
+            f"{source.conf.shown} has no column of texts to ask about (columns: {', '.join(source.column_names)}); a "
             "template can only name columns that are words of letters, digits and _"
         )
     return max(lengths.items(), key=lambda pair: pair[1])
@@ -132,19 +152,20 @@ def _label_column(source: DataSource, rows: list[dict[str, Any]], text: str) -> 
 def _name(name: str, given: bool) -> str:
     clean = re.sub(r"\W+", "_", name).strip("_").lower() or "data"
     if given and clean != name:
-        raise UserError(f"--name {name}: it must be small letters, digits and _, such as {clean}")
+        raise UserError(f"--name {name}: use lower-case letters, digits and _, such as {clean}")
     built_in = any((files("conf") / group / f"{clean}.yaml").is_file() for group in ("dataset", "job", "prompt"))
     if given and built_in:
         raise UserError(f"--name {name}: rowmill has a configuration of this name; choose another, such as my_{name}")
     return f"my_{clean}" if built_in else clean
 
 
-def _quoted(text: str) -> str:
-    """A text that YAML reads as that text, whatever it is."""
+def _quoted(text: Any) -> str:
+    """A value that YAML reads as that value, whatever it is."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def _dataset(path: str, table: str | None, found: Proposal) -> str:
+def _dataset(found: Proposal) -> str:
+    conf = found.conf
     gold = (
         f"gold: {_quoted(found.gold)} # the right answers, to tell how right the run is"
         if found.gold
@@ -152,10 +173,9 @@ def _dataset(path: str, table: str | None, found: Proposal) -> str:
     )
     lines = [
         f"# The rows to read: {found.rows:,} at the time of writing.",
-        f"kind: {found.kind}",
-        f"path: {_quoted(path)}",
-        *([f"table: {_quoted(table)}"] if table else []),
-        *([f"delimiter: {_quoted(found.delimiter)}"] if found.delimiter else []),
+        *([] if conf.target else [f"kind: {conf.kind}"]),
+        *(f"{name}: {_quoted(value)}" for name, value in conf.own.items()),
+        *(f"{name}: {_quoted(value)}" for name in ("path", "table", "delimiter") if (value := getattr(conf, name))),
         gold,
         "# limit: 100 # only so many rows, to try things out",
         "# shuffle_seed: 0 # with limit: a random sample instead of the first rows",

@@ -66,7 +66,7 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
     """Raise UserError when the first bytes show another format than ``kind``; an empty file is one too."""
     packed = compression(path)
     if packed and kind in ("parquet", "arrow"):
-        raise UserError(f"dataset.path: {path} is {packed}-compressed: unpack it, {kind} files are read as they are")
+        raise UserError(f"dataset.path: {path} is {packed}-compressed: decompress it, {kind} files are read as is")
     with open_bytes(path) as file:
         head = file.read(64)
     if not head:

@@ -53,5 +53,5 @@ def test_a_bad_line_is_a_row_with_its_problem(tmp_path, line, problem):
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"requests.jsonl is no OpenAI batch file: invalid_json_line: .* line 1 is not"):
+    with pytest.raises(UserError, match=r"requests.jsonl is not an OpenAI batch file: invalid_json_line: .* line 1"):
         read(tmp_path, "id,text", "1,a")

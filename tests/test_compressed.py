@@ -55,7 +55,7 @@ def test_what_is_packed_is_looked_at_too(tmp_path):
         rows(tmp_path / "a.gz", "csv")
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     (tmp_path / "a.parquet.gz").write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
-    with pytest.raises(UserError, match="gzip-compressed: unpack it"):
+    with pytest.raises(UserError, match="gzip-compressed: decompress it"):
         rows(tmp_path / "a.parquet.gz", "parquet")
 
 
@@ -134,7 +134,7 @@ def test_the_fingerprint_of_a_pattern_follows_contents_and_order(parts):
         ("csv", {"a": "x\n1\n", "b": ""}, r"/b is empty"),
         ("csv", {"a": "x\n1\n", "b": '{"x": 1}\n'}, r"/b is not csv but looks like JSON lines"),
         ("parquet", {"a": "PAR1", "b": "PAR1"}, r"/a is not a readable Parquet file"),
-        ("sqlite", {"a": "x", "b": "x"}, "a database is read alone"),
+        ("sqlite", {"a": "x", "b": "x"}, "give one database file"),
         ("csv", {}, "no file matches the pattern"),
     ],
 )

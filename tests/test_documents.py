@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_a_row_that_says_why(folder):
     rows = {row["file"]: row for row in opened(folder).rows()}
     unreadable = {name for name, row in rows.items() if isinstance(row, UnreadableRow)}
     assert unreadable == {"e.pdf", "f.txt", "g.txt", "h.txt"}
-    assert rows["g.txt"].why == "ValueError: byte 3 is not utf-8; perhaps dataset.encoding=latin-1"
+    assert rows["g.txt"].why == "ValueError: byte 3 is not utf-8; did you mean dataset.encoding=latin-1?"
     assert rows["h.txt"].why == "it holds no text"
     task = Task(0, rows["f.txt"], job=None)
     assert task.start() == []
@@ -102,7 +102,7 @@ def test_one_file_and_some_files_are_data_sets_too(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("i.png", "no document"), ("nothing", "no such file"), (".", "no document")]
+    ("name", "says"), [("i.png", "holds no documents"), ("nothing", "no such file"), (".", "holds no documents")]
 )
 def test_what_holds_no_documents_is_refused(tmp_path, name, says):
     (tmp_path / "i.png").write_bytes(b"\x89PNG")

@@ -181,14 +181,17 @@ def test_wide_rows_and_long_cells(write):
         (b'a,b\n1,"x\ny"\n1,2,3\n', "line 4 has 3 cells, the header has 2"),
         (b"a,b\n1\n", "line 2 has 1 cells"),
         (b"a,a,b\n1,2,3\n", "more than one column named 'a'"),
-        (b"a,b\n1,x\n2,\xff\n", "line 3 is not utf-8; perhaps dataset.encoding=latin-1"),
+        (b"a,b\n1,x\n2,\xff\n", "line 3 is not utf-8; did you mean dataset.encoding=latin-1"),
         (b'a,b\n1,x\n2,"y\n3,z\n', "a quote that is never closed"),
         (b"PAR1abc", "not csv but a Parquet file: dataset=parquet"),
         (b"PK\x03\x04abc", "Excel"),
         (b"\xff\xfea\x00", "utf-16"),
         (b'{"a": 1}\n', "dataset=jsonl"),
-        (b"text;n\nx;1\n", r"one column, 'text;n': perhaps dataset.delimiter=';'; if not, dataset.delimiter=','"),
-        (b"text\tn\nx\t1\n", r"perhaps dataset.delimiter='\\t'"),
+        (
+            b"text;n\nx;1\n",
+            r"single column 'text;n'; did you mean dataset.delimiter=';'\? If not, set",
+        ),
+        (b"text\tn\nx\t1\n", r"did you mean dataset.delimiter='\\t'"),
     ],
 )
 def test_a_bad_csv_is_refused(write, content, message):

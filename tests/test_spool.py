@@ -50,7 +50,7 @@ def test_a_killed_run_is_resumed_with_nothing_piped_in(rowmill, tmp_path):
     assert (tmp_path / "outputs" / "piped" / "stdin").read_bytes() == PACKED
     resumed = rowmill("run", *WORDS)
     assert resumed.returncode == 0, resumed.stderr
-    assert b"nothing is piped in: reading the rows of the earlier session" in resumed.stderr
+    assert b"the standard input is empty: reusing the rows that the earlier session kept" in resumed.stderr
     assert len(rows(tmp_path)) == 40
 
 
@@ -68,7 +68,7 @@ def test_the_same_rows_piped_in_again_resume_and_others_do_not(rowmill, tmp_path
 def test_mistakes_name_the_standard_input(rowmill):
     nothing = rowmill("run", *WORDS)
     assert nothing.returncode == 2
-    assert nothing.stderr == b"rowmill: dataset.path=- reads the standard input, and nothing is piped in\n"
+    assert nothing.stderr == b"rowmill: dataset.path=- reads the standard input, but nothing is piped in\n"
     wrong = rowmill("preview", *WORDS, piped=b'{"text": 1}\nnope\n')
     assert wrong.returncode == 2
     assert wrong.stderr.startswith(b"rowmill: dataset.path: the standard input line 2 is not JSON")

@@ -109,7 +109,7 @@ def test_nothing_is_overwritten(folder, capsys):
     ("name", "content", "message"),
     [
         ("none.csv", None, "no such file"),
-        ("data.xyz", "a", "tells no kind"),
+        ("data.xyz", "a", "unknown file type"),
         ("empty.csv", "", "empty"),
         ("numbers.csv", "a,b\n1,2\n", "no column of texts"),
         ("odd.csv", "the text\nhello there\n", "letters, digits and _"),

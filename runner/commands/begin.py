@@ -11,6 +11,7 @@ from runner.commands import EXIT_OK
 
 def init_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the data: .csv .jsonl .parquet .txt .db, or a folder")
+    parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="of a reader of your own, module.Class as FILE")
     parser.add_argument("--config-dir", metavar="DIR", default="my_conf", help="where to write (default: my_conf)")
     parser.add_argument("--name", metavar="NAME", help="what to call it (default: the file's name)")
     parser.add_argument("--table", metavar="TABLE", help="the table of an SQLite file")
@@ -20,8 +21,9 @@ def init(options: argparse.Namespace) -> int:
     """Look at a data file and write a commented configuration for it: data set, job and prompt."""
     from runner.starter import propose, write_starter
 
-    found = propose(options.file, options.table)
-    name, written = write_starter(options.file, Path(options.config_dir), options.name, options.table)
+    folder = Path(options.config_dir)
+    found = propose(options.file, options.table, folder, options.keys)
+    name, written = write_starter(found, folder, options.name)
     gold = f"; column {found.gold!r} holds the labels: {', '.join(found.labels)}" if found.gold else ""
     print(f"{options.file}: {found.rows:,} rows; job {found.job} on column {found.text!r}{gold}")
     for path in written:

@@ -17,6 +17,7 @@ from runner.export.annotate import model_name
 from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
 from runner.export.select import Selection
+from runner.readers import holds_requests
 from runner.results import Run
 from runner.types import UserError
 
@@ -30,7 +31,7 @@ def write_openai_batch(target: str, selection: Selection, *, overwrite: bool) ->
     if target == STDOUT:
         raise UserError("--format openai-batch writes two files: name one")
     run = selection.run
-    if run.config["dataset"]["kind"] != "openai_batch":
+    if not holds_requests(run.config["dataset"]):
         raise UserError(f"--format openai-batch: {run.path} was not made from dataset=openai_batch")
     selection.join = True
     failed = errors_file(target)

@@ -20,6 +20,7 @@ from runner.export.annotate import job_columns
 from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
 from runner.export.select import INPUT, Selection
+from runner.readers import holds_requests
 from runner.results import Run
 from runner.template import Template
 from runner.types import RowError, UserError
@@ -72,8 +73,8 @@ class Sides:
         return lambda row: _messages(system(row) if system else None, user(row))
 
     def _own_prompt(self, columns: list[str]) -> Callable[[dict[str, Any]], Messages]:
-        if self.run.config["dataset"]["kind"] == "openai_batch":
-            from jobs.openai_batch import read_messages
+        if holds_requests(self.run.config["dataset"]):
+            from runner.batchfile import read_messages
 
             return lambda row: read_messages(json.loads(row["body"])["messages"])
         prompt = self.run.config["prompt"]
