@@ -173,10 +173,10 @@ class Composer:
 
     def _refuse_unknown(self, node: DictConfig, schema: Any, prefix: str, choices: dict[str, str]) -> None:
         """Refuse what ``+`` or a file's ``@package`` has added to the tree."""
-        known = typing.get_type_hints(schema)
-        for name in map(str, node):
+        known, names = typing.get_type_hints(schema), list(map(str, node))
+        for name in names:
             key = f"{prefix}{name}"
-            if name not in known and not (prefix == f"{READER}." and "_target_" in node):
+            if name not in known and not (prefix == f"{READER}." and "_target_" in names):
                 place = self._place(READER, choices, name) if prefix == f"{READER}." else ""
                 raise UserError(f"{key} is not a configuration key{self._alternatives(key)}{place}")
             if dataclasses.is_dataclass(known.get(name)) and isinstance(node._get_node(name), DictConfig):

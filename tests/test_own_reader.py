@@ -144,6 +144,7 @@ def test_preview_shows_its_rows(capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["dataset._target_=???"], "dataset._target_ is not set"),
         (["dataset.page=4"], "dataset.page is not a key of mine.Pages (did you mean 'pages'?)"),
         (["dataset.pages=many"], "dataset.pages=many: it must be a whole number"),
         (["dataset.table=t"], "dataset.table is not a key of mine.Pages"),
