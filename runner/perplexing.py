@@ -44,6 +44,7 @@ from runner.disk import disk_errors
 from runner.engine_conf import EngineConf
 from runner.facts import session_facts
 from runner.interrupt import Stop
+from runner.job import job_folders
 from runner.keys import check_keys, key
 from runner.names import combinations
 from runner.progress import Progress
