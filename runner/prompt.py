@@ -164,10 +164,6 @@ class Prompter:
         tokens = spell(generation, sequence.tokens, self.channels)
         return up_to(tokens, text) if tokens and self.stop else tokens
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The answer's text without control tokens and reasoning ("" if it never began), up to the first stop text."""
-        return self._cut(self.channels.read(ids).text)
-
     def stops(self, ids: Sequence[int]) -> bool:
         """Whether a stop text has come up in the answer; what is thought before it is none."""
         text = self.channels.read(ids).text

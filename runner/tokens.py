@@ -177,17 +177,6 @@ class ByteTokenizer:
         return bytes([id]) if id < 256 else b""
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The ``transformers`` tokenizer of a local model folder; UserError (exit 3) when there is none. Runs no code."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds for a folder that is not a model's
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder} holds no usable tokenizer: {first_line}", exit_code=3) from error
-
-
 def as_vocabulary(tokenizer: Any) -> Vocabulary:
     """The tokenizer itself if it is a Vocabulary, else the one over a ``transformers`` tokenizer."""
     return tokenizer if hasattr(tokenizer, "encode_plain") else TransformersVocabulary(tokenizer)

@@ -37,7 +37,7 @@ def gpt_oss():
     folder = Path(__file__).parents[2] / "shared" / "gpt-oss-20b"
     if not (folder / "tokenizer.json").exists():
         pytest.skip("the tokenizer of gpt-oss-20b is not beside the checkout")
-    from runner.tokens import load_tokenizer
+    from tests.support.prompts import load_tokenizer
 
     return load_tokenizer(folder)
 

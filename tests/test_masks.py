@@ -16,9 +16,10 @@ from runner.masks import Grammars, bitmasks
 from runner.model import ResidentModel
 from runner.sampling import masked
 from runner.structure import StructureConf, read_structure
-from runner.tokens import as_vocabulary, load_tokenizer
+from runner.tokens import as_vocabulary
 from runner.types import Sampling, Sequence
 from tests.support.engines import finish, plain_score
+from tests.support.prompts import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """A small tokenizer with control tokens, and prompts made with it."""
 
 from runner.prompt import PromptConf, Prompter
-from runner.types import Request
+from runner.types import Request, Sequence
 
 DATE = "2001-02-03"
 SMOLLM2 = (
@@ -13,6 +13,18 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 CORPUS = ["the review is positive or negative, sentiment: good bad film <|im_start|>user\n hello world"] * 50
+
+
+def load_tokenizer(folder):
+    """A folder's tokenizer, which may have no model beside it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+
+
+def answer(prompter, ids):
+    """The text of what was generated behind some prompt."""
+    return prompter.read(ids, Sequence((0, 0), [], 9)).text
 
 
 def small_tokenizer(template=CHATML, bos=False):
