@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from runner.types import UserError
 
 
-def apart(module: str, name: str, task: dict[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def apart(module: str, name: str, task: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """What ``module``, run as a program that calls ``tell``, says of the task.
 
     Raises UserError: the child's own, or with exit code 3 that ``name`` ended otherwise.

@@ -128,10 +128,12 @@ def benchmark(
     conf: BenchmarkConf,
     model: Path,
     engine: dict[str, Any],
+    environment: dict[str, str],
     own: list[tuple[list[int], Any]] | None = None,
     gguf: Path | None = None,
 ) -> list[Measurement]:
     """Measure rowmill at each batch size, then the others. ``engine``: backend and the sizes of the engine group.
+    ``environment``: of the engines' processes.
 
     ``own``: prompts to take instead of made-up ones, with their choices or None. ``gguf``: the file that llama.cpp
     reads. Every engine's tokens are compared with the first one's.
@@ -143,7 +145,7 @@ def benchmark(
     for name, size in runs + [(peer, None) for peer in conf.against]:
         sized = {**engine, "batch_size": size or engine.get("batch_size")}
         task = {"benchmark": asdict(conf), "engine_name": name, "model": str(model), "engine": sized, "own": own}
-        answer = _in_child(task | {"gguf": str(gguf) if gguf else None})
+        answer = _in_child(task | {"gguf": str(gguf) if gguf else None}, environment)
         tokens = answer.pop("tokens")
         reference = reference or tokens
         pairs = list(zip(tokens, reference, strict=True))
@@ -180,10 +182,9 @@ def to_json(measured: list[Measurement]) -> str:
     return json.dumps([asdict(one) for one in measured], indent=1)
 
 
-def _in_child(task: dict[str, Any]) -> dict[str, Any]:
-    environment = dict(os.environ)
+def _in_child(task: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     if task["engine_name"] in MLX_LM:  # mlx-lm works on one stream: all cores to its matrix products
-        environment.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+        environment = {"OMP_NUM_THREADS": str(os.cpu_count() or 1)} | environment
     return apart("jobs.benchmark", task["engine_name"], task, environment)
 
 

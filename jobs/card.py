@@ -58,9 +58,9 @@ class Card:
         return f"{self.model} ({self.weight_bytes / 1e9:.2f} GB) on {self.machine}: {speeds} ({what}; {versions})"
 
 
-def card(task: dict[str, Any]) -> Card:
+def card(task: dict[str, Any], environment: dict[str, str]) -> Card:
     """Measure in a process of its own. ``task``: see ``measure``. Raises UserError, exit code 3, when that fails."""
-    answer = apart("jobs.card", "the card's measurement", task)
+    answer = apart("jobs.card", "the card's measurement", task, environment)
     return Card(**{**answer, "measured": [Streams(**one) for one in answer["measured"]]})
 
 

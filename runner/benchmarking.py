@@ -59,12 +59,13 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
     if conf.benchmark.against and conf.engine.max_kv_size:
         raise UserError("engine.max_kv_size bounds rowmill alone: leave it out with benchmark.against")
     folder = models.resolve(model_path(conf.model), conf.model.revision, conf.offline)
+    environment = dict(os.environ)  # without what preparing a device changes: each engine's process does that itself
     _check_memory(conf, folder)
     if conf.benchmark.workload == "card":
-        return _run_card(conf, folder)
+        return _run_card(conf, folder, environment)
     own = _prompts_of_run(conf.benchmark, config_dir) if conf.benchmark.run_dir else None
     gguf = _gguf(conf) if LLAMA_CPP in conf.benchmark.against else None
-    measured = benchmark(conf.benchmark, folder, asdict(conf.engine), own, gguf)
+    measured = benchmark(conf.benchmark, folder, asdict(conf.engine), environment, own, gguf)
     path = Path(conf.output.dir) / "benchmark.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(to_json(measured) + "\n")
@@ -77,10 +78,7 @@ def _prompts_of_run(conf: BenchmarkConf, config_dir: str | None) -> list[tuple[l
     from runner.preview import PLACES, look
 
     run = open_run(str(conf.run_dir))
-    environment = dict(os.environ)
     looked = look(prepare(recorded_config(run.config, config_dir)), -(-conf.n // PLACES))
-    os.environ.clear()
-    os.environ.update(environment)  # as for _check_memory
     if not looked.sequences:
         raise UserError(f"benchmark.run_dir={conf.run_dir}: none of its rows gives a prompt")
     return [(one.tokens, one.choices) for one in looked.sequences[: conf.n]]
@@ -94,12 +92,12 @@ def _gguf(conf: BenchmarkRunConf) -> Path:
     return file
 
 
-def _run_card(conf: BenchmarkRunConf, folder: Path) -> tuple[Card, Path]:
+def _run_card(conf: BenchmarkRunConf, folder: Path, environment: dict[str, str]) -> tuple[Card, Path]:
     asked = conf.benchmark
     sizes = {"streams": [*(asked.batch_sizes or (1, None))], "prompt": asked.suffix, "response": asked.response}
     name = Path(str(conf.model.path or folder).partition("#")[0]).name
     task = {"model": str(folder), "name": name, "engine": asdict(conf.engine), "seed": asked.seed, **sizes}
-    measured = card(task)
+    measured = card(task, environment)
     path = Path(conf.output.dir) / "card.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(measured), indent=1) + "\n")
@@ -108,11 +106,9 @@ def _run_card(conf: BenchmarkRunConf, folder: Path) -> tuple[Card, Path]:
 
 def _check_memory(conf: BenchmarkRunConf, folder: Path) -> None:
     """Raises UserError, exit code 3, for what cannot fit."""
-    asked, environment = conf.benchmark, dict(os.environ)
+    asked = conf.benchmark
     row = asked.suffix + (asked.response if asked.workload == "card" else asked.prefix + asked.output)
     shared = asked.prefix if asked.workload in ("shared", "documents") else 0
     found = device.prepare(conf.engine.backend)
-    os.environ.clear()
-    os.environ.update(environment)  # the engines' own processes choose their threads
     lengths = [(row, shared)] * max(asked.n, 1)
     check(conf.model, folder, models.read_config(folder), found, conf.engine, lengths)
