@@ -10,13 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.console import line, say
-from runner.database import open_read_only
-from runner.disk import disk_errors
 from runner.identity import difference
-from runner.lease import holder
 from runner.results import Run
-from runner.shards import OURS
-from runner.status import read_sessions
 from runner.types import UserError
 from runner.words import visible
 
@@ -91,25 +86,19 @@ def kappa(pairs: Counter[tuple[Any, Any]]) -> float | None:
 
 
 def _versions(run: Run) -> dict[str, Any]:
-    with disk_errors(run.path), open_read_only(run.path, live=holder(run.path) is not None) as connection:
-        sessions = read_sessions(connection)
+    sessions = run.sessions
     provenance = sessions[-1]["provenance"] if sessions else {}
     return {name: provenance.get(name) or {} for name in ("versions", "machine", "engine")}
 
 
-def _job_columns(run: Run) -> list[str]:
-    names = [column.partition(": ")[0] for column in run.identity["columns"]]
-    return names[len(run.identity["keep"]) : -len(OURS)]
-
-
 def _compare_rows(a: Run, b: Run, by: str | None) -> Columns:
-    ours, theirs = _job_columns(a), _job_columns(b)
+    ours, theirs = a.columns.job, b.columns.job
     names = [name for name in ours if name in theirs and name not in _UNSAID]
     for run in (a, b):
-        if by is not None and by not in run.identity["keep"]:
-            kept = ", ".join(run.identity["keep"]) or "none"
+        if by is not None and by not in run.columns.kept:
+            kept = ", ".join(run.columns.kept) or "none"
             raise UserError(f"--by {by}: the output of {run.path} has no input column of this name; it has {kept}")
-    texts = [name for name in a.identity["keep"] if name != by]
+    texts = [name for name in a.columns.kept if name != by]
     columns, rng = Columns(same=Counter(dict.fromkeys(names, 0))), random.Random(0)
     for row, first, second in _pairs(a, b, [*names, "error"], texts, by):
         _count(columns, rng, names, row, first, second)
@@ -139,7 +128,7 @@ def _pairs(
 
 
 def _rows(run: Run, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for start, table in run.pieces(list(dict.fromkeys(names))):
+    for start, table in run.blocks(list(dict.fromkeys(names))):
         yield from enumerate(table.to_pylist(), start)
 
 

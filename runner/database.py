@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.disk import damaged, sync_folder, write_json
-from runner.identity import check_identity
+from runner.disk import damaged, disk_errors, sync_folder, write_json
+from runner.identity import check_identity, completed
+from runner.lease import holder
 from runner.records import sealed, verified
 from runner.types import UserError
 
@@ -85,7 +86,7 @@ def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Map
         for table in _VERIFIED:
             for row in connection.execute(f"SELECT * FROM {table}"):
                 verified(table, *row)
-        check_identity(run_dir, read_identity(connection), identity)
+        check_identity(run_dir, _stored_identity(connection), identity)
         return
     if (run_dir / IDENTITY).exists():
         raise damaged(run_dir, "it is empty or missing")
@@ -119,7 +120,11 @@ def _expected() -> list[tuple[str, str | None]]:
 
 
 def read_identity(connection: sqlite3.Connection) -> dict[str, Any]:
-    """What decides the output of the run. Raises DamagedError."""
+    """What decides the output of the run, as it is written today, whichever version wrote it. Raises DamagedError."""
+    return completed(_stored_identity(connection))
+
+
+def _stored_identity(connection: sqlite3.Connection) -> dict[str, Any]:
     (identity,) = verified("run", *connection.execute("SELECT * FROM run").fetchone())
     return dict(json.loads(identity))
 
@@ -151,6 +156,16 @@ def check_version(connection: sqlite3.Connection, path: Path) -> bool:
             f"`rowmill repair {path.parent}` if it was this rowmill that wrote it"
         )
     return bool(version)
+
+
+@contextlib.contextmanager
+def open_reader(run_dir: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that reads one consistent state of a run's checkpoint, whether or not the run is at work.
+
+    What is damaged or cannot be read becomes a UserError wherever in the ``with`` block it is met.
+    """
+    with disk_errors(run_dir, "read"), open_read_only(run_dir, live=holder(run_dir) is not None) as connection:
+        yield connection
 
 
 @contextlib.contextmanager

@@ -139,19 +139,20 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(run_dir: Path) -> Iterator[None]:
+def disk_errors(run_dir: Path, doing: str = "written") -> Iterator[None]:
     """Turn what the disk or SQLite refuses into a UserError: no space and failing disks exit with 3, the rest with 2.
 
-    Programming errors (a row recorded twice, SQL that is wrong) pass through.
+    ``doing``: what was tried, ``written`` or ``read``. Programming errors (a row recorded twice, SQL that is wrong)
+    pass through.
     """
     try:
         yield
     except sqlite3.Error as error:
-        raise _database_error(run_dir, error) from error
+        raise _database_error(run_dir, error, doing) from error
     except (DamagedError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise damaged(run_dir, str(error)[:_SHOWN]) from error
     except OSError as error:
-        raise _file_error(run_dir, error) from error
+        raise _file_error(run_dir, error, doing) from error
 
 
 def damaged(run_dir: Path, why: str) -> UserError:
@@ -162,7 +163,7 @@ def damaged(run_dir: Path, why: str) -> UserError:
     )
 
 
-def _database_error(run_dir: Path, error: sqlite3.Error) -> Exception:
+def _database_error(run_dir: Path, error: sqlite3.Error, doing: str) -> Exception:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     path = run_dir / "run.db"
     if code == sqlite3.SQLITE_FULL:
@@ -170,7 +171,7 @@ def _database_error(run_dir: Path, error: sqlite3.Error) -> Exception:
     if code in _CORRUPT or any(what in str(error) for what in _GARBLED):
         return damaged(run_dir, str(error)[:_SHOWN])
     if code in _UNWRITABLE:
-        return UserError(f"{path} cannot be opened for writing ({error}): check the folder's permissions")
+        return UserError(f"{path} cannot be {doing} ({error}): check the folder's permissions")
     if code == sqlite3.SQLITE_IOERR:
         return UserError(f"{path}: the disk fails ({error}; {_free(run_dir)}): what was committed is safe", 3)
     if code == sqlite3.SQLITE_BUSY:
@@ -178,11 +179,12 @@ def _database_error(run_dir: Path, error: sqlite3.Error) -> Exception:
     return error
 
 
-def _file_error(run_dir: Path, error: OSError) -> Exception:
+def _file_error(run_dir: Path, error: OSError, doing: str) -> Exception:
     if error.errno in _NO_SPACE:
         return _no_space(run_dir)
     if error.errno in _FORBIDDEN | _NO_PLACE:
-        return UserError(f"{run_dir} cannot be written ({error}): choose another output.dir")
+        remedy = "check the folder's permissions" if doing == "read" else "choose another output.dir"
+        return UserError(f"{run_dir} cannot be {doing} ({error}): {remedy}")
     if error.errno == errno.EIO:
         return UserError(f"{run_dir}: the disk fails ({error}): what was committed is safe", 3)
     return error

@@ -11,9 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from runner.evaluate import read_column
 from runner.records import error_kind
-from runner.rejects import read_rejected
+from runner.results import Run
 
 TEXTS = 10_000  # looked at, the first of them
 SAMPLED, ORDERS = 100, 4  # texts and n-gram lengths of self-BLEU
@@ -48,8 +47,8 @@ def diversity_lines(figures: dict[str, Any]) -> list[str]:
 
 
 def _texts(run_dir: Path) -> Iterator[str]:
-    for column in read_column(run_dir, "text"):
-        yield from column
+    for block in Run(run_dir).blocks(["text"]):
+        yield from block.table.column("text").to_pylist()
 
 
 def _distinct(texts: list[list[str]], n: int) -> float:
@@ -85,7 +84,7 @@ def _bleu(at: int, texts: list[list[str]]) -> float:
 
 def _duplicates(run_dir: Path, attempts: int) -> list[float]:
     counts = [0] * STRETCHES
-    for one in read_rejected(run_dir):
+    for one in Run(run_dir).rejected():
         if error_kind(one["reason"]) in DUPLICATES and one["attempt"] < attempts:
             counts[one["attempt"] * STRETCHES // attempts] += 1
     sizes = [len(range(-(-i * attempts // STRETCHES), -(-(i + 1) * attempts // STRETCHES))) for i in range(STRETCHES)]

@@ -1,21 +1,15 @@
-"""How right a run's labels are, against a gold column: read piece by piece, whatever the number of rows."""
+"""How right a run's labels are, against a gold column: read block by block, whatever the number of rows."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from runner.database import open_read_only
-from runner.disk import disk_errors
-from runner.lease import holder
-from runner.records import verified
 from runner.results import Run
 from runner.scores import accuracy_by_coverage, calibration_error, label_figures
 from runner.source import DataSource
@@ -23,7 +17,7 @@ from runner.types import UserError
 
 NONE = "(none)"
 MOST_CLASSES = 1000  # where nobody says which there are
-Golds = Callable[[int, pa.Table], list[str | None]]  # of a piece: its first row and its columns
+Golds = Callable[[int, pa.Table], list[str | None]]  # of a block: its first row and its columns
 
 
 def evaluate_labels(run_dir: Path, source: DataSource, labels: list[str] | None = None) -> dict[str, Any]:
@@ -42,7 +36,7 @@ def evaluate_labels(run_dir: Path, source: DataSource, labels: list[str] | None 
 
 def _occurring(run: Run, golds: Golds, also: Sequence[str] = ()) -> list[str]:
     seen: set[str | None] = set()
-    for start, table in run.pieces(["label", *also]):
+    for start, table in run.blocks(["label", *also]):
         seen.update(None if label is None else str(label) for label in table["label"].unique().to_pylist())
         seen.update(golds(start, table))
         if len(seen) > MOST_CLASSES:
@@ -53,13 +47,13 @@ def _occurring(run: Run, golds: Golds, also: Sequence[str] = ()) -> list[str]:
 def evaluate_run(run_dir: Path, gold: str) -> dict[str, Any]:
     """The figures against any column that the output kept or the data set has. Raises UserError if there is none."""
     run = Run(run_dir)
-    columns = [column.partition(": ")[0] for column in run.identity["columns"]]
+    columns = run.columns.names
     if "label" not in columns:
         raise UserError(f"{run_dir} has no column label: its job gave {', '.join(columns)}")
     labels = _label_names(run)
     kept = [name for name in columns if name != "label"]
     try:
-        source, lost = None if run.identity.get("made") else run.source, None
+        source, lost = run.source if run.is_row_by_row else None, None
     except (UserError, OSError) as problem:  # moved or changed: what the output kept may do
         source, lost = None, str(problem)
     if source is not None and gold in source.column_names:
@@ -127,13 +121,13 @@ class Evaluation:
         sure = labelled & np.isfinite(confidence)
         if sure.any():
             found |= self._trust(sure, confidence, before, right, position, rows)
-        if "prior" in self.prelude:
+        if "prior" in self.run.prelude:
             found["prior"] = self._effect_of_prior(gold, plain, right)
         return found
 
     def _trust(self, sure: Any, confidence: Any, before: Any, right: Any, position: Any, rows: int) -> dict[str, Any]:
         found: dict[str, Any] = {"coverage": accuracy_by_coverage(confidence[sure], right[sure], rows)}
-        calibration = self.prelude.get("calibration")
+        calibration = self.run.prelude.get("calibration")
         rest = sure & ~np.isin(position, calibration["rows"]) if calibration else sure
         if not rest.any():
             return found
@@ -153,23 +147,15 @@ class Evaluation:
 
     def _effect_of_prior(self, gold: Any, plain: Any, right: Any) -> dict[str, Any]:
         """What the labels would have been without the prior, abstained rows included, in error rows none."""
-        prior = self.prelude["prior"]
+        prior = self.run.prelude["prior"]
         return {**prior, "accuracy_without": float((plain == gold).mean()), "accuracy": float(right.mean())}
 
-    @cached_property
-    def prelude(self) -> dict[str, Any]:
-        """What the job found before the first row."""
-        path = self.run.path
-        with disk_errors(path), open_read_only(path, live=holder(path) is not None) as connection:
-            found = connection.execute("SELECT * FROM prelude").fetchone()
-        return dict(json.loads(verified("prelude", *found)[0])) if found else {}
-
     def _parts(self) -> Iterator[tuple[Any, ...]]:
-        """Arrays over the rows with gold of each piece, in the order in which ``figures`` takes them."""
+        """Arrays over the rows with gold of each block, in the order in which ``figures`` takes them."""
         index = {name: at for at, name in enumerate(self.labels)}
-        columns = [column.partition(": ")[0] for column in self.run.identity["columns"]]
-        ours = [name for name in ("label", "confidence", "abstained", "probabilities", "error") if name in columns]
-        for start, table in self.run.pieces([*ours, *self.also]):
+        columns = ("label", "confidence", "abstained", "probabilities", "error")
+        ours = [name for name in columns if name in self.run.columns.names]
+        for start, table in self.run.blocks([*ours, *self.also]):
             names = self.golds(start, table)
             if unknown := sorted({name for name in names if name is not None and name not in index}):
                 raise UserError(f"the gold value {unknown[0]!r} is not among the labels ({', '.join(self.labels)})")
@@ -187,17 +173,17 @@ class Evaluation:
         """Each row's confidence without temperature (NaN: none), and its label without prior (L: none)."""
         rows, L = len(table), len(self.labels)
         confidence, label = np.full(rows, np.nan), np.full(rows, L)
-        if not self.prelude or "probabilities" not in table.column_names:
+        if not self.run.prelude or "probabilities" not in table.column_names:
             return confidence, label
         struct = table["probabilities"].combine_chunks()
         there = struct.is_valid().to_numpy(zero_copy_only=False)
         values = [struct.field(name).fill_null(0).to_numpy(zero_copy_only=False) for name in self.labels]
         with np.errstate(divide="ignore"):
             scores = np.log(np.stack(values, axis=1)[there])
-        scores *= self.prelude.get("calibration", {}).get("temperature", 1.0)
+        scores *= self.run.prelude.get("calibration", {}).get("temperature", 1.0)
         confidence[there] = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
-        if "prior" in self.prelude:
-            scores = scores + np.array([self.prelude["prior"]["logprobs"][name] for name in self.labels])
+        if "prior" in self.run.prelude:
+            scores = scores + np.array([self.run.prelude["prior"]["logprobs"][name] for name in self.labels])
         label[there] = scores.argmax(axis=1)
         return confidence, label
 
@@ -212,10 +198,3 @@ def _flags(table: pa.Table, name: str) -> Any:
     if name not in table.column_names:
         return np.zeros(len(table), np.bool_)
     return table[name].fill_null(False).to_numpy(zero_copy_only=False)
-
-
-def read_column(run_dir: Path, name: str) -> Iterator[list[Any]]:
-    """A column's values, shard by shard in row order."""
-    for file in sorted(run_dir.glob("data-*.arrow"), key=lambda file: int(file.stem.removeprefix("data-"))):
-        with pa.memory_map(str(file)) as stream:
-            yield pa.ipc.open_stream(stream).read_all().column(name).to_pylist()

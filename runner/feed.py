@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Protocol
 
-from runner.records import Output, Record
-from runner.rejects import Rejected
+from runner.records import Output, Record, Rejected
 from runner.store import Store
 from runner.types import Attempts, Row, Source
 

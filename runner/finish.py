@@ -24,7 +24,7 @@ def finish(ready: Prepared, resume: str, link: Link | None = None) -> dict[str, 
     ``resume``: the command line that goes on with the run, which computes figures anew. The supervisor at the other end
     of ``link`` is told first how the run ended: whatever this process dies of afterwards changes nothing of that.
     """
-    status = read_status(ready.run_dir) | {"path": str(ready.run_dir)}
+    status: dict[str, Any] = {**read_status(ready.run_dir), "path": str(ready.run_dir)}
     if link:
         link.report(ended=exit_code(status), resume=resume)
     with run_log(ready.run_dir):

@@ -1,11 +1,11 @@
-"""Whether a run directory belongs to the run that wants to resume it, and if not, what differs."""
+"""What a run is: its columns, and how it differs from another run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner.types import UserError
 
@@ -14,13 +14,64 @@ _SHOWN = 60
 
 def check_identity(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise UserError with a line ``key: old -> new`` for each value that differs (both as JSON gives them back)."""
-    if old == new:
+    lines = "\n".join(f"  {line}" for line in difference(*_comparable(old, new)))
+    if not lines:
         return
-    lines = "\n".join(f"  {line}" for line in difference(old, new))
     raise UserError(
         f"{run_dir} belongs to a different run:\n{lines}\n"
         "choose another run_name, or resume=force to start anew in a fresh directory beside it"
     )
+
+
+class OutputColumns(NamedTuple):
+    """A run's columns. ``kept``: the source's column for each kept one; ``job``: the job's, with their Arrow types."""
+
+    kept: dict[str, str]
+    job: dict[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """All columns in the order of the output."""
+        return [*self.kept, *self.job, "error", "usage"]
+
+
+def column_list(fields: Iterable[Any]) -> list[str]:
+    """An Arrow schema's columns as an identity holds them."""
+    return [f"{field.name}: {field.type}" for field in fields]
+
+
+def output_columns(identity: Mapping[str, Any]) -> OutputColumns:
+    """The columns of the run with this identity, which is ``completed``."""
+    kept = dict(identity["keep"])
+    pairs = [column.partition(": ")[::2] for column in identity["columns"][len(kept) : -2]]  # less error and usage
+    return OutputColumns(kept, dict(pairs))
+
+
+def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as it is written today: earlier ones name kept columns without the source's name for them."""
+    found = dict(identity)
+    if (identity.get("job") or {}).get("_target_") == "jobs.perplexity":
+        found["made"] = True
+    keep = identity.get("keep") or []
+    if isinstance(keep, list):
+        found["keep"] = {name: _source_name(name, identity) for name in keep}
+    return found
+
+
+def _source_name(name: str, identity: Mapping[str, Any]) -> str:
+    """The gold column was called ``gold`` where the job has a column of its name."""
+    gold = identity["dataset"].get("gold") if name == "gold" else None
+    job = [column.partition(": ")[0] for column in identity["columns"][len(identity["keep"]) :]]
+    return str(gold) if gold in job else name
+
+
+def _comparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both completed, and without the source's names where the old one does not have them."""
+    named = isinstance(old.get("keep", {}), dict)
+    old, new = completed(old), completed(new)
+    if not named:
+        old, new = ({**one, "keep": list(one["keep"])} for one in (old, new))
+    return old, new
 
 
 def difference(old: Any, new: Any, key: str = "") -> list[str]:

@@ -11,8 +11,8 @@ from runner.ask import Defaults, digest_of, sequence_of
 from runner.feed import Feed
 from runner.plan import Plan
 from runner.prompt import Prompter
-from runner.records import Output
-from runner.store import Record, Store
+from runner.records import Output, Record
+from runner.store import Store
 from runner.task import Task
 from runner.types import Completion, Engine, Generation, Job, Request, Row, RowError, Sequence, UserError
 

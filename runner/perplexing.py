@@ -46,12 +46,14 @@ from runner.facts import session_facts
 from runner.interrupt import Stop
 from runner.job import job_folders
 from runner.keys import check_keys, key
+from runner.lease import fresh_dir
 from runner.names import combinations
 from runner.progress import Progress
 from runner.recipes import ModelConf, model_path
+from runner.records import Output, Usage
+from runner.results import Run
 from runner.source import open_source
-from runner.status import read_status
-from runner.store import Output, Store, Usage, fresh_dir
+from runner.store import Store
 from runner.types import Gauge, UserError
 
 log = logging.getLogger("rowmill")
@@ -188,8 +190,9 @@ def evaluate(ready: Ready, stop: Stop, checked: bool = False) -> Variant:
         else:
             log.info("%s: all %d windows were finished before", ready.name, len(ready.windows))
         store.close("finished")
-    status = read_status(ready.run_dir)
-    table = _results(ready.run_dir)
+    run = Run(ready.run_dir)
+    status = run.status
+    table = pa.concat_tables(block.table for block in run.blocks(["nll", "tokens"]))
     nlls, scored = table.column("nll").to_pylist(), table.column("tokens").to_pylist()
     return Variant(
         name=ready.name,
@@ -214,6 +217,8 @@ def _open_store(ready: Ready) -> Store:
         "dataset": {**asdict(conf.dataset), "fingerprint": ready.fingerprint},
         "model": model,
         "tokens": len(ready.tokens),
+        "keep": {},
+        "made": True,  # its rows are windows, not the data set's rows
     }
     return Store.open(
         ready.run_dir,
@@ -300,12 +305,6 @@ def _check(ready: Ready, model: Any, lanes: list[Any], chunk: int) -> None:
     ready.checks.append(found)
     if not found.mean <= TOLERANCE[ready.device.kind]:
         raise UserError(f"self-check: batches differ from single passes by {found.mean:.2g} nats a token", 3)
-
-
-def _results(run_dir: Path) -> pa.Table:
-    """The windows of a finished run, in order."""
-    files = sorted(run_dir.glob("data-*.arrow"))
-    return pa.concat_tables([pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files])
 
 
 def _write_tables(folder: Path, variants: list[Variant]) -> dict[str, Path]:

@@ -15,19 +15,18 @@ import pyarrow as pa
 
 from runner.code import job_code
 from runner.config import Config
-from runner.database import open_read_only, read_identity
-from runner.disk import DamagedError, disk_errors
+from runner.database import open_reader, read_identity
+from runner.disk import disk_errors
 from runner.facts import session_facts
 from runner.job import job_folders
 from runner.kept import Kept, choose
-from runner.lease import holder
+from runner.lease import fresh_dir
 from runner.prelude import has_prelude
 from runner.prompt import Prompter
 from runner.retry import Retrying
 from runner.rouge import need_rouge
 from runner.setting import open_job
 from runner.source import DataSource, open_source
-from runner.store import fresh_dir
 from runner.structure import Structure, read_structure
 from runner.tokens import ByteTokenizer
 from runner.types import Attempts, Job, UserError
@@ -170,9 +169,9 @@ def _check_gold(source: DataSource, gold: str, names: list[str]) -> None:
 def recorded_date(run_dir: Path) -> str | None:
     """The date that the run in this directory was begun with."""
     try:
-        with open_read_only(run_dir, live=holder(run_dir) is not None) as connection:
+        with open_reader(run_dir) as connection:
             return str(read_identity(connection)["date"])
-    except (UserError, DamagedError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
+    except (UserError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
         return None
 
 
@@ -201,7 +200,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
         "model": model,
         "engine": engine,
         "calibrate": plain["calibrate"],
-        "keep": list(ready.keep),
+        "keep": dict(ready.keep.columns),
         "seed": conf.seed,
         "date": ready.date,
         **({"made": True} if ready.attempts is not None else {}),

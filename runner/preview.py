@@ -12,16 +12,13 @@ from typing import Any
 
 from runner.ask import Defaults, sequence_of
 from runner.config import Config
-from runner.database import open_read_only, read_identity
-from runner.disk import disk_errors
 from runner.identity import difference
 from runner.interrupt import Stop
-from runner.lease import holder
 from runner.pieces import choices, parts
 from runner.plan import Plan
 from runner.preflight import Length, check, estimate, refusal
 from runner.prepare import Prepared, identity, prepare
-from runner.status import read_status
+from runner.results import Run
 from runner.types import Request, Row, RowError, Sequence, UserError
 
 SHOWN = 3  # prompts
@@ -218,13 +215,9 @@ def _recorded(ready: Prepared) -> tuple[dict[str, Any] | None, list[str]]:
     if not (ready.run_dir / "run.db").is_file():
         return None, []
     new = json.loads(json.dumps(identity(ready)))
-    with (
-        disk_errors(ready.run_dir),
-        open_read_only(ready.run_dir, live=holder(ready.run_dir) is not None) as connection,
-    ):
-        old = read_identity(connection)
-    differing = difference({key: old.get(key) for key in new}, new)
-    status = read_status(ready.run_dir)
+    earlier = Run(ready.run_dir)
+    differing = difference({key: earlier.identity.get(key) for key in new}, new)
+    status = earlier.status
     if differing or not status["rows_per_s"]:
         return None, differing
     left = status["rows"] - status["finished"]

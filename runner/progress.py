@@ -13,7 +13,8 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from runner.show import NOW_SECONDS
-from runner.store import Store, Totals
+from runner.status import Totals
+from runner.store import Store
 from runner.words import clock, duration
 
 log = logging.getLogger("rowmill")

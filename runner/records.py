@@ -1,10 +1,12 @@
-"""What the checkpoint records: completions, and finished rows until they are sealed. No Arrow here."""
+"""What the checkpoint records: completions, finished rows, rejected attempts, shards. No Arrow here."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from runner.disk import DamagedError
@@ -113,6 +115,86 @@ class Staged(NamedTuple):
     def of(cls, *values: Any) -> Staged:
         """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
         return cls._make(verified("staged", *values))
+
+
+class Shard(NamedTuple):
+    """A sealed shard; ``error_kinds`` and ``labels`` are counts of its rows in JSON."""
+
+    shard: int
+    rows: int
+    file: str
+    bytes: int
+    sha256: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    error_kinds: str
+    labels: str
+
+    def values(self) -> tuple[Any, ...]:
+        """The table's columns."""
+        return sealed(*self)
+
+    @classmethod
+    def of(cls, *values: Any) -> Shard:
+        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        return cls._make(verified("shards", *values))
+
+
+class Rejected(NamedTuple):
+    """An attempt that was not accepted. ``reason`` reads ``filter: detail``; ``output`` has what the job made of it."""
+
+    attempt: int
+    reason: str
+    output: Output
+
+    def values(self) -> tuple[Any, ...]:
+        """The table's columns."""
+        return sealed(self.attempt, clean(self.reason), *self.output.usage[:3], to_json(self.output.columns))
+
+    @classmethod
+    def of(cls, attempt: int, reason: str, prompt: int, cached: int, completion: int, body: str, crc: int) -> Rejected:
+        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        verified("rejected", attempt, reason, prompt, cached, completion, body, crc)
+        return cls(attempt, reason, Output(attempt, json.loads(body), None, Usage(prompt, cached, completion)))
+
+
+def read_staged(connection: sqlite3.Connection, where: str = "", values: Iterable[Any] = ()) -> Iterator[Staged]:
+    """The staged rows selected, in order. Raises DamagedError."""
+    rows = connection.execute(f"SELECT * FROM staged {where} ORDER BY row", tuple(values))
+    return (Staged.of(*row) for row in rows)
+
+
+def read_shards(connection: sqlite3.Connection) -> Iterator[Shard]:
+    """The sealed shards in order. Raises DamagedError."""
+    return (Shard.of(*row) for row in connection.execute("SELECT * FROM shards ORDER BY shard"))
+
+
+def read_rejected(connection: sqlite3.Connection) -> Iterator[Rejected]:
+    """The rejected attempts in order. Raises DamagedError."""
+    return (Rejected.of(*row) for row in connection.execute("SELECT * FROM rejected ORDER BY attempt"))
+
+
+def read_prelude(connection: sqlite3.Connection) -> dict[str, Any] | None:
+    """What the job found before the first row; None if that is still to do. Raises DamagedError."""
+    found = connection.execute("SELECT * FROM prelude").fetchone()
+    return dict(json.loads(verified("prelude", *found)[0])) if found else None
+
+
+def insert_prelude(connection: sqlite3.Connection, found: Mapping[str, Any]) -> None:
+    """Commit what the job found before the first row (JSON values)."""
+    connection.execute("INSERT INTO prelude VALUES (?, ?)", sealed(to_json(dict(found))))
+
+
+def insert_rejected(connection: sqlite3.Connection, rejected: Iterable[Rejected]) -> None:
+    """Add attempts inside the caller's transaction."""
+    connection.executemany("INSERT INTO rejected VALUES (?, ?, ?, ?, ?, ?, ?)", (one.values() for one in rejected))
+
+
+def count_rejected(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many attempts each filter took, the most first. Raises DamagedError."""
+    kinds = Counter(error_kind(one.reason) for one in read_rejected(connection))
+    return dict(kinds.most_common())
 
 
 def error_kind(error: str) -> str:

@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from runner.database import DATABASE, IDENTITY, create_tables, read_identity
 from runner.disk import DamagedError, disk_errors, sync_folder
+from runner.identity import column_list
 from runner.lease import Lease
-from runner.records import Record, Staged, error_kind, sealed, verified
+from runner.records import Record, Rejected, Shard, Staged, error_kind, verified
 from runner.shards import shard_file
 from runner.types import UserError
 
@@ -65,12 +66,12 @@ def _repair(run_dir: Path) -> Repaired:
         create_tables(new, identity)
         new.execute("BEGIN")
         shards = list(_sound_shards(run_dir, identity, _hashes(old), lost))
-        new.executemany(f"INSERT INTO shards VALUES ({', '.join('?' * 11)})", shards)
-        sealed, size = {shard for shard, *_ in shards}, identity["shard_rows"]
+        new.executemany(f"INSERT INTO shards VALUES ({', '.join('?' * 11)})", (shard.values() for shard in shards))
+        sealed, size = {shard.shard for shard in shards}, identity["shard_rows"]
         answers = _copy(old, new, "completions", lost, Record.of)
         finished = _copy(old, new, "staged", lost, Staged.of, lambda row: row[0] // size not in sealed)
         _copy(old, new, "prelude", lost, partial(verified, "prelude"))
-        _copy(old, new, "rejected", lost, partial(verified, "rejected"), gaps=False)
+        _copy(old, new, "rejected", lost, Rejected.of, gaps=False)
         _copy(old, new, "sessions", lost, lambda *row: json.loads(row[3] or "{}"))
         _copy(old, new, "progress", lost, lambda *row: [0.0 + value for value in row if value is not None])
         _copy(old, new, "deaths", lost, partial(verified, "deaths"))
@@ -78,7 +79,7 @@ def _repair(run_dir: Path) -> Repaired:
     aside = _put_aside(run_dir)
     new_path.rename(run_dir / DATABASE)
     sync_folder(run_dir)
-    return Repaired(len(shards), sum(row[1] for row in shards), answers, finished, lost, aside)
+    return Repaired(len(shards), sum(shard.rows for shard in shards), answers, finished, lost, aside)
 
 
 def _damaged(run_dir: Path) -> Path:
@@ -112,9 +113,7 @@ def _hashes(old: sqlite3.Connection) -> dict[str, str]:
     return {}
 
 
-def _sound_shards(
-    run_dir: Path, identity: dict[str, Any], hashes: dict[str, str], lost: list[str]
-) -> Iterator[tuple[Any, ...]]:
+def _sound_shards(run_dir: Path, identity: dict[str, Any], hashes: dict[str, str], lost: list[str]) -> Iterator[Shard]:
     """A line of the table ``shards`` for each file that holds what it should; the others are put aside, too."""
     rows, size = identity["rows"], identity["shard_rows"]
     for shard in range(max(1, -(-rows // size))):
@@ -130,7 +129,7 @@ def _sound_shards(
             lost.append(f"{path.name} is damaged: its rows are made again")
             path.rename(path.with_name(f"{path.name}.damaged"))
             continue
-        yield sealed(shard, table.num_rows, path.name, len(data), sha256, *_sums(table))
+        yield Shard(shard, table.num_rows, path.name, len(data), sha256, *_sums(table))
 
 
 def _table(data: bytes, columns: list[str], rows: range) -> pa.Table | None:
@@ -139,8 +138,7 @@ def _table(data: bytes, columns: list[str], rows: range) -> pa.Table | None:
         table.validate(full=True)
     except (pa.ArrowException, OSError):
         return None
-    names = [f"{field.name}: {field.type}" for field in table.schema]
-    return table if names == columns and table.num_rows in rows else None
+    return table if column_list(table.schema) == columns and table.num_rows in rows else None
 
 
 def _sums(table: pa.Table) -> tuple[Any, ...]:

@@ -31,24 +31,27 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from runner.database import DATABASE, open_read_only, read_identity
-from runner.disk import disk_errors
-from runner.lease import holder
-from runner.records import Staged
-from runner.shards import OURS, Layout, batches, shard_schema
+from runner.database import DATABASE, open_reader, read_identity
+from runner.disk import damage
+from runner.identity import OutputColumns, output_columns
+from runner.kept import Kept
+from runner.marks import read_marks
+from runner.records import Shard, Staged, read_prelude, read_rejected, read_shards, read_staged
+from runner.shards import Layout, batches, shard_schema
 from runner.shards import table as staged_table
 from runner.spool import COPY, STDIN
-from runner.status import read_sessions, read_status
+from runner.status import Session, Status, read_label_counts, read_sessions, read_status
 from runner.types import UserError
 
 if TYPE_CHECKING:
@@ -57,22 +60,28 @@ if TYPE_CHECKING:
     from runner.source import DataSource
 
 
-class Piece(NamedTuple):
+class RowBlock(NamedTuple):
     """Some finished rows: ``table`` holds rows [``start``, ``start`` + its length)."""
 
     start: int
     table: pa.Table
+
+    @property
+    def positions(self) -> np.ndarray:
+        """The rows' positions in the input."""
+        return np.arange(self.start, self.start + len(self.table))
 
 
 @dataclass
 class Run:
     """A run directory, running, interrupted or finished; see ``runner.open_run``. ``data``: where its input lies now.
 
-    Raises UserError if there is no run.
+    Whatever is read raises UserError if there is no run, or if it is damaged.
     """
 
     path: Path
     data: str | None = None
+    _sound: set[Shard] = field(default_factory=set, init=False, repr=False)  # whose files were looked at
 
     def __post_init__(self) -> None:
         self.path = Path(self.path)
@@ -80,14 +89,14 @@ class Run:
             raise UserError(f"{self.path} is no run directory: it has no {DATABASE}")
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """How far it is by now: the figures of ``rowmill status --json``."""
         return read_status(self.path)
 
     @cached_property
     def begun(self) -> float:
         """When the first session began, in Unix time."""
-        return float(self.status["started"])
+        return self.status["started"]
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -104,7 +113,7 @@ class Run:
         """The output in the order of the input: all rows of a finished run, those of whole shards before."""
         import datasets
 
-        if not (self.path / "state.json").is_file():
+        if not self.status["shards"] or not (self.path / "state.json").is_file():
             raise UserError(f"{self.path} has no finished shard yet; `rows()` gives the rows that are finished")
         return datasets.load_from_disk(str(self.path))
 
@@ -112,7 +121,7 @@ class Run:
     def errors(self) -> list[dict[str, Any]]:
         """``row`` and ``error`` of the finished rows that failed."""
         found = []
-        for start, table in self.pieces(["error"]):
+        for start, table in self.blocks(["error"]):
             failed = pc.indices_nonzero(table["error"].is_valid()).to_pylist()
             found += [{"row": start + at, "error": table["error"][at].as_py()} for at in failed]
         return found
@@ -134,8 +143,7 @@ class Run:
 
     def _reader_folders(self) -> list[str]:
         """Where a reader of the user's own may lie: this folder and the ``--config-dir`` of the run inside it."""
-        with self._checkpoint() as connection:
-            recorded = [session["provenance"].get("config_dir") for session in read_sessions(connection)]
+        recorded = [session["provenance"].get("config_dir") for session in self.sessions]
         here, own = Path.cwd(), self.path.resolve()
         found = [Path(folder).resolve() for folder in recorded[-1:] if folder]
         return [str(here), *(str(one) for one in found if one.is_relative_to(here) and own not in (one, *one.parents))]
@@ -143,73 +151,141 @@ class Run:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """All that decided what came out."""
-        with self._checkpoint() as connection:
+        with open_reader(self.path) as connection:
             return read_identity(connection)
+
+    @property
+    def columns(self) -> OutputColumns:
+        """The output's columns: the kept ones and the job's."""
+        return output_columns(self.identity)
+
+    @property
+    def is_row_by_row(self) -> bool:
+        """Whether row i of the output was made from row i of the data set."""
+        return not self.identity.get("made")
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Its sessions in order, with what is known of the machine and the versions of each."""
+        with open_reader(self.path) as connection:
+            return read_sessions(connection)
+
+    @property
+    def marks(self) -> list[dict[str, Any]]:
+        """Its progress over time; see ``runner.marks.read_marks``."""
+        with open_reader(self.path) as connection:
+            return read_marks(connection)
+
+    @property
+    def label_counts(self) -> dict[str, int]:
+        """How many finished rows have each label, the most frequent first; empty for jobs without labels."""
+        with open_reader(self.path) as connection:
+            return read_label_counts(connection)
+
+    @property
+    def latest(self) -> list[tuple[int, str | None, dict[str, Any]]]:
+        """(row, error, columns with long texts cut) of the rows finished last, the newest first."""
+        with open_reader(self.path) as connection:
+            rows = connection.execute("SELECT row, error, body FROM latest ORDER BY rowid DESC")
+            return [(row, error, json.loads(body)) for row, error, body in rows]
+
+    @cached_property
+    def prelude(self) -> dict[str, Any]:
+        """What the job found before the first row; empty if there was nothing to find."""
+        with open_reader(self.path) as connection:
+            return read_prelude(connection) or {}
+
+    def rejected(self) -> Iterator[dict[str, Any]]:
+        """``attempt``, ``reason`` and the job's columns of each rejected attempt, in order."""
+        with open_reader(self.path) as connection:
+            for one in read_rejected(connection):
+                yield {**one.output.columns, "attempt": one.attempt, "reason": one.reason}
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The finished rows in the order of the input, as dicts; ``row`` is their position in it."""
-        for start, table in self.pieces():
+        for start, table in self.blocks():
             for number, row in enumerate(table.to_pylist(), start):
                 yield {"row": number, **row}
 
-    def pieces(self, columns: list[str] | None = None) -> Iterator[Piece]:
-        """The finished rows in the order of the input, some at a time: whole shards, and what is done of others."""
-        with self._checkpoint() as connection:
-            files = dict(connection.execute("SELECT shard, file FROM shards"))
-            size = self.identity["shard_rows"]
+    def take(self, positions: Iterable[int], columns: list[str] | None = None) -> dict[int, dict[str, Any]]:
+        """These rows as dicts, by position; those that are not finished are left out."""
+        wanted = np.unique(np.fromiter(positions, np.int64))
+        found: dict[int, dict[str, Any]] = {}
+        for start, table in self.blocks(columns):
+            here = wanted[(wanted >= start) & (wanted < start + len(table))]
+            found.update(zip(here.tolist(), table.take(here - start).to_pylist(), strict=True))
+        return found
+
+    def blocks(self, columns: list[str] | None = None) -> Iterator[RowBlock]:
+        """The finished rows in the order of the input, some at a time: whole shards, and what is done of others.
+
+        ``columns`` of the output, all by default. The data set is opened only if there are kept columns among them,
+        and rows of shards that are not whole yet.
+        """
+        size = self.identity["shard_rows"]
+        with open_reader(self.path) as connection:
+            files = {shard.shard: shard for shard in read_shards(connection)}
             begun = [shard for (shard,) in connection.execute(f"SELECT DISTINCT row / {size} FROM staged")]
-            layout = self._layout(connection, next(iter(files.values()), None)) if begun else None
-            for shard in sorted({*files, *begun}):
-                if layout is None or shard in files:
-                    found = [Piece(shard * size, _read(self.path / files[shard]))]
+            layout = self._layout(connection, next(iter(files.values()), None), columns) if begun else None
+            for number in sorted({*files, *begun}):
+                if layout is None or number in files:
+                    found = [RowBlock(number * size, self._sealed(files[number]))]
                 else:
-                    found = [
-                        Piece(rows[0].row, staged_table(rows, layout)) for rows in _staged(connection, shard, size)
-                    ]
+                    groups = _staged(connection, number, size)
+                    found = [RowBlock(rows[0].row, staged_table(rows, layout)) for rows in groups]
                 for start, table in found:
-                    yield Piece(start, table.select(columns) if columns else table)
+                    yield RowBlock(start, table if columns is None else table.select(columns))
 
-    def _checkpoint(self) -> Any:
-        live = holder(self.path) is not None
-        with disk_errors(self.path):
-            return open_read_only(self.path, live=live)
-
-    def _layout(self, connection: sqlite3.Connection, sealed: str | None) -> Layout:
+    def _layout(self, connection: sqlite3.Connection, sealed: Shard | None, columns: list[str] | None) -> Layout:
         """How staged rows become a table: as in a sealed shard or, before there is one, by what the rows hold."""
-        identity = self.identity
-        keep = pa.schema([self.source.schema.field(name) for name in identity["keep"]] if identity["keep"] else [])
-        names = [column.partition(": ")[0] for column in identity["columns"]][len(keep) : -len(OURS)]
-        columns = _read(self.path / sealed).schema if sealed else _inferred(connection, names)
-        job = pa.schema([columns.field(name) for name in names])
+        kept, names = self.columns
+        kept = {name: column for name, column in kept.items() if columns is None or name in columns}
+        if sealed is not None:
+            found = self._sealed(sealed).schema
+            job = pa.schema([found.field(name) for name in names])
+        else:
+            job = _job_schema(connection, names)
+        inputs = Kept(self.source, kept) if kept else None
+        keep = inputs.schema() if inputs else pa.schema([])
+        read = inputs.table if inputs else lambda start, stop: pa.table({})
+        whole = shard_schema(keep, job)
+        return Layout(self.identity["rows"], self.identity["shard_rows"], job, keep, read, whole, False)
 
-        def kept(start: int, stop: int) -> pa.Table:
-            return self.source.table(start, stop, keep.names)
+    def _sealed(self, shard: Shard) -> pa.Table:
+        """A shard's rows; its file is compared with its checksum when it is read for the first time."""
+        path = self.path / shard.file
+        try:
+            problem = None if shard in self._sound else damage(path, shard.bytes, shard.sha256)
+            if problem is None:
+                self._sound.add(shard)
+                return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        except (OSError, pa.ArrowException) as error:
+            problem = str(error)
+        raise UserError(f"{path} cannot be read ({problem}): `rowmill run` with the run's command makes it again")
 
-        return Layout(identity["rows"], identity["shard_rows"], job, keep, kept, shard_schema(keep, job), False)
 
-
-def _inferred(connection: sqlite3.Connection, names: list[str]) -> pa.Schema:
+def _job_schema(connection: sqlite3.Connection, columns: dict[str, str]) -> pa.Schema:
+    """The job's columns by their types' names and, where those are not enough, by the values of the staged rows."""
     from runner.jsonfile import infer, merge
 
-    types = dict.fromkeys(names, pa.null())
-    for rows in batches(map(Staged._make, connection.execute(f"SELECT {', '.join(Staged._fields)} FROM staged"))):
+    types = {name: _simple_type(kind) for name, kind in columns.items()}
+    unknown = dict.fromkeys((name for name, kind in types.items() if kind is None), pa.null())
+    for rows in batches(read_staged(connection)) if unknown else ():
         bodies = [json.loads(row.body) for row in rows]
-        types = {name: merge(kind, infer([body.get(name) for body in bodies])) for name, kind in types.items()}
-    return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in types.items()])
+        unknown = {name: merge(kind, infer([body.get(name) for body in bodies])) for name, kind in unknown.items()}
+    types |= {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in unknown.items()}
+    return pa.schema(list(types.items()))
+
+
+def _simple_type(name: str) -> pa.DataType | None:
+    try:
+        return pa.type_for_alias(name)
+    except ValueError:  # a list or a struct
+        return None
 
 
 def _staged(connection: sqlite3.Connection, shard: int, size: int) -> Iterator[list[Staged]]:
     """The staged rows of a shard in groups without gaps, none of them large."""
-    query = f"SELECT {', '.join(Staged._fields)} FROM staged WHERE row >= ? AND row < ? ORDER BY row"
-    rows = map(Staged._make, connection.execute(query, (shard * size, (shard + 1) * size)))
+    rows = read_staged(connection, "WHERE row >= ? AND row < ?", (shard * size, (shard + 1) * size))
     for _, group in groupby(enumerate(rows), lambda pair: pair[1].row - pair[0]):
         yield from batches(row for _, row in group)
-
-
-def _read(file: Path) -> pa.Table:
-    try:
-        return pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{file} cannot be read ({error}): `rowmill run` with the run's command makes it again"
-        ) from error

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from runner.evaluate import read_column
+from runner.results import Run
 from runner.source import DataSource
 from runner.types import UserError
 
@@ -46,11 +46,9 @@ def _scores(run_dir: Path, source: DataSource) -> Iterator[tuple[float, ...]]:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(KINDS, use_stemmer=True)
-    start = 0
-    for summaries in read_column(run_dir, "summary"):
-        references = source.table(start, start + len(summaries), [source.conf.gold or ""]).column(0).to_pylist()
-        start += len(summaries)
-        for reference, summary in zip(references, summaries, strict=True):
+    for start, table in Run(run_dir).blocks(["summary"]):
+        references = source.table(start, start + len(table), [source.conf.gold or ""]).column(0).to_pylist()
+        for reference, summary in zip(references, table.column("summary").to_pylist(), strict=True):
             if reference:
                 score = scorer.score(str(reference), summary or "")
                 yield tuple(score[kind].fmeasure for kind in KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from runner.console import line
@@ -40,7 +41,7 @@ def show_evaluation(found: dict[str, Any]) -> None:
         line(name, visible(text))
 
 
-def show_status(figures: dict[str, Any]) -> None:
+def show_status(figures: Mapping[str, Any]) -> None:
     """A run seen from outside: how far it is and, where that can be known, how long it will take."""
     pid = f" (process {figures['pid']})" if figures.get("pid") else ""
     line("state", f"{figures['state']}{pid}")
@@ -50,7 +51,7 @@ def show_status(figures: dict[str, Any]) -> None:
         line("left", f"{left:,} rows{_pace(left, figures)}")
 
 
-def _pace(left: int, figures: dict[str, Any]) -> str:
+def _pace(left: int, figures: Mapping[str, Any]) -> str:
     if not figures["rows_per_s"]:
         return ""
     seconds = left / figures["rows_per_s"]
@@ -58,7 +59,7 @@ def _pace(left: int, figures: dict[str, Any]) -> str:
     return f", about {duration(seconds)} at this speed{ending}"
 
 
-def _show_figures(figures: dict[str, Any]) -> None:
+def _show_figures(figures: Mapping[str, Any]) -> None:
     seconds = figures["active_s"] or 0.0
     prompt, cached, completion = (figures[f"{kind}_tokens"] for kind in ("prompt", "cached", "completion"))
     errors = f", {figures['errors']:,} with an error" if figures["errors"] else ", no errors"

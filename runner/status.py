@@ -7,14 +7,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, cast
 
-from runner.database import open_read_only, read_identity
-from runner.disk import disk_errors
+from runner.database import open_reader, read_identity
 from runner.lease import holder
 from runner.marks import active_seconds
-from runner.records import Staged, Usage, error_kind
-from runner.rejects import SUMS, rejected_kinds, rejected_tokens
+from runner.records import Staged, Usage, count_rejected, error_kind, read_rejected, read_shards, read_staged
 
 _LABELS = 200  # distinct labels counted in a shard
 _WORK = (
@@ -63,15 +61,58 @@ class Totals(NamedTuple):
         return Totals(finished, errors, prompt, cached, completion, shards)
 
 
+class Session(TypedDict):
+    """One session of a run; times are Unix times. ``ended`` and ``why`` are None if it was killed."""
+
+    session: int
+    started: float
+    ended: float | None
+    why: str | None
+    provenance: dict[str, Any]
+
+
+class Status(TypedDict):
+    """The figures of ``rowmill status --json``: those of Totals, and how it goes.
+
+    ``state``: running (the lease is held), finished (all rows are) or interrupted. ``pid``: of the runner. ``started``:
+    Unix time of the first session. ``active_s``, ``rows_per_s``: over the time that sessions were at work, each known
+    to a second. ``rejected``: attempts that no row was made of, by what took them. Of ended sessions, None if unknown:
+    ``model_share`` (of the time at work, what was spent in the model), ``slot_occupancy`` (of the batch's slots in
+    every step, those taken), ``padding_share`` (of prompt tokens in attention), ``cached_share`` and
+    ``best_cached_share`` (of prompt tokens computed or spared, those spared, and what an unlimited cache would have
+    spared in any order); ``forced_tokens``, generated ones that a grammar knew before.
+    """
+
+    rows: int
+    finished: int
+    errors: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    shards: int
+    state: str
+    pid: int | None
+    started: float
+    sessions: int
+    active_s: float
+    rows_per_s: float
+    model_share: float | None
+    slot_occupancy: float | None
+    padding_share: float | None
+    cached_share: float | None
+    best_cached_share: float | None
+    forced_tokens: int
+    error_kinds: dict[str, int]
+    rejected: dict[str, int]
+
+
 def read_totals(connection: sqlite3.Connection) -> Totals:
-    """The totals of a checkpoint; costs a scan of the staged rows and of one row for each shard."""
-    staged = connection.execute(f"SELECT count(*), count(error), {SUMS} FROM staged").fetchone()
-    sealed = connection.execute(f"SELECT coalesce(sum(rows), 0), 0, {SUMS} FROM shards").fetchone()
-    rejected = (0, 0, *rejected_tokens(connection))
-    errors = connection.execute("SELECT coalesce(sum(value), 0) FROM shards, json_each(error_kinds)").fetchone()
-    shards = connection.execute("SELECT count(*) FROM shards").fetchone()
-    finished, failed, *tokens = map(sum, zip(staged, sealed, rejected, strict=True))
-    return Totals(finished, failed + errors[0], *tokens, *shards)
+    """The totals of a checkpoint, every row of its sums checked on the way. Raises DamagedError."""
+    totals = Totals().plus(read_staged(connection))
+    for shard in read_shards(connection):
+        sums = (shard.rows, sum(json.loads(shard.error_kinds).values()), *shard[5:8], 1)
+        totals = Totals(*map(sum, zip(totals, sums, strict=True)))
+    return totals.plus_tokens(one.output.usage for one in read_rejected(connection))
 
 
 def read_error_kinds(connection: sqlite3.Connection) -> dict[str, int]:
@@ -100,43 +141,34 @@ def read_label_counts(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def read_sessions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    """The run's sessions: ``started`` and ``ended`` (Unix times, the latter None if killed), ``why``, provenance."""
+def read_sessions(connection: sqlite3.Connection) -> list[Session]:
+    """The run's sessions in order."""
     query = "SELECT session, started, ended, why, provenance FROM sessions ORDER BY session"
-    names = ("session", "started", "ended", "why")
     return [
-        dict(zip(names, values, strict=True)) | {"provenance": json.loads(provenance or "{}")}
-        for *values, provenance in connection.execute(query)
+        Session(session=number, started=started, ended=ended, why=why, provenance=json.loads(provenance or "{}"))
+        for number, started, ended, why, provenance in connection.execute(query)
     ]
 
 
-def read_status(run_dir: Path) -> dict[str, Any]:
+def read_status(run_dir: Path) -> Status:
     """The progress of a run, whether it is running, interrupted or finished; changes nothing in its directory.
 
-    Keys: ``rows``, the fields of Totals, ``state`` (running: the lease is held; finished: all rows are; else
-    interrupted), ``pid`` of the runner or None, ``started`` (Unix time of the first session), ``sessions``,
-    ``active_s`` and ``rows_per_s`` (over the time that sessions were at work, each known to a second),
-    ``error_kinds``, ``rejected`` (attempts that no row was made of, by what took them);
-    of ended sessions, None if unknown: ``model_share`` (of the time at work, what was spent in the
-    model), ``slot_occupancy`` (of the batch's slots in every step, those taken), ``padding_share`` (of prompt tokens in
-    attention), ``cached_share`` and ``best_cached_share`` (of prompt tokens computed or spared, those spared, and what
-    an unlimited cache would have spared in any order); ``forced_tokens``, generated ones that a grammar knew before.
     Raises UserError if ``run_dir`` holds no readable checkpoint.
     """
     run_dir = Path(run_dir)
     pid = holder(run_dir)
-    with disk_errors(run_dir), open_read_only(run_dir, live=pid is not None) as connection:
+    with open_reader(run_dir) as connection:
         totals = read_totals(connection)
         rows = read_identity(connection)["rows"]
         started, sessions = connection.execute("SELECT min(started), count(*) FROM sessions").fetchone()
         active = active_seconds(connection)
         work = _read_work(connection)
         kinds = read_error_kinds(connection)
-        rejected = rejected_kinds(connection)
+        rejected = count_rejected(connection)
         last = connection.execute("SELECT why FROM sessions ORDER BY session DESC LIMIT 1").fetchone()
     spent = bool(rejected) and last == ("finished",)  # all attempts are made, too few were accepted
     ended = "finished" if totals.finished == rows or spent else "interrupted"
-    return {
+    figures = {
         "rows": rows,
         **totals._asdict(),
         "state": "running" if pid is not None else ended,
@@ -154,6 +186,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         "error_kinds": kinds,
         "rejected": rejected,
     }
+    return cast(Status, figures)
 
 
 def _read_work(connection: sqlite3.Connection) -> dict[str, float]:

@@ -25,23 +25,21 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from runner import shards
+from runner import records, shards
 from runner.database import conditions, connect, create_or_check, unfinish_errors
 from runner.deaths import Death, note_death, read_deaths
 from runner.digests import Digests
 from runner.disk import damage, disk_errors, write_dataset, write_stream, write_text
 from runner.flight import Flight
-from runner.lease import Lease, fresh_dir
+from runner.identity import column_list
+from runner.lease import Lease
 from runner.marks import Marks
-from runner.records import Output, Record, Staged, Usage, error_kind, sealed, to_json, verified
-from runner.rejects import SUMS, Rejected, insert_rejected
-from runner.status import Totals, read_labels, read_status, read_totals
+from runner.records import Output, Record, Rejected, Shard, Staged, error_kind
+from runner.status import Totals, read_labels, read_totals
 from runner.types import Completion, Gauge, UserError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
-
-__all__ = ["Output", "Record", "Store", "Totals", "Usage", "fresh_dir", "read_status"]
 
 log = logging.getLogger("rowmill")
 
@@ -49,6 +47,7 @@ _ORPHAN = re.compile(
     r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info|identity)\.json|config\.yaml|run\.db|stdin)\.tmp"
 )
 _SPAN = "WHERE row >= ? AND row < ?"
+_SUMS = "coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(completion_tokens), 0)"
 
 
 class Store:
@@ -107,8 +106,8 @@ class Store:
             raise UserError(f"output.shard_rows={shard_rows}: it must be at least 1")
         columns = shards.shard_schema(keep, schema)
         layout = shards.Layout(rows, shard_rows, schema, keep, kept, columns, durability == "power")
-        names = [f"{field.name}: {field.type}" for field in columns]
-        full = json.loads(json.dumps({**identity, "rows": rows, "shard_rows": shard_rows, "columns": names}))
+        whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}
+        full = json.loads(json.dumps(whole))
         run_dir = Path(run_dir)
         with disk_errors(run_dir), contextlib.ExitStack() as undo:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -154,18 +153,18 @@ class Store:
         replay). Raises sqlite3.IntegrityError if a (row, number) or a row is committed twice, ValueError for a row out
         of range; then nothing is committed.
         """
-        records = [record.values() for record in completions]
+        answers = [record.values() for record in completions]
         rows = shards.stage(self._checked(finished), self._layout.job)
         totals = self._totals.plus(rows).plus_tokens(one.output.usage for one in rejected)
         with disk_errors(self.run_dir), self._database.atomic():
-            if records:
-                self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?)", records)
-                self._digests.follow(records)
+            if answers:
+                self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?)", answers)
+                self._digests.follow(answers)
             if rows:
                 values = (row.values() for row in rows)
                 self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
             if rejected:
-                insert_rejected(self._connection, rejected)
+                records.insert_rejected(self._connection, rejected)
             self._marks.finish(rows)
             self._marks.note(totals[:5], len(self._sealed))
         self._totals = totals
@@ -206,17 +205,18 @@ class Store:
         with disk_errors(self.run_dir):
             keys = self._digests.find(wanted)
         one = "SELECT * FROM completions WHERE row = ? AND number = ?"
-        records = [record for key in keys for record in self._select(one, key, Record.of)]
-        return {record.digest: record.completion for record in records if record.digest in wanted}
+        found = [record for key in keys for record in self._select(one, key, Record.of)]
+        return {record.digest: record.completion for record in found if record.digest in wanted}
 
     def prelude(self) -> dict[str, Any] | None:
         """What the job found before the first row; None if that is still to do."""
-        found = self._select("SELECT * FROM prelude")
-        return dict(json.loads(verified("prelude", *found[0])[0])) if found else None
+        with disk_errors(self.run_dir):
+            return records.read_prelude(self._connection)
 
     def record_prelude(self, found: Mapping[str, Any]) -> None:
         """Commit what the job found before the first row (JSON values)."""
-        self._select("INSERT INTO prelude VALUES (?, ?)", sealed(to_json(dict(found))))
+        with disk_errors(self.run_dir):
+            records.insert_prelude(self._connection, found)
 
     def unfinished(self) -> Iterator[range]:
         """The rows still to do, as ascending ranges; a shard is looked at only when its first row is asked for."""
@@ -327,8 +327,8 @@ class Store:
             kinds = Counter(error_kind(error) for (error,) in errors)
             labels = read_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}
             counts = (json.dumps(count, ensure_ascii=False) for count in (kinds, labels))
-            rows, *tokens = self._connection.execute(f"SELECT count(*), {SUMS} FROM staged {_SPAN}", span).fetchone()
-            values = sealed(shard, rows, name, *written, *tokens, *counts)
+            rows, *tokens = self._connection.execute(f"SELECT count(*), {_SUMS} FROM staged {_SPAN}", span).fetchone()
+            values = Shard(shard, rows, name, *written, *tokens, *counts).values()
             self._connection.execute(f"INSERT INTO shards VALUES ({', '.join('?' * len(values))})", values)
             self._connection.execute(f"DELETE FROM staged {_SPAN}", span)
         self._sealed.add(shard)
@@ -338,8 +338,7 @@ class Store:
             self._publish()
 
     def _read(self, start: int, stop: int) -> Iterator[list[Staged]]:
-        rows = self._connection.execute(f"SELECT * FROM staged {_SPAN} ORDER BY row", (start, stop))
-        return shards.batches(Staged.of(*row) for row in rows)
+        return shards.batches(records.read_staged(self._connection, _SPAN, (start, stop)))
 
     def _publish(self) -> None:
         files = self._select("SELECT file, sha256 FROM shards ORDER BY shard")

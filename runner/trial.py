@@ -14,7 +14,8 @@ from runner.night.schedule import ScheduleConf
 from runner.prepare import Prepared
 from runner.runlog import run_log
 from runner.session import open_store, work
-from runner.store import Store, Totals
+from runner.status import Totals
+from runner.store import Store
 
 # Two-sided 95% quantiles of Student's t for 2, 3, ... degrees of freedom.
 _STUDENT = (4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09)

@@ -15,12 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runner.database import open_read_only
-from runner.disk import disk_errors
-from runner.lease import holder
-from runner.marks import read_marks
+from runner.results import Run
 from runner.show import NOW_SECONDS
-from runner.status import read_label_counts, read_status
 from runner.words import clock, duration, visible
 
 EVERY_SECONDS = 1.0
@@ -44,19 +40,12 @@ def watch(run_dir: Path, console: Console) -> None:
 
 
 def read_watch(run_dir: Path) -> dict[str, Any]:
-    """The status with ``marks``, ``latest`` ((row, error, columns), the newest first) and ``labels`` (counts).
+    """The status with ``marks``, ``latest`` and ``labels``; see the properties of ``runner.results.Run``.
 
     Changes nothing in the run's directory and holds no lock that the run could wait for. Raises UserError.
     """
-    status = read_status(run_dir)
-    with disk_errors(run_dir), open_read_only(run_dir, live=holder(run_dir) is not None) as connection:
-        latest = connection.execute("SELECT row, error, body FROM latest ORDER BY rowid DESC").fetchall()
-        return {
-            **status,
-            "marks": read_marks(connection),
-            "latest": [(row, error, json.loads(body)) for row, error, body in latest],
-            "labels": read_label_counts(connection),
-        }
+    run = Run(run_dir)
+    return {**run.status, "marks": run.marks, "latest": run.latest, "labels": run.label_counts}
 
 
 def screen(run_dir: Path, seen: dict[str, Any]) -> Group:

@@ -24,8 +24,8 @@ from runner.cli import main
 from runner.config import load_config
 from runner.export.files import WRITERS
 from runner.prepare import prepare
+from runner.records import Output
 from runner.session import open_store
-from runner.store import Output
 
 MAIL = 'id,text,kind\n1,"win, money ""now""",spam\n2,see you at lunch,ham\n3,,spam\n4,meeting at 3,ham\n'
 AS_TYPED = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake"]

@@ -9,8 +9,8 @@ import pytest
 
 from runner import marks
 from runner.database import open_read_only
+from runner.records import Output
 from runner.status import read_label_counts, read_status
-from runner.store import Output
 from runner.types import Gauge
 from tests.support.clocks import Clock, work
 from tests.support.stores import open_store, output

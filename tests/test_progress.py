@@ -8,7 +8,7 @@ import pytest
 
 from runner import progress, words
 from runner.progress import Progress
-from runner.store import Totals
+from runner.status import Totals
 
 
 class Clock:

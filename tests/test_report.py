@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from runner.cli import main
+from runner.records import Staged
 from runner.report import charts, write_report
 from runner.report.charts import bars, histogram, reliability
 from runner.report.figures import reliability as bins_of
@@ -145,11 +146,9 @@ def test_an_unfinished_run_has_a_report_too(folder):
     report_of(folder)
     with sqlite3.connect(folder / "outputs/mail/run.db") as connection:  # as if 12 rows were staged, 8 not done
         connection.execute("DELETE FROM shards")
-        row = (10, 0, 0, "choice", '{"label":"ham","confidence":0.75,"probabilities":{"ham":0.75,"spam":0.25}}')
-        names = "row, prompt_tokens, cached_tokens, completion_tokens, finish_reason, body"
-        connection.executemany(
-            f"INSERT INTO staged ({names}) VALUES (?, ?, ?, ?, ?, ?)", [(i, *row) for i in range(12)]
-        )
+        body = '{"label":"ham","confidence":0.75,"probabilities":{"ham":0.75,"spam":0.25}}'
+        rows = [Staged(i, None, 10, 0, 0, "choice", 0, None, body).values() for i in range(12)]
+        connection.executemany(f"INSERT INTO staged VALUES ({', '.join('?' * 10)})", rows)
     page = Page(write_report(folder / "outputs/mail").read_text())
     text = " ".join("".join(page.text).split())
     assert "interrupted 12 of 20 rows" in text

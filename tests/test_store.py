@@ -13,7 +13,9 @@ import pytest
 from runner import disk, shards
 from runner import store as store_module
 from runner.disk import disk_errors
-from runner.store import Output, Record, fresh_dir, read_status
+from runner.lease import fresh_dir
+from runner.records import Output, Record
+from runner.status import read_status
 from runner.types import Completion, UserError
 from tests.support.forks import Fork
 from tests.support.stores import (
@@ -268,7 +270,7 @@ DEATHS = {
     "sync": (disk, "sync", die),
     "rename": (Path, "replace", die),
     "renamed": (Path, "replace", lambda old, new: (os.replace(old, new), die())),  # noqa: PTH105
-    "transaction": (store_module, "sealed", die),
+    "transaction": (store_module, "Shard", die),
     "publish": (store_module, "write_dataset", die),
 }
 

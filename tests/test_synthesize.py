@@ -11,7 +11,6 @@ import pytest
 from jobs.synthesize import Synthesize, read_weights
 from runner import cli, open_run, run
 from runner.diversity import diversity
-from runner.rejects import read_rejected
 from runner.types import Completion, RejectedError, UserError
 from tests.support.kills import Run, kill_until_done
 
@@ -36,7 +35,7 @@ def rows(figures):
 def test_exactly_the_target_is_accepted_and_all_rejected_attempts_have_a_reason():
     figures = run([*WORDS, "job.target=40", "job.ahead=32", "output.shard_rows=16"])
     accepted = rows(figures)
-    rejected = list(read_rejected(figures["path"]))
+    rejected = list(open_run(figures["path"]).rejected())
     assert figures["finished"] == figures["rows"] == len(accepted) == 40
     assert figures["rejected"] == Counter(one["reason"].split(":")[0] for one in rejected)
     attempts = [row["attempt"] for row in accepted]
@@ -58,7 +57,7 @@ def test_what_is_accepted_depends_on_neither_batches_nor_windows():
     outputs = []
     for number, size in enumerate(("engine.batch_size=3", "engine.batch_size=200", "engine.window=5")):
         figures = run([*WORDS, ATTRIBUTES, "job.target=24", "job.ahead=16", size, f"run_name=r{number}"])
-        rejected = [(one["attempt"], one["reason"]) for one in read_rejected(figures["path"])]
+        rejected = [(one["attempt"], one["reason"]) for one in open_run(figures["path"]).rejected()]
         outputs.append((rows(figures), rejected))
     assert outputs[0] == outputs[1] == outputs[2]
 
@@ -74,7 +73,7 @@ def test_attributes_have_their_shares_and_full_values_are_drawn_no_longer():
     assert Counter(row["tone"] for row in accepted) == {"warm": 30, "dry": 10}
     assert Counter(row["topic"] for row in accepted) == {"sea": 20, "hill": 20}
     full = next(i for i in range(40) if sum(row["tone"] == "dry" for row in accepted[: i + 1]) == 10)
-    late = [one for one in read_rejected(figures["path"]) if one["attempt"] >= accepted[full]["attempt"] + 4]
+    late = [one for one in open_run(figures["path"]).rejected() if one["attempt"] >= accepted[full]["attempt"] + 4]
     assert all(one["tone"] != "dry" for one in late)
 
 
@@ -115,7 +114,9 @@ def test_nothing_accepted_is_an_empty_data_set():
 def test_the_judge_asks_a_second_question_and_its_score_is_a_column():
     figures = run([*WORDS, *OFF, "job.target=10", "job.filters.judge={least: 2.9}"])
     assert all(2.9 <= row["score"] <= 5 for row in rows(figures))
-    assert figures["rejected"]["judge"] == len([one for one in read_rejected(figures["path"]) if one.get("score")])
+    assert figures["rejected"]["judge"] == len(
+        [one for one in open_run(figures["path"]).rejected() if one.get("score")]
+    )
 
 
 def test_without_data_there_are_attributes_and_examples_of_ones_own():
@@ -244,7 +245,7 @@ def test_kills_change_nothing_of_what_is_accepted(folder):
     counts = kill_until_done(killed, [(chance.uniform(0.05, 0.3), True) for _ in range(4)])
     whole.finish(uninterrupted)
     assert killed.shards() == whole.shards()
-    rejected = [list(read_rejected(folder / "outputs" / name)) for name in ("whole", "killed")]
+    rejected = [list(open_run(folder / "outputs" / name).rejected()) for name in ("whole", "killed")]
     assert rejected[0] == rejected[1]
     assert {one["reason"].split(":")[0] for one in rejected[0]} >= {"judge", "length"}
     assert len([count for count in counts if count]) >= 3
@@ -264,7 +265,7 @@ def test_kills_of_a_real_model_change_nothing_either(folder):
     kill_until_done(killed, [(after_s, True) for after_s in (0.3, 0.6, 0.1, 0.5)])
     whole.finish(uninterrupted)
     texts = [[(row["text"], row["attempt"], row["score"]) for row in run.rows()] for run in (whole, killed)]
-    rejected = [list(read_rejected(folder / "outputs" / name)) for name in ("whole", "killed")]
+    rejected = [list(open_run(folder / "outputs" / name).rejected()) for name in ("whole", "killed")]
     assert [one[:2] for one in texts[0]] == [one[:2] for one in texts[1]]
     assert [one[2] for one in texts[0]] == pytest.approx([one[2] for one in texts[1]], rel=1e-4)
     assert [(one["attempt"], one["text"]) for one in rejected[0]] == [
@@ -278,7 +279,7 @@ def test_kills_of_a_real_model_change_nothing_either(folder):
 def test_repair_keeps_rejected_attempts(damaged, most):
     words = [*WORDS, ATTRIBUTES, "job.target=40", f"job.max_attempts={most}", "output.shard_rows=16"]
     whole = run([*words, "run_name=whole"])
-    rejected = list(read_rejected(whole["path"]))
+    rejected = list(open_run(whole["path"]).rejected())
     made = run(words)
     if damaged is not None:
         with contextlib.closing(sqlite3.connect(f"{made['path']}/run.db", isolation_level=None)) as database:
@@ -286,10 +287,10 @@ def test_repair_keeps_rejected_attempts(damaged, most):
             database.execute("DELETE FROM shards WHERE shard = 0")
     assert cli.main(["repair", made["path"]]) == 0
     kept = rejected if damaged is None else rejected[:damaged]
-    assert list(read_rejected(made["path"])) == kept
+    assert list(open_run(made["path"]).rejected()) == kept
     assert rows(run(words)) == rows(whole)
     if damaged is None or most == 60:
-        assert list(read_rejected(made["path"])) == rejected
+        assert list(open_run(made["path"]).rejected()) == rejected
 
 
 def test_repair_keeps_the_last_shard_of_a_run_whose_attempts_are_spent(capsys):

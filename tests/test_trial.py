@@ -10,7 +10,7 @@ import pytest
 from runner.cli import main
 from runner.pieces import token_texts
 from runner.preview import histogram
-from runner.store import Totals
+from runner.status import Totals
 from runner.tokens import ByteTokenizer, as_vocabulary
 from runner.trial import Moment, Trial, foretell
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from runner import marks
 from runner import watch as watching
 from runner.cli import main
-from runner.store import Output
+from runner.records import Output
 from runner.types import Gauge, UserError
 from runner.watch import curve, pace_now, read_watch, watch
 from tests.support.clocks import Clock, work

@@ -72,11 +72,11 @@ def export(options: Any) -> Iterator[str]:
 
 def _write_rejected(kind: str, options: Any) -> str:
     from runner.export.files import write_lines
-    from runner.rejects import read_rejected
+    from runner.results import Run
 
     if kind != "jsonl":
         raise UserError(f"--rejected: {options.target}: they are written as JSONL; let the name end in .jsonl")
-    count = write_lines(options.target, read_rejected(Path(options.run_dir)), overwrite=options.overwrite)
+    count = write_lines(options.target, Run(Path(options.run_dir)).rejected(), overwrite=options.overwrite)
     return f"{count:,} rejected attempts written to {options.target}"
 
 

@@ -20,7 +20,6 @@ from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
 from runner.export.select import INPUT, Selection
 from runner.results import Run
-from runner.shards import OURS
 from runner.types import UserError
 from runner.words import did_you_mean
 
@@ -40,8 +39,7 @@ class Annotation:
     def of(cls, selection: Selection, text: str | None) -> Annotation:
         """What to show of a run: the column ``text``, or those that its prompt is made of."""
         run = selection.run
-        outputs = job_columns(run)
-        answer = next((name for name in _ANSWERS if name in outputs), None)
+        answer = next((name for name in _ANSWERS if name in run.columns.job), None)
         if answer is None:
             raise UserError(f"{run.path} has none of the columns {', '.join(_ANSWERS)} to be checked")
         columns = run.source.column_names
@@ -150,12 +148,6 @@ def _write_list(target: str, records: Iterable[Any], *, overwrite: bool) -> int:
             count += 1
         file.write(b"\n]\n")
     return count
-
-
-def job_columns(run: Run) -> list[str]:
-    """The names of the job's columns."""
-    names = [column.partition(": ")[0] for column in run.identity["columns"]]
-    return names[len(run.identity["keep"]) : -len(OURS)]
 
 
 def _in_prompt(run: Run, columns: list[str]) -> list[str]:

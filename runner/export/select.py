@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from runner.results import Piece, Run
+from runner.results import RowBlock, Run
 from runner.types import SEED_ROW, UserError
 from runner.where import Mask, parse_where
 from runner.words import did_you_mean
@@ -35,8 +35,8 @@ class Selection:
         """The rows in the order of the input, in tables of one schema; the first column is the row's position."""
         mask: Mask | None = None
         began = False
-        for piece in self.run.pieces():
-            table = self._joined(piece)
+        for block in self.run.blocks():
+            table = self._joined(block)
             if not began:
                 began, mask = True, self._mask(table)
                 self._check_columns(table)
@@ -56,24 +56,24 @@ class Selection:
                 held = [table.slice(0, 0)]
         yield pa.concat_tables(held)
 
-    def _joined(self, piece: Piece) -> pa.Table:
-        start, table = piece
+    def _joined(self, block: RowBlock) -> pa.Table:
+        start, table = block
         names = [ROW, *table.column_names] if ROW not in table.column_names else table.column_names
         columns = [pa.array(range(start, start + len(table)), pa.int64()), *table.columns][-len(names) :]
         if self.join:
-            source = self.run.source
-            added = [name for name in source.column_names if name not in self.run.identity["keep"]]
-            columns += self._input(piece, added).columns
+            if not self.run.is_row_by_row and SEED_ROW not in table.column_names:
+                raise UserError(f"{self.run.path} was not made row by row from its data set: nothing to join")
+            kept = self.run.columns.kept
+            added = [name for name in self.run.source.column_names if kept.get(name) != name]
+            columns += self._input(block, added).columns
             names += [INPUT + name if name in names else name for name in added]
         return pa.Table.from_arrays(columns, names=names)
 
-    def _input(self, piece: Piece, columns: list[str]) -> pa.Table:
+    def _input(self, block: RowBlock, columns: list[str]) -> pa.Table:
         """The input's columns of these rows: of the rows they were made from, where they were made."""
-        start, table = piece
-        if not self.run.identity.get("made"):
+        start, table = block
+        if self.run.is_row_by_row:
             return self.run.source.table(start, start + len(table), columns)
-        if SEED_ROW not in table.column_names:
-            raise UserError(f"--join: {self.run.path} was not made row by row from its data set, nothing can be joined")
         return self.run.source.take(table[SEED_ROW].to_pylist(), columns)
 
     def _mask(self, table: pa.Table) -> Mask | None:

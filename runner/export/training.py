@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from runner.export.annotate import job_columns
 from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
 from runner.export.select import INPUT, Selection
@@ -48,6 +47,16 @@ class Sides:
     completion: str | None = None
     surfaces: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.completion is not None:
+            return
+        outputs = self.run.columns.job
+        self.completion = next((name for name in _ANSWERS if name in outputs), None)
+        if self.completion is None:
+            raise UserError(f"--completion COLUMN is needed: the job's columns are {', '.join(outputs)}")
+        if self.completion == "label":
+            self.surfaces = _surfaces(self.run)
+
     def examples(self, row: dict[str, Any]) -> Iterator[Example]:
         """The row's examples: one for each answer, none if it has no answer."""
         said = self._answer(row) if row.get("error") is None else None
@@ -57,14 +66,7 @@ class Sides:
 
     def prepare(self, columns: list[str]) -> None:
         """Find out what each side is; UserError for a column that does not exist or a prompt that cannot be known."""
-        if self.completion is None:
-            outputs = job_columns(self.run)
-            self.completion = next((name for name in _ANSWERS if name in outputs), None)
-            if self.completion is None:
-                raise UserError(f"--completion COLUMN is needed: the job's columns are {', '.join(outputs)}")
-            if self.completion == "label":
-                self.surfaces = _surfaces(self.run)
-        self._answer = _cell("--completion", self.completion, columns)
+        self._answer = _cell("--completion", self.completion or "", columns)
         self._asked = self._own_prompt(columns) if self.prompt is None else self._given_prompt(self.prompt, columns)
 
     def _given_prompt(self, prompt: str, columns: list[str]) -> Callable[[dict[str, Any]], Messages]:
@@ -105,7 +107,7 @@ def write_training(
     selection.join = True
     names = [target, *([validation_file(target)] if validation else [])]
     counts = dict.fromkeys(names, 0)
-    made = bool(selection.run.identity.get("made"))
+    made = not selection.run.is_row_by_row
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(opened(name, overwrite=overwrite)) for name in names]
         for example in _examples(selection, sides):

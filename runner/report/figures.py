@@ -13,15 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from runner.database import open_read_only, read_identity
-from runner.disk import disk_errors
-from runner.lease import holder
-from runner.marks import read_marks
+from runner.identity import OutputColumns, output_columns
 from runner.records import error_kind
-from runner.report.rows import Outputs
-from runner.results import Run
+from runner.results import RowBlock, Run
 from runner.source import DataSource
-from runner.status import read_label_counts, read_sessions, read_status
+from runner.status import Session, Status
 from runner.types import UserError
 
 LEAST_SURE, SAMPLED = 50, 200  # rows
@@ -44,9 +40,9 @@ class Figures:
     """
 
     path: Path
-    status: dict[str, Any]
+    status: Status
     identity: dict[str, Any]
-    sessions: list[dict[str, Any]]
+    sessions: list[Session]
     marks: list[dict[str, Any]]
     labels: dict[str, int]
     prompt_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -62,43 +58,34 @@ class Figures:
     evaluation: dict[str, Any] | None = None
     missing: str | None = None
 
+    @property
+    def columns(self) -> OutputColumns:
+        """The output's columns."""
+        return output_columns(self.identity)
+
 
 def collect(run_dir: Path, source: DataSource | None, known: Mapping[str, Any]) -> Figures:
     """Read a run directory, running or not; see ``write_report``."""
-    status = read_status(run_dir)
-    with disk_errors(run_dir), open_read_only(run_dir, live=holder(run_dir) is not None) as connection:
-        identity = read_identity(connection)
-        figures = Figures(
-            run_dir,
-            status,
-            identity,
-            read_sessions(connection),
-            read_marks(connection),
-            read_label_counts(connection),
-        )
-        if identity.get("made"):
-            source = None  # its rows are not the data set's
-        elif source is None:
-            source, figures.missing = reopen(run_dir)
-        outputs = Outputs(run_dir, connection, identity["shard_rows"])
-        _read_rows(figures, outputs, source)
+    run = Run(run_dir)
+    figures = Figures(run_dir, run.status, run.identity, run.sessions, run.marks, run.label_counts)
+    if not run.is_row_by_row:
+        source = None  # its rows are not the data set's
+    elif source is None:
+        source, figures.missing = reopen(run)
+    else:
+        run.source = source
+    _read_rows(figures, run, source)
     figures.evaluation = known.get("evaluation") or _evaluate(figures, source)
     figures.rouge = known.get("rouge") or _score(figures, source)
     return figures
 
 
-def reopen(run_dir: Path) -> tuple[DataSource | None, str | None]:
+def reopen(run: Run) -> tuple[DataSource | None, str | None]:
     """The run's data set, or why it cannot be read again: it has moved, or it has changed."""
     try:
-        return Run(run_dir).source, None
+        return run.source, None
     except (UserError, OSError, ValueError, TypeError, KeyError, ImportError, pa.ArrowException) as problem:
         return None, str(problem)
-
-
-def job_columns(identity: dict[str, Any]) -> list[str]:
-    """The names of the output columns that are the job's own."""
-    names = [column.partition(": ")[0] for column in identity["columns"]]
-    return [name for name in names if name not in (*identity.get("keep", []), "error", "usage")]
 
 
 @dataclass
@@ -111,20 +98,21 @@ class _Sums:
     right: list[np.ndarray] = field(default_factory=list)
 
 
-def _read_rows(figures: Figures, outputs: Outputs, source: DataSource | None) -> None:
+def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
     sums = _Sums()
-    job = job_columns(figures.identity)
-    for positions, table in outputs.tables():
-        sums.positions.append(positions)
+    job = list(figures.columns.job)
+    for block in run.blocks([*job, "error", "usage"]):
+        table = block.table
+        sums.positions.append(block.positions)
         for name in ("prompt_tokens", "completion_tokens"):
             values = table.column("usage").combine_chunks().field(name)
             sums.arrays[name].append(values.fill_null(0).to_numpy(zero_copy_only=False))
         for name in job:
             sums.arrays[f"job.{name}"].append(_numbers(table, name))
             _count_texts(sums.texts[name], table, name)
-        sums.arrays["job.compression"].append(_compression(positions, table, source, figures.identity))
-        sums.right.append(_right(positions, table, source))
-        _note_errors(figures, positions, table)
+        sums.arrays["job.compression"].append(_compression(block, source, figures.identity))
+        sums.right.append(_right(block, source))
+        _note_errors(figures, block)
     if not sums.positions:
         return
     arrays = {name: np.concatenate(parts) for name, parts in sums.arrays.items()}
@@ -141,7 +129,7 @@ def _read_rows(figures: Figures, outputs: Outputs, source: DataSource | None) ->
     positions = np.concatenate(sums.positions)
     if len(confidence):
         figures.reliability = reliability(confidence, np.concatenate(sums.right))
-    _pick_rows(figures, outputs, source, positions, confidence)
+    _pick_rows(figures, run, source, positions, confidence)
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:
@@ -161,28 +149,24 @@ def _count_texts(counts: Counter[str], table: pa.Table, name: str) -> None:
         counts[pair["values"]] += pair["counts"]
 
 
-def _compression(
-    positions: np.ndarray, table: pa.Table, source: DataSource | None, identity: dict[str, Any]
-) -> np.ndarray:
+def _compression(block: RowBlock, source: DataSource | None, identity: dict[str, Any]) -> np.ndarray:
     """How many times longer, in characters, a document is than its ``summary``; NaN where one is missing."""
+    start, table = block
     column = (identity.get("job") or {}).get("column")
     if "summary" not in table.column_names or source is None or column not in source.column_names:
         return np.full(len(table), np.nan)
-    first = int(positions[0])
-    documents = source.table(first, int(positions[-1]) + 1, [column]).column(0).to_pylist()
-    pairs = zip(
-        table.column("summary").to_pylist(), (documents[position - first] for position in positions), strict=True
-    )
+    documents = source.table(start, start + len(table), [column]).column(0).to_pylist()
+    pairs = zip(table.column("summary").to_pylist(), documents, strict=True)
     return np.array([len(document) / len(summary) if summary and document else np.nan for summary, document in pairs])
 
 
-def _right(positions: np.ndarray, table: pa.Table, source: DataSource | None) -> np.ndarray:
+def _right(block: RowBlock, source: DataSource | None) -> np.ndarray:
     """1.0 for rows whose label is the gold one, 0.0 for others, NaN where there is no gold."""
+    start, table = block
     if source is None or not source.conf.gold or not {"label", "confidence"} <= set(table.column_names):
         return np.full(len(table), np.nan)
-    first, last = int(positions[0]), int(positions[-1]) + 1
-    golds = source.table(first, last, [source.conf.gold]).column(0).to_pylist()
-    names = [source.gold_name(golds[position - first]) for position in positions]
+    golds = source.table(start, start + len(table), [source.conf.gold]).column(0).to_pylist()
+    names = map(source.gold_name, golds)
     labels = table.column("label").to_pylist()
     return np.array(
         [np.nan if gold is None else float(gold == label) for gold, label in zip(names, labels, strict=True)]
@@ -201,19 +185,19 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> list[tuple[float, 
     return [(float(confidence[g].mean()), float(right[g].mean()), int(g.sum())) for g in groups if g.any()]
 
 
-def _note_errors(figures: Figures, positions: np.ndarray, table: pa.Table) -> None:
-    column = table.column("error")
+def _note_errors(figures: Figures, block: RowBlock) -> None:
+    column = block.table.column("error")
     if column.null_count == len(column):
         return
-    for position, error in zip(positions, column.to_pylist(), strict=True):
+    for position, error in enumerate(column.to_pylist(), block.start):
         if error is not None:
             examples = figures.errors.setdefault(error_kind(error), [])
             if len(examples) < EXAMPLES:
-                examples.append((int(position), error))
+                examples.append((position, error))
 
 
 def _pick_rows(
-    figures: Figures, outputs: Outputs, source: DataSource | None, positions: np.ndarray, confidence: np.ndarray
+    figures: Figures, run: Run, source: DataSource | None, positions: np.ndarray, confidence: np.ndarray
 ) -> None:
     unsure: list[int] = []
     if len(confidence):
@@ -222,8 +206,10 @@ def _pick_rows(
         unsure = positions[order].tolist()
     some = random.Random(0).sample(range(len(positions)), min(SAMPLED, len(positions)))
     sampled = sorted(positions[some].tolist())
-    rows = outputs.take([*unsure, *sampled])
-    _add_inputs(rows, source, job_columns(figures.identity))
+    job = list(figures.columns.job)
+    has_inputs = source is not None or figures.status["state"] == "finished"
+    rows = run.take([*unsure, *sampled], None if has_inputs else [*job, "error", "usage"])
+    _add_inputs(rows, source, job)
     figures.least_sure = [(row, rows[row]) for row in unsure if row in rows]
     figures.sample = [(row, rows[row]) for row in sampled if row in rows]
 
@@ -256,7 +242,7 @@ def _evaluate(figures: Figures, source: DataSource | None) -> dict[str, Any] | N
 
 def _score(figures: Figures, source: DataSource | None) -> dict[str, Any] | None:
     """ROUGE of summaries against the run's references, where both can be had in a few seconds."""
-    if source is None or not source.conf.gold or "summary" not in job_columns(figures.identity):
+    if source is None or not source.conf.gold or "summary" not in figures.columns.job:
         return None
     if figures.status["finished"] > SCORED:
         return None

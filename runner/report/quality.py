@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.report.figures import Figures, job_columns
+from runner.report.figures import Figures
 
 Facts = list[tuple[str, str]]
 _NAMES = {"accuracy": "accuracy", "kappa": "Cohen's kappa", "macro_f1": "macro F1", "ece": "calibration error (ECE)"}
@@ -64,7 +64,7 @@ def summary_facts(figures: Figures) -> Facts:
 def diversity_facts(figures: Figures) -> Facts:
     """Distinct-n of the sampled texts (Li et al. 2016): different n-grams among all; and how many texts are copies."""
     texts = [columns["text"] for _, columns in figures.sample if isinstance(columns.get("text"), str)]
-    if "text" not in job_columns(figures.identity) or len(texts) < 10:
+    if "text" not in figures.columns.job or len(texts) < 10:
         return []
     words = [text.split() for text in texts]
     facts = []

@@ -5,7 +5,8 @@ import hashlib
 import datasets
 import pyarrow as pa
 
-from runner.store import Output, Store, Usage
+from runner.records import Output, Usage
+from runner.store import Store
 
 JOB = pa.schema([("label", pa.string()), ("score", pa.float32()), ("count", pa.int32())])
 KEEP = pa.schema([("id", pa.int64()), ("text", pa.string())])
