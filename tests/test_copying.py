@@ -136,10 +136,12 @@ def test_rows_join_as_the_bytes_of_their_caches_allow(model):
     rows = prompts(4, 6, 0)
     want = [one_by_one(model, row, 8) for row in rows]
     engine = CopyingEngine(model, {END}, batch_size=6, prefill_tokens=8)
-    engine.kv_bytes = 2 * max(map(engine._bytes, sequences(rows, 8)))
-    together = []
-    engine._advance = lambda do=engine._advance: together.append(len(engine.working)) or do()
-    done = finish(engine, sequences(rows, 8))
+    todo, together, done = sequences(rows, 8), [], {}
+    engine.kv_bytes = 2 * max(cache_bytes(engine, one) for one in todo)
+    engine.add(todo)
+    while len(done) < len(rows):
+        done.update({one.key: one for one in engine.step()})
+        together.append(engine.gauge().slots)
     assert [done[i, 0].tokens for i in range(6)] == want
     assert max(together) == min(2, engine.batch_size)
 
@@ -175,7 +177,7 @@ def test_caches_that_are_padded_to_the_longest_stay_in_their_bounds():
     mx.set_default_device(mx.cpu)
     engine = CopyingEngine(tiny_llama(), {END}, batch_size=16)
     todo = sequences([[1 + i % 90 for i in range(1000)], *prompts(1, 15, 0)], 20)
-    engine.kv_bytes = 2 * engine._bytes(todo[0])
+    engine.kv_bytes = 2 * cache_bytes(engine, todo[0])
     engine.add(todo)
     ended = 0
     while ended < 16:
@@ -194,5 +196,8 @@ def test_a_row_that_can_never_fit_keeps_none_waiting(model):
 
 
 def engine_bytes(model, tokens):
-    engine = CopyingEngine(model, {END}, batch_size=1)
-    return engine.row_bytes + engine.token_bytes * tokens
+    return cache_bytes(CopyingEngine(model, {END}, batch_size=1), Sequence((0, 0), [1] * tokens, 0))
+
+
+def cache_bytes(engine, sequence):
+    return engine.row_bytes + engine.token_bytes * (len(sequence.tokens) + sequence.max_tokens)
