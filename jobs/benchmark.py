@@ -212,7 +212,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shape(conf: BenchmarkConf, rows: list[list[int]]) -> dict[str, Any]:
-    """What the prompts are like; those of a run share what they share, and are of so many tokens in the mean."""
+    """What the prompts are like; those of a run share what they share, and are of so many tokens on average."""
     prefix, suffix = conf.prefix, conf.suffix
     if conf.workload == "run":
         prefix = shared_tokens(rows)

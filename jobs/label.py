@@ -217,7 +217,7 @@ class Label:
 
 
 def normalise(logprobs: tuple[float, ...]) -> list[float]:
-    """Probabilities that sum to 1, from log-probabilities up to a constant; RowError if there are none to be had."""
+    """Probabilities that sum to 1, from log-probabilities up to a constant; RowError if none are available."""
     top = max(logprobs)
     if not math.isfinite(top) or any(map(math.isnan, logprobs)):
         raise RowError(f"no probabilities: the labels' log-probabilities are {logprobs}")

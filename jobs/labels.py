@@ -34,7 +34,7 @@ def read_labels(labels: Any) -> list[Choice]:
         values = [getattr(choice, what) for choice in choices]
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
-            raise UserError(f"job.labels: {what} {twice[0]!r} stands there twice")
+            raise UserError(f"job.labels: {what} {twice[0]!r} is listed twice")
     return choices
 
 

@@ -164,7 +164,7 @@ class Composer:
         if _is_text(field_type(self.schema, key)) and value[:1] not in ("'", '"'):
             return f"{key}={quoted(value)}"
         if override is not None:
-            several = "a text with commas stands in quotes, a list in brackets"
+            several = "put a text with commas in quotes, a list in brackets"
             raise UserError(f"{word}: {several}, such as '{key}=[{value}]'; several runs are several command lines")
         if value[:1] in ("'", '"') and value[-1:] != value[:1]:
             raise UserError(f"{word}: the quote {value[0]} is not closed at the end of the value")
@@ -208,7 +208,7 @@ class Composer:
         merged = re.search(r"Error merging override (?:\+\+)?([^=\s]+)=", text)
         full = re.search(r"full_key: (\S+)", text)
         where = re.search(r"In '([^']+)': \w+ raised while composing", text)
-        place = f"; it stands in {self._file(where[1])}" if where else ""
+        place = f"; it is in {self._file(where[1])}" if where else ""
         key = merged[1] if merged else full[1] if full else ""
         expected = field_type(self.schema, re.sub(r"\[\d+\]$", "", key)) if key else None
         if expected is not None:

@@ -67,7 +67,7 @@ def damage(path: Path, size: int, sha256: str) -> str | None:
         return f"{path} has {found} bytes instead of {size}"
     with path.open("rb") as file:
         same = hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    return None if same else f"{path} has another content than it was written with"
+    return None if same else f"{path} has changed since it was written"
 
 
 def write_dataset(run_dir: Path, files: Sequence[tuple[str, str]], *, power: bool) -> None:
@@ -173,7 +173,7 @@ def _database_error(run_dir: Path, error: sqlite3.Error, doing: str) -> Exceptio
     if code in _UNWRITABLE:
         return UserError(f"{path} cannot be {doing} ({error}): check the folder's permissions")
     if code == sqlite3.SQLITE_IOERR:
-        return UserError(f"{path}: the disk fails ({error}; {_free(run_dir)}): what was committed is safe", 3)
+        return UserError(f"{path}: the disk is failing ({error}; {_free(run_dir)}): what was committed is safe", 3)
     if code == sqlite3.SQLITE_BUSY:
         return UserError(f"{path} is locked by another program: close it, then run again")
     return error
@@ -186,7 +186,7 @@ def _file_error(run_dir: Path, error: OSError, doing: str) -> Exception:
         remedy = "check the folder's permissions" if doing == "read" else "choose another output.dir"
         return UserError(f"{run_dir} cannot be {doing} ({error}): {remedy}")
     if error.errno == errno.EIO:
-        return UserError(f"{run_dir}: the disk fails ({error}): what was committed is safe", 3)
+        return UserError(f"{run_dir}: the disk is failing ({error}): what was committed is safe", 3)
     return error
 
 

@@ -25,7 +25,7 @@ def refuse_retyped(value: str, key: str) -> None:
     """UserError for a number in the unquoted parts of a value that is not written as numbers are shown, as 1_0."""
     for word in _TYPED.findall(_QUOTED.sub("", value)):
         if not _CANONICAL.fullmatch(word) and not word.isdigit():  # 007 stays a text on the command line
-            raise UserError(f"{key}: {word} is read as a number; a name like this stands in quotes: ['{word}']")
+            raise UserError(f"{key}: {word} is read as a number; put a name like this in quotes: ['{word}']")
 
 
 def check_names(file: Path, group: str) -> None:
@@ -79,7 +79,7 @@ def combinations(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     """
     choices = [_choices(word) for word in overrides]
     if all(len(some) == 1 for some in choices):
-        raise UserError("-m sweeps over values, and there are none: write several with commas, such as model=a,b,c")
+        raise UserError("-m sweeps over values, but each key has one: write several, such as model=a,b,c")
     return [
         (list(words), [word for word, some in zip(words, choices, strict=True) if len(some) > 1])
         for words in itertools.product(*choices)

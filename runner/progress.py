@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from runner.show import NOW_SECONDS
 from runner.status import Totals
 from runner.store import Store
-from runner.words import clock, duration
+from runner.words import clock, count_of, duration
 
 log = logging.getLogger("rowmill")
 
@@ -101,7 +101,7 @@ class Progress:
             f"{totals.finished:,} of {self.rows:,} rows",
             *([f"{duration(seconds)} left ({clock(time.time() + seconds)})"] if seconds else []),
             f"{now.rows:,.1f} rows/s ({overall:,.1f} overall)",
-            f"{totals.errors:,} errors",
+            count_of(totals.errors, "error"),
             f"{now.tokens:,.0f} tokens/s",
             f"{totals.cached_tokens / totals.prompt_tokens if totals.prompt_tokens else 0.0:.0%} cached",
         ]

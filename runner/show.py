@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.console import line
-from runner.words import clock, duration, visible
+from runner.words import clock, count_of, duration, visible
 
 _CLASSES = 30  # shown; the JSON has them all
 _MATRIX = 12
@@ -48,7 +48,7 @@ def show_status(figures: Mapping[str, Any]) -> None:
     _show_figures(figures)
     left = figures["rows"] - figures["finished"]
     if left:
-        line("left", f"{left:,} rows{_pace(left, figures)}")
+        line("left", f"{count_of(left, 'row')}{_pace(left, figures)}")
 
 
 def _pace(left: int, figures: Mapping[str, Any]) -> str:
@@ -68,7 +68,7 @@ def _show_figures(figures: Mapping[str, Any]) -> None:
         line("", f"{count:,} x {visible(kind)}")
     if rejected := figures.get("rejected"):
         taken = sum(rejected.values())
-        line("rejected", f"{taken:,} of {taken + figures['finished']:,} attempts, by what took them:")
+        line("rejected", f"{taken:,} of {taken + figures['finished']:,} attempts, by reason:")
         for kind, count in rejected.items():
             line("", f"{count:,} x {visible(kind)}")
     forced = f" ({figures['forced_tokens']:,} of them forced by the grammar)" if figures["forced_tokens"] else ""

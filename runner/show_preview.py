@@ -33,7 +33,7 @@ def show_preview(figures: dict[str, Any]) -> None:
     line("cache", f"{figures['shared_share']:.1%} of the prompt tokens are prefixes computed before")
     line("answer", _answer(figures))
     if figures["too_long"]:
-        line("too long", f"{figures['too_long']:,} prompts with their answers exceed the context: errors")
+        line("too long", f"{figures['too_long']:,} prompts with their answers exceed the context and will be errors")
     if figures["context"]:
         line("context", f"{figures['context']:,} tokens")
     line("memory", _memory(figures["memory"]))
@@ -58,19 +58,19 @@ def _memory(memory: dict[str, Any] | None) -> str:
     if memory is None:
         return "none: engine.backend=fake has no model"
     a_token = f" ({memory['kv_token']:,} bytes of KV a token)" if memory["kv_token"] else ""
-    return f"{memory['line']}{a_token}{', TOO LITTLE for it' if memory['refusal'] else ''}"
+    return f"{memory['line']}{a_token}{', NOT ENOUGH for it' if memory['refusal'] else ''}"
 
 
 def _time(estimate: dict[str, Any] | None) -> str:
     if estimate is None:
-        return "unknown before a trial: `rowmill preview --trial 20` with the same keys computes 20 rows of the run"
+        return "not known before a trial: `rowmill preview --trial 20` with the same keys computes 20 rows of the run"
     if not estimate["left"]:
-        return f"none: the run is finished (it did {estimate['rows_per_s']:,.1f} rows/s)"
+        return f"none: the run is finished (at {estimate['rows_per_s']:,.1f} rows/s)"
     pace = f"{duration(estimate['seconds'])} for {estimate['left']:,} rows"
     if "trial_rows" not in estimate:
         return f"{pace} at the {estimate['rows_per_s']:,.1f} rows/s so far"
     margin = estimate["margin_s"]
-    known = f", give or take {duration(margin)} (95%)" if margin is not None else ", the margin needs a larger trial"
+    known = f", give or take {duration(margin)} (95%)" if margin is not None else ", the margin takes a larger trial"
     begun = f"{estimate['trial_rows']:,} rows took {duration(estimate['trial_s'])} and are kept by the run"
     return f"{pace}{known}: {begun}"
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from runner.results import Run
 from runner.show import NOW_SECONDS
-from runner.words import clock, duration, visible
+from runner.words import clock, count_of, duration, visible
 
 EVERY_SECONDS = 1.0
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -63,8 +63,8 @@ def _head(run_dir: Path, seen: dict[str, Any]) -> Panel:
         f"{finished:,} of {rows:,} rows",
         f"{now:,.1f} rows/s now, {seen['rows_per_s']:,.1f} overall",
         f"{seen['cached_tokens'] / tokens:.0%} cached" if tokens else "",
-        f"{seen['errors']:,} errors",
-        f"{seen['sessions'] - 1:,} restarts",
+        count_of(seen["errors"], "error"),
+        count_of(seen["sessions"] - 1, "restart"),
     ]
     left = rows - finished
     if left and seen["state"] == "running" and now:

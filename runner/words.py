@@ -19,9 +19,8 @@ def did_you_mean(name: str, valid: list[str], shown: int = 12) -> str:
 
 
 def count_of(count: int, noun: str, plural: str | None = None) -> str:
-    """``1 row``, ``2,000 rows``, ``no rows``; ``plural`` for nouns that take more than an s."""
-    name = noun if count == 1 else plural or f"{noun}s"
-    return f"{count:,} {name}" if count else f"no {name}"
+    """``1 row``, ``2,000 rows``, ``0 rows``; ``plural`` for nouns that take more than an s."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def shown(message: str) -> str:

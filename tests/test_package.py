@@ -36,7 +36,7 @@ def test_a_wheel_holds_every_folder_with_code():
 
 def test_a_wheel_holds_every_file_that_is_not_code():
     patterns = SETUPTOOLS["package-data"]["*"]
-    files = [path for path in folders("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    files = [path for path in folders("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md")]
     left_out = [path for path in files if not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)]
     assert left_out == []
     assert {path.suffix for path in files} >= {".cu", ".yaml", ".j2", ".css", ".js"}

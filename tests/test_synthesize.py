@@ -100,7 +100,7 @@ def test_when_attempts_are_spent_the_output_ends_short(capsys):
     assert 0 < figures["finished"] < 50
     assert figures["finished"] + sum(figures["rejected"].values()) == 60
     assert len(rows(figures)) == figures["finished"]
-    assert f"{60 - figures['finished']} of 60 attempts, by what took them:" in printed
+    assert f"{60 - figures['finished']} of 60 attempts, by reason:" in printed
     assert f"{figures['rejected']['deny']} x deny" in printed
 
 

@@ -49,7 +49,7 @@ def test_a_finished_run(tmp_path, clock):
     for part in (
         "run: finished",
         "60 of 60 rows",
-        "1 errors",
+        "1 error",
         "6 of 8",
         "3.00 GB",
         "timeout",
