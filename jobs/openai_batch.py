@@ -46,8 +46,11 @@ _CHOICE = pa.struct([("text", pa.string()), ("finish_reason", pa.string()), ("lo
 class OpenAIBatch:
     """Answer the requests of an OpenAI batch file, unchanged.
 
-    ``rowmill export RUN results.jsonl --format openai-batch`` writes results as the API does. Requests that fail, or
-    ask for what is not offered here (tools, images, penalties), go to ``results.errors.jsonl`` with the API's error
+        rowmill run dataset=openai_batch dataset.path=requests.jsonl run_name=batch
+        rowmill export outputs/batch results.jsonl --format openai-batch
+
+    Results are as the API writes them. Requests that fail, or ask for what is not offered here (tools, images,
+    penalties), go to ``results.errors.jsonl`` with the API's error
     codes. A body without ``max_completion_tokens`` or ``max_tokens`` gets up to ``engine.max_tokens``. ``model`` and
     parameters that do not change an answer (``user``, ``metadata``, ...) are ignored. With ``logprobs`` and
     ``top_logprobs`` (up to 20) an answer comes with the log-probabilities of its tokens and of the likeliest others,

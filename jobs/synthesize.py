@@ -32,7 +32,7 @@ Weights = dict[str, dict[str, float]]
 
 @dataclass
 class Synthesize:
-    """Write new rows until enough of them are accepted.
+    r"""Write new rows until enough of them are accepted.
 
     Each attempt takes the next row of the data set as its seed, draws a value for each of ``attributes`` and
     ``shots`` few-shot examples, writes a text, and passes the filters in order. The run ends when ``target`` rows are
@@ -42,8 +42,14 @@ class Synthesize:
 
     ``dataset=none`` starts from attributes and ``examples`` alone. ``prompt=synthesize_chat`` suits larger models.
     ``pip install -e '.[synthesize]'`` brings what some filters need. A filter of one's own is a class with
-    ``reason(draft)``, named by ``_target_``. Rejected attempts, with their reasons: ``rowmill export RUN
-    rejected.jsonl --rejected``; ``rowmill export RUN FILE --join`` puts the seed row beside each made one.
+    ``reason(draft)``, named by ``_target_``.
+
+        rowmill run job=synthesize dataset=csv dataset.path=mail.csv job.target=20 run_name=made \
+            job.filters.near=null 'job.attributes={tone: {friendly: 2, cross: 1}}' \
+            'job.filters.deny={patterns: ["(?i)as an ai"]}'
+        rowmill export outputs/made rejected.jsonl --rejected
+
+    ``--rejected`` writes the rejected attempts with their reasons; ``--join`` puts the seed row beside each made one.
 
     The template finds the seed row's columns, each attribute by name, ``attributes`` (all of them), ``shots`` (rows)
     and ``column``.

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import importlib.util
 import io
+import json
 import os
 import re
 import shlex
@@ -61,7 +62,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     files = {**shown_files(page("conf/README.md")), **shown_files(page("README.md"))}
     files["my_conf/job/triage.yaml"] = "_target_: triage.Triage\n"
-    files["requests.jsonl"] = '{"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {}}\n'
+    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 20}
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    files["requests.jsonl"] = json.dumps(request)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
