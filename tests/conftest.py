@@ -1,5 +1,7 @@
 import importlib.util
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,23 @@ if importlib.util.find_spec("rowmill") is None:  # a checkout that is not instal
     _spec = importlib.util.spec_from_file_location("rowmill", _file, submodule_search_locations=[str(_file.parent)])
     sys.modules["rowmill"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["rowmill"])
+
+# MLX compiles for CPUs with g++, a second for each expression. Tests about what is compiled enable it again.
+os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+
+
+def pytest_configure(config):
+    """Gives workers that run side by side (pytest-xdist) what they must not share: threads, and what MLX compiles."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    folder = (
+        Path(tempfile.gettempdir()) / f"rowmill-{os.getuid()}-{worker}"
+    )  # a library half written by one is opened by another
+    folder.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = None
 
 
 def pytest_addoption(parser):

@@ -222,13 +222,10 @@ def test_a_stop_predicate_ends_a_sequence(plain, resident):
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-    """The way through the layers that GPUs take; what MLX compiles for CPUs, it compiles for seconds."""
-    mx.disable_compile()
+    """The way through the layers that GPUs take."""
     for module in (parts, prefix):
         monkeypatch.setattr(module, "on_cpu", lambda: False)
     monkeypatch.setitem(layout.KEY_GRAIN, mx.cpu, 32)
-    yield
-    mx.enable_compile()
 
 
 @pytest.mark.parametrize("shared", [0, 5, 8, 23])

@@ -26,10 +26,10 @@ def _on_gpu(request, monkeypatch):
         monkeypatch.setattr(module, "on_cpu", lambda: False)
     monkeypatch.setitem(layout.KEY_GRAIN, mx.cpu, 32)
     mx.set_default_device(mx.cpu)
-    if not request.param:
-        mx.disable_compile()
+    if request.param:
+        mx.enable_compile()
     yield
-    mx.enable_compile()
+    mx.disable_compile()
 
 
 @pytest.mark.parametrize("name", MODELS)
