@@ -77,7 +77,7 @@ def inside(folder):
     before, rowmill = Path.cwd(), sys.modules.get("rowmill")
     os.chdir(folder)
     if importlib.util.find_spec("rowmill") is None:
-        sys.modules["rowmill"] = importlib.import_module("runner.types")
+        sys.modules["rowmill"] = importlib.import_module("runner.rowmill")  # as an installation maps it
     try:
         yield
     finally:
