@@ -18,6 +18,8 @@ from runner.types import Columns, Completion, Request, Row, RowError, Steps, Use
 if TYPE_CHECKING:
     from runner.config import RunConf
     from runner.prelude import Survey
+    from runner.results import Run
+    from runner.source import DataSource
 
 __all__ = ["Label", "normalise", "read_labels"]
 
@@ -130,6 +132,14 @@ class Label:
             self._bias = [found["prior"]["logprobs"][name] for name in self.names]
         if "calibration" in found:
             self._temperature = found["calibration"]["temperature"]
+
+    def figures(self, run: Run, source: DataSource) -> dict[str, Any]:
+        """How right the labels are, where there is gold."""
+        if not source.conf.gold:
+            return {}
+        from runner.evaluate import evaluate_labels
+
+        return {"evaluation": evaluate_labels(run.path, source, self.names)}
 
     def scored(self, logprobs: tuple[float, ...]) -> Columns:
         """The output columns for the labels' log-probabilities; of equal ones the first in ``labels`` wins."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from runner.split import Piece, sentences, split
 from runner.types import Columns, Completion, Request, Row, RowError, Sampling, Setting, Steps, UserError
+
+if TYPE_CHECKING:
+    from runner.results import Run
+    from runner.source import DataSource
 
 METHODS = ("map_reduce", "refine", "stuff")
 CHUNK_TOKENS = 2000  # where the model's context leaves so many
@@ -99,6 +103,14 @@ class Summarize:
     def variables(self) -> dict[str, Any]:
         """What the prompt template sees beside the row's columns."""
         return {"step": "whole", "passage": "", "summary": "", "words": self.target_words, "part": 1, "parts": 1}
+
+    def figures(self, run: Run, source: DataSource) -> dict[str, Any]:
+        """How near the summaries are to the gold ones, where there are any."""
+        if not source.conf.gold:
+            return {}
+        from runner.rouge import evaluate_summaries
+
+        return {"rouge": evaluate_summaries(run.path, source)}
 
     def schema(self) -> pa.Schema:
         """The output columns.

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import product
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from jobs import accepted, filters
 from jobs.filters import Draft
 from runner.types import SEED_ROW, Columns, RejectedError, Request, Row, Sampling, Setting, Steps, UserError
+
+if TYPE_CHECKING:
+    from runner.results import Run
+    from runner.source import DataSource
 
 COMBINE = ("sample", "product")
 LOCAL: dict[str, type] = {
@@ -102,6 +106,12 @@ class Synthesize:
     def made_from(self, columns: Columns) -> dict[str, Any]:
         """The prompt's variables behind a row that was made, without its few-shot examples: for training data."""
         return {"attributes": {name: columns[name] for name in self.weights}, "shots": [], "column": self.column}
+
+    def figures(self, run: Run, source: DataSource) -> dict[str, Any]:
+        """How different the texts are."""
+        from runner.diversity import diversity
+
+        return {"diversity": diversity(run.path, run.status["finished"] + sum(run.status["rejected"].values()))}
 
     def schema(self) -> pa.Schema:
         """The output columns.

@@ -53,22 +53,14 @@ def _figures(ready: Prepared, resume: str) -> dict[str, Any]:
 
 
 def _compute(ready: Prepared) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    gold = ready.source.conf.gold if ready.attempts is None else None
-    if gold and "label" in ready.job.schema().names:
+    """What the job says of its rows; of one of the user's own that says nothing, how right its labels are."""
+    if ready.hooks.figures is not None:
+        return dict(ready.hooks.figures.figures(Run(ready.run_dir), ready.source))
+    if ready.source.conf.gold and ready.attempts is None and "label" in ready.job.schema().names:
         from runner.evaluate import evaluate_labels
 
-        found["evaluation"] = evaluate_labels(ready.run_dir, ready.source, getattr(ready.job, "names", None))
-    if gold and "summary" in ready.job.schema().names:
-        from runner.rouge import evaluate_summaries
-
-        found["rouge"] = evaluate_summaries(ready.run_dir, ready.source)
-    if ready.attempts is not None:
-        from runner.diversity import diversity
-
-        status = Run(ready.run_dir).status
-        found["diversity"] = diversity(ready.run_dir, status["finished"] + sum(status["rejected"].values()))
-    return found
+        return {"evaluation": evaluate_labels(ready.run_dir, ready.source)}
+    return {}
 
 
 def _report(ready: Prepared, figures: dict[str, Any]) -> Path | None:

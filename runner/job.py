@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from runner.code import targets
+from runner.hooks import check_hooks
 from runner.kept import loadable
 from runner.own_class import find_class, import_class_module, make
 from runner.types import Job, UserError
@@ -30,6 +31,7 @@ def make_job(node: Any, config_dir: str | None = None, modules: Sequence[str] = 
     if not isinstance(job, Job):
         raise UserError(f"job._target_={target}: the class lacks steps(row) or schema()")
     _check_schema(job, target)
+    check_hooks(job, f"job._target_={target}")
     return job
 
 

@@ -11,12 +11,14 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+import pyarrow as pa
+
+from runner.hooks import Surveys
 from runner.loop import Loop
 from runner.source import DataSource
 from runner.task import Task
-from runner.types import Job, Row, Steps, UnreadableRow, UserError
+from runner.types import Row, Steps, UnreadableRow, UserError
 
 ROW = -1  # under which the prelude's completions are recorded
 CALIBRATION_ROWS = 2000  # at most: one number is fitted
@@ -51,27 +53,22 @@ class Survey:
 
 @dataclass
 class _PreludeJob:
-    job: Any
+    job: Surveys
     survey: Survey
 
     def steps(self, row: Row) -> Steps:
-        return self.job.prelude(self.survey)  # type: ignore[no-any-return]
+        return self.job.prelude(self.survey)
 
-    def schema(self) -> Any:
-        return self.job.schema()
-
-
-def has_prelude(job: Job) -> bool:
-    """Whether the job asks something before the first row."""
-    return callable(getattr(job, "prelude", None)) and callable(getattr(job, "begin", None))
+    def schema(self) -> pa.Schema:
+        return pa.schema([])
 
 
-def begin(job: Job, survey: Survey, loop: Loop, tick: Callable[[], None]) -> bool:
+def begin(job: Surveys | None, survey: Survey, loop: Loop, tick: Callable[[], None]) -> bool:
     """Run the job's prelude, or take what an earlier session found; False if ``loop`` was stopped before its end.
 
     Raises UserError if the prelude fails: nothing can be done for any row then.
     """
-    if not has_prelude(job):
+    if job is None:
         return True
     found = loop.store.prelude()
     if found is None:
@@ -82,5 +79,5 @@ def begin(job: Job, survey: Survey, loop: Loop, tick: Callable[[], None]) -> boo
             raise UserError(f"what the job asks before the first row failed: {output.error}")
         found = output.columns
         loop.store.record_prelude(found)
-    job.begin(found)  # type: ignore[attr-defined]
+    job.begin(found)
     return True

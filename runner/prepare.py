@@ -18,10 +18,10 @@ from runner.config import Config
 from runner.database import open_reader, read_identity
 from runner.disk import disk_errors
 from runner.facts import session_facts
+from runner.hooks import Hooks
 from runner.job import job_folders
 from runner.kept import Kept, choose
 from runner.lease import fresh_dir
-from runner.prelude import has_prelude
 from runner.prompt import Prompter
 from runner.retry import Retrying
 from runner.rouge import need_rouge
@@ -42,6 +42,8 @@ class Prepared:
     """
 
     config: Config
+    job: Job  # asks again for what is cut off, where the configuration's own does not
+    hooks: Hooks
     run_dir: Path
     source: DataSource
     prompter: Prompter
@@ -53,10 +55,6 @@ class Prepared:
     structure: Structure | None = None
     attempts: Attempts | None = None  # what the rows are made from, if not from the source's
     memory_share: float = 1.0
-
-    @property
-    def job(self) -> Job:
-        return self.config.job
 
     @property
     def rows(self) -> int:
@@ -77,15 +75,17 @@ def prepare(config: Config) -> Prepared:
     folder, model_config, tokenizer, device = _open_tokenizer(config)
     variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
     prompter = Prompter(conf.prompt, tokenizer, date, variables)
-    prompter.check(source.column_names, job_variables(config.job))
-    _check_job(config)
+    hooks = Hooks.of(config.job)
+    prompter.check(source.column_names, list(hooks.variables.variables()) if hooks.variables else [])
+    _check_job(config, hooks)
     _check_labels(config.job, prompter, source)
     open_job(config.job, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
-    attempts = config.job.attempts() if hasattr(config.job, "attempts") else None
-    structure = structured(config, prompter)
-    keep = choose(conf.output.keep if attempts is None else _refuse_keep(conf.output.keep), source, config.job.schema())
+    attempts = hooks.attempts.attempts() if hooks.attempts else None
+    structure, job = structured(config, prompter)
+    keep = choose(conf.output.keep if attempts is None else _refuse_keep(conf.output.keep), source, job.schema())
     log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
-    return Prepared(config, run_dir, source, prompter, folder, model_config, device, date, keep, structure, attempts)
+    opened = (source, prompter, folder, model_config, device)
+    return Prepared(config, job, hooks, run_dir, *opened, date, keep, structure, attempts)
 
 
 def _refuse_keep(wanted: list[str] | None) -> list[str]:
@@ -94,16 +94,16 @@ def _refuse_keep(wanted: list[str] | None) -> list[str]:
     return []
 
 
-def structured(config: Config, prompter: Prompter) -> Structure | None:
-    """What answers must look like, if the configuration says; the job is told, and asks again for what is cut off."""
+def structured(config: Config, prompter: Prompter) -> tuple[Structure | None, Job]:
+    """What answers must look like, if the configuration says, and the job that asks again for what is cut off."""
     conf, output, job = config.conf, config.conf.output, config.job
     folders = [Path.cwd(), *([Path(config.config_dir)] if config.config_dir else [])]
     structure = read_structure(output, conf.prompt.output, folders)
     if hasattr(job, "structure"):
         job.structure, job.raw = structure, output.raw  # type: ignore[attr-defined]
     if structure is not None or output.reasoning or prompter.channels.kind:
-        config.job = Retrying(job, conf.engine.max_tokens, structure is not None, output.reasoning)
-    return structure
+        job = Retrying(job, conf.engine.max_tokens, structure is not None, output.reasoning)
+    return structure, job
 
 
 def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, Any]:
@@ -119,18 +119,12 @@ def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, A
     return folder, model_config, weights.load_tokenizer(folder, model_config), found
 
 
-def job_variables(job: Job) -> list[str]:
-    """The names that the job puts into prompt templates beside the columns."""
-    variables = getattr(job, "variables", None)
-    return list(variables()) if callable(variables) else []
-
-
-def _check_job(config: Config) -> None:
+def _check_job(config: Config, hooks: Hooks) -> None:
     """Fail early on settings of the run that its job cannot use."""
-    conf, job = config.conf, config.job
-    if callable(check := getattr(job, "check_run", None)):
-        check(conf)
-    if conf.calibrate.rows and not has_prelude(job):
+    conf = config.conf
+    if hooks.checks is not None:
+        hooks.checks.check_run(conf)
+    if conf.calibrate.rows and hooks.surveys is None:
         raise UserError(f"calibrate.rows={conf.calibrate.rows}: this job has no confidences to calibrate")
     if conf.calibrate.rows and conf.dataset.gold is None:
         raise UserError(

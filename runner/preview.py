@@ -6,7 +6,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -48,8 +48,8 @@ def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None
     or None, ``max_tokens``, ``context``, ``too_long`` (requests), ``memory``, ``time``, ``differs`` (lines: why the run
     of this name is another one, which `rowmill run` refuses), ``path``, ``prompts``.
     """
-    config.conf.resume = "auto"  # forced or not, the time is that of the run with this name
-    ready = prepare(config)
+    conf = replace(config.conf, resume="auto")  # forced or not, the time is that of the run with this name
+    ready = prepare(replace(config, conf=conf))
     looked = look(ready)
     if not looked.sequences:
         reason = looked.errors[0] if looked.errors else "the job asks nothing about them"

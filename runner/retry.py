@@ -14,31 +14,26 @@ from runner.types import Columns, Completion, Job, Request, Row, RowError, Steps
 
 @dataclass
 class Retrying:
-    """``job`` as it is, but an answer that ``max_tokens`` cut off is asked for again with twice the room.
+    """``inner`` as it is, but an answer that ``max_tokens`` cut off is asked for again with twice the room.
 
     That goes for answers with a grammar (``structured``) and for those cut off while still reasoning. If the second is
     cut off, too, the job is given RowError. All of it happens in ``steps``, so that a resumed run replays it.
     ``reasoning``: add a column of that name.
     """
 
-    job: Job
+    inner: Job
     max_tokens: int
     structured: bool
     reasoning: bool
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "job":
-            raise AttributeError(name)
-        return getattr(self.job, name)
-
     def schema(self) -> pa.Schema:
         """The job's columns, and ``reasoning`` if it is kept."""
-        schema = self.job.schema()
+        schema = self.inner.schema()
         return schema.append(pa.field("reasoning", pa.string())) if self.reasoning else schema
 
     def steps(self, row: Row) -> Steps:
         """The job's requests, each list of them followed by a list of those to be asked for again."""
-        steps = self.job.steps(row)
+        steps = self.inner.steps(row)
         thoughts: list[str] = []
         resume: Callable[[], Any] = partial(next, steps)
         while True:

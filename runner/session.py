@@ -177,7 +177,7 @@ def work(
                 tick()
 
             tick()
-            if begin(ready.job, survey, loop, step):
+            if begin(ready.hooks.surveys, survey, loop, step):
                 loop.work(step)
     finally:
         _note_work(engine, loop, time.perf_counter() - began)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.hooks import Opens
 from runner.prompt import Prompter
 from runner.source import DataSource
 from runner.types import Job, Request, RowError, Setting
@@ -15,10 +16,9 @@ def open_job(
     job: Job, prompter: Prompter, source: DataSource, model_config: dict[str, Any], max_tokens: int, seed: int
 ) -> None:
     """Call the job's ``open``, if it has one; what it raises is a UserError."""
-    opening = getattr(job, "open", None)
-    if not callable(opening):
+    if not isinstance(job, Opens):
         return
-    opening(
+    job.open(
         Setting(
             source,
             seed,

@@ -1,0 +1,110 @@
+"""What a job may have beside ``steps`` and ``schema``: each hook is a method that a run calls if it is there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from runner.types import Attempts, Columns, Job, Setting, Steps, UserError
+
+if TYPE_CHECKING:
+    from runner.config import RunConf
+    from runner.prelude import Survey
+    from runner.results import Run
+    from runner.source import DataSource
+
+NAMES = ("open", "variables", "attempts", "check_run", "prelude", "begin", "made_from", "figures")
+ALIKE = 0.85  # of difflib, from which a name is taken for a hook's
+
+
+@runtime_checkable
+class Opens(Protocol):
+    """A job that is told of its run before the first row, ahead of the model's weights; it may raise UserError."""
+
+    def open(self, setting: Setting) -> None: ...
+
+
+@runtime_checkable
+class NamesVariables(Protocol):
+    """A job that puts variables into prompts beside the row's columns: their names, or examples by name."""
+
+    def variables(self) -> Iterable[str]: ...
+
+
+@runtime_checkable
+class MakesAttempts(Protocol):
+    """A job that makes rows of its own."""
+
+    def attempts(self) -> Attempts: ...
+
+
+@runtime_checkable
+class ChecksRun(Protocol):
+    """A job that raises UserError for settings of the run that do not go with its own."""
+
+    def check_run(self, conf: RunConf) -> None: ...
+
+
+@runtime_checkable
+class Surveys(Protocol):
+    """A job that asks something before the first row, once for a run; see ``runner.prelude``."""
+
+    def prelude(self, survey: Survey) -> Steps: ...
+
+    def begin(self, found: Columns) -> None: ...
+
+
+@runtime_checkable
+class MadeFrom(Protocol):
+    """A job that knows the variables of the prompt behind one of its rows."""
+
+    def made_from(self, columns: Columns) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class HasFigures(Protocol):
+    """A job that says how good its rows are, once all are finished: JSON values by name. It may raise anything."""
+
+    def figures(self, run: Run, source: DataSource) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The job as each of what it is, None for what it is not."""
+
+    opens: Opens | None
+    variables: NamesVariables | None
+    attempts: MakesAttempts | None
+    checks: ChecksRun | None
+    surveys: Surveys | None
+    figures: HasFigures | None
+
+    @classmethod
+    def of(cls, job: Job) -> Hooks:
+        """Of the job itself, not of what is wrapped around it."""
+        return cls(
+            job if isinstance(job, Opens) else None,
+            job if isinstance(job, NamesVariables) else None,
+            job if isinstance(job, MakesAttempts) else None,
+            job if isinstance(job, ChecksRun) else None,
+            job if isinstance(job, Surveys) else None,
+            job if isinstance(job, HasFigures) else None,
+        )
+
+
+def check_hooks(job: Job, where: str) -> None:
+    """Raise UserError for a method that is nearly called like a hook, and for a hook that is no method."""
+    own = [name for name in vars(type(job)) if not name.startswith("_")]
+    fields = getattr(type(job), "__dataclass_fields__", {})
+    for name in NAMES:
+        if hasattr(job, name):
+            if not callable(getattr(job, name)):
+                raise UserError(f"{where}: {name} must be a method, which the run calls; call the key otherwise")
+            continue
+        methods = [one for one in own if one not in fields and one not in NAMES and callable(getattr(job, one))]
+        if near := difflib.get_close_matches(name, methods, 1, ALIKE):
+            raise UserError(f"{where}: {near[0]} is never called; did you mean {name}? If not, begin it with _")
+    if hasattr(job, "prelude") and not hasattr(job, "begin"):
+        raise UserError(f"{where}: prelude(survey) needs begin(found), which is given what it found")

@@ -1,0 +1,47 @@
+"""What a job may have beside its two methods is found by name, and a name that is nearly one is not overlooked."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pytest
+
+from jobs.label import Label
+from jobs.synthesize import Synthesize
+from runner.hooks import Hooks, check_hooks
+from runner.types import UserError
+
+
+@dataclass
+class Plain:
+    variable: str = "a key of the configuration, whatever it is called"
+
+    def schema(self):
+        return pa.schema([("text", pa.string())])
+
+    def steps(self, row):
+        yield from ()
+
+
+@pytest.mark.parametrize(
+    ("near", "hook"),
+    [("preludes", "prelude"), ("check_runs", "check_run"), ("figure", "figures"), ("attempt", "attempts")],
+)
+def test_a_method_that_is_nearly_called_like_a_hook_is_refused_with_the_right_name(near, hook):
+    job = type("Own", (Plain,), {near: lambda self, *given: None})()
+    with pytest.raises(UserError, match=f"here: {near} is never called; did you mean {hook}"):
+        check_hooks(job, "here")
+
+
+def test_a_hook_that_is_no_method_and_a_prelude_without_begin_are_refused():
+    with pytest.raises(UserError, match="attempts must be a method"):
+        check_hooks(type("Own", (Plain,), {"attempts": 3})(), "here")
+    with pytest.raises(UserError, match=r"prelude\(survey\) needs begin\(found\)"):
+        check_hooks(type("Own", (Plain,), {"prelude": lambda self, survey: None})(), "here")
+
+
+def test_jobs_have_the_hooks_that_they_define():
+    check_hooks(Plain(), "here")
+    assert set(vars(Hooks.of(Plain())).values()) == {None}
+    label, synthesize = Hooks.of(Label(["a", "b"])), Hooks.of(Synthesize())
+    assert label.surveys and label.figures and label.checks and label.attempts is None
+    assert synthesize.attempts and synthesize.opens and synthesize.figures and synthesize.surveys is None
