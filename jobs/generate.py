@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from runner.structure import Structure
+from runner.text.structure import Structure
 from runner.types import Columns, Request, Row, Steps, UserError
 
 

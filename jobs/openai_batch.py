@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.batchfile import invalid_value, read_messages
-from runner.spelling import up_to
-from runner.structure import JSON_OBJECT, StructureConf, read_structure
+from runner.data.readers.openai_batch import invalid_value, read_messages
+from runner.text.spelling import up_to
+from runner.text.structure import JSON_OBJECT, StructureConf, read_structure
 from runner.types import Columns, Completion, Request, Row, RowError, Sampling, Steps, UserError
 
 _NO_EFFECT = {

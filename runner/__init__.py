@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.night.link import Link
-    from runner.results import Run
+    from runner.results.run import Run
 
 __version__ = "0.1.0"
 
@@ -56,13 +56,13 @@ def run(overrides: Sequence[str] = (), config_dir: str | None = None) -> dict[st
 
 def run_linked(overrides: Sequence[str], config_dir: str | None, link: Link | None) -> dict[str, Any]:
     """``run`` for a supervisor's worker."""
-    from runner.interrupt import stop_on_signals
+    from runner.signals import stop_on_signals
 
     with stop_on_signals() as stop:
         if link:
             link.report(ready=True)
-        from runner.config import load_config
-        from runner.session import run_session
+        from runner.config.conf import load_config
+        from runner.session.session import run_session
 
         return run_session(load_config(overrides, config_dir), stop, link)
 
@@ -85,6 +85,6 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     """
     from pathlib import Path
 
-    from runner.results import Run
+    from runner.results.run import Run
 
     return Run(Path(path))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from runner.types import Attempts, Columns, Job, Setting, Steps, UserError
 
 if TYPE_CHECKING:
-    from runner.config import RunConf
-    from runner.prelude import Survey
-    from runner.results import Run
-    from runner.source import DataSource
+    from runner.config.conf import RunConf
+    from runner.data.source import DataSource
+    from runner.loop.prelude import Survey
+    from runner.results.run import Run
 
 NAMES = ("open", "variables", "attempts", "check_run", "prelude", "begin", "made_from", "figures")
 ALIKE = 0.85  # of difflib, from which a name is taken for a hook's
@@ -49,7 +49,7 @@ class ChecksRun(Protocol):
 
 @runtime_checkable
 class Surveys(Protocol):
-    """A job that asks something before the first row, once for a run; see ``runner.prelude``."""
+    """A job that asks something before the first row, once for a run; see ``runner.loop.prelude``."""
 
     def prelude(self, survey: Survey) -> Steps: ...
 

@@ -89,7 +89,7 @@ class Request:
     ``mean_logprob`` asks for the completion's value of that name, which is computed for those that ask only.
     ``top_logprobs`` asks for the completion's ``tokens``, each with as many alternatives (0: none); None: not asked.
 
-    ``grammar``: rules that the answer must follow in place of the run's (``runner.structure.Structure.body``).
+    ``grammar``: rules that the answer must follow in place of the run's (``runner.text.structure.Structure.body``).
 
     ``retry`` marks a question asked again because its last answer would not do; the row's ``usage`` counts them.
 

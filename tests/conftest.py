@@ -64,7 +64,7 @@ def gpt_oss():
 @pytest.fixture(scope="session")
 def cpu():
     """MLX made ready on this machine's CPU."""
-    from runner.device import prepare
+    from runner.machine.device import prepare
 
     prepare("cpu")
 

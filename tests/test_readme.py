@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runner import help as topics
+from runner.cli import help as topics
 from runner.cli import main
-from runner.compose import keys
-from runner.config import RunConf
-from runner.declared import find_class
-from runner.declared import keys as declared_keys
-from runner.groups import group_files
+from runner.config.compose import keys
+from runner.config.conf import RunConf
+from runner.config.declared import find_class
+from runner.config.declared import keys as declared_keys
+from runner.config.groups import group_files
 
 ROOT = Path(__file__).parent.parent
 RUN_LINE = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/rowmill run"

@@ -36,7 +36,7 @@ def export(options: Any) -> Iterator[str]:
     from runner.export.hub import HUB, push
     from runner.export.select import Selection
     from runner.export.training import RECORDS, Sides, write_training
-    from runner.results import Run
+    from runner.results.run import Run
 
     kind = options.format or _by_name(options.target)
     if options.rejected:
@@ -72,7 +72,7 @@ def export(options: Any) -> Iterator[str]:
 
 def _write_rejected(kind: str, options: Any) -> str:
     from runner.export.files import write_lines
-    from runner.results import Run
+    from runner.results.run import Run
 
     if kind != "jsonl":
         raise UserError(f"--rejected: {options.target}: they are written as JSONL; let the name end in .jsonl")

@@ -19,7 +19,7 @@ from jinja2 import Environment, TemplateError, meta
 from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
 from runner.export.select import INPUT, Selection
-from runner.results import Run
+from runner.results.run import Run
 from runner.types import UserError
 from runner.words import did_you_mean
 
@@ -159,7 +159,7 @@ def _in_prompt(run: Run, columns: list[str]) -> list[str]:
 
 
 def _labels(run: Run) -> list[str]:
-    from jobs.labels import read_labels
+    from runner.text.labels import read_labels
 
     return [choice.name for choice in read_labels(run.config["job"].get("labels"))]
 

@@ -12,7 +12,7 @@ import yaml
 
 from runner.export.annotate import model_name
 from runner.export.select import Selection
-from runner.results import Run
+from runner.results.run import Run
 from runner.types import UserError
 
 HUB = "hub:"

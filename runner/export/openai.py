@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runner.data.readers import holds_requests
 from runner.export.annotate import model_name
 from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
 from runner.export.select import Selection
-from runner.readers import holds_requests
-from runner.results import Run
+from runner.results.run import Run
 from runner.types import UserError
 
 _NEEDED = ("choices", "usage", "error")

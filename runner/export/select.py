@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from runner.results import RowBlock, Run
+from runner.data.where import Mask, parse_where
+from runner.results.run import RowBlock, Run
 from runner.types import SEED_ROW, UserError
-from runner.where import Mask, parse_where
 from runner.words import did_you_mean
 
 ROW = "row"  # the column with the row's position in the input
@@ -20,7 +20,7 @@ GATHER_BYTES = 32 << 20
 
 @dataclass
 class Selection:
-    """``join`` adds the input's columns; ``where`` filters (see ``runner.where``; parts of a struct are named with a
+    """``join`` adds the input's columns; ``where`` filters (see ``runner.data.where``; parts of a struct are named with a
     dot, such as usage.finish_reason); ``columns`` chooses among the output's, by default all.
 
     Raises UserError for what does not exist, and if no row is finished.

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from runner.data.readers import holds_requests
 from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
 from runner.export.select import INPUT, Selection
-from runner.readers import holds_requests
-from runner.results import Run
-from runner.template import Template
+from runner.results.run import Run
+from runner.text.templates import Template
 from runner.types import RowError, UserError
 from runner.words import did_you_mean
 
@@ -76,7 +76,7 @@ class Sides:
 
     def _own_prompt(self, columns: list[str]) -> Callable[[dict[str, Any]], Messages]:
         if holds_requests(self.run.config["dataset"]):
-            from runner.batchfile import read_messages
+            from runner.data.readers.openai_batch import read_messages
 
             return lambda row: read_messages(json.loads(row["body"])["messages"])
         prompt = self.run.config["prompt"]
@@ -158,7 +158,7 @@ def _cell(option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any
 
 def _job(run: Run) -> Any:
     """The run's job, None if it cannot be made here."""
-    from runner.job import make_job
+    from runner.config.job import make_job
 
     try:
         return make_job(run.config["job"], modules=run.config.get("modules", ()))

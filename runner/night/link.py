@@ -8,7 +8,7 @@ import os
 import re
 from typing import Any, ClassVar
 
-from runner.deaths import Death
+from runner.checkpoint.deaths import Death
 
 EXIT_CRASHED, EXIT_NO_MEMORY = 70, 71  # of a worker whose exception nobody caught
 # What MLX, Metal, CUDA and the C++ library say when memory runs out.

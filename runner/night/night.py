@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from runner.interrupt import Stop
 from runner.night.awake import Awake
-from runner.night.machine import Machine, ThisMachine
 from runner.night.notify import NotifyConf, notify
+from runner.night.power import Machine, ThisMachine
 from runner.night.schedule import BATTERY, Gate, Obstacle, Schedule, ScheduleConf
+from runner.signals import Stop
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")

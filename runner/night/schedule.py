@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner.keys import key
-from runner.night.machine import Machine
+from runner.night.power import Machine
 from runner.types import UserError
 
 LOOK_SECONDS = 5.0  # between two looks at clock, power and load

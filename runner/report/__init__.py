@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runner.source import DataSource
+    from runner.data.source import DataSource
 
 __all__ = ["write_report"]
 

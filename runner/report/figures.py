@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from runner.identity import OutputColumns, output_columns
-from runner.records import error_kind
-from runner.results import RowBlock, Run
-from runner.source import DataSource
-from runner.status import Session, Status
+from runner.checkpoint.identity import OutputColumns, output_columns
+from runner.checkpoint.records import error_kind
+from runner.data.source import DataSource
+from runner.results.run import RowBlock, Run
+from runner.results.status import Session, Status
 from runner.types import UserError
 
 LEAST_SURE, SAMPLED = 50, 200  # rows
@@ -33,7 +33,7 @@ log = logging.getLogger("rowmill")
 class Figures:
     """All that a report shows. Arrays have an element for each finished row, in no promised order.
 
-    ``marks``: see ``runner.marks.read_marks``. ``numbers``: the job's other numeric columns. ``balance``: how many rows
+    ``marks``: see ``runner.checkpoint.marks.read_marks``. ``numbers``: the job's other numeric columns. ``balance``: how many rows
     have which value of its columns of few texts. ``reliability``: for each
     bin of confidence (mean confidence, share right, rows). ``least_sure`` and ``sample``: (position, columns).
     ``missing``: why the data set could not be read again, if it could not.
@@ -231,7 +231,7 @@ def _evaluate(figures: Figures, source: DataSource | None) -> dict[str, Any] | N
     """The evaluation of labels against the run's gold column, where both can be had."""
     if source is None or not source.conf.gold or not figures.labels:
         return None
-    from runner.evaluate import evaluate_labels
+    from runner.results.evaluate import evaluate_labels
 
     try:
         return evaluate_labels(figures.path, source, _label_names(figures))
@@ -247,7 +247,7 @@ def _score(figures: Figures, source: DataSource | None) -> dict[str, Any] | None
     if figures.status["finished"] > SCORED:
         return None
     try:
-        from runner.rouge import evaluate_summaries, need_rouge
+        from runner.results.rouge import evaluate_summaries, need_rouge
 
         need_rouge(source.conf.gold)
         return evaluate_summaries(figures.path, source)
@@ -260,7 +260,7 @@ def _label_names(figures: Figures) -> list[str]:
     """The labels in the order in which the job has them, or the most frequent first."""
     labels = figures.identity.get("job", {}).get("labels")
     try:
-        from jobs.labels import read_labels
+        from runner.text.labels import read_labels
 
         return [choice.name for choice in read_labels(labels)]
     except (UserError, TypeError, AttributeError):

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from runner.records import clean
+from runner.checkpoint.records import clean
 from runner.report.charts import charts
 from runner.report.figures import Figures
 from runner.report.quality import sections

@@ -23,7 +23,7 @@ from runner.types import (
 )
 
 if TYPE_CHECKING:
-    from runner.results import Run
+    from runner.results.run import Run
 
 __all__ = [
     "Attempts",
@@ -50,6 +50,6 @@ def __getattr__(name: str) -> object:
     """``Run``, late: Arrow is loaded by whoever reads a run."""
     if name != "Run":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from runner.results import Run
+    from runner.results.run import Run
 
     return Run

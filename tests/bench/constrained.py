@@ -14,13 +14,15 @@ import sys
 import time
 from dataclasses import replace
 
-from runner import device, models, weights
-from runner.channels import Channels
-from runner.choices import beginnings, choice_tree
-from runner.grammar import AnswerGrammar
-from runner.masks import Grammars
-from runner.structure import StructureConf, read_structure
-from runner.tokens import as_vocabulary
+from runner.engine import weights
+from runner.engine.masks import Grammars
+from runner.machine import device
+from runner.models import resolve
+from runner.text.channels import Channels
+from runner.text.choices import beginnings, choice_tree
+from runner.text.grammar import AnswerGrammar
+from runner.text.structure import StructureConf, read_structure
+from runner.text.vocabulary import as_vocabulary
 from runner.types import Sampling, Sequence
 from tests.support.intents import ALL
 from tests.support.prompts import SMOLLM2
@@ -35,10 +37,10 @@ SCHEMA = {"type": "array", "items": FILM, "minItems": 50}  # longer than any ans
 def load():
     """An engine and its vocabulary; MLX may be imported only now that its BLAS is chosen."""
     found = device.prepare("cpu")
-    from runner.engine_conf import EngineConf
-    from runner.serving import batch_engine
+    from runner.engine.conf import EngineConf
+    from runner.engine.open import batch_engine
 
-    folder = models.resolve(SMOLLM2)
+    folder = resolve.resolve(SMOLLM2)
     model, config = weights.load(folder, found)
     tokenizer = weights.load_tokenizer(folder, config)
     vocabulary = as_vocabulary(tokenizer)

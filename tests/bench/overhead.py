@@ -19,8 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner import database, flight, run, session, store, supervise
-from runner.records import Staged
+from runner import run
+from runner.checkpoint import database, flight, store
+from runner.checkpoint.records import Staged
+from runner.night import supervisor
+from runner.session import session
 
 WAYS = ("supervised", "alone", "memory", "nothing")
 
@@ -92,7 +95,7 @@ def measured(way, words):
 def watched(words):
     """A run under a supervisor, which is this process: prints the share of a core that ``watching`` takes."""
     began, before = time.perf_counter(), own_seconds()
-    if code := supervise.supervise(["run", "--json"], words):
+    if code := supervisor.supervise(["run", "--json"], words):
         sys.exit(code)
     print(json.dumps({"watching": (own_seconds() - before) / (time.perf_counter() - began)}))
 

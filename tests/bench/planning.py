@@ -11,9 +11,9 @@ import tracemalloc
 
 import numpy as np
 
-from runner.config import EngineConf
-from runner.loop import READ_ROWS, WINDOW_TOKENS
-from runner.plan import Plan
+from runner.config.conf import EngineConf
+from runner.loop.loop import READ_ROWS, WINDOW_TOKENS
+from runner.loop.plan import Plan
 from runner.types import Sequence
 
 COUNT, TOKENS, QUESTIONS, VOCABULARY = 100_000, 700, 20, 49_152

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from runner.parts import Part, attend, merge
+from runner.engine.attention.parts import Part, attend, merge
 
 
 class PlainKernels:

@@ -1,6 +1,6 @@
 """A small tokenizer with control tokens, and prompts made with it."""
 
-from runner.prompt import PromptConf, Prompter
+from runner.text.prompter import PromptConf, Prompter
 from runner.types import Request, Sequence
 
 DATE = "2001-02-03"

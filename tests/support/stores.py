@@ -5,8 +5,8 @@ import hashlib
 import datasets
 import pyarrow as pa
 
-from runner.records import Output, Usage
-from runner.store import Store
+from runner.checkpoint.records import Output, Usage
+from runner.checkpoint.store import Store
 
 JOB = pa.schema([("label", pa.string()), ("score", pa.float32()), ("count", pa.int32())])
 KEEP = pa.schema([("id", pa.int64()), ("text", pa.string())])

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from runner.ask import Defaults
-from runner.fake import FakeEngine
-from runner.feed import RowFeed
-from runner.loop import Loop
-from runner.prompt import PromptConf, Prompter
-from runner.store import Store
-from runner.tokens import ByteTokenizer
+from runner.checkpoint.store import Store
+from runner.engine.fake import FakeEngine
+from runner.loop.feed import RowFeed
+from runner.loop.loop import Loop
+from runner.loop.requests import Defaults
+from runner.text.prompter import PromptConf, Prompter
+from runner.text.vocabulary import ByteTokenizer
 from runner.types import Sampling
 
 SCHEMA = pa.schema([("text", pa.string())])

@@ -11,7 +11,7 @@ import random
 import time
 from pathlib import Path
 
-from runner import device
+from runner.machine import device
 from tests.bench.gpu.gpt_oss import Log
 
 HEADS = ((128, 4, 8), (64, 8, 8), (128, 1, 4), (64, 5, 2), (16, 2, 2), (32, 3, 1))  # D, G, N
@@ -88,7 +88,7 @@ def finish_case(draw, found, plain, D, G, N, dtype):
 def agreement(count):
     import mlx.core as mx
 
-    from runner.cuda_attention import kernels
+    from runner.engine.kernels.cuda_attention import kernels
     from tests.support.kernels import PlainKernels
 
     draw, worst = random.Random(1), {}
@@ -119,7 +119,7 @@ def microseconds(call, repeat=50):
 def speed(D, G, N, tokens, prefix, own):
     import mlx.core as mx
 
-    from runner.cuda_attention import kernels
+    from runner.engine.kernels.cuda_attention import kernels
     from tests.support.kernels import PlainKernels
 
     dtype = mx.bfloat16

@@ -65,8 +65,8 @@ def lazy_model(config):
 
 def four_sizes(config):
     """Bytes of tensors for each size, from shapes alone."""
-    from jobs.convert import flat, precisions, quantise
-    from runner.memory import Tensor
+    from jobs.convert.quantise import flat, precisions, quantise
+    from runner.models.tensors import Tensor
 
     sizes = {}
     for bits, group in SIZES:
@@ -82,7 +82,7 @@ def build(config, source, folder, bits):
     """Quantised in groups of 32 on the device, saved."""
     import mlx.core as mx
 
-    from jobs.convert import carry, flat, quantise, write_config, write_weights
+    from jobs.convert.quantise import carry, flat, quantise, write_config, write_weights
 
     if folder.is_dir():
         return {"note": "built before"}
@@ -157,7 +157,7 @@ def main():
     options.work.mkdir(parents=True, exist_ok=True)
     log = Log(options.out / "gpt_oss.json")
 
-    from runner import device
+    from runner.machine import device
 
     found = device.prepare(options.backend)
     from tests.support.checkpoints import shaped

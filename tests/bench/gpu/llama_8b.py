@@ -12,7 +12,7 @@ import statistics
 import time
 from pathlib import Path
 
-from runner import device
+from runner.machine import device
 from tests.bench.gpu.gpt_oss import Log
 
 PREFIX, SUFFIX, OUTPUT = 2048, 64, 32
@@ -52,10 +52,10 @@ class Ours:
     def __init__(self, model):
         import mlx.core as mx
 
-        from runner import cuda
-        from runner.budget import MOST_WORK_BYTES
-        from runner.model import ResidentModel
-        from runner.tuning import measure_costs
+        from runner.engine.attention.resident import ResidentModel
+        from runner.engine.budget import MOST_WORK_BYTES
+        from runner.engine.kernels import cuda
+        from runner.engine.tuning import measure_costs
 
         cuda.prepare(model, 40 << 30)
         self.resident = ResidentModel(model)
@@ -63,8 +63,8 @@ class Ours:
         self.bound_bytes = mx.get_active_memory() + int(MOST_WORK_BYTES)
 
     def engine(self, size, prefill=2048):
-        from runner.budget import MOST
-        from runner.engine import BatchEngine
+        from runner.engine.budget import MOST
+        from runner.engine.engine import BatchEngine
 
         most = None if size else MOST
         bounds = {
@@ -78,7 +78,7 @@ class Ours:
 
     def run(self, rows, output, size, prefill=2048):
         """Seconds, tokens by row, and the engine's figures."""
-        from runner.plan import Plan
+        from runner.loop.plan import Plan
         from runner.types import Sequence
 
         engine, plan, done = self.engine(size, prefill), Plan(self.costs), {}

@@ -18,7 +18,7 @@ import statistics
 import time
 from pathlib import Path
 
-from runner import device
+from runner.machine import device
 from tests.bench.gpu.gpt_oss import Log, lazy_model
 from tests.bench.gpu.llama_8b import Ours, build
 
@@ -29,7 +29,7 @@ OPERATIONS = 200
 def gpt_oss(config):
     import mlx.core as mx
 
-    from jobs.convert import flat, quantise
+    from jobs.convert.quantise import flat, quantise
 
     model = lazy_model(config)
     quantise(model, config, 6, 32)
@@ -101,7 +101,7 @@ def operations():
     """Microseconds that the host takes for one of each: to set it up, to hand it over, and with the device."""
     import mlx.core as mx
 
-    from runner.cuda_attention import kernels
+    from runner.engine.kernels.cuda_attention import kernels
 
     T, N, G, D, K = 64, 8, 4, 128, 2048
     half = mx.bfloat16
@@ -183,7 +183,7 @@ def packed_experts(D=2880, E=32, k=4):
     from mlx_lm.models.gpt_oss import SwigluOAI
     from mlx_lm.models.switch_layers import SwitchGLU
 
-    from runner.cuda import AllExperts
+    from runner.engine.kernels.cuda import AllExperts
 
     experts = SwitchGLU(D, D, E, SwigluOAI(), bias=True)
     experts.set_dtype(mx.bfloat16)

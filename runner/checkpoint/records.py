@@ -1,0 +1,226 @@
+"""What the checkpoint records: completions, finished rows, rejected attempts, shards. No Arrow here."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from runner.disk import DamagedError
+from runner.types import Columns, Completion
+
+_JOINED = ["\0".join(["%s"] * count) for count in range(12)]  # twice as fast as joining texts
+
+
+class Usage(NamedTuple):
+    """What a row's completions took together, in tokens; ``finish_reason`` is the last completion's.
+
+    ``retries``: requests asked again (``Request.retry``). ``seed``: what the first random draws followed from, None for
+    a row without any; the 64 bits of ``Sequence.draw_seed`` as a signed number, which Arrow and SQLite both hold.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reason: str | None = None
+    retries: int = 0
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, completions: Iterable[Completion]) -> Usage:
+        """The sum over a row's completions, in the order in which they were asked for."""
+        total = cls()
+        for c in completions:
+            total = cls(
+                total.prompt_tokens + c.prompt_tokens,
+                total.cached_tokens + c.cached_tokens,
+                total.completion_tokens + c.completion_tokens,
+                c.finish_reason,
+            )
+        return total
+
+
+class Record(NamedTuple):
+    """A completion to commit: request ``number`` of ``row``. ``digest`` names the request, see ``runner.loop.requests``."""
+
+    row: int
+    number: int
+    digest: bytes | None
+    completion: Completion
+
+    def values(self) -> tuple[Any, ...]:
+        """The table's columns; a failed request has no digest, so that nobody takes over its answer."""
+        row, number, digest, completion = self
+        body = to_json(completion.to_json())
+        return sealed(row, number, digest if completion.error is None else None, body)
+
+    @classmethod
+    def of(cls, row: int, number: int, digest: bytes | None, body: str, crc: int) -> Record:
+        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        verified("completions", row, number, digest, body, crc)
+        return cls(row, number, digest, Completion.from_json(json.loads(body)))
+
+
+def sealed(*values: Any) -> tuple[Any, ...]:
+    """A table's row with its CRC-32 as the last column, to tell bits that have flipped on the disk."""
+    return *values, zlib.crc32((_JOINED[len(values)] % values).encode("utf-8", "replace"))
+
+
+def verified(table: str, *row: Any) -> tuple[Any, ...]:
+    """The inverse of ``sealed``. Raises DamagedError where the row cannot be what was written."""
+    values = row[:-1]
+    if sealed(*values) != row:
+        raise DamagedError(f"the checksum of a row of the table {table} does not hold")
+    return values
+
+
+class Output(NamedTuple):
+    """A finished row: the job's columns (absent ones are null), or what went wrong.
+
+    ``error`` reads ``kind: detail``; the part before the first colon and space is what errors are counted by.
+    """
+
+    row: int
+    columns: Columns
+    error: str | None = None
+    usage: Usage = Usage()
+
+
+class Staged(NamedTuple):
+    """A finished row as the checkpoint holds it until its shard is sealed; ``body`` is the job's columns in JSON."""
+
+    row: int
+    error: str | None
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    finish_reason: str | None
+    retries: int
+    seed: int | None
+    body: str
+
+    @property
+    def usage(self) -> Usage:
+        """The row's usage again."""
+        return Usage(*self[2:-1])
+
+    def values(self) -> tuple[Any, ...]:
+        """The table's columns."""
+        return sealed(*self)
+
+    @classmethod
+    def of(cls, *values: Any) -> Staged:
+        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        return cls._make(verified("staged", *values))
+
+
+class Shard(NamedTuple):
+    """A sealed shard; ``error_kinds`` and ``labels`` are counts of its rows in JSON."""
+
+    shard: int
+    rows: int
+    file: str
+    bytes: int
+    sha256: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    error_kinds: str
+    labels: str
+
+    def values(self) -> tuple[Any, ...]:
+        """The table's columns."""
+        return sealed(*self)
+
+    @classmethod
+    def of(cls, *values: Any) -> Shard:
+        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        return cls._make(verified("shards", *values))
+
+
+class Rejected(NamedTuple):
+    """An attempt that was not accepted. ``reason`` reads ``filter: detail``; ``output`` has what the job made of it."""
+
+    attempt: int
+    reason: str
+    output: Output
+
+    def values(self) -> tuple[Any, ...]:
+        """The table's columns."""
+        return sealed(self.attempt, clean(self.reason), *self.output.usage[:3], to_json(self.output.columns))
+
+    @classmethod
+    def of(cls, attempt: int, reason: str, prompt: int, cached: int, completion: int, body: str, crc: int) -> Rejected:
+        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        verified("rejected", attempt, reason, prompt, cached, completion, body, crc)
+        return cls(attempt, reason, Output(attempt, json.loads(body), None, Usage(prompt, cached, completion)))
+
+
+def read_staged(connection: sqlite3.Connection, where: str = "", values: Iterable[Any] = ()) -> Iterator[Staged]:
+    """The staged rows selected, in order. Raises DamagedError."""
+    rows = connection.execute(f"SELECT * FROM staged {where} ORDER BY row", tuple(values))
+    return (Staged.of(*row) for row in rows)
+
+
+def read_shards(connection: sqlite3.Connection) -> Iterator[Shard]:
+    """The sealed shards in order. Raises DamagedError."""
+    return (Shard.of(*row) for row in connection.execute("SELECT * FROM shards ORDER BY shard"))
+
+
+def read_rejected(connection: sqlite3.Connection) -> Iterator[Rejected]:
+    """The rejected attempts in order. Raises DamagedError."""
+    return (Rejected.of(*row) for row in connection.execute("SELECT * FROM rejected ORDER BY attempt"))
+
+
+def read_prelude(connection: sqlite3.Connection) -> dict[str, Any] | None:
+    """What the job found before the first row; None if that is still to do. Raises DamagedError."""
+    found = connection.execute("SELECT * FROM prelude").fetchone()
+    return dict(json.loads(verified("prelude", *found)[0])) if found else None
+
+
+def insert_prelude(connection: sqlite3.Connection, found: Mapping[str, Any]) -> None:
+    """Commit what the job found before the first row (JSON values)."""
+    connection.execute("INSERT INTO prelude VALUES (?, ?)", sealed(to_json(dict(found))))
+
+
+def insert_rejected(connection: sqlite3.Connection, rejected: Iterable[Rejected]) -> None:
+    """Add attempts inside the caller's transaction."""
+    connection.executemany("INSERT INTO rejected VALUES (?, ?, ?, ?, ?, ?, ?)", (one.values() for one in rejected))
+
+
+def count_rejected(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many attempts each filter took, the most first. Raises DamagedError."""
+    kinds = Counter(error_kind(one.reason) for one in read_rejected(connection))
+    return dict(kinds.most_common())
+
+
+def error_kind(error: str) -> str:
+    """What an error is counted by: the text before the first ``": "``, at most 80 characters."""
+    return error.partition(": ")[0][:80]
+
+
+def clean(text: str) -> str:
+    """``text`` as valid Unicode: split surrogate pairs joined, lone surrogates replaced by U+FFFD."""
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be stored")
+
+
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain).encode
+
+
+def to_json(value: Any) -> str:
+    """JSON that SQLite can hold and ``json.loads`` gives back exactly, lone surrogates included."""
+    text = encode(value)
+    return text if clean(text) is text else json.dumps(value, default=_plain)

@@ -1,0 +1,205 @@
+"""A shard's columns: finished rows checked, staged as JSON, and turned into typed Arrow tables. Part of the store."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from runner.checkpoint.records import Output, Staged, clean, encode
+from runner.types import UserError
+
+BATCH_ROWS = 1000
+BATCH_CHARS = 16 * 2**20
+USAGE = pa.struct(
+    [
+        ("prompt_tokens", pa.int32()),
+        ("cached_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("finish_reason", pa.string()),
+        ("retries", pa.int32()),
+        ("seed", pa.int64()),
+    ]
+)
+OURS = pa.schema([("error", pa.string()), ("usage", USAGE)])
+_TEXT = {str, type(None)}
+_MISFIT = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a run's rows become shards; ``columns`` is ``shard_schema(keep, job)``, ``kept`` reads input rows again."""
+
+    rows: int
+    shard_rows: int
+    job: pa.Schema
+    keep: pa.Schema
+    kept: Callable[[int, int], pa.Table]
+    columns: pa.Schema
+    power: bool
+
+    def span(self, shard: int) -> tuple[int, int]:
+        """The shard's rows [start, stop)."""
+        return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows)
+
+    def __len__(self) -> int:
+        """How many shards there will be; an empty data set is one empty shard."""
+        return max(1, -(-self.rows // self.shard_rows))
+
+
+def shard_file(shard: int) -> str:
+    """The name of a shard's file."""
+    return f"data-{shard:05d}.arrow"
+
+
+def shard_schema(keep: pa.Schema, job: pa.Schema) -> pa.Schema:
+    """The columns of every shard: kept input columns, the job's, ``error``, ``usage``.
+
+    Dictionary-encoded input becomes plain, and the Hugging Face feature types of kept columns are carried along.
+    Raises UserError for a name that occurs twice and for a job column that JSON cannot stage.
+    """
+    kept = [pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in keep]
+    fields = [*kept, *(f.with_nullable(True) for f in job), *OURS]
+    names = [f.name for f in fields]
+    if twice := sorted(n for n, count in Counter(names).items() if count > 1):
+        raise UserError(
+            f"output column {twice[0]!r} would occur twice: input columns (output.keep), the job's columns "
+            f"({', '.join(job.names)}), error and usage need different names"
+        )
+    for field in job:
+        if not _stageable(field.type):
+            raise UserError(
+                f"job column {field.name!r} has type {field.type}: "
+                "it can be a boolean, a number, a string, or a list or struct of these"
+            )
+    return pa.schema(fields, metadata=_features(keep))
+
+
+def _stageable(type_: pa.DataType) -> bool:
+    t = pa.types
+    if t.is_list(type_) or t.is_large_list(type_):
+        return _stageable(type_.value_type)
+    if t.is_struct(type_):
+        return all(_stageable(field.type) for field in type_)
+    if t.is_dictionary(type_):
+        return bool(t.is_string(type_.value_type))
+    tests = (t.is_null, t.is_boolean, t.is_integer, t.is_floating, t.is_string, t.is_large_string)
+    return any(test(type_) for test in tests)
+
+
+def _features(keep: pa.Schema) -> dict[bytes, bytes] | None:
+    # The format of datasets: {"info": {"features": {column: type}}} under the key "huggingface".
+    try:
+        features = json.loads((keep.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    kept = {name: features[name] for name in keep.names if name in (features or {})}
+    return {b"huggingface": json.dumps({"info": {"features": kept}}).encode()} if kept else None
+
+
+def stage(outputs: Sequence[Output], job: pa.Schema) -> list[Staged]:
+    """What the checkpoint keeps of these rows, made so that sealing cannot fail on a value later.
+
+    A value that does not fit its column's type turns its row into an error row without any of the job's columns.
+    """
+    bodies = _fitting(outputs, job)
+    if bodies is None:
+        return [_staged(*_salvage(output, job)) for output in outputs]
+    return [_staged(output, body) for output, body in zip(outputs, bodies, strict=True)]
+
+
+def _staged(output: Output, body: str) -> Staged:
+    row, _, error, (prompt, cached, completion, reason, retries, seed) = output
+    reason = clean(reason) if reason is not None else None
+    error = clean(error) if error is not None else None
+    return Staged(row, error, prompt, cached, completion, reason, retries, seed, body)
+
+
+def _fitting(outputs: Sequence[Output], job: pa.Schema) -> list[str] | None:
+    known = set(job.names)
+    if not all(output.columns.keys() <= known for output in outputs):
+        return None
+    try:
+        bodies = [clean(encode(output.columns)) for output in outputs]
+        if typed := [field for field in job if not _is_text(outputs, field)]:
+            records = json.loads(f"[{','.join(bodies)}]")
+            for field in typed:
+                _array([record.get(field.name) for record in records], field.type)
+    except _MISFIT:
+        return None
+    return bodies
+
+
+def _is_text(outputs: Sequence[Output], field: pa.Field) -> bool:
+    """Whether a column takes texts and is given nothing else: the common case, which needs no conversion to know."""
+    return pa.types.is_string(field.type) and {type(o.columns.get(field.name)) for o in outputs} <= _TEXT
+
+
+def _salvage(output: Output, job: pa.Schema) -> tuple[Output, str]:
+    """The row as it can be stored: in error, without columns, if one of them does not fit."""
+    parts, misfits = [], []
+    for name, value in output.columns.items():
+        try:
+            text = clean(encode(value))
+            _array([json.loads(text)], job.field(str(name)).type)
+            parts.append(f"{clean(encode(name))}:{text}")
+        except KeyError:
+            misfits.append(f"column {name!r} is not one of the job's ({', '.join(job.names)})")
+        except _MISFIT:
+            misfits.append(f"column {name!r} takes {job.field(name).type}, not {value!r:.80}")
+    if not misfits:
+        return output, f"{{{','.join(parts)}}}"
+    return output._replace(error=output.error or f"output type: {'; '.join(misfits)}"), "{}"
+
+
+def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
+    # pyarrow cuts 1.5 to 1 without a word when it fills an integer column.
+    if pa.types.is_integer(type_) and any(isinstance(v, float) and not v.is_integer() for v in values):
+        raise ValueError("not an integer")
+    return pa.array(values, type=type_)
+
+
+def batches(rows: Iterable[Staged]) -> Iterator[list[Staged]]:
+    """``rows`` in pieces of at most BATCH_ROWS rows and about BATCH_CHARS characters, whatever their source."""
+    piece: list[Staged] = []
+    chars = 0
+    for row in rows:
+        piece.append(row)
+        chars += len(row.body)
+        if len(piece) == BATCH_ROWS or chars >= BATCH_CHARS:
+            yield piece
+            piece, chars = [], 0
+    if piece:
+        yield piece
+
+
+def table(rows: list[Staged], layout: Layout) -> pa.Table:
+    """Consecutive rows as a table of ``layout.columns``, the kept input columns read again from the source.
+
+    Raises UserError when the source no longer has these rows or columns.
+    """
+    arrays = _kept_arrays(rows[0].row, rows[-1].row + 1, layout) if layout.keep.names else []
+    records = json.loads(f"[{','.join(row.body for row in rows)}]")
+    arrays += [_array([record.get(field.name) for record in records], field.type) for field in layout.job]
+    arrays.append(pa.array([row.error for row in rows], type=pa.string()))
+    usage = [row.usage for row in rows]
+    columns = zip(zip(*usage, strict=True), USAGE, strict=True)
+    arrays.append(pa.StructArray.from_arrays([pa.array(v, type=f.type) for v, f in columns], fields=list(USAGE)))
+    return pa.Table.from_arrays(arrays, schema=layout.columns)
+
+
+def _kept_arrays(start: int, stop: int, layout: Layout) -> list[Any]:
+    keep: list[str] = layout.keep.names
+    source = layout.kept(start, stop)
+    there = set(source.column_names)
+    missing = [name for name in keep if name not in there]
+    if missing or source.num_rows != stop - start:
+        found = f"has no column {missing[0]!r}" if missing else f"gives {source.num_rows} of them"
+        raise UserError(f"the data set changed during the run: rows {start} to {stop - 1} were there, now it {found}")
+    # ``take`` copies, so that the bytes do not depend on how the source happened to cut its chunks.
+    source = source.select(keep).take(pa.array(range(stop - start), type=pa.int64()))
+    return [column.cast(field.type) for column, field in zip(source.columns, layout.columns, strict=False)]

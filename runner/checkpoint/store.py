@@ -1,0 +1,349 @@
+"""The checkpoint (SQLite) and the output (Arrow shards) of a run; the only writer of its directory.
+
+``run.db`` is the only truth. A *completion* is committed before anyone acts on it and kept for the whole run: resume
+replays it, equal requests reuse it, a lost shard is made again from it. A *finished* row is staged until the last row
+of its shard is finished; the shard is then sealed: written, synced, renamed, recorded, in this order, so that a kill
+between any two leaves nothing or an orphan, which the next ``open`` removes. ``state.json`` and ``dataset_info.json``
+follow from the ``shards`` table and are rewritten after each seal, of a great many shards when 1% more are sealed:
+``datasets.load_from_disk`` reads them, in row order, while the run goes on, and all rows when it has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from runner.checkpoint import records, shards
+from runner.checkpoint.database import conditions, connect, create_or_check, unfinish_errors
+from runner.checkpoint.deaths import Death, note_death, read_deaths
+from runner.checkpoint.digests import Digests
+from runner.checkpoint.flight import Flight
+from runner.checkpoint.identity import column_list
+from runner.checkpoint.lease import Lease
+from runner.checkpoint.marks import Marks
+from runner.checkpoint.records import Output, Record, Rejected, Shard, Staged, error_kind
+from runner.disk import damage, disk_errors, write_dataset, write_stream, write_text
+from runner.results.status import Totals, read_labels, read_totals
+from runner.types import Completion, Gauge, UserError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+log = logging.getLogger("rowmill")
+
+_ORPHAN = re.compile(
+    r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info|identity)\.json|config\.yaml|run\.db|stdin)\.tmp"
+)
+_SPAN = "WHERE row >= ? AND row < ?"
+_SUMS = "coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(completion_tokens), 0)"
+
+
+class Store:
+    """An open run directory, leased until ``close``. For one thread.
+
+    Any method may raise UserError with exit code 3 when the disk is full or fails; the directory is then as the last
+    commit left it, and the next ``open`` resumes. ``run.db`` grows by about 0.2 kB for each label and by the text
+    for each free completion, for completions are never deleted.
+    """
+
+    def __init__(self, run_dir: Path, layout: shards.Layout, lease: Lease, database: Database) -> None:
+        """Use ``open``."""
+        self.run_dir = run_dir
+        self._layout, self._lease, self._database = layout, lease, database
+        self._connection: sqlite3.Connection = database.conn
+        self._staged: Counter[int] = Counter()  # rows staged for each shard not yet sealed
+        self._sealed: set[int] = set()
+        self._published = 0  # sealed shards that state.json lists
+        self._totals = self._first = Totals()  # now, and when the session began
+        self._session = 0
+
+    @classmethod
+    def open(
+        cls,
+        run_dir: Path,
+        identity: Mapping[str, Any],
+        *,
+        rows: int,
+        shard_rows: int,
+        schema: pa.Schema,
+        keep: pa.Schema,
+        kept: Callable[[int, int], pa.Table],
+        durability: str = "process",
+        provenance: Mapping[str, Any] | None = None,
+        config: str | None = None,
+        death: Death | None = None,
+        retry: bool = False,
+    ) -> Store:
+        """Create the run directory, or resume it if it holds the same run.
+
+        ``identity`` (nested, JSON) is all that decides the output; together with ``rows``, ``shard_rows`` and the
+        columns it must equal what the directory was created with. ``provenance`` (versions, machine) is noted for
+        each session, ``config`` (YAML) goes into ``config.yaml``. ``schema`` has the job's columns, ``keep`` the kept
+        input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``:
+        ``process`` survives any death of the process; ``power`` also a power cut, for a disk sync at each commit.
+        ``death``: how a supervisor saw the last session end; see ``runner.checkpoint.deaths`` for what follows.
+        With ``retry`` rows in error are unfinished again, and what failed in them is to be asked anew.
+
+        Raises UserError: column names clash; another process has the lease (its pid is named); the directory belongs
+        to a different run (one line ``key: old -> new`` for each difference); the checkpoint is damaged, of another
+        version, or cannot be written.
+        """
+        if durability not in ("process", "power"):
+            raise UserError(f"checkpoint.durability={durability}: it can be process or power")
+        if shard_rows < 1:
+            raise UserError(f"output.shard_rows={shard_rows}: it must be at least 1")
+        columns = shards.shard_schema(keep, schema)
+        layout = shards.Layout(rows, shard_rows, schema, keep, kept, columns, durability == "power")
+        whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}
+        full = json.loads(json.dumps(whole))
+        run_dir = Path(run_dir)
+        with disk_errors(run_dir), contextlib.ExitStack() as undo:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            lease = Lease(run_dir)
+            undo.callback(lease.release)
+            database = connect(run_dir, power=layout.power)
+            undo.callback(database.close)
+            create_or_check(database.conn, run_dir, full, power=layout.power)
+            store = cls(run_dir, layout, lease, database)
+            if retry:
+                with database.atomic():
+                    unfinish_errors(database.conn)
+            store._resume(provenance or {}, death)
+            undo.callback(store.flight.close)
+            if config is not None:
+                write_text(run_dir / "config.yaml", config, power=layout.power)
+            undo.pop_all()
+        return store
+
+    def start(self, gauge: Callable[[], Gauge] | None = None) -> None:
+        """Start the session's clock anew: call it when the model is loaded, so that rows/s leaves that out.
+
+        ``gauge`` is asked for the engine's memory and slots at each mark of progress.
+        """
+        self._marks.start(gauge)
+
+    def leave_out(self, seconds: float) -> None:
+        """Take a pause of so many seconds off the session's clock."""
+        self._marks.leave_out(seconds)
+
+    def active_s(self) -> float:
+        """For how many seconds this session and those before it have been at work."""
+        return self._marks.active_s()
+
+    def record(
+        self, completions: Iterable[Record] = (), finished: Iterable[Output] = (), rejected: Sequence[Rejected] = ()
+    ) -> None:
+        """Commit completions and, in the same transaction, rows finished earlier; then seal the shards now complete.
+
+        ``rejected`` are attempts that are no rows. What is passed is on disk when this returns. A row's last completion
+        may be in the same call as its output. Values that do not fit their column's type, or columns that the job did
+        not name, make the row an error row; lone surrogates become U+FFFD in outputs (completions keep them, for
+        replay). Raises sqlite3.IntegrityError if a (row, number) or a row is committed twice, ValueError for a row out
+        of range; then nothing is committed.
+        """
+        answers = [record.values() for record in completions]
+        rows = shards.stage(self._checked(finished), self._layout.job)
+        totals = self._totals.plus(rows).plus_tokens(one.output.usage for one in rejected)
+        with disk_errors(self.run_dir), self._database.atomic():
+            if answers:
+                self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?)", answers)
+                self._digests.follow(answers)
+            if rows:
+                values = (row.values() for row in rows)
+                self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            if rejected:
+                records.insert_rejected(self._connection, rejected)
+            self._marks.finish(rows)
+            self._marks.note(totals[:5], len(self._sealed))
+        self._totals = totals
+        self._staged.update(touched := Counter(row.row // self._layout.shard_rows for row in rows))
+        self._seal_complete(touched)
+
+    def finish(self, outputs: Iterable[Output]) -> None:
+        """Commit finished rows and seal the shards that they complete; ``record`` without completions."""
+        self.record((), outputs)
+
+    def end_at(self, rows: int) -> None:
+        """There will be no more than these first rows, all of them finished: seal their last shard."""
+        self._layout = dataclasses.replace(self._layout, rows=rows)
+        self._seal_complete([*self._staged, 0])
+
+    def rejected(self) -> tuple[int, ...]:
+        """How many attempts were rejected, and the last of them (-1: none)."""
+        return tuple(self._select("SELECT count(*), coalesce(max(attempt), -1) FROM rejected")[0])
+
+    def recorded(self, rows: Iterable[int]) -> dict[int, dict[int, Record]]:
+        """The committed completions of these rows (a ``range`` of step 1 is fastest): row -> number -> record."""
+        found: dict[int, dict[int, Record]] = {}
+        for where, values in conditions("row", rows):
+            query = f"SELECT * FROM completions WHERE {where} ORDER BY row, number"
+            for record in self._select(query, values, Record.of):
+                found.setdefault(record.row, {})[record.number] = record
+        return found
+
+    def forget(self, keys: Iterable[tuple[int, int]]) -> None:
+        """Remove completions (row, number) of unfinished rows, whose requests are others now or that failed."""
+        with disk_errors(self.run_dir), self._database.atomic():
+            self._connection.executemany("DELETE FROM completions WHERE row = ? AND number = ?", keys)
+            self._digests.forgot()
+
+    def lookup(self, digests: Iterable[bytes]) -> dict[bytes, Completion]:
+        """The committed answers to requests with these digests, failed ones excepted."""
+        wanted = set(digests)
+        with disk_errors(self.run_dir):
+            keys = self._digests.find(wanted)
+        one = "SELECT * FROM completions WHERE row = ? AND number = ?"
+        found = [record for key in keys for record in self._select(one, key, Record.of)]
+        return {record.digest: record.completion for record in found if record.digest in wanted}
+
+    def prelude(self) -> dict[str, Any] | None:
+        """What the job found before the first row; None if that is still to do."""
+        with disk_errors(self.run_dir):
+            return records.read_prelude(self._connection)
+
+    def record_prelude(self, found: Mapping[str, Any]) -> None:
+        """Commit what the job found before the first row (JSON values)."""
+        with disk_errors(self.run_dir):
+            records.insert_prelude(self._connection, found)
+
+    def unfinished(self) -> Iterator[range]:
+        """The rows still to do, as ascending ranges; a shard is looked at only when its first row is asked for."""
+        for shard in range(len(self._layout)):
+            if shard in self._sealed:
+                continue
+            position, stop = self._layout.span(shard)
+            staged = self._select("SELECT row FROM staged WHERE row >= ? AND row < ? ORDER BY row", (position, stop))
+            for (row,) in staged:
+                if position < row:
+                    yield range(position, row)
+                position = row + 1
+            if position < stop:
+                yield range(position, stop)
+
+    def totals(self) -> Totals:
+        """Sums over the finished rows; costs nothing."""
+        return self._totals._replace(shards=len(self._sealed))
+
+    def note(self, **facts: float) -> None:
+        """Add facts to what is kept of this session; ``model_s`` of ``loop_s`` seconds makes the status's share."""
+        change = "UPDATE sessions SET provenance = json_patch(provenance, ?) WHERE session = ?"
+        self._select(change, (json.dumps(facts), self._session))
+
+    def close(self, why: str = "closed") -> None:
+        """End the session, saying ``why`` (finished, interrupted...), and give the lease back; may be repeated."""
+        if self._lease.held:
+            if self._published < len(self._sealed):
+                with contextlib.suppress(OSError, UserError):
+                    self._publish()
+            with contextlib.suppress(sqlite3.Error), self._database.atomic():
+                if self._totals != self._first:  # time in which nothing was done does not count
+                    self._marks.note(self._totals[:5], len(self._sealed), last=True)
+                ended = (time.time(), why, self._session)
+                self._connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", ended)
+            self._database.close()
+            self.flight.close()
+            self._lease.release()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close("closed" if kind is None else "interrupted" if kind is KeyboardInterrupt else kind.__name__)
+
+    def _select(
+        self, query: str, values: Iterable[Any] = (), read: Callable[..., Any] = lambda *columns: columns
+    ) -> list[Any]:
+        with disk_errors(self.run_dir):
+            return [read(*row) for row in self._connection.execute(query, tuple(values))]
+
+    def _resume(self, provenance: Mapping[str, Any], death: Death | None) -> None:
+        self.died = note_death(self._connection, self.run_dir, death)
+        self.deaths = read_deaths(self._connection)
+        self._forget_damaged_shards()
+        self._sealed = {shard for (shard,) in self._select("SELECT shard FROM shards")}
+        self._remove_orphans()
+        staged = f"SELECT row / {self._layout.shard_rows}, count(*) FROM staged GROUP BY 1"
+        self._staged.update(dict(self._select(staged)))
+        session = {"started": time.time(), "pid": os.getpid(), "provenance": json.dumps(provenance, default=str)}
+        self._session = self._database.table("sessions").insert(session, pk="session").last_pk
+        self._marks = Marks(self._connection, self._session)
+        with self._database.atomic():
+            self._digests = Digests(self._connection)
+        self.flight = Flight(self.run_dir, self._session)
+        self._publish()
+        self._seal_complete([*self._staged, 0])
+        self._totals = self._first = read_totals(self._connection)
+
+    def _forget_damaged_shards(self) -> None:
+        for shard, name, size, sha256 in self._select("SELECT shard, file, bytes, sha256 FROM shards"):
+            if problem := damage(self.run_dir / name, size, sha256):
+                log.warning("%s: its rows are made again, from recorded completions where there are any", problem)
+                with self._database.atomic():
+                    self._connection.execute("DELETE FROM shards WHERE shard = ?", (shard,))
+
+    def _remove_orphans(self) -> None:
+        recorded = {shards.shard_file(shard) for shard in self._sealed}
+        for path in self.run_dir.iterdir():
+            if _ORPHAN.fullmatch(path.name) and path.name not in recorded:
+                log.info("removing %s, which is no part of the run", path)
+                path.unlink()
+
+    def _checked(self, outputs: Iterable[Output]) -> list[Output]:
+        outputs = list(outputs)
+        for output in outputs:
+            if not 0 <= output.row < self._layout.rows:
+                raise ValueError(f"row {output.row} is not in [0, {self._layout.rows})")
+            if output.row // self._layout.shard_rows in self._sealed:
+                raise sqlite3.IntegrityError(f"row {output.row} is finished already: its shard is sealed")
+        return outputs
+
+    def _seal_complete(self, candidates: Iterable[int]) -> None:
+        for shard in sorted(set(candidates)):
+            start, stop = self._layout.span(shard)
+            if shard not in self._sealed and self._staged[shard] == stop - start:
+                with disk_errors(self.run_dir):
+                    self._seal(shard, start, stop)
+
+    def _seal(self, shard: int, start: int, stop: int) -> None:
+        layout = self._layout
+        name = shards.shard_file(shard)
+        tables = (shards.table(rows, layout) for rows in self._read(start, stop))
+        written = write_stream(self.run_dir / name, layout.columns, tables, power=layout.power)
+        span = (start, stop)
+        with self._database.atomic():
+            errors = self._connection.execute(f"SELECT error FROM staged {_SPAN} AND error NOTNULL ORDER BY row", span)
+            kinds = Counter(error_kind(error) for (error,) in errors)
+            labels = read_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}
+            counts = (json.dumps(count, ensure_ascii=False) for count in (kinds, labels))
+            rows, *tokens = self._connection.execute(f"SELECT count(*), {_SUMS} FROM staged {_SPAN}", span).fetchone()
+            values = Shard(shard, rows, name, *written, *tokens, *counts).values()
+            self._connection.execute(f"INSERT INTO shards VALUES ({', '.join('?' * len(values))})", values)
+            self._connection.execute(f"DELETE FROM staged {_SPAN}", span)
+        self._sealed.add(shard)
+        del self._staged[shard]
+        # The list of shards grows by 1% between two writings, so that they take time in proportion to its length.
+        if len(self._sealed) == len(layout) or len(self._sealed) >= 1.01 * self._published:
+            self._publish()
+
+    def _read(self, start: int, stop: int) -> Iterator[list[Staged]]:
+        return shards.batches(records.read_staged(self._connection, _SPAN, (start, stop)))
+
+    def _publish(self) -> None:
+        files = self._select("SELECT file, sha256 FROM shards ORDER BY shard")
+        if files:
+            write_dataset(self.run_dir, files, power=self._layout.power)
+        else:
+            (self.run_dir / "state.json").unlink(missing_ok=True)
+        self._published = len(files)

@@ -1,0 +1,141 @@
+"""The command line: a word, then Hydra overrides or a run directory. Heavy packages load late."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import inspect
+import logging
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NoReturn
+
+from runner.cli.commands import COMMANDS, EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, GROUPS
+from runner.console import mute, muted, open_streams, own_traceback, tell
+from runner.types import UserError
+from runner.words import shown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code (0 fine, 1 rows in error, 2 wrong input, 3 cannot run here, 130 interrupted).
+
+    Without ``arguments`` this is the program itself: they are those of the process, and `run` is supervised.
+    """
+    if arguments is None:
+        open_streams()
+    _log_to_stderr()
+    code = EXIT_OK
+    try:
+        options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+        options.is_program = arguments is None
+        code = int(options.command(options))
+        sys.stdout.flush()  # here, where it is known what a failure means
+        return code
+    except UserError as error:
+        tell(f"rowmill: {shown(str(error))}")
+        return error.exit_code
+    except KeyboardInterrupt as stop:
+        tell(f"\nrowmill: {stop}" if str(stop) else "\nrowmill: interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        mute(sys.stdout)
+        return code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        tell(f"rowmill: the disk is full: {error}")
+        mute(sys.stdout)
+        return EXIT_CANNOT_RUN
+
+
+class StderrHandler(logging.Handler):
+    """Log lines for people, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record's message; of a traceback what the user's own files have to do with it."""
+        line = shown(record.getMessage())
+        if record.exc_info and record.exc_info[1]:
+            line += "\n" + own_traceback(record.exc_info[1]) + "\n(run.log has the whole traceback)"
+        bars = sys.modules.get("tqdm")
+        if bars is None:
+            tell(line)
+            return
+        with muted(sys.stderr):
+            bars.tqdm.write(line, file=sys.stderr)
+
+
+def _log_to_stderr() -> None:
+    log = logging.getLogger("rowmill")
+    log.setLevel(logging.DEBUG)  # run.log keeps it all
+    handler = StderrHandler(logging.INFO)
+    log.handlers[:] = [*(old for old in log.handlers if not isinstance(old, StderrHandler)), handler]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"rowmill: {message}; see {self.prog} --help\n")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Options may stand between overrides, which argparse alone does not read."""
+    if not arguments or arguments[0].startswith("-"):
+        return _parse_alone(arguments)
+    parser = command_parser(arguments[0])
+    options, rest = parser.parse_known_args(arguments[1:])
+    wrong = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
+    if wrong:
+        own = "; overrides are KEY=VALUE without dashes" if hasattr(options, "overrides") else ""
+        parser.error(f"unknown argument {wrong[0]}{own}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one command, its function as the default of ``command``. UserError if there is none of the name."""
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        guess = f": did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"there is no command {name!r}{guess} (see rowmill --help)")
+    module = importlib.import_module(f"runner.cli.{COMMANDS[name].module}")
+    command = getattr(module, name)
+    parser = _Parser(prog=f"rowmill {name}", description=inspect.getdoc(command))
+    getattr(module, f"{name}_arguments")(parser)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _parse_alone(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="rowmill",
+        usage="rowmill COMMAND ...",
+        description="Put a prompt through every row of a data set with one local LLM.",
+        epilog=_commands(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    parser.set_defaults(command=lambda options: _version(options, parser))
+    return parser.parse_args(arguments)
+
+
+def _commands() -> str:
+    lines = []
+    for title, commands in GROUPS.items():
+        lines += [f"{title.lower()}:", *(f"  {name:<12}{one.help}" for name, one in commands.items() if one.help), ""]
+    return "\n".join([*lines, "`rowmill COMMAND --help` describes a command."])
+
+
+def _version(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if not options.version:
+        parser.print_help()
+        return EXIT_USAGE
+    from runner import __version__
+
+    print(f"rowmill {__version__}")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

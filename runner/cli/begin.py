@@ -1,0 +1,68 @@
+"""``rowmill init``, ``new`` and ``completion``: files to start from, and a shell that knows the keys."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from runner.cli.commands import EXIT_OK
+
+
+def init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the data: .csv .jsonl .parquet .txt .db, or a folder")
+    parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="of a reader of your own, module.Class as FILE")
+    parser.add_argument("--config-dir", metavar="DIR", default="my_conf", help="where to write (default: my_conf)")
+    parser.add_argument("--name", metavar="NAME", help="what to call it (default: the file's name)")
+    parser.add_argument("--table", metavar="TABLE", help="the table of an SQLite file")
+
+
+def init(options: argparse.Namespace) -> int:
+    """Look at a data file and write a commented configuration for it: data set, job and prompt."""
+    from runner.config.starter import propose, write_starter
+
+    folder = Path(options.config_dir)
+    found = propose(options.file, options.table, folder, options.keys)
+    name, written = write_starter(found, folder, options.name)
+    gold = f"; column {found.gold!r} holds the labels: {', '.join(found.labels)}" if found.gold else ""
+    print(f"{options.file}: {found.rows:,} rows; job {found.job} on column {found.text!r}{gold}")
+    for path in written:
+        print(f"written   {path}")
+    keys = f"--config-dir {shlex.quote(options.config_dir)} job={name} dataset={name}"
+    print(f"look at   rowmill preview {keys}")
+    print(f"run       rowmill run {keys}")
+    return EXIT_OK
+
+
+def new_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["job"], help="what to write")
+    parser.add_argument("name", metavar="NAME", help="the job's name, such as triage")
+    parser.add_argument("--config-dir", metavar="DIR", default="my_conf", help="where to write (default: my_conf)")
+
+
+def new(options: argparse.Namespace) -> int:
+    """Write a working job of your own to start from: class, configuration, prompt and test."""
+    from runner.config.skeleton import new_job
+
+    folder = Path(options.config_dir)
+    for path in new_job(options.name, folder):
+        print(path)
+    print(f"try it:   rowmill run --config-dir {folder} job={options.name} dataset=csv dataset.path=FILE.csv")
+    print(f"test it:  pytest {folder}/test_{options.name}.py")
+    return EXIT_OK
+
+
+def completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "rowmill completion {bash,zsh}"
+    parser.epilog = "bash: rowmill completion bash > ~/.local/share/bash-completion/completions/rowmill   "
+    parser.epilog += "zsh: rowmill completion zsh > _rowmill, in a folder of $fpath"
+    parser.add_argument("shell", metavar="SHELL", choices=["bash", "zsh", "words"], help="bash or zsh")
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # what the scripts ask for
+
+
+def completion(options: argparse.Namespace) -> int:
+    """Print a script that completes commands, options, keys, choices and file names in bash or zsh."""
+    from runner.cli.completion import SCRIPTS, completions
+
+    print("\n".join(completions(options.words)) if options.shell == "words" else SCRIPTS[options.shell].rstrip())
+    return EXIT_OK

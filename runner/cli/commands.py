@@ -1,0 +1,48 @@
+"""The commands of ``rowmill``: ``begin run look take model help``, each with functions ``NAME(options)``, which returns
+the exit code, and ``NAME_arguments(parser)``. They import what they need when they run: ``rowmill --help`` must answer
+at once.
+"""
+
+from typing import NamedTuple
+
+from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE
+
+__all__ = ["EXIT_CANNOT_RUN", "EXIT_INTERRUPTED", "EXIT_OK", "EXIT_ROW_ERRORS", "EXIT_USAGE"]
+
+
+class Command(NamedTuple):
+    """A command: its module in runner/cli, and its line in ``rowmill --help``."""
+
+    module: str
+    help: str
+
+
+GROUPS: dict[str, dict[str, Command]] = {
+    "Get started": {
+        "help": Command("help", "explain a topic or a key of the configuration; list the topics"),
+        "init": Command("begin", "propose a configuration for a data file"),
+        "new": Command("begin", "write a job of your own: class, configuration, prompt and test"),
+        "completion": Command("begin", "print a completion script for bash or zsh"),
+    },
+    "Run": {
+        "preview": Command("run", "show the first prompts and what the run will need, without loading the model"),
+        "run": Command("run", "start a run; the same command resumes it after an interruption"),
+    },
+    "Look": {
+        "status": Command("look", "show how far a run has come, also while it is running"),
+        "watch": Command("look", "watch a run live: speed, memory, labels, errors and the latest rows"),
+        "report": Command("look", "write report.html: the results, how far to trust them, how the run went"),
+        "evaluate": Command("look", "compare a run's labels with a column of correct ones"),
+        "diff": Command("look", "compare two runs: their configuration and their rows"),
+    },
+    "Take away": {
+        "export": Command("take", "write a run's rows as Parquet, JSONL, CSV, SQLite or training data, or to the hub"),
+        "repair": Command("take", "rebuild a damaged run.db from the shards and whatever can still be read"),
+    },
+    "Models": {
+        "convert": Command("model", "quantise a model into an MLX folder with a model card"),
+        "perplexity": Command("model", "measure the perplexity of a text under one or several models"),
+        "benchmark": Command("model", "measure how fast a model is on this machine"),
+    },
+}
+COMMANDS: dict[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}

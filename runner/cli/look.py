@@ -1,0 +1,97 @@
+"""``rowmill status watch report evaluate diff``: what a run has come to; they change nothing in it but report.html."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+from pathlib import Path
+
+from runner.cli.arguments import add_json, add_run_dir
+from runner.cli.commands import EXIT_OK
+from runner.types import UserError
+
+
+def status_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_dir(parser)
+    add_json(parser)
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show how far a run has come; works while it is running."""
+    from runner.results.show import show_status
+    from runner.results.status import read_status
+
+    figures = read_status(options.run_dir)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        show_status(figures)
+    return EXIT_OK
+
+
+def watch_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_dir(parser)
+
+
+def watch(options: argparse.Namespace) -> int:
+    """Watch a run live: speed, slots, memory, labels, errors, the latest rows. Ctrl-C stops only the watching."""
+    from rich.console import Console
+
+    from runner.results.watch import watch
+
+    with contextlib.suppress(KeyboardInterrupt):
+        watch(Path(options.run_dir), Console())
+    return EXIT_OK
+
+
+def report_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_dir(parser)
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write report.html: the results, how far to trust them, how the run went."""
+    from runner.report import write_report
+
+    print(write_report(options.run_dir))
+    return EXIT_OK
+
+
+def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_dir(parser)
+    parser.add_argument("--gold", metavar="COLUMN", required=True, help="a column of the output or of the data set")
+    add_json(parser)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Compare a run's labels with a column of correct ones. Works at any time; unfinished rows are left out."""
+    from runner.results.evaluate import evaluate_run
+    from runner.results.show import show_evaluation
+
+    found = evaluate_run(Path(options.run_dir), options.gold)
+    if not found["rows"]:
+        raise UserError(f"{options.run_dir}: no finished row has a value in column {options.gold}")
+    if options.json:
+        print(json.dumps(found))
+    else:
+        show_evaluation(found)
+    return EXIT_OK
+
+
+def diff_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="RUN_A", help="the folder of a run")
+    parser.add_argument("b", metavar="RUN_B", help="the folder of another run")
+    parser.add_argument("--by", metavar="COLUMN", help="match rows by this column of both outputs, not by position")
+    add_json(parser)
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Compare two runs: their configuration and their rows (agreement, kappa, changed labels)."""
+    from runner.results.compare import compare, show_comparison
+
+    figures = compare(Path(options.a), Path(options.b), options.by)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        show_comparison(figures)
+    return EXIT_OK

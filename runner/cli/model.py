@@ -1,0 +1,98 @@
+"""``rowmill convert perplexity benchmark``: commands about a model rather than about a run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+from runner.cli.arguments import add_overrides
+from runner.cli.commands import EXIT_OK
+
+_CONVERT_KEYS = """keys:
+  model.path=openai/gpt-oss-20b|FOLDER         convert.bits=6 convert.group_size=32 convert.folder=FOLDER
+  model=gpt_oss_20b_q8g64|gpt_oss_20b_q6g32|gpt_oss_20b_q5g32|gpt_oss_20b_q4g32   (base, bits and group size in one)
+  model.revision=COMMIT engine.backend=auto|metal|cuda|cpu offline=true
+"""
+_PERPLEXITY_KEYS = """keys:
+  dataset=text dataset.path=FILE               or any data set with a column of texts: perplexity.column=NAME
+  perplexity.window=4096 perplexity.stride=4096 perplexity.max_tokens=100000 (null: all)
+  'perplexity.separator=\\n'                    rows are lines of one document; null: documents, joined by the end token
+  model=NAME|model.path=... engine.batch_size=N run_name=NAME output.dir=outputs resume=auto|force
+  -m model=gpt_oss_20b_q8g64,gpt_oss_20b_q6g32 several variants in one table, each compared with the first
+"""
+_BENCHMARK_KEYS = """keys:
+  benchmark.workload=card                      a model card's line, for responses of benchmark.response=2048 tokens
+  benchmark.workload=shared|unique|documents   benchmark.n=64 benchmark.prefix=600 benchmark.suffix=60
+  benchmark.output=16 (0: score two labels)    benchmark.documents=8 benchmark.questions=8
+  benchmark.against=[mlx_lm.generate,mlx_lm.batch_generate,mlx_lm.batch_generate+prefix,llama.cpp]
+  benchmark.workload=run benchmark.run_dir=outputs/NAME   the prompts of an earlier run
+  benchmark.batch_sizes=[1,8,32] benchmark.repeat=3 model=NAME|model.path=... engine.backend=auto output.dir=outputs
+"""
+
+
+def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    add_overrides(parser, _CONVERT_KEYS)
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Quantise a model into an MLX folder, with a model card that says how."""
+    from jobs.convert import run_convert
+
+    done = run_convert(options.overrides, options.config_dir)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(done), default=str))
+        return EXIT_OK
+    print(f"{done.bits_per_weight:.3f} bits per weight ({done.bits} bits, groups of {done.group_size})")
+    print(f"weights {done.weight_bytes / 1e9:.2f} GB, on disk {done.disk_bytes / 1e9:.2f} GB, {done.seconds:,.0f} s")
+    print("kept in higher precision:")
+    for kind in done.higher:
+        print(f"  {kind.name}: {kind.bits:g} bits, {kind.tensors} tensors, {kind.size_bytes / 1e6:.2f} MB")
+    print(f"written to {done.folder}; use it with model.path={done.folder}")
+    return EXIT_OK
+
+
+def perplexity_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--multirun", action="store_true", help="one variant for each value of KEY=A,B,C")
+    parser.add_argument("--self-check", action="store_true", help="compare a batch with forward passes one by one")
+    add_overrides(parser, _PERPLEXITY_KEYS)
+
+
+def perplexity(options: argparse.Namespace) -> int:
+    """Measure the perplexity of a text under one model, or several in one table; resumes like a run."""
+    from jobs.perplexity import run_perplexities
+    from jobs.perplexity.table import as_text
+    from runner.signals import stop_on_signals
+
+    with stop_on_signals() as stop:
+        variants, checks, files = run_perplexities(
+            options.overrides, options.config_dir, options.multirun, options.self_check, stop
+        )
+    if options.json:
+        print(files["json"].read_text(encoding="utf-8"), end="")
+        return EXIT_OK
+    for check in checks:
+        print(
+            f"self-check of {check.windows} windows, {check.tokens:,} tokens: perplexity {check.batched:.4f} in a "
+            f"batch, {check.single:.4f} one by one; largest difference for a token {check.largest:.1e} nats"
+        )
+    print(f"{as_text(variants)}\nwritten to {', '.join(str(path) for path in files.values())}")
+    return EXIT_OK
+
+
+def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    add_overrides(parser, _BENCHMARK_KEYS)
+
+
+def benchmark(options: argparse.Namespace) -> int:
+    """Measure how fast a model is on this machine, and compare it with mlx-lm's own functions and llama.cpp."""
+    from jobs.benchmark import run_benchmark
+    from jobs.benchmark.card import Card
+    from jobs.benchmark.measure import table, to_json
+
+    measured, path = run_benchmark(options.overrides, options.config_dir)
+    if isinstance(measured, Card):
+        print(path.read_text() if options.json else f"{measured.line()}\nwritten to {path}")
+        return EXIT_OK
+    print(to_json(measured) if options.json else f"{table(measured)}\nwritten to {path}")
+    return EXIT_OK

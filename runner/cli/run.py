@@ -1,0 +1,65 @@
+"""``rowmill run`` and ``rowmill preview``: what makes the rows, and what it would make of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from runner.cli.arguments import add_overrides, run_keys
+from runner.cli.commands import EXIT_CANNOT_RUN, EXIT_OK
+from runner.types import UserError
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    add_overrides(parser, run_keys())
+    once = "keep the model in this process, for debuggers; nothing restarts it if it dies"
+    parser.add_argument("--no-supervise", action="store_true", help=once)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start a run, or resume one that was interrupted: the same command resumes it."""
+    from runner.night.link import Link
+    from runner.results.show import show_run
+
+    if options.is_program and not options.no_supervise:
+        from runner.night.supervisor import supervise
+
+        folder = ["--config-dir", options.config_dir] if options.config_dir else []
+        return supervise(["run", *folder, *(["--json"] if options.json else [])], options.overrides)
+    from runner import run_linked
+    from runner.session.finish import exit_code
+
+    figures = run_linked(options.overrides, options.config_dir, Link.current)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        show_run(figures)
+    return exit_code(figures)
+
+
+def preview_arguments(parser: argparse.ArgumentParser) -> None:
+    add_overrides(parser, run_keys())
+    more = "compute N rows of the run with its model and estimate the time for the rest; the run keeps them"
+    parser.add_argument("--trial", metavar="N", type=_rows, default=0, help=more)
+
+
+def preview(options: argparse.Namespace) -> int:
+    """Show the first prompts, their lengths and what they share; only --trial loads the model."""
+    from runner.config.conf import load_config
+    from runner.session.preview import preview
+    from runner.signals import stop_on_signals
+
+    config = load_config(options.overrides, options.config_dir)
+    with stop_on_signals() as stop:
+        figures = preview(config, show=not options.json, trial=options.trial, stop=stop)
+    if options.json:
+        print(json.dumps(figures))
+    if why := (figures["memory"] or {}).get("refusal"):
+        raise UserError(f"the model {why}", EXIT_CANNOT_RUN)
+    return EXIT_OK
+
+
+def _rows(typed: str) -> int:
+    if not typed.isdecimal() or not int(typed):
+        raise argparse.ArgumentTypeError(f"{typed}: it must be a number of rows, such as 20")
+    return int(typed)

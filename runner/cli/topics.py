@@ -1,0 +1,320 @@
+"""What ``rowmill help`` and ``conf/README.md`` print: keys from their dataclasses, prose from the docstrings.
+
+``python -m runner.cli.topics > conf/README.md`` writes the page of all keys.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from typing import NamedTuple
+
+from runner.config.declared import Class, Key, columns, commented, find_class, groups, keys, prose
+from runner.config.groups import group_files
+from runner.types import UserError
+
+Entries = list[tuple[str, str]]  # names and what they mean
+_INDENT = "    "
+_SHELL = ("rowmill ", "python ", "pip ", "cat ")
+
+
+class Block(NamedTuple):
+    """``kind``: title, prose, code (its text as it stands), entries or keys."""
+
+    kind: str
+    text: str = ""
+    entries: Sequence[tuple[str, str]] = ()
+    keys: Sequence[Key] = ()
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A line for the list of topics; ``modules`` whose docstrings explain it, ``groups`` of keys that belong to it."""
+
+    title: str
+    modules: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+JOBS = ("label", "generate", "summarize", "synthesize", "openai_batch")
+TOPICS = {
+    "config": Topic("every key of a run"),
+    "jobs": Topic("what can be done with a row"),
+    **{name: Topic(f"the job {name}: options and output columns") for name in JOBS},
+    "own-job": Topic("a job of your own in Python", ("jobs",)),
+    "own-folder": Topic("a folder with your own configurations", ("conf",)),
+    "dataset": Topic(
+        "where rows come from: readers, filters, gold labels", ("runner.data.source", "runner.data.where"), ("dataset",)
+    ),
+    "prompt": Topic("how a row becomes a prompt: templates, examples", ("runner.text.prompter",), ("prompt",)),
+    "model": Topic("which models run: names, files, hub ids, recipes", ("runner.models.resolve",), ("model",)),
+    "engine": Topic("device, batches, memory, sampling", (), ("engine",)),
+    "output": Topic("the files of a run, their columns, exit codes", ("runner.results.run",), ("output", "checkpoint")),
+    "night": Topic("hours, pauses, notifications", ("runner.night",), ("schedule", "notify")),
+    "resume": Topic("after a kill, a crash or a change", ("runner.night.supervisor",)),
+    "calibrate": Topic("confidences fitted to gold labels", (), ("calibrate",)),
+    "export": Topic("tables, training data, pre-annotations, the hub", ("runner.export",)),
+    "errors": Topic("what messages mean and what to do"),
+    "convert": Topic("a quantised model of your own", ("jobs.convert",), ("convert",)),
+    "perplexity": Topic("how surprised models are by a text", ("jobs.perplexity",), ("perplexity",)),
+    "benchmark": Topic("how fast a model is here", ("jobs.benchmark",), ("benchmark",)),
+    "how": Topic("how rowmill works", ("runner",)),
+}
+ALIASES = {
+    **{
+        "data": "dataset",
+        "where": "dataset",
+        "prompts": "prompt",
+        "models": "model",
+        "job": "jobs",
+        "own job": "own-job",
+    },
+    **{"schedule": "night", "notify": "night", "checkpoint": "output", "columns": "output", "configuration": "config"},
+    **{"exit": "output", "kill": "resume", "sampling": "engine", "folder": "own-folder"},
+}
+_OTHER_GROUPS = {  # of commands other than run
+    "convert": ("jobs.convert", "ConvertConf"),
+    "perplexity": ("jobs.perplexity", "PerplexityConf"),
+    "benchmark": ("jobs.benchmark", "BenchmarkConf"),
+}
+WRITTEN = "Every key of the configuration, written by `python -m runner.cli.topics > conf/README.md`."
+ERRORS: Entries = [
+    ("pip cannot fetch ...", "The first run needs the network once. ``pip download`` of the package says more."),
+    ("no fast BLAS found", "On Linux without a GPU: ``pip install faiss-cpu``, or your distribution's OpenBLAS."),
+    (
+        "engine.backend=cuda: this machine offers MLX only cpu",
+        "Install with ``pip install -e '.[cuda]'``; see README.md.",
+    ),
+    ("the weights take ... GB", "Use a smaller model, or ``engine.memory_gb=`` if the machine has more than is seen."),
+    ("... belongs to a different run", "Undo what the lines below it show, or use another ``run_name``."),
+    ("run.db is damaged", "``rowmill repair RUN`` keeps what is sound; then run the same command again."),
+    ("the disk of ... is full", "Make room and run the same command again."),
+    (
+        "... is in use by process ...",
+        "Another ``rowmill run`` holds this folder; ``rowmill status`` shows how far it is.",
+    ),
+    ("the value ... is not among job.labels", "Add the label, or name the values 0, 1, ... with ``dataset.classes``."),
+    ("the keyword ... is not supported", "Take it out of the schema, and ask for it in the prompt instead."),
+    ("cut off: no complete answer in ... tokens", "Raise ``engine.max_tokens``, or set maxLength and maxItems."),
+    ("column ... is null", 'Give it a default in the template: ``{{ text or "" }}``.'),
+    (
+        "too long: ... tokens",
+        "``rowmill preview`` counts such rows. Cut in the template: ``{{ text[:2000] }}``; or, on a machine with more "
+        "memory, ``resume=errors``.",
+    ),
+    ("the job failed, and this is shown once", "The place in your file is below it; run.log has the whole traceback."),
+    ("quarantined: ...", "The row took the model's process down three times; run.log has the causes."),
+    ("unmatched label", "The model wrote something else, which cannot happen with ``job.method=choice``."),
+    (
+        "... reads the standard input, and nothing is piped in",
+        "``cat rows.jsonl | rowmill run dataset=jsonl dataset.path=- ...``; to resume, no pipe is needed.",
+    ),
+    (
+        "... holds other rows than ... was made from",
+        "The input has changed: ``export --data PATH`` says where the old one is.",
+    ),
+    ("this model has no chat template", "Set ``prompt.chat=false``."),
+]
+
+
+def topics() -> str:
+    """The list of topics, a line each."""
+    width = max(map(len, TOPICS))
+    lines = [f"  {name:<{width}}  {topic.title}" for name, topic in TOPICS.items()]
+    return "\n".join(["rowmill help TOPIC, or a key such as engine.batch_size:", "", *lines])
+
+
+def help_text(name: str, width: int = 80) -> str:
+    """A topic or a key as text. UserError, with what was perhaps meant, if there is none of this name."""
+    if name in known_keys() and name not in TOPICS:
+        return as_text([Block("keys", keys=[known_keys()[name]])], width)
+    return as_text(blocks(_topic_name(name)), width)
+
+
+def blocks(name: str) -> Iterator[Block]:
+    """The content of one topic."""
+    topic = TOPICS[name]
+    yield Block("title", topic.title[0].upper() + topic.title[1:])
+    for module in topic.modules:
+        yield from _prose_blocks(prose(module).partition("\n\n")[2])
+    if name == "jobs":
+        yield Block("entries", entries=[(job, _first_paragraph(job_class(job).prose)) for job in JOBS])
+    elif name in JOBS:
+        yield from _job(name)
+    elif name == "resume":
+        yield Block(
+            "keys", keys=[known_keys()[key] for key in ("resume", "engine.stall_minutes", "engine.max_restarts")]
+        )
+    elif name == "errors":
+        yield Block("entries", entries=ERRORS)
+    elif name == "model":
+        yield Block("entries", entries=list(_choices("model")))
+    elif name == "config":
+        yield from _group("", find_class("runner.config.conf", "RunConf"))
+    for group in topic.groups if name != "config" else _groups():
+        yield from _group(group, _groups()[group])
+    if name == "dataset":
+        yield Block("entries", entries=list(_choices("dataset")))
+
+
+def configuration_page() -> str:
+    """``conf/README.md``: a folder of one's own, every key of a run, the jobs' options."""
+    content = [block for name in ("config", *JOBS) for block in blocks(name)]
+    return f"# Configuration\n\n{WRITTEN}\n\n{as_markdown([*_prose_blocks(prose('conf')), *content])}"
+
+
+def as_text(content: Iterable[Block], width: int) -> str:
+    """Blocks for a terminal of ``width`` columns."""
+    return "\n\n".join(_plain(block, max(width, 40)) for block in content if block[1:] != Block("")[1:])
+
+
+def as_markdown(content: Iterable[Block]) -> str:
+    """Blocks as a Markdown page."""
+    return "\n\n".join(_marked(block) for block in content if block[1:] != Block("")[1:]) + "\n"
+
+
+@cache
+def known_keys() -> dict[str, Key]:
+    """All keys of a run, the options of jobs as ``job.NAME`` apart."""
+    return {key.name: key for key in keys(find_class("runner.config.conf", "RunConf")) if key.name != "job"}
+
+
+def job_class(job: str) -> Class:
+    """The class that ``conf/job`` names."""
+    module, _, name = commented(group_files("job")[job])["_target_"][0].rpartition(".")
+    return find_class(module, name)
+
+
+@cache
+def _groups() -> dict[str, Class]:
+    ours = groups(find_class("runner.config.conf", "RunConf"))
+    return ours | {name: find_class(*place) for name, place in _OTHER_GROUPS.items()}
+
+
+def _job(name: str) -> Iterator[Block]:
+    found = job_class(name)
+    yield from _prose_blocks(found.prose)
+    written = commented(group_files("job")[name])
+    declared = {key.name: key for key in keys(found)}
+    options = [key for key in written if key != "_target_"] + [key for key in declared if key not in written]
+    yield Block("prose", "Options:")
+    yield Block("keys", keys=[_option(key, declared.get(key), written.get(key)) for key in options])
+    yield Block("prose", "Output columns, beside those of every run (``rowmill help output``):")
+    yield Block("entries", entries=list(columns(found).items()))
+
+
+def _option(name: str, declared: Key | None, written: tuple[str, str] | None) -> Key:
+    """A job's key: its type from the class, its value and meaning from the file."""
+    kind = declared.kind if declared else "mapping or null"
+    default, meaning = written or (declared.default if declared else "", "")
+    return Key(f"job.{name}", kind, default, _sentence(meaning))
+
+
+def _group(name: str, found: Class) -> Iterator[Block]:
+    yield Block("title", f"Keys of the group {name}" if name else "Keys without a group")
+    yield from _prose_blocks(found.prose)
+    prefix = f"{name}." if name else ""
+    listed = [key for key in keys(found, prefix) if name or ("." not in key.name and key.name != "job")]
+    yield Block("keys", keys=listed)
+
+
+def _choices(group: str) -> Iterator[tuple[str, str]]:
+    """The files of a group, and the comments that they begin with."""
+    for file in group_files(group).values():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        comment = [line[2:] for line in lines if line.startswith("# ")]
+        yield f"{group}={file.stem}", " ".join(comment)
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def _prose_blocks(text: str) -> Iterator[Block]:
+    """A docstring in blocks: indented paragraphs are entries if each name is in double backquotes, else code."""
+    indented: list[str] = []
+    for paragraph in text.split("\n\n"):
+        if paragraph.startswith(_INDENT):
+            indented.append(paragraph)
+            continue
+        yield from _indented(indented)
+        indented = []
+        yield Block("prose", " ".join(paragraph.split()))
+    yield from _indented(indented)
+
+
+def _indented(paragraphs: list[str]) -> Iterator[Block]:
+    if not paragraphs:
+        return
+    text = textwrap.dedent("\n\n".join(paragraphs))
+    found = re.findall(r"^``(.+?)``: (.*(?:\n +.*)*)", text, re.MULTILINE)
+    if found:
+        yield Block("entries", entries=[(name, " ".join(meaning.split())) for name, meaning in found])
+    else:
+        yield Block("code", text)
+
+
+def _plain(block: Block, width: int) -> str:
+    if block.kind == "code":
+        return textwrap.indent(block.text, _INDENT)
+    if block.keys:
+        block = block._replace(entries=[(f"{key.name}  ({_values(key)})", key.meaning) for key in block.keys])
+    if block.entries:
+        return "\n".join(_plain_entry(name, meaning, width) for name, meaning in block.entries)
+    text = textwrap.fill(block.text.replace("``", ""), width, break_on_hyphens=False)
+    return f"{text}\n{'-' * len(text)}" if block.kind == "title" else text
+
+
+def _plain_entry(name: str, meaning: str, width: int) -> str:
+    lines = textwrap.wrap(meaning.replace("``", ""), width - 6, break_on_hyphens=False, break_long_words=False)
+    return "\n".join(
+        [*textwrap.wrap(name, width, initial_indent="  ", subsequent_indent="  "), *(f"      {line}" for line in lines)]
+    )
+
+
+def _marked(block: Block) -> str:
+    if block.kind == "code":
+        return f"```{'sh' if block.text.startswith(_SHELL) else ''}\n{block.text}\n```"
+    if block.keys:
+        rows = [(f"`{key.name}`", key.kind, _default(key), key.meaning) for key in block.keys]
+        return "\n".join(_row(cells) for cells in (("Key", "Values", "Default", "Meaning"), ("---",) * 4, *rows))
+    if block.entries:
+        return "\n".join(f"- `{name}`: {meaning.replace('``', '`')}" for name, meaning in block.entries)
+    text = block.text.replace("``", "`")
+    return f"## {text}" if block.kind == "title" else "\n".join(textwrap.wrap(text, 120, break_on_hyphens=False))
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace('``', '`') for cell in cells)} |"
+
+
+def _values(key: Key) -> str:
+    return f"{key.kind}; default {key.default}" if key.default else f"{key.kind}; must be set"
+
+
+def _default(key: Key) -> str:
+    return f"`{key.default}`" if key.default else "must be set"
+
+
+def _sentence(text: str) -> str:
+    begin = text[:1] if re.match(r"\w+:", text) else text[:1].upper()  # a value stays as it is typed
+    return begin + text[1:] + ("." if text and not text.endswith(".") else "")
+
+
+def _topic_name(name: str) -> str:
+    asked = name.removeprefix("job=").removeprefix("job.").lower()
+    found = ALIASES.get(asked, asked)
+    if found in TOPICS:
+        return found
+    close = get_close_matches(asked, [*TOPICS, *ALIASES, *known_keys()], n=1)
+    hint = f"did you mean {close[0]}?" if close else "rowmill help lists the topics"
+    raise UserError(f"there is no help on {name!r}: {hint}")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(configuration_page())

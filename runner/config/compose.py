@@ -1,0 +1,308 @@
+"""From words on the command line to one typed tree: Hydra's composition, with every mistake put into one line.
+
+Overrides are checked against the schema before Hydra sees them, so that a message can name the key and what would be
+valid; what Hydra and OmegaConf then still find is a mistake in a user's own file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.config.groups import GROUPS, group_files
+from runner.config.quoting import check_names, quoted, refuse_retyped, unescaped
+from runner.keys import in_words
+from runner.types import UserError
+from runner.words import did_you_mean
+
+OPEN = "job"  # its keys are those of the job's own class, see runner.config.job.make_job
+READER = "dataset"  # with a ``_target_`` its keys are also those of the reader's own class
+NAMES = ("job.labels", "dataset.classes")  # keys that hold names, which may look like numbers
+_ORDER = re.compile(r"(\+\+|\+|~)?([^=]*?)(=.*)?", re.DOTALL)
+
+
+@dataclass
+class Composer:
+    """One composition of ``conf/NAME.yaml``; ``schema`` is the dataclass that says which keys there are."""
+
+    schema: type
+    name: str
+    config_dir: str | None
+
+    def typed(self, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
+        """``compose``, the tree as an instance of the schema. UserError for what its dataclasses refuse."""
+        composed, choices = self.compose(overrides)
+        try:
+            return OmegaConf.to_object(composed), choices
+        except OmegaConfBaseException as error:
+            raise UserError(str(error).splitlines()[0]) from error
+
+    def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+        """The tree and which file each group took; UserError for every mistake.
+
+        A job with the data set's name is taken where no job was asked for, and a prompt with the job's name where no
+        prompt was.
+        """
+        words = [self._checked(word) for word in overrides]
+        _refuse_twice(words)
+        composed, choices = self._compose(words)
+        if OPEN in choices and not _asks(words, OPEN) and choices["dataset"] in self.options(OPEN):
+            words.append(f"{OPEN}={choices['dataset']}")
+            composed, choices = self._compose(words)
+        if (
+            OPEN in choices
+            and not _asks(words, "prompt")
+            and choices.get("prompt") == choices["dataset"]
+            and choices[OPEN] in self.options("prompt")
+        ):
+            composed, choices = self._compose([*words, f"prompt={choices[OPEN]}"])
+        self._refuse_unknown(composed, self.schema, "", choices)
+        return composed, choices
+
+    def options(self, group: str) -> dict[str, Path]:
+        """The files that a group can be set to, by name."""
+        return group_files(group, self.config_dir)
+
+    def own_file(self, group: str, name: str) -> Path | None:
+        """The user's own file that a group took, None for one of ours."""
+        file = self.options(group).get(name)
+        return file if file and self.config_dir and file.is_relative_to(self.config_dir) else None
+
+    def _compose(self, words: list[str]) -> tuple[DictConfig, dict[str, str]]:
+        ConfigStore.instance().store(name=f"{self.name}_schema", node=open_schema(self.schema))
+        searched = [f"hydra.searchpath=[file://{Path(self.config_dir).resolve()}]"] if self.config_dir else []
+        with _own_hydra(), hydra.initialize_config_module("conf", version_base="1.3"):
+            try:
+                composed = cast(DictConfig, hydra.compose(self.name, words + searched, return_hydra_config=True))
+                choices = dict(composed.hydra.runtime.choices)
+            except yaml.YAMLError as error:
+                raise UserError(_yaml_problem(error)) from error
+            except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
+                raise UserError(self._explain(error, words)) from error
+        OmegaConf.set_struct(composed, False)
+        del composed.hydra
+        return composed, choices
+
+    def _checked(self, word: str) -> str:
+        """The override as Hydra shall see it. A text that its grammar cannot read is taken as it stands."""
+        sign, key, value = _parts(word)
+        if not key:
+            raise UserError(f"{word!r} is not KEY=VALUE: the key is missing")
+        if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+            raise UserError(f"{key}: Hydra's own settings do not apply; a run's place is output.dir and run_name")
+        if value is None and sign != "~":
+            raise UserError(self._no_value(word, key))
+        if sign == "~":
+            raise UserError(f"{word}: a key cannot be removed; set it to null or to another value")
+        if key in GROUPS:
+            self._check_choice(key, value or "")
+            return f"{key}={value}"
+        if not key.startswith((f"{OPEN}.", f"{READER}.")) or field_type(self.schema, key):
+            self._check_key(key, value or "")
+        return self._readable(word, key, value or "")
+
+    def _no_value(self, word: str, key: str) -> str:
+        close = get_close_matches(key.partition(":")[0], list(keys(self.schema)), n=1)
+        hint = f"write {close[0]}=VALUE" if close else "such as run_name=mail; see rowmill run --help"
+        return f"{word!r} is not KEY=VALUE: {hint}"
+
+    def _check_choice(self, group: str, value: str) -> None:
+        options = self.options(group)
+        if value not in options:
+            hint = f": for a file, write {group}=csv {group}.path={value}" if Path(value).exists() and value else ""
+            raise UserError(f"{group}={value}: there is no such {group}{hint}{did_you_mean(value, list(options))}")
+        self._check_file(group, options[value])
+
+    def _check_file(self, group: str, file: Path, seen: tuple[Path, ...] = ()) -> None:
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise UserError(_yaml_problem(error, file)) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{file}: it holds no `key: value` lines; {self._valid(group)}")
+        check_names(file, group)
+        options = self.options(group)
+        for base in content.get("defaults") or []:
+            if isinstance(base, str) and base in options and options[base] not in (*seen, file):
+                self._check_file(group, options[base], (*seen, file))
+
+    def _check_key(self, key: str, value: str) -> None:
+        found = field_type(self.schema, key)
+        if found is None:
+            raise UserError(f"{key} is not a configuration key{self._alternatives(key)}")
+        if dataclasses.is_dataclass(found):
+            raise UserError(f"{key}={value}: {key} is a group of keys; {self._valid(key)}")
+
+    def _readable(self, word: str, key: str, value: str) -> str:
+        sign = "" if field_type(self.schema, key) else "++"
+        if key in NAMES:
+            refuse_retyped(value, key)
+        value = unescaped(value)
+        override, problem = _parse(f"{key}{value if value.startswith('=') else '=' + value}")
+        if override is not None and not override.is_sweep_override():
+            return f"{sign}{key}={value}"
+        if _is_text(field_type(self.schema, key)) and value[:1] not in ("'", '"'):
+            return f"{key}={quoted(value)}"
+        if override is not None:
+            several = "put a text with commas in quotes, a list in brackets"
+            raise UserError(f"{word}: {several}, such as '{key}=[{value}]'; several runs are several command lines")
+        if value[:1] in ("'", '"') and value[-1:] != value[:1]:
+            raise UserError(f"{word}: the quote {value[0]} is not closed at the end of the value")
+        hint = f"are all brackets closed? Empty texts and those with special characters need quotes: '{key}=[\"\",b]'"
+        raise UserError(f"{word}: the value cannot be read ({problem}); {hint}")
+
+    def _refuse_unknown(self, node: DictConfig, schema: Any, prefix: str, choices: dict[str, str]) -> None:
+        """Refuse what ``+`` or a file's ``@package`` has added to the tree."""
+        known, names = typing.get_type_hints(schema), list(map(str, node))
+        for name in names:
+            key = f"{prefix}{name}"
+            if name not in known and not (prefix == f"{READER}." and "_target_" in names):
+                place = self._place(READER, choices, name) if prefix == f"{READER}." else ""
+                raise UserError(f"{key} is not a configuration key{self._alternatives(key)}{place}")
+            if dataclasses.is_dataclass(known.get(name)) and isinstance(node._get_node(name), DictConfig):
+                self._refuse_unknown(node[name], known[name], f"{key}.", choices)
+
+    def _place(self, group: str, choices: dict[str, str], name: str) -> str:
+        own = self.own_file(group, choices[group])
+        return f"; it stands in {own}" if own and f"{name}:" in own.read_text(encoding="utf-8") else ""
+
+    def _alternatives(self, key: str) -> str:
+        group, _, name = key.rpartition(".")
+        node = field_type(self.schema, group) if group else self.schema
+        if not dataclasses.is_dataclass(node):
+            return did_you_mean(key.partition(".")[0], [field.name for field in dataclasses.fields(self.schema)])
+        return did_you_mean(name, [field.name for field in dataclasses.fields(node)])
+
+    def _valid(self, group: str) -> str:
+        node = field_type(self.schema, group)
+        names = [field.name for field in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else ["_target_"]
+        return f"valid: {', '.join(f'{group}.{name}' for name in names)}"
+
+    def _explain(self, error: Exception, words: list[str]) -> str:
+        """Hydra's or OmegaConf's message as one line that names the key, the file and what would be right."""
+        text = _chain(error)
+        absent = re.search(r"In '([^']+)': Could not (?:find|load) '([^']+)'", text)
+        if absent:
+            group, _, name = absent[2].rpartition("/")
+            return f"{self._file(absent[1])}: there is no {absent[2]}{did_you_mean(name, list(self.options(group)))}"
+        merged = re.search(r"Error merging override (?:\+\+)?([^=\s]+)=", text)
+        full = re.search(r"full_key: (\S+)", text)
+        where = re.search(r"In '([^']+)': \w+ raised while composing", text)
+        place = f"; it is in {self._file(where[1])}" if where else ""
+        key = merged[1] if merged else full[1] if full else ""
+        expected = field_type(self.schema, re.sub(r"\[\d+\]$", "", key)) if key else None
+        if expected is not None:
+            value = re.search(r"[Vv]alue '([^']*)'", text)
+            typed = dict(_parts(word)[1:] for word in words)
+            shown = typed.get(key) or (value[1] if value else None)
+            return f"{key}{'' if shown is None else f'={shown}'}: it must be {in_words(expected)}{place}"
+        if key and "not in" in text:
+            return f"{key} is not a configuration key{self._alternatives(key)}{place}"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"{key}: {lines[0]}{place}" if key else " ".join(lines[:2]) or type(error).__name__
+
+    def _file(self, name: str) -> str:
+        group, _, stem = name.partition("/")
+        return str(self.options(group).get(stem, f"{name}.yaml"))
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """A Hydra of our own inside; that of a program which calls us, and its version base, are as before after it."""
+    host, version = GlobalHydra.instance(), VersionBase.instance()
+    before = host.hydra, version.version_base
+    host.clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.set_instance(host)
+        host.hydra, version.version_base = before
+
+
+def open_schema(schema: Any) -> DictConfig:
+    """The tree of a schema; to ``dataset`` keys may be added, those of a reader of the user's own."""
+    node = cast(DictConfig, OmegaConf.structured(schema))
+    if READER in node:
+        OmegaConf.set_struct(node[READER], False)
+    return node
+
+
+def keys(schema: Any, prefix: str = "") -> Iterator[str]:
+    """All keys of a schema, dotted."""
+    for name, hint in typing.get_type_hints(schema).items():
+        if dataclasses.is_dataclass(hint):
+            yield from keys(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def field_type(schema: Any, key: str) -> Any:
+    """The type of a dotted key, a dataclass for a group of keys; None if there is no such key."""
+    for part in key.split("."):
+        schema = typing.get_type_hints(schema).get(part) if dataclasses.is_dataclass(schema) else None
+    return schema
+
+
+def _parts(word: str) -> tuple[str | None, str, str | None]:
+    match = _ORDER.fullmatch(word)
+    assert match is not None
+    return match[1], match[2], None if match[3] is None else match[3][1:]
+
+
+def _parse(word: str) -> tuple[Override | None, str]:
+    try:
+        return OverridesParser.create().parse_override(word), ""
+    except HydraException as error:
+        return None, str(error).splitlines()[0]
+
+
+def _is_text(hint: Any) -> bool:
+    return hint is str or (str in typing.get_args(hint) and typing.get_origin(hint) is not list)
+
+
+def _asks(words: list[str], group: str) -> bool:
+    return any(word.startswith((f"{group}=", f"~{group}")) for word in words)
+
+
+def _refuse_twice(words: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for word in words:
+        key = _parts(word)[1]
+        if key in seen:
+            raise UserError(f"{key} is set twice: {seen[key]} and {word}; keep one of them".replace("++", ""))
+        seen[key] = word
+
+
+def _chain(error: BaseException | None) -> str:
+    texts = []
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__
+    return "\n".join(texts)
+
+
+def _yaml_problem(error: yaml.YAMLError, file: Path | None = None) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    at = f"{file or (mark.name if mark else 'a configuration file')}{f' line {mark.line + 1}' if mark else ''}"
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{at} is not YAML: {problem}; texts with {{ }} : or # need quotes"

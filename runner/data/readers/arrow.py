@@ -1,0 +1,86 @@
+"""Arrow as it lies on the disk: its files, folders written by ``save_to_disk``, and data sets of the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from runner.data.conf import DatasetConf
+from runner.data.load import hash_file, hash_files, hash_json, local_paths, stamps
+from runner.data.readers import Loaded, Stamps
+from runner.data.readers.table import aligned, common_schema, map_arrow, refuse_other_formats
+from runner.models.hub import reachable
+from runner.types import UserError
+from runner.words import did_you_mean
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+
+def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """Arrow files, or a folder written by ``save_to_disk`` (or by a run of ours)."""
+    paths = local_paths(path, "arrow", offline, folders=True)
+    mapped = stamps(paths)
+    if paths[0].is_dir():
+        return _read_saved(paths[0], conf.split, mapped)
+    tables = []
+    for file in paths:
+        refuse_other_formats(file, "arrow")
+        tables.append(map_arrow(file))
+    return Loaded(_concatenated(paths, tables), hash_files(paths), mapped=mapped)
+
+
+def _read_saved(path: Path, split: str, mapped: Stamps) -> Loaded:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise UserError(f"dataset.path: {path} is not a folder written by save_to_disk: {error}") from None
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise UserError(f"dataset.split: no split {split!r}{did_you_mean(split, list(loaded))}")
+        loaded = loaded[split]
+    files = [file["filename"] for file in loaded.cache_files]
+    contents = hash_json(*(hash_file(Path(file)) for file in files))
+    return Loaded(_arrow_of(loaded), contents, _order_of(loaded), mapped)
+
+
+def _concatenated(paths: list[Path], tables: list[pa.Table]) -> pa.Table:
+    schema = common_schema(paths, [table.schema for table in tables])
+    batches = (aligned(batch, schema) for table in tables for batch in table.to_batches())
+    return tables[0] if len(tables) == 1 else pa.Table.from_batches(batches, schema)
+
+
+def read_hub(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """A data set of the hub, from its cache where the hub cannot be reached."""
+    import datasets
+
+    cached = not reachable(str(conf.path), offline)
+    if cached:
+        import huggingface_hub.constants
+
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        datasets.config.HF_HUB_OFFLINE = True
+    try:
+        loaded = datasets.load_dataset(conf.path, name=conf.subset, split=conf.split, revision=conf.revision)
+    except Exception as error:  # the hub client raises many kinds; each means that the data set cannot be had
+        what = f"{conf.path} (subset {conf.subset}, split {conf.split}, revision {conf.revision})"
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        hint = "run once without offline, and with a network" if offline else "check the name and the network"
+        where = "cache" if cached else "hub"
+        raise UserError(f"dataset.path: cannot load {what} from the {where}: {first_line}; {hint}") from error
+    identity = hash_json(conf.path, conf.subset, conf.split, conf.revision, loaded._fingerprint)
+    return Loaded(_arrow_of(loaded), identity, _order_of(loaded))
+
+
+def _arrow_of(loaded: datasets.Dataset) -> pa.Table:
+    table = loaded.data.table
+    return table.replace_schema_metadata(loaded.features.arrow_schema.metadata)
+
+
+def _order_of(loaded: datasets.Dataset) -> np.ndarray | None:
+    return None if loaded._indices is None else loaded._indices.column(0).to_numpy().astype("int64")

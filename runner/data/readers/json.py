@@ -1,0 +1,227 @@
+"""JSON to Arrow: files of one object a line, or of one array of objects, become a table.
+
+Types are JSON's own; a missing key is null; a column of mixed types, or one that is nested deeper than Arrow files can
+hold, becomes text, with JSON for what is not a string.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+
+from runner.data.conf import DatasetConf
+from runner.data.readers import Loaded
+from runner.data.readers.compressed import lines, open_bytes
+from runner.data.readers.table import read_batches
+from runner.types import UserError
+
+_BATCH_ROWS = 10_000
+_BATCH_CHARS = 16 << 20
+_READ_BYTES = 1 << 20
+_DEEPEST = 60  # levels of lists and objects in a column; an Arrow file holds 63
+_CUT_CHARS = 16  # characters of an error's place before the end of what was read, where it may be for lack of more
+_SPACE = re.compile(r"[ \t\n\r]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DECODE = json.JSONDecoder().raw_decode
+
+
+def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """The objects of JSON files."""
+    return read_batches(conf, path, offline, read_json)
+
+
+def read_json(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Two passes: the first finds every column and its type, the second converts. UserError names the line at fault."""
+    schema = json_schema(_batches(paths))
+    return schema, (json_batch(rows, schema) for rows in _batches(paths))
+
+
+def json_schema(batches: Iterable[list[dict[str, Any]]]) -> pa.Schema:
+    """Every column of the rows with the type that holds all its values."""
+    types: dict[str, pa.DataType] = {}
+    for rows in batches:
+        for name in dict.fromkeys(key for row in rows for key in row):
+            kind = infer([row.get(name) for row in rows])
+            types[name] = merge(types[name], kind) if name in types else kind
+    return pa.schema(list(types.items()))
+
+
+def _batches(paths: list[Path]) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for path in paths:
+        for row, chars in _array(path) if _is_array(path) else _lines(path):
+            rows.append(row)
+            size += chars
+            if len(rows) == _BATCH_ROWS or size > _BATCH_CHARS:
+                yield rows
+                rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _is_array(path: Path) -> bool:
+    with open_bytes(path) as file:
+        return file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """The objects of a file that has one on every line, and how long they are."""
+    for _, number, line in lines([path]):
+        if line.isspace():
+            continue
+        try:
+            row = _checked(json.loads(line.decode()), path, number, b"\\u" in line)
+        except (ValueError, RecursionError) as error:
+            raise _malformed(path, number, error) from None
+        yield row, len(line)
+
+
+def _array(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """The objects of a file that is an array of them, and how long they are; a few are in memory at a time."""
+    with contextlib.closing(_Text(path)) as text:
+        try:
+            text.take("[")
+            while text.next() != "]":
+                number = text.line
+                row, chars = text.value()
+                yield _checked(row, path, number, True), chars
+                if text.next() != "]":
+                    text.take(",")
+            text.take("]")
+            if text.next():
+                raise ValueError("something follows its array")
+        except (ValueError, RecursionError) as error:
+            raise _malformed(path, text.line, error) from None
+        except OSError as error:
+            raise UserError(f"dataset.path: {path} is damaged after line {text.line}: {error}") from error
+
+
+class _Text:
+    """A file's JSON text, read as far as it is needed. ``line`` is the number of the line that it has come to.
+
+    Raises ValueError for what is no JSON or no UTF-8.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.line = 1
+        self._file = open_bytes(path)
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text, self._at, self._ended = "", 0, False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def next(self) -> str:
+        """The next character that is no white space; nothing at the end."""
+        while True:
+            space = _SPACE.match(self._text, self._at)
+            self._go(space.end() if space else self._at)
+            if self._at < len(self._text) or self._ended:
+                return self._text[self._at : self._at + 1]
+            self._read()
+
+    def take(self, mark: str) -> None:
+        """Go past the next character, which must be this one."""
+        if (found := self.next()) != mark:
+            raise ValueError(f"expected {mark} but found {found or 'the end'}")
+        self._go(self._at + 1)
+
+    def value(self) -> tuple[Any, int]:
+        """Go past the next value; it, and how many characters it has."""
+        while True:
+            try:
+                value, end = _DECODE(self._text, self._at)
+            except json.JSONDecodeError as error:
+                cut = "Unterminated" in error.msg or error.pos > len(self._text) - _CUT_CHARS
+                if self._ended or not cut:
+                    raise ValueError(error.msg) from None
+            else:
+                if end < len(self._text) or self._ended:  # a number might go on
+                    chars = end - self._at
+                    self._go(end)
+                    return value, chars
+            self._read()
+
+    def _go(self, at: int) -> None:
+        self.line += self._text.count("\n", self._at, at)
+        self._at = at
+
+    def _read(self) -> None:
+        """Read as much again as is unread."""
+        self._text, self._at = self._text[self._at :], 0
+        some = self._file.read(max(_READ_BYTES, len(self._text)))
+        self._text += self._decoder.decode(some, final=not some)
+        self._ended = not some
+
+
+def _malformed(path: Path, number: int, error: Exception) -> UserError:
+    if isinstance(error, RecursionError):
+        return UserError(f"dataset.path: {path} line {number} is nested too deeply")
+    return UserError(f"dataset.path: {path} line {number} is not JSON: {error}")
+
+
+def _checked(row: Any, path: Path, number: int, escaped: bool) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"dataset.path: {path} line {number} is not a JSON object but {type(row).__name__}")
+    return cast(dict[str, Any], _without_surrogates(row) if escaped else row)
+
+
+def _without_surrogates(value: Any) -> Any:
+    """Arrow holds valid Unicode only: an unpaired surrogate becomes U+FFFD."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+    return [_without_surrogates(v) for v in value] if isinstance(value, list) else value
+
+
+def infer(values: list[Any]) -> pa.DataType:
+    """The Arrow type of JSON values; text where they have none in common."""
+    try:
+        kind = pa.array(values).type
+        return pa.string() if _depth(kind) > _DEEPEST or "struct<>" in str(kind) else kind  # no format holds those
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        return pa.string()
+
+
+def _depth(kind: pa.DataType) -> int:
+    depth, kinds = 0, [kind]
+    while kinds := [one.field(at).type for one in kinds for at in range(one.num_fields)]:
+        depth += 1
+    return depth
+
+
+def merge(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type that holds the values of both; text where there is none."""
+    if one == other:
+        return one
+    try:
+        schemas = [pa.schema([("x", one)]), pa.schema([("x", other)])]
+        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
+    except pa.ArrowException:
+        return pa.string()
+
+
+def json_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows as Arrow; what is no string in a text column becomes JSON."""
+    columns = []
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        try:
+            if field.type == pa.string():
+                values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+            columns.append(pa.array(values, field.type))
+        except RecursionError:
+            raise UserError(f"dataset.path: a value of {field.name!r} is nested too deeply") from None
+        except (pa.ArrowException, OverflowError, UnicodeError) as error:
+            raise UserError(f"dataset.path: the values of {field.name!r} have no common type: {error}") from None
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -1,0 +1,123 @@
+"""A table or view of an SQLite database as an Arrow table.
+
+SQLite gives every cell a type of its own: a column is of the type that holds all its values, text where numbers and
+texts are mixed. The rows come in the order of their rowid; those of a view in the view's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from runner.data.conf import DatasetConf
+from runner.data.load import local_paths
+from runner.data.readers import Loaded
+from runner.data.readers.json import infer, json_batch, merge
+from runner.data.readers.table import IN_MEMORY_BYTES, cache_file, store, unique_names
+from runner.types import UserError
+from runner.words import did_you_mean
+
+_BATCH_ROWS = 10_000
+
+
+def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
+    """The rows of ``conf.table``."""
+    paths = local_paths(path, conf.kind, offline)
+    if len(paths) > 1:
+        raise UserError(f"dataset.path: the pattern matches {paths[0]}, {paths[1]}, ...: give one database file")
+    return Loaded(*read_sqlite(paths[0], conf.table))
+
+
+def read_sqlite(path: Path, table: str | None) -> tuple[pa.Table, str]:
+    """The rows, and a hash of what they hold; ``table`` None is the only one. UserError if there is none to be had."""
+    if path.is_dir():
+        raise UserError(f"dataset.path: {path} is a folder; dataset=sqlite reads a database file")
+    try:
+        with contextlib.closing(_connect(path)) as connection:
+            connection.execute("BEGIN")
+            return _read(connection, path, _chosen(connection, path, table))
+    except sqlite3.Error as error:
+        raise UserError(f"dataset.path: {path} cannot be read as an SQLite database: {error}") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection that only reads; a database in a folder that cannot be written to is taken as it lies there."""
+    for mode in ("mode=ro", "mode=ro&immutable=1"):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        except sqlite3.OperationalError as error:
+            connection.close()
+            if "unable to open" not in str(error):
+                raise
+        else:
+            return connection
+    raise UserError(f"dataset.path: {path} cannot be opened as an SQLite database")
+
+
+def _chosen(connection: sqlite3.Connection, path: Path, table: str | None) -> str:
+    query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
+    names = [name for (name,) in connection.execute(f"{query} ORDER BY name")]
+    if table is None and len(names) == 1:
+        return str(names[0])
+    if table is None:
+        raise UserError(f"dataset.table is not set: {path} has {', '.join(names) or 'no tables'}")
+    found = [name for name in names if name.lower() == table.lower()]
+    if not found:
+        raise UserError(f"dataset.table: {path} has no table {table!r}{did_you_mean(table, names)}")
+    return str(found[0])
+
+
+def _read(connection: sqlite3.Connection, path: Path, table: str) -> tuple[pa.Table, str]:
+    """Two passes in one transaction: the first finds the columns' types and the hash, the second converts."""
+    digest, types, size = hashlib.sha256(), dict[str, pa.DataType](), 0
+    for rows in _batches(connection, path, table):
+        text = repr([list(row.items()) for row in rows]).encode(errors="surrogatepass")
+        digest.update(text)
+        size += len(text)
+        for name in rows[0]:
+            values = [row[name] for row in rows]
+            _refuse_mixture(path, table, name, values, types.get(name))
+            types[name] = merge(types.get(name, pa.null()), infer(values))
+    contents = digest.hexdigest()
+    if not types:
+        raise UserError(f"dataset.path: table {table} of {path} has no rows: empty data set")
+    cached = None if size <= IN_MEMORY_BYTES else cache_file(f"sqlite-{contents}")
+    schema = pa.schema(list(types.items()))
+    return store(schema, (json_batch(rows, schema) for rows in _batches(connection, path, table)), cached), contents
+
+
+def _refuse_mixture(path: Path, table: str, name: str, values: list[Any], before: pa.DataType | None) -> None:
+    """Blobs beside numbers or texts have no common type: UserError."""
+    blobs = {isinstance(value, bytes) for value in values if value is not None}
+    if before is not None and not pa.types.is_null(before):
+        blobs |= {pa.types.is_binary(before)}
+    if len(blobs) == 2:
+        raise UserError(f"dataset.table: column {name!r} of table {table} of {path} mixes blobs with other values")
+
+
+def _batches(connection: sqlite3.Connection, path: Path, table: str) -> Iterator[list[dict[str, Any]]]:
+    cursor = _select(connection, table)
+    names = unique_names(path, [column[0] for column in cursor.description])
+    number = 0
+    try:
+        while rows := list(islice(cursor, _BATCH_ROWS)):
+            number += len(rows)
+            yield [dict(zip(names, row, strict=True)) for row in rows]
+    except sqlite3.OperationalError as error:  # text that is no UTF-8
+        raise UserError(f"dataset.path: {path} table {table}, after row {number}: {error}") from error
+
+
+def _select(connection: sqlite3.Connection, table: str) -> sqlite3.Cursor:
+    quoted = '"' + table.replace('"', '""') + '"'
+    try:
+        return connection.execute(f"SELECT * FROM {quoted} ORDER BY _rowid_")
+    except sqlite3.OperationalError:  # a view, or a table without rowids
+        return connection.execute(f"SELECT * FROM {quoted}")

@@ -1,0 +1,162 @@
+"""What readers share: files of a kind, one or several, become one Arrow table of any size.
+
+A small file is held in memory. A large one is written once, as an Arrow file named by the hash of its contents, into
+the cache folder and memory-mapped, so that a changed file is never served from a stale cache.
+
+Types. CSV: a column is int64 or float64 when every cell would be printed again exactly as it stands in the file,
+else text ("007", "1.50" and "1e3" stay text), so that a prompt shows what the file shows. Only an empty unquoted cell
+is null; NA, null and None are text. Text: one row a line, column ``text``. JSON: see ``runner.data.readers.json``. Several files
+are read as if they were one, in the order given; a column that one of them lacks is null there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from runner.data.conf import DatasetConf
+from runner.data.load import FORMAT_VERSION, hash_files, hash_json, hash_readable, local_paths
+from runner.data.readers import Loaded
+from runner.data.readers.compressed import compression, open_bytes
+from runner.types import UserError
+
+IN_MEMORY_BYTES = 32 << 20
+_MAGIC = {
+    b"PAR1": "a Parquet file: dataset=parquet",
+    b"ARROW1": "an Arrow file: dataset=arrow",
+    b"PK\x03\x04": "a zip archive or an Excel workbook: export it as CSV",
+    b"SQLite format 3": "an SQLite database: dataset=sqlite",
+    b"\xfd7zXZ": "xz-compressed: pack it with gzip or zstd instead",
+    b"\xff\xfe": "UTF-16 text: dataset.encoding=utf-16",
+    b"\xfe\xff": "UTF-16 text: dataset.encoding=utf-16",
+}
+Batches = Iterator[pa.RecordBatch]
+
+
+def read_files(
+    conf: DatasetConf, path: str, offline: bool, read: Callable[[list[Path], Path | None], pa.Table]
+) -> Loaded:
+    """The files at ``path`` by ``read``, memory-mapped from its copy in the cache when they are large.
+
+    ``read`` is given the files and where to put the copy, None for none.
+    """
+    paths = local_paths(path, conf.kind, offline)
+    contents = hash_files(paths)
+    suffixes = [file.suffixes for file in paths if ".tsv" in file.suffixes]
+    for file in paths:
+        refuse_other_formats(file, conf.kind, conf.encoding)
+    if _in_memory(paths):
+        return Loaded(read(paths, None), contents)
+    cached = cache_file(hash_json(FORMAT_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, suffixes))
+    return Loaded(map_arrow(cached) if cached.exists() else read(paths, cached), contents)
+
+
+def read_batches(
+    conf: DatasetConf, path: str, offline: bool, read: Callable[[list[Path]], tuple[pa.Schema, Batches]]
+) -> Loaded:
+    """As ``read_files``, by a function that gives the schema and the rows."""
+    return read_files(conf, path, offline, lambda paths, cached: store(*read(paths), cached))
+
+
+def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None:
+    """Raise UserError when the first bytes show another format than ``kind``; an empty file is one too."""
+    packed = compression(path)
+    if packed and kind in ("parquet", "arrow"):
+        raise UserError(f"dataset.path: {path} is {packed}-compressed: decompress it, {kind} files are read as is")
+    with open_bytes(path) as file:
+        head = file.read(64)
+    if not head:
+        raise UserError(f"dataset.path: {path} is empty: empty data set")
+    for magic, meaning in _MAGIC.items():
+        binary_kind = {b"PAR1": "parquet", b"ARROW1": "arrow"}.get(magic)
+        if head.startswith(magic) and kind != binary_kind and "16" not in encoding:
+            raise UserError(f"dataset.path: {path} is not {kind} but {meaning}")
+    if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
+        raise UserError(f"dataset.path: {path} is not csv but looks like JSON lines: dataset=jsonl")
+
+
+def cache_file(key: str) -> Path:
+    """Where the Arrow copy of the contents with this key lies."""
+    from runner.cache import cache_dir
+
+    return cache_dir() / "data" / f"{key}.arrow"
+
+
+def map_arrow(path: Path) -> pa.Table:
+    """An Arrow file (stream or file format), memory-mapped."""
+    source = pa.memory_map(str(path))
+    try:
+        return pa.ipc.open_file(source).read_all()
+    except pa.ArrowInvalid:
+        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def _in_memory(paths: list[Path]) -> bool:
+    sizes = (path.stat().st_size * (10 if compression(path) or path.suffix == ".parquet" else 1) for path in paths)
+    return sum(sizes) <= IN_MEMORY_BYTES
+
+
+def store(schema: pa.Schema, batches: Iterable[pa.RecordBatch], target: Path | None) -> pa.Table:
+    """Write the batches to memory or, by temporary name and rename, to ``target``; return the table."""
+    if target is None:
+        return pa.Table.from_batches(list(batches), schema)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        part.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write the data cache {target.parent}: {error}; ROWMILL_CACHE moves it") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return map_arrow(target)
+
+
+def read_folder(
+    root: Path, files: list[Path], cache_key: tuple[str, ...], schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+) -> tuple[pa.Table, str]:
+    """What the files of a folder hold, cached when it is large, and the hash of their names and contents.
+
+    ``cache_key``: what the rows depend on beside the files.
+    """
+    contents = hash_json(*((file.relative_to(root).as_posix(), hash_readable(file)) for file in files))
+    if sum(file.stat().st_size for file in files) <= IN_MEMORY_BYTES:
+        return store(schema, batches, None), contents
+    cached = cache_file(hash_json(FORMAT_VERSION, contents, *cache_key))
+    return map_arrow(cached) if cached.exists() else store(schema, batches, cached), contents
+
+
+def unique_names(path: Path, header: list[str]) -> list[str]:
+    """The names, those missing made up (pandas writes its index without one); UserError for duplicates."""
+    names = [name or f"column_{number}" for number, name in enumerate(header, 1)]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise UserError(f"dataset.path: {path} has more than one column named {', '.join(map(repr, twice[:5]))}")
+    return names
+
+
+def common_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
+    """The columns of all files, each of a type that holds all its values; UserError where there is none."""
+    schema = schemas[0]
+    for path, other in zip(paths, schemas, strict=True):
+        try:
+            schema = pa.unify_schemas([schema, other], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise UserError(f"dataset.path: {path} has other column types than {paths[0]}: {error}") from None
+    return schema
+
+
+def aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The batch with the schema's columns, types and metadata; a column it lacks is null."""
+    place = {name: index for index, name in enumerate(batch.schema.names)}
+    columns = [
+        batch.column(place[f.name]).cast(f.type) if f.name in place else pa.nulls(batch.num_rows, f.type)
+        for f in schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -1,0 +1,293 @@
+"""Data sets in: files of many kinds, an Arrow folder, a database table or a hub data set become rows by position.
+
+``dataset=NAME`` chooses the reader, ``dataset.path`` names one file, a pattern (``"data/*.jsonl.gz"``) or ``-`` for
+what is piped in, of which the run keeps a copy to resume from. Files may be plain or compressed with gzip, zstd, bz2
+or lz4. The order of the choices is ``where``, then ``shuffle_seed``, then ``limit``, so that a limited shuffled run is
+a random sample. The fingerprint depends on the contents and on these choices, not on the path, the machine or any
+cache.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from runner.data.conf import DatasetConf
+from runner.data.load import FORMAT_VERSION, check_unchanged, hash_json
+from runner.data.readers import READERS, Loaded
+from runner.data.stdin import STDIN, spooled
+from runner.data.where import parse_where
+from runner.types import Row, UnreadableRow, UserError
+from runner.words import did_you_mean
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+
+_CELLS_PER_READ = 100_000
+_BYTES_PER_READ = 16 << 20
+
+
+def open_source(
+    conf: DatasetConf,
+    offline: bool = False,
+    run_dir: Path | None = None,
+    folders: Sequence[str] = (),
+    modules: Sequence[str] = (),
+) -> DataSource:
+    """Open the data set; UserError (before anything else is loaded) when it is missing, malformed or has no rows.
+
+    ``offline``: what is not in a local cache counts as missing. ``run_dir``: where the rows of an earlier session's
+    standard input lie, if nothing is piped in now. ``folders``, ``modules``: where a reader of the user's own may lie.
+    """
+    _check(conf)
+    conf = conf.changed(classes=[str(name) for name in conf.classes])
+    path, piped = str(conf.path), conf.path == STDIN and not conf.target
+    if piped:
+        path = str(spooled(run_dir))
+    try:
+        loaded = _loaded(conf, path, offline, folders, modules)
+    except UserError as error:
+        raise UserError(str(error).replace(path, "the standard input")) if piped else error from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"dataset.path: {conf.path} cannot be read as {conf.kind}: {error}") from error
+    if not loaded.table.num_columns:
+        raise UserError(f"{_key(conf)}: {conf.shown} has no columns: empty data set")
+    if not len(loaded.table):
+        raise UserError(f"{_key(conf)}: {conf.shown} has no rows: empty data set")
+    return DataSource(conf, loaded, Path(path) if piped else None)
+
+
+def _loaded(conf: DatasetConf, path: str, offline: bool, folders: Sequence[str], modules: Sequence[str]) -> Loaded:
+    if not conf.target:
+        return READERS[conf.kind].load()(conf, path, offline)
+    from runner.data.readers.own import read_own
+
+    return read_own(conf, list(folders) or [str(Path.cwd())], modules)
+
+
+def _key(conf: DatasetConf) -> str:
+    return "dataset._target_" if conf.target else "dataset.path"
+
+
+def _check(conf: DatasetConf) -> None:
+    if not conf.target:
+        _check_kind(conf)
+    for name in conf.classes:
+        if not isinstance(name, str) and (not isinstance(name, int) or isinstance(name, bool)):
+            raise UserError(f"dataset.classes: YAML reads a name as the {type(name).__name__} {name}; put it in quotes")
+    if conf.limit is not None and conf.limit < 1:
+        raise UserError(f"dataset.limit: {conf.limit} is not a positive number; null means all rows")
+    if conf.shuffle_seed is not None and not 0 <= conf.shuffle_seed < 2**32:
+        raise UserError(f"dataset.shuffle_seed: {conf.shuffle_seed} is not between 0 and {2**32 - 1}")
+
+
+def _check_kind(conf: DatasetConf) -> None:
+    if conf.kind not in READERS:
+        raise UserError(f"dataset.kind: {conf.kind!r}{did_you_mean(conf.kind, list(READERS))}")
+    if not conf.path and READERS[conf.kind].needs_path:
+        raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
+    if conf.table is not None and not READERS[conf.kind].tables:
+        raise UserError(f"dataset.table={conf.table}: it applies to dataset=sqlite only, this is {conf.kind}")
+
+
+class DataSource:
+    """Rows of an Arrow table in a fixed order; implements ``runner.types.Source``.
+
+    Memory: the table is memory-mapped when large, the order takes 8 bytes a row when rows are chosen or shuffled, and
+    reading holds one slice of at most some 16 MiB.
+    """
+
+    def __init__(self, conf: DatasetConf, loaded: Loaded, spool: Path | None = None) -> None:
+        """Use ``open_source``. ``spool`` is the file that holds what was piped in, if it was.
+
+        UserError where rows are read after a file that the table is mapped from was written to.
+        """
+        table = loaded.table
+        self.conf = conf
+        self.spool = spool
+        self._mapped, self._unreadable = loaded.mapped, loaded.unreadable
+        self.schema: pa.Schema = table.schema
+        self.column_names: list[str] = table.column_names
+        self._total_rows = len(table)
+        self._batches = [batch for batch in table.to_batches() if len(batch)]
+        self._read_rows = _rows_per_read(table)
+        self._class_names = _class_names(table.schema)
+        self._order = _choose(conf, table, loaded.order, self._class_names)
+        self._length = min(
+            self._total_rows if self._order is None else len(self._order), conf.limit or self._total_rows
+        )
+        if not self._length:
+            raise UserError(f"dataset.where: no row of {conf.shown} matches {conf.where!r}: empty data set")
+        self._check_gold(table)
+        self.fingerprint = self._fingerprint(loaded.contents)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+        """Rows [start, stop), or all from ``start`` on, in order, as Python values."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        for at in range(start, stop, self._read_rows):
+            table = self.table(at, min(at + self._read_rows, stop), self.column_names)
+            columns = [column.to_pylist() for column in table.columns]
+            check_unchanged(self._mapped)
+            for values in zip(*columns, strict=True):
+                row = dict(zip(self.column_names, values, strict=True))
+                why = row[self._unreadable] if self._unreadable else None
+                yield row if why is None else UnreadableRow(row, why)
+
+    def stored_place(self, row: int) -> int:
+        """The row's place in the data set as it is stored, whichever rows were chosen in whatever order."""
+        return row if self._order is None else int(self._order[row])
+
+    def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
+        """These columns of rows [start, stop), with their own Arrow types; KeyError for an unknown column."""
+        check_unchanged(self._mapped)
+        schema = pa.schema([self.schema.field(name) for name in columns], self.schema.metadata)
+        start, stop = max(0, start), min(stop, len(self))
+        if start >= stop or not columns:
+            return schema.empty_table()
+        pieces = self._slices(start, stop) if self._order is None else self._gathered(self._order[start:stop])
+        return pa.Table.from_batches([piece(columns) for piece in pieces], schema)
+
+    def take(self, rows: list[int], columns: list[str]) -> pa.Table:
+        """These columns of these rows, in the order given; KeyError for an unknown column."""
+        import numpy as np
+
+        schema = pa.schema([self.schema.field(name) for name in columns], self.schema.metadata)
+        if not rows or not columns:
+            return schema.empty_table()
+        positions = np.array(rows) if self._order is None else self._order[rows]
+        return pa.Table.from_batches([piece(columns) for piece in self._gathered(positions)], schema)
+
+    def gold_name(self, value: Any) -> str | None:
+        """The class name of a value of the gold column: ``classes[i]`` for i or "i", the value's text otherwise."""
+        if value is None:
+            return None
+        names = self.conf.classes or self._class_names.get(self.conf.gold or "", [])
+        number = _as_index(value)
+        if names and number is not None and 0 <= number < len(names) and str(value) not in names:
+            return names[number]
+        return str(value)
+
+    def with_gold(self, column: str, classes: list[str]) -> DataSource:
+        """The same rows with the right answers in another column; ``classes`` are for a source that has none."""
+        source = copy.copy(self)
+        source.conf = self.conf.changed(gold=column, classes=self.conf.classes or classes)
+        return source
+
+    @property
+    def features(self) -> datasets.Features:
+        """The columns' types in the words of ``datasets``; class labels keep their names."""
+        import datasets
+
+        return datasets.Features.from_arrow_schema(self.schema)
+
+    def describe(self) -> str:
+        """One line for people: what is read, how many rows, which columns."""
+        chosen = "" if len(self) == self._total_rows else f" of {self._total_rows:,}"
+        names = ", ".join(self.column_names[:8]) + (", ..." if len(self.column_names) > 8 else "")
+        shuffled = "" if self.conf.shuffle_seed is None else f", shuffled with seed {self.conf.shuffle_seed}"
+        kind = "own reader" if self.conf.target else self.conf.kind
+        return f"{self.conf.shown} ({kind}): {len(self):,}{chosen} rows{shuffled}, columns {names}"
+
+    def _slices(self, start: int, stop: int) -> Iterator[Any]:
+        at = 0
+        for batch in self._batches:
+            low, high = max(start - at, 0), min(stop - at, len(batch))
+            if low < high:
+                yield batch.slice(low, high - low).select
+            at += len(batch)
+
+    def _gathered(self, positions: np.ndarray) -> Iterator[Any]:
+        """Rows of any order: taken batch by batch, then put in order (a take over all chunks would copy the table)."""
+        import numpy as np
+
+        starts = np.cumsum([0] + [len(batch) for batch in self._batches])
+        by_position = np.argsort(positions, kind="stable")
+        ascending = positions[by_position]
+        bounds = np.searchsorted(ascending, starts)
+        back = np.empty_like(by_position)
+        back[by_position] = np.arange(len(by_position))
+
+        def piece(columns: list[str]) -> pa.RecordBatch:
+            taken = [
+                batch.select(columns).take(pa.array(ascending[low:high] - first))
+                for batch, first, low, high in zip(self._batches, starts, bounds, bounds[1:], strict=False)
+                if low < high
+            ]
+            return pa.Table.from_batches(taken).combine_chunks().take(pa.array(back)).to_batches()[0]
+
+        yield piece
+
+    def _check_gold(self, table: pa.Table) -> None:
+        gold, classes = self.conf.gold, self.conf.classes
+        if gold is None:
+            return
+        if gold not in self.column_names:
+            raise UserError(f"dataset.gold: no column {gold!r}{did_you_mean(gold, self.column_names)}")
+        if not classes or pa.types.is_nested(table.schema.field(gold).type):
+            return
+        import pyarrow.compute as pc
+
+        values = pc.unique(table.column(gold)).to_pylist()
+        wrong = [v for v in values if v is not None and self.gold_name(v) not in classes]
+        if wrong:
+            raise UserError(
+                f"dataset.classes: column {gold!r} holds {wrong[0]!r}, which is neither a class nor a number below "
+                f"{len(classes)}; classes: {', '.join(classes)}"
+            )
+
+    def _fingerprint(self, contents: str) -> str:
+        order = None
+        if self._order is not None:
+            order = hashlib.sha256(self._order[: len(self)].astype("<i8").tobytes()).hexdigest()
+        return hash_json(
+            FORMAT_VERSION, contents, self.conf.kind, self.conf.delimiter, self.conf.encoding, order, len(self)
+        )
+
+
+def _choose(
+    conf: DatasetConf, table: pa.Table, order: np.ndarray | None, class_names: dict[str, list[str]]
+) -> np.ndarray | None:
+    """Positions of the chosen rows, or None for all in their own order. The shuffle is fixed by the seed for ever."""
+    if conf.where is None and conf.shuffle_seed is None:
+        return order
+    import numpy as np
+
+    chosen = np.arange(len(table)) if order is None else order
+    if conf.where is not None:
+        mask = parse_where(conf.where, table.column_names, class_names)(table).fill_null(False)
+        chosen = chosen[np.asarray(mask)[chosen]]
+    if conf.shuffle_seed is not None:
+        chosen = chosen[np.random.RandomState(conf.shuffle_seed).permutation(len(chosen))]
+    return chosen
+
+
+def _rows_per_read(table: pa.Table) -> int:
+    row_bytes = max(1, table.nbytes // max(1, len(table)))
+    by_cells = _CELLS_PER_READ // max(1, table.num_columns)
+    return int(max(1, min(1000, by_cells, _BYTES_PER_READ // row_bytes)))
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Names of the ``ClassLabel`` columns, which ``datasets`` keeps in the schema's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("names")}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _as_index(value: Any) -> int | None:
+    if isinstance(value, int):
+        return value
+    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10
+    return int(value) if digits else None

@@ -1,0 +1,307 @@
+"""The layout of one forward pass: which tokens it holds, and where the keys lie that each of them attends to.
+
+A step's tokens belong to sequences (*spans*) that stand behind shared prefixes (*segments*). This module turns that
+into the index arrays and masks that attention in ``prefix.py`` needs, once a step for all layers.
+
+Shapes: T tokens of the step, R sequences, n new tokens of a sequence (padded), K keys.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import mlx.core as mx
+import numpy as np
+
+from runner.engine.attention.reach import Bools, Ints, Reach, Ring
+from runner.engine.kernels import MASKED
+
+# Keys of a slot are attended to by so many: GPUs have fast kernels for few shapes, and find them anew for each one.
+KEY_GRAIN = {mx.cpu: 1, mx.gpu: 32}
+
+
+@dataclass(eq=False)
+class Segment:
+    """KV of ``tokens``, which stand at positions [start, end) behind the tokens of ``parent``.
+
+    ``keys[layer]`` and ``values[layer]`` are [N, K, D]; a sliding-window layer keeps only its last ``window - 1`` keys.
+    A segment is built by steps that append to it.
+    """
+
+    parent: Segment | None = None
+    tokens: list[int] = field(default_factory=list)
+    keys: list[mx.array] = field(default_factory=list)
+    values: list[mx.array] = field(default_factory=list)
+
+    @property
+    def start(self) -> int:
+        """The position of its first token."""
+        return self.parent.end if self.parent else 0
+
+    @property
+    def end(self) -> int:
+        """The position behind its last token."""
+        return self.start + len(self.tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its own KV in all layers, its parents' left out."""
+        return sum(a.nbytes for a in itertools.chain(self.keys, self.values))
+
+    @cached_property
+    def ids(self) -> list[int]:
+        """Sorts segments so that those with the same parents are neighbours."""
+        return [*(self.parent.ids if self.parent else []), id(self)]
+
+    def chain(self) -> list[Segment]:
+        """The segments from the first token up to this one, leaving out empty ones."""
+        return [*(self.parent.chain() if self.parent else []), *([self] if self.tokens else [])]
+
+
+@dataclass
+class Span:
+    """What one sequence brings to a step: ``new`` tokens after ``stored`` own ones, behind a prefix.
+
+    ``slot`` is where its own KV lies (None: it has none), ``keep`` whether to store the new tokens' KV there, too.
+    ``parents`` describes a tree hanging from the last of the new tokens: node i continues node ``parents[i]`` < i, or
+    with -1 that last token.
+    """
+
+    prefix: Segment | None
+    slot: int | None
+    stored: int
+    new: int
+    parents: tuple[int, ...] = ()
+    keep: bool = True
+
+    @property
+    def base(self) -> int:
+        """The position of the sequence's first own token: how many the prefix has."""
+        return self.prefix.end if self.prefix else 0
+
+    @property
+    def count(self) -> int:
+        """How many tokens of the step are its: the new ones and the tree's."""
+        return self.new + len(self.parents)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it is one token whose KV is stored, as in decoding; all others count as prefilling."""
+        return self.count == 1 and self.keep and self.slot is not None
+
+    def order(self) -> tuple[bool, list[int], int]:
+        """Where the span stands in a step: decoding ones first, neighbours share prefix segments."""
+        return not self.decodes, self.prefix.ids if self.prefix else [], self.slot or 0
+
+    def positions(self) -> Ints:
+        """[count]: where each of its tokens stands; a tree's node stands one behind its parent."""
+        first = self.base + self.stored
+        at = list(range(first, first + self.new))
+        for parent in self.parents:
+            at.append(1 + at[self._index(parent)])
+        return np.array(at, np.int64)
+
+    def visible(self, size: int) -> Bools:
+        """[size, size]: which of the step's own tokens each of them attends to."""
+        mask = np.tril(np.ones((size, size), np.bool_))
+        for node, parent in enumerate(self.parents, self.new):
+            mask[node] = mask[self._index(parent)]
+            mask[node, node] = True
+        return mask
+
+    def _index(self, parent: int) -> int:
+        return self.new + parent  # -1 is the last new token, and stands just before node 0
+
+
+def additive(allowed: Bools) -> mx.array:
+    """A mask to add to scores: 0 where allowed, MASKED elsewhere."""
+    return mx.array(np.where(allowed, np.float32(0), np.float32(MASKED)))
+
+
+@dataclass(frozen=True)
+class View:
+    """Which keys each token of a step sees in layers of one reach: indices and masks, made once a step."""
+
+    decode_mask: mx.array  # [slots, 1, 1, K] over the slots' KV
+    decode_keys: int  # K
+    fresh_mask: mx.array | None  # [R or 1, 1, n, n] over the step's own tokens
+    old_slots: mx.array | None  # [R], sequences that prefill and have KV in their slot
+    old_keys: int
+    old_mask: mx.array | None  # [R, 1, n, K]
+    write: tuple[mx.array | None, mx.array, mx.array] | None  # tokens (None: all), slots, ring indices of KV to store
+
+
+class Step:
+    """The tokens of one forward pass and where their keys lie; ``spans`` sorted by ``Span.order``."""
+
+    def __init__(self, spans: list[Span], building: Segment | None = None):
+        self.spans = spans
+        self.building = building
+        self.decoding = [span for span in spans if span.decodes]
+        self.prefilling = spans[len(self.decoding) :]
+        self.base = _ints(span.base for span in spans)
+        self.stored = _ints(span.stored for span in spans)
+        self.slot = _ints(-1 if span.slot is None else span.slot for span in spans)
+        self.new = _ints(span.new for span in spans)
+        self.count = _ints(span.count for span in spans)
+        self.tokens = int(self.count.sum())
+        self.span_of = np.repeat(np.arange(len(spans)), self.count)  # of each token
+        self.first = np.cumsum(self.count) - self.count  # token of each span
+        self.offset = np.arange(self.tokens) - self.first[self.span_of]
+        self.at = self._positions()
+        self.positions = _indices(self.at)
+        self.levels = [list(level) for level in self._levels()]
+        self.views: dict[tuple[Reach, int], View] = {}
+        self.masks: dict[tuple[Segment, int, Reach], mx.array] = {}
+        self._index_decode()
+        self._index_prefill()
+
+    def _positions(self) -> Ints:
+        at = (self.base + self.stored)[self.span_of] + self.offset
+        for first, span in zip(self.first, self.spans, strict=True):
+            if span.parents:
+                at[first : first + span.count] = span.positions()
+        return at
+
+    def _levels(self) -> Iterator[list[tuple[Segment | None, int, int]]]:
+        """For each depth of prefix: runs (segment or None, first token, end) that cover the step's tokens in order."""
+        runs = [
+            (prefix.chain() if prefix else [], sum(span.count for span in spans))
+            for prefix, spans in itertools.groupby(self.spans, key=lambda span: span.prefix)
+        ]
+        for depth in range(max((len(chain) for chain, _ in runs), default=0)):
+            level: list[tuple[Segment | None, int, int]] = []
+            end = 0
+            for chain, count in runs:
+                segment = chain[depth] if depth < len(chain) else None
+                if level and level[-1][0] is segment:
+                    level[-1] = (segment, level[-1][1], end + count)
+                else:
+                    level.append((segment, end, end + count))
+                end += count
+            yield level
+
+    def _index_decode(self) -> None:
+        slots = self.slot[: len(self.decoding)]
+        self.slots = int(slots.max(initial=-1)) + 1
+        token_of_slot = np.zeros(self.slots, np.int64)
+        token_of_slot[slots] = np.arange(len(slots))
+        self.in_slot_order = self.slots == len(slots) and bool((slots == np.arange(self.slots)).all())
+        self.token_of_slot = _indices(token_of_slot)
+        self.slot_of_token = _indices(slots)
+
+    def _index_prefill(self) -> None:
+        """``gather`` [R, n] -> token (padding repeats the first), ``scatter``: prefill token -> index in R * n."""
+        decoding = len(self.decoding)
+        count, first = self.count[decoding:], self.first[decoding:]
+        self.longest = int(count.max(initial=0))
+        within = np.arange(self.longest)
+        self.gather = _indices(np.where(within < count[:, None], first[:, None] + within, 0))
+        scatter = (self.span_of[decoding:] - decoding) * self.longest + self.offset[decoding:]
+        self.scatter = _indices(scatter)
+        self.dense = decoding == 0 and scatter.size == count.size * self.longest  # nothing is padded or left out
+
+    @property
+    def padded(self) -> int:
+        """Tokens that attention computes in vain, as prompts of different lengths are prefilled together."""
+        return self.longest * len(self.prefilling) - (self.tokens - len(self.decoding))
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether prefilling sequences see nothing but this step's tokens before them."""
+        return not any(span.parents or span.stored for span in self.prefilling)
+
+    def beyond(self, segment: Segment, start: int, end: int, reach: Reach) -> bool:
+        """Whether tokens [start, end) all lie too far behind the segment to see any of it."""
+        if reach.window is None or segment.start < reach.keep:
+            return False
+        return bool(self.at[start:end].min() - segment.end + 1 >= reach.window)
+
+    def level_mask(self, segment: Segment, start: int, end: int, reach: Reach, keys: int) -> mx.array | None:
+        """[end - start, keys]: which of a segment's last ``keys`` keys tokens [start, end) see; None if all."""
+        if reach.window is None or self.at[start:end].max() - (segment.end - keys) < reach.window:
+            return None
+        key = (segment, start, reach)
+        if key not in self.masks:
+            at = np.arange(segment.end - keys, segment.end)
+            self.masks[key] = additive(reach.sees(self.at[start:end, None], at[None, :]))
+        return self.masks[key]
+
+    def view(self, reach: Reach, ring: int) -> View:
+        """The masks for layers of one reach that store own KV in rings of ``ring`` tokens."""
+        if (reach, ring) not in self.views:
+            self.views[reach, ring] = self._make_view(reach, Ring.of(reach, ring, self.base))
+        return self.views[reach, ring]
+
+    def _make_view(self, reach: Reach, ring: Ring) -> View:
+        decoding = len(self.decoding)
+        old = np.where(self.slot < 0, 0, np.minimum(self.stored, ring.size))[decoding:]
+        keys = int(np.minimum(self.stored[:decoding] + 1, ring.size).max(initial=0))
+        grain = KEY_GRAIN[mx.default_device().type]
+        keys = min(ring.size, -(-keys // grain) * grain)
+        decode_mask = np.zeros((self.slots, 1, 1, keys), np.bool_)
+        decode_mask[self.slot[:decoding], 0, 0] = self._ring_visible(reach, ring, slice(decoding), 1, keys)
+        return View(
+            decode_mask=additive(decode_mask),
+            decode_keys=keys,
+            fresh_mask=self._fresh_mask(reach),
+            old_slots=_indices(np.maximum(self.slot[decoding:], 0)) if old.any() else None,
+            old_keys=int(old.max(initial=0)),
+            old_mask=self._old_mask(reach, ring, old) if old.any() else None,
+            write=self._writes(ring),
+        )
+
+    def _ring_visible(self, reach: Reach, ring: Ring, spans: slice, ahead: int, keys: int) -> Bools:
+        """[spans, keys]: which places of their slots' rings the spans' first tokens see, ``ahead`` of the step's own
+        tokens being stored already.
+        """
+        base, stored = self.base[spans, None], self.stored[spans, None]
+        own = Ring(ring.size, ring.kept[spans, None]).latest(np.arange(keys), stored + ahead)
+        return (own >= 0) & reach.sees(base + stored, base + own)
+
+    def _old_mask(self, reach: Reach, ring: Ring, old: Ints) -> mx.array:
+        """[R, 1, n, K]: what prefilling sequences see of the KV that lay in their slots before this step."""
+        decoding = len(self.decoding)
+        mask = np.zeros((len(old), 1, self.longest, int(old.max())), np.bool_)
+        for row in np.flatnonzero(old):
+            span = decoding + int(row)
+            own = Ring(ring.size, ring.kept[span]).latest(np.arange(mask.shape[-1]), self.stored[span])
+            at = self.at[self.first[span] :][: self.count[span]]
+            mask[row, 0, : at.size] = (own >= 0) & reach.sees(at[:, None], self.base[span] + own[None, :])
+        return additive(mask)
+
+    def _fresh_mask(self, reach: Reach) -> mx.array | None:
+        if self.longest <= 1:
+            return None
+        if not reach.keep and not any(span.parents for span in self.prefilling):
+            at = np.arange(self.longest)
+            return additive(reach.sees(at[:, None], at[None, :])[None, None])
+        masks = np.zeros((len(self.prefilling), 1, self.longest, self.longest), np.bool_)
+        for mask, span in zip(masks, self.prefilling, strict=True):
+            at = span.positions()
+            mask[0] = span.visible(self.longest)
+            mask[0, : span.count, : span.count] &= reach.sees(at[:, None], at[None, :])
+        return additive(masks)
+
+    def _writes(self, ring: Ring) -> tuple[mx.array | None, mx.array, mx.array] | None:
+        kept, own = ring.kept[self.span_of], self.stored[self.span_of] + self.offset
+        keep = np.fromiter((span.keep and span.slot is not None for span in self.spans), np.bool_, len(self.spans))
+        new = self.new[self.span_of]
+        lasting = (self.offset >= new - (ring.size - kept)) | (own < kept)  # the others would be overwritten at once
+        (token,) = np.nonzero(keep[self.span_of] & (self.offset < new) & lasting)
+        if not token.size:
+            return None
+        place = Ring(ring.size, kept).place(own)
+        whole = token.size == self.tokens
+        return None if whole else _indices(token), _indices(self.slot[self.span_of][token]), _indices(place[token])
+
+
+def _indices(values: Ints) -> mx.array:
+    return mx.array(values.astype(np.int32))
+
+
+def _ints(values: Iterable[int]) -> Ints:
+    return np.fromiter(values, np.int64)

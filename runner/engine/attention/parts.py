@@ -1,0 +1,100 @@
+"""Attention in parts, by where the keys lie, and merging them exactly by the log-sum-exp of their scores (as in online
+softmax: Milakov and Gimelshein 2018).
+
+Shapes: T tokens of a step, N KV heads, G queries a KV head, D head size, K keys.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from runner.engine.kernels import MASKED, cpu
+
+# Attention scores held at once, for a part: what a CPU's cache holds, what a GPU is kept busy by.
+SCORE_BYTES = {mx.cpu: 4 << 20, mx.gpu: 128 << 20}
+
+
+class Part(NamedTuple):
+    """Attention over some of a token's keys: output [T, N, G, D], and the logarithm of the sum of its scores'
+    exponentials, ``mass`` [T, N, G, 1], with which it counts among other parts.
+    """
+
+    out: mx.array
+    mass: mx.array
+
+
+def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) -> Part:
+    """Attention of scaled queries [..., M, D] over keys and values [..., K, D], with an additive mask."""
+    scores = q @ k.astype(mx.float32).swapaxes(-1, -2)  # half-precision scores would cost percents of a weight
+    if mask is not None:
+        scores = scores + mask
+    if not on_cpu():
+        mass = mx.logsumexp(scores, axis=-1, keepdims=True)
+        return Part(_weights[v.dtype](scores, mass) @ v, mass)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = cpu.shifted_exp(scores, top)
+    total = weights.sum(axis=-1, keepdims=True)
+    return Part(weights.astype(v.dtype) @ v / total, top + mx.log(total))
+
+
+def shifted_exp(x: mx.array, shift: mx.array) -> mx.array:
+    """exp(x - shift) in float32."""
+    return cpu.shifted_exp(x, shift) if on_cpu() else mx.exp(x - shift)
+
+
+def merge(parts: list[Part], sinks: mx.array | None, dtype: mx.Dtype) -> mx.array:
+    """The softmax over the keys of all parts, and ``sinks`` [H] if the model has them: [T, N, G, D]."""
+    if len(parts) == 1 and sinks is None:
+        return parts[0].out.astype(dtype)
+    if sinks is not None:
+        sinks = sinks.astype(mx.float32).reshape(1, *parts[0].mass.shape[1:3], 1)
+    return _merge(parts, sinks).astype(dtype) if on_cpu() else _fused_merge[dtype](parts, sinks)
+
+
+def _merge(parts: list[Part], sinks: mx.array | None) -> mx.array:
+    top = parts[0].mass
+    for part in parts[1:]:
+        top = mx.maximum(top, part.mass)
+    if sinks is not None:
+        top = mx.maximum(top, sinks)
+    total = mx.zeros((1,)) if sinks is None else shifted_exp(sinks, top)
+    out = mx.zeros((1,))
+    for part in parts:
+        weight = shifted_exp(part.mass, top)
+        total, out = total + weight, out + weight * part.out
+    return out / total
+
+
+FLOATS = (mx.float32, mx.bfloat16, mx.float16)
+scaled = mx.compile(lambda q, scale: q.astype(mx.float32) * scale)
+_fused_merge = {
+    dtype: mx.compile(lambda parts, sinks, dtype=dtype: _merge(parts, sinks).astype(dtype)) for dtype in FLOATS
+}
+_weights = {
+    dtype: mx.compile(lambda scores, mass, dtype=dtype: mx.exp(scores - mass).astype(dtype)) for dtype in FLOATS
+}
+
+
+def on_cpu() -> bool:
+    return bool(mx.default_device() == mx.cpu)
+
+
+def score_bytes() -> int:
+    return SCORE_BYTES[mx.default_device().type]
+
+
+def blank(q: mx.array) -> Part:
+    """Of no keys: zeros that broadcast over D."""
+    shape = (*q.shape[:-1], 1)
+    return Part(mx.zeros(shape), mx.full(shape, MASKED))
+
+
+def join(parts: list[Part]) -> Part:
+    """Parts of consecutive tokens, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    D = max(part.out.shape[-1] for part in parts)
+    outs = [mx.broadcast_to(part.out, (*part.out.shape[:-1], D)) for part in parts]
+    return Part(mx.concatenate(outs), mx.concatenate([part.mass for part in parts]))

@@ -1,0 +1,310 @@
+"""Shared-prefix KV caches and attention: a batch of ragged sequences that hold their common prefixes once.
+
+The model sees every token of a step as a batch row of its own, ``[T, 1]``, so that prompts of all lengths and single
+decode tokens go through its matrix products together, without padding. Only attention knows sequences. It is computed
+in parts, over keys that lie in different places: each level of shared prefix (*segments*), the sequence's own KV in its
+*slot*, and the tokens of the step itself. ``merge`` joins parts exactly by the log-sum-exp of their scores (as in
+online softmax: Milakov and Gimelshein 2018).
+
+Shapes: T tokens of the step, R sequences, n new tokens of a sequence (padded), K keys, H query heads, KV heads ``N``,
+``G = H / N`` queries a KV head, D head size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from functools import cached_property
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models import base
+
+from runner.engine.attention.layout import Segment, Step, View
+from runner.engine.attention.parts import Part, attend, blank, join, merge, on_cpu, scaled, score_bytes
+from runner.engine.attention.reach import Reach
+from runner.engine.kernels import MASKED, cuda_attention
+
+MOST_SHARES = 8  # of a segment's keys
+# Segments at one depth of prefix, with their tokens [first, end) of a step; None: nothing there.
+Runs = list[tuple[Segment | None, int, int]]
+
+
+class Query:
+    """A step's queries: as they came, ``raw`` [T, N, G, D]; scaled, in float32; the device's own kernels for them."""
+
+    def __init__(self, raw: mx.array, scale: float, v: mx.array) -> None:
+        self.raw, self.scale = raw, scale
+        fits = not on_cpu() and raw.dtype == v.dtype
+        sizes = raw.shape[-1], v.shape[-1], raw.shape[2]
+        self.kernels = cuda_attention.kernels(raw.dtype, *sizes, scale) if fits else None
+
+    @cached_property
+    def scaled(self) -> mx.array:
+        return scaled(self.raw, self.scale)
+
+
+class LayerKV:
+    """The KV cache of one layer as mlx-lm's models use it: ``offset``, ``make_mask``, ``update_and_fetch``.
+
+    ``reach``: which tokens it sees. Own KV: ``keys`` and ``values``, [slots, N, ring, D]; see ``Ring`` for what lies
+    where.
+    """
+
+    def __init__(self, index: int, reach: Reach):
+        self.index = index
+        self.reach = reach
+        self.shape = (0, 1)  # slots, ring
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+        self.fused = False  # whether the latest step could be computed by the device's own kernels
+        self.step: Step
+
+    @property
+    def offset(self) -> mx.array:
+        return self.step.positions
+
+    def make_mask(self, *_: Any, **__: Any) -> None:
+        """None: ``attention`` masks by itself."""
+        return
+
+    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        """[T, N, 1, D] each, as they came: ``attention`` stores them."""
+        return k, v
+
+    def resize(self, slots: int, capacity: int) -> None:
+        """Make room for ``slots`` sequences of ``capacity`` own tokens, which may be fewer than before if no sequence
+        in the slots has more; stored KV stays.
+        """
+        before, self.shape = self.shape, (slots, self.reach.ring(capacity))
+        if self.keys is not None and self.values is not None and before != self.shape:
+            ring = self.shape[1]  # whoever fits a smaller one has not turned around in the larger
+            pad = [(0, slots - before[0]), (0, 0), (0, max(0, ring - before[1])), (0, 0)]
+            self.keys, self.values = (mx.contiguous(mx.pad(a[:, :, :ring], pad)) for a in (self.keys, self.values))
+
+    def clear(self) -> None:
+        """Give the slots' memory back."""
+        self.keys = self.values = None
+        self.shape = (0, 1)
+
+    def attention(self, q: mx.array, k: mx.array, v: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
+        """Store the step's keys and values and attend: q [T, H, 1, D], k and v [T, N, 1, D] -> [T, H, 1, D]."""
+        T, H, _, D = q.shape
+        N = k.shape[1]
+        query = Query(q.reshape(T, N, H // N, D), scale, v)
+        self.fused = query.kernels is not None
+        view = self.step.view(self.reach, self.shape[1])
+        self._allocate(view, k, v)
+        if query.kernels is not None and not self.step.prefilling:
+            return self._finish(view, query, k, v, sinks).reshape(T, H, 1, D)
+        k, v = k.reshape(T, N, -1), v.reshape(T, N, -1)
+        old = self._stored(view)
+        self._store(view, k, v)
+        own = [self._decode(view, query)] if self.step.decoding else []
+        if self.step.levels or not self.step.plain or on_cpu():
+            out = merge(self._parts(view, query, k, v, own, old), sinks, v.dtype)
+        else:  # nothing to merge: the device's own attention is faster
+            outs = [merge([part], sinks, v.dtype) for part in own]
+            outs += [self._plain(view, q[:, :, 0], k, v, scale, sinks)] if self.step.prefilling else []
+            out = mx.concatenate(outs) if len(outs) > 1 else outs[0]
+        if self.step.building is not None:
+            self._extend(self.step.building, k, v)
+        return out.reshape(T, H, 1, v.shape[-1])
+
+    def _parts(
+        self,
+        view: View,
+        query: Query,
+        k: mx.array,
+        v: mx.array,
+        own: list[Part],
+        old: tuple[mx.array, mx.array] | None,
+    ) -> list[Part]:
+        """Attention by where the keys lie: parts for each level of prefix, one or two for the sequences' own."""
+        parts = [part for runs in self.step.levels for part in self._level(runs, query)]
+        if not self.step.prefilling:
+            return parts + own
+        fresh, before = self._prefill(view, query.scaled, k, v, old)
+        parts.append(join([*own, fresh]))
+        if before is not None:
+            parts.append(join([*(blank(part.mass) for part in own), before]))
+        return parts
+
+    def _plain(
+        self, view: View, q: mx.array, k: mx.array, v: mx.array, scale: float, sinks: mx.array | None
+    ) -> mx.array:
+        """Prefilling sequences with nothing before this step, through MLX's own kernel: [tokens, N, G, D]."""
+        R, n = self.step.gather.shape
+        qs, ks, vs = (self._rows(a).transpose(0, 2, 1, 3) for a in (q, k, v))
+        far = self.reach.window is not None and n > self.reach.window
+        mask = view.fresh_mask.astype(q.dtype) if far and view.fresh_mask is not None else "causal"
+        out = mx.fast.scaled_dot_product_attention(qs, ks, vs, scale=scale, mask=mask, sinks=sinks)
+        out = out.transpose(0, 2, 1, 3).reshape(R * n, k.shape[1], -1, v.shape[-1])
+        return out if self.step.dense else out[self.step.scatter]
+
+    def _rows(self, a: mx.array) -> mx.array:
+        """The prefilling sequences' tokens [T, ...] side by side, padded: [R, n, ...]."""
+        return a.reshape(*self.step.gather.shape, *a.shape[1:]) if self.step.dense else a[self.step.gather]
+
+    def _stored(self, view: View) -> tuple[mx.array, mx.array] | None:
+        """KV that prefilling sequences already have in their slots, before this step overwrites any of it."""
+        if view.old_slots is None or self.keys is None or self.values is None:
+            return None
+        at = view.old_slots
+        return self.keys[at, :, : view.old_keys], self.values[at, :, : view.old_keys]
+
+    def _allocate(self, view: View, k: mx.array, v: mx.array) -> None:
+        """Make the slots' arrays if this step is the first one to store k and v [T, N, ..., D]."""
+        if view.write is not None and (self.keys is None or self.values is None):
+            self.keys = mx.zeros((self.shape[0], k.shape[1], self.shape[1], k.shape[-1]), k.dtype)
+            self.values = mx.zeros((self.shape[0], v.shape[1], self.shape[1], v.shape[-1]), v.dtype)
+
+    def _store(self, view: View, k: mx.array, v: mx.array) -> None:
+        if view.write is None:
+            return
+        assert self.keys is not None and self.values is not None
+        token, slot, place = view.write
+        self.keys[slot, :, place] = k if token is None else k[token]
+        self.values[slot, :, place] = v if token is None else v[token]
+
+    def _decode(self, view: View, query: Query) -> Part:
+        """Every decoding sequence's token over its own slot."""
+        assert self.keys is not None and self.values is not None
+        step, slots, K = self.step, self.step.slots, view.decode_keys
+        if query.kernels is not None:
+            return Part(
+                *query.kernels.over_slots(query.raw, self.keys, self.values, view.decode_mask, step.slot_of_token)
+            )
+        q = query.scaled[: len(step.decoding)] if step.in_slot_order else query.scaled[step.token_of_slot]
+        part = attend(q, self.keys[:slots, :, :K], self.values[:slots, :, :K], view.decode_mask)
+        return part if step.in_slot_order else Part(*(a[step.slot_of_token] for a in part))
+
+    def _finish(self, view: View, query: Query, k: mx.array, v: mx.array, sinks: mx.array | None) -> mx.array:
+        """A step of decoding tokens alone, by the device's own kernels: [T, N, G, D]. They store k and v, too."""
+        assert query.kernels is not None and self.keys is not None and self.values is not None
+        assert view.write is not None and view.write[0] is None
+        levels = [
+            stacked for runs in self.step.levels if (stacked := self._stacked(runs, query, MOST_SHARES)) is not None
+        ]
+        before = levels[0] if levels else None
+        if len(levels) > 1:
+            before = mx.concatenate([out for out, _ in levels]), mx.concatenate([mass for _, mass in levels])
+        slots = self.keys, self.values, view.decode_mask, self.step.slot_of_token
+        return query.kernels.finish(query.raw, *slots, (k, v, view.write[2]), before, sinks)
+
+    def _level(self, runs: Runs, query: Query) -> list[Part]:
+        """Every token over its segment at one depth of prefix: one matrix product for all that share it."""
+        if query.kernels is not None:
+            stacked = self._stacked(runs, query, most=1)
+            return [] if stacked is None else [Part(*(a.reshape(a.shape[1:]) for a in stacked))]
+        seen = self._seen(runs)
+        if not any(seen):
+            return []
+        pieces = [
+            self._over_segment(segment, a, b, query.scaled) if segment and sees else blank(query.raw[a:b])
+            for (segment, a, b), sees in zip(runs, seen, strict=True)
+        ]
+        return [join(pieces)]
+
+    def _stacked(self, runs: Runs, query: Query, most: int) -> tuple[mx.array, mx.array] | None:
+        """``_level`` by the device's own kernels, the keys taken in up to ``most`` shares: outputs [shares, T, N, G, D]
+        and masses; None if all is hidden.
+        """
+        assert query.kernels is not None
+        N, G, D = query.raw.shape[1:]
+        seen = self._seen(runs)
+        if not any(seen):
+            return None
+        keys = max(segment.keys[self.index].shape[1] for segment, _, _ in itertools.compress(runs, seen) if segment)
+        shares = min(most, query.kernels.shares(N, self.step.tokens, keys))
+        pieces = []
+        for (segment, a, b), sees in zip(runs, seen, strict=True):
+            if segment is None or not sees:
+                pieces.append((mx.zeros((shares, b - a, N, G, D)), mx.full((shares, b - a, N, G, 1), MASKED)))
+                continue
+            k, v = segment.keys[self.index], segment.values[self.index]
+            mask = self.step.level_mask(segment, a, b, self.reach, k.shape[1])
+            pieces.append(query.kernels.over_segment(query.raw, k, v, mask, a, b - a, shares))
+        if len(pieces) == 1:
+            return pieces[0]
+        return mx.concatenate([out for out, _ in pieces], axis=1), mx.concatenate([mass for _, mass in pieces], axis=1)
+
+    def _seen(self, runs: Runs) -> list[bool]:
+        """Whether any token of each run sees a segment at this depth."""
+        return [segment is not None and not self.step.beyond(segment, a, b, self.reach) for segment, a, b in runs]
+
+    def _over_segment(self, segment: Segment, start: int, end: int, q: mx.array) -> Part:
+        """In blocks of tokens that bound the scores' memory."""
+        N, G, D = q.shape[1:]
+        k, v = segment.keys[self.index], segment.values[self.index]
+        rows, parts = max(1, score_bytes() // (4 * N * G * len(segment.tokens))), []
+        for a in range(start, end, rows):
+            b = min(end, a + rows)
+            flat = q[a:b].transpose(1, 0, 2, 3).reshape(N, -1, D)
+            mask = self.step.level_mask(segment, a, b, self.reach, k.shape[1])
+            part = attend(flat, k, v, None if mask is None else mx.repeat(mask, G, axis=0))
+            parts.append(Part(*(x.reshape(N, b - a, G, -1).transpose(1, 0, 2, 3) for x in part)))
+        return join(parts)
+
+    def _prefill(
+        self, view: View, q: mx.array, k: mx.array, v: mx.array, old: tuple[mx.array, mx.array] | None
+    ) -> tuple[Part, Part | None]:
+        """Prefilling sequences over this step's own tokens, and over what their slots held before it."""
+        qs, ks, vs = (self._rows(a) for a in (q, k, v))
+        qs = qs.transpose(0, 2, 3, 1, 4)  # [R, N, G, n, D]
+        ks, vs = ks.transpose(0, 2, 1, 3), vs.transpose(0, 2, 1, 3)  # [R, N, n, D]
+        fresh = self._blocks(qs, ks, vs, view.fresh_mask)
+        before = self._blocks(qs, *old, view.old_mask) if old is not None else None
+        return fresh, before
+
+    def _blocks(self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> Part:
+        """Queries [R, N, G, n, D] over k, v [R, N, K, D] in blocks of queries that bound the scores' memory."""
+        R, N, G, n, D = q.shape
+        size = max(1, score_bytes() // (4 * R * N * G * k.shape[2]))
+        pieces = []
+        for a in range(0, n, size):
+            b = min(n, a + size)
+            rows = None if mask is None else mx.tile(mask[:, :, a:b], (1, 1, G, 1))
+            part = attend(q[:, :, :, a:b].reshape(R, N, G * (b - a), D), k, v, rows)
+            pieces.append([p.reshape(R, N, G, b - a, -1) for p in part])
+        joined = (
+            mx.concatenate(list(same), axis=3) if len(same) > 1 else same[0] for same in zip(*pieces, strict=True)
+        )
+        tokens = (a.transpose(0, 3, 1, 2, 4).reshape(R * n, N, G, -1) for a in joined)
+        return Part(*(a if self.step.dense else a[self.step.scatter] for a in tokens))
+
+    def _extend(self, segment: Segment, k: mx.array, v: mx.array) -> None:
+        """Append the step's KV to a segment under construction."""
+        for stored, new in ((segment.keys, k), (segment.values, v)):
+            new = new.swapaxes(0, 1)
+            if self.index < len(stored):
+                new = mx.concatenate([stored[self.index], new], axis=1)
+                stored[self.index] = new
+            else:
+                stored.append(new)
+
+    def trim(self, segment: Segment) -> None:
+        """Drop the keys of a finished segment that this layer's window never reaches from behind it; the others lie in
+        a row then, as the device's own kernels read them.
+        """
+        for stored in (segment.keys, segment.values):
+            first = 0
+            if self.reach.window is not None and not self.reach.keep:
+                first = max(0, stored[self.index].shape[1] - (self.reach.window - 1))
+            stored[self.index] = mx.contiguous(stored[self.index][:, first:])
+
+
+def hook() -> None:
+    """Send attention with a LayerKV to it, in all loaded model modules; all other caches go mlx-lm's way."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "scaled_dot_product_attention", None) is _plain_attention:
+            module.scaled_dot_product_attention = _attention  # type: ignore[attr-defined]
+
+
+_plain_attention = base.scaled_dot_product_attention
+
+
+def _attention(queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: Any = None) -> Any:
+    if isinstance(cache, LayerKV):
+        return cache.attention(queries, keys, values, scale, sinks)
+    return _plain_attention(queries, keys, values, cache, scale, mask, sinks=sinks)

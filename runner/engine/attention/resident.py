@@ -1,0 +1,181 @@
+"""A resident mlx-lm model whose attention runs over shared prefixes and slots."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+from runner.engine.attention import prefix
+from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.prefix import LayerKV
+from runner.engine.attention.reach import Reach
+from runner.engine.attention.replay import Replay
+from runner.engine.kernels import cpu
+
+# Distance between logits that rounding explains, in any model; more where the model itself differs by more from one
+# pass to another, as mixtures of experts do.
+ALIKE = 0.1
+SINKS = 4  # first tokens that a bounded cache keeps, as in mlx-lm's make_prompt_cache
+
+
+class UnsupportedModelError(Exception):
+    """The model's layers cannot share prefixes: they keep other state than keys and values, or mask by themselves."""
+
+
+class _Head(nn.Module):
+    """The output projection, for the rows of interest alone."""
+
+    def __init__(self, head: nn.Module, pick: Callable[[mx.array], mx.array]) -> None:
+        super().__init__()
+        self.head = head
+        self.pick = pick
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.head(self.pick(x))
+
+
+class ResidentModel:
+    """An mlx-lm model with LayerKV caches. Raises UnsupportedModelError if a trial shows that it cannot have them.
+
+    ``max_kv_size`` bounds the tokens that a row's attention sees: the first 4 and the latest. ``token_bytes``: KV bytes
+    of one token in all layers. Changes ``model`` in place: its output head computes the rows
+    that ``forward`` asks for.
+    """
+
+    def __init__(self, model: Any, max_kv_size: int | None = None) -> None:
+        self.model = model
+        self._rows: list[mx.array | None] = [None]  # shared with twins, as the head is
+        self.layers = [LayerKV(index, _reach(kv, max_kv_size)) for index, kv in enumerate(make_prompt_cache(model))]
+        self._replay = Replay(self.layers, self._forward)
+        prefix.hook()
+        cpu.hook()
+        self._wrap_head()
+        self._try()
+
+    def _wrap_head(self) -> None:
+        for owner in (self.model, getattr(self.model, "language_model", None)):
+            head = getattr(owner, "lm_head", None)
+            if owner is not None and isinstance(head, nn.Module):
+                owner.lm_head = _Head(head, self._pick)
+                return
+        for module in self.model.modules():
+            if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
+                self._wrap_tied_head(module)
+                return
+
+    def _wrap_tied_head(self, embedding: Any) -> None:
+        project = embedding.as_linear
+        embedding.as_linear = lambda x: project(self._pick(x))
+
+    def _pick(self, x: mx.array) -> mx.array:
+        rows, self._rows[0] = self._rows[0], None
+        return x if rows is None else x[rows]
+
+    def forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
+        """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
+        known = all(layer.fused and layer.keys is not None for layer in self.layers)
+        if known and rows is not None and not step.prefilling:
+            return self._replay(tokens, step, rows)
+        return self._forward(tokens, step, rows)
+
+    def _forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
+        for layer in self.layers:
+            layer.step = step
+        self._rows[0] = rows
+        try:
+            logits = self.model(tokens[:, None], cache=self.layers)
+            if self._rows[0] is not None:  # a head that was not found computes all
+                logits = logits[rows]
+        finally:
+            self._rows[0] = None
+            for layer in self.layers:  # a step has the KV of prefixes
+                del layer.step
+        return logits[:, 0]
+
+    def twin(self) -> ResidentModel:
+        """The same model with KV layers of its own, for another batch."""
+        twin = copy.copy(self)
+        twin.layers = [LayerKV(layer.index, layer.reach) for layer in self.layers]
+        twin._replay = Replay(twin.layers, twin._forward)
+        return twin
+
+    def state(self) -> list[mx.array]:
+        """The slots' arrays, to be evaluated with each step."""
+        return [a for layer in self.layers for a in (layer.keys, layer.values) if a is not None]
+
+    def resize(self, slots: int, capacity: int) -> None:
+        """Make room for ``slots`` sequences of ``capacity`` own tokens in every layer; see ``LayerKV.resize``."""
+        for layer in self.layers:
+            layer.resize(slots, capacity)
+
+    def clear(self) -> None:
+        """Give the memory of all slots back; segments keep theirs."""
+        for layer in self.layers:
+            layer.clear()
+
+    def trim(self, segment: Segment) -> None:
+        """Drop what no layer needs of a finished segment, and evaluate it."""
+        for layer in self.layers:
+            layer.trim(segment)
+        mx.eval(segment.keys, segment.values)
+
+    def slot_bytes(self, capacity: int) -> int:
+        """KV bytes of one slot of ``capacity`` tokens."""
+        return sum(
+            layer.reach.ring(capacity) * size for layer, size in zip(self.layers, self._layer_bytes, strict=True)
+        )
+
+    @property
+    def token_bytes(self) -> int:
+        """KV bytes of one token of a segment in all layers."""
+        return sum(self._layer_bytes)
+
+    def _try(self) -> None:
+        """Compare a shared prefix and two ragged suffixes with the model's own caches, on a few tokens."""
+        tokens = [[3, 1, 4, 1, 5], [3, 1, 4, 2]]
+        try:
+            got = self._trial(tokens)
+            want, again = ([self._plainly(row, size) for row in tokens] for size in (len(tokens[0]), 1))
+            error, rounding = (max(distance(a, b) for a, b in zip(one, want, strict=True)) for one in (got, again))
+        except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as problem:
+            raise UnsupportedModelError(f"{type(problem).__name__}: {problem}") from problem
+        if not error <= max(ALIKE, 2 * rounding):
+            raise UnsupportedModelError(f"logits differ by {error:.0%} of their spread")
+
+    def _plainly(self, row: list[int], size: int) -> mx.array:
+        """Logits of a row's last token by the model's own caches, ``size`` tokens a pass."""
+        cache = make_prompt_cache(self.model)
+        passes = [self.model(mx.array([row[at : at + size]]), cache=cache) for at in range(0, len(row), size)]
+        return passes[-1][0, -1]
+
+    def _trial(self, tokens: list[list[int]]) -> mx.array:
+        shared = Segment()
+        self.forward(mx.array(tokens[0][:3]), Step([Span(shared, None, 0, 3)], building=shared), rows=None)
+        shared.tokens.extend(tokens[0][:3])
+        mx.eval(shared.keys, shared.values)
+        self._layer_bytes = [(k.nbytes + v.nbytes) // 3 for k, v in zip(shared.keys, shared.values, strict=True)]
+        step = Step([Span(shared, None, 0, 2), Span(shared, None, 0, 1)])
+        return self.forward(mx.array(tokens[0][3:] + tokens[1][3:]), step, rows=mx.array([1, 2]))
+
+
+def distance(got: mx.array, want: mx.array) -> float:
+    """Root mean square of the difference of two vectors of logits, as a share of ``want``'s standard deviation.
+
+    One expert chosen otherwise, as rounding can do, moves single logits far and all of them little.
+    """
+    got, want = got.astype(mx.float32), want.astype(mx.float32)
+    return float(mx.sqrt(mx.mean(mx.square(got - want)) / mx.var(want)))
+
+
+def _reach(kv: Any, max_kv_size: int | None) -> Reach:
+    """What the layer sees; ``max_kv_size`` bounds layers that would see all tokens, as mlx-lm's rotating cache does."""
+    if type(kv) is KVCache:
+        return Reach(max_kv_size - SINKS, SINKS) if max_kv_size else Reach()
+    if type(kv) is RotatingKVCache and kv.keep == 0:
+        return Reach(int(kv.max_size))
+    raise UnsupportedModelError(f"{type(kv).__name__} layers")

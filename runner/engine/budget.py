@@ -1,0 +1,53 @@
+"""What an engine may take of a device: bytes of memory, sequences at once, prompt tokens in a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.engine.conf import EngineConf
+from runner.machine.device import Device
+
+BATCH_SIZE = {"cpu": 64, "metal": 32, "cuda": 64}  # to begin with
+MOST = 256  # sequences at once
+PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 2048}
+WORK_SPACE = 0.1  # share of the limit left for activations,
+MOST_WORK_BYTES = 4e9  # which is no more than this
+WATERMARK = 0.95  # share of the limit in use at which nothing more is admitted
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes of memory: ``limit`` for weights, KV caches and activations together, ``work`` of it for activations.
+
+    ``batch_size``: sequences at once to begin with; ``most``: what it may grow to (None: it stays).
+    ``prefill_tokens``: prompt tokens in one step. ``share`` of the usual KV memory and batch size is used.
+    """
+
+    limit: int
+    work: int
+    batch_size: int
+    most: int | None
+    prefill_tokens: int
+    share: float
+
+    @classmethod
+    def of(cls, conf: EngineConf, device: Device, share: float = 1.0) -> Budget:
+        """What the configuration says, and the device's usual sizes where it leaves them open."""
+        limit = int(conf.memory_gb * 1e9) if conf.memory_gb else device.memory_bytes
+        return cls(
+            limit,
+            work=int(min(WORK_SPACE * limit, MOST_WORK_BYTES)),
+            batch_size=max(1, int(share * (conf.batch_size or BATCH_SIZE[device.kind]))),
+            most=None if conf.batch_size else int(share * MOST),
+            prefill_tokens=conf.prefill_tokens or PREFILL_TOKENS[device.kind],
+            share=share,
+        )
+
+    @property
+    def watermark(self) -> float:
+        """Bytes in use at which nothing more is admitted."""
+        return WATERMARK * self.limit
+
+    def kv(self, weight_bytes: int) -> int:
+        """Bytes for KV caches beside the weights; not positive if there is no room for any."""
+        return int(self.share * (self.limit - self.work - weight_bytes))

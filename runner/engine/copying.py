@@ -1,0 +1,340 @@
+"""The engine for models whose layers cannot share prefixes (state-space layers, latent attention and the like).
+
+mlx-lm's BatchGenerator runs the batch where it can; every row gets a copy of its prefix's cache. Slower and larger than
+``engine.py``, exact all the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_lm.generate import BatchGenerator, generate_step
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from runner.engine.attention.resident import ALIKE, distance
+from runner.engine.masks import Grammars, Matching, bitmasks
+from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, pairs, uniforms
+from runner.types import Costs, Gauge, Generation, Scored, Sequence, Work
+
+log = logging.getLogger("rowmill")
+
+
+@dataclass
+class Working:
+    """A sequence being generated, and its tokens so far; ``scored`` are these where it asks."""
+
+    sequence: Sequence
+    cached: int
+    matching: Matching | None
+    tokens: list[int] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+
+    def ended(self, reason: str) -> Generation:
+        if self.matching is not None and (problem := self.matching.problem):
+            return Generation(self.sequence.key, finish_reason="error", error=f"grammar: {problem}")
+        said = logprob_fields(self.sequence, self.scored, len(self.tokens))
+        return Generation(self.sequence.key, self.tokens, reason, self.cached, **said)
+
+
+class CopyingEngine:
+    """Continuous batching with a cache copy for each row; see the ``Engine`` protocol and BatchEngine.
+
+    ``kv_bytes`` bounds the memory of the rows' caches, as measured on a short prompt. One prefix is held at a time, the
+    deepest boundary of a sequence. Models that mlx-lm's batches do not take, or whose rows of different length a trial
+    shows them to mix up, run one row at a time.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        end_tokens: Collection[int] = (),
+        *,
+        batch_size: int = 32,
+        prefill_tokens: int = 512,
+        kv_bytes: int = 1 << 33,
+        context: int | None = None,
+        stopped: Callable[[list[int]], bool] = lambda tokens: False,
+        grammars: Grammars | None = None,
+    ) -> None:
+        self.model = model
+        batched = batch_size > 1 and _batches(model)
+        self.batch_size = batch_size if batched else 1
+        self.prefill_tokens = prefill_tokens
+        self.kv_bytes = kv_bytes
+        self.row_bytes, self.token_bytes = _cache_bytes(model)
+        self.context = context
+        self.stopped = stopped
+        self.grammars = grammars or Grammars()
+        self.generator: Any = OneByOne(model, end_tokens, prefill_tokens)
+        if batched:
+            self.generator = BatchGenerator(
+                model,
+                stop_tokens=[[token] for token in end_tokens],
+                completion_batch_size=self.batch_size,
+                prefill_batch_size=min(8, self.batch_size),
+                prefill_step_size=prefill_tokens,
+            )
+        self.waiting: deque[Sequence] = deque()
+        self.working: dict[int, Working] = {}  # by uid
+        self.prefix: tuple[tuple[int, ...], Any] = ((), None)
+        self.costs = Costs()
+        self.work = Work()
+
+    def gauge(self) -> Gauge:
+        """Slots in use and active memory."""
+        return Gauge(len(self.working), self.batch_size, mx.get_active_memory())
+
+    def room(self) -> int:
+        """How many sequences to add so that the batch is full, and as many again are ready to join it."""
+        return max(0, 2 * self.batch_size - len(self.waiting) - len(self.working))
+
+    def add(self, sequences: list[Sequence]) -> None:
+        """Queue sequences; they join in this order as memory allows."""
+        self.waiting.extend(sequences)
+
+    def step(self) -> list[Generation]:
+        """Start what waits, or advance the batch by a token; scoring is done one sequence at a time."""
+        began = time.perf_counter()
+        ended = []
+        while self.waiting and len(self.working) < self.batch_size:
+            sequence = self.waiting[0]
+            if problem := self._misfit(sequence):
+                self.waiting.popleft()
+                ended.append(Generation(sequence.key, finish_reason="error", error=problem))
+                continue
+            if not self._fits(sequence):
+                break
+            self.waiting.popleft()
+            if sequence.choices is not None:
+                ended.append(self._score(sequence))
+                break
+            self._start(sequence)
+        if self.working:
+            ended += self._advance()
+        self.work += Work(lanes=len(self.working), slots=self.batch_size, model_s=time.perf_counter() - began)
+        return ended
+
+    def close(self) -> None:
+        """Drop all sequences and give the memory of their caches back."""
+        self.waiting.clear()
+        self.generator.remove(list(self.working))
+        self.working.clear()
+        self.prefix = ((), None)
+        self.generator.close()
+        mx.clear_cache()
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether its caches fit beside those at work, all of them padded to the longest as mlx-lm's batches have it;
+        alone there is nothing to wait for.
+        """
+        longest = max(self._bytes(one) for one in (sequence, *(work.sequence for work in self.working.values())))
+        return not self.working or longest * (len(self.working) + 1) <= self.kv_bytes
+
+    def _bytes(self, sequence: Sequence) -> int:
+        return self.row_bytes + self.token_bytes * (len(sequence.tokens) + sequence.max_tokens)
+
+    def _misfit(self, sequence: Sequence) -> str | None:
+        """Why a sequence can never be computed here; None if it can."""
+        needed = len(sequence.tokens) + sequence.max_tokens
+        if self.context is not None and needed > self.context:
+            return f"too long: {needed} tokens exceed the model's context of {self.context}"
+        if self._bytes(sequence) > self.kv_bytes:
+            return f"too long: {needed} tokens exceed the {self.kv_bytes / 1e9:.2f} GB for a row's KV caches"
+        return None
+
+    def _start(self, sequence: Sequence) -> None:
+        cache, cached, start = self._prefix_of(sequence)
+        matching = self.grammars.start(sequence)
+        (uid,) = self.generator.insert(
+            [sequence.tokens[start:]],
+            [sequence.max_tokens],
+            caches=[copy.deepcopy(cache)],
+            samplers=[_sampler(sequence, matching)],
+        )
+        self.working[uid] = Working(sequence, cached, matching)
+
+    def _advance(self) -> list[Generation]:
+        ended = []
+        for response in self.generator.next_generated():
+            self.work.decoded += 1
+            work = self.working[response.uid]
+            reason = response.finish_reason
+            if asks(work.sequence):
+                work.scored.append(_scored(response, work.sequence.top_logprobs or 0))
+            if reason != "stop":
+                work.tokens.append(int(response.token))
+                if work.matching is None and self.stopped(work.tokens):
+                    if reason is None:
+                        self.generator.remove([response.uid])
+                    reason = "stop"
+            if reason is not None:
+                del self.working[response.uid]
+                ended.append(work.ended(reason))
+        return ended
+
+    def _prefix_of(self, sequence: Sequence) -> tuple[Any, int, int]:
+        """A cache that holds the sequence's prefix, how many of its tokens were there before, and how many it has."""
+        end = sequence.boundaries[-1] if sequence.boundaries else 0
+        tokens = tuple(sequence.tokens[:end])
+        cached = end if self.prefix[1] is not None and self.prefix[0] == tokens else 0
+        self.work.prefilled += len(sequence.tokens) - cached
+        self.work.cached += cached
+        if cached:
+            return self.prefix[1], cached, end
+        cache = make_prompt_cache(self.model)
+        for start in range(0, end, self.prefill_tokens):
+            self.model(mx.array([tokens[start : start + self.prefill_tokens]]), cache=cache)
+            mx.eval([layer.state for layer in cache])
+        self.prefix = (tokens, cache)
+        return cache, 0, end
+
+    def _score(self, sequence: Sequence) -> Generation:
+        """Every choice's log-probability: the prompt once, then each choice on a copy of its cache."""
+        prefix, cached, start = self._prefix_of(sequence)
+        cache = copy.deepcopy(prefix)
+        ahead = _logprobs(self.model(mx.array([sequence.tokens[start:]]), cache=cache)[:, -1:])
+        scores = []
+        for choice in sequence.choices or ():
+            logprobs = ahead
+            if len(choice) > 1:
+                rest = self.model(mx.array([choice[:-1]]), cache=copy.deepcopy(cache))
+                logprobs = mx.concatenate([ahead, _logprobs(rest)], axis=1)
+            scores.append(float(mx.take_along_axis(logprobs[0], mx.array(choice)[:, None], axis=1).sum()))
+        return Generation(sequence.key, [], "choice", cached, tuple(scores))
+
+
+class Response(NamedTuple):
+    """As mlx-lm's: the next token of a sequence, the log-probabilities of all tokens there."""
+
+    uid: int
+    token: int
+    logprobs: mx.array
+    finish_reason: str | None
+
+
+class OneByOne:
+    """Sequences one after the other, for models whose caches mlx-lm cannot put into a batch: what CopyingEngine uses of
+    a BatchGenerator, by ``generate_step``.
+    """
+
+    def __init__(self, model: Any, end_tokens: Collection[int], prefill_tokens: int) -> None:
+        self.model = model
+        self.end_tokens = frozenset(end_tokens)
+        self.prefill_tokens = prefill_tokens
+        self.last = -1
+        self.at_work: dict[int, Iterator[tuple[int, Any]]] = {}
+        self.left: dict[int, int] = {}  # tokens to come
+
+    def insert(self, prompts: list[list[int]], max_tokens: list[int], caches: list[Any], samplers: list[Any]) -> Any:
+        """Begin with these sequences; their uids."""
+        for prompt, most, cache, sampler in zip(prompts, max_tokens, caches, samplers, strict=True):
+            self.last += 1
+            self.left[self.last] = most
+            self.at_work[self.last] = generate_step(
+                mx.array(prompt),
+                self.model,
+                max_tokens=most,
+                sampler=sampler,
+                prompt_cache=cache,
+                prefill_step_size=self.prefill_tokens,
+            )
+        return range(self.last + 1 - len(prompts), self.last + 1)
+
+    def next_generated(self) -> list[Response]:
+        """The next token of each sequence."""
+        responses = []
+        for uid, steps in list(self.at_work.items()):
+            token, logprobs = next(steps)
+            self.left[uid] -= 1
+            reason = "stop" if token in self.end_tokens else None if self.left[uid] else "length"
+            responses.append(Response(uid, token, logprobs, reason))
+            if reason:
+                self.remove([uid])
+        return responses
+
+    def remove(self, uids: Iterable[int]) -> None:
+        """Forget these sequences."""
+        for uid in uids:
+            del self.at_work[uid], self.left[uid]
+
+    def close(self) -> None:
+        """Forget all of them."""
+        self.remove(list(self.at_work))
+
+
+def _cache_bytes(model: Any, tokens: int = KVCache.step) -> tuple[int, int]:
+    """What a row's caches take whatever its length, and for each token; they grow by so many ``tokens``."""
+    sizes = []
+    for count in (1, 1 + tokens):
+        cache = make_prompt_cache(model)
+        mx.eval(model(mx.ones((1, count), mx.int32), cache=cache))
+        arrays = [array for _, array in tree_flatten([layer.state for layer in cache]) if isinstance(array, mx.array)]
+        sizes.append(sum(array.nbytes for array in arrays))
+    each = (sizes[1] - sizes[0]) // tokens
+    return sizes[0] - each, each
+
+
+def _batches(model: Any) -> bool:
+    """Whether two prompts of different length come out of a batch as they do alone."""
+    rows = [[3, 1, 4, 1, 5, 2, 6], [2, 7, 1]]
+    generator = BatchGenerator(model)
+    try:
+        generator.insert(rows, [1, 1])
+        got = {response.uid: response.logprobs for response in generator.next_generated()}
+    except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as problem:
+        log.info("mlx-lm cannot batch this model: %s", problem)
+        return False
+    finally:
+        generator.close()
+    want = [_logprobs(model(mx.array([row]), cache=make_prompt_cache(model))[0, -1]) for row in rows]
+    alike = all(distance(got[i], one) <= ALIKE for i, one in enumerate(want))
+    if not alike:
+        log.info("mlx-lm's batches change this model's answers: it runs one row at a time")
+    return alike
+
+
+def _logprobs(logits: mx.array) -> mx.array:
+    logits = logits.astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _scored(response: Any, count: int) -> Scored:
+    (top,) = pairs(*likeliest(response.logprobs[None], count)) if count else [()]
+    return Scored(float(response.logprobs[int(response.token)]), top)
+
+
+def _greedy(logprobs: mx.array) -> mx.array:
+    return logprobs.argmax(axis=-1)
+
+
+def _sampler(sequence: Sequence, matching: Matching | None) -> Callable[[mx.array], mx.array]:
+    """A sampler for one row that counts its own draws; greedy rows share one, which mlx-lm then calls once for all.
+
+    With a grammar it waits for the token it drew before: mlx-lm asks for the next one ahead of handing that out.
+    """
+    if sequence.sampling.temperature == 0 and matching is None:
+        return _greedy
+    position = 0
+    last: mx.array | None = None
+
+    def sample(logprobs: mx.array) -> mx.array:
+        nonlocal position, last
+        number = uniforms(np.array([sequence.draw_seed], np.uint64), np.array([position], np.uint64))
+        position += 1
+        if matching is not None:
+            if last is not None:
+                matching.take(int(np.array(last)[0]))
+            logprobs = masked(logprobs, bitmasks([matching], logprobs.shape[-1]))
+        last = draw(logprobs, [sequence.sampling], number)
+        return last
+
+    return sample

@@ -1,0 +1,218 @@
+"""The resident MLX model's engine: continuous batches over shared prefixes.
+
+The next step is launched before the tokens of the last one are read. On a CPU there is a batch for every core, each on
+a stream of its own, and all are launched together: matrix products and everything between them then run on all cores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from itertools import islice
+from typing import Any
+
+import mlx.core as mx
+
+from runner.engine.attention.resident import ResidentModel
+from runner.engine.batch import Batch, Lane, Launch
+from runner.engine.masks import Grammars
+from runner.engine.sampling import logprob_fields
+from runner.engine.snapshots import Snapshots
+from runner.engine.tuning import Growth
+from runner.types import Costs, Gauge, Generation, Sequence, Work
+
+
+class BatchEngine:
+    """Continuous batching on a ResidentModel; see the ``Engine`` protocol.
+
+    ``end_tokens`` end a generation and are left out of it; ``stopped(tokens)`` may end it, too. ``batch_size`` (which
+    grows up to ``most`` while that makes it faster) and ``prefill_tokens`` (prompt tokens of a step) are divided among
+    ``streams`` batches. ``kv_bytes`` bounds the memory of slots and snapshots, ``bound_bytes`` that of everything else
+    on the device (None: nothing does). ``costs``: what sharing costs, for the planner. ``grammars``: compiled over
+    its vocabulary, for sequences that have some.
+    """
+
+    def __init__(
+        self,
+        model: ResidentModel,
+        end_tokens: Collection[int] = (),
+        *,
+        batch_size: int = 32,
+        prefill_tokens: int = 512,
+        kv_bytes: int = 1 << 33,
+        bound_bytes: int | None = None,
+        context: int | None = None,
+        stopped: Callable[[list[int]], bool] = lambda tokens: False,
+        streams: int = 1,
+        most: int | None = None,
+        costs: Costs | None = None,
+        grammars: Grammars | None = None,
+    ) -> None:
+        self.model = model
+        self.end_tokens = frozenset(end_tokens)
+        self.kv_bytes = kv_bytes
+        self.bound_bytes = bound_bytes
+        self._limit_before = None if bound_bytes is None else mx.set_memory_limit(bound_bytes)
+        self.context = context
+        self.stopped = stopped
+        self.grammars = grammars or Grammars()
+        self.growth = Growth(batch_size, max(batch_size, most or 0))
+        self.costs = costs or Costs()
+        self.work = Work()
+        streams = min(streams, batch_size)
+        prefill = max(1, prefill_tokens // streams)
+        self.batches = [Batch(model if i == 0 else model.twin(), _stream(i), prefill) for i in range(streams)]
+        self._size()
+        self.snapshots = Snapshots(model, [batch.stream for batch in self.batches], prefill)
+        self.waiting: deque[Sequence] = deque()
+        self.busy = 0  # sequences in the latest step
+
+    def gauge(self) -> Gauge:
+        """Slots in use and active memory."""
+        return Gauge(self.busy, self.batch_size, mx.get_active_memory())
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """All sequences at work."""
+        return [lane for batch in self.batches for lane in batch.lanes]
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences at once."""
+        return self.growth.size
+
+    def room(self) -> int:
+        """How many sequences to add so that the batch is full, and as many again are ready to join it."""
+        return max(0, 2 * self.batch_size - len(self.lanes) - len(self.waiting))
+
+    def add(self, sequences: list[Sequence]) -> None:
+        """Queue sequences; they join in this order as memory allows."""
+        self.waiting.extend(sequences)
+
+    def step(self) -> list[Generation]:
+        """Admit, launch the next forward passes, read the ones before them."""
+        began = time.perf_counter()
+        ended = self._admit()
+        self.work.model_s += time.perf_counter() - began  # of the prefixes that it computes
+        if self.bound_bytes is not None:  # a fast host would fill the memory with the activations of steps to come
+            kv = sum(batch.kv_bytes for batch in self.batches) + self.snapshots.nbytes
+            mx.set_memory_limit(self.bound_bytes + kv)
+        self.busy = len(self.lanes)
+        began = time.perf_counter()
+        before = [batch.latest for batch in self.batches]
+        launched = [batch.launch() for batch in self.batches]
+        mx.async_eval([array for arrays in launched for array in arrays])
+        for batch, launch in zip(self.batches, before, strict=True):
+            ended += self._read(batch, launch) if launch else []
+        mx.async_eval([array for batch in self.batches for array in batch.draw()])
+        self._account([launch for launch in before if launch], time.perf_counter() - began)
+        return ended
+
+    def close(self) -> None:
+        """Drop the batches and give their memory back; the model's comes back when it is collected (``gc``)."""
+        self.waiting.clear()
+        self.snapshots.clear()
+        for batch in self.batches:
+            batch.clear()
+        if self._limit_before is not None:
+            mx.set_memory_limit(self._limit_before)
+        mx.clear_cache()
+
+    def _size(self) -> None:
+        """Divide the batch size among the batches."""
+        for i, batch in enumerate(self.batches):
+            batch.size = (self.batch_size + i) // len(self.batches)
+
+    def _account(self, before: list[Launch], seconds: float) -> None:
+        step = Work(slots=self.batch_size, model_s=seconds)
+        for launch in before:
+            step += launch.work
+        self.work += step
+        if step.decoded and not step.prefilled and not self.growth.found:
+            self.growth.saw(step.decoded, seconds)
+            self._size()
+
+    def _admit(self) -> list[Generation]:
+        refused = []
+        while self.waiting:
+            sequence = self.waiting[0]
+            batch = min(self.batches, key=lambda batch: len(batch.lanes) - batch.size)
+            problem = self._misfit(sequence)
+            if problem:
+                refused.append(Generation(sequence.key, finish_reason="error", error=problem))
+            elif self._make_room(batch, sequence):
+                prefix, cached = self.snapshots.prefix(sequence)
+                self.work.prefilled += (prefix.end if prefix else 0) - cached
+                lane = batch.join(sequence, prefix, cached, self.grammars.start(sequence))
+                if lane.over:  # the grammar has one text only, or its beginning fills the room
+                    refused.append(self._end(lane, lane.over))
+                    batch.lanes.remove(lane)
+            else:
+                break
+            self.waiting.popleft()
+        return refused
+
+    def _misfit(self, sequence: Sequence) -> str | None:
+        """Why a sequence can never be computed here; None if it can."""
+        prompt = len(sequence.tokens)
+        needed = prompt + (sequence.max_tokens if sequence.choices is None else 0)
+        if self.context is not None and needed > self.context:
+            return f"too long: {needed} tokens (prompt {prompt}) exceed the model's context of {self.context}"
+        prefix = sequence.boundaries[-1] if sequence.boundaries else 0
+        alone = self.model.slot_bytes(self.batches[0].own(sequence)) + prefix * self.model.token_bytes
+        if alone > self.kv_bytes:
+            memory = f"{self.kv_bytes / 1e9:.2f} GB"
+            return f"too long: {needed} tokens (prompt {prompt}) exceed the {memory} for a row's KV caches"
+        return None
+
+    def _make_room(self, batch: Batch, sequence: Sequence) -> bool:
+        if len(batch.lanes) >= batch.size:
+            return False
+        self.snapshots.keep(sequence, (lane.prefix for lane in self.lanes))
+        shared = self.snapshots.nbytes + self.snapshots.missing_tokens(sequence) * self.model.token_bytes
+        spare = self.kv_bytes - shared
+        others = [other for other in self.batches if other is not batch]
+        left = spare - sum(other.kv_bytes for other in others)
+        if batch.make_room(sequence, islice(self.waiting, batch.size), min(spare // len(self.batches), left)):
+            return True
+        if self.lanes:
+            return False
+        for other in others:
+            other.clear()
+        # Alone it fits, as _misfit saw, in a slot of just its size.
+        return batch.make_room(sequence, (), min(spare, self.model.slot_bytes(batch.own(sequence))))
+
+    def _read(self, batch: Batch, launch: Launch) -> list[Generation]:
+        tokens, scores = launch.read()
+        ended = [self._end(lane, "choice", edges) for lane, edges in scores]
+        for lane, token in tokens:
+            if not lane.ended and (reason := self._advance(lane, token)):
+                ended.append(self._end(lane, reason))
+        batch.lanes = [lane for lane in batch.lanes if not lane.ended]
+        return ended
+
+    def _advance(self, lane: Lane, token: int) -> str | None:
+        """Append a token; the reason why the lane ends with it, or None."""
+        if token in self.end_tokens:
+            return "stop"
+        lane.append(token)
+        if lane.matching is None and self.stopped(lane.tokens):
+            return "stop"
+        return lane.over
+
+    def _end(self, lane: Lane, reason: str, edges: Any = None) -> Generation:
+        lane.ended = True
+        tree, matching = lane.tree, lane.matching
+        if reason == "error" and matching is not None:
+            return Generation(lane.sequence.key, finish_reason="error", error=f"grammar: {matching.problem}")
+        logprobs = tuple(float(edges[list(path)].sum()) for path in tree.paths) if tree else None
+        self.work.cached += lane.cached
+        self.work.forced += matching.forced if matching else 0
+        said = logprob_fields(lane.sequence, lane.scored, len(lane.tokens))
+        return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, logprobs, **said)
+
+
+def _stream(index: int) -> Any:
+    device = mx.default_device()
+    return mx.default_stream(device) if index == 0 else mx.new_stream(device)

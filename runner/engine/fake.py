@@ -1,0 +1,147 @@
+"""An engine without a model: deterministic answers from each prompt's hash, for trying configurations and for tests."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+import signal
+import time
+from array import array
+from collections.abc import Callable
+
+import numpy as np
+
+from runner.engine.masks import Grammars, Matching, bitmasks
+from runner.machine.facts import peak_memory
+from runner.text.vocabulary import ByteTokenizer
+from runner.types import Costs, Gauge, Generation, Scored, Sequence, Work
+
+WORDS = [
+    *("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch"),
+    *("moor", "north", "oak", "pine", "quay", "reed"),
+]
+LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
+CLOSERS = b'"]},'
+END = 256  # of ByteTokenizer
+BATCH = 256
+DELAY = "ROWMILL_FAKE_DELAY"  # environment variable: seconds that a step takes, to try interrupts and kills
+FAULT = "ROWMILL_FAKE_FAULT"  # environment variable: HOW:TEXT, see _fail; "load" hangs at once
+
+
+class FakeEngine:
+    """Answers up to ``batch_size`` sequences a step, by prompt, drawn seed, ``max_tokens`` and ``stopped`` only.
+
+    It caches nothing, so that the usage does not depend on what was asked before either. The environment variables
+    ROWMILL_FAKE_DELAY and ROWMILL_FAKE_FAULT make its steps slow, and some of them fatal. ``share`` of ``batch_size``
+    is used.
+    """
+
+    def __init__(
+        self,
+        batch_size: int | None = None,
+        stopped: Callable[[list[int]], bool] | None = None,
+        share: float = 1.0,
+    ) -> None:
+        self.batch_size = max(1, int(share * (batch_size or BATCH)))
+        self.fault = os.environ.get(FAULT, "")
+        if self.fault == "load":
+            time.sleep(1e6)
+        self.delay_s = float(os.environ.get(DELAY) or 0)
+        self.stopped = stopped
+        self.grammars = Grammars(ByteTokenizer())
+        self.waiting: list[Sequence] = []
+        self.costs = Costs()
+        self.work = Work()
+        self.busy = 0  # sequences in the latest step
+
+    def gauge(self) -> Gauge:
+        """Slots in use and the process's memory."""
+        return Gauge(self.busy, self.batch_size, peak_memory())
+
+    def room(self) -> int:
+        return self.batch_size - len(self.waiting)
+
+    def add(self, sequences: list[Sequence]) -> None:
+        self.waiting.extend(sequences)
+
+    def step(self) -> list[Generation]:
+        batch, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]
+        self.busy = len(batch)
+        if batch and self.delay_s:
+            time.sleep(self.delay_s)
+        if self.fault:
+            _fail(self.fault, batch)
+        return [self._answer(sequence) for sequence in batch]
+
+    def close(self) -> None:
+        self.waiting.clear()
+
+    def _answer(self, sequence: Sequence) -> Generation:
+        prompt = array("I", sequence.tokens).tobytes()
+        seed = sequence.draw_seed if sequence.sampling.temperature > 0 else 0
+        digest = hashlib.blake2b(prompt + seed.to_bytes(8, "little"), digest_size=16).digest()
+        if sequence.choices:
+            scores = [-(1 + digest[i % 16] + i) / 16 for i in range(len(sequence.choices))]
+            total = math.log(sum(map(math.exp, scores)))
+            logprobs = tuple(score - total for score in scores)
+            return Generation(sequence.key, finish_reason="choice", logprobs=logprobs)
+        if (matching := self.grammars.start(sequence)) is not None:
+            return _follow(sequence, matching, random.Random(digest))
+        text = " ".join(WORDS[byte % len(WORDS)] for byte in digest[: 1 + digest[0] % 6]).encode()
+        reason = "stop" if len(text) <= sequence.max_tokens else "length"
+        mean = -(1 + digest[1]) / 64 if sequence.mean_logprob else None
+        tokens = list(text[: sequence.max_tokens])
+        if self.stopped is not None:
+            ends = (end for end in range(1, len(tokens) + 1) if self.stopped(tokens[:end]))
+            if end := next(ends, 0):
+                tokens, reason = tokens[:end], "stop"
+        return Generation(sequence.key, tokens, reason, mean_logprob=mean, scored=_scored(sequence, tokens))
+
+
+def _fail(fault: str, batch: list[Sequence]) -> None:
+    """Die as models do: abort, kill, hang, raise, or oom:N for lack of memory with more than N sequences at once."""
+    how, _, text = fault.partition(":")
+    if how == "oom":
+        if len(batch) > int(text):
+            os.write(2, b"[METAL] Command buffer execution failed: Insufficient Memory\n")
+            os.abort()
+    elif any(text in bytes(i for i in sequence.tokens if i < 256).decode() for sequence in batch):
+        if how == "hang":
+            time.sleep(1e6)
+        if how == "raise":
+            raise RuntimeError("a fault was asked for")
+        os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGABRT)
+
+
+def _follow(sequence: Sequence, matching: Matching, chance: random.Random) -> Generation:
+    """An answer that follows the sequence's grammar, byte by byte: short words, ended where the grammar allows it."""
+    tokens: list[int] = []
+    while len(tokens) < sequence.max_tokens and not matching.ended:
+        if forced := matching.force(sequence.max_tokens - len(tokens)):
+            tokens += forced
+            continue
+        bits = bitmasks([matching], END + 1).view(np.uint8)
+        allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little")[: END + 1]).tolist()
+        if END in allowed or not allowed:
+            return Generation(sequence.key, tokens, scored=_scored(sequence, tokens))
+        closers = [byte for byte in CLOSERS if byte in allowed] if chance.random() < 0.3 else []
+        letters = [byte for byte in allowed if byte in LETTERS]
+        tokens.append(closers[0] if closers else chance.choice(letters or allowed))
+        matching.take(tokens[-1])
+    if matching.problem:
+        return Generation(sequence.key, finish_reason="error", error=f"grammar: {matching.problem}")
+    reason = "stop" if matching.ended else "length"
+    return Generation(sequence.key, tokens, reason, scored=_scored(sequence, tokens))
+
+
+def _scored(sequence: Sequence, tokens: list[int]) -> tuple[Scored, ...] | None:
+    """Each token with half of the mass, the next ones in the alphabet with half of what is left."""
+    if (count := sequence.top_logprobs) is None:
+        return None
+    shares = [-(1 + place) * math.log(2) for place in range(count)]
+    return tuple(
+        Scored(-math.log(2), tuple(((token + place) % 128, share) for place, share in enumerate(shares)))
+        for token in tokens
+    )

@@ -1,0 +1,189 @@
+"""CUDA kernels for the parts of attention that a decode step is made of: one launch each.
+
+Made of MLX's own operations, a part takes seven launches of about 12 us on the host (H200, MLX 0.32.4), more than the
+device needs to compute it. ``parts.attend`` is the same in MLX's operations, and what all other devices use.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from runner.engine.kernels import MASKED, CheckedKernels, checked, kernel_name
+
+SOURCE = Path(__file__).with_suffix(".cu")
+HEAD_SIZES = (16, 32, 64, 128)
+MOST_QUERIES = 8  # a KV head: they lie in registers
+WARPS = 8
+ROWS = 64  # of a block of attend_segment
+BLOCKS = 264  # keep an H200's 132 multiprocessors busy
+FEWEST_KEYS = 128  # of a share
+
+
+@cache
+def kernels(dtype: mx.Dtype, head_size: int, value_size: int, queries: int, scale: float) -> Kernels | None:
+    """For heads of these sizes and ``queries`` queries a KV head; None where there are none: on other devices, too."""
+    fits = head_size in HEAD_SIZES and value_size == head_size and queries <= MOST_QUERIES
+    if not fits or dtype not in (mx.bfloat16, mx.float16) or not mx.cuda.is_available():
+        return None
+    return checked(Kernels(head_size, queries, scale), "attention", dtype)
+
+
+class Kernels(CheckedKernels):
+    """Queries are q [T, N, G, D] or [T, H, 1, D]: the same in memory. Parts are float32 and stacked: outputs
+    [shares, tokens, N, G, D] with masses [shares, tokens, N, G, 1], as in ``parts.Part``.
+    """
+
+    def __init__(self, head_size: int, queries: int, scale: float) -> None:
+        self.sizes = (head_size, queries)
+        self.scale = scale
+        header = f"#define SCALE {scale!r}f\n{SOURCE.read_text()}"
+        name = kernel_name(header)
+        slots = ["q", "keys", "values", "mask", "slot_of", "bounds"]
+        stored = "const_cast<T*>(keys), const_cast<T*>(values)"  # ``finish`` writes to them
+        self._slots: Any = mx.fast.cuda_kernel(
+            name=f"{name}_slots",
+            input_names=slots,
+            output_names=["out", "mass"],
+            source=f"""
+            Fresh<T> fresh = {{nullptr, nullptr, nullptr}};
+            Others<float> others = {{nullptr, nullptr, 0, nullptr}};
+            attend_slot<T, D, G, {WARPS}>(q, {stored}, mask, slot_of, bounds, fresh, others, out, mass);""",
+            header=header,
+        )
+        self._finish: Any = mx.fast.cuda_kernel(
+            name=f"{name}_finish",
+            input_names=[*slots, "k", "v", "place", "outs", "masses", "sinks"],
+            output_names=["out"],
+            source=f"""
+            Fresh<T> fresh = {{k, v, place}};
+            Others<S> others = {{outs, masses, bounds[2], SINKS ? sinks : nullptr}};
+            attend_slot<T, D, G, {WARPS}>(q, {stored}, mask, slot_of, bounds, fresh, others, out, (float*)nullptr);""",
+            header=header,
+        )
+        self._segment: Any = mx.fast.cuda_kernel(
+            name=f"{name}_segment",
+            input_names=["q", "k", "v", "mask", "bounds"],
+            output_names=["out", "mass"],
+            source="attend_segment<T, D, G, MASK>(q, k, v, mask, bounds, out, mass);",
+            header=header,
+        )
+
+    def _error(self, dtype: mx.Dtype) -> float:
+        """Compared with attention written out."""
+        (D, G), T, N, K, own = self.sizes, 3, 2, 70, 5
+        shapes = [(T, N, G, D), (N, K, D), (N, K, D), *[(T, N, own, D)] * 2, *[(T, N, 1, D)] * 2, (N * G,)]
+        seeds = mx.random.split(mx.random.key(0), len(shapes))
+        q, k, v, keys, values, new_k, new_v, sinks = (
+            mx.random.normal(shape, key=seed).astype(dtype) for shape, seed in zip(shapes, seeds, strict=True)
+        )
+        slots, mask = mx.array([2, 0, 1], mx.int32), mx.zeros((T, 1, 1, own)) + mx.array([0.0] * (own - 1) + [MASKED])
+        place = mx.array([3, 0, 1], mx.int32)
+        stored_k, stored_v = mx.array(keys), mx.array(values)
+        stored_k[slots, :, place], stored_v[slots, :, place] = new_k[:, :, 0], new_v[:, :, 0]
+        own_scores = self.scale * q.astype(mx.float32) @ stored_k[slots].swapaxes(-1, -2) + mask
+        scores = [self.scale * q.astype(mx.float32) @ k.swapaxes(-1, -2), own_scores]
+        sink = mx.broadcast_to(sinks.reshape(1, N, G, 1), (T, N, G, 1))
+        weights = mx.softmax(mx.concatenate([*scores, sink], axis=-1), axis=-1)
+        want = weights[..., :K] @ v + weights[..., K:-1] @ stored_v[slots]
+        alone = mx.softmax(own_scores, axis=-1) @ stored_v[slots], mx.logsumexp(own_scores, axis=-1, keepdims=True)
+        mx.eval(want, *alone, keys, values)
+        before = self.over_segment(q, k, v, None, 0, T, 2)
+        got = self.finish(q, keys, values, mask, slots, (new_k, new_v, place), before, sinks)
+        mx.eval(got)
+        part = self.over_slots(q, keys, values, mask, slots)
+        pairs = zip((got, *part, keys, values), (want, *alone, stored_k, stored_v), strict=True)
+        return max(float(mx.abs(a.astype(mx.float32) - b).max()) for a, b in pairs)
+
+    def over_slots(
+        self, q: mx.array, keys: mx.array, values: mx.array, mask: mx.array, slot_of: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """The first tokens of q over keys and values [slots, N, ring, D], each over the slot that ``slot_of`` [tokens]
+        names: one part, not stacked. mask [slots, 1, 1, K] is added to the scores.
+        """
+        N, (D, G), tokens = keys.shape[1], self.sizes, slot_of.size
+        out, mass = self._slots(
+            inputs=[q, keys, values, mask, slot_of, _numbers(mask.shape[-1], keys.shape[2])],
+            template=[("T", q.dtype), ("D", D), ("G", G)],
+            grid=(tokens * WARPS * 32, N, 1),
+            threadgroup=(WARPS * 32, 1, 1),
+            output_shapes=[(tokens, N, G, D), (tokens, N, G, 1)],
+            output_dtypes=[mx.float32, mx.float32],
+        )
+        return out, mass
+
+    def finish(
+        self,
+        q: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        mask: mx.array,
+        slot_of: mx.array,
+        fresh: tuple[mx.array, mx.array, mx.array],
+        before: tuple[mx.array, mx.array] | None,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """As ``over_slots`` for all tokens of q, merged with stacked parts ``before`` and the model's ``sinks`` [H]:
+        attention itself, shaped as q and of its type.
+
+        ``fresh`` are the tokens' own keys and values [T, N, 1, D] and the places [T] in their slots where they belong:
+        ``keys`` and ``values`` are written to IN PLACE, which MLX does not know of. Both must be evaluated or come
+        from an operation that lays them out in a row; whatever else reads them must not be of the same step.
+        """
+        none = _nothing()
+        outs, masses = before or (none, none)
+        done: list[mx.array] = self._finish(
+            inputs=[
+                *(q, keys, values, mask, slot_of),
+                _numbers(mask.shape[-1], keys.shape[2], outs.shape[0] if before else 0),
+                *fresh,
+                *(outs, masses, none if sinks is None else sinks),
+            ],
+            template=[
+                *(("T", q.dtype), ("D", self.sizes[0]), ("G", self.sizes[1])),
+                *(("S", mx.float32 if sinks is None else sinks.dtype), ("SINKS", sinks is not None)),
+            ],
+            grid=(slot_of.size * WARPS * 32, keys.shape[1], 1),
+            threadgroup=(WARPS * 32, 1, 1),
+            output_shapes=[q.shape],
+            output_dtypes=[q.dtype],
+        )
+        return done[0]
+
+    def shares(self, heads: int, tokens: int, keys: int) -> int:
+        """In how many parts keys are to be taken, so that the device is busy: a power of 2."""
+        blocks, shares = heads * -(-tokens * self.sizes[1] // ROWS), 1
+        while 2 * shares * blocks <= BLOCKS and 2 * shares * FEWEST_KEYS <= keys:
+            shares *= 2
+        return shares
+
+    def over_segment(
+        self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, first: int, tokens: int, shares: int
+    ) -> tuple[mx.array, mx.array]:
+        """Tokens [first, first + tokens) of q over k and v [N, K, D], a part for each share of the keys; mask
+        [tokens, K] is added to the scores.
+        """
+        N, keys = k.shape[:2]
+        D, G = self.sizes
+        outs, masses = self._segment(
+            inputs=[q, k, v, _nothing() if mask is None else mask, _numbers(first, tokens, keys, -(-keys // shares))],
+            template=[("T", q.dtype), ("D", D), ("G", G), ("MASK", mask is not None)],
+            grid=(-(-tokens * G // ROWS) * 128, N, shares),
+            threadgroup=(128, 1, 1),
+            output_shapes=[(shares, tokens, N, G, D), (shares, tokens, N, G, 1)],
+            output_dtypes=[mx.float32, mx.float32],
+        )
+        return outs, masses
+
+
+@lru_cache(maxsize=4096)
+def _numbers(*numbers: int) -> Any:
+    return mx.array(numbers, mx.int32)
+
+
+@cache
+def _nothing() -> Any:
+    return mx.zeros((1,))

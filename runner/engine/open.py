@@ -1,0 +1,95 @@
+"""From a model folder to an engine that serves a run: weights, budgets, batch sizes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.engine.budget import Budget
+from runner.engine.conf import EngineConf
+from runner.engine.masks import Grammars
+from runner.machine.device import Device, cpu_streams
+from runner.text.prompter import Prompter
+from runner.types import Engine, UserError
+
+if TYPE_CHECKING:
+    from runner.engine.copying import CopyingEngine
+    from runner.engine.engine import BatchEngine
+
+log = logging.getLogger("rowmill")
+
+
+def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompter, share: float = 1.0) -> Engine:
+    """Load the model and put it behind a BatchEngine. UserError, exit code 3, if it cannot run here.
+
+    ``share`` of the usual batch size and KV memory is used.
+    """
+    from runner.engine.weights import load
+    from runner.models.tensors import context_length
+
+    model, config = load(folder, device, Budget.of(conf, device).limit)
+    return batch_engine(
+        model,
+        device,
+        conf,
+        share=share,
+        end_tokens=prompter.end_tokens,
+        stopped=stop_at(prompter),
+        grammars=Grammars(prompter.vocabulary),
+        context=context_length(config),
+    )
+
+
+def batch_engine(
+    model: Any, device: Device, conf: EngineConf, share: float = 1.0, **details: Any
+) -> BatchEngine | CopyingEngine:
+    """An engine for a loaded model, its sizes chosen for the device where ``conf`` leaves them open."""
+    import mlx.core as mx
+    from mlx.utils import tree_reduce
+
+    from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
+    from runner.engine.engine import BatchEngine
+    from runner.engine.tuning import costs_here
+
+    budget = Budget.of(conf, device, share)
+    sizes: dict[str, Any] = {"batch_size": budget.batch_size, "prefill_tokens": budget.prefill_tokens}
+    weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
+    mx.set_cache_limit(budget.work)  # of buffers that MLX keeps for later
+    spare = budget.kv(weights)
+    if spare <= 0:
+        raise UserError(
+            f"the weights take {weights / 1e9:.1f} GB of {budget.limit / 1e9:.1f} GB: too little is left", 3
+        )
+    log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)
+    try:
+        resident = ResidentModel(model, conf.max_kv_size)
+    except UnsupportedModelError as problem:
+        from runner.engine.copying import CopyingEngine
+
+        if conf.max_kv_size:
+            raise UserError(f"engine.max_kv_size: this model's caches cannot be bounded ({problem})", 3) from problem
+        log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
+        return CopyingEngine(model, kv_bytes=spare, **sizes, **details)
+    costs = costs_here(resident, device.name)
+    log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
+    streams = cpu_streams() if device.kind == "cpu" else 1
+    bound = None if device.kind == "cpu" else mx.get_active_memory() + budget.work
+    return BatchEngine(
+        resident, kv_bytes=spare, bound_bytes=bound, streams=streams, most=budget.most, costs=costs, **sizes, **details
+    )
+
+
+def stop_at(prompter: Prompter) -> Callable[[list[int]], bool]:
+    """Whether the text of some generated tokens contains one of the prompt's stop texts."""
+    stops = prompter.stop
+    if not stops:
+        return lambda tokens: False
+    reach = max(len(stop.encode()) for stop in stops) + 4  # a token has at least one byte
+
+    def stopped(tokens: list[int]) -> bool:
+        tail = prompter.vocabulary.decode(tokens[-reach:])
+        return any(stop in tail for stop in stops) and prompter.stops(tokens)
+
+    return stopped

@@ -1,0 +1,77 @@
+"""Snapshots: the KV of shared prefixes, computed once, held while anyone stands on them or may come back to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import mlx.core as mx
+
+from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.resident import ResidentModel
+from runner.types import Sequence
+
+
+class Snapshots:
+    """A stack of segments. As sequences come sorted, only those on the latest sequence's path are worth keeping, beside
+    those that sequences in the batch stand on.
+    """
+
+    def __init__(self, model: ResidentModel, streams: list[Any], chunk: int) -> None:
+        """Prefixes are computed ``chunk`` tokens a stream at a time."""
+        self.model = model
+        self.streams = streams
+        self.chunk = chunk
+        self.segments: dict[tuple[Segment | None, tuple[int, ...]], Segment] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the KV that all segments hold."""
+        return sum(segment.nbytes for segment in self.segments.values())
+
+    def path(self, sequence: Sequence) -> list[Segment]:
+        """The segments that hold the sequence's prefix as far as it is computed."""
+        found: list[Segment] = []
+        for boundary in sequence.boundaries:
+            parent = found[-1] if found else None
+            tokens = tuple(sequence.tokens[parent.end if parent else 0 : boundary])
+            if (parent, tokens) not in self.segments:
+                break
+            found.append(self.segments[parent, tokens])
+        return found
+
+    def missing_tokens(self, sequence: Sequence) -> int:
+        """How many tokens of the sequence's prefix are still to be computed."""
+        path = self.path(sequence)
+        return (sequence.boundaries[-1] if sequence.boundaries else 0) - (path[-1].end if path else 0)
+
+    def prefix(self, sequence: Sequence) -> tuple[Segment | None, int]:
+        """The sequence's whole prefix, computed now if need be, and how many of its tokens were there before."""
+        path = self.path(sequence)
+        prefix = path[-1] if path else None
+        cached = prefix.end if prefix else 0
+        for boundary in sequence.boundaries[len(path) :]:
+            prefix = self._build(prefix, sequence.tokens[prefix.end if prefix else 0 : boundary])
+        return prefix, cached
+
+    def keep(self, sequence: Sequence, used: Iterable[Segment | None]) -> None:
+        """Drop all segments but those on the paths of the sequence and of ``used``."""
+        kept = {one for prefix in used if prefix for one in prefix.chain()} | set(self.path(sequence))
+        self.segments = {key: segment for key, segment in self.segments.items() if segment in kept}
+
+    def clear(self) -> None:
+        self.segments.clear()
+
+    def _build(self, parent: Segment | None, tokens: list[int]) -> Segment:
+        segment = Segment(parent)
+        for number, start in enumerate(range(0, len(tokens), self.chunk), 1):
+            chunk = tokens[start : start + self.chunk]
+            step = Step([Span(segment, None, 0, len(chunk))], building=segment)
+            with mx.stream(self.streams[number % len(self.streams)]):
+                self.model.forward(mx.array(chunk), step, rows=None)
+            segment.tokens.extend(chunk)
+            if number % len(self.streams) == 0:  # a chunk follows the one before it layer by layer
+                mx.eval(segment.keys, segment.values)
+        self.model.trim(segment)
+        self.segments[parent, tuple(tokens)] = segment
+        return segment

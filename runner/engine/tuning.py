@@ -1,0 +1,108 @@
+"""What an engine finds out about its device: the fastest batch size, and what sharing a prefix costs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from statistics import median
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from runner.cache import cache_dir
+from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.resident import ResidentModel
+from runner.types import Costs
+
+STEPS = 12  # measured at each batch size
+WARM_UP = 4  # of them, not counted: new slots are made, kernels are compiled
+GAIN = 1.05  # in tokens/s, for which a batch is doubled
+PREFIX = 16  # tokens of the prefix that is tried
+ROWS, SUFFIX = 4, 12  # sequences behind it, and their tokens
+REPEATS = 2  # the best of them counts
+LEAST = Costs(snapshot=32, level=0.02)  # less cannot be told from noise, and small groups cost padding, too
+
+
+class Growth:
+    """Doubles ``size`` while that makes more tokens a second, up to ``most``; goes back when it does not."""
+
+    def __init__(self, size: int, most: int) -> None:
+        self.size = size
+        self.most = most
+        self.found = size >= most
+        self.rates: dict[int, float] = {}  # tokens/s of the whole batch, by its size
+        self._seen: list[float] = []
+
+    def saw(self, tokens: int, seconds: float) -> None:
+        """A step that decoded ``tokens``, one a sequence, and did nothing else."""
+        if self.found or tokens < 0.9 * self.size:
+            return
+        self._seen.append(tokens / seconds)
+        if len(self._seen) == STEPS:
+            self._decide(median(self._seen[WARM_UP:]))
+            self._seen.clear()
+
+    def _decide(self, rate: float) -> None:
+        best = max(self.rates, key=lambda size: self.rates[size], default=None)
+        self.rates[self.size] = rate
+        if best is not None and rate < GAIN * self.rates[best]:
+            self.size, self.found = best, True
+        elif 2 * self.size <= self.most:
+            self.size *= 2
+        else:
+            self.found = True
+
+
+def costs_here(model: ResidentModel, machine: str) -> Costs:
+    """Measured, or as measured before on a model of the same shapes. ``machine`` names the device."""
+    shapes = [(name, array.shape, str(array.dtype)) for name, array in tree_flatten(model.model.parameters())]
+    key = hashlib.sha256(repr((LEAST, machine, version("mlx"), shapes)).encode()).hexdigest()[:24]
+    file = cache_dir() / "costs" / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return Costs(**json.loads(file.read_text()))
+    costs = measure_costs(model)
+    with contextlib.suppress(OSError):  # not to remember is no harm
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(costs._asdict()))
+    return costs
+
+
+def measure_costs(model: ResidentModel) -> Costs:
+    """Three short forward passes: without a prefix, behind one, and the one that computes it."""
+    prefix = Segment()
+    model.forward(_tokens(PREFIX), Step([Span(prefix, None, 0, PREFIX)], building=prefix), rows=None)
+    prefix.tokens.extend([1] * PREFIX)
+    model.trim(prefix)
+    alone, behind, built = (
+        _seconds(partial(_forward, model, spans))
+        for spans in (
+            [Span(None, None, 0, SUFFIX) for _ in range(ROWS)],
+            [Span(prefix, None, 0, SUFFIX) for _ in range(ROWS)],
+            [Span(None, None, 0, PREFIX)],
+        )
+    )
+    token = alone / (ROWS * SUFFIX)
+    return Costs(max(LEAST.snapshot, built / token), max(LEAST.level, (behind - alone) / alone))
+
+
+def _forward(model: ResidentModel, spans: list[Span]) -> mx.array:
+    return model.forward(_tokens(sum(span.count for span in spans)), Step(spans), rows=mx.array([0]))
+
+
+def _tokens(count: int) -> mx.array:
+    return mx.ones((count,), mx.int32)
+
+
+def _seconds(work: Callable[[], mx.array]) -> float:
+    mx.eval(work())
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        mx.eval(work())
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

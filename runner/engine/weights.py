@@ -1,0 +1,92 @@
+"""A model folder as modules of MLX: its weights, made ready for the device, and its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runner.machine.device import Device
+from runner.models.resolve import read_config
+from runner.types import UserError
+from runner.words import first_line
+
+
+def load(folder: Path, device: Device, limit: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """The model with its weights in memory, and its configuration.
+
+    On a CPU the weights are float32 and not quantised, whatever the folder holds: MLX's other kernels are 10 to 20
+    times slower there. On Metal they stay as they are; for CUDA see ``runner.engine.kernels.cuda``. No code of the folder is run.
+    ``limit``: the bytes that they may take (None: all of the device's).
+    Raises UserError, exit code 3 for what mlx-lm or this machine cannot run, 2 for a damaged folder.
+    """
+    model, config = load_lazily(folder)
+    if device.kind == "cpu":
+        _to_float32(model)
+    limit = device.memory_bytes if limit is None else limit
+    _check_memory(folder, model, limit, device.kind)
+    if device.kind == "cuda":
+        from runner.engine.kernels import cuda
+
+        cuda.prepare(model, limit)
+    _evaluate(folder, model)
+    return model, config
+
+
+def load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
+    """The folder's tokenizer in mlx-lm's wrapper; loads no weights. Raises UserError for a damaged one."""
+    from mlx_lm.utils import load_tokenizer as mlx_lm_load_tokenizer
+
+    try:
+        return mlx_lm_load_tokenizer(folder, {"trust_remote_code": False}, config.get("eos_token_id"))
+    except Exception as error:  # whatever transformers meets in the files
+        raise UserError(f"the tokenizer in {folder} does not load: {first_line(error)}") from error
+
+
+def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model as its folder holds it, and its configuration; tensors are read when used. Raises UserError."""
+    from mlx_lm.utils import load_model
+
+    read_config(folder)
+    try:
+        loaded: tuple[Any, dict[str, Any]] = load_model(folder, lazy=True, trust_remote_code=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no weights (model*.safetensors); other formats are not read") from error
+    except Exception as error:  # whatever the model's own class meets in a configuration or weights that do not fit
+        unable = "not supported" in str(error) or "trust_remote_code" in str(error)
+        reason = "mlx-lm cannot run it" if unable else "it is damaged or incomplete"
+        raise UserError(f"{folder}: {reason}: {first_line(error)}", 3 if unable else 2) from error
+    return loaded
+
+
+def _to_float32(model: Any) -> None:
+    """Lazily replace quantised layers by plain ones and all floating parameters by float32.
+
+    Scales become float32 before they are multiplied, so nothing is rounded to the type that they were stored in.
+    """
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model
+
+    model.set_dtype(mx.float32)
+    dequantize_model(model)
+    model.set_dtype(mx.float32)
+
+
+def _check_memory(folder: Path, model: Any, limit: int, kind: str) -> None:
+    from mlx.utils import tree_flatten
+
+    needed = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    if needed > limit:
+        have = f"{limit / 1e9:.1f} GB on this {kind}"
+        raise UserError(f"{folder}: the weights take {needed / 1e9:.1f} GB, and there are {have}", 3)
+
+
+def _evaluate(folder: Path, model: Any) -> None:
+    """Read the weights, one after the other: what dequantising takes beside its result is then one tensor's."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    try:
+        for _, array in tree_flatten(model.parameters()):
+            mx.eval(array)
+    except RuntimeError as error:
+        raise UserError(f"{folder}: the weights are damaged: {first_line(error)}; fetch the model again") from error

@@ -1,0 +1,84 @@
+"""Requests as sequences: what is drawn from which seed, and which requests are identical."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from runner.text.choices import beginnings
+from runner.text.grammar import AnswerGrammar
+from runner.types import Request, RowError, Sampling, Sequence
+
+Continuations = Callable[[list[int], tuple[str, ...]], tuple[tuple[int, ...], ...]]
+_GREEDY = Sampling()
+
+
+@dataclass
+class Defaults:
+    """What a request gets that does not say otherwise."""
+
+    max_tokens: int
+    sampling: Sampling
+    seed: int
+    grammar: AnswerGrammar | None = None
+    grammars: Callable[[str], AnswerGrammar] | None = None  # for a request's own rules; None: a preview
+
+
+def sequence_of(
+    key: tuple[int, int],
+    origin: int,
+    request: Request,
+    tokens: list[int] | RowError,
+    defaults: Defaults,
+    continuations: Continuations,
+) -> Sequence:
+    """The request with its rendered prompt, as the engine sees it; RowError if it has none.
+
+    Its draws depend on the run's seed, the row's place in the data set as stored (``origin``) and the number of the
+    request in its row only, or on the request's own seed.
+    """
+    if isinstance(tokens, RowError):
+        raise tokens
+    if not tokens:
+        raise RowError("empty prompt: it has no tokens")
+    if request.choices is not None:
+        choices = continuations(tokens, request.choices)
+        return Sequence(key, tokens, 0, choices=choices if request.whole else beginnings(choices))
+    follows = _grammar(request, defaults)
+    grammar = follows.behind(tokens) if follows else None
+    sampling = request.sampling or defaults.sampling
+    max_tokens = request.max_tokens or defaults.max_tokens
+    told: dict[str, Any] = {"mean_logprob": request.mean_logprob, "top_logprobs": request.top_logprobs}
+    if sampling.temperature <= 0:
+        return Sequence(key, tokens, max_tokens, _GREEDY, grammar=grammar, **told)
+    seeds = (defaults.seed, origin, key[1]) if request.seed is None else (request.seed,)
+    draws = hashlib.blake2b(repr(seeds).encode(), digest_size=8).digest()
+    draw_seed = int.from_bytes(draws, "little")
+    return Sequence(key, tokens, max_tokens, sampling, draw_seed, grammar=grammar, **told)
+
+
+def _grammar(request: Request, defaults: Defaults) -> AnswerGrammar | None:
+    if request.grammar is None or defaults.grammars is None:
+        return defaults.grammar
+    return defaults.grammars(request.grammar)
+
+
+def digest_of(sequence: Sequence) -> bytes:
+    """What identical requests share, and no others; one whose draws are its own has one of its own."""
+    asked = _asked(
+        sequence.max_tokens, sequence.choices, sequence.sampling, sequence.mean_logprob, sequence.top_logprobs
+    )
+    if sequence.sampling.temperature > 0:
+        asked += sequence.draw_seed.to_bytes(8, "little")
+    if sequence.grammar is not None:
+        asked += sequence.grammar.encode()
+    return hashlib.blake2b(array("I", sequence.tokens).tobytes() + asked, digest_size=16).digest()
+
+
+@lru_cache(maxsize=256)
+def _asked(*what: Any) -> bytes:
+    return repr(what).encode()

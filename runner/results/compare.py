@@ -1,0 +1,190 @@
+"""Two runs side by side: what differs in what they were, and in the rows that came out."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from runner.checkpoint.identity import difference
+from runner.console import line, say
+from runner.results.run import Run
+from runner.types import UserError
+from runner.words import visible
+
+FLIPS = 10  # rows shown that differ
+_UNSAID = ("confidence", "probabilities")  # follow from the label, and differ by rounding alone
+_BESIDES = ("rows", "shard_rows", "columns")  # in an identity: they follow from the rest, or do not matter
+_CHARS = 160
+
+
+class Flip(NamedTuple):
+    """A row whose ``column`` differs, and a text of its input."""
+
+    row: int
+    column: str
+    a: Any
+    b: Any
+    text: str
+
+
+@dataclass
+class Columns:
+    """How often two runs agree. ``pairs`` counts the values of ``label`` in both."""
+
+    rows: int = 0
+    same: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    pairs: Counter[tuple[Any, Any]] = field(default_factory=Counter)
+    flips: list[Flip] = field(default_factory=list)
+    flipped: int = 0
+
+
+def compare(a: Path, b: Path, by: str | None = None) -> dict[str, Any]:
+    """The figures of ``rowmill diff``. Rows are matched by position or, with ``by``, by a column of both outputs.
+
+    Keys: ``configuration`` (lines ``key: old -> new``), ``versions`` (the same), ``rows`` compared (None: the data sets
+    differ and there is no ``by``), ``columns`` (name: share of rows with equal values), ``kappa`` (Cohen's, of
+    ``label``; None without one), ``errors`` (rows in error ``in_a``, ``in_b``, ``in_both``), ``flipped`` (rows that
+    differ) and ``flips`` (a sample of them). Raises UserError for what is no run, and for a ``by`` that one lacks.
+    """
+    runs = Run(a), Run(b)
+    old, new = ({name: v for name, v in run.identity.items() if name not in _BESIDES} for run in runs)
+    figures: dict[str, Any] = {
+        "configuration": difference(old, new),
+        "versions": difference(_versions(runs[0]), _versions(runs[1])),
+        "rows": None,
+    }
+    if by is None and old["dataset"]["fingerprint"] != new["dataset"]["fingerprint"]:
+        return figures
+    columns = _compare_rows(*runs, by)
+    return figures | {
+        "rows": columns.rows,
+        "columns": {name: count / columns.rows for name, count in columns.same.items() if columns.rows},
+        "kappa": kappa(columns.pairs),
+        "errors": {name: columns.errors[name] for name in ("in_a", "in_b", "in_both")},
+        "flipped": columns.flipped,
+        "flips": [flip._asdict() for flip in sorted(columns.flips)],
+    }
+
+
+def kappa(pairs: Counter[tuple[Any, Any]]) -> float | None:
+    """Cohen's kappa (1960): agreement beyond what two independent labellers with these frequencies would have."""
+    rows = sum(pairs.values())
+    if not rows:
+        return None
+    first, second = Counter[Any](), Counter[Any]()
+    for (a, b), count in pairs.items():
+        first[a] += count
+        second[b] += count
+    agreed = sum(count for (a, b), count in pairs.items() if a == b) / rows
+    by_chance = sum(first[name] * second[name] for name in first) / rows**2
+    return 1.0 if by_chance == 1 else (agreed - by_chance) / (1 - by_chance)
+
+
+def _versions(run: Run) -> dict[str, Any]:
+    sessions = run.sessions
+    provenance = sessions[-1]["provenance"] if sessions else {}
+    return {name: provenance.get(name) or {} for name in ("versions", "machine", "engine")}
+
+
+def _compare_rows(a: Run, b: Run, by: str | None) -> Columns:
+    ours, theirs = a.columns.job, b.columns.job
+    names = [name for name in ours if name in theirs and name not in _UNSAID]
+    for run in (a, b):
+        if by is not None and by not in run.columns.kept:
+            kept = ", ".join(run.columns.kept) or "none"
+            raise UserError(f"--by {by}: the output of {run.path} has no input column of this name; it has {kept}")
+    texts = [name for name in a.columns.kept if name != by]
+    columns, rng = Columns(same=Counter(dict.fromkeys(names, 0))), random.Random(0)
+    for row, first, second in _pairs(a, b, [*names, "error"], texts, by):
+        _count(columns, rng, names, row, first, second)
+    return columns
+
+
+def _pairs(
+    a: Run, b: Run, names: list[str], texts: list[str], by: str | None
+) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+    """The rows that both have finished: position in ``a``, columns in ``a``, columns in ``b``."""
+    key = [by] if by else []
+    if by:
+        seen: dict[Any, dict[str, Any]] = {}
+        for _, columns in _rows(b, [*names, *key]):
+            seen[_hashable(columns[by])] = columns
+        for row, columns in _rows(a, [*names, *key, *texts]):
+            if (match := seen.get(_hashable(columns[by]))) is not None:
+                yield row, columns, match
+        return
+    others = _rows(b, names)
+    other = next(others, None)
+    for row, columns in _rows(a, [*names, *texts]):
+        while other is not None and other[0] < row:
+            other = next(others, None)
+        if other is not None and other[0] == row:
+            yield row, columns, other[1]
+
+
+def _rows(run: Run, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for start, table in run.blocks(list(dict.fromkeys(names))):
+        yield from enumerate(table.to_pylist(), start)
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | None) else repr(value)
+
+
+def _count(
+    columns: Columns, rng: random.Random, names: list[str], row: int, a: dict[str, Any], b: dict[str, Any]
+) -> None:
+    columns.rows += 1
+    failed = (a["error"] is not None, b["error"] is not None)
+    if any(failed):
+        columns.errors["in_both" if all(failed) else "in_a" if failed[0] else "in_b"] += 1
+    if "label" in names:
+        columns.pairs[a["label"], b["label"]] += 1
+    differing = [name for name in names if a[name] != b[name]]
+    columns.same.update(name for name in names if a[name] == b[name])
+    if not differing:
+        return
+    columns.flipped += 1
+    texts = [value for name, value in a.items() if isinstance(value, str) and name not in (*names, "error")]
+    flip = Flip(row, differing[0], a[differing[0]], b[differing[0]], max(texts, key=len, default="")[:_CHARS])
+    if len(columns.flips) < FLIPS:  # a uniform sample of a stream: Vitter's algorithm R (1985)
+        columns.flips.append(flip)
+    elif (place := rng.randrange(columns.flipped)) < FLIPS:
+        columns.flips[place] = flip
+
+
+def show_comparison(figures: dict[str, Any], say: Callable[[str], None] = say) -> None:
+    """The comparison as text."""
+    for name in ("configuration", "versions"):
+        for at, differing in enumerate(figures[name] or ["the same"]):
+            line("config" if name == "configuration" and not at else name if not at else "", visible(differing))
+    if figures["rows"] is None:
+        line("rows", "not compared: the runs have different rows; --by COLUMN matches them by a column of both outputs")
+        return
+    line("rows", f"{figures['rows']:,} finished in both")
+    for name, share in figures["columns"].items():
+        extra = f", Cohen's kappa {figures['kappa']:.3f}" if name == "label" and figures["kappa"] is not None else ""
+        line("agree" if name == next(iter(figures["columns"])) else "", f"{share:.2%} in {visible(name)}{extra}")
+    errors = figures["errors"]
+    if any(errors.values()):
+        line(
+            "errors",
+            f"{errors['in_a']:,} only in the first, {errors['in_b']:,} only in the second, "
+            f"{errors['in_both']:,} in both",
+        )
+    if figures["flips"]:
+        line("differ", f"{figures['flipped']:,} rows, {len(figures['flips'])} of them here:")
+    for flip in figures["flips"]:
+        before, after = (_brief(flip[side]) for side in ("a", "b"))
+        text = f"   {_brief(flip['text'])}" if flip["text"] else ""
+        say(f"  {flip['row']:>7,} {visible(flip['column'])}: {before} -> {after}{text}")
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else "null" if value is None else str(value)
+    return visible(" ".join(text[: _CHARS // 2].split())) + ("…" if len(text) > _CHARS // 2 else "")

@@ -1,0 +1,91 @@
+"""How different synthetic texts are from each other, and how the share of duplicates grew."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from runner.checkpoint.records import error_kind
+from runner.results.run import Run
+
+TEXTS = 10_000  # looked at, the first of them
+SAMPLED, ORDERS = 100, 4  # texts and n-gram lengths of self-BLEU
+STRETCHES = 10  # of the attempts
+DUPLICATES = ("exact", "near")
+
+
+def diversity(run_dir: Path, attempts: int) -> dict[str, Any]:
+    """Figures over the accepted texts and the rejected attempts of a run that made so many ``attempts``.
+
+    ``distinct_1`` and ``distinct_2``: distinct words and pairs of words as shares of all (Li et al. 2016).
+    ``self_bleu``: the mean BLEU-4 of up to 100 sampled texts, each against the others (Zhu et al. 2018; counts plus
+    one); None for fewer than two. ``duplicates``: for each tenth of the attempts the share that were duplicates.
+    """
+    texts = list(islice(_texts(run_dir), TEXTS))
+    words = [re.findall(r"\w+", text.lower()) for text in texts]
+    figures: dict[str, Any] = {"texts": len(texts)}
+    figures |= {f"distinct_{n}": _distinct(words, n) for n in (1, 2)}
+    return figures | {"self_bleu": _self_bleu(words), "duplicates": _duplicates(run_dir, attempts)}
+
+
+def diversity_lines(figures: dict[str, Any]) -> list[str]:
+    """The figures as text, one line each."""
+    if not figures["texts"]:
+        return []
+    bleu = "" if figures["self_bleu"] is None else f", self-BLEU {figures['self_bleu']:.3f}"
+    shares = " ".join(f"{share:.0%}" for share in figures["duplicates"])
+    return [
+        f"distinct-1 {figures['distinct_1']:.3f}, distinct-2 {figures['distinct_2']:.3f}{bleu}",
+        f"duplicates among the attempts, by tenths: {shares}",
+    ]
+
+
+def _texts(run_dir: Path) -> Iterator[str]:
+    for block in Run(run_dir).blocks(["text"]):
+        yield from block.table.column("text").to_pylist()
+
+
+def _distinct(texts: list[list[str]], n: int) -> float:
+    grams = Counter(gram for words in texts for gram in _grams(words, n))
+    return len(grams) / grams.total() if grams else 0.0
+
+
+def _grams(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(n)), strict=False)
+
+
+def _self_bleu(texts: list[list[str]]) -> float | None:
+    chosen = Random("self-bleu").sample(texts, min(SAMPLED, len(texts)))
+    chosen = [words for words in chosen if words]
+    if len(chosen) < 2:
+        return None
+    return math.fsum(_bleu(at, chosen) for at in range(len(chosen))) / len(chosen)
+
+
+def _bleu(at: int, texts: list[list[str]]) -> float:
+    """BLEU of one text with all the others as references."""
+    words, others = texts[at], texts[:at] + texts[at + 1 :]
+    logs = 0.0
+    for n in range(1, ORDERS + 1):
+        mine = Counter(_grams(words, n))
+        most: Counter[tuple[str, ...]] = Counter()
+        for other in others:
+            most |= Counter(gram for gram in _grams(other, n) if gram in mine)
+        logs += math.log(((mine & most).total() + 1) / (mine.total() + 1))
+    closest = min((abs(len(other) - len(words)), len(other)) for other in others)[1]
+    return math.exp(logs / ORDERS + min(0.0, 1 - closest / len(words)))
+
+
+def _duplicates(run_dir: Path, attempts: int) -> list[float]:
+    counts = [0] * STRETCHES
+    for one in Run(run_dir).rejected():
+        if error_kind(one["reason"]) in DUPLICATES and one["attempt"] < attempts:
+            counts[one["attempt"] * STRETCHES // attempts] += 1
+    sizes = [len(range(-(-i * attempts // STRETCHES), -(-(i + 1) * attempts // STRETCHES))) for i in range(STRETCHES)]
+    return [count / size if size else 0.0 for count, size in zip(counts, sizes, strict=True)]

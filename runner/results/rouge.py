@@ -1,0 +1,61 @@
+"""How near summaries are to reference texts: ROUGE-1, ROUGE-2 and ROUGE-L, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from runner.data.source import DataSource
+from runner.results.run import Run
+from runner.types import UserError
+
+KINDS = ("rouge1", "rouge2", "rougeL")
+RESAMPLES, SEED = 1000, 0
+
+
+def need_rouge(gold: str) -> None:
+    """UserError if the package that computes the scores is not there."""
+    if find_spec("rouge_score") is None:
+        raise UserError(
+            f"dataset.gold={gold}: scores need the package rouge-score: pip install 'rowmill[summarize]'; "
+            "without them, dataset.gold=null"
+        )
+
+
+def evaluate_summaries(run_dir: Path, source: DataSource) -> dict[str, Any]:
+    """``rows`` with a reference (the gold column) and, for each of KINDS, the mean F1 with its 95% interval.
+
+    The interval is a percentile bootstrap over rows, with a fixed seed. A row without a summary scores 0.
+    """
+    import numpy as np
+
+    scores = np.array(list(_scores(run_dir, source)))
+    if not len(scores):
+        return {"rows": 0}
+    chosen = np.random.default_rng(SEED)
+    means = [scores[chosen.integers(0, len(scores), len(scores))].mean(axis=0) for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    numbers = np.stack([scores.mean(axis=0), low, high], axis=1).tolist()
+    named = [dict(zip(("f1", "low", "high"), three, strict=True)) for three in numbers]
+    return {"rows": len(scores), **dict(zip(KINDS, named, strict=True))}
+
+
+def _scores(run_dir: Path, source: DataSource) -> Iterator[tuple[float, ...]]:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(KINDS, use_stemmer=True)
+    for start, table in Run(run_dir).blocks(["summary"]):
+        references = source.table(start, start + len(table), [source.conf.gold or ""]).column(0).to_pylist()
+        for reference, summary in zip(references, table.column("summary").to_pylist(), strict=True):
+            if reference:
+                score = scorer.score(str(reference), summary or "")
+                yield tuple(score[kind].fmeasure for kind in KINDS)
+
+
+def rouge_lines(rouge: dict[str, Any]) -> list[str]:
+    """The scores as text, one line each."""
+    names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+    lines = ["{} {f1:.3f} ({low:.3f} to {high:.3f})".format(names[kind], **rouge[kind]) for kind in KINDS]
+    return [*lines, f"mean F1 and its 95% interval over {rouge['rows']:,} rows with a reference"]

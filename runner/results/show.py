@@ -1,0 +1,159 @@
+"""Figures as text for people: what ``run`` and ``status`` print on the standard output."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from runner.console import line
+from runner.words import clock, count_of, duration, visible
+
+_CLASSES = 30  # shown; the JSON has them all
+_MATRIX = 12
+NOW_SECONDS = 60.0  # what "now" means of a speed
+
+
+def show_run(figures: dict[str, Any]) -> None:
+    """The end of a run: how right it is where that is known, then the figures and the output's path."""
+    evaluation = figures.get("evaluation")
+    if evaluation and evaluation["rows"]:
+        show_evaluation(evaluation)
+    if "diversity" in figures:
+        from runner.results.diversity import diversity_lines
+
+        for name, text in zip(["diverse", ""], diversity_lines(figures["diversity"]), strict=False):
+            line(name, text)
+    if figures.get("rouge", {}).get("rows"):
+        from runner.results.rouge import rouge_lines
+
+        for name, text in zip(["score", "", "", ""], rouge_lines(figures["rouge"]), strict=True):
+            line(name, text)
+    _show_figures(figures)
+    line("output", figures["path"])
+    if figures.get("report"):
+        line("report", figures["report"])
+
+
+def show_evaluation(found: dict[str, Any]) -> None:
+    """How right a run's labels are; see ``runner.results.evaluate``."""
+    for name, text in verdict_lines(found):
+        line(name, visible(text))
+
+
+def show_status(figures: Mapping[str, Any]) -> None:
+    """A run seen from outside: how far it is and, where that can be known, how long it will take."""
+    pid = f" (process {figures['pid']})" if figures.get("pid") else ""
+    line("state", f"{figures['state']}{pid}")
+    _show_figures(figures)
+    left = figures["rows"] - figures["finished"]
+    if left:
+        line("left", f"{count_of(left, 'row')}{_pace(left, figures)}")
+
+
+def _pace(left: int, figures: Mapping[str, Any]) -> str:
+    if not figures["rows_per_s"]:
+        return ""
+    seconds = left / figures["rows_per_s"]
+    ending = f", until {clock(time.time() + seconds)}" if figures["state"] == "running" else ""
+    return f", about {duration(seconds)} at this speed{ending}"
+
+
+def _show_figures(figures: Mapping[str, Any]) -> None:
+    seconds = figures["active_s"] or 0.0
+    prompt, cached, completion = (figures[f"{kind}_tokens"] for kind in ("prompt", "cached", "completion"))
+    errors = f", {figures['errors']:,} with an error" if figures["errors"] else ", no errors"
+    line("rows", f"{figures['finished']:,} of {figures['rows']:,}{errors}")
+    for kind, count in list(figures["error_kinds"].items())[:5]:
+        line("", f"{count:,} x {visible(kind)}")
+    if rejected := figures.get("rejected"):
+        taken = sum(rejected.values())
+        line("rejected", f"{taken:,} of {taken + figures['finished']:,} attempts, by reason:")
+        for kind, count in rejected.items():
+            line("", f"{count:,} x {visible(kind)}")
+    forced = f" ({figures['forced_tokens']:,} of them forced by the grammar)" if figures["forced_tokens"] else ""
+    if prompt:
+        best = figures.get("best_cached_share")
+        missed = None if best is None else best - figures["cached_share"]  # of sessions that came to their end
+        most = "" if missed is None else f", {cached / prompt + missed:.1%} at best"
+        cache = f"({cached / prompt:.1%} from cache{most})"
+        line("tokens", f"{prompt:,} in prompts {cache}, {completion:,} generated{forced}")
+    if seconds and figures["finished"]:
+        tokens_per_s = (prompt + completion) / seconds
+        share = figures.get("model_share")
+        model = "" if share is None else f", {share:.0%} of the time in the model"
+        line("speed", f"{figures['rows_per_s']:,.1f} rows/s, {tokens_per_s:,.0f} tokens/s{model}")
+        line("time", duration(seconds))
+    if figures.get("slot_occupancy") is not None:
+        padding = figures["padding_share"] or 0.0
+        line("batch", f"{figures['slot_occupancy']:.0%} of its slots taken, {padding:.1%} padding")
+
+
+def verdict_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name, text) pairs; a name may be empty. ``found`` has rows."""
+    lines = [("accuracy", f"{_with(found, 'accuracy')} on {found['rows']:,} rows with a gold label")]
+    if found["labelled"] < found["rows"]:
+        lost = [
+            f"{found[kind]:,} {text}"
+            for kind, text in (("abstained", "abstained"), ("errors", "in error"))
+            if found[kind]
+        ]
+        right = "" if found["accuracy_labelled"] is None else f"{found['accuracy_labelled']:.3f} of the "
+        lines.append(("", f"{right}{found['labelled']:,} with a label; the others count as wrong ({', '.join(lost)})"))
+    lines.append(("", f"Cohen's kappa {_with(found, 'kappa')}, macro F1 {_with(found, 'macro_f1')}"))
+    lines += [("", line) for line in _classes(found["classes"])]
+    if len(found["confusion"]) <= _MATRIX:
+        lines += [("", line) for line in confusion_table(found["confusion"]).splitlines()]
+    if "coverage" in found:
+        lines += _trust(found)
+    if prior := found.get("prior"):
+        lines.append(("prior", f"{prior['kind']}: accuracy {prior['accuracy_without']:.3f} without it"))
+    if one := found.get("calibration"):
+        effect = f"{one['ece_before']:.3f} {_range(one['interval_before'])} before, "
+        effect += f"{one['ece']:.3f} {_range(one['interval'])} after"
+        fitted = f"temperature {one['temperature']:.2f}, fitted on {one['fitted_on']:,} rows"
+        lines.append(("calibr.", f"{fitted}; calibration error on the other {one['rows']:,}: {effect}"))
+    return lines
+
+
+def _trust(found: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    if "ece" in found:
+        lines.append(("trust", f"expected calibration error {found['ece']:.3f} {_range(found['intervals_ece'])}"))
+    for at in found["coverage"][1::2]:
+        sure = f"confidence {at['threshold']:.3f} or more: {at['coverage']:.0%} of the rows"
+        lines.append(("" if lines else "trust", f"{sure}, accuracy {at['accuracy']:.3f} {_range(at['interval'])}"))
+    return lines
+
+
+def _classes(classes: dict[str, Any]) -> list[str]:
+    first = list(classes.items())[:_CLASSES]
+    width = max(len("label"), *(len(name) for name, _ in first))
+    lines = [f"{'label':>{width}} precision  recall      F1    rows"]
+    for name, one in first:
+        values = " ".join(f"{one[key]:>7.3f}" for key in ("recall", "f1"))
+        lines.append(f"{name:>{width}} {one['precision']:>9.3f} {values} {one['rows']:>7,}")
+    return [*lines, *([f"and {len(classes) - _CLASSES} more: --json"] if len(classes) > _CLASSES else [])]
+
+
+def confusion_table(confusion: dict[str, dict[str, int]]) -> str:
+    """The confusion matrix as text: a line for each gold label."""
+    from runner.results.evaluate import NONE  # late: it loads scikit-learn
+
+    labels = list(confusion)
+    columns = [*labels, *([NONE] if any(row[NONE] for row in confusion.values()) else [])]
+    width = max(map(len, [*columns, "gold / label"]))
+    lines = [" ".join([f"{'gold / label':>{width}}", *(f"{name:>{max(len(name), 6)}}" for name in columns)])]
+    for gold in labels:
+        counts = (f"{confusion[gold][name]:>{max(len(name), 6)}}" for name in columns)
+        lines.append(" ".join([f"{gold:>{width}}", *counts]))
+    return "\n".join(lines)
+
+
+def _with(found: dict[str, Any], name: str) -> str:
+    return "unknown" if found[name] is None else f"{found[name]:.3f} {_range(found['intervals'][name])}"
+
+
+def _range(interval: list[float | None]) -> str:
+    low, high = interval
+    return "" if low is None or high is None else f"({low:.3f} to {high:.3f})"

@@ -1,0 +1,159 @@
+"""``rowmill watch``: a run seen live from a second terminal, read from its checkpoint and nowhere else."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from runner.results.run import Run
+from runner.results.show import NOW_SECONDS
+from runner.words import clock, count_of, duration, visible
+
+EVERY_SECONDS = 1.0
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_CURVE = 60  # columns
+_SHOWN = 8  # labels, kinds of errors
+
+
+def watch(run_dir: Path, console: Console) -> None:
+    """Show the run until it ends or the user interrupts; once where it is not running or nobody watches live."""
+    seen = read_watch(run_dir)
+    if seen["state"] != "running" or not console.is_terminal:
+        console.print(screen(run_dir, seen))
+        return
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while seen["state"] == "running":
+            live.update(screen(run_dir, seen), refresh=True)
+            time.sleep(EVERY_SECONDS)
+            seen = read_watch(run_dir)
+    console.print(screen(run_dir, seen))
+
+
+def read_watch(run_dir: Path) -> dict[str, Any]:
+    """The status with ``marks``, ``latest`` and ``labels``; see the properties of ``runner.results.run.Run``.
+
+    Changes nothing in the run's directory and holds no lock that the run could wait for. Raises UserError.
+    """
+    run = Run(run_dir)
+    return {**run.status, "marks": run.marks, "latest": run.latest, "labels": run.label_counts}
+
+
+def screen(run_dir: Path, seen: dict[str, Any]) -> Group:
+    """What is shown."""
+    side = Table.grid(expand=True, padding=(0, 1))
+    side.add_row(_counts("labels", seen["labels"]), _counts("errors", seen["error_kinds"], "red"))
+    return Group(_head(run_dir, seen), _course(seen["marks"]), side, _latest(seen["latest"]))
+
+
+def _head(run_dir: Path, seen: dict[str, Any]) -> Panel:
+    finished, rows = seen["finished"], seen["rows"]
+    now = pace_now(seen["marks"])
+    tokens = seen["prompt_tokens"]
+    facts = [
+        f"{finished:,} of {rows:,} rows",
+        f"{now:,.1f} rows/s now, {seen['rows_per_s']:,.1f} overall",
+        f"{seen['cached_tokens'] / tokens:.0%} cached" if tokens else "",
+        count_of(seen["errors"], "error"),
+        count_of(seen["sessions"] - 1, "restart"),
+    ]
+    left = rows - finished
+    if left and seen["state"] == "running" and now:
+        facts.insert(1, f"{duration(left / now)} left, until {clock(time.time() + left / now)}")
+    title = Text(f" {visible(Path(run_dir).resolve().name)}: {seen['state']} ", style="bold")
+    lines = Table.grid(expand=True)
+    lines.add_row(ProgressBar(total=max(1, rows), completed=finished))
+    lines.add_row(Text(", ".join(fact for fact in facts if fact)))
+    return Panel(lines, title=title, title_align="left")
+
+
+def pace_now(marks: list[dict[str, Any]]) -> float:
+    """Rows in a second over the last minute of the newest session."""
+    if not marks:
+        return 0.0
+    last = marks[-1]
+    recent = [m for m in marks if m["session"] == last["session"] and last["elapsed_s"] - m["elapsed_s"] <= NOW_SECONDS]
+    seconds = last["elapsed_s"] - recent[0]["elapsed_s"]
+    if seconds <= 0:  # the first mark of a session
+        before = next((m["finished"] for m in reversed(marks) if m["session"] != last["session"]), 0)
+        return float((last["finished"] - before) / last["elapsed_s"]) if last["elapsed_s"] else 0.0
+    return float((last["finished"] - recent[0]["finished"]) / seconds)
+
+
+def _course(marks: list[dict[str, Any]]) -> Panel:
+    """Rows/s, slots and memory over the time at work, the newest value beside each curve."""
+    table = Table.grid(padding=(0, 1))
+    table.add_row("rows/s", Text(curve(_speeds(marks)), style="cyan"), f"{pace_now(marks):,.1f}")
+    slots = [mark for mark in marks if mark["slots"] is not None]
+    if slots:
+        full = slots[-1]["slots_total"] or 0
+        used = curve([mark["slots"] for mark in slots], full)
+        table.add_row("slots", Text(used, style="green"), f"{slots[-1]['slots']:,} of {full:,}")
+    memory = [mark["memory_bytes"] for mark in marks if mark["memory_bytes"]]
+    if memory:
+        table.add_row("memory", Text(curve(memory), style="magenta"), f"{memory[-1] / 1e9:.2f} GB")
+    return Panel(table, title="over time", title_align="left")
+
+
+def _speeds(marks: list[dict[str, Any]]) -> list[float]:
+    """Rows in a second between neighbouring marks."""
+    points = [(0.0, 0), *((mark["active_s"], mark["finished"]) for mark in marks)]
+    pairs = itertools.pairwise(points)
+    return [(rows - before) / (at - since) for (since, before), (at, rows) in pairs if at > since]
+
+
+def curve(values: list[float], top: float = 0.0) -> str:
+    """A curve of a line's height, of at most _CURVE columns; ``top`` is the value of a full block."""
+    if not values:
+        return ""
+    step = -(-len(values) // _CURVE)
+    means = [sum(part) / len(part) for part in (values[i : i + step] for i in range(0, len(values), step))]
+    highest = max(top, *means, 1e-9)
+    return "".join(_BLOCKS[round(max(0.0, mean) / highest * (len(_BLOCKS) - 1))] for mean in means)
+
+
+def _counts(title: str, counts: dict[str, int], style: str = "cyan") -> Panel:
+    table = Table.grid(padding=(0, 1))
+    whole, most = sum(counts.values()), max(counts.values(), default=0)
+    for name, count in list(counts.items())[:_SHOWN]:
+        bar = Text("█" * max(1, round(16 * count / most)), style=style)
+        table.add_row(Text(visible(name)[:30]), bar, f"{count:,} ({count / whole:.0%})")
+    if len(counts) > _SHOWN:
+        table.add_row(f"and {len(counts) - _SHOWN:,} more")
+    if not counts:
+        table.add_row(Text("none", style="dim"))
+    return Panel(table, title=title, title_align="left")
+
+
+def _latest(rows: list[tuple[int, str | None, dict[str, Any]]]) -> Panel:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", style="dim")
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for row, error, columns in rows:
+        said = Text(_line(error), style="red") if error is not None else _row_text(columns)
+        table.add_row(f"{row:,}", said)
+    return Panel(table, title="latest rows", title_align="left")
+
+
+def _row_text(columns: dict[str, Any]) -> Text:
+    text = Text()
+    for name, value in columns.items():
+        if isinstance(value, dict) or value is None:  # the likes of probabilities
+            continue
+        shown = f"{value:.3f}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+        text.append(f"{_line(name)}: ", style="dim").append(f"{_line(shown)}  ")
+    return text
+
+
+def _line(text: str) -> str:
+    """A text in one line, its control characters written out."""
+    return visible(" ".join(text[:400].split()))

@@ -1,0 +1,123 @@
+"""Pre-flight: what a model will take of this machine's memory, told and held against its limit before weights load."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.engine.budget import Budget
+from runner.engine.conf import EngineConf
+from runner.machine.device import Device
+from runner.models.recipes import ModelConf, largest_that_fits
+from runner.models.tensors import KVShape, kv_shape, read_tensors, values, weight_bytes
+from runner.types import UserError
+
+log = logging.getLogger("rowmill")
+
+Length = tuple[int, int]  # tokens of a prompt and its answer, those of them in a prefix that is stored once
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes; None is unknown. ``kv_batch``: for ``batch_size`` sequences, ``kv_alone``: for the costliest by itself.
+
+    ``work``: what activations may take. ``limit``: what weights, caches and work may take together; ``given`` says
+    that it is engine.memory_gb and not the machine's.
+    """
+
+    weights: int | None
+    kv_token: int | None
+    kv_batch: int | None
+    kv_alone: int | None
+    batch_size: int
+    work: int
+    limit: int
+    given: bool
+
+    @property
+    def least(self) -> int:
+        """What it cannot do without: the weights, one sequence's caches, the work space."""
+        return (self.weights or 0) + (self.kv_alone or 0) + self.work
+
+    def line(self) -> str:
+        """One line for people."""
+        weights = "unknown weights" if self.weights is None else f"weights {_gb(self.weights)}"
+        caches = "unknown KV caches"
+        if self.kv_batch is not None:
+            caches = f"KV caches {_gb(self.kv_batch)} for {self.batch_size} sequences"
+        smaller = ""
+        if self.least <= self.limit < (self.weights or 0) + (self.kv_batch or 0) + self.work:
+            smaller = ", so batches will be smaller"
+        whose = "engine.memory_gb allows" if self.given else "this machine can give"
+        return f"memory: {weights}, {caches}, work space {_gb(self.work)}; {whose} {_gb(self.limit)}{smaller}"
+
+
+def estimate(
+    folder: Path, config: dict[str, Any], device: Device, engine: EngineConf, lengths: Sequence[Length]
+) -> Needs:
+    """The needs of a model folder (``config``: its config.json) for a batch of the costliest of ``lengths``."""
+    shape = kv_shape(config, device.kind) if lengths else None
+    budget = Budget.of(engine, device)
+    return Needs(
+        weights=weight_bytes(folder, config, device.kind),
+        kv_token=shape.token_bytes if shape else None,
+        kv_batch=_batch_bytes(shape, lengths, budget.batch_size) if shape else None,
+        kv_alone=_batch_bytes(shape, lengths, 1) if shape else None,
+        batch_size=budget.batch_size,
+        work=budget.work,
+        limit=budget.limit,
+        given=bool(engine.memory_gb),
+    )
+
+
+def refusal(needs: Needs, model: ModelConf, folder: Path, config: dict[str, Any], kind: str) -> str | None:
+    """Why the model cannot run within the limit, and what could; None if it can."""
+    if needs.least <= needs.limit:
+        return None
+    needed, have = f"{needs.least / 1e9:.0f}", f"{needs.limit / 1e9:.0f}"
+    if needed == have or needs.limit < 10e9:
+        needed, have = f"{needs.least / 1e9:.1f}", f"{needs.limit / 1e9:.1f}"
+    spare = needs.limit - needs.work - (needs.kv_alone or 0)
+    variant = largest_that_fits(model.path or folder.name, model.base, _weights(folder, config), spare)
+    other = f"model={variant.name}" if variant and kind != "cpu" else "a smaller model"
+    whose = "engine.memory_gb allows" if needs.given else "this machine can give"
+    larger = "a larger engine.memory_gb" if needs.given else "engine.memory_gb"
+    return f"needs {needed} GB, {whose} {have} GB; try {other} or {larger}"
+
+
+def check(
+    model: ModelConf,
+    folder: Path,
+    config: dict[str, Any],
+    device: Device,
+    engine: EngineConf,
+    lengths: Sequence[Length],
+) -> None:
+    """Tell what is needed. Raises UserError, exit code 3, for what cannot fit."""
+    needs = estimate(folder, config, device, engine, lengths)
+    log.info("%s", needs.line())
+    if why := refusal(needs, model, folder, config, device.kind):
+        raise UserError(f"{model.path or folder.name} {why}", 3)
+
+
+def _batch_bytes(shape: KVShape, lengths: Sequence[Length], batch_size: int) -> int:
+    """The caches of the ``batch_size`` costliest sequences, and the longest shared prefix once."""
+    own = sorted((shape.sequence_bytes(tokens, shared) for tokens, shared in lengths), reverse=True)
+    return sum(own[:batch_size]) + max(shared for _, shared in lengths) * shape.token_bytes
+
+
+def _weights(folder: Path, config: dict[str, Any]) -> int:
+    """How many there are; 0 where the files do not say."""
+    try:
+        tensors = read_tensors(folder)
+    except (OSError, ValueError, KeyError, struct.error):
+        return 0
+    return sum(values(name, tensors, config) for name in tensors)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"

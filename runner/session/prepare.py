@@ -1,0 +1,243 @@
+"""What is checked and opened before weights load: the data set, the tokenizer, the prompt, the labels."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import logging
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from runner.checkpoint.database import open_reader, read_identity
+from runner.checkpoint.lease import fresh_dir
+from runner.config.conf import Config
+from runner.config.job import job_folders
+from runner.custom.code import job_code
+from runner.data.kept import Kept, choose
+from runner.data.source import DataSource, open_source
+from runner.disk import disk_errors
+from runner.hooks import Hooks
+from runner.loop.retrying import Retrying
+from runner.loop.setting import open_job
+from runner.machine.facts import session_facts
+from runner.results.rouge import need_rouge
+from runner.text.prompter import Prompter
+from runner.text.structure import Structure, read_structure
+from runner.text.vocabulary import ByteTokenizer
+from runner.types import Attempts, Job, UserError
+
+log = logging.getLogger("rowmill")
+
+
+@dataclass
+class Prepared:
+    """A run checked and ready, its weights not yet loaded. ``folder`` is the model's, None for the fake engine.
+
+    ``memory_share`` of what batches and KV caches may take is left after deaths for lack of memory.
+    """
+
+    config: Config
+    job: Job  # asks again for what is cut off, where the configuration's own does not
+    hooks: Hooks
+    run_dir: Path
+    source: DataSource
+    prompter: Prompter
+    folder: Path | None
+    model_config: dict[str, Any]
+    device: Any
+    date: str
+    keep: Kept
+    structure: Structure | None = None
+    attempts: Attempts | None = None  # what the rows are made from, if not from the source's
+    memory_share: float = 1.0
+
+    @property
+    def rows(self) -> int:
+        """How many rows the output will have, at most."""
+        return len(self.source) if self.attempts is None else self.attempts.target
+
+
+def prepare(config: Config) -> Prepared:
+    """Check everything that can be checked before weights load. Raises UserError."""
+    conf = config.conf
+    run_dir = Path(conf.output.dir) / config.run_name
+    if conf.resume == "force":
+        with disk_errors(run_dir):
+            run_dir = fresh_dir(run_dir)
+        log.info("resume=force: starting anew in %s", run_dir)
+    source = open_source(conf.dataset, conf.offline, run_dir, job_folders(config.config_dir), conf.modules)
+    date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
+    folder, model_config, tokenizer, device = _open_tokenizer(config)
+    variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
+    prompter = Prompter(conf.prompt, tokenizer, date, variables)
+    hooks = Hooks.of(config.job)
+    prompter.check(source.column_names, list(hooks.variables.variables()) if hooks.variables else [])
+    _check_job(config, hooks)
+    _check_labels(config.job, prompter, source)
+    open_job(config.job, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
+    attempts = hooks.attempts.attempts() if hooks.attempts else None
+    structure, job = structured(config, prompter)
+    keep = choose(conf.output.keep if attempts is None else _refuse_keep(conf.output.keep), source, job.schema())
+    log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
+    opened = (source, prompter, folder, model_config, device)
+    return Prepared(config, job, hooks, run_dir, *opened, date, keep, structure, attempts)
+
+
+def _refuse_keep(wanted: list[str] | None) -> list[str]:
+    if wanted:
+        raise UserError(f"output.keep=[{', '.join(wanted)}]: this job makes rows of its own; it keeps no input columns")
+    return []
+
+
+def structured(config: Config, prompter: Prompter) -> tuple[Structure | None, Job]:
+    """What answers must look like, if the configuration says, and the job that asks again for what is cut off."""
+    conf, output, job = config.conf, config.conf.output, config.job
+    folders = [Path.cwd(), *([Path(config.config_dir)] if config.config_dir else [])]
+    structure = read_structure(output, conf.prompt.output, folders)
+    if hasattr(job, "structure"):
+        job.structure, job.raw = structure, output.raw  # type: ignore[attr-defined]
+    if structure is not None or output.reasoning or prompter.channels.kind:
+        job = Retrying(job, conf.engine.max_tokens, structure is not None, output.reasoning)
+    return structure, job
+
+
+def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, Any]:
+    conf = config.conf
+    if conf.engine.backend == "fake":
+        return None, {}, ByteTokenizer(), None
+    from runner.engine import weights
+    from runner.machine import device
+    from runner.models import resolve
+    from runner.models.recipes import model_path
+
+    folder = resolve.resolve(model_path(conf.model), conf.model.revision, conf.offline)
+    found = device.prepare(conf.engine.backend)
+    model_config = resolve.read_config(folder)
+    return folder, model_config, weights.load_tokenizer(folder, model_config), found
+
+
+def _check_job(config: Config, hooks: Hooks) -> None:
+    """Fail early on settings of the run that its job cannot use."""
+    conf = config.conf
+    if hooks.checks is not None:
+        hooks.checks.check_run(conf)
+    if conf.calibrate.rows and hooks.surveys is None:
+        raise UserError(f"calibrate.rows={conf.calibrate.rows}: this job has no confidences to calibrate")
+    if conf.calibrate.rows and conf.dataset.gold is None:
+        raise UserError(
+            f"calibrate.rows={conf.calibrate.rows}: dataset.gold must name the column with the right labels"
+        )
+
+
+def _check_labels(job: Job, prompter: Prompter, source: DataSource) -> None:
+    """Fail early on labels that the tokenizer or the gold column cannot have."""
+    names = getattr(job, "names", None)
+    if names is None:
+        if source.conf.gold and "summary" in job.schema().names:
+            need_rouge(source.conf.gold)
+        return
+    if getattr(job, "method", "") == "choice":
+        prompter.continuations([], [choice.surface for choice in job.choices])  # type: ignore[attr-defined]
+    if source.conf.gold:
+        _check_gold(source, source.conf.gold, names)
+
+
+def _check_gold(source: DataSource, gold: str, names: list[str]) -> None:
+    import pyarrow.compute as pc
+
+    try:
+        values = pc.unique(source.table(0, len(source), [gold]).column(0)).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(f"dataset.gold={gold}: labels cannot be compared with a column of lists or objects") from error
+    for value in values:
+        if value is not None and source.gold_name(value) not in names:
+            raise UserError(
+                f"dataset.gold={gold}: the value {source.gold_name(value)!r} is not among job.labels "
+                f"({', '.join(names)}); dataset.classes=[...] names the values 0, 1, ..."
+            )
+
+
+def recorded_date(run_dir: Path) -> str | None:
+    """The date that the run in this directory was begun with."""
+    try:
+        with open_reader(run_dir) as connection:
+            return str(read_identity(connection)["date"])
+    except (UserError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
+        return None
+
+
+def identity(ready: Prepared) -> dict[str, Any]:
+    """All that decides what comes out; two runs that share it give the same output.
+
+    Where the data lie does not count: their fingerprint does.
+    """
+    plain, conf = ready.config.plain, ready.config.conf
+    engine = {
+        key: plain["engine"][key]
+        for key in ("max_tokens", "max_kv_size", "temperature", "top_p", "top_k", "min_p", "reasoning_effort")
+    }
+    if ready.folder is None:
+        model: dict[str, Any] = {"backend": "fake"}
+    else:
+        from runner.models.tensors import weights_hash
+
+        model = {"path": conf.model.path, "revision": conf.model.revision, "weights": weights_hash(ready.folder)}
+    dataset = {key: value for key, value in plain["dataset"].items() if key != "path"}
+    return {
+        "job": plain["job"],
+        "code": job_code(plain["job"], job_folders(ready.config.config_dir)),
+        "prompt": _prompt(ready),
+        "dataset": {**dataset, "fingerprint": ready.source.fingerprint},
+        "model": model,
+        "engine": engine,
+        "calibrate": plain["calibrate"],
+        "keep": dict(ready.keep.columns),
+        "seed": conf.seed,
+        "date": ready.date,
+        **({"made": True} if ready.attempts is not None else {}),
+        **({"reader": job_code(plain["dataset"], job_folders(ready.config.config_dir))} if conf.dataset.target else {}),
+        **_answers(ready),
+    }
+
+
+def _answers(ready: Prepared) -> dict[str, Any]:
+    output = ready.config.conf.output
+    if ready.structure is None and not output.reasoning:
+        return {}
+    body = ready.structure.body if ready.structure else None
+    return {"answers": {"grammar": body, "raw": output.raw, "reasoning": output.reasoning}}
+
+
+def _prompt(ready: Prepared) -> dict[str, Any]:
+    """The prompt's keys; the structure that it brings along counts elsewhere."""
+    return {key: value for key, value in ready.config.plain["prompt"].items() if key != "output"}
+
+
+def provenance(ready: Prepared) -> dict[str, Any]:
+    """What is worth knowing later about a session, beyond its identity."""
+    plain = ready.config.plain
+    return {
+        **session_facts(ready.device),
+        "engine": plain["engine"],
+        "dataset": plain["dataset"]["path"],
+        **({"config_dir": ready.config.config_dir} if ready.config.conf.dataset.target else {}),
+        "prompt_sha256": hashlib.sha256(json.dumps(_prompt(ready), sort_keys=True).encode()).hexdigest(),
+        "quantization": _quantization(ready.model_config),
+        "commit": _commit(ready.folder),
+    }
+
+
+def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
+    """How the model's weights are quantised, single layers that differ left out; None if they are not."""
+    found = config.get("quantization") or config.get("quantization_config") or {}
+    return {name: value for name, value in found.items() if not isinstance(value, dict | list)} or None
+
+
+def _commit(folder: Path | None) -> str | None:
+    """The commit of a model from the hub, whose cache has a folder for each."""
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else None

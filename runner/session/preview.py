@@ -1,0 +1,224 @@
+"""What a run would do, before any weights load: its prompts, what they share, the memory and the time they need."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from runner.checkpoint.identity import difference
+from runner.config.conf import Config
+from runner.loop.plan import Plan
+from runner.loop.requests import Defaults, sequence_of
+from runner.results.run import Run
+from runner.session.pieces import choices, parts
+from runner.session.preflight import Length, check, estimate, refusal
+from runner.session.prepare import Prepared, identity, prepare
+from runner.signals import Stop
+from runner.types import Request, Row, RowError, Sequence, UserError
+
+SHOWN = 3  # prompts
+BINS = 10  # of the histogram of prompt lengths
+PLACES, ROWS_A_PLACE = 8, 256  # the rows looked at: from several places, for data sets are often sorted
+CHECKED_ROWS = 8  # a place, when a run begins
+
+
+@dataclass
+class Looked:
+    """The first requests of some rows. ``texts`` are those of the first few prompts."""
+
+    rows: int = 0
+    sequences: list[Sequence] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None) -> dict[str, Any]:
+    """The figures of a run that is yet to come; with ``show`` they are also printed, after the first prompts.
+
+    Loads no weights, takes no lease, writes nothing into the run directory, unless so many rows are to be computed in a
+    ``trial``, which the run then keeps; ``stop`` may end it. Raises UserError like the run itself, and when not one of
+    the rows looked at gives a prompt. Keys: ``rows``, ``rows_looked_at``, ``requests`` (first ones of these rows),
+    ``unusable_rows`` and ``unusable`` (why, the first), ``prompt_tokens`` (min, median, mean, max), ``lengths`` (their
+    histogram), ``shared_share`` (of the prompt tokens looked at, those a cache will serve), ``choices`` (label: tokens)
+    or None, ``max_tokens``, ``context``, ``too_long`` (requests), ``memory``, ``time``, ``differs`` (lines: why the run
+    of this name is another one, which `rowmill run` refuses), ``path``, ``prompts``.
+    """
+    conf = replace(config.conf, resume="auto")  # forced or not, the time is that of the run with this name
+    ready = prepare(replace(config, conf=conf))
+    looked = look(ready)
+    if not looked.sequences:
+        reason = looked.errors[0] if looked.errors else "the job asks nothing about them"
+        raise UserError(f"none of the {looked.rows:,} rows looked at gives a prompt: {reason}")
+    shared = _plan(looked.sequences)
+    figures = _figures(ready, looked, shared)
+    if trial:
+        from runner.session.trial import foretell, run_trial
+
+        own = [len(one.tokens) - (one.boundaries[-1] if one.boundaries else 0) for one in looked.sequences]
+        figures["time"] = foretell(run_trial(ready, trial, stop or Stop()), own) or _recorded(ready)[0]
+    if show:
+        from runner.results.show_preview import show_preview
+
+        show_preview(figures)
+    return figures
+
+
+def look(ready: Prepared, rows_a_place: int = ROWS_A_PLACE) -> Looked:
+    """Ask the job about rows from several places, and render what it asks first."""
+    looked = Looked()
+    asked: list[tuple[int, int, Request, Row]] = []
+    for index, row in _rows(ready, rows_a_place):
+        looked.rows += 1
+        try:
+            first = next(ready.job.steps(row), None)
+        except Exception as error:  # in a run, too, whatever a job raises concerns its row only
+            looked.errors.append(str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}")
+            continue
+        requests = [first] if isinstance(first, Request) else list(first or [])
+        asked += [(index, number, request, row) for number, request in enumerate(requests)]
+    engine = ready.config.conf.engine
+    defaults = Defaults(engine.max_tokens, engine.sampling(), ready.config.conf.seed)
+    prompts = ready.prompter.render_many([(request, row) for _, _, request, row in asked])
+    for (index, number, request, row), tokens in zip(asked, prompts, strict=True):
+        try:
+            origin = ready.source.stored_place(index) if ready.attempts is None else index
+            sequence = sequence_of((index, number), origin, request, tokens, defaults, ready.prompter.continuations)
+        except RowError as error:
+            looked.errors.append(str(error))
+            continue
+        looked.sequences.append(sequence)
+        if len(looked.texts) < SHOWN:
+            looked.texts.append(ready.prompter.text(request, row))
+    return looked
+
+
+def _rows(ready: Prepared, rows_a_place: int) -> Iterator[tuple[int, Row]]:
+    rows = len(ready.source)
+    if ready.attempts is not None:
+        numbers = range(min(ready.attempts.ahead, ready.attempts.most, rows_a_place))
+        yield from ((number, ready.attempts.row(number)) for number in numbers)
+        return
+    if rows <= PLACES * rows_a_place:
+        yield from enumerate(ready.source.rows(0))
+        return
+    for place in range(PLACES):
+        start = place * (rows - rows_a_place) // (PLACES - 1)
+        yield from enumerate(islice(ready.source.rows(start), rows_a_place), start)
+
+
+def _plan(sequences: list[Sequence]) -> int:
+    """Set the sequences' boundaries as the run would; the prompt tokens that a cache will serve.
+
+    Of identical requests without draws one is computed, the others' prompts count as served.
+    """
+    plan = Plan()
+    computed: dict[tuple[int, ...], Sequence] = {}
+    served = 0
+    for sequence in sequences:
+        tokens = tuple(sequence.tokens)
+        if tokens in computed and sequence.sampling.temperature <= 0:
+            served += len(tokens)
+        else:
+            computed[tokens] = sequence
+            plan.add([sequence])
+    plan.take(len(sequences))
+    for sequence in sequences:
+        sequence.boundaries = computed[tuple(sequence.tokens)].boundaries
+    return served + plan.shareable
+
+
+def _figures(ready: Prepared, looked: Looked, shared: int) -> dict[str, Any]:
+    engine = ready.config.conf.engine
+    lengths = [len(sequence.tokens) for sequence in looked.sequences]
+    context = _context(ready)
+    time, differing = _recorded(ready)
+    needed = [len(sequence.tokens) + _answer_tokens(sequence) for sequence in looked.sequences]
+    return {
+        "rows": ready.rows,
+        "rows_looked_at": looked.rows,
+        "requests": len(lengths),
+        "unusable_rows": len(looked.errors),
+        "unusable": looked.errors[0] if looked.errors else None,
+        "prompt_tokens": {
+            "min": min(lengths),
+            "median": statistics.median(lengths),
+            "mean": statistics.fmean(lengths),
+            "max": max(lengths),
+        },
+        "lengths": histogram(lengths),
+        "shared_share": shared / sum(lengths),
+        "choices": choices(ready, looked.sequences[0]),
+        "max_tokens": max(sequence.max_tokens for sequence in looked.sequences) or engine.max_tokens,
+        "context": context,
+        "too_long": sum(tokens > context for tokens in needed) if context else 0,
+        "memory": _memory(ready, looked.sequences),
+        "time": time,
+        "differs": differing,
+        "path": str(ready.run_dir),
+        "prompts": [parts(ready, *pair) for pair in zip(looked.texts, looked.sequences, strict=False)],
+        "fake": ready.folder is None,
+    }
+
+
+def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
+    """At most BINS bins of equal width: the least and the greatest length in each, and how many there are."""
+    low, high = min(lengths), max(lengths)
+    width = -(-(high - low + 1) // BINS)
+    counts = Counter((length - low) // width for length in lengths)
+    bins = range((high - low) // width + 1)
+    return [(low + at * width, min(high, low + (at + 1) * width - 1), counts[at]) for at in bins]
+
+
+def _answer_tokens(sequence: Sequence) -> int:
+    return sequence.max_tokens if sequence.choices is None else max(map(len, sequence.choices))
+
+
+def _context(ready: Prepared) -> int | None:
+    if ready.folder is None:
+        return None
+    from runner.models.tensors import context_length
+
+    return context_length(ready.model_config)
+
+
+def _memory(ready: Prepared, sequences: list[Sequence]) -> dict[str, Any] | None:
+    """``runner.session.preflight.Needs``, and ``refusal``: why the run would be refused; None for the fake engine."""
+    if ready.folder is None:
+        return None
+    needs = estimate(ready.folder, ready.model_config, ready.device, ready.config.conf.engine, lengths(sequences))
+    why = refusal(needs, ready.config.conf.model, ready.folder, ready.model_config, ready.device.kind)
+    return {**asdict(needs), "line": needs.line().partition(": ")[2], "refusal": why}
+
+
+def lengths(sequences: list[Sequence]) -> list[Length]:
+    """What the sequences' caches hold, for ``runner.session.preflight``."""
+    return [(len(one.tokens) + _answer_tokens(one), one.boundaries[-1] if one.boundaries else 0) for one in sequences]
+
+
+def check_memory(ready: Prepared) -> None:
+    """State what the run will take, from a few of its rows. Raises UserError, exit code 3, for what cannot fit."""
+    if ready.folder is None:
+        return
+    looked = look(ready, CHECKED_ROWS)
+    _plan(looked.sequences)
+    conf = ready.config.conf
+    check(conf.model, ready.folder, ready.model_config, ready.device, conf.engine, lengths(looked.sequences))
+
+
+def _recorded(ready: Prepared) -> tuple[dict[str, Any] | None, list[str]]:
+    """What the run of this name has shown so far, None if it has not finished a row; and what makes it another run."""
+    if not (ready.run_dir / "run.db").is_file():
+        return None, []
+    new = json.loads(json.dumps(identity(ready)))
+    earlier = Run(ready.run_dir)
+    differing = difference({key: earlier.identity.get(key) for key in new}, new)
+    status = earlier.status
+    if differing or not status["rows_per_s"]:
+        return None, differing
+    left = status["rows"] - status["finished"]
+    return {"rows_per_s": status["rows_per_s"], "left": left, "seconds": left / status["rows_per_s"]}, []

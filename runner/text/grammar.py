@@ -1,0 +1,33 @@
+"""The grammar that an answer must follow, as text: a structure's rules in the channel of the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+
+from runner.text.channels import Channels
+
+
+class AnswerGrammar:
+    """The grammars of answers with the rules ``body`` (see ``runner.text.structure``), which depend on the prompt's end.
+
+    ``prefix`` is what stands before every answer, for raw prompts.
+    """
+
+    def __init__(self, body: str, channels: Channels, prefix: str = "") -> None:
+        if prefix:
+            body = f"body: {json.dumps(prefix)} bare\n{body.replace('body:', 'bare:', 1)}"
+        self.body = body
+        self.channels = channels
+        self._made: dict[str, str] = {}
+
+    def behind(self, prompt: list[int]) -> str:
+        """Lark, in llguidance's dialect, for what follows a prompt; one object for all sequences that wait with it."""
+        grammar = self.channels.grammar(self.body, prompt)
+        return self._made.setdefault(grammar, grammar)
+
+
+def answer_grammars(channels: Channels, prefix: str = "") -> Callable[[str], AnswerGrammar]:
+    """Grammars by their rules: a run has some, its requests may have others."""
+    return lru_cache(maxsize=256)(lambda body: AnswerGrammar(body, channels, prefix))

@@ -1,0 +1,321 @@
+r"""Templates to messages to the model's chat template to token ids; ids back to text.
+
+There are two forms. With ``chat``, ``system`` and ``user`` become messages for the model's own chat template, and the
+examples become earlier turns. Raw (``chat: false``), system, examples and row are joined into one text that the model
+continues, which base models need and small ones do better with: see ``conf/prompt/movie_reviews.yaml``.
+
+A template that names a missing column, or that has a syntax error, is refused before the model loads. A null cell makes
+its row an error unless the template has a default: ``{{ text or "" }}``.
+
+On the command line a text needs quotes of its own (``'prompt.user="..."'``) only where it looks like a list, a number
+or the like, or contains line breaks: in double quotes ``\n`` and ``\t`` are read as in YAML, in single quotes as they
+stand. A prompt with the name of the job, or else of the data set, is used without being asked for.
+
+Text from cells is never read as control tokens. In chat nothing in a message is; in raw mode those that the template
+itself spells out are. White space at a raw template's end moves to the front of the answers ("Sentiment: " becomes
+"Sentiment:" answered by " positive"), because that is where tokenizers put it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jinja2
+
+from runner import types
+from runner.text.channels import Answer, Channels
+from runner.text.chat import ChatTemplate
+from runner.text.spelling import spell, up_to
+from runner.text.structure import StructureConf
+from runner.text.templates import Template
+from runner.text.vocabulary import FUSE, Vocabulary, as_vocabulary, clean, control_pattern, defuse, encode_defused
+from runner.types import Request, Row, RowError, UserError
+
+_TAIL_TOKENS = 4
+_CACHED_CONTINUATIONS = 4096
+Message = dict[str, Any]
+
+
+@dataclass
+class PromptConf:
+    """How a row becomes a prompt.
+
+    ``system`` and ``user`` are Jinja2 templates over the row's columns and the job's variables.
+
+    Attributes:
+        system: The system message, or how a raw prompt begins.
+        user: The user message, or the part of a raw prompt that each row adds.
+        examples: Few-shot examples: for each the variables that the templates use, and ``answer``.
+        chat: Use the model's chat template. false: one raw text that the model continues.
+        separator: What stands between the parts of a raw prompt.
+        answer_prefix: What comes before each answer in a raw prompt, such as a space after "Sentiment:".
+        stop: Texts that end an answer and are left out of it.
+    """
+
+    system: str | None = None
+    user: str = "???"
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    chat: bool = True
+    separator: str = "\n\n"
+    answer_prefix: str = ""
+    stop: list[str] = field(default_factory=list)
+    output: StructureConf = field(default_factory=StructureConf)
+
+
+class Prompter:
+    """The prompts of one run. ``date`` (ISO) is what chat templates take for today.
+
+    ``chat_template_kwargs``: further variables for the chat template, such as ``reasoning_effort``. Raises UserError
+    when a template has a syntax error or the model has no chat template.
+    """
+
+    def __init__(
+        self, conf: PromptConf, tokenizer: Any, date: str, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        self.conf = conf
+        self.vocabulary: Vocabulary = as_vocabulary(tokenizer)
+        self.end_tokens = self.vocabulary.end_tokens
+        self.stop = _stop_texts(conf.stop)
+        self._pattern = control_pattern(self.vocabulary.control)
+        self.channels = Channels(self.vocabulary, conf.chat)
+        self._chat = self._chat_template(date, chat_template_kwargs or {}) if conf.chat else None
+        self._system = Template("prompt.system", conf.system) if conf.system else None
+        user, moved = _without_end_spaces(conf)
+        self._user = Template("prompt.user", user)
+        self.answer_prefix = "" if conf.chat else moved + conf.answer_prefix
+        literal = not conf.chat and self._has_control(_literal_text(conf))
+        self._fuse = self._defuse_cell if literal else None
+        self._examples: list[Message] | None = None
+        self._continuations: dict[Any, tuple[tuple[int, ...], ...]] = {}
+
+    def check(self, column_names: Iterable[str], variables: Iterable[str] = ()) -> None:
+        """Raise UserError for a template that uses what is neither a column nor one of the job's ``variables``.
+
+        The same for an example that lacks a variable, and for a chat template that takes no system message.
+        """
+        variables = set(variables)
+        known = [*column_names, *variables]
+        for template in self._templates():
+            template.check(known)
+        for number, example in enumerate(self.conf.examples):
+            self._check_example(f"prompt.examples[{number}]", example, variables)
+        if self.conf.chat and self.conf.answer_prefix:
+            raise UserError("prompt.answer_prefix applies to raw prompts only: prompt.chat=false")
+        if self._chat is not None:
+            self._try_chat(self._chat)
+
+    def render(self, request: Request, row: Row) -> list[int]:
+        """Token ids of the request's prompt; RowError when the row cannot be rendered."""
+        tokens = self.render_many([(request, row)])[0]
+        if isinstance(tokens, RowError):
+            raise tokens
+        return tokens
+
+    def render_many(self, requests: Sequence[tuple[Request, Row]]) -> list[list[int] | RowError]:
+        """Token ids of each (request, row), or why that one has none. Faster by the hundred than one by one."""
+        results: list[list[int] | RowError] = []
+        whole: dict[int, str] = {}
+        for at, (request, row) in enumerate(requests):
+            try:
+                text, defused = self._text(request, row)
+            except RowError as error:
+                results.append(error)
+                continue
+            results.append(encode_defused(text, self.vocabulary, self._pattern) if defused else [])
+            if not defused:
+                whole[at] = text
+        for at, ids in zip(whole, self.vocabulary.encode(list(whole.values())), strict=True):
+            results[at] = ids
+        return [r if isinstance(r, RowError) or self.conf.chat else self.vocabulary.bos + r for r in results]
+
+    def text(self, request: Request, row: Row) -> str:
+        """The prompt as text, for people to look at."""
+        return self._text(request, row)[0].replace(FUSE, "")
+
+    def continuations(self, prompt: Sequence[int], choices: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Token ids of each choice as what follows the prompt; UserError for a choice without text.
+
+        The end of the prompt and the choice are tokenised together, so that the choice's first token is the one that
+        the model would have seen; where that would change the prompt's own tokens, the choice is tokenised alone.
+        """
+        key = (tuple(prompt[-_TAIL_TOKENS:]), tuple(choices))
+        if key not in self._continuations:
+            if len(self._continuations) >= _CACHED_CONTINUATIONS:
+                self._continuations.clear()
+            self._continuations[key] = tuple(self._continuation(key[0], choice) for choice in choices)
+        return self._continuations[key]
+
+    def read(self, ids: Sequence[int], sequence: types.Sequence) -> Answer:
+        """What a sequence was answered, its reasoning apart; "" for what is only scored."""
+        if not ids:
+            return Answer("")
+        answer = self.channels.read(ids, sequence.tokens)
+        if sequence.grammar is None:
+            return answer._replace(text=self._cut(answer.text))
+        return answer._replace(text=answer.text.removeprefix(self.answer_prefix))
+
+    def spell(
+        self, generation: types.Generation, sequence: types.Sequence, text: str
+    ) -> tuple[dict[str, Any], ...] | None:
+        """``Completion.tokens`` of an answer that reads ``text``."""
+        tokens = spell(generation, sequence.tokens, self.channels)
+        return up_to(tokens, text) if tokens and self.stop else tokens
+
+    def stops(self, ids: Sequence[int]) -> bool:
+        """Whether a stop text has come up in the answer; what is thought before it is none."""
+        text = self.channels.read(ids).text
+        return any(stop in text for stop in self.stop)
+
+    def _cut(self, text: str) -> str:
+        return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
+
+    def _text(self, request: Request, row: Row) -> tuple[str, bool]:
+        """The prompt's text, and whether it is defused: see ``runner.text.vocabulary``."""
+        messages = self._messages(request, row)
+        if self._chat is None:
+            return self._raw_text(messages, request)
+        plain = not any(self._has_control(text) for text in _strings(messages))
+        messages = messages if plain else _map_strings(messages, self._defuse)
+        try:
+            text = clean(self._chat.render(messages))
+        except Exception as error:  # the template is the model's: whatever it raises concerns this row only
+            raise RowError(f"the model's chat template refuses the messages: {error}") from error
+        return text + (self.channels.skip(text) if request.choices else ""), not plain
+
+    def _raw_text(self, messages: list[Message], request: Request) -> tuple[str, bool]:
+        text = _join_raw(messages, self.conf.separator, self.answer_prefix)
+        if self._fuse is not None and request.messages is None:
+            return text, True
+        return (defuse(text, self._pattern), True) if self._has_control(text) else (text, False)
+
+    def _messages(self, request: Request, row: Row) -> list[Message]:
+        if request.messages is not None:
+            return [_map_strings(dict(message), clean) for message in request.messages]
+        variables = {**row, **request.variables}
+        system = [_message("system", self._system.render(variables, self._fuse))] if self._system else []
+        examples = self._example_messages(request.variables)
+        return [*system, *examples, _message("user", self._user.render(variables, self._fuse))]
+
+    def _example_messages(self, variables: Mapping[str, Any]) -> list[Message]:
+        """Earlier turns; rendered once if the examples alone hold all that the template uses."""
+        if self._examples is not None:
+            return self._examples
+        messages = []
+        for example in self.conf.examples:
+            messages.append(_message("user", self._user.render({**variables, **example}, self._fuse)))
+            messages.append(_message("assistant", clean(str(example.get("answer", "")))))
+        if all(self._user.names <= example.keys() for example in self.conf.examples):
+            self._examples = messages
+        return messages
+
+    def _continuation(self, tail: tuple[int, ...], choice: str) -> tuple[int, ...]:
+        if not choice:
+            raise UserError("a choice is empty: every label needs a text")
+        choice = clean(self.answer_prefix + choice)
+        before = self._plain_tail(tail)
+        ids = self.vocabulary.encode_plain(self.vocabulary.decode(before) + choice) if before else []
+        if not before or tuple(ids[: len(before)]) != before or len(ids) == len(before):
+            ids, before = self.vocabulary.encode_plain(choice), ()
+        if len(ids) == len(before):
+            raise UserError(f"the choice {choice!r} has no tokens in this model's vocabulary")
+        return tuple(ids[len(before) :])
+
+    def _plain_tail(self, tail: tuple[int, ...]) -> tuple[int, ...]:
+        """The longest end of the tail that is plain text and is tokenised again as it is."""
+        control = {token.id for token in self.vocabulary.control.values()}
+        for start in range(len(tail)):
+            part = tail[start:]
+            if control.isdisjoint(part) and tuple(self.vocabulary.encode_plain(self.vocabulary.decode(part))) == part:
+                return part
+        return ()
+
+    def _chat_template(self, date: str, variables: Mapping[str, Any]) -> ChatTemplate:
+        if self.vocabulary.chat_template is None:
+            raise UserError("this model has no chat template: prompt.chat=false makes a raw prompt")
+        return ChatTemplate(self.vocabulary.chat_template, date, {**self.vocabulary.template_variables, **variables})
+
+    def _try_chat(self, chat: ChatTemplate) -> None:
+        system = [_message("system", "a")] if self._system else []
+        examples = [_message("user", "a"), _message("assistant", "a")] if self.conf.examples else []
+        try:
+            chat.render([*system, *examples, _message("user", "a")])
+        except jinja2.TemplateError as error:
+            keys = "prompt.system, prompt.examples" if self._system or self.conf.examples else "prompt.chat"
+            raise UserError(f"{keys}: the model's chat template refuses such a conversation: {error}") from error
+
+    def _check_example(self, name: str, example: Mapping[str, Any], variables: set[str]) -> None:
+        missing = sorted(self._user.needs - example.keys() - variables)
+        if missing:
+            raise UserError(f"{name} lacks {', '.join(missing)}, which prompt.user uses")
+        if not isinstance(example.get("answer"), str | int | float) or isinstance(example.get("answer"), bool):
+            raise UserError(f"{name}.answer is {example.get('answer')!r}, not a text (quote it: answer: 'yes')")
+
+    def _templates(self) -> list[Template]:
+        return [self._user, *([self._system] if self._system else [])]
+
+    def _has_control(self, text: str) -> bool:
+        return self._pattern is not None and self._pattern.search(text) is not None
+
+    def _defuse_cell(self, text: str) -> str:
+        """Raw mode with control tokens in the template: fuses on both sides keep cells from completing one."""
+        return FUSE + defuse(text, self._pattern) + FUSE
+
+    def _defuse(self, text: str) -> str:
+        return defuse(text, self._pattern)
+
+
+def _stop_texts(stop: list[str]) -> tuple[str, ...]:
+    if "" in stop:
+        raise UserError("prompt.stop: a stop text is empty, which would end every answer at once; leave it out")
+    return tuple(stop)
+
+
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in nested lists and dicts (their keys aside)."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
+
+
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy in which every text is changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _map_strings(part, change) for key, part in value.items()}
+    return [_map_strings(part, change) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _join_raw(messages: list[Message], separator: str, answer_prefix: str) -> str:
+    pieces: list[str] = []
+    for message in messages:
+        content = clean(str(message.get("content") or ""))
+        if message.get("role") == "assistant" and pieces:
+            pieces[-1] += answer_prefix + content
+        else:
+            pieces.append(content)
+    return separator.join(pieces)
+
+
+def _without_end_spaces(conf: PromptConf) -> tuple[str, str]:
+    """The user template and, in raw mode, the spaces that its end gives to the answers."""
+    if conf.chat:
+        return conf.user, ""
+    source = conf.user.removesuffix("\n")
+    bare = source.rstrip(" \t")
+    return bare, source[len(bare) :]
+
+
+def _literal_text(conf: PromptConf) -> str:
+    """The raw prompt's text that does not come from cells."""
+    sources = " ".join([conf.system or "", conf.user])
+    return re.sub(r"\{\{.*?\}\}|\{#.*?#\}", " ", sources, flags=re.DOTALL) + conf.separator + conf.answer_prefix

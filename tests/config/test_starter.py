@@ -1,0 +1,132 @@
+"""``rowmill init`` proposes a configuration that runs as it was written."""
+
+import gzip
+import json
+import shlex
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from runner import open_run
+from runner.cli import main
+from runner.config.starter import propose
+from runner.types import UserError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_csv(name, rows, header="id,text,kind"):
+    Path(name).write_text(header + "\n" + "".join(f"{row}\n" for row in rows))
+
+
+def run_as_told(capsys):
+    """Type the command that init printed, with the fake engine."""
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("run "))
+    words = shlex.split(line.removeprefix("run").strip())
+    assert words[0] == "rowmill"
+    assert main([*words[1:], "engine.backend=fake", "run_name=out"]) == 0
+    return list(open_run("outputs/out").rows())
+
+
+def test_labels_from_a_column(folder, capsys):
+    write_csv("mail.csv", (f"{i},mail number {i} of many,{('ham', 'yes')[i % 2]}" for i in range(20)))
+    assert main(["init", "mail.csv"]) == 0
+    assert "'kind'" in Path("my_conf/job/mail.yaml").read_text()
+    rows = run_as_told(capsys)
+    assert len(rows) == 20
+    assert {row["label"] for row in rows} <= {"ham", "yes"}
+    assert not any(row["error"] for row in rows)
+
+
+def test_texts_without_labels_get_answers(folder, capsys):
+    Path("a.jsonl").write_text("".join(json.dumps({"q": f"question {i}?", "n": i}) + "\n" for i in range(20)))
+    assert main(["init", "a.jsonl"]) == 0
+    assert all(row["text"] for row in run_as_told(capsys))
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_table_that_is_not_separated_by_commas(folder, capsys, mark):
+    rows = (f"{i},mail number {i} of many,{('ham', 'yes')[i % 2]}" for i in range(20))
+    write_csv("mail.csv", (row.replace(",", mark) for row in rows), "id,text,kind".replace(",", mark))
+    assert main(["init", "mail.csv"]) == 0
+    assert [row["id"] for row in run_as_told(capsys)] == list(range(20))
+
+
+def test_an_array_of_objects(folder, capsys):
+    Path("a.json").write_text(json.dumps([{"q": f"question {i}?", "n": i} for i in range(20)], indent=1))
+    assert main(["init", "a.json"]) == 0
+    assert [row["n"] for row in run_as_told(capsys)] == list(range(20))
+
+
+def test_long_documents_are_summarised(folder, capsys):
+    Path("papers.jsonl").write_text("".join(json.dumps({"body": f"{i} words " * 800}) + "\n" for i in range(3)))
+    assert main(["init", "papers.jsonl"]) == 0
+    assert "column: body" in Path("my_conf/job/papers.yaml").read_text()
+    assert all(row["summary"] for row in run_as_told(capsys))
+
+
+def test_names_that_rowmill_has_get_another_one(folder, capsys):
+    write_csv("label.csv", (f"{i},some text {i},x{i % 3}" for i in range(30)))
+    assert main(["init", "label.csv"]) == 0
+    assert Path("my_conf/job/my_label.yaml").is_file()
+    assert len(run_as_told(capsys)) == 30
+    assert main(["init", "label.csv", "--name", "label"]) == 2
+    assert "my_label" in capsys.readouterr().err
+
+
+def test_odd_labels_and_file_names_stay_what_they_are(folder, capsys):
+    labels = ["yes", "1.50", 'a "b"', "c: d", "- e", "{f}"]
+    rows = (json.dumps({"text": f"number {i} of many texts", "class": labels[i % 6]}) for i in range(60))
+    with gzip.open("my data (1).jsonl.gz", "wt") as file:
+        file.write("\n".join(rows))
+    assert main(["init", "my data (1).jsonl.gz"]) == 0
+    assert {row["label"] for row in run_as_told(capsys)} <= set(labels)
+
+
+def test_a_table_of_a_database(folder, capsys):
+    with sqlite3.connect("x.db") as connection:
+        connection.execute("CREATE TABLE t (body TEXT, stars INTEGER)")
+        connection.executemany("INSERT INTO t VALUES (?, ?)", [(f"body number {i}", i) for i in range(9)])
+    assert main(["init", "x.db", "--table", "t"]) == 0
+    assert len(run_as_told(capsys)) == 9
+
+
+def test_nothing_is_overwritten(folder, capsys):
+    write_csv("mail.csv", (f"{i},mail number {i},{'ab'[i % 2]}" for i in range(20)))
+    assert main(["init", "mail.csv"]) == 0
+    Path("my_conf/job/mail.yaml").write_text("mine")
+    assert main(["init", "mail.csv"]) == 2
+    assert "not overwritten" in capsys.readouterr().err
+    assert Path("my_conf/job/mail.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.csv", None, "no such file"),
+        ("data.xyz", "a", "unknown file type"),
+        ("empty.csv", "", "empty"),
+        ("numbers.csv", "a,b\n1,2\n", "no column of texts"),
+        ("odd.csv", "the text\nhello there\n", "letters, digits and _"),
+    ],
+)
+def test_what_cannot_be_proposed(folder, capsys, name, content, message):
+    if content is not None:
+        Path(name).write_text(content)
+    assert main(["init", name]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("my_conf").exists()
+
+
+def test_what_counts_as_labels(folder):
+    write_csv("a.csv", (f"{i},text number {i},{i % 4},name {i}" for i in range(40)), "id,text,label,who")
+    assert propose("a.csv").labels == ("0", "1", "2", "3")
+    write_csv("b.csv", (f"{i},text number {i},{i % 4},name {i}" for i in range(40)), "id,text,stars,who")
+    assert propose("b.csv").gold is None
+    with pytest.raises(UserError, match="no such file"):
+        propose("c.csv")

@@ -1,0 +1,158 @@
+"""Compressed files and patterns: the same rows as one plain file has, and mistakes that name their file."""
+
+import bz2
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from runner.data.conf import DatasetConf
+from runner.data.readers import table
+from runner.data.source import open_source
+from runner.types import UserError
+
+ROWS = [{"id": i, "text": f"row {i}"} for i in range(30)]
+CSV = "id,text\n" + "".join(f"{r['id']},{r['text']}\n" for r in ROWS)
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
+PACKERS = {"gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress, "bz2": bz2.compress}
+
+
+def rows(path, kind, **conf):
+    return list(open_source(DatasetConf(kind=kind, path=str(path), **conf)).rows(0))
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("kind", "content"), [("csv", CSV), ("jsonl", JSONL)])
+def test_compression_goes_by_the_content(tmp_path, packer, named, kind, content):
+    path = tmp_path / (f"data.{kind}.{packer}" if named else "data")
+    path.write_bytes(PACKERS[packer](content.encode()))
+    assert rows(path, kind) == ROWS
+
+
+def test_a_file_that_was_unpacked_but_not_renamed_is_read(tmp_path):
+    path = tmp_path / "data.csv.gz"
+    path.write_text(CSV)
+    assert rows(path, "csv") == ROWS
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "text", "openai_batch"])
+def test_a_file_cut_short_is_refused(tmp_path, packer, kind):
+    path = tmp_path / f"data.{packer}"
+    path.write_bytes(PACKERS[packer]((JSONL if kind in ("jsonl", "openai_batch") else CSV).encode() * 20)[:-30])
+    with pytest.raises(UserError, match=f"data.{packer}.* (damaged|cannot be read)") as caught:
+        rows(path, kind)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_packed_is_looked_at_too(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(JSONL.encode()))
+    with pytest.raises(UserError, match="dataset=jsonl"):
+        rows(tmp_path / "a.gz", "csv")
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
+    with pytest.raises(UserError, match="gzip-compressed: decompress it"):
+        rows(tmp_path / "a.parquet.gz", "parquet")
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """The rows in three files of each kind, one of them compressed."""
+    for number, part in enumerate((ROWS[:10], ROWS[10:11], ROWS[11:])):
+        lines = "".join(json.dumps(row) + "\n" for row in part)
+        (tmp_path / f"part-{number}.jsonl").write_text(lines)
+        (tmp_path / f"part-{number}.csv").write_text("text,id\n" + "".join(f"{r['text']},{r['id']}\n" for r in part))
+        pq.write_table(pa.Table.from_pylist(part), tmp_path / f"part-{number}.parquet")
+        (tmp_path / f"part-{number}.txt").write_text("\n".join(row["text"] for row in part))
+    (tmp_path / "part-1.jsonl").write_bytes(gzip.compress((tmp_path / "part-1.jsonl").read_bytes()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_pattern_is_all_its_files_in_the_order_of_their_names(parts, kind):
+    assert rows(parts / f"part-*.{kind}", kind) == ROWS
+    assert rows(parts / f"part-[02].{kind}", kind) == ROWS[:10] + ROWS[11:]
+    assert rows(parts / "**" / f"part-*.{kind}", kind) == ROWS
+
+
+def test_text_files_end_their_last_lines(parts):
+    assert rows(parts / "*.txt", "text") == [{"text": row["text"]} for row in ROWS]
+
+
+def test_large_files_of_a_pattern_are_mapped_from_the_cache(parts, tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(table, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(table, "cache_file", lambda key: cache / f"{key}.arrow")
+    for _ in range(2):
+        assert rows(parts / "*.csv", "csv") == ROWS
+        assert len(list(cache.iterdir())) == 1
+
+
+def test_columns_of_several_files_take_the_type_that_holds_all(tmp_path):
+    (tmp_path / "a.csv").write_text("n,only_a\n1,x\n")
+    (tmp_path / "b.csv").write_text("n\n1.5\n")
+    (tmp_path / "c.csv").write_text("n\n007\n")
+    assert [row["n"] for row in rows(tmp_path / "[ab].csv", "csv")] == ["1", "1.5"]
+    assert [row["n"] for row in rows(tmp_path / "*.csv", "csv")] == ["1", "1.5", "007"]
+    assert [row["only_a"] for row in rows(tmp_path / "*.csv", "csv")] == ["x", None, None]
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\n')
+    (tmp_path / "b.jsonl").write_text('{"n": 1.5}\n')
+    assert rows(tmp_path / "*.jsonl", "jsonl") == [{"n": 1.0}, {"n": 1.5}]
+
+
+def test_a_pattern_of_arrow_files(tmp_path):
+    for number, part in enumerate((ROWS[:10], ROWS[10:])):
+        table = pa.Table.from_pylist(part)
+        with pa.ipc.new_stream(str(tmp_path / f"data-{number}.arrow"), table.schema) as stream:
+            stream.write_table(table)
+    assert rows(tmp_path / "data-*.arrow", "arrow") == ROWS
+
+
+def test_the_fingerprint_of_a_pattern_follows_contents_and_order(parts):
+    def fingerprint(path):
+        return open_source(DatasetConf(kind="jsonl", path=str(path))).fingerprint
+
+    first = fingerprint(parts / "part-*.jsonl")
+    (parts / "moved").mkdir()
+    for number in range(3):
+        (parts / f"part-{number}.jsonl").rename(parts / "moved" / f"x{number}.jsonl")
+    assert fingerprint(parts / "moved" / "*.jsonl") == first
+    (parts / "moved" / "x0.jsonl").rename(parts / "moved" / "z.jsonl")
+    assert fingerprint(parts / "moved" / "*.jsonl") != first
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "message"),
+    [
+        ("jsonl", {"a": '{"a": 1}\n', "b": '{"a": 1}\nnope\n'}, r"/b line 2 is not JSON"),
+        ("csv", {"a": "x,y\n1,2\n", "b": "x,y\n1,2\n1,2,3\n"}, r"/b line 3 has 3 cells"),
+        ("csv", {"a": "x\n1\n", "b": 'x\n1\n"2\n3\n'}, r"/b line 3 opens a quote that is never closed"),
+        ("csv", {"a": "x\n1\n", "b": ""}, r"/b is empty"),
+        ("csv", {"a": "x\n1\n", "b": '{"x": 1}\n'}, r"/b is not csv but looks like JSON lines"),
+        ("parquet", {"a": "PAR1", "b": "PAR1"}, r"/a is not a readable Parquet file"),
+        ("sqlite", {"a": "x", "b": "x"}, "give one database file"),
+        ("csv", {}, "no file matches the pattern"),
+    ],
+)
+def test_mistakes_in_a_pattern_name_their_file(tmp_path, kind, files, message):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        rows(tmp_path / "[a-z]", kind)
+    assert "\n" not in str(caught.value)
+
+
+def test_parquet_files_whose_types_cannot_be_joined(tmp_path):
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"n": [[1]]}), tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b.parquet has other column types than .*a.parquet"):
+        rows(tmp_path / "*.parquet", "parquet")
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path):
+    (tmp_path / "a[1].csv").write_text(CSV)
+    assert rows(tmp_path / "a[1].csv", "csv") == ROWS

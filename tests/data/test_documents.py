@@ -1,0 +1,152 @@
+import json
+
+import pytest
+
+from runner.data.conf import DatasetConf
+from runner.data.readers.aclsum import paper_text
+from runner.data.readers.documents import html_text
+from runner.data.source import open_source
+from runner.loop.task import Task
+from runner.types import UnreadableRow, UserError
+
+PAGE = "<html><head><title>t</title><style>p {}</style></head><body><h1>One</h1><p>a <b>bold</b> word<br>next\n line"
+PAGE += "<script>var x = '<p>no</p>'</script></p><ul><li>x</li><li>y &amp; z</li></ul></body></html>"
+
+
+def pdf(text):
+    """A PDF of one page, made by hand."""
+    stream = f"BT /F1 12 Tf 50 700 Td ({text}) Tj ET".encode()
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R"
+        b" /Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    out, places = b"%PDF-1.4\n", []
+    for number, body in enumerate(objects, 1):
+        places.append(len(out))
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    end = b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % len(out)
+    return out + b"xref\n0 6\n0000000000 65535 f \n" + table + end
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "b.txt").write_text("plain\r\ntext\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.MD").write_text("# Head\n\nbody")
+    (tmp_path / "c.html").write_text(PAGE)
+    (tmp_path / "d.pdf").write_bytes(pdf("Hello from a page"))
+    (tmp_path / "e.pdf").write_bytes(b"%PDF-1.4 and then nothing")
+    (tmp_path / "f.txt").write_bytes(b"\x00\x01binary")
+    (tmp_path / "g.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "h.txt").write_text("  \n")
+    (tmp_path / ".hidden.txt").write_text("no")
+    (tmp_path / "i.png").write_bytes(b"\x89PNG")
+    return tmp_path
+
+
+def opened(path, **keys):
+    return open_source(DatasetConf(kind="documents", path=str(path), **keys))
+
+
+def test_every_document_is_a_row_in_the_order_of_its_path(folder):
+    rows = list(opened(folder).rows())
+    assert [row["file"] for row in rows] == [*(f"{name}" for name in ("b.txt", "c.html", "d.pdf", "e.pdf", "f.txt")),
+                                             "g.txt", "h.txt", "sub/a.MD"]  # fmt: skip
+    texts = {row["file"]: row["text"] for row in rows}
+    assert texts["b.txt"] == "plain\ntext\n"
+    assert texts["sub/a.MD"] == "# Head\n\nbody"
+    assert texts["c.html"] == "One\n\na bold word\n\nnext line\n\nx\n\ny & z"
+    assert "Hello from a page" in texts["d.pdf"]
+
+
+def test_what_cannot_be_read_is_a_row_that_says_why(folder):
+    rows = {row["file"]: row for row in opened(folder).rows()}
+    unreadable = {name for name, row in rows.items() if isinstance(row, UnreadableRow)}
+    assert unreadable == {"e.pdf", "f.txt", "g.txt", "h.txt"}
+    assert rows["g.txt"].why == "ValueError: byte 3 is not utf-8; did you mean dataset.encoding=latin-1?"
+    assert rows["h.txt"].why == "it holds no text"
+    task = Task(0, rows["f.txt"], job=None)
+    assert task.start() == []
+    assert task.output.error == "unreadable: ValueError: it is not text: it holds null bytes"
+
+
+def test_encodings_are_said_or_stand_in_the_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "b.txt").write_bytes("\ufeffcaf\xe9".encode())
+    (tmp_path / "c.txt").write_bytes("caf\xe9".encode("utf-16"))
+    (tmp_path / "d.html").write_bytes(b'<meta http-equiv="x" content="text/html; charset=cp1251"><p>\xea\xee\xf2')
+    (tmp_path / "e.html").write_bytes('<META CHARSET="klingon"><p>caf\xe9'.encode("latin-1"))
+    texts = [row["text"] for row in opened(tmp_path, encoding="latin-1").rows()]
+    assert texts == ["caf\xe9", "caf\xe9", "caf\xe9", "\u043a\u043e\u0442", "caf\xe9"]
+    with pytest.raises(UserError, match="'klingon' is unknown"):
+        opened(tmp_path, encoding="klingon")
+
+
+def test_the_fingerprint_follows_names_and_contents(folder):
+    first = opened(folder).fingerprint
+    assert opened(folder).fingerprint == first
+    (folder / "b.txt").write_text("changed")
+    second = opened(folder).fingerprint
+    (folder / "b.txt").rename(folder / "bb.txt")
+    assert len({first, second, opened(folder).fingerprint}) == 3
+
+
+def test_one_file_and_some_files_are_data_sets_too(folder):
+    assert [row["file"] for row in opened(folder / "b.txt").rows()] == ["b.txt"]
+    assert [row["file"] for row in opened(folder / "[bg].txt").rows()] == ["b.txt", "g.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("i.png", "holds no documents"), ("nothing", "no such file"), (".", "holds no documents")]
+)
+def test_what_holds_no_documents_is_refused(tmp_path, name, says):
+    (tmp_path / "i.png").write_bytes(b"\x89PNG")
+    with pytest.raises(UserError, match=says):
+        opened(tmp_path / name)
+
+
+def test_a_pdf_without_the_package_is_refused_at_once(folder, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"d.pdf needs the package pypdf: pip install 'rowmill\[documents\]'"):
+        opened(folder)
+
+
+def test_html_without_an_end_is_text():
+    assert html_text("a <p>b &lt; c") == "a\n\nb < c"
+    assert html_text("<html><head><title>t<body>a page") == "a page"
+
+
+def test_papers_have_headings_and_references(tmp_path):
+    paper = {
+        "title": "On X",
+        "abstract": "We do X.",
+        "pdf_parse": {
+            "body_text": [
+                {"section": "Intro", "text": "One.\u2028Two."},
+                {"section": "Intro", "text": "Three."},
+                {"section": "End", "text": "Four."},
+            ]
+        },
+    }
+    assert paper_text(paper) == "We do X.\n\nIntro\n\nOne.\u2028Two.\n\nThree.\n\nEnd\n\nFour."
+    (tmp_path / "paper_jsons").mkdir()
+    summary = {"challenge": "C.", "approach": "A.\u2028", "outcome": "O."}
+    for split in ("train", "val", "test"):
+        (tmp_path / "paper_jsons" / f"{split}-1.json").write_text(json.dumps(paper))
+        line = json.dumps({"id": f"{split}-1", "summary": summary}, ensure_ascii=False)
+        (tmp_path / f"{split}.jsonl").write_text(line + "\n")
+    source = open_source(DatasetConf(kind="aclsum", path=str(tmp_path), gold="reference", where="split == test"))
+    (row,) = source.rows()
+    assert row == {"id": "test-1", "title": "On X", "text": paper_text(paper), "reference": "C. A. O.", "split": "test"}
+
+
+def test_a_folder_that_is_not_aclsum_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not the folder dataset of the wheel aclsum"):
+        open_source(DatasetConf(kind="aclsum", path=str(tmp_path)))

@@ -1,0 +1,347 @@
+"""Data sets in: every format gives the same rows, and every mistake is refused with one clear line."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runner.data.conf import DatasetConf
+from runner.data.readers import table
+from runner.data.source import open_source
+from runner.types import Source, UserError
+
+ROWS = [{"id": i, "text": f"row {i}, with a comma", "kind": "spam" if i % 3 else "ham"} for i in range(50)]
+
+
+def source(path, kind="csv", **conf):
+    return open_source(DatasetConf(kind=kind, path=str(path), **conf))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_bytes(content, name="data.csv"):
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write_bytes
+
+
+@pytest.fixture
+def mail(write):
+    return write("id,text,kind\n" + "".join(f'{r["id"]},"{r["text"]}",{r["kind"]}\n' for r in ROWS), "mail.csv")
+
+
+def cells(path, **conf):
+    return list(source(path, **conf).rows(0))
+
+
+def save_in_every_format(folder):
+    import datasets
+
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (folder / "a.jsonl").write_text(lines)
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    pq.write_table(pa.Table.from_pylist(ROWS), folder / "a.parquet", row_group_size=7)
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(folder / "folder"))
+    return [("jsonl", "a.jsonl"), ("jsonl", "a.jsonl.gz"), ("parquet", "a.parquet"), ("arrow", "folder")]
+
+
+def test_every_format_gives_the_same_rows(tmp_path, mail):
+    assert cells(mail) == ROWS
+    for kind, name in save_in_every_format(tmp_path):
+        data: Source = source(tmp_path / name, kind)
+        assert list(data.rows(0)) == ROWS
+        assert data.column_names == ["id", "text", "kind"]
+        assert list(data.rows(47)) == ROWS[47:]
+        assert data.table(3, 5, ["kind"]).to_pylist() == [{"kind": r["kind"]} for r in ROWS[3:5]]
+        assert set(data.features) == {"id", "text", "kind"}
+
+
+def test_text_is_one_row_a_line(write):
+    assert cells(write("a\n\nb,c\r\nd", "a.txt"), kind="text") == [{"text": t} for t in ("a", "", "b,c", "d")]
+
+
+def test_where_then_shuffle_then_limit(mail):
+    spam = [r for r in ROWS if r["kind"] == "spam"]
+    assert cells(mail, where="kind == spam") == spam
+    shuffled = cells(mail, where="kind == spam", shuffle_seed=3)
+    assert shuffled != spam
+    assert sorted(shuffled, key=lambda r: r["id"]) == spam
+    limited = source(mail, where="kind == spam", shuffle_seed=3, limit=5)
+    assert list(limited.rows(0)) == shuffled[:5]
+    assert limited.table(1, 99, ["id"])["id"].to_pylist() == [r["id"] for r in shuffled[1:5]]
+    assert limited.table(2, 2, ["id"]).num_rows == 0
+    assert "5 of 50 rows" in limited.describe()
+
+
+def test_a_shuffle_gathers_over_many_batches(tmp_path):
+    pq.write_table(pa.table({"n": range(25_000)}), tmp_path / "n.parquet")
+    values = [r["n"] for r in source(tmp_path / "n.parquet", "parquet", shuffle_seed=1).rows(0)]
+    assert sorted(values) == list(range(25_000))
+    assert values[:4] != [0, 1, 2, 3]
+    resumed = source(tmp_path / "n.parquet", "parquet", shuffle_seed=1).rows(24_998)
+    assert [r["n"] for r in resumed] == values[24_998:]
+
+
+@pytest.mark.parametrize(
+    ("where", "ids"),
+    [
+        ("n > 1 and t != a", [2]),
+        ("n = 0 or n <> 0", [0, 1, 2]),
+        ("n is null", [3]),
+        ("n is not null and not t == 'b'", [0]),
+        ("id in [0, 3]", [0, 3]),
+        ("id not in (0, 3)", [1, 2]),
+        ("t == 7", [3]),
+        ("t in [a, 7]", [0, 3]),
+        ("t > 6", [3]),
+        ("t != 7", [0, 1, 2]),
+        ('`odd name` == "it\'s"', [1]),
+        ("(n >= 2 or t == a) and not id == 9", [0, 2]),
+        ("x < 0.75", [0]),
+        ("id <= 1.5", [0, 1]),
+    ],
+)
+def test_where(write, where, ids):
+    path = write("id,n,t,odd name,x\n0,0,a,,0.5\n1,1,b,it's,0.75\n2,2,b,,1.25\n3,,007,,2.5\n")
+    assert [r["id"] for r in cells(path, where=where)] == ids
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("knid == spam", r"no column 'knid' \(did you mean 'kind'\?\); valid: id, text, kind"),
+        ("kind spam", "position 6"),
+        ("kind ==", "position 8"),
+        ("kind == spam extra", "'and', 'or' or the end at position 14"),
+        ("kind == 'spam", "position 9"),
+        ("id == spam", "column 'id' holds int64, not 'spam'"),
+        ("kind in spam", "position 9"),
+        ("(" * 300 + "id == 1", "deep"),
+        ("kind == eggs", "no row .* matches"),
+        ("", "expected a column at position 1"),
+    ],
+)
+def test_a_wrong_where_is_named(mail, where, message):
+    with pytest.raises(UserError, match=message):
+        source(mail, where=where)
+
+
+def test_the_fingerprint_follows_the_contents_and_the_choice(mail, tmp_path, write):
+    first = source(mail).fingerprint
+    copy = write(mail.read_bytes(), "other.csv")
+    assert source(copy).fingerprint == first
+    others = {source(mail, **c).fingerprint for c in ({"limit": 3}, {"shuffle_seed": 1}, {"where": "id > 3"})}
+    assert len(others | {first}) == 4
+    copy.write_bytes(mail.read_bytes().replace(b"row 7", b"row 8"))
+    assert source(copy).fingerprint != first
+
+
+def test_numbers_stay_as_they_stand_in_the_file(write):
+    path = write("a,b,c,d,e,f\n1,007,1.5,1.50,1e3,0.00001\n-2,8,2.0,2,3,0.1\n,,,,,\n")
+    assert cells(path)[0] == {"a": 1, "b": "007", "c": 1.5, "d": "1.50", "e": "1e3", "f": "0.00001"}
+    assert cells(path)[2] == dict.fromkeys("abcdef")
+
+
+def test_only_an_empty_unquoted_cell_is_null(write):
+    path = write('t,n\nNA,1\nnull,2\nNone,3\n"",4\n,5\nnan,6\n')
+    assert [r["t"] for r in cells(path)] == ["NA", "null", "None", "", None, "nan"]
+
+
+def test_odd_but_good_csv(write):
+    path = write(b'\xef\xbb\xbf"error",\n"two\nlines, ""quoted""",a\x00b\n')
+    assert cells(path) == [{"error": 'two\nlines, "quoted"', "column_2": "a\x00b"}]
+    assert cells(write("a\tb\n1\tx\n", "t.tsv")) == [{"a": 1, "b": "x"}]
+    assert cells(write("a;b\n1;x\n"), delimiter=";") == [{"a": 1, "b": "x"}]
+    assert cells(write("a\né\n".encode("latin-1")), encoding="latin-1") == [{"a": "é"}]
+    assert cells(write("a\né\n".encode("utf-16")), encoding="utf-16") == [{"a": "é"}]
+    assert cells(write(gzip.compress(b"a\n1\n"), "a.csv.gz")) == [{"a": 1}]
+
+
+def test_wide_rows_and_long_cells(write):
+    names = [f"c{i}" for i in range(10_000)]
+    path = write(",".join(names) + "\n" + ",".join(["1"] * 10_000) + "\n")
+    assert cells(path) == [dict.fromkeys(names, 1)]
+    long = "x" * (9 << 20)
+    assert cells(write(f"a,b\n{long},y\nz,w\n"))[0] == {"a": long, "b": "y"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty: empty data set"),
+        (b"a,b\n", "no rows: empty data set"),
+        (b"a,b", "no rows: empty data set"),
+        (b"\n\n", "no rows: empty data set"),
+        (b'a,b\n1,"x\ny"\n1,2,3\n', "line 4 has 3 cells, the header has 2"),
+        (b"a,b\n1\n", "line 2 has 1 cells"),
+        (b"a,a,b\n1,2,3\n", "more than one column named 'a'"),
+        (b"a,b\n1,x\n2,\xff\n", "line 3 is not utf-8; did you mean dataset.encoding=latin-1"),
+        (b'a,b\n1,x\n2,"y\n3,z\n', "a quote that is never closed"),
+        (b"PAR1abc", "not csv but a Parquet file: dataset=parquet"),
+        (b"PK\x03\x04abc", "Excel"),
+        (b"\xff\xfea\x00", "utf-16"),
+        (b'{"a": 1}\n', "dataset=jsonl"),
+        (
+            b"text;n\nx;1\n",
+            r"single column 'text;n'; did you mean dataset.delimiter=';'\? If not, set",
+        ),
+        (b"text\tn\nx\t1\n", r"did you mean dataset.delimiter='\\t'"),
+    ],
+)
+def test_a_bad_csv_is_refused(write, content, message):
+    with pytest.raises(UserError, match=message) as caught:
+        source(write(content))
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", ["\t", r"\t"])
+def test_a_tab_may_be_written_as_its_escape(write, mark):
+    assert cells(write("text\tn\nx\t1\n"), delimiter=mark) == [{"text": "x", "n": 1}]
+    assert cells(write("text;n\nx\n"), delimiter=",") == [{"text;n": "x"}]
+
+
+def test_jsonl_types(write):
+    path = write(
+        '{"a": 1, "m": 1, "d": "2024-01-01"}\n\n{"b": [1, 2], "a": 2.5, "m": "x"}\n{"s": {"k": {}}, "m": {"z": 1}}\n'
+    )
+    rows = cells(path, kind="jsonl")
+    assert [r["a"] for r in rows] == [1.0, 2.5, None]
+    assert [r["m"] for r in rows] == ["1", "x", '{"z": 1}']
+    assert rows[0]["d"] == "2024-01-01"
+    assert rows[1]["b"] == [1, 2]
+    assert rows[2]["s"] == '{"k": {}}'
+    assert cells(write('{"a": "x\\ud800"}\n'), kind="jsonl") == [{"a": "x\ufffd"}]
+    assert cells(write('{"a": 1e400, "b": 99999999999999999999}\n'), kind="jsonl")[0]["b"] == "99999999999999999999"
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_an_array_of_objects_reads_as_its_lines_do(write, monkeypatch, indent, size):
+    rows = [
+        {"a": at, "text": 'ä\n]},"' * at, "f": -1.5e-7, "deep": {"x": [True, None], "s": ""}, "last": 123456}
+        for at in range(40)
+    ]
+    monkeypatch.setattr("runner.data.readers.json._READ_BYTES", size)
+    array = write("\ufeff \n" + json.dumps(rows, indent=indent, ensure_ascii=False) + "\n", "a.json")
+    lines = write("".join(json.dumps(row) + "\n" for row in rows), "a.jsonl")
+    assert cells(array, kind="jsonl") == cells(lines, kind="jsonl") == rows
+    assert cells(write('[{"a": "x\\ud800"}]', "b.json"), kind="jsonl") == [{"a": "x\ufffd"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1}\n{"a": \n', "line 2 is not JSON"),
+        (b'{"a": 1}\n[1]\n', "line 2 is not a JSON object but list"),
+        (b'{"a": "\xff"}\n', "line 1 is not JSON"),
+        (b"\n\n", "empty data set"),
+        (b"{}\n", "no columns"),
+        (b"[]", "empty data set"),
+        (b'[{"a": 1},\n 2]', "line 2 is not a JSON object but int"),
+        (b'[{"a": 1}\n{"a": 2}]', "line 2 is not JSON: expected , but found {"),
+        (b'[{"a": 1},\n{"a": tru}]', "line 2 is not JSON: Expecting value"),
+        (b'[{"a": 1},\n{"a": "x', "line 2 is not JSON: Unterminated string"),
+        (b'[{"a": 1}', r"line 1 is not JSON: expected , but found the end"),
+        (b'[{"a": 1}]\n[]', "line 2 is not JSON: something follows its array"),
+        (b'[{"a": "\xff"}]', "line 1 is not JSON: 'utf-8'"),
+    ],
+)
+def test_a_bad_jsonl_is_refused(write, content, message):
+    with pytest.raises(UserError, match=message):
+        source(write(content, "a.jsonl"), kind="jsonl")
+
+
+def test_a_missing_file_suggests_its_neighbours(mail):
+    with pytest.raises(UserError, match=r"no such file: .*mial.csv; did you mean .*mail.csv"):
+        source(mail.with_name("mial.csv"))
+    with pytest.raises(UserError, match="is a folder"):
+        source(mail.parent)
+    with pytest.raises(UserError, match="save_to_disk"):
+        source(mail.parent, "arrow")
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ({"gold": "knid"}, "dataset.gold: no column 'knid'"),
+        ({"limit": 0}, "dataset.limit"),
+        ({"shuffle_seed": -1}, "dataset.shuffle_seed"),
+        ({"kind": "jsnol"}, "did you mean 'jsonl'"),
+        ({"gold": "kind", "classes": ["ham", "egg"]}, "holds 'spam', which is neither a class"),
+        ({"delimiter": "::"}, "dataset.delimiter"),
+        ({"encoding": "klingon"}, "dataset.encoding"),
+        ({"path": None}, "dataset.path is not set"),
+    ],
+)
+def test_a_wrong_key_is_named(mail, conf, message):
+    with pytest.raises(UserError, match=message):
+        open_source(DatasetConf(**{"path": str(mail), **conf}))
+
+
+def test_gold_names(mail, write, tmp_path):
+    import datasets
+
+    assert source(mail, gold="kind").gold_name("ham") == "ham"
+    data = source(write("g\n0\n1\n"), gold="g", classes=["bad", "good"])
+    assert [data.gold_name(v) for v in (0, "1", None, "good")] == ["bad", "good", None, "good"]
+    features = datasets.Features({"g": datasets.ClassLabel(names=["bad", "good"])})
+    datasets.Dataset.from_dict({"g": [1, 0]}, features=features).save_to_disk(str(tmp_path / "d"))
+    data = source(tmp_path / "d", "arrow", gold="g", where="g == good")
+    assert [data.gold_name(r["g"]) for r in data.rows(0)] == ["good"]
+    assert data.features["g"].names == ["bad", "good"]
+
+
+def test_large_files_are_mapped_from_a_cache_that_is_never_stale(mail, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(table, "cache_file", lambda key: tmp_path / "cache" / f"{key}.arrow")
+    assert cells(mail) == ROWS
+    assert cells(mail) == ROWS
+    assert [p.suffixes for p in (tmp_path / "cache").iterdir()] == [[".arrow"]]
+    mail.write_bytes(mail.read_bytes().replace(b"row 7", b"row X"))
+    assert cells(mail)[7]["text"].startswith("row X")
+
+
+def test_a_hub_data_set(monkeypatch):
+    import datasets
+
+    asked = {}
+
+    def load_dataset(path, **options):
+        asked.update(options, path=path)
+        if path == "missing":
+            raise FileNotFoundError("no such data set")
+        return datasets.Dataset.from_list(ROWS).select([4, 2])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("runner.data.readers.arrow.reachable", lambda what, offline: not offline)
+    data = source("owner/name", "hub", split="test", revision="abc")
+    assert list(data.rows(0)) == [ROWS[4], ROWS[2]]
+    assert asked == {"path": "owner/name", "name": None, "split": "test", "revision": "abc"}
+    with pytest.raises(UserError, match=r"cannot load missing .* from the hub: no such data set"):
+        source("missing", "hub")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=60)
+    | st.lists(st.sampled_from([b"a", b",", b"\n", b"\r", b'"', b"\x00", b"\xff", b"1", b" ", b"{", b"}", b":"])).map(
+        b"".join
+    ),
+    st.sampled_from(["csv", "jsonl", "text", "parquet", "arrow", "sqlite", "openai_batch"]),
+    st.none() | st.text(max_size=10),
+)
+def test_no_other_error_from_any_file(tmp_path, content, kind, where):
+    path = tmp_path / "fuzz"
+    path.write_bytes(content)
+    try:
+        data = source(path, kind, where=where)
+        assert len(list(data.rows(0))) == len(data)
+    except UserError:
+        pass

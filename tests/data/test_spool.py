@@ -1,0 +1,85 @@
+"""Rows piped in: run, killed, resumed with and without the pipe."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from runner.data import stdin
+
+WORDS = ["job=generate", "dataset=jsonl", "dataset.path=-", "prompt.user={{ text }}", "run_name=piped"]
+WORDS += ["engine.backend=fake", "engine.batch_size=1", "output.shard_rows=10"]
+LINES = "".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(40)).encode()
+PACKED = gzip.compress(LINES)
+
+
+@pytest.fixture
+def rowmill(tmp_path):
+    environment = os.environ | {"ROWMILL_CACHE": str(tmp_path / "cache")}
+
+    def run(*words, piped=b"", delay=0.0, **options):
+        command = [sys.executable, "-m", "runner.cli", *words]
+        keywords = {"cwd": tmp_path, "env": environment | {"ROWMILL_FAKE_DELAY": str(delay)}, **options}
+        if options:
+            return subprocess.Popen(command, **keywords)
+        return subprocess.run(command, input=piped, capture_output=True, check=False, **keywords)
+
+    return run
+
+
+def rows(folder):
+    import datasets
+
+    return [row["text"] for row in datasets.load_from_disk(str(folder / "outputs" / "piped"))]
+
+
+def test_a_killed_run_is_resumed_with_nothing_piped_in(rowmill, tmp_path):
+    process = rowmill("run", *WORDS, delay=0.05, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process.stdin.write(PACKED)
+    process.stdin.close()
+    while not (tmp_path / "outputs" / "piped" / "data-00000.arrow").exists():
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / "outputs" / "piped" / "stdin").read_bytes() == PACKED
+    resumed = rowmill("run", *WORDS)
+    assert resumed.returncode == 0, resumed.stderr
+    assert b"the standard input is empty: reusing the rows that the earlier session kept" in resumed.stderr
+    assert len(rows(tmp_path)) == 40
+
+
+def test_the_same_rows_piped_in_again_resume_and_others_do_not(rowmill, tmp_path):
+    assert rowmill("run", *WORDS, piped=LINES).returncode == 0
+    again = rowmill("run", *WORDS, piped=LINES)
+    assert again.returncode == 0
+    assert b"all 40 rows were finished before" in again.stderr
+    other = rowmill("run", *WORDS, piped=LINES + LINES)
+    assert other.returncode == 2
+    assert b"belongs to a different run" in other.stderr
+    assert not list((tmp_path / "cache" / "stdin").iterdir())
+
+
+def test_mistakes_name_the_standard_input(rowmill):
+    nothing = rowmill("run", *WORDS)
+    assert nothing.returncode == 2
+    assert nothing.stderr == b"rowmill: dataset.path=- reads the standard input, but nothing is piped in\n"
+    wrong = rowmill("preview", *WORDS, piped=b'{"text": 1}\nnope\n')
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith(b"rowmill: dataset.path: the standard input line 2 is not JSON")
+    assert len(wrong.stderr.splitlines()) == 1
+
+
+def test_a_notebook_has_no_pipe(monkeypatch, tmp_path):
+    class Stdin:
+        def isatty(self):
+            return False
+
+    monkeypatch.setattr(sys, "stdin", Stdin())
+    (tmp_path / "stdin").write_bytes(LINES)
+    assert stdin.spooled(tmp_path).read_bytes() == LINES

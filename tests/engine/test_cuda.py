@@ -1,0 +1,100 @@
+"""The expert path for CUDA, its arithmetic checked on a CPU."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import SwitchGLU
+
+from runner.engine.kernels import cuda
+from tests.support.tiny import MODELS, tiny_gpt_oss, tiny_llama
+
+
+@pytest.fixture(autouse=True)
+def _on_cpu():
+    mx.set_default_device(mx.cpu)
+
+
+def logits(model, tokens):
+    return model(mx.array([tokens]))
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 1 << 30])
+def test_all_experts_at_once_give_the_same_logits(memory_bytes, monkeypatch):
+    monkeypatch.setattr(cuda, "CHUNK", 16)
+    tokens = [1 + 7 * i % 90 for i in range(40)]
+    want = logits(tiny_gpt_oss(), tokens)
+    model = tiny_gpt_oss()
+    cuda.prepare(model, memory_bytes)
+    assert any(isinstance(module, cuda.AllExperts) for _, module in model.named_modules())
+    assert mx.allclose(logits(model, tokens), want, atol=1e-4)
+
+
+def test_quantised_weights_are_dequantised_where_they_fit():
+    tokens = [1 + 5 * i % 90 for i in range(20)]
+    model, small = tiny_gpt_oss(), tiny_gpt_oss()
+    for one in (model, small):
+        nn.quantize(one, group_size=32, bits=8)
+    want = logits(model, tokens)
+    cuda.prepare(model, 1 << 30)
+    cuda.prepare(small, 0)
+    assert not any(hasattr(module, "scales") for _, module in model.named_modules())
+    assert any(hasattr(module, "scales") for _, module in small.named_modules())
+    assert mx.allclose(logits(model, tokens), want, atol=1e-3)
+    assert mx.allclose(logits(small, tokens), want, atol=1e-3)
+
+
+def test_experts_that_stay_packed_leave_less_room_for_other_weights(monkeypatch):
+    models = [tiny_gpt_oss(), tiny_gpt_oss()]
+    for model in models:
+        nn.quantize(model, group_size=32, bits=8)
+    experts = sum(
+        array.nbytes
+        for _, module in models[0].named_modules()
+        if isinstance(module, SwitchGLU)
+        for _, array in tree_flatten(module.parameters())
+    )
+    monkeypatch.setattr(cuda.cuda_experts, "kernels", lambda form: object())
+    monkeypatch.setattr(cuda, "MEMORY_SHARE", 1)
+    dense = 2 * sum(
+        module.scales.size * module.group_size
+        for name, module in models[0].named_modules()
+        if hasattr(module, "scales") and "experts" not in name
+    )
+    for model, room in zip(models, (dense + experts, dense + experts - 1), strict=True):
+        cuda.prepare(model, room)
+        assert hasattr(model.lm_head, "scales") == (room < dense + experts)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_of_the_same_input_are_one_product(name):
+    tokens = [1 + 5 * i % 90 for i in range(20)]
+    model = MODELS[name]()
+    want, weights = logits(model, tokens), sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    cuda.prepare(model, 0)
+    assert isinstance(model.layers[0].self_attn.k_proj, cuda.Slice)
+    assert mx.allclose(logits(model, tokens), want, atol=1e-4)
+    assert sum(array.nbytes for _, array in tree_flatten(model.parameters())) == weights
+
+
+def test_joined_layers_keep_nothing_and_take_another_input_each():
+    model = tiny_llama()
+    cuda.prepare(model, 0)
+    mlp, x, y = model.layers[0].mlp, mx.ones((1, 3, 32)), mx.zeros((1, 3, 32))
+    gate, up = mlp.gate_proj(x), mlp.up_proj(x)
+    assert mlp.gate_proj.part.func.__self__.x is None
+    mlp.gate_proj(y)
+    assert mx.array_equal(mlp.up_proj(x), up)
+    assert mx.array_equal(mlp.gate_proj(x), gate)
+
+
+def test_layers_that_are_not_alike_stay_as_they_are():
+    class Unlike(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_proj, self.up_proj = nn.Linear(4, 4, bias=False), nn.Linear(4, 4)
+
+    model = Unlike()
+    cuda.join(model, ("gate_proj", "up_proj"))
+    cuda.join(model, ("q_proj", "k_proj", "v_proj"))
+    assert type(model.gate_proj) is type(model.up_proj) is nn.Linear

@@ -1,0 +1,374 @@
+"""Every format out holds the rows of the run, and every mistake costs one line and writes nothing."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+import zstandard
+from huggingface_hub import HfApi
+
+import runner
+from runner.checkpoint.records import Output
+from runner.cli import main
+from runner.config.conf import load_config
+from runner.export.files import WRITERS
+from runner.session.prepare import prepare
+from runner.session.session import open_store
+
+MAIL = 'id,text,kind\n1,"win, money ""now""",spam\n2,see you at lunch,ham\n3,,spam\n4,meeting at 3,ham\n'
+AS_TYPED = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake"]
+AS_TYPED += ['prompt.user="Ham or spam? {{ text }}"', "output.keep=[id,kind]", "run_name=mail", "output.shard_rows=2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a run of four rows, one of them in error."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "mail.csv").write_text(MAIL)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        runner.run(AS_TYPED)
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def folder(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    yield finished
+    for path in finished.glob("out[.-]*"):
+        path.unlink()
+
+
+@pytest.fixture
+def export(folder, capsys):
+    def run(*words):
+        code = main(["export", "outputs/mail", *words])
+        said = capsys.readouterr()
+        return (code, said.out) if code == 0 else (code, said.err)
+
+    return run
+
+
+@pytest.fixture
+def rows(folder):
+    return [{"row": number, **row} for number, row in enumerate(datasets.load_from_disk("outputs/mail"))]
+
+
+def test_parquet(export, rows):
+    assert export("out.parquet") == (0, "4 of 4 rows written to out.parquet\n")
+    table = pq.read_table("out.parquet")
+    assert table.to_pylist() == rows
+    assert table.schema.field("probabilities").type == pa.struct([("ham", pa.float64()), ("spam", pa.float64())])
+
+
+@pytest.mark.parametrize(
+    ("name", "unpack"),
+    [
+        ("out.jsonl", bytes),
+        ("out.ndjson", bytes),
+        ("out.jsonl.gz", gzip.decompress),
+        ("out.jsonl.zst", lambda packed: zstandard.ZstdDecompressor().decompressobj().decompress(packed)),
+    ],
+)
+def test_json_lines(export, rows, name, unpack):
+    assert export(name)[0] == 0
+    assert [json.loads(line) for line in unpack(Path(name).read_bytes()).splitlines()] == rows
+
+
+def test_csv_is_flat_and_tells_null_from_empty(export, rows):
+    assert export("out.csv", "--join")[0] == 0
+    text = Path("out.csv").read_text()
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert [row["id"] for row in found] == ["1", "2", "3", "4"]
+    assert [row["text"] for row in found] == ['win, money "now"', "see you at lunch", "", "meeting at 3"]
+    assert float(found[0]["probabilities_ham"]) == rows[0]["probabilities"]["ham"]
+    assert found[0]["usage_finish_reason"] == "choice"
+    assert found[2]["error"] == "prompt.user: column text is null"
+    assert text.splitlines()[3].endswith(',"prompt.user: column text is null",0,0,0,"error",0,,')
+
+
+def test_tab_separated(export):
+    assert export("out.tsv", "--columns", "id,label")[0] == 0
+    assert Path("out.tsv").read_text().splitlines()[0] == '"id"\t"label"'
+
+
+def test_sqlite_has_types_a_key_and_a_table_of_any_name(export, rows):
+    assert export("out.db", "--table", "mail labels")[0] == 0
+    database = sqlite3.connect("out.db")
+    found = database.execute(
+        'SELECT row, id, label, confidence, usage_prompt_tokens, error FROM "mail labels"'
+    ).fetchall()
+    assert found == [
+        (r["row"], r["id"], r["label"], r["confidence"], r["usage"]["prompt_tokens"], r["error"]) for r in rows
+    ]
+    (schema,) = database.execute("SELECT sql FROM sqlite_master").fetchone()
+    assert '"row" INTEGER PRIMARY KEY' in schema
+    assert '"confidence" FLOAT' in schema or '"confidence" REAL' in schema
+    database.close()
+
+
+def test_sqlite_holds_numbers_larger_than_its_integers(tmp_path):
+    values = {"small": pa.array([1, None], pa.uint8()), "large": pa.array([2**64 - 1, None], pa.uint64())}
+    assert WRITERS["sqlite"](str(tmp_path / "out.db"), [pa.table(values)], overwrite=False) == 2
+    database = sqlite3.connect(tmp_path / "out.db")
+    assert database.execute("SELECT * FROM rows").fetchall() == [(1, str(2**64 - 1)), (None, None)]
+    database.close()
+
+
+def test_the_standard_output(folder, rows):
+    command = [sys.executable, "-m", "runner.cli", "export", "outputs/mail", "-"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == rows
+    assert done.stderr == b"4 of 4 rows written to -\n"
+
+
+def test_join_puts_the_input_beside_the_output(export):
+    assert export("out.jsonl", "--join")[0] == 0
+    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in found] == ['win, money "now"', "see you at lunch", None, "meeting at 3"]
+    assert list(found[0])[:4] == ["row", "id", "kind", "label"]
+
+
+def test_join_keeps_both_columns_of_a_name(folder, capsys):
+    words = ["job=generate", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake", "run_name=answers"]
+    runner.run([*words, 'prompt.user="Answer: {{ kind }}"'])
+    assert main(["export", "outputs/answers", "out.jsonl", "--join"]) == 0
+    row = json.loads(Path("out.jsonl").read_text().splitlines()[1])
+    assert row["input_text"] == "see you at lunch"
+    assert row["text"] != row["input_text"]
+    assert row["kind"] == "ham"
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ("error is null", [0, 1, 3]),
+        ("error is not null", [2]),
+        ("confidence >= 0 and error is null and kind == ham", [1, 3]),
+        ("usage.finish_reason == choice", [0, 1, 3]),
+        ("probabilities.ham > 2", []),
+        ("row in [0, 3]", [0, 3]),
+        ("text is null", [2]),
+        ("not (kind == spam or row == 1)", [3]),
+    ],
+)
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet", "out.csv", "out.db"])
+def test_where(export, where, kept, name):
+    words = ["--join"] if where.startswith("text") else []
+    assert export(name, "--where", where, *words)[1] == f"{len(kept)} of 4 rows written to {name}\n"
+    if name == "out.jsonl":
+        assert [json.loads(line)["row"] for line in Path(name).read_text().splitlines()] == kept
+    if name == "out.parquet":
+        assert pq.read_table(name)["row"].to_pylist() == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["out.xyz"], "out.xyz: the name says no format (.parquet"),
+        (["out.parquet.gz"], "parquet files are not compressed as a whole"),
+        (["out.jsonl", "--where", "confidnce > 1"], "--where: no column 'confidnce' (did you mean 'confidence'?)"),
+        (["out.jsonl", "--where", "confidence >"], "--where: expected"),
+        (["out.jsonl", "--where", "confidence > high"], "--where: column 'confidence' holds double, not 'high'"),
+        (["out.jsonl", "--columns", "id,lable"], "--columns: no column 'lable' (did you mean 'label'?)"),
+        (["mail.csv"], "mail.csv exists: --overwrite replaces it; nothing was written"),
+        (["outputs", "--format", "csv"], "outputs is a folder; nothing was written"),
+        (["mail.csv/out.csv"], "mail.csv/out.csv cannot be written"),
+        (["-", "--format", "parquet"], "--format parquet needs a file"),
+        (["out.jsonl", "--data", "nope.csv"], "no such file: nope.csv"),
+        (["hub:nobody"], "hub:nobody: write hub:OWNER/NAME"),
+        (["hub:a/b", "--format", "csv"], "a data set on the hub is Parquet"),
+        (["out.json", "--format", "label-studio", "--text", "txet"], "--text: the input has no column 'txet'"),
+    ],
+)
+def test_mistakes(export, folder, words, message):
+    code, said = export(*words)
+    assert code == 2
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not list(folder.glob("out.*"))
+    assert (folder / "mail.csv").read_text() == MAIL
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(export, folder):
+    (folder / "out.jsonl").write_text("old")
+    assert export("out.jsonl", "--overwrite", "--columns", "nope")[0] == 2
+    assert (folder / "out.jsonl").read_text() == "old"
+    assert export("out.jsonl", "--overwrite")[0] == 0
+    assert len((folder / "out.jsonl").read_text().splitlines()) == 4
+    assert sorted(path.name for path in folder.iterdir()) == ["mail.csv", "out.jsonl", "outputs"]
+
+
+def test_a_moved_input_is_found_and_a_changed_one_refused(export, folder):
+    (folder / "mail.csv").rename(folder / "out-moved.csv")
+    try:
+        assert "no such file: mail.csv" in export("out.jsonl", "--join")[1]
+        assert export("out.jsonl", "--data", "out-moved.csv")[0] == 0
+        (folder / "out-moved.csv").write_text(MAIL + "5,more,ham\n")
+        assert "holds other rows" in export("out.csv", "--data", "out-moved.csv")[1]
+    finally:
+        (folder / "mail.csv").write_text(MAIL)
+
+
+def test_numbers_that_json_does_not_have():
+    from runner.export.plain import to_json
+
+    assert (
+        to_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": b"\x00"})
+        == '{"a": null, "b": [null, 1.5], "c": "AA=="}'
+    )
+
+
+class Hub:
+    """The hub's client, with the signatures of the real one; it keeps what is uploaded."""
+
+    def __init__(self, monkeypatch, exists=False, private=True):
+        self.api = mock.create_autospec(HfApi, instance=True)
+        self.api.repo_exists.return_value = exists
+        self.api.dataset_info.return_value.private = private
+        self.api.upload_folder.side_effect = self.keep
+        monkeypatch.setattr("huggingface_hub.HfApi", lambda: self.api)
+        self.files = {}
+
+    def keep(self, folder_path, **details):
+        self.files = {str(p.relative_to(folder_path)): p.read_bytes() for p in Path(folder_path).rglob("*.*")}
+
+
+def test_the_hub_gets_parquet_and_a_card_privately(export, monkeypatch, rows):
+    hub = Hub(monkeypatch)
+    assert export("hub:me/mail", "--where", "error is null")[0] == 0
+    hub.api.create_repo.assert_called_once_with("me/mail", repo_type="dataset", private=True)
+    assert list(hub.files) == ["README.md", "data/train-00000-of-00001.parquet"]
+    found = pq.read_table(io.BytesIO(hub.files["data/train-00000-of-00001.parquet"])).to_pylist()
+    assert found == [row for row in rows if row["error"] is None]
+    card = hub.files["README.md"].decode()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["size_categories"] == ["n<1K"]
+    assert "| rows | 3 (where `error is null`) |" in card
+    assert "Ham or spam? {{ text }}" in card
+    assert "| `label` | string |" in card
+    assert str(Path.cwd()) not in card
+
+
+def test_what_the_hub_has_is_not_replaced_or_published_by_accident(export, monkeypatch):
+    hub = Hub(monkeypatch, exists=True)
+    assert "exists: --overwrite" in export("hub:me/mail")[1]
+    assert not hub.files
+    assert export("hub:me/mail", "--overwrite")[0] == 0
+    assert not hub.api.create_repo.called
+    hub = Hub(monkeypatch, exists=True, private=False)
+    assert "hub:me/mail is public" in export("hub:me/mail", "--overwrite")[1]
+    assert not hub.files
+    assert export("hub:me/mail", "--overwrite", "--public")[0] == 0
+    hub = Hub(monkeypatch)
+    assert export("hub:me/mail", "--public")[0] == 0
+    assert hub.api.create_repo.call_args.kwargs["private"] is False
+
+
+def test_a_hub_that_refuses(export, monkeypatch):
+    hub = Hub(monkeypatch)
+    hub.api.create_repo.side_effect = RuntimeError("401 Client Error\nmore")
+    code, said = export("hub:me/mail")
+    assert code == 2
+    assert said == "rowmill: hub:me/mail cannot be written: 401 Client Error; `hf auth login` gives access\n"
+
+
+def test_large_data_sets_are_several_files_on_the_hub(export, monkeypatch):
+    from runner.export import hub as hub_module
+    from runner.export import select
+
+    monkeypatch.setattr(hub_module, "FILE_BYTES", 1)
+    monkeypatch.setattr(select, "GATHER_ROWS", 2)
+    hub = Hub(monkeypatch)
+    assert export("hub:me/mail")[0] == 0
+    parts = sorted(name for name in hub.files if name.endswith("parquet"))
+    assert parts[0].endswith(f"train-00000-of-{len(parts):05d}.parquet")
+    assert sum(pq.read_table(io.BytesIO(hub.files[name])).num_rows for name in parts) == 4
+
+
+def test_label_studio_tasks_with_their_configuration(export):
+    assert export("out.json", "--format", "label-studio")[0] == 0
+    tasks = json.loads(Path("out.json").read_text())
+    assert [task["data"] for task in tasks[:2]] == [
+        {"text": 'win, money "now"', "row": 0},
+        {"text": "see you at lunch", "row": 1},
+    ]
+    (prediction,) = tasks[0]["predictions"]
+    assert prediction["model_version"] == "fake"
+    assert 0 <= prediction["score"] <= 1
+    (result,) = prediction["result"]
+    assert result == {
+        "from_name": "label",
+        "to_name": "text",
+        "type": "choices",
+        "value": {"choices": [result["value"]["choices"][0]]},
+    }
+    assert result["value"]["choices"][0] in ("ham", "spam")
+    assert tasks[2]["predictions"] == []
+    config = Path("out.xml").read_text()
+    assert '<Text name="text" value="$text"/>' in config
+    assert '<Choices name="label" toName="text" choice="single">' in config
+    assert '<Choice value="ham"/>' in config
+
+
+def test_argilla_records(export):
+    assert export("out.json", "--format", "argilla", "--where", "row < 3")[0] == 0
+    records = json.loads(Path("out.json").read_text())
+    assert records[0]["fields"] == {"text": 'win, money "now"'}
+    assert records[0]["suggestions"]["label"]["value"] in ("ham", "spam")
+    assert records[0]["suggestions"]["label"]["agent"] == "fake"
+    assert records[2]["suggestions"] == {}
+    assert [record["id"] for record in records] == ["0", "1", "2"]
+
+
+def test_texts_are_checked_in_a_text_area(folder):
+    words = ["job=generate", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake", "run_name=texts"]
+    runner.run([*words, 'prompt.user="Answer: {{ kind }} {{ id }}"', "job.samples=2"])
+    assert main(["export", "outputs/texts", "out.json", "--format", "label-studio"]) == 0
+    task = json.loads(Path("out.json").read_text())[0]
+    assert task["data"] == {"id": "1", "kind": "spam", "row": 0}
+    assert task["predictions"][0]["result"][0]["type"] == "textarea"
+    assert len(task["predictions"][0]["result"][0]["value"]["text"]) == 2
+    assert '<TextArea name="text" toName="id"' in Path("out.xml").read_text()
+
+
+EXPORT = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, "-m", "runner.cli", "export", "outputs/many", sys.argv[1], "--join"], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_depend_on_the_number_of_rows(tmp_path, monkeypatch, slow):
+    """1,000,000 rows in four formats with --slow, else 10,000 in one."""
+    rows = 1_000_000 if slow else 10_000
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("id,text\n" + "".join(f"{i},the text of row {i}\n" for i in range(rows)))
+    words = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=rows.csv", "engine.backend=fake"]
+    ready = prepare(load_config([*words, "prompt.user={{ text }}", "run_name=many"]))
+    columns = {"label": "ham", "confidence": 0.75, "probabilities": {"ham": 0.75, "spam": 0.25}}
+    with open_store(ready) as store:
+        for start in range(0, rows, 1000):
+            store.finish([Output(row, columns) for row in range(start, start + 1000)])
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # ru_maxrss counts bytes there, KiB elsewhere
+    for name in ("out.parquet", "out.jsonl", "out.csv", "out.db")[: None if slow else 1]:
+        done = subprocess.run([sys.executable, "-c", EXPORT, name], capture_output=True, text=True, check=True)
+        written, peak = done.stdout.splitlines()
+        assert written == f"{rows:,} of {rows:,} rows written to {name}"
+        assert int(peak) / unit < 1024  # MiB

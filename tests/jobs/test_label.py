@@ -1,0 +1,266 @@
+"""What the job ``label`` promises."""
+
+import math
+
+import pytest
+
+from jobs.label import Label, normalise
+from jobs.label.match import Matcher
+from runner.types import Completion, RowError, UserError
+
+
+def answered(job, completion):
+    """The columns for the row's only answer."""
+    steps = job.steps({"text": "hi"})
+    next(steps)
+    with pytest.raises(StopIteration) as returned:
+        steps.send(completion)
+    return returned.value.value
+
+
+def scored(*probabilities):
+    return Completion(finish_reason="choice", logprobs=tuple(map(math.log, probabilities)))
+
+
+# Which labels there are
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "surfaces"),
+    [
+        (["ham", "spam"], ["ham", "spam"], ["ham", "spam"]),
+        ([0, 1, -1], ["0", "1", "-1"], ["0", "1", "-1"]),
+        (["true", "no"], ["true", "no"], ["true", "no"]),
+        ([{"name": "pos", "surface": "good"}, "neg"], ["pos", "neg"], ["good", "neg"]),
+        ({"pos": {"surface": "good"}, "neg": "what displeases", "other": None}, ["pos", "neg", "other"], None),
+        (["müde", "👍"], ["müde", "👍"], None),
+    ],
+)
+def test_labels_are_called_what_the_user_typed(labels, names, surfaces):
+    job = Label(labels)
+    assert job.names == names
+    if surfaces:
+        assert [choice.surface for choice in job.choices] == surfaces
+
+
+def test_the_template_sees_names_surfaces_and_descriptions():
+    job = Label({"pos": {"surface": "good", "description": "praise"}, "neg": "blame"})
+    assert job.variables() == {
+        "labels": [
+            {"name": "pos", "surface": "good", "description": "praise"},
+            {"name": "neg", "surface": "neg", "description": "blame"},
+        ]
+    }
+    assert next(job.steps({})).variables == job.variables()
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        ([], "has 0 labels, at least two"),
+        (None, "has 0 labels"),
+        (["ham"], "has 1 label, at least two"),
+        ("ham,spam", "must be a list"),
+        (["ham", "ham"], "name 'ham' is listed twice"),
+        ([0, "0"], "name '0' is listed twice"),
+        ([{"name": "a", "surface": "x"}, {"name": "b", "surface": "x"}], "surface 'x' is listed twice"),
+        (["ham", ""], "name is empty"),
+        (["ham", " "], "name is empty"),
+        (["ham", None], "there is none"),
+        ([True, False], "YAML reads it as the bool True; put it in quotes"),
+        ([1.5, "a"], "YAML reads it as the float 1.5; put it in quotes"),
+        ({True: "good", False: "bad"}, "YAML reads it as the bool True"),
+        ({"a": {"surface": True}, "b": None}, "a label's surface must be a text"),
+        ([{"name": "a", "surface": ""}, "b"], "surface is empty"),
+        ([{"name": "a", "description": False}, "b"], "description must be a text"),
+        ([{"name": "a", "colour": "red"}, "b"], "unknown key 'colour'"),
+        ([{"surface": "a"}, "b"], "a label's name must be a text, and there is none"),
+        ([["a"], "b"], "reads it as the list"),
+    ],
+)
+def test_what_is_no_label_is_refused_in_one_line(labels, problem):
+    with pytest.raises(UserError) as refusal:
+        Label(labels)
+    assert str(refusal.value).startswith("job.labels")
+    assert problem in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(UserError, match=r"job\.method=guess: it can be choice or generate"):
+        Label(["a", "b"], "guess")
+
+
+# Choice
+
+
+def test_choice_asks_for_every_surface_with_its_end_and_gives_the_likeliest():
+    job = Label([{"name": "pos", "surface": "good"}, "neg"], label_end="\n")
+    assert next(job.steps({})).choices == ("good\n", "neg\n")
+    columns = answered(job, scored(0.03, 0.01))
+    assert columns["label"] == "pos"
+    assert columns["confidence"] == pytest.approx(0.75)
+    assert columns["probabilities"] == pytest.approx({"pos": 0.75, "neg": 0.25})
+    assert job.schema().names == list(columns)
+
+
+def test_of_equal_labels_the_first_wins():
+    assert answered(Label(["a", "b", "c"]), scored(0.1, 0.3, 0.3))["label"] == "b"
+
+
+def test_probabilities_of_unlikely_labels_do_not_vanish():
+    assert normalise((-2000.0, -2001.0)) == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.e)])
+    assert normalise((0.0, -math.inf)) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("logprobs", [(math.nan, -1.0), (-1.0, math.nan), (-math.inf, -math.inf)])
+def test_scores_that_are_none_make_the_row_an_error(logprobs):
+    with pytest.raises(RowError, match="no probabilities"):
+        normalise(logprobs)
+
+
+# Generate
+
+
+@pytest.mark.parametrize(
+    ("labels", "answer", "label"),
+    [
+        (["ham", "spam"], "spam", "spam"),
+        (["ham", "spam"], " Spam.\n", "spam"),
+        (["ham", "spam"], "**Spam**, because of the ham in it", "spam"),
+        (["ham", "spam"], "This is clearly SPAM!", "spam"),
+        (["ham", "spam"], "ham ham ham", "ham"),
+        (["spam", "not spam"], "Not spam", "not spam"),
+        (["spam", "not spam"], "I say it is not-spam", "not spam"),
+        (["very good", "good"], "it is very_good", "very good"),
+        (["C", "C++", "C#"], "C++", "C++"),
+        (["C", "C++", "C#"], "I think C# fits", "C#"),
+        (["C", "C++", "C#"], "c", "C"),
+        (["+", "-"], "-", "-"),
+        (["👍", "👎"], "👎!", "👎"),
+        (["US", "us"], "us", "us"),
+        (["0", "1", "10"], "10", "10"),
+        (["a.b", "a"], "a.b", "a.b"),
+        (["Österreich", "Schweiz"], "österreich", "Österreich"),
+    ],
+)
+def test_an_answer_that_begins_with_a_label_or_holds_only_one_is_matched(labels, answer, label):
+    assert Matcher({name: name for name in labels}).match(answer) == label
+
+
+@pytest.mark.parametrize(
+    ("labels", "answer", "problem"),
+    [
+        (["ham", "spam"], "", "no label"),
+        (["ham", "spam"], "hamster", "no label"),
+        (["ham", "spam"], "I do not know", "no label"),
+        (["ham", "spam"], "either ham or spam", "more than one label"),
+        (["US", "us"], "Us", "more than one label"),
+        (["+", "-"], "", "no label"),
+    ],
+)
+def test_an_answer_without_one_clear_label_is_an_error_that_shows_it(labels, answer, problem):
+    with pytest.raises(RowError) as error:
+        Matcher({name: name for name in labels}).match(answer)
+    assert str(error.value) == f"unmatched label: {problem} in the answer {answer!r}"
+
+
+def test_generate_gives_the_name_of_the_surface_it_found_and_the_text():
+    job = Label([{"name": "pos", "surface": "good"}, {"name": "neg", "surface": "bad"}], method="generate")
+    assert next(job.steps({})).choices is None
+    assert answered(job, Completion(text="Good!")) == {"label": "pos", "text": "Good!"}
+    assert job.schema().names == ["label", "text"]
+
+
+# Votes
+
+
+def wrote(text, mean_logprob=-1.0):
+    return Completion(text=text, mean_logprob=mean_logprob)
+
+
+def voted(answers, labels=("ham", "spam"), **keys):
+    return answered(Label(list(labels), method="generate", votes=len(answers), **keys), answers)
+
+
+def test_votes_ask_the_same_question_so_many_times():
+    job = Label(["ham", "spam"], method="generate", votes=5)
+    asked = next(job.steps({}))
+    assert len(asked) == 5 and len({id(one) for one in asked}) == 1
+    assert asked[0].mean_logprob and asked[0].seed is None  # draws of its own for each
+
+
+def test_the_majority_decides_and_its_share_of_all_answers_is_the_confidence():
+    columns = voted([wrote("spam"), wrote("Ham!"), wrote("who knows"), wrote("spam.")])
+    assert columns == {
+        "label": "spam",
+        "confidence": 0.5,
+        "votes": ["spam", "ham", None, "spam"],
+        "text": ["spam", "Ham!", "who knows", "spam."],
+    }
+    assert Label(["ham", "spam"], method="generate", votes=4).schema().names == list(columns)
+
+
+def test_of_labels_with_as_many_votes_the_one_written_with_more_certainty_wins():
+    assert voted([wrote("ham", -0.5), wrote("spam", -0.4)])["label"] == "spam"
+    assert voted([wrote("ham", -0.3), wrote("spam", -0.4)])["label"] == "ham"
+    assert voted([wrote("spam", -0.5), wrote("ham", -0.5)])["label"] == "ham"  # first in job.labels
+    four = [wrote("spam", -0.1), wrote("ham", -0.5), wrote("ham", -0.5), wrote("spam", -1.0)]
+    assert voted(four)["label"] == "ham"
+
+
+def test_answers_of_which_none_is_a_label_make_the_row_an_error():
+    with pytest.raises(RowError, match="unmatched label"):
+        voted([wrote("who knows"), wrote("not me")])
+
+
+# Abstaining
+
+
+def test_below_the_threshold_a_row_has_no_label_but_keeps_its_confidence():
+    job = Label(["ham", "spam"], abstain_below=0.7)
+    doubtful, sure = answered(job, scored(0.3, 0.2)), answered(job, scored(0.35, 0.15))
+    assert (doubtful["label"], doubtful["abstained"]) == (None, True)
+    assert doubtful["confidence"] == pytest.approx(0.6)
+    assert doubtful["probabilities"] == pytest.approx({"ham": 0.6, "spam": 0.4})
+    assert (sure["label"], sure["abstained"]) == ("ham", False)  # 0.7 is not below 0.7
+    assert set(job.schema().names) == set(sure)
+
+
+def test_votes_abstain_as_well():
+    columns = voted([wrote("spam"), wrote("ham"), wrote("ham")], abstain_below=0.7)
+    assert (columns["label"], columns["abstained"]) == (None, True)
+    assert columns["votes"] == ["spam", "ham", "ham"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"votes": 0}, r"job\.votes=0: .* at least 1"),
+        ({"votes": 3}, r"add job\.method=generate"),
+        ({"prior": "some"}, r"job\.prior=some: it can be none, content_free, batch"),
+        ({"prior_rows": 0}, r"job\.prior_rows=0"),
+        ({"abstain_below": 70}, "from 0 to 1"),
+        ({"abstain_below": 0.5, "method": "generate"}, "one answer has no confidence"),
+        ({"prior": "batch", "method": "generate"}, r"job\.method=choice only"),
+        ({"logprobs": True, "method": "generate"}, r"job\.method=choice only"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(keys, problem):
+    with pytest.raises(UserError, match=problem):
+        Label(["ham", "spam"], **keys)
+
+
+# Prior and temperature
+
+
+def test_the_prior_and_the_temperature_change_confidence_and_distribution_not_the_log_probabilities():
+    job = Label(["ham", "spam"], logprobs=True)
+    raw = scored(0.3, 0.2)
+    job.begin({"prior": {"logprobs": {"ham": math.log(0.75), "spam": math.log(0.25)}}})
+    columns = answered(job, raw)
+    assert columns["label"] == "spam"
+    assert columns["probabilities"] == pytest.approx({"ham": 1 / 3, "spam": 2 / 3})
+    assert tuple(columns["logprobs"].values()) == raw.logprobs
+    job.begin({"calibration": {"temperature": 2.0}})
+    assert answered(job, raw)["confidence"] == pytest.approx(2**0.5 / (1 + 2**0.5))

@@ -1,0 +1,220 @@
+"""Models of the hub, fetched from a hub on this machine that cuts lines, sends rubbish and goes silent."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from inspect import signature
+from io import BytesIO
+
+import pytest
+
+from runner.cli import main
+from runner.models import hub, resolve
+from runner.types import UserError
+from tests.support.hub import fake_hub, use
+
+LARGE = 1 << 14
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model_folder, tmp_path_factory):
+    """A model with a large file, and what a model does not need."""
+    folder = tmp_path_factory.mktemp("repository") / "tiny"
+    shutil.copytree(tiny_model_folder, folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
+    (folder / "code.py").write_text("raise SystemExit")
+    (folder / "pytorch_model.bin").write_bytes(b"x" * (2 * LARGE))
+    assert (folder / "model.safetensors").stat().st_size > 4 * LARGE
+    return folder
+
+
+@pytest.fixture
+def server(folder):
+    with fake_hub(folder, "own/tiny", LARGE) as running:
+        yield running
+
+
+@pytest.fixture
+def here(server, tmp_path, monkeypatch):
+    """This process asks the fake hub; the folder of its cache."""
+    use(server, tmp_path / "hub", monkeypatch)
+    monkeypatch.setattr(hub, "LARGE_BYTES", LARGE)
+    return tmp_path / "hub"
+
+
+def weights(server):
+    return (server.folder / "model.safetensors").read_bytes()
+
+
+def begins(server):
+    return [begin for name, begin in server.asked if name == "model.safetensors"]
+
+
+def parts(cache):
+    return sorted(cache.rglob("*.part"))
+
+
+def test_a_model_comes_without_what_it_does_not_need(server, here):
+    found = resolve.resolve("own/tiny")
+    assert {path.name for path in found.iterdir()} == {
+        path.name for path in server.files() if path.suffix not in (".py", ".bin", ".md")
+    }
+    assert (found / "model.safetensors").read_bytes() == weights(server)
+    assert begins(server) == [0]
+    assert not parts(here)
+
+
+def test_what_is_there_is_not_fetched_again(server, here):
+    first = resolve.resolve("own/tiny")
+    server.asked.clear()
+    assert resolve.resolve("own/tiny") == first
+    assert resolve.resolve("own/tiny", offline=True) == first
+    assert not server.asked
+
+
+def test_a_short_cut_goes_unnoticed(server, here):
+    server.cut = [3 * LARGE]
+    found = resolve.resolve("own/tiny")
+    assert (found / "model.safetensors").read_bytes() == weights(server)
+    assert begins(server)[0] == 0
+    assert 0 < begins(server)[1] <= 3 * LARGE
+
+
+def test_a_line_that_stays_dead_ends_with_what_to_do_and_the_next_one_goes_on(server, here, capsys):
+    server.cut = [3 * LARGE] + [0] * 6
+    with pytest.raises(UserError, match=r"cut off: .* are kept: type the same line again, and it goes on there"):
+        resolve.resolve("own/tiny")
+    (part,) = parts(here)
+    had = part.stat().st_size
+    assert 0 < had <= 3 * LARGE
+    server.asked.clear()
+    server.cut.clear()
+    found = resolve.resolve("own/tiny")
+    assert begins(server) == [had]
+    assert (found / "model.safetensors").read_bytes() == weights(server)
+    assert not parts(here)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+
+
+def test_a_hub_that_goes_silent_in_a_large_file_ends_with_what_to_do_and_the_next_one_goes_on(server, here, impatient):
+    server.stall = 3 * LARGE
+    with pytest.raises(UserError, match=r"model.safetensors was cut off: .* are kept: type the same line again"):
+        resolve.resolve("own/tiny")
+    (part,) = parts(here)
+    had = part.stat().st_size
+    assert 0 < had <= 3 * LARGE
+    server.stall = None
+    server.asked.clear()
+    assert (resolve.resolve("own/tiny") / "model.safetensors").read_bytes() == weights(server)
+    assert begins(server) == [had]
+
+
+def test_a_hub_that_goes_silent_in_a_small_file_ends_with_a_line(server, here, impatient):
+    server.stall, server.stalls = 5, "config.json"
+    with pytest.raises(
+        UserError, match=r"model.path=own/tiny: .* hub cannot be asked: .*; check the name and the network"
+    ):
+        resolve.resolve("own/tiny")
+    server.stall = None
+    assert (resolve.resolve("own/tiny") / "model.safetensors").read_bytes() == weights(server)
+
+
+def test_a_killed_download_goes_on(server, tmp_path):
+    code = (
+        "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 10_000; from runner import hub, models"
+    )
+    code += "\nhub.LARGE_BYTES = 1000; print(models.resolve('own/tiny'))"
+    run = {"args": [sys.executable, "-c", code], "env": {**os.environ, **server.environment(tmp_path / "hub")}}
+    server.stall = 4 * LARGE
+    with subprocess.Popen(**run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        for _ in range(600):
+            if parts(tmp_path) and parts(tmp_path)[0].stat().st_size:
+                break
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.kill()
+    had = parts(tmp_path)[0].stat().st_size
+    server.stall = None
+    server.asked.clear()
+    done = subprocess.run(**run, capture_output=True, text=True, check=True)
+    assert begins(server) == [had]
+    assert (
+        hashlib.sha256(weights(server)).digest()
+        == hashlib.sha256((tmp_path / done.stdout.strip() / "model.safetensors").read_bytes()).digest()
+    )
+
+
+def test_a_file_that_comes_damaged_is_not_kept(server, here):
+    server.damaged = ("*.safetensors",)
+    with pytest.raises(UserError, match=r"model.safetensors came damaged"):
+        resolve.resolve("own/tiny")
+    assert not parts(here)
+    server.damaged = ()
+    assert (resolve.resolve("own/tiny") / "model.safetensors").read_bytes() == weights(server)
+
+
+def test_two_processes_do_not_write_one_file(server, here):
+    etag = hashlib.sha256(weights(server)).hexdigest()
+    part = hub._part(hub._blob("own/tiny", etag))
+    part.parent.mkdir(parents=True)
+    with hub._alone("it", "x", part), pytest.raises(UserError, match=r"another process is fetching model.safetensors"):
+        resolve.resolve("own/tiny")
+
+
+@pytest.mark.parametrize("command", ["convert", "run"])
+def test_a_full_disk_is_seen_before_anything_is_fetched(server, here, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text\na\n")
+    run = ["job=generate", "dataset=csv", f"dataset.path={rows}", "prompt.user='{{ text }}'", f"output.dir={tmp_path}"]
+    more = run if command == "run" else [f"convert.folder={tmp_path / 'made'}"]
+    assert main([command, "model.path=own/tiny", *more]) == 3
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "model.path=own/tiny: 0.00 GB are to be fetched, and 0.00 GB are free in " in said
+    assert "HF_HOME" in said
+    assert not server.asked
+
+
+def test_what_is_fetched_already_needs_no_room(server, here, monkeypatch):
+    first = resolve.resolve("own/tiny")
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    assert resolve.resolve("own/tiny") == first
+
+
+def test_a_disk_that_fills_up_meanwhile_ends_with_3(server, here, monkeypatch):
+    def full(url, file, **_):
+        file.write(b"x" * 10)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(UserError, match=r"the disk of .* is full: make room") as raised:
+        resolve.resolve("own/tiny")
+    assert raised.value.exit_code == 3
+    assert parts(here)
+
+
+def test_a_model_that_there_is_not_says_so(server, here):
+    with pytest.raises(UserError, match=r"model.path=own/tinny: no such folder here, and not on the hub"):
+        resolve.resolve("own/tinny")
+
+
+def test_the_hub_clients_private_names_are_as_we_use_them():
+    from huggingface_hub.file_download import http_get, repo_folder_name
+    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils._http import default_client_factory
+
+    options = {"resume_size": 5, "headers": {}, "expected_size": 9, "displayed_filename": "a"}
+    signature(http_get).bind("https://an.address", BytesIO(), **options)
+    assert repo_folder_name(repo_id="own/tiny", repo_type="model") == "models--own--tiny"
+    assert "user-agent" in build_hf_headers()
+    with default_client_factory() as client:
+        assert isinstance(client.event_hooks.get("request", []), list)
+        request = client.build_request("GET", "https://an.address", timeout=3)
+    assert set(request.extensions["timeout"]) == {"connect", "read", "write", "pool"}

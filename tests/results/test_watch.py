@@ -1,0 +1,142 @@
+"""``watch`` shows a run as it is, running, killed or finished, and leaves it alone."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from runner.checkpoint import marks
+from runner.checkpoint.records import Output
+from runner.cli import main
+from runner.results import watch as watching
+from runner.results.watch import curve, pace_now, read_watch, watch
+from runner.types import Gauge, UserError
+from tests.support.clocks import Clock, work
+from tests.support.forks import Fork
+from tests.support.stores import open_store, output
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("runner.checkpoint.marks.time", clock)
+    return clock
+
+
+def shown(path, width=100, terminal=False):
+    out = io.StringIO()
+    watch(path, Console(file=out, width=width, force_terminal=terminal, color_system=None))
+    return out.getvalue()
+
+
+def listing(path):
+    return {file.name: file.stat().st_mtime_ns for file in path.iterdir() if file.suffix not in (".db-shm", ".lock")}
+
+
+def test_a_finished_run(tmp_path, clock):
+    with open_store(tmp_path / "run", rows=60) as store:
+        store.start(lambda: Gauge(6, 8, 3_000_000_000))
+        work(store, clock, range(57), 2.0)
+        clock.now += 2
+        store.finish([Output(57, {}, "timeout: 3 s"), Output(58, {"label": "[red]\x1b[31mx\n"}), Output(59, {})])
+    before = listing(tmp_path / "run")
+    said = shown(tmp_path / "run")
+    for part in (
+        "run: finished",
+        "60 of 60 rows",
+        "1 error",
+        "6 of 8",
+        "3.00 GB",
+        "timeout",
+        "label 50",
+        "0 restarts",
+    ):
+        assert part in said
+    assert "[red]\\x1b[31mx" in said
+    assert "\x1b" not in said
+    assert listing(tmp_path / "run") == before
+
+
+def test_a_running_one_is_shown_until_it_ends(tmp_path, clock, monkeypatch):
+    store = open_store(tmp_path / "run", rows=60)
+    work(store, clock, range(30), 2.0)
+    ticks = []
+
+    def sleep(seconds):
+        ticks.append(seconds)
+        if len(ticks) == 2:
+            store.close()
+
+    monkeypatch.setattr(watching.time, "sleep", sleep)
+    said = shown(tmp_path / "run", terminal=True)
+    assert len(ticks) == 2
+    assert "run: running" in said
+    assert "0.5 rows/s now" in said
+    assert "run: interrupted" in said.rpartition("run: ")[1] + said.rpartition("run: ")[2]
+
+
+def test_a_killed_run(tmp_path):
+    def killed():
+        store = open_store(tmp_path / "run", rows=60)
+        marks.EVERY_SECONDS = 0
+        store.finish([output(row) for row in range(30)])
+        signal.raise_signal(signal.SIGKILL)
+
+    assert Fork(killed).wait() == -signal.SIGKILL
+    said = shown(tmp_path / "run")
+    assert "run: interrupted" in said
+    assert "30 of 60 rows" in said
+    assert "label 29" in said
+
+
+def test_the_writer_is_not_disturbed(tmp_path, clock):
+    with open_store(tmp_path / "run", rows=60) as store:
+        for row in range(40):
+            work(store, clock, [row], 2.0)
+            seen = read_watch(tmp_path / "run")
+            assert seen["finished"] == row + 1
+            assert seen["state"] == "running"
+            assert seen["latest"][0][0] == row
+
+
+def test_rows_a_second_of_the_newest_session(tmp_path, clock):
+    with open_store(tmp_path / "run", rows=500) as store:
+        work(store, clock, range(100), 10.0)
+    with open_store(tmp_path / "run", rows=500) as store:
+        store.start()
+        work(store, clock, range(100, 300), 2.0)
+        assert pace_now(read_watch(tmp_path / "run")["marks"]) == pytest.approx(0.5)
+        assert read_watch(tmp_path / "run")["rows_per_s"] == pytest.approx(300 / 1400)
+
+
+def test_no_run_is_refused(tmp_path, capsys):
+    with pytest.raises(UserError, match="no run directory"):
+        shown(tmp_path)
+    assert main(["watch", str(tmp_path)]) == 2
+    assert "no run directory" in capsys.readouterr().err
+
+
+def test_curves():
+    assert curve([]) == ""
+    assert curve([0, 4, 8]) == " ▄█"
+    assert curve([4, 4], top=8) == "▄▄"
+    assert len(curve(list(range(1000)))) <= 60
+
+
+def test_ctrl_c_ends_the_watching_only(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
+    with open_store(tmp_path / "run", rows=60):
+        command = [sys.executable, "-m", "runner.cli", "watch", str(tmp_path / "run")]
+        environment = {**os.environ, "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and b"running" not in process.stdout.readline():
+                pass
+            process.send_signal(2)
+            assert process.wait(60) == 0
+        assert read_watch(tmp_path / "run")["state"] == "running"

@@ -1,0 +1,168 @@
+"""The preview says what the run will do, and does none of it."""
+
+import json
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from runner.cli import main
+from runner.config.conf import load_config
+from runner.models.tensors import KVShape, kv_shape, weight_bytes
+from runner.session.preview import PLACES, ROWS_A_PLACE, preview
+from runner.types import UserError
+
+LABEL = ["job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake", "run_name=mail"]
+PROMPT = "prompt.user=Is this mail ham or spam? One of ham and spam is right. Mail: {{ text }}"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_mail(40)
+    return tmp_path
+
+
+def write_mail(rows):
+    lines = (f"{i},mail number {i},{'ham' if i % 2 else 'spam'}\n" for i in range(rows))
+    Path("mail.csv").write_text("id,text,kind\n" + "".join(lines))
+
+
+def figures_of(*words):
+    return preview(load_config([*words]), show=False)
+
+
+def test_the_shared_prefix_and_the_rest_make_the_prompt(folder):
+    figures = figures_of(*LABEL, PROMPT)
+    assert [prompt["row"] for prompt in figures["prompts"]] == [0, 1, 2]
+    for number, prompt in enumerate(figures["prompts"]):
+        assert prompt["prefix"].startswith("user: Is this mail ham or spam?")
+        assert prompt["prefix"].endswith("Mail: mail number ")
+        assert prompt["suffix"] == f"{number}\n\nassistant:"
+        assert prompt["shared_tokens"] == len(prompt["prefix"])
+        assert prompt["tokens"] == len(prompt["prefix"] + prompt["suffix"])
+
+
+def test_the_share_from_cache_is_the_prefix_of_all_rows_but_the_first(folder):
+    figures = figures_of(*LABEL, PROMPT)
+    total = figures["prompt_tokens"]["mean"] * 40
+    assert figures["shared_share"] == pytest.approx(39 * figures["prompts"][0]["shared_tokens"] / total)
+    assert figures["shared_share"] > 0.5
+
+
+def test_identical_prompts_count_as_served(folder):
+    Path("mail.csv").write_text("text\n" + "the same\n" * 10)
+    assert figures_of(*LABEL, PROMPT)["shared_share"] == pytest.approx(0.9)
+
+
+def test_a_large_data_set_is_looked_at_in_several_places(folder):
+    write_mail(5000)
+    figures = figures_of(*LABEL, PROMPT)
+    assert figures["rows"] == 5000
+    assert figures["rows_looked_at"] == PLACES * ROWS_A_PLACE
+    assert figures["prompt_tokens"]["max"] - figures["prompt_tokens"]["min"] == len("4999") - len("0")
+
+
+def test_nothing_is_written(folder):
+    figures_of(*LABEL, PROMPT)
+    assert [path.name for path in folder.iterdir()] == ["mail.csv"]
+
+
+def test_what_the_answer_may_look_like(folder):
+    assert figures_of(*LABEL, PROMPT)["choices"] == {"ham": 3, "spam": 4}
+    generate = figures_of("job=generate", *LABEL[1:], PROMPT, "engine.max_tokens=7")
+    assert generate["choices"] is None
+    assert generate["max_tokens"] == 7
+
+
+def test_rows_that_cannot_be_rendered_are_counted(folder):
+    Path("mail.csv").write_text('id,text\n1,fine\n2,\n3,"fine too"\n')
+    figures = figures_of(*LABEL, "prompt.user={{ text[0] }}")
+    assert figures["rows"] == 3
+    assert figures["unusable_rows"] == 1
+    assert "prompt.user" in figures["unusable"]
+
+
+def test_no_usable_row_at_all_is_refused(folder):
+    with pytest.raises(UserError, match="none of the 40 rows"):
+        figures_of(*LABEL, "prompt.user={{ text.nope.nope }}")
+
+
+def test_time_is_told_only_after_a_trial_of_the_same_run(folder, capsys):
+    assert figures_of(*LABEL, PROMPT)["time"] is None
+    assert main(["run", *LABEL, PROMPT]) == 0
+    capsys.readouterr()
+    assert figures_of(*LABEL, PROMPT)["time"]["left"] == 0
+    other = figures_of(*LABEL, PROMPT, "seed=5")
+    assert other["time"] is None
+    assert other["differs"] == ["seed: 0 -> 5"]
+
+
+def test_text_and_json(folder, capsys):
+    assert main(["preview", *LABEL, PROMPT]) == 0
+    said = capsys.readouterr().out
+    assert "[shared: user: Is this mail ham or spam?" in said
+    assert re.search(r"cache +\d+\.\d% of the prompt tokens", said)
+    assert "one of ham (3), spam (4)" in said
+    assert "unknown before a trial" in said
+    assert main(["preview", *LABEL, PROMPT, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 40
+
+
+def test_cells_cannot_steer_the_terminal(folder, capsys):
+    Path("mail.csv").write_text("text\nred \x1b[31m alert\n")
+    assert main(["preview", *LABEL, PROMPT]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "\\x1b[31m" in said
+
+
+GPT_OSS = {
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "num_attention_heads": 64,
+    "head_dim": 64,
+    "hidden_size": 2880,
+    "sliding_window": 128,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+}
+
+
+def test_kv_bytes_of_gpt_oss_20b():
+    shape = kv_shape(GPT_OSS, "metal")
+    assert shape == KVShape(token_bytes=24_576, sliding_bytes=24_576, window=128)
+    assert shape.sequence_bytes(1000) == 1000 * 24_576 + 128 * 24_576
+    assert shape.sequence_bytes(1000, shared=900) == 100 * 24_576 + 128 * 24_576
+    assert kv_shape(GPT_OSS, "cpu").token_bytes == 2 * 24_576
+
+
+def test_kv_bytes_where_the_configuration_says_less():
+    assert kv_shape({"n_layer": 2, "n_head": 4, "hidden_size": 32}, "cuda") == KVShape(2 * 2 * 4 * 8 * 2)
+    nested = {"text_config": {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}}
+    assert kv_shape(nested, "cuda") == KVShape(2 * 2 * 4 * 8 * 2)
+    assert kv_shape({"num_hidden_layers": 2}, "cuda") is None
+    assert kv_shape({**GPT_OSS, "kv_lora_rank": 512}, "cuda") is None
+
+
+def write_weights(folder, tensors):
+    start, header = 0, {}
+    for name, (dtype, shape, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + size]}
+        start += size
+    content = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(content)) + content)
+
+
+def test_weights_as_stored_or_as_float32(tmp_path):
+    quantised = {"a.weight": ("U32", [8, 4], 128), "a.scales": ("F16", [8, 1], 16), "a.biases": ("F16", [8, 1], 16)}
+    write_weights(tmp_path, {**quantised, "norm.weight": ("F32", [32], 128)})
+    config = {"quantization": {"group_size": 64, "bits": 4, "a": {"group_size": 32, "bits": 4}}}
+    assert weight_bytes(tmp_path, config, "metal") == 128 + 16 + 16 + 128
+    assert weight_bytes(tmp_path, config, "cpu") == 4 * (8 * 32 + 32)
+
+
+def test_weights_that_cannot_be_read_are_unknown(tmp_path):
+    assert weight_bytes(tmp_path, {}, "cpu") is None
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    assert weight_bytes(tmp_path, {}, "cpu") is None

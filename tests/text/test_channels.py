@@ -1,0 +1,137 @@
+"""Reasoning and answers told apart: harmony with gpt-oss's own tokenizer, <think> tags with a small one."""
+
+import json
+from functools import cache
+
+import mlx.core as mx
+import pytest
+
+from runner.engine.attention.resident import ResidentModel
+from runner.engine.engine import BatchEngine
+from runner.engine.masks import Grammars
+from runner.text.channels import Answer, Channels
+from runner.text.grammar import AnswerGrammar
+from runner.text.structure import StructureConf, read_structure
+from runner.text.vocabulary import TransformersVocabulary
+from runner.types import Request, Sampling, Sequence
+from tests.support.engines import finish
+from tests.support.prompts import prompter, render, small_tokenizer
+from tests.support.tiny import tiny_gpt_oss
+
+SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}, "n": {"enum": [1, 22]}}, "required": ["ok", "n"]}
+BODY = read_structure(StructureConf(schema=SCHEMA), StructureConf(), []).body
+ANALYSIS = "<|channel|>analysis<|message|>We think.\nTwice.<|end|><|start|>assistant"
+FINAL = '<|channel|>final<|message|>{"ok": true, "n": 22}'
+
+
+@pytest.fixture(scope="module")
+def thinker():
+    tokenizer = small_tokenizer()
+    tokenizer.add_tokens(["</think>"])
+    return tokenizer
+
+
+def ids(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def read(tokenizer, text, prompt=""):
+    return Channels(TransformersVocabulary(tokenizer), True).read(ids(tokenizer, text), ids(tokenizer, prompt))
+
+
+def test_harmony_is_read_by_channel(gpt_oss):
+    assert read(gpt_oss, ANALYSIS + "<|channel|>final<|message|>ham") == Answer("ham", "We think.\nTwice.")
+    assert read(gpt_oss, "<|channel|>final<|message|>ham") == Answer("ham")
+    assert read(gpt_oss, "<|channel|>analysis<|message|>We thi") == Answer("", "We thi", False)
+    assert read(gpt_oss, "<|channel|>ana") == Answer("", "", False)
+    assert read(gpt_oss, ANALYSIS + "<|channel|>fin") == Answer("", "We think.\nTwice.", False)
+    call = "<|channel|>commentary to=functions.f<|constrain|>json<|message|>{}"
+    assert read(gpt_oss, ANALYSIS + call) == Answer("", "We think.\nTwice.\n\n{}", False)
+    assert read(gpt_oss, "ham") == Answer("ham")
+
+
+def test_think_tags_are_read(thinker):
+    assert read(thinker, "<think>good bad</think>\n\nfilm") == Answer("film", "good bad")
+    assert read(thinker, "good</think>film", prompt="hello <think>\n") == Answer("film", "good")
+    assert read(thinker, "good bad", prompt="hello <think>\n") == Answer("", "good bad", False)
+    assert read(thinker, "<think>good") == Answer("", "good", False)
+    assert read(thinker, "film") == Answer("film")
+    assert read(thinker, "film", prompt="<think></think>") == Answer("film")
+
+
+@cache
+def grammars_over(tokenizer):
+    """Made once: llguidance takes seconds for gpt-oss's vocabulary."""
+    vocabulary = TransformersVocabulary(tokenizer)
+    return AnswerGrammar(BODY, Channels(vocabulary, True)), Grammars(vocabulary)
+
+
+def accepts(tokenizer, prompt, text):
+    """Whether the grammar takes the text and the answer may end there."""
+    answers, grammars = grammars_over(tokenizer)
+    matcher = grammars.start(Sequence((0, 0), [], 0, grammar=answers.behind(ids(tokenizer, prompt)))).matcher
+    assert not matcher.is_error(), matcher.get_error()
+    tokens = ids(tokenizer, text)
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+def test_the_grammar_begins_in_the_final_channel(gpt_oss):
+    assert accepts(gpt_oss, "", ANALYSIS + FINAL)
+    assert accepts(gpt_oss, "", FINAL)
+    assert not accepts(gpt_oss, "", '{"ok": true, "n": 22}')
+    assert not accepts(gpt_oss, "", ANALYSIS + "<|channel|>final<|message|>ham")
+    assert not accepts(gpt_oss, "", ANALYSIS)
+    assert not accepts(gpt_oss, "", ANALYSIS + FINAL.replace("22", "23"))
+
+
+def test_the_grammar_begins_behind_the_thoughts(thinker):
+    answer = '{"ok": true, "n": 22}'
+    assert accepts(thinker, "", f"<think>good\nbad</think>\n\n{answer}")
+    assert accepts(thinker, "", answer)
+    assert accepts(thinker, "hello <think>\n", f"good</think>{answer}")
+    assert not accepts(thinker, "hello <think>\n", answer)
+    assert accepts(thinker, "<think>\n\n</think>\n\n", answer)
+    assert not accepts(thinker, "", "<think>good</think>film")
+
+
+def test_choices_stand_where_the_answer_does(thinker):
+    p = prompter(thinker)
+    text = p.text(Request(choices=("good", "bad")), {"text": "x"})
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    opened = prompter(small_thinker_that_opens(thinker))
+    assert opened.text(Request(choices=("good",)), {"text": "x"}).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert opened.text(Request(), {"text": "x"}).endswith("assistant\n<think>\n")
+
+
+def small_thinker_that_opens(thinker):
+    import copy
+
+    tokenizer = copy.copy(thinker)
+    tokenizer.chat_template = thinker.chat_template.replace("assistant\n'", "assistant\n<think>\n'")
+    assert tokenizer.chat_template != thinker.chat_template
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def tiny(gpt_oss):
+    mx.set_default_device(mx.cpu)
+    return ResidentModel(tiny_gpt_oss(vocab_size=201_088))
+
+
+def test_a_tiny_gpt_oss_answers_in_the_final_channel(gpt_oss, tiny):
+    p = prompter(gpt_oss, kwargs={"reasoning_effort": "low"})
+    answers, grammars = grammars_over(gpt_oss)
+    todo = []
+    for i in range(6):
+        prompt = render(p, f"row {i}")
+        todo.append(Sequence((i, 0), prompt, 60, Sampling(float(i % 2)), i, grammar=answers.behind(prompt)))
+    engine = BatchEngine(tiny, p.end_tokens, batch_size=4, grammars=grammars)
+    done = finish(engine, todo)
+    assert engine.work.forced > 0
+    for key, generation in done.items():
+        answer = p.read(generation.tokens, todo[key[0]])
+        if generation.finish_reason == "stop":
+            assert json.loads(answer.text)["n"] in (1, 22)
+        else:
+            assert not answer.complete
+            assert answer.reasoning
