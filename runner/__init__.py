@@ -21,6 +21,32 @@ midnight. Floating-point sums do depend on the shape of a batch: near-ties can f
 with another batch size.
 
 From Python, ``run`` computes and ``open_run`` reads, also while a run is at work or after it was interrupted.
+
+Modules:
+cache       The cache folder; what appears in it appears by rename: whole, or not at all.
+checkpoint  The only truth about a run: what is committed in SQLite, and the Arrow shards that follow from it.
+cli         The command line: a word, then Hydra overrides or a run directory. Heavy packages load late.
+config      From words on the command line to one typed configuration and its job.
+console     The standard streams: lines for people, and what happens where nobody takes them.
+custom      A user's own classes: where they may come from, what identifies them, how they are made.
+data        Rows in: the files of a data set become rows by position.
+disk        Files that appear whole or not at all, and what to say when the disk, or SQLite on it, refuses.
+engine      Token ids to token ids: one resident model, a batch of sequences, a prefix stored once.
+export      Runs out: tables, hub data sets, pre-annotations, training data, results as the OpenAI API writes them.
+keys        What values a configuration key takes, said where the key is declared.
+loop        A row's way through a run: requests, the plan, the batch, the answers. No MLX in here.
+machine     This machine: its device and memory, its linear algebra, the versions that run on it.
+models      A model's files on this disk: found, fetched, converted from GGUF, measured.
+night       A night's run beside its user: when it works, what keeps the machine awake, whom it notifies.
+report      The morning report: one HTML file that says what a run was, what came out, and how far to trust it.
+results     What came out of a run, read without disturbing it: rows, status, evaluation, comparison, for people.
+rowmill     rowmill: put a prompt through every row of a data set with one local LLM, resumably.
+sequences   The engine's side of a run: sequences in, generations out, and the engine between them.
+session     One session of a run: checked, opened, worked, ended.
+signals     Ctrl-C and SIGTERM: an end after the step in flight while the loop works, at once otherwise.
+text        Text to token ids and back: templates, vocabularies, and what an answer may look like.
+types       The nouns of a run and the seams between its modules.
+words       Words for people: parts of sentences that several messages share.
 """
 
 from __future__ import annotations
@@ -61,7 +87,7 @@ def run_linked(overrides: Sequence[str], config_dir: str | None, link: Link | No
     with stop_on_signals() as stop:
         if link:
             link.report(ready=True)
-        from runner.config.conf import load_config
+        from runner.config.load import load_config
         from runner.session.session import run_session
 
         return run_session(load_config(overrides, config_dir), stop, link)

@@ -1,6 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, synced, renamed; and what it means to the user
-when the disk, or SQLite on it, refuses.
-"""
+"""Files that appear whole or not at all, and what to say when the disk, or SQLite on it, refuses."""
 
 from __future__ import annotations
 

@@ -5,6 +5,12 @@ the same prompts, and writes ``benchmark.json``.
 
     rowmill benchmark 'benchmark.against=[mlx_lm.batch_generate+prefix]'
     rowmill benchmark benchmark.workload=card model=gpt_oss_20b_q6g32
+
+Modules:
+apart    A measurement in a process of its own: the task goes in as JSON, what was measured comes out as JSON.
+card     The workload ``card`` of ``rowmill benchmark``: a model card's line, tokens/s and time to first token.
+measure  The command ``benchmark``: how fast this machine goes through prompts, and against what else.
+peers    Other engines on the same prompts: mlx-lm's own functions, and llama.cpp where llama-cpp-python is installed.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from jobs.benchmark.card import Card, card
 from jobs.benchmark.measure import BenchmarkConf, Measurement, benchmark, to_json
 from jobs.benchmark.peers import LLAMA_CPP
 from runner.config.compose import Composer
-from runner.config.conf import recorded_config
+from runner.config.load import recorded_config
 from runner.engine.conf import EngineConf
 from runner.keys import check_keys
 from runner.machine import device
@@ -76,7 +82,7 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
 def _prompts_of_run(conf: BenchmarkConf, config_dir: str | None) -> list[tuple[list[int], Any]]:
     """The token ids of up to ``n`` prompts of an earlier run, from several places of its data, and their choices."""
     from runner import open_run
-    from runner.session.preview import PLACES, look
+    from runner.session.sample import PLACES, look
 
     run = open_run(str(conf.run_dir))
     looked = look(prepare(recorded_config(run.config, config_dir)), -(-conf.n // PLACES))

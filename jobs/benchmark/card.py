@@ -111,7 +111,7 @@ def _measure(model: Any, found: Any, conf: EngineConf, task: dict[str, Any], voc
 
 def _seconds(engine: Any, prompts: list[list[int]], response: int) -> float:
     """Until all prompts have ``response`` tokens."""
-    from runner.types import Sequence
+    from runner.sequences import Sequence
 
     began, left = time.perf_counter(), len(prompts)
     engine.add([Sequence((0, index), prompt, response) for index, prompt in enumerate(prompts)])

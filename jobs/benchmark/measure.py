@@ -257,7 +257,7 @@ def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int
     from runner.engine.conf import EngineConf
     from runner.engine.open import batch_engine
     from runner.loop.plan import Plan
-    from runner.types import Sequence
+    from runner.sequences import Sequence
 
     batches = batch_engine(model, found, EngineConf(**engine))
     scored = [tuple(map(tuple, one or TWO_LABELS)) for one in choices or [None] * len(rows)]

@@ -8,6 +8,10 @@ higher precision, and writes a model card.
 
 The recipes ``gpt_oss_20b_q8g64``, ``_q6g32``, ``_q5g32`` and ``_q4g32`` take 22.26, 18.34, 15.72 and 13.11 GB on disk
 (measured with random weights in the real shapes).
+
+Modules:
+card      A converted model's card: what it is made from, what it weighs, what was measured here and what was not.
+quantise  Weights in the hub's form to a quantised MLX folder, a few tensors in memory at a time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command ``convert``: weights in the hub's form to a quantised MLX folder, a few tensors in memory at a time."""
+"""Weights in the hub's form to a quantised MLX folder, a few tensors in memory at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The job ``label``: one of a fixed set of labels for each row, with its probability."""
+"""The job ``label``: one of a fixed set of labels for each row, with its probability.
+
+Modules:
+match  Which label a freely written answer means.
+prior  What a job measures before its first row: a preference for some labels, and how far to trust its confidence.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +23,10 @@ from runner.types import Columns, Completion, Request, Row, RowError, Steps, Use
 if TYPE_CHECKING:
     from runner.config.conf import RunConf
     from runner.data.source import DataSource
-    from runner.loop.prelude import Survey
+    from runner.data.survey import Survey
     from runner.results.run import Run
 
-__all__ = ["Label", "normalise", "read_labels"]
+__all__ = ["Label"]
 
 METHODS = ("choice", "generate")
 MANY = 20  # labels; of more, only the beginnings are scored

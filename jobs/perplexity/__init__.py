@@ -5,6 +5,10 @@ errors and the differences from the first, as text, Markdown and JSON. ``--self-
 passes one by one.
 
     rowmill perplexity -m model=gpt_oss_20b_q8g64,gpt_oss_20b_q6g32 dataset=text dataset.path=book.txt
+
+Modules:
+table    The perplexities of several variants side by side, as text, Markdown and JSON.
+windows  The command ``perplexity``: how surprised a model is by a text, window by window.
 """
 
 from __future__ import annotations
@@ -53,8 +57,9 @@ from runner.machine.facts import session_facts
 from runner.models.recipes import ModelConf, model_path
 from runner.results.progress import Progress
 from runner.results.run import Run
+from runner.sequences import Gauge
 from runner.signals import Stop
-from runner.types import Gauge, UserError
+from runner.types import UserError
 
 log = logging.getLogger("rowmill")
 

@@ -1,4 +1,8 @@
-"""The job ``summarize``: summaries of documents of any length, from summaries of their parts."""
+"""The job ``summarize``: summaries of documents of any length, from summaries of their parts.
+
+Modules:
+split  Long texts in pieces of so many tokens, cut at paragraphs, else sentences, lines, words, characters.
+"""
 
 from __future__ import annotations
 

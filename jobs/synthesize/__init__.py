@@ -1,4 +1,9 @@
-"""The job ``synthesize``: new rows until enough are accepted, each drawn, written, filtered and compared."""
+"""The job ``synthesize``: new rows until enough are accepted, each drawn, written, filtered and compared.
+
+Modules:
+filters  Filters of synthetic rows that look at one draft alone. A filter is a small class with ``reason(draft)``.
+ordered  Filters of synthetic rows that compare a draft with what was accepted before it, in the order of the attempts.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,16 @@
-"""checkpoint"""
+"""The only truth about a run: what is committed in SQLite, and the Arrow shards that follow from it.
+
+Modules:
+conf      The group ``checkpoint`` of the configuration.
+counts    Sums and counts over a checkpoint's rows, sealed or staged: totals, kinds of errors, labels.
+database  The tables of a checkpoint and how they are opened.
+deaths    What is in flight at this moment, on disk, and the deaths of earlier sessions with the rows they took down.
+digests   Which committed answer belongs to which request, so that equal requests are computed once.
+identity  What a run is: its columns, and how it differs from another run.
+lease     One writer for each run directory: the lease.
+marks     Marks of progress over a run's time: for speed, memory and slots as curves, bounded however long it takes.
+records   What the checkpoint records: completions, finished rows, rejected attempts, shards. No Arrow here.
+repair    A damaged checkpoint made anew from what is sound: the shards, and whatever of the old one can still be read.
+shards    A shard's columns: finished rows checked, staged as JSON, and turned into typed Arrow tables.
+store     The checkpoint (SQLite) and the output (Arrow shards) of a run; the only writer of its directory.
+"""

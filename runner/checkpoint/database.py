@@ -1,4 +1,4 @@
-"""The tables of a checkpoint and how they are opened. Part of the store."""
+"""The tables of a checkpoint and how they are opened."""
 
 from __future__ import annotations
 

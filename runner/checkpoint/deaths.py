@@ -1,4 +1,8 @@
-"""Deaths of earlier sessions: which rows they took down, and what follows from that. Part of the store.
+"""What is in flight at this moment, on disk, and the deaths of earlier sessions with the rows they took down.
+
+``run.flight`` is a few bytes that outlive the process. The supervisor reads from it whether the run gets on; the next
+session, which rows a death took down with it. It is written with plain ``pwrite`` calls, a microsecond each, and never
+synced: the system keeps them when a process dies.
 
 Two kinds of deaths count: those that a supervisor saw while it lived itself, and those that took the whole machine
 down. When somebody kills supervisor and worker together, nobody is to blame.
@@ -6,15 +10,18 @@ down. When somebody kills supervisor and worker together, nobody is to blame.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
+import struct
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.checkpoint.flight import read_flight
 from runner.checkpoint.records import sealed
 from runner.machine.facts import boot_id
 
@@ -93,3 +100,69 @@ def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None
 def _machine_went_down(provenance: str | None) -> bool:
     before = json.loads(provenance or "{}").get("machine", {}).get("boot")
     return bool(before and boot_id()) and before != boot_id()
+
+
+FLIGHT = "run.flight"
+
+
+_HEAD = struct.Struct("<QQQ?I")  # session, beats, answers on disk, at work, rows
+
+
+_MOST_ROWS = 4096
+
+
+class InFlight(NamedTuple):
+    """``beats`` grows while the session gets on, ``done`` with its answers; ``working``: a model is at work."""
+
+    session: int = 0
+    beats: int = 0
+    done: int = 0
+    working: bool = False
+    rows: tuple[int, ...] = ()
+
+
+class Flight:
+    """The file of one session, open for its only writer. A full disk does not disturb it."""
+
+    def __init__(self, run_dir: Path, session: int) -> None:
+        """Start with nothing in flight."""
+        self._descriptor = os.open(run_dir / FLIGHT, os.O_RDWR | os.O_CREAT, 0o644)
+        self.session, self._beats, self._done = session, 0, 0
+        self._working = False
+        self._count = 0
+        self.beat(rows=())
+
+    def beat(self, answers: int = 0, rows: Collection[int] | None = None) -> None:
+        """The session gets on; ``answers`` more of its answers are on disk.
+
+        ``rows``: those in the engine from now on (None: the same as before).
+        """
+        self._beats += 1
+        self._done += answers
+        some = [] if rows is None else sorted(rows)[:_MOST_ROWS]
+        self._count = self._count if rows is None else len(some)
+        head = _HEAD.pack(self.session, self._beats, self._done, self._working, self._count)
+        with contextlib.suppress(OSError):
+            os.pwrite(self._descriptor, head + struct.pack(f"<{len(some)}q", *some), 0)
+
+    def work(self, working: bool) -> None:
+        """Whether the supervisor may expect beats."""
+        self._working = working
+        self.beat()
+
+    def close(self) -> None:
+        """What was in flight stays on record; it counts only if the session turns out to have died."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def read_flight(run_dir: Path) -> InFlight:
+    """What the last session had in flight; nothing if that cannot be read."""
+    try:
+        data = (Path(run_dir) / FLIGHT).read_bytes()
+        session, beats, done, working, count = _HEAD.unpack_from(data)
+        rows = struct.unpack_from(f"<{min(count, _MOST_ROWS)}q", data, _HEAD.size)
+    except (OSError, struct.error):
+        return InFlight()
+    return InFlight(session, beats, done, working, rows)

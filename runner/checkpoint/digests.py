@@ -1,4 +1,4 @@
-"""Which committed answer belongs to which request, so that equal requests are computed once. Part of the store.
+"""Which committed answer belongs to which request, so that equal requests are computed once.
 
 Digests are random: an index over them that every commit keeps up to date costs it a page of the write-ahead log for
 each answer, more than all else that it writes. So the latest digests are in memory, and the table takes them some

@@ -1,7 +1,4 @@
-"""Marks of progress over a run's time: for speed, memory and slots as curves, bounded however long it takes.
-
-Part of the store.
-"""
+"""Marks of progress over a run's time: for speed, memory and slots as curves, bounded however long it takes."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 
 from runner.checkpoint.records import Staged
 from runner.machine.facts import peak_memory
-from runner.types import Gauge
+from runner.sequences import Gauge
 
 EVERY_SECONDS = 1.0
 MOST = 2000  # marks kept of a run, beside the last of each session

@@ -44,7 +44,7 @@ class Usage(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A completion to commit: request ``number`` of ``row``. ``digest`` names the request, see ``runner.loop.requests``."""
+    """A completion to commit: request ``number`` of ``row``. ``digest``: see ``runner.loop.requests``."""
 
     row: int
     number: int

@@ -1,4 +1,4 @@
-"""A shard's columns: finished rows checked, staged as JSON, and turned into typed Arrow tables. Part of the store."""
+"""A shard's columns: finished rows checked, staged as JSON, and turned into typed Arrow tables."""
 
 from __future__ import annotations
 

@@ -26,17 +26,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from runner.checkpoint import records, shards
+from runner.checkpoint.counts import Totals, read_labels, read_totals
 from runner.checkpoint.database import conditions, connect, create_or_check, unfinish_errors
-from runner.checkpoint.deaths import Death, note_death, read_deaths
+from runner.checkpoint.deaths import Death, Flight, note_death, read_deaths
 from runner.checkpoint.digests import Digests
-from runner.checkpoint.flight import Flight
 from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.marks import Marks
 from runner.checkpoint.records import Output, Record, Rejected, Shard, Staged, error_kind
 from runner.disk import damage, disk_errors, write_dataset, write_stream, write_text
-from runner.results.status import Totals, read_labels, read_totals
-from runner.types import Completion, Gauge, UserError
+from runner.sequences import Gauge
+from runner.types import Completion, UserError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

@@ -1,4 +1,18 @@
-"""The command line: a word, then Hydra overrides or a run directory. Heavy packages load late."""
+"""The command line: a word, then Hydra overrides or a run directory. Heavy packages load late.
+
+Modules:
+arguments   Arguments that several commands share.
+begin       ``rowmill init``, ``new`` and ``completion``: files to start from, and a shell that knows the keys.
+commands    The table of ``rowmill``'s commands, grouped as its help shows them.
+completion  Shell completion: the scripts for bash and zsh, and the words that they ask for.
+help        ``rowmill help``: every key, job, file and message, by topic.
+look        ``rowmill status watch report evaluate diff``: what has become of a run; they write report.html, no more.
+model       ``rowmill convert perplexity benchmark``: commands about a model rather than about a run.
+run         ``rowmill run`` and ``rowmill preview``: what makes the rows, and what it would make of them.
+take        ``rowmill export`` and ``rowmill repair``: a run's rows for others, and a damaged checkpoint made whole.
+topics      What ``rowmill help`` and ``conf/README.md`` print: keys from their dataclasses, prose from the docstrings.
+worker      The worker: a process that a supervisor started to do what the command line says.
+"""
 
 from __future__ import annotations
 

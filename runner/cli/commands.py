@@ -1,6 +1,7 @@
-"""The commands of ``rowmill``: ``begin run look take model help``, each with functions ``NAME(options)``, which returns
-the exit code, and ``NAME_arguments(parser)``. They import what they need when they run: ``rowmill --help`` must answer
-at once.
+"""The table of ``rowmill``'s commands, grouped as its help shows them.
+
+A command lies in a module of this package: ``NAME(options)`` returns the exit code, ``NAME_arguments(parser)`` declares
+its arguments. Modules import what they need when they run: ``rowmill --help`` must answer at once.
 """
 
 from typing import NamedTuple

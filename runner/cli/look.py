@@ -1,4 +1,4 @@
-"""``rowmill status watch report evaluate diff``: what a run has come to; they change nothing in it but report.html."""
+"""``rowmill status watch report evaluate diff``: what has become of a run; they write report.html, no more."""
 
 from __future__ import annotations
 

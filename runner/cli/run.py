@@ -45,7 +45,7 @@ def preview_arguments(parser: argparse.ArgumentParser) -> None:
 
 def preview(options: argparse.Namespace) -> int:
     """Show the first prompts, their lengths and what they share; only --trial loads the model."""
-    from runner.config.conf import load_config
+    from runner.config.load import load_config
     from runner.session.preview import preview
     from runner.signals import stop_on_signals
 

@@ -1,4 +1,4 @@
-"""Configuration keys as their dataclasses declare them, read from the source: importing all of it takes a second."""
+"""Configuration keys as their dataclasses declare them, read from the source without importing it."""
 
 from __future__ import annotations
 

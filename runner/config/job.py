@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.config.hooks import check_hooks
 from runner.custom.classes import find_class, import_class_module, make
 from runner.custom.code import targets
 from runner.data.kept import loadable
-from runner.hooks import check_hooks
 from runner.types import Job, UserError
 
 

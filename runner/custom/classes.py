@@ -1,4 +1,4 @@
-"""A class that the configuration names by ``_target_``: a user's job or reader, made from the other keys beside it."""
+"""A user's job or reader, named by ``_target_`` and made from the other keys beside it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,18 @@
-"""engine"""
+"""Token ids to token ids: one resident model, a batch of sequences, a prefix stored once.
+
+Modules:
+attention  Attention of a batch over a shared prefix and each sequence's own suffix.
+batch      A batch: sequences at work in the slots of one KV set, on one stream of the device.
+budget     What an engine may take of a device: bytes of memory, sequences at once, prompt tokens in a step.
+conf       The group ``engine`` of the configuration.
+copying    The engine for models whose layers cannot share prefixes (state-space layers, latent attention and the like).
+engine     The resident MLX model's engine: continuous batches over shared prefixes.
+fake       An engine without a model, for trials and tests: deterministic answers from each prompt's hash.
+kernels    What kernels share: how scores are masked, and how CUDA kernels are named and checked before they are used.
+masks      Constrained decoding: grammars compiled over token ids, and the mask of a whole step.
+open       From a model folder to an engine that serves a run: weights, budgets, batch sizes.
+sampling   Drawing tokens from logits so that a row's draws depend on its own seed alone, never on its batch.
+snapshots  Snapshots: the KV of shared prefixes, computed once, held while anyone may come back to them.
+tuning     What an engine finds out about its device: the fastest batch size, and what sharing a prefix costs.
+weights    A model folder as modules of MLX: its weights, made ready for the device, and its tokenizer.
+"""

@@ -18,8 +18,8 @@ from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.masks import Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, masked, normaliser, pairs, uniforms
+from runner.sequences import Scored, Sequence, Work
 from runner.text.choices import ChoiceTree, choice_tree
-from runner.types import Scored, Sequence, Work
 
 SLOT_GRAIN = 32  # slots grow by so many tokens
 

@@ -23,7 +23,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from runner.engine.attention.resident import ALIKE, distance
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, pairs, uniforms
-from runner.types import Costs, Gauge, Generation, Scored, Sequence, Work
+from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
 
 log = logging.getLogger("rowmill")
 

@@ -20,7 +20,7 @@ from runner.engine.masks import Grammars
 from runner.engine.sampling import logprob_fields
 from runner.engine.snapshots import Snapshots
 from runner.engine.tuning import Growth
-from runner.types import Costs, Gauge, Generation, Sequence, Work
+from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 
 
 class BatchEngine:

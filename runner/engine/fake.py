@@ -1,4 +1,4 @@
-"""An engine without a model: deterministic answers from each prompt's hash, for trying configurations and for tests."""
+"""An engine without a model, for trials and tests: deterministic answers from each prompt's hash."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.machine.facts import peak_memory
+from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
 from runner.text.vocabulary import ByteTokenizer
-from runner.types import Costs, Gauge, Generation, Scored, Sequence, Work
 
 WORDS = [
     *("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch"),

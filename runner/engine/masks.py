@@ -13,8 +13,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from runner.sequences import Sequence
 from runner.text.vocabulary import ByteTokenizer, TransformersVocabulary, Vocabulary
-from runner.types import Sequence
 
 MOST_GRAMMARS = 256  # kept compiled
 

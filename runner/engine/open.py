@@ -11,8 +11,9 @@ from runner.engine.budget import Budget
 from runner.engine.conf import EngineConf
 from runner.engine.masks import Grammars
 from runner.machine.device import Device, cpu_streams
+from runner.sequences import Engine
 from runner.text.prompter import Prompter
-from runner.types import Engine, UserError
+from runner.types import UserError
 
 if TYPE_CHECKING:
     from runner.engine.copying import CopyingEngine

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.engine.attention.parts import shifted_exp
-from runner.types import Sampling, Scored, Sequence
+from runner.sequences import Scored, Sequence
+from runner.types import Sampling
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

@@ -1,4 +1,4 @@
-"""Snapshots: the KV of shared prefixes, computed once, held while anyone stands on them or may come back to them."""
+"""Snapshots: the KV of shared prefixes, computed once, held while anyone may come back to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.resident import ResidentModel
-from runner.types import Sequence
+from runner.sequences import Sequence
 
 
 class Snapshots:

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from runner.cache import cache_dir
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.resident import ResidentModel
-from runner.types import Costs
+from runner.sequences import Costs
 
 STEPS = 12  # measured at each batch size
 WARM_UP = 4  # of them, not counted: new slots are made, kernels are compiled

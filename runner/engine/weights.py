@@ -15,7 +15,8 @@ def load(folder: Path, device: Device, limit: int | None = None) -> tuple[Any, d
     """The model with its weights in memory, and its configuration.
 
     On a CPU the weights are float32 and not quantised, whatever the folder holds: MLX's other kernels are 10 to 20
-    times slower there. On Metal they stay as they are; for CUDA see ``runner.engine.kernels.cuda``. No code of the folder is run.
+    times slower there. On Metal they stay as they are; for CUDA see
+    ``runner.engine.kernels.cuda``. No code of the folder is run.
     ``limit``: the bytes that they may take (None: all of the device's).
     Raises UserError, exit code 3 for what mlx-lm or this machine cannot run, 2 for a damaged folder.
     """

@@ -1,4 +1,4 @@
-"""Runs out: tables, data sets on the hub, pre-annotations, training data, results as the OpenAI API writes them.
+"""Runs out: tables, hub data sets, pre-annotations, training data, results as the OpenAI API writes them.
 
     rowmill export outputs/mail mail.parquet --where 'confidence >= 0.5 and error is null'
     rowmill export outputs/mail mail.db --join
@@ -14,6 +14,15 @@ moved, ``--data PATH`` says where it is now.
         file, split by a hash of the prompt (of a made-up row: of prompt and text). ``train.jsonl`` and ``valid.jsonl``
         are what ``mlx_lm.lora --data`` reads.
     ``openai-batch``: Results as the OpenAI Batch API writes them, errors in a file beside them.
+
+Modules:
+annotate  Labels and texts as pre-annotations, for people to check: tasks for Label Studio, records for Argilla.
+files     Rows as a file: Parquet, JSON lines, CSV or an SQLite database, written beside its place and renamed.
+hub       A run as a data set on the Hugging Face hub: Parquet files and a card that says how they were made.
+openai    Results as the OpenAI Batch API writes them: a file of responses and one of errors, an object a request.
+plain     Values of any Arrow type as JSON, and as the flat cells that CSV and SQLite can hold.
+select    Which rows and columns of a run are exported: joined to the input, filtered, chosen.
+training  Rows as training data: chat messages, Alpaca's instruction and output, or prompt and completion.
 """
 
 from __future__ import annotations

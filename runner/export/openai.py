@@ -1,4 +1,4 @@
-"""Results as the OpenAI Batch API writes them: a file of responses and a file of errors, an object for each request.
+"""Results as the OpenAI Batch API writes them: a file of responses and one of errors, an object a request.
 
 The objects are those of the API reference: "The request output object" of the Batch API, "The chat completion object",
 and the error object of a refused request. Ids follow from the run and the row: the same export has the same ids.

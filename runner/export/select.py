@@ -20,8 +20,8 @@ GATHER_BYTES = 32 << 20
 
 @dataclass
 class Selection:
-    """``join`` adds the input's columns; ``where`` filters (see ``runner.data.where``; parts of a struct are named with a
-    dot, such as usage.finish_reason); ``columns`` chooses among the output's, by default all.
+    """``join`` adds the input's columns; ``where`` filters (see ``runner.data.where``; parts of a struct are
+    named with a dot, such as usage.finish_reason); ``columns`` chooses among the output's, by default all.
 
     Raises UserError for what does not exist, and if no row is finished.
     """

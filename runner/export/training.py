@@ -184,7 +184,7 @@ def _same(run: Run, job: Any, missing: Set[str]) -> Mapping[str, Any]:
 
 
 def _surfaces(run: Run) -> dict[str, str]:
-    from jobs.label import read_labels
+    from runner.text.labels import read_labels
 
     return {choice.name: choice.surface for choice in read_labels(run.config["job"].get("labels"))}
 

@@ -13,8 +13,9 @@ from runner.loop.feed import Feed
 from runner.loop.plan import Plan
 from runner.loop.requests import Defaults, digest_of, sequence_of
 from runner.loop.task import Task
+from runner.sequences import Engine, Generation, Sequence
 from runner.text.prompter import Prompter
-from runner.types import Completion, Engine, Generation, Job, Request, Row, RowError, Sequence, UserError
+from runner.types import Completion, Job, Request, Row, RowError, UserError
 
 WINDOW_TOKENS = 16_000_000  # waiting prompt tokens after which no more rows are read: some 130 MB,
 ROW_TOKENS = 1000  # or so many for each row of a window that was asked to be larger

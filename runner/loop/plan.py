@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from runner.types import Costs, Sequence
+from runner.sequences import Costs, Sequence
 
 TOKEN_BYTES = 4
 MOST_SEEN = 100_000  # prefixes that are remembered to have been taken: some 10 MB

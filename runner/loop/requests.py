@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from runner.sequences import Sequence
 from runner.text.choices import beginnings
 from runner.text.grammar import AnswerGrammar
-from runner.types import Request, RowError, Sampling, Sequence
+from runner.types import Request, RowError, Sampling
 
 Continuations = Callable[[list[int], tuple[str, ...]], tuple[tuple[int, ...], ...]]
 _GREEDY = Sampling()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.config.hooks import Opens
 from runner.data.source import DataSource
-from runner.hooks import Opens
 from runner.text.prompter import Prompter
 from runner.types import Job, Request, RowError, Setting
 

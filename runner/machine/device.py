@@ -224,7 +224,7 @@ def _open(name: str) -> str | None:
 
 
 def _limit_threads(library: ctypes.CDLL) -> None:
-    """One thread for each caller: the engine calls from as many streams as there are cores (see ``runner.engine.engine``)."""
+    """One thread for each caller: the engine calls from as many streams as there are cores."""
     if cpu_streams() > 1 and hasattr(library, "openblas_set_num_threads"):
         library.openblas_set_num_threads(1)
 

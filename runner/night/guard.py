@@ -1,4 +1,4 @@
-"""The engine as a run uses it: what is in it is known on disk, and rows that were there at deaths are kept apart."""
+"""The engine as a run uses it: what is in it is on disk, and rows that were there at deaths are kept apart."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
-from runner.checkpoint.flight import Flight
+from runner.checkpoint.deaths import Flight
 from runner.machine.facts import peak_memory
-from runner.types import Costs, Engine, Gauge, Generation, Sequence, Work
+from runner.sequences import Costs, Engine, Gauge, Generation, Sequence, Work
 
 Key = tuple[int, int]
 

@@ -31,8 +31,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from runner.checkpoint.deaths import Death
-from runner.checkpoint.flight import InFlight, read_flight
+from runner.checkpoint.deaths import Death, InFlight, read_flight
 from runner.night.link import EXIT_CRASHED, EXIT_NO_MEMORY, NO_MEMORY
 from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE
 

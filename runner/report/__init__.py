@@ -1,4 +1,12 @@
-"""The morning report: one HTML file that says what a run was, what came out, and how far to trust it."""
+"""The morning report: one HTML file that says what a run was, what came out, and how far to trust it.
+
+Modules:
+charts   The charts of a report: figures in, inline SVG out; "" where there is nothing to draw.
+figures  The figures of a report, read from a run directory: plain data, nothing about how they look.
+page     A report's figures as one HTML page that loads nothing and takes no row's text for markup.
+quality  What a report says about the quality of labels, summaries and made-up texts: names and values, read with care.
+svg      Matplotlib figures as inline SVG that takes its colours and its type from the page, light or dark.
+"""
 
 from __future__ import annotations
 

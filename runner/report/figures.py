@@ -33,9 +33,9 @@ log = logging.getLogger("rowmill")
 class Figures:
     """All that a report shows. Arrays have an element for each finished row, in no promised order.
 
-    ``marks``: see ``runner.checkpoint.marks.read_marks``. ``numbers``: the job's other numeric columns. ``balance``: how many rows
-    have which value of its columns of few texts. ``reliability``: for each
-    bin of confidence (mean confidence, share right, rows). ``least_sure`` and ``sample``: (position, columns).
+    ``marks``: see ``runner.checkpoint.marks.read_marks``. ``numbers``: the job's other numeric columns. ``balance``:
+    how many rows have which value of its columns of few texts. ``reliability``: for each bin of confidence (mean
+    confidence, share right, rows). ``least_sure`` and ``sample``: (position, columns).
     ``missing``: why the data set could not be read again, if it could not.
     """
 

@@ -1,4 +1,4 @@
-"""A report's figures as one HTML page: nothing in it comes from elsewhere, and nothing in a row is taken for markup."""
+"""A report's figures as one HTML page that loads nothing and takes no row's text for markup."""
 
 from __future__ import annotations
 

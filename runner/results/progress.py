@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
+from runner.checkpoint.counts import Totals
 from runner.checkpoint.store import Store
 from runner.results.show import NOW_SECONDS
-from runner.results.status import Totals
 from runner.words import clock, count_of, duration
 
 log = logging.getLogger("rowmill")

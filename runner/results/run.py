@@ -42,6 +42,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from runner.checkpoint.counts import read_label_counts
 from runner.checkpoint.database import DATABASE, open_reader, read_identity
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.marks import read_marks
@@ -51,7 +52,7 @@ from runner.checkpoint.shards import table as staged_table
 from runner.data.kept import Kept
 from runner.data.stdin import COPY, STDIN
 from runner.disk import damage
-from runner.results.status import Session, Status, read_label_counts, read_sessions, read_status
+from runner.results.status import Session, Status, read_sessions, read_status
 from runner.types import UserError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Figures that say how right labels and confidences are, with bootstrap intervals. Pure: arrays in, figures out.
+"""How right labels and confidences are, with bootstrap intervals: arrays in, figures out.
 
 The bootstrap draws how often each kind of row (gold label and label, or confidence and whether right) would occur in a
 new sample of as many rows: the same as drawing rows, at a cost that does not grow with them.

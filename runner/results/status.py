@@ -1,20 +1,18 @@
-"""What a run directory says about itself, read without disturbing the run: all of it derived from the checkpoint."""
+"""What a run directory says about itself, all of it derived from the checkpoint."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, TypedDict, cast
 
+from runner.checkpoint.counts import read_error_kinds, read_totals
 from runner.checkpoint.database import open_reader, read_identity
 from runner.checkpoint.lease import holder
 from runner.checkpoint.marks import active_seconds
-from runner.checkpoint.records import Staged, Usage, count_rejected, error_kind, read_rejected, read_shards, read_staged
+from runner.checkpoint.records import count_rejected
 
-_LABELS = 200  # distinct labels counted in a shard
 _WORK = (
     "model_s",
     "loop_s",
@@ -28,37 +26,6 @@ _WORK = (
     "prompt",
     "forced",
 )
-
-
-class Totals(NamedTuple):
-    """Sums over the finished rows, sealed or staged; ``shards`` counts the sealed ones."""
-
-    finished: int = 0
-    errors: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    shards: int = 0
-
-    def plus(self, rows: Iterable[Staged]) -> Totals:
-        """The totals when these rows are finished too."""
-        finished, errors, prompt, cached, completion, shards = self
-        for row in rows:
-            finished += 1
-            errors += row.error is not None
-            prompt += row.prompt_tokens
-            cached += row.cached_tokens
-            completion += row.completion_tokens
-        return Totals(finished, errors, prompt, cached, completion, shards)
-
-    def plus_tokens(self, usages: Iterable[Usage]) -> Totals:
-        """The totals with what was spent on attempts that are no rows."""
-        finished, errors, prompt, cached, completion, shards = self
-        for usage in usages:
-            prompt += usage.prompt_tokens
-            cached += usage.cached_tokens
-            completion += usage.completion_tokens
-        return Totals(finished, errors, prompt, cached, completion, shards)
 
 
 class Session(TypedDict):
@@ -104,41 +71,6 @@ class Status(TypedDict):
     forced_tokens: int
     error_kinds: dict[str, int]
     rejected: dict[str, int]
-
-
-def read_totals(connection: sqlite3.Connection) -> Totals:
-    """The totals of a checkpoint, every row of its sums checked on the way. Raises DamagedError."""
-    totals = Totals().plus(read_staged(connection))
-    for shard in read_shards(connection):
-        sums = (shard.rows, sum(json.loads(shard.error_kinds).values()), *shard[5:8], 1)
-        totals = Totals(*map(sum, zip(totals, sums, strict=True)))
-    return totals.plus_tokens(one.output.usage for one in read_rejected(connection))
-
-
-def read_error_kinds(connection: sqlite3.Connection) -> dict[str, int]:
-    """How many finished rows have each kind of error, the most frequent first."""
-    kinds: Counter[str] = Counter()
-    query = "SELECT key, sum(value) FROM shards, json_each(error_kinds) GROUP BY key"
-    kinds.update(dict(connection.execute(query).fetchall()))
-    for error, count in connection.execute("SELECT error, count(*) FROM staged WHERE error IS NOT NULL GROUP BY error"):
-        kinds[error_kind(error)] += count
-    return dict(kinds.most_common())
-
-
-def read_labels(connection: sqlite3.Connection, where: str = "", values: Iterable[Any] = ()) -> dict[str, int]:
-    """How many of the staged rows selected have each value of the column ``label``, the most frequent first."""
-    label = "CASE WHEN json_valid(body) THEN json_extract(body, '$.label') END"  # not so with NaN in it
-    query = f"SELECT {label}, count(*) FROM staged {where} GROUP BY 1 ORDER BY 2 DESC LIMIT {_LABELS}"
-    return {str(name): count for name, count in connection.execute(query, tuple(values)) if name is not None}
-
-
-def read_label_counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """How many finished rows have each label, the most frequent first; empty for jobs without labels."""
-    counts: Counter[str] = Counter()
-    query = "SELECT key, sum(value) FROM shards, json_each(labels) GROUP BY key"
-    counts.update(dict(connection.execute(query).fetchall()))
-    counts.update(read_labels(connection))
-    return dict(counts.most_common())
 
 
 def read_sessions(connection: sqlite3.Connection) -> list[Session]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence as Ids
 from typing import Any
 
+from runner.sequences import Sequence
 from runner.session.prepare import Prepared
 from runner.text.vocabulary import Vocabulary
-from runner.types import Sequence
 
 _CONTEXT = 3  # tokens before one, with which it is decoded: alone, some tokenizers drop its space
 _MOST = 1500  # tokens taken apart, the rest is one piece

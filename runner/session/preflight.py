@@ -1,4 +1,4 @@
-"""Pre-flight: what a model will take of this machine's memory, told and held against its limit before weights load."""
+"""Pre-flight: what a model will take of this machine's memory, held against its limit before weights load."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from runner.engine.conf import EngineConf
 from runner.machine.device import Device
 from runner.models.recipes import ModelConf, largest_that_fits
 from runner.models.tensors import KVShape, kv_shape, read_tensors, values, weight_bytes
+from runner.session.prepare import Prepared
+from runner.session.sample import Length, lengths, look, plan_prefixes
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
-
-Length = tuple[int, int]  # tokens of a prompt and its answer, those of them in a prefix that is stored once
 
 
 @dataclass(frozen=True)
@@ -121,3 +121,16 @@ def _weights(folder: Path, config: dict[str, Any]) -> int:
 
 def _gb(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
+
+
+CHECKED_ROWS = 8  # a place, when a run begins
+
+
+def check_memory(ready: Prepared) -> None:
+    """State what the run will take, from a few of its rows. Raises UserError, exit code 3, for what cannot fit."""
+    if ready.folder is None:
+        return
+    looked = look(ready, CHECKED_ROWS)
+    plan_prefixes(looked.sequences)
+    conf = ready.config.conf
+    check(conf.model, ready.folder, ready.model_config, ready.device, conf.engine, lengths(looked.sequences))

@@ -1,40 +1,26 @@
-"""What a run would do, before any weights load: its prompts, what they share, the memory and the time they need."""
+"""What a run would do, before any weights load: its prompts, what they share, the memory and time they need."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from dataclasses import asdict, replace
 from typing import Any
 
 from runner.checkpoint.identity import difference
-from runner.config.conf import Config
-from runner.loop.plan import Plan
-from runner.loop.requests import Defaults, sequence_of
+from runner.config.load import Config
 from runner.results.run import Run
+from runner.sequences import Sequence
+from runner.session.identity import identity
 from runner.session.pieces import choices, parts
-from runner.session.preflight import Length, check, estimate, refusal
-from runner.session.prepare import Prepared, identity, prepare
+from runner.session.preflight import estimate, refusal
+from runner.session.prepare import Prepared, prepare
+from runner.session.sample import Looked, answer_tokens, lengths, look, plan_prefixes
 from runner.signals import Stop
-from runner.types import Request, Row, RowError, Sequence, UserError
+from runner.types import UserError
 
-SHOWN = 3  # prompts
 BINS = 10  # of the histogram of prompt lengths
-PLACES, ROWS_A_PLACE = 8, 256  # the rows looked at: from several places, for data sets are often sorted
-CHECKED_ROWS = 8  # a place, when a run begins
-
-
-@dataclass
-class Looked:
-    """The first requests of some rows. ``texts`` are those of the first few prompts."""
-
-    rows: int = 0
-    sequences: list[Sequence] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
 
 
 def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None) -> dict[str, Any]:
@@ -54,7 +40,7 @@ def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None
     if not looked.sequences:
         reason = looked.errors[0] if looked.errors else "the job asks nothing about them"
         raise UserError(f"none of the {looked.rows:,} rows looked at gives a prompt: {reason}")
-    shared = _plan(looked.sequences)
+    shared = plan_prefixes(looked.sequences)
     figures = _figures(ready, looked, shared)
     if trial:
         from runner.session.trial import foretell, run_trial
@@ -68,76 +54,12 @@ def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None
     return figures
 
 
-def look(ready: Prepared, rows_a_place: int = ROWS_A_PLACE) -> Looked:
-    """Ask the job about rows from several places, and render what it asks first."""
-    looked = Looked()
-    asked: list[tuple[int, int, Request, Row]] = []
-    for index, row in _rows(ready, rows_a_place):
-        looked.rows += 1
-        try:
-            first = next(ready.job.steps(row), None)
-        except Exception as error:  # in a run, too, whatever a job raises concerns its row only
-            looked.errors.append(str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}")
-            continue
-        requests = [first] if isinstance(first, Request) else list(first or [])
-        asked += [(index, number, request, row) for number, request in enumerate(requests)]
-    engine = ready.config.conf.engine
-    defaults = Defaults(engine.max_tokens, engine.sampling(), ready.config.conf.seed)
-    prompts = ready.prompter.render_many([(request, row) for _, _, request, row in asked])
-    for (index, number, request, row), tokens in zip(asked, prompts, strict=True):
-        try:
-            origin = ready.source.stored_place(index) if ready.attempts is None else index
-            sequence = sequence_of((index, number), origin, request, tokens, defaults, ready.prompter.continuations)
-        except RowError as error:
-            looked.errors.append(str(error))
-            continue
-        looked.sequences.append(sequence)
-        if len(looked.texts) < SHOWN:
-            looked.texts.append(ready.prompter.text(request, row))
-    return looked
-
-
-def _rows(ready: Prepared, rows_a_place: int) -> Iterator[tuple[int, Row]]:
-    rows = len(ready.source)
-    if ready.attempts is not None:
-        numbers = range(min(ready.attempts.ahead, ready.attempts.most, rows_a_place))
-        yield from ((number, ready.attempts.row(number)) for number in numbers)
-        return
-    if rows <= PLACES * rows_a_place:
-        yield from enumerate(ready.source.rows(0))
-        return
-    for place in range(PLACES):
-        start = place * (rows - rows_a_place) // (PLACES - 1)
-        yield from enumerate(islice(ready.source.rows(start), rows_a_place), start)
-
-
-def _plan(sequences: list[Sequence]) -> int:
-    """Set the sequences' boundaries as the run would; the prompt tokens that a cache will serve.
-
-    Of identical requests without draws one is computed, the others' prompts count as served.
-    """
-    plan = Plan()
-    computed: dict[tuple[int, ...], Sequence] = {}
-    served = 0
-    for sequence in sequences:
-        tokens = tuple(sequence.tokens)
-        if tokens in computed and sequence.sampling.temperature <= 0:
-            served += len(tokens)
-        else:
-            computed[tokens] = sequence
-            plan.add([sequence])
-    plan.take(len(sequences))
-    for sequence in sequences:
-        sequence.boundaries = computed[tuple(sequence.tokens)].boundaries
-    return served + plan.shareable
-
-
 def _figures(ready: Prepared, looked: Looked, shared: int) -> dict[str, Any]:
     engine = ready.config.conf.engine
     lengths = [len(sequence.tokens) for sequence in looked.sequences]
     context = _context(ready)
     time, differing = _recorded(ready)
-    needed = [len(sequence.tokens) + _answer_tokens(sequence) for sequence in looked.sequences]
+    needed = [len(sequence.tokens) + answer_tokens(sequence) for sequence in looked.sequences]
     return {
         "rows": ready.rows,
         "rows_looked_at": looked.rows,
@@ -174,10 +96,6 @@ def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
     return [(low + at * width, min(high, low + (at + 1) * width - 1), counts[at]) for at in bins]
 
 
-def _answer_tokens(sequence: Sequence) -> int:
-    return sequence.max_tokens if sequence.choices is None else max(map(len, sequence.choices))
-
-
 def _context(ready: Prepared) -> int | None:
     if ready.folder is None:
         return None
@@ -193,21 +111,6 @@ def _memory(ready: Prepared, sequences: list[Sequence]) -> dict[str, Any] | None
     needs = estimate(ready.folder, ready.model_config, ready.device, ready.config.conf.engine, lengths(sequences))
     why = refusal(needs, ready.config.conf.model, ready.folder, ready.model_config, ready.device.kind)
     return {**asdict(needs), "line": needs.line().partition(": ")[2], "refusal": why}
-
-
-def lengths(sequences: list[Sequence]) -> list[Length]:
-    """What the sequences' caches hold, for ``runner.session.preflight``."""
-    return [(len(one.tokens) + _answer_tokens(one), one.boundaries[-1] if one.boundaries else 0) for one in sequences]
-
-
-def check_memory(ready: Prepared) -> None:
-    """State what the run will take, from a few of its rows. Raises UserError, exit code 3, for what cannot fit."""
-    if ready.folder is None:
-        return
-    looked = look(ready, CHECKED_ROWS)
-    _plan(looked.sequences)
-    conf = ready.config.conf
-    check(conf.model, ready.folder, ready.model_config, ready.device, conf.engine, lengths(looked.sequences))
 
 
 def _recorded(ready: Prepared) -> tuple[dict[str, Any] | None, list[str]]:

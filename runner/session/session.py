@@ -17,27 +17,29 @@ from omegaconf import OmegaConf
 
 from runner.checkpoint.deaths import Death
 from runner.checkpoint.store import Store
-from runner.config.conf import Config
+from runner.config.load import Config
 from runner.data.stdin import keep_copy
+from runner.data.survey import Survey
 from runner.engine.budget import Budget
 from runner.engine.open import stop_at
 from runner.loop.feed import AttemptFeed, Feed, RowFeed
 from runner.loop.loop import Loop
 from runner.loop.plan import Plan
-from runner.loop.prelude import Survey, begin
+from runner.loop.prelude import begin
 from runner.loop.requests import Defaults
 from runner.machine.device import wired
 from runner.night.guard import WatchedEngine
 from runner.night.link import Link
 from runner.night.night import Night
 from runner.results.progress import Progress
+from runner.sequences import Engine
 from runner.session.finish import finish
-from runner.session.prepare import Prepared, identity, prepare, provenance
-from runner.session.preview import check_memory
+from runner.session.identity import identity, provenance
+from runner.session.preflight import check_memory
+from runner.session.prepare import Prepared, prepare
 from runner.session.runlog import run_log
 from runner.signals import Stop
 from runner.text.grammar import answer_grammars
-from runner.types import Engine
 
 log = logging.getLogger("rowmill")
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from runner.checkpoint.counts import Totals
 from runner.checkpoint.store import Store
 from runner.night.night import Night
 from runner.night.schedule import ScheduleConf
-from runner.results.status import Totals
 from runner.session.prepare import Prepared
 from runner.session.runlog import run_log
 from runner.session.session import open_store, work

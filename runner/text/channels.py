@@ -1,4 +1,4 @@
-"""What a model thinks and what it answers, told apart by token ids: harmony's channels (gpt-oss) and <think> tags.
+"""What a model thinks and what it answers, told apart by token ids: harmony's channels, <think> tags.
 
 Harmony, as OpenAI's cookbook sets it down: an answer is a chain of messages ``<|channel|>NAME<|message|>BODY``, each
 closed by ``<|end|>`` and followed by ``<|start|>assistant``; ``analysis`` holds reasoning, ``final`` the answer, which

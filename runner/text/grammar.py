@@ -10,7 +10,7 @@ from runner.text.channels import Channels
 
 
 class AnswerGrammar:
-    """The grammars of answers with the rules ``body`` (see ``runner.text.structure``), which depend on the prompt's end.
+    """The grammars of answers with the rules ``body`` (see ``runner.text.structure``), as the prompt's end asks.
 
     ``prefix`` is what stands before every answer, for raw prompts.
     """

@@ -25,7 +25,7 @@ from typing import Any
 
 import jinja2
 
-from runner import types
+from runner import sequences
 from runner.text.channels import Answer, Channels
 from runner.text.chat import ChatTemplate
 from runner.text.spelling import spell, up_to
@@ -148,7 +148,7 @@ class Prompter:
             self._continuations[key] = tuple(self._continuation(key[0], choice) for choice in choices)
         return self._continuations[key]
 
-    def read(self, ids: Sequence[int], sequence: types.Sequence) -> Answer:
+    def read(self, ids: Sequence[int], sequence: sequences.Sequence) -> Answer:
         """What a sequence was answered, its reasoning apart; "" for what is only scored."""
         if not ids:
             return Answer("")
@@ -158,7 +158,7 @@ class Prompter:
         return answer._replace(text=answer.text.removeprefix(self.answer_prefix))
 
     def spell(
-        self, generation: types.Generation, sequence: types.Sequence, text: str
+        self, generation: sequences.Generation, sequence: sequences.Sequence, text: str
     ) -> tuple[dict[str, Any], ...] | None:
         """``Completion.tokens`` of an answer that reads ``text``."""
         tokens = spell(generation, sequence.tokens, self.channels)

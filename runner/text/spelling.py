@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from itertools import dropwhile, pairwise
 from typing import Any
 
+from runner.sequences import Generation
 from runner.text.channels import Channels
 from runner.text.vocabulary import Vocabulary
-from runner.types import Generation
 
 LEAST = -9999.0  # what the API writes for a token that is all but impossible
 

@@ -1,4 +1,4 @@
-"""What an answer must look like: a JSON Schema, a regular expression or a choice of texts, and its output columns."""
+"""What an answer must look like (JSON Schema, regular expression, choices), and its output columns."""
 
 from __future__ import annotations
 

@@ -18,12 +18,13 @@ from runner.engine import weights
 from runner.engine.masks import Grammars
 from runner.machine import device
 from runner.models import resolve
+from runner.sequences import Sequence
 from runner.text.channels import Channels
 from runner.text.choices import beginnings, choice_tree
 from runner.text.grammar import AnswerGrammar
 from runner.text.structure import StructureConf, read_structure
 from runner.text.vocabulary import as_vocabulary
-from runner.types import Sampling, Sequence
+from runner.types import Sampling
 from tests.support.intents import ALL
 from tests.support.prompts import SMOLLM2
 from tests.support.schemas import SCHEMAS, TEXT, obj

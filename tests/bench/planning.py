@@ -14,7 +14,7 @@ import numpy as np
 from runner.config.conf import EngineConf
 from runner.loop.loop import READ_ROWS, WINDOW_TOKENS
 from runner.loop.plan import Plan
-from runner.types import Sequence
+from runner.sequences import Sequence
 
 COUNT, TOKENS, QUESTIONS, VOCABULARY = 100_000, 700, 20, 49_152
 BATCH = 64  # sequences taken at a time

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pytest
 
 from runner import cli, run
-from runner.checkpoint.flight import read_flight
+from runner.checkpoint.deaths import read_flight
 from runner.engine.fake import FakeEngine
 from runner.results.status import read_status
 from runner.types import UserError

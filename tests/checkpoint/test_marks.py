@@ -8,10 +8,11 @@ from contextlib import closing
 import pytest
 
 from runner.checkpoint import marks
+from runner.checkpoint.counts import read_label_counts
 from runner.checkpoint.database import open_read_only
 from runner.checkpoint.records import Output
-from runner.results.status import read_label_counts, read_status
-from runner.types import Gauge
+from runner.results.status import read_status
+from runner.sequences import Gauge
 from tests.support.clocks import Clock, work
 from tests.support.stores import open_store, output
 

@@ -81,8 +81,9 @@ def test_each_folder_has_its_own_modules():
 def test_rowmills_own_jobs_are_known_by_what_they_ask():
     words = ["job=label", "job.labels=[a,b]", "dataset=csv", "dataset.path=rows.csv", "prompt.user={{ text }}"]
     figures = run([*words, "engine.backend=fake"])
-    from runner.config.conf import load_config
-    from runner.session.prepare import identity, prepare
+    from runner.config.load import load_config
+    from runner.session.identity import identity
+    from runner.session.prepare import prepare
 
     assert identity(prepare(load_config([*words, "engine.backend=fake"])))["code"] == {}
     assert figures["state"] == "finished"

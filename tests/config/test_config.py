@@ -5,7 +5,8 @@ import shlex
 import pytest
 
 from runner.cli import main
-from runner.config.conf import RunConf, load_config
+from runner.config.conf import RunConf
+from runner.config.load import load_config
 from runner.types import UserError
 
 BASE = ["job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake", "run_name=x"]

@@ -7,7 +7,7 @@ import pytest
 
 from jobs.label import Label
 from jobs.synthesize import Synthesize
-from runner.hooks import Hooks, check_hooks
+from runner.config.hooks import Hooks, check_hooks
 from runner.types import UserError
 
 

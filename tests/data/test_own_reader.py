@@ -1,4 +1,4 @@
-"""Promises of runner/data/readers/own.py: a class of the user's reads the rows, and all else works as with any data set."""
+"""Promises of a reader of one's own: a class of the user's reads the rows, and all else works as with any data set."""
 
 import json
 from pathlib import Path

@@ -8,7 +8,8 @@ from runner.engine.copying import CopyingEngine
 from runner.engine.engine import BatchEngine
 from runner.engine.open import batch_engine
 from runner.machine.device import Device
-from runner.types import Sampling, Sequence
+from runner.sequences import Sequence
+from runner.types import Sampling
 from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
 from tests.support.logprobs import asking, check_logprobs
 from tests.support.tiny import VOCAB, scaled, tiny_gpt_oss, tiny_llama

@@ -10,7 +10,8 @@ from runner.engine.attention import layout, parts, prefix
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
 from runner.engine.kernels import cuda_attention
-from runner.types import Sampling, Sequence
+from runner.sequences import Sequence
+from runner.types import Sampling
 from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
 from tests.support.kernels import PlainKernels
 from tests.support.logprobs import asking, check_logprobs

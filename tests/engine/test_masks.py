@@ -15,9 +15,10 @@ from runner.engine.copying import CopyingEngine
 from runner.engine.engine import BatchEngine
 from runner.engine.masks import Grammars, bitmasks
 from runner.engine.sampling import masked
+from runner.sequences import Sequence
 from runner.text.structure import StructureConf, read_structure
 from runner.text.vocabulary import as_vocabulary
-from runner.types import Sampling, Sequence
+from runner.types import Sampling
 from tests.support.engines import finish, plain_score
 from tests.support.prompts import load_tokenizer
 

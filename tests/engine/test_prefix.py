@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
-from runner.types import Sequence
+from runner.sequences import Sequence
 from tests.support.engines import END, one_by_one
 from tests.support.tiny import MODELS, VOCAB
 

@@ -9,7 +9,7 @@ from runner.engine.attention import layout, parts, prefix, replay
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
 from runner.engine.kernels import cuda_attention
-from runner.types import Sequence
+from runner.sequences import Sequence
 from tests.support.engines import END, finish, one_by_one, prompts
 from tests.support.kernels import PlainKernels
 from tests.support.tiny import MODELS

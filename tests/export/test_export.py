@@ -22,7 +22,7 @@ from huggingface_hub import HfApi
 import runner
 from runner.checkpoint.records import Output
 from runner.cli import main
-from runner.config.conf import load_config
+from runner.config.load import load_config
 from runner.export.files import WRITERS
 from runner.session.prepare import prepare
 from runner.session.session import open_store

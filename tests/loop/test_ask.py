@@ -1,7 +1,8 @@
 """What a request's digest is: checkpoints of every version find their answers by it."""
 
 from runner.loop.requests import digest_of
-from runner.types import Sampling, Sequence
+from runner.sequences import Sequence
+from runner.types import Sampling
 
 TOKENS = [1, 2, 300]
 

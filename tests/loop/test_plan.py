@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.loop.plan import Plan, common_prefix, plan_boundaries, sort_key
-from runner.types import Costs, Sequence
+from runner.sequences import Costs, Sequence
 
 
 def sequence(i, tokens, max_tokens=8):

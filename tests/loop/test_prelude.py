@@ -12,8 +12,8 @@ from runner import run
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
 from runner.data.source import DataSource
+from runner.data.survey import Survey
 from runner.engine.fake import FakeEngine
-from runner.loop.prelude import Survey
 from runner.types import UserError
 
 ROWS = 60

@@ -1,4 +1,4 @@
-"""Promises of runner/machine/device.py. MLX is loaded once in a process, so each real preparation has a process of its own."""
+"""What device.prepare promises. MLX is loaded once in a process, so each real preparation has a process of its own."""
 
 import logging
 import os

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runner import run
-from runner.config.conf import load_config
+from runner.config.load import load_config
 from runner.engine.fake import FakeEngine
 from runner.night import awake, night
 from runner.night.awake import Awake

@@ -16,11 +16,12 @@ from pathlib import Path
 import datasets
 import pytest
 
-from runner.checkpoint.flight import Flight, read_flight
+from runner.checkpoint.deaths import Flight, read_flight
 from runner.machine.facts import boot_id
 from runner.night.guard import WatchedEngine
 from runner.results.status import read_status
-from runner.types import Gauge, Generation, Sequence, UserError
+from runner.sequences import Gauge, Generation, Sequence
+from runner.types import UserError
 from tests.support.world import CountingEngine
 
 ROWS = 24
@@ -157,9 +158,8 @@ FAILING = {"raises": "raise KeyError('no such figure')", "kills": "os.abort()", 
 
 @pytest.mark.parametrize("how", FAILING)
 def test_figures_that_fail_after_the_last_row_change_neither_exit_code_nor_starts_nor_rows(how):
-    spoilt = (
-        f"import runner.results.evaluate, os\ndef fail(*all): {FAILING[how]}\nrunner.evaluate.evaluate_labels = fail\n"
-    )
+    fail = f"def fail(*all): {FAILING[how]}\nevaluate.evaluate_labels = fail\n"
+    spoilt = f"import os\nfrom runner.results import evaluate\n{fail}"
     Path("own.py").write_text(spoilt + OWN)
     Path("mine/job").mkdir(parents=True)
     Path("mine/job/own.yaml").write_text("_target_: own.Own\n")

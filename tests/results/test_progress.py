@@ -7,9 +7,9 @@ import time
 import pytest
 
 from runner import words
+from runner.checkpoint.counts import Totals
 from runner.results import progress
 from runner.results.progress import Progress
-from runner.results.status import Totals
 
 
 class Clock:

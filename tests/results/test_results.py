@@ -10,7 +10,7 @@ import pytest
 
 import runner
 from runner.checkpoint.database import connect
-from runner.config.conf import load_config
+from runner.config.load import load_config
 from runner.session.session import run_session
 from runner.signals import Stop
 from runner.types import UserError

@@ -15,7 +15,8 @@ from runner.checkpoint.records import Output
 from runner.cli import main
 from runner.results import watch as watching
 from runner.results.watch import curve, pace_now, read_watch, watch
-from runner.types import Gauge, UserError
+from runner.sequences import Gauge
+from runner.types import UserError
 from tests.support.clocks import Clock, work
 from tests.support.forks import Fork
 from tests.support.stores import open_store, output

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from runner.cli import main
-from runner.config.conf import load_config
+from runner.config.load import load_config
 from runner.models.tensors import KVShape, kv_shape, weight_bytes
-from runner.session.preview import PLACES, ROWS_A_PLACE, preview
+from runner.session.preview import preview
+from runner.session.sample import PLACES, ROWS_A_PLACE
 from runner.types import UserError
 
 LABEL = ["job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake", "run_name=mail"]

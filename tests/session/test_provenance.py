@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from runner.cli import main
-from runner.session.prepare import _commit, _quantization
+from runner.session.identity import _commit, _quantization
 
 
 def test_each_session_says_what_it_was(tmp_path, monkeypatch):

@@ -20,13 +20,14 @@ import pytest
 import yaml
 
 from runner import run
-from runner.config.conf import load_config
+from runner.config.load import load_config
 from runner.engine.fake import FakeEngine
 from runner.results.status import read_status
+from runner.sequences import Generation, Work
 from runner.session import session
 from runner.session.prepare import prepare
 from runner.signals import stop_on_signals
-from runner.types import Generation, UserError, Work
+from runner.types import UserError
 
 ROWS = 60
 PROGRAM = str(Path(sys.executable).with_name("rowmill"))

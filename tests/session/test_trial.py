@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.checkpoint.counts import Totals
 from runner.cli import main
-from runner.results.status import Totals
 from runner.session.pieces import token_texts
 from runner.session.preview import histogram
 from runner.session.trial import Moment, Trial, foretell

@@ -5,7 +5,7 @@ import numpy as np
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
-from runner.types import Sequence
+from runner.sequences import Sequence
 from tests.support.tiny import VOCAB
 
 END = 0

@@ -4,7 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from runner.types import Sampling, Sequence
+from runner.sequences import Sequence
+from runner.types import Sampling
 
 ASKED = [None, 0, 3, 20, 1]  # top_logprobs of each row
 

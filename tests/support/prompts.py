@@ -1,7 +1,8 @@
 """A small tokenizer with control tokens, and prompts made with it."""
 
+from runner.sequences import Sequence
 from runner.text.prompter import PromptConf, Prompter
-from runner.types import Request, Sequence
+from runner.types import Request
 
 DATE = "2001-02-03"
 SMOLLM2 = (

@@ -9,11 +9,12 @@ import pytest
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
 from runner.engine.masks import Grammars
+from runner.sequences import Sequence
 from runner.text.channels import Answer, Channels
 from runner.text.grammar import AnswerGrammar
 from runner.text.structure import StructureConf, read_structure
 from runner.text.vocabulary import TransformersVocabulary
-from runner.types import Request, Sampling, Sequence
+from runner.types import Request, Sampling
 from tests.support.engines import finish
 from tests.support.prompts import prompter, render, small_tokenizer
 from tests.support.tiny import tiny_gpt_oss

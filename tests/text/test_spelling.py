@@ -4,10 +4,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from runner.sequences import Generation, Scored
 from runner.text.channels import Channels
 from runner.text.spelling import LEAST, spell, up_to
 from runner.text.vocabulary import ByteTokenizer, TransformersVocabulary
-from runner.types import Generation, Scored
 
 
 def vocabulary(*control, byte_level=True):

@@ -10,11 +10,12 @@ import pytest
 from runner import run
 from runner.engine.fake import FakeEngine
 from runner.loop.retrying import Retrying
+from runner.sequences import Sequence
 from runner.text.channels import Channels
 from runner.text.grammar import AnswerGrammar
 from runner.text.structure import StructureConf, read_structure
 from runner.text.vocabulary import ByteTokenizer
-from runner.types import Completion, Request, RowError, Sequence, UserError
+from runner.types import Completion, Request, RowError, UserError
 from tests.support.schemas import SCHEMAS
 from tests.support.world import CountingEngine, FunctionJob, World
 

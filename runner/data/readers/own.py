@@ -1,4 +1,4 @@
-"""Readers of the user's own: ``dataset._target_`` names a class marked with @dataclass, whose fields are further keys.
+"""Readers of the user's own: ``dataset._target_`` names a dataclass whose fields are further keys.
 
 Its method ``read()`` takes no arguments and returns the rows: a pyarrow.Table or another Arrow stream, such as a data
 frame, or an iterable of record batches or of dicts. Batches may be more than memory holds; dicts are held in memory.

@@ -5,8 +5,9 @@ the cache folder and memory-mapped, so that a changed file is never served from 
 
 Types. CSV: a column is int64 or float64 when every cell would be printed again exactly as it stands in the file,
 else text ("007", "1.50" and "1e3" stay text), so that a prompt shows what the file shows. Only an empty unquoted cell
-is null; NA, null and None are text. Text: one row a line, column ``text``. JSON: see ``runner.data.readers.json``. Several files
-are read as if they were one, in the order given; a column that one of them lacks is null there.
+is null; NA, null and None are text. Text: one row a line, column ``text``. JSON: see
+``runner.data.readers.json``. Several files are read as if they were one, in the order given; a column that one of them
+lacks is null there.
 """
 
 from __future__ import annotations

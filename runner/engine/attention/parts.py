@@ -1,5 +1,6 @@
-"""Attention in parts, by where the keys lie, and merging them exactly by the log-sum-exp of their scores (as in online
-softmax: Milakov and Gimelshein 2018).
+"""Attention in parts, by where the keys lie, merged exactly by the log-sum-exp of their scores.
+
+The merge is that of online softmax (Milakov and Gimelshein 2018).
 
 Shapes: T tokens of a step, N KV heads, G queries a KV head, D head size, K keys.
 """

@@ -1,4 +1,11 @@
-"""What kernels share: how scores are masked, and how CUDA kernels are named and checked before they are used."""
+"""What kernels share: how scores are masked, and how CUDA kernels are named and checked before they are used.
+
+Modules:
+cpu             Exponentials for MLX's CPU backend.
+cuda            What MLX's CUDA backend does slowly, done another way; nothing here runs on Metal or a CPU.
+cuda_attention  CUDA kernels for the parts of attention that a decode step is made of: one launch each.
+cuda_experts    CUDA kernels for a layer of experts whose weights stay quantised, for decode steps and for prompts.
+"""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Ours:
     def run(self, rows, output, size, prefill=2048):
         """Seconds, tokens by row, and the engine's figures."""
         from runner.loop.plan import Plan
-        from runner.types import Sequence
+        from runner.sequences import Sequence
 
         engine, plan, done = self.engine(size, prefill), Plan(self.costs), {}
         began = time.perf_counter()

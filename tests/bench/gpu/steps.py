@@ -39,7 +39,7 @@ def gpt_oss(config):
 
 
 def sequences(count):
-    from runner.types import Sequence
+    from runner.sequences import Sequence
 
     draw = random.Random(0)
     prefix = [draw.randrange(1000, 100_000) for _ in range(PREFIX)]
@@ -49,7 +49,7 @@ def sequences(count):
 
 def prefill(ours, rows=32, tokens=512):
     """Tokens/s of prompts that share nothing."""
-    from runner.types import Sequence
+    from runner.sequences import Sequence
 
     draw, speeds = random.Random(1), []
     for _ in range(4):

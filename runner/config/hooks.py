@@ -12,7 +12,7 @@ from runner.types import Attempts, Columns, Job, Setting, Steps, UserError
 if TYPE_CHECKING:
     from runner.config.conf import RunConf
     from runner.data.source import DataSource
-    from runner.loop.prelude import Survey
+    from runner.data.survey import Survey
     from runner.results.run import Run
 
 NAMES = ("open", "variables", "attempts", "check_run", "prelude", "begin", "made_from", "figures")

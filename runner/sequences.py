@@ -1,0 +1,134 @@
+"""The engine's side of a run: sequences in, generations out, and the engine between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from runner.types import GREEDY, Sampling
+
+
+@dataclass
+class Sequence:
+    """One request as the engine sees it: token ids, never text; plain data, which another process may compute.
+
+    ``key`` names it (unique among the sequences in flight). ``draw_seed`` fixes its random draws: the same tokens,
+    sampling and draw_seed give the same completion. ``choices`` are token ids to score instead of generating.
+    ``boundaries`` are ascending token counts, each < len(tokens), at which a KV snapshot is worth keeping; the planner
+    fills them in. ``grammar`` (Lark, in llguidance's dialect) is what the generated tokens must follow.
+    """
+
+    key: tuple[int, int]
+    tokens: list[int]
+    max_tokens: int
+    sampling: Sampling = GREEDY
+    draw_seed: int = 0
+    choices: tuple[tuple[int, ...], ...] | None = None
+    mean_logprob: bool = False
+    top_logprobs: int | None = None
+    boundaries: tuple[int, ...] = ()
+    grammar: str | None = None
+
+
+class Scored(NamedTuple):
+    """A generated token's log-probability before the temperature, and the likeliest tokens there with theirs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The engine's answer to one sequence; see Completion for the fields. ``tokens`` excludes the end token.
+
+    ``scored`` has an entry for each of ``tokens`` if the sequence has ``top_logprobs``.
+    """
+
+    key: tuple[int, int]
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = "stop"
+    cached_tokens: int = 0
+    logprobs: tuple[float, ...] | None = None
+    mean_logprob: float | None = None
+    error: str | None = None
+    scored: tuple[Scored, ...] | None = None
+
+
+class Costs(NamedTuple):
+    """What sharing a prefix costs, in prompt tokens that the same model could compute alone in that time.
+
+    ``snapshot`` once, a short forward pass of its own; ``level`` for every token computed behind it, one more part of
+    attention to merge. Engines measure it.
+    """
+
+    snapshot: float = 64.0
+    level: float = 0.02
+
+
+class Gauge(NamedTuple):
+    """What an engine takes: sequences in its latest step, how many it can hold, bytes of memory; None: not known."""
+
+    slots: int | None = None
+    slots_total: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass
+class Work:
+    """What an engine has done: tokens of answers and of prompts computed, prompt tokens that a shared prefix spared
+    (``cached``) or that attention computed in vain (``padded``), how many of its ``slots`` held sequences (``lanes``),
+    both summed over its steps, the seconds spent on the model, and the tokens of answers that a grammar ``forced``.
+    """
+
+    decoded: int = 0
+    prefilled: int = 0
+    cached: int = 0
+    padded: int = 0
+    lanes: int = 0
+    slots: int = 0
+    model_s: float = 0.0
+    forced: int = 0
+
+    def __iadd__(self, other: Work) -> Work:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
+
+class Engine(Protocol):
+    """A batch of sequences being answered by one resident model."""
+
+    @property
+    def work(self) -> Work:
+        """What was done so far."""
+        ...
+
+    @property
+    def costs(self) -> Costs:
+        """What sharing a prefix costs here: the planner decides by it."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many sequences are computed at once, at present."""
+        ...
+
+    def gauge(self) -> Gauge:
+        """What the engine takes now, as far as it knows."""
+        ...
+
+    def room(self) -> int:
+        """How many more sequences could be added now (0: call ``step``)."""
+        ...
+
+    def add(self, sequences: list[Sequence]) -> None:
+        """Let these sequences join the batch. A sequence that can never fit comes back from ``step`` with an error."""
+        ...
+
+    def step(self) -> list[Generation]:
+        """Advance the batch by at least one forward pass; return the sequences that ended, in any order."""
+        ...
+
+    def close(self) -> None:
+        """Finish nothing, free the device."""
+        ...

@@ -1,0 +1,85 @@
+"""What decides a run's output, and what else is worth knowing about a session later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from runner.config.job import job_folders
+from runner.custom.code import job_code
+from runner.machine.facts import session_facts
+from runner.session.prepare import Prepared
+
+
+def identity(ready: Prepared) -> dict[str, Any]:
+    """All that decides what comes out; two runs that share it give the same output.
+
+    Where the data lie does not count: their fingerprint does.
+    """
+    plain, conf = ready.config.plain, ready.config.conf
+    engine = {
+        key: plain["engine"][key]
+        for key in ("max_tokens", "max_kv_size", "temperature", "top_p", "top_k", "min_p", "reasoning_effort")
+    }
+    if ready.folder is None:
+        model: dict[str, Any] = {"backend": "fake"}
+    else:
+        from runner.models.tensors import weights_hash
+
+        model = {"path": conf.model.path, "revision": conf.model.revision, "weights": weights_hash(ready.folder)}
+    dataset = {key: value for key, value in plain["dataset"].items() if key != "path"}
+    return {
+        "job": plain["job"],
+        "code": job_code(plain["job"], job_folders(ready.config.config_dir)),
+        "prompt": _prompt(ready),
+        "dataset": {**dataset, "fingerprint": ready.source.fingerprint},
+        "model": model,
+        "engine": engine,
+        "calibrate": plain["calibrate"],
+        "keep": dict(ready.keep.columns),
+        "seed": conf.seed,
+        "date": ready.date,
+        **({"made": True} if ready.attempts is not None else {}),
+        **({"reader": job_code(plain["dataset"], job_folders(ready.config.config_dir))} if conf.dataset.target else {}),
+        **_answers(ready),
+    }
+
+
+def _answers(ready: Prepared) -> dict[str, Any]:
+    output = ready.config.conf.output
+    if ready.structure is None and not output.reasoning:
+        return {}
+    body = ready.structure.body if ready.structure else None
+    return {"answers": {"grammar": body, "raw": output.raw, "reasoning": output.reasoning}}
+
+
+def _prompt(ready: Prepared) -> dict[str, Any]:
+    """The prompt's keys; the structure that it brings along counts elsewhere."""
+    return {key: value for key, value in ready.config.plain["prompt"].items() if key != "output"}
+
+
+def provenance(ready: Prepared) -> dict[str, Any]:
+    """What is worth knowing later about a session, beyond its identity."""
+    plain = ready.config.plain
+    return {
+        **session_facts(ready.device),
+        "engine": plain["engine"],
+        "dataset": plain["dataset"]["path"],
+        **({"config_dir": ready.config.config_dir} if ready.config.conf.dataset.target else {}),
+        "prompt_sha256": hashlib.sha256(json.dumps(_prompt(ready), sort_keys=True).encode()).hexdigest(),
+        "quantization": _quantization(ready.model_config),
+        "commit": _commit(ready.folder),
+    }
+
+
+def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
+    """How the model's weights are quantised, single layers that differ left out; None if they are not."""
+    found = config.get("quantization") or config.get("quantization_config") or {}
+    return {name: value for name, value in found.items() if not isinstance(value, dict | list)} or None
+
+
+def _commit(folder: Path | None) -> str | None:
+    """The commit of a model from the hub, whose cache has a folder for each."""
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else None

@@ -1,0 +1,119 @@
+"""The order of the rooms: a module imports only from rooms above its own, and no import goes in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LEAVES = ["types", "sequences", "keys", "signals", "disk", "cache", "words", "console"]
+# From the ground up. A room may import those before it; inside of one, anything that closes no circle.
+ROOMS = [
+    *("leaves", "runner.custom", "runner.machine", "runner.models", "runner.text", "runner.data", "runner.engine"),
+    *("runner.checkpoint", "runner.night", "runner.results", "runner.report", "runner.config", "runner.export"),
+    *("runner.loop", "runner.session", "runner", "jobs", "runner.cli", "runner.rowmill"),
+]
+MOST_FILES, MOST_LINES = 12, 350
+
+
+def modules() -> dict[str, Path]:
+    """Each module of the two packages by its dotted name."""
+    found = {}
+    for top in ("runner", "jobs"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def room(module: str) -> str:
+    """The room that a module lies in."""
+    if module.removeprefix("runner.") in LEAVES:
+        return "leaves"
+    return max((name for name in ROOMS if f"{module}.".startswith(f"{name}.")), key=len)
+
+
+def imports(path: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
+    """The modules that a file imports, early, late or for type checkers only, with the line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from ((name, node.lineno) for name in inner & known.keys())
+            if inner - known.keys():
+                yield str(node.module), node.lineno
+
+
+MODULES = modules()
+IMPORTS = {name: sorted(set(imports(path, MODULES))) for name, path in MODULES.items()}
+
+
+def test_a_module_imports_only_from_its_own_room_and_those_below():
+    upward = [
+        f"{name}:{line} imports {other}"
+        for name, others in IMPORTS.items()
+        for other, line in others
+        if ROOMS.index(room(other)) > ROOMS.index(room(name))
+    ]
+    assert not upward, "\n".join(upward)
+
+
+def test_no_import_goes_in_a_circle():
+    graph = {name: {other for other, _ in others if other != name} for name, others in IMPORTS.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = error.args[1]
+        pytest.fail(" -> ".join(reversed(circle)))
+
+
+def test_the_loop_knows_neither_mlx_nor_the_engine():
+    for name, path in MODULES.items():
+        if room(name) == "runner.loop":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+            named |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            foreign = sorted(one for one in named if one.split(".")[0] in ("mlx", "mlx_lm") or "runner.engine" in one)
+            assert not foreign, f"{name} imports {foreign}"
+
+
+def test_runner_names_no_job():
+    named = [
+        f"{name}:{line}"
+        for name, found in IMPORTS.items()
+        if name.startswith("runner")
+        for other, line in found
+        if other.startswith("jobs") and room(name) != "runner.cli"
+    ]
+    assert not named
+
+
+def test_a_folder_has_at_most_12_files_and_a_file_at_most_350_lines():
+    for folder in {path.parent for path in MODULES.values()}:
+        files = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(files) <= MOST_FILES, f"{folder.relative_to(ROOT)}: {', '.join(sorted(files))}"
+    for path in MODULES.values():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES, path.relative_to(ROOT)
+
+
+def package_map(package: str) -> str:
+    """A line ``module  its docstring's first line`` for each module of a package, as its own docstring has them."""
+    inside = [name for name in MODULES if name.rpartition(".")[0] == package]
+    width = max(len(name.rpartition(".")[2]) for name in inside)
+    return "\n".join(f"{name.rpartition('.')[2]:<{width}}  {first_line(name)}" for name in inside)
+
+
+def first_line(module: str) -> str:
+    docstring = ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0]
+
+
+@pytest.mark.parametrize("package", [name for name, path in MODULES.items() if path.name == "__init__.py"])
+def test_a_packages_docstring_is_its_map(package):
+    docstring = ast.get_docstring(ast.parse(MODULES[package].read_text(encoding="utf-8"))) or ""
+    assert package_map(package) in docstring, f"{package}: the map should read\n{package_map(package)}"
