@@ -30,7 +30,7 @@ class Generate:
 
     def __post_init__(self) -> None:
         if not isinstance(self.samples, int) or isinstance(self.samples, bool) or self.samples < 1:
-            raise UserError(f"job.samples={self.samples}: it must be a whole number, at least 1")
+            raise UserError("job.samples", "it must be a whole number, at least 1", value=self.samples)
 
     def schema(self) -> pa.Schema:
         """The output columns.

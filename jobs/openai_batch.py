@@ -62,9 +62,9 @@ class OpenAIBatch:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 2:
-            raise UserError(f"job.temperature={self.temperature}: it must be from 0 to 2")
+            raise UserError("job.temperature", "it must be from 0 to 2", value=self.temperature)
         if not 0 < self.top_p <= 1:
-            raise UserError(f"job.top_p={self.top_p}: it must be above 0 and at most 1")
+            raise UserError("job.top_p", "it must be above 0 and at most 1", value=self.top_p)
 
     def schema(self) -> pa.Schema:
         """The output columns.
@@ -78,7 +78,7 @@ class OpenAIBatch:
     def steps(self, row: Row) -> Steps:
         """A request for each of the ``n`` choices."""
         if row["problem"] is not None:
-            raise RowError(row["problem"])
+            raise RowError.read(row["problem"])
         body = {name: value for name, value in json.loads(row["body"]).items() if value is not None}
         _check_names(body)
         stop = _stop(body)
@@ -123,9 +123,9 @@ def _check_names(body: Mapping[str, Any]) -> None:
     for name, value in body.items():
         if name in _NEUTRAL:
             if value not in _NEUTRAL[name]:
-                raise RowError(f"unsupported_parameter: body.{name} is not supported: {json.dumps(value)[:100]}")
+                raise RowError("unsupported_parameter", f"body.{name} is not supported: {json.dumps(value)[:100]}")
         elif name not in _READ and name not in _NO_EFFECT:
-            raise RowError(f"unknown_parameter: body.{name} is not a parameter that is known here")
+            raise RowError("unknown_parameter", f"body.{name} is not a parameter that is known here")
 
 
 def _grammar(wanted: Any) -> str | None:
@@ -149,7 +149,9 @@ def _schema_grammar(schema: str) -> str:
     try:
         structure = read_structure(StructureConf(schema=json.loads(schema)), StructureConf(), [])
     except UserError as error:
-        raise RowError(f"invalid_value: {str(error).replace('output.schema', _SCHEMA, 1)}") from None
+        raise RowError(
+            "invalid_value", str(error.at(_SCHEMA + (error.key or "").removeprefix("output.schema")))
+        ) from None
     assert structure is not None
     return structure.body
 

@@ -171,7 +171,9 @@ def _database_error(run_dir: Path, error: sqlite3.Error, doing: str) -> Exceptio
     if code in _UNWRITABLE:
         return UserError(f"{path} cannot be {doing} ({error}): check the folder's permissions")
     if code == sqlite3.SQLITE_IOERR:
-        return UserError(f"{path}: the disk is failing ({error}; {_free(run_dir)}): what was committed is safe", 3)
+        return UserError(
+            f"{path}: the disk is failing ({error}; {_free(run_dir)}): what was committed is safe", exit_code=3
+        )
     if code == sqlite3.SQLITE_BUSY:
         return UserError(f"{path} is locked by another program: close it, then run again")
     return error
@@ -184,13 +186,13 @@ def _file_error(run_dir: Path, error: OSError, doing: str) -> Exception:
         remedy = "check the folder's permissions" if doing == "read" else "choose another output.dir"
         return UserError(f"{run_dir} cannot be {doing} ({error}): {remedy}")
     if error.errno == errno.EIO:
-        return UserError(f"{run_dir}: the disk is failing ({error}): what was committed is safe", 3)
+        return UserError(f"{run_dir}: the disk is failing ({error}): what was committed is safe", exit_code=3)
     return error
 
 
 def _no_space(run_dir: Path) -> UserError:
     return UserError(
-        f"the disk of {run_dir} is full ({_free(run_dir)}): make room, then run the same line to resume", 3
+        f"the disk of {run_dir} is full ({_free(run_dir)}): make room, then run the same line to resume", exit_code=3
     )
 
 

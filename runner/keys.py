@@ -35,13 +35,13 @@ def _check(
     name: str, value: Any, least: float | None = None, most: float | None = None, among: tuple[Any, ...] = ()
 ) -> None:
     if among and value not in among:
-        raise UserError(f"{name}={value}: it can be {', '.join(map(str, among))}")
+        raise UserError(name, f"it can be {', '.join(map(str, among))}", value=value)
     if least is not None and not value >= least:
-        raise UserError(f"{name}={value}: it must be at least {least}")
+        raise UserError(name, f"it must be at least {least}", value=value)
     if most is not None and not value <= most:
-        raise UserError(f"{name}={value}: it must be at most {most}")
+        raise UserError(name, f"it must be at most {most}", value=value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name}={value}: it must be a finite number")
+        raise UserError(name, "it must be a finite number", value=value)
 
 
 def in_words(hint: Any) -> str:

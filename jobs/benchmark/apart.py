@@ -28,7 +28,7 @@ def apart(module: str, name: str, task: dict[str, Any], environment: Mapping[str
         raise UserError(f"{name} ended with exit code {child.returncode}", exit_code=3)
     answer: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
     if "refused" in answer:
-        raise UserError(f"{name}: {answer['refused']}", answer["exit_code"])
+        raise UserError(name, answer["refused"], exit_code=answer["exit_code"])
     return answer
 
 

@@ -72,12 +72,12 @@ class BenchmarkConf:
         if (self.workload == "run") != (self.run_dir is not None):
             raise UserError("benchmark.workload=run and benchmark.run_dir=OUTPUTS/NAME go together")
         if self.workload == "card" and self.against:
-            raise UserError("benchmark.against: the workload card measures rowmill alone; take shared or unique")
+            raise UserError("benchmark.against", "the workload card measures rowmill alone; take shared or unique")
         if self.batch_sizes is not None and min(self.batch_sizes, default=0) < 1:
-            raise UserError(f"benchmark.batch_sizes={self.batch_sizes}: sequences at once, such as [1,8,32]")
+            raise UserError("benchmark.batch_sizes", "sequences at once, such as [1,8,32]", value=self.batch_sizes)
         for peer in self.against:
             if peer not in PEERS:
-                raise UserError(f"benchmark.against: {peer} is none of {', '.join(PEERS)}")
+                raise UserError("benchmark.against", f"{peer} is none of {', '.join(PEERS)}")
             if self.output < 1:
                 raise UserError("benchmark.against needs benchmark.output of at least 1: the others score no choices")
 
@@ -272,7 +272,7 @@ def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int
             batches.add(plan.take(batches.room()))
             for generation in batches.step():
                 if generation.error:
-                    raise UserError(f"a prompt does not run: {generation.error}", 3)
+                    raise UserError(f"a prompt does not run: {generation.error}", exit_code=3)
                 done[generation.key[1]] = generation.tokens
                 first = first or time.perf_counter() - began
         return time.perf_counter() - began, first, [done[i] for i in range(len(rows))]

@@ -59,7 +59,7 @@ def llama_cpp_peer(gguf: Path, rows: Rows, output: int) -> Once:
     try:
         from llama_cpp import Llama
     except ImportError as error:
-        raise UserError("benchmark.against: llama.cpp needs `pip install llama-cpp-python`") from error
+        raise UserError("benchmark.against", "llama.cpp needs `pip install llama-cpp-python`") from error
     context = max(map(len, rows)) + output + 8
     model = Llama(str(gguf), n_ctx=context, n_threads=THREADS, n_threads_batch=THREADS, verbose=False)
 

@@ -75,4 +75,4 @@ def _make_parent(folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.disk_usage(folder.parent)
     except OSError as error:
-        raise UserError(f"convert.folder={folder}: {error}; choose another folder") from error
+        raise UserError("convert.folder", f"{error}; choose another folder", value=folder) from error

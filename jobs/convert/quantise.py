@@ -173,7 +173,9 @@ def write_weights(folder: Path, weights: dict[str, Any]) -> None:
         try:
             mx.save_safetensors(str(folder / name), shard, metadata={"format": "mlx"})
         except RuntimeError as error:
-            raise UserError(f"{folder.parent}: {name} cannot be written: {error}; is the disk full?", 3) from error
+            raise UserError(
+                f"{folder.parent}: {name} cannot be written: {error}; is the disk full?", exit_code=3
+            ) from error
         index |= dict.fromkeys(shard, name)
         log.info("weights: %d of %d files written", number + 1, len(shards))
         del shard, array
@@ -236,7 +238,7 @@ def _check_groups(kinds: list[Precision], bits: int, group_size: int) -> None:
     if asked < LEAST_SHARE * total:
         smaller = "; try convert.group_size=32" if group_size > 32 else ""
         share = f"only {asked / total:.0%} of the weights can be had in {bits} bits"
-        raise UserError(f"convert.group_size={group_size}: {share}, for widths must divide into groups{smaller}")
+        raise UserError("convert.group_size", f"{share}, for widths must divide into groups{smaller}", value=group_size)
 
 
 def _as_asked(kind: Precision, bits: int, group_size: int) -> bool:
@@ -259,7 +261,7 @@ def _check_memory(source: Path, needed: int, memory_bytes: int) -> None:
     if needed > memory_bytes:
         have = f"this machine can give {memory_bytes / 1e9:.1f} GB"
         raise UserError(
-            f"{source}: converting takes {needed / 1e9:.1f} GB of memory, and {have}: close other programs", 3
+            f"{source}: converting takes {needed / 1e9:.1f} GB of memory, and {have}: close other programs", exit_code=3
         )
 
 
@@ -267,7 +269,7 @@ def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + SPARE_DISK_BYTES:
         have = f"{free / 1e9:.1f} GB are free"
-        raise UserError(f"{folder.parent}: the converted model takes {needed / 1e9:.1f} GB, and {have}", 3)
+        raise UserError(f"{folder.parent}: the converted model takes {needed / 1e9:.1f} GB, and {have}", exit_code=3)
 
 
 @contextlib.contextmanager

@@ -201,33 +201,37 @@ class Label:
 
     def _check(self) -> None:
         if self.method not in METHODS:
-            raise UserError(f"job.method={self.method}: it can be {' or '.join(METHODS)}")
+            raise UserError("job.method", f"it can be {' or '.join(METHODS)}", value=self.method)
         if self.prior not in PRIORS:
-            raise UserError(f"job.prior={self.prior}: it can be {', '.join(PRIORS)}")
+            raise UserError("job.prior", f"it can be {', '.join(PRIORS)}", value=self.prior)
         for name, value, least in (("votes", self.votes, 1), ("prior_rows", self.prior_rows, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"job.{name}={value}: it must be a whole number, at least {least}")
         if self.whole not in (None, True, False):
-            raise UserError(f"job.whole={self.whole}: it can be true, false or null (by the number of labels)")
+            raise UserError("job.whole", "it can be true, false or null (by the number of labels)", value=self.whole)
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
-            raise UserError(f"job.abstain_below={self.abstain_below}: it must be a confidence, from 0 to 1, or null")
+            raise UserError(
+                "job.abstain_below", "it must be a confidence, from 0 to 1, or null", value=self.abstain_below
+            )
         if self.method == "choice" and self.votes > 1:
-            raise UserError(f"job.votes={self.votes}: answers are written to be counted: add job.method=generate")
+            raise UserError("job.votes", "answers are written to be counted: add job.method=generate", value=self.votes)
         if self.method == "generate" and (self.prior != "none" or self.logprobs):
             key = f"job.prior={self.prior}" if self.prior != "none" else "job.logprobs=true"
-            raise UserError(f"{key}: labels have log-probabilities with job.method=choice only")
+            raise UserError(key, "labels have log-probabilities with job.method=choice only")
         if self.method == "generate" and self.votes == 1 and self.abstain_below is not None:
-            raise UserError("job.abstain_below: one answer has no confidence; add job.votes=5, or job.method=choice")
+            raise UserError("job.abstain_below", "one answer has no confidence; add job.votes=5, or job.method=choice")
 
     def check_run(self, conf: RunConf) -> None:
         """Refuse settings of the run that do not go with these of the job."""
         if self.votes > 1 and conf.engine.temperature <= 0:
             raise UserError(
-                f"job.votes={self.votes}: at engine.temperature=0 all answers are the same; set 0.7, for instance"
+                "job.votes",
+                "at engine.temperature=0 all answers are the same; set 0.7, for instance",
+                value=self.votes,
             )
         if conf.calibrate.rows and self.method != "choice":
             raise UserError(
-                f"calibrate.rows={conf.calibrate.rows}: only job.method=choice has confidences to calibrate"
+                "calibrate.rows", "only job.method=choice has confidences to calibrate", value=conf.calibrate.rows
             )
 
 
@@ -235,7 +239,7 @@ def normalise(logprobs: tuple[float, ...]) -> list[float]:
     """Probabilities that sum to 1, from log-probabilities up to a constant; RowError if none are available."""
     top = max(logprobs)
     if not math.isfinite(top) or any(map(math.isnan, logprobs)):
-        raise RowError(f"no probabilities: the labels' log-probabilities are {logprobs}")
+        raise RowError("no probabilities", f"the labels' log-probabilities are {logprobs}")
     weights = [math.exp(logprob - top) for logprob in logprobs]
     total = sum(weights)
     return [weight / total for weight in weights]

@@ -31,7 +31,7 @@ class Matcher:
         if len(names) == 1:
             return names.pop()
         what = "more than one label" if names else "no label"
-        raise RowError(f"unmatched label: {what} in the answer {answer[:80]!r}")
+        raise RowError("unmatched label", f"{what} in the answer {answer[:80]!r}")
 
     def _spans(self, answer: str) -> list[tuple[tuple[int, int], str]]:
         """Where labels stand, those inside of a longer one left out."""

@@ -32,7 +32,7 @@ def score(requests: Sequence[Request]) -> Generator[list[Request], Any, tuple[li
             answers += problem.completions
     usable = [at for at, answer in enumerate(answers) if answer.logprobs and all(map(math.isfinite, answer.logprobs))]
     if not usable:
-        raise RowError(next((answer.error for answer in answers if answer.error), "no finite log-probabilities"))
+        raise RowError.read(next((answer.error for answer in answers if answer.error), "no finite log-probabilities"))
     return usable, np.array([answers[at].logprobs for at in usable])
 
 

@@ -167,7 +167,7 @@ def prepare(overrides: Sequence[str], config_dir: str | None, differing: Sequenc
 
 def _check_context(conf: PerplexityRunConf, context: int | None) -> None:
     if context is not None and conf.perplexity.window > context:
-        raise UserError(f"perplexity.window={conf.perplexity.window}: the model's context has {context} tokens")
+        raise UserError("perplexity.window", f"the model's context has {context} tokens", value=conf.perplexity.window)
 
 
 def _names(
@@ -180,7 +180,7 @@ def _names(
     default = "-".join(["perplexity", model, choices["dataset"], *others])
     run_name = conf.run_name or re.sub(r"[^\w.=-]+", "-", default)
     if Path(run_name).name != run_name or run_name in (".", ".."):
-        raise UserError(f"run_name={run_name}: it must be a folder name inside output.dir")
+        raise UserError("run_name", "it must be a folder name inside output.dir", value=run_name)
     if conf.run_name and differing:
         run_name += re.sub(r"[^\w.=-]+", "-", "-" + "-".join(word.partition("=")[2] for word in differing))
     run_dir = Path(conf.output.dir) / run_name
@@ -312,7 +312,7 @@ def _check(ready: Ready, model: Any, lanes: list[Any], chunk: int) -> None:
     found = self_check(model, batches, lanes, chunk)
     ready.checks.append(found)
     if not found.mean <= TOLERANCE[ready.device.kind]:
-        raise UserError(f"self-check: batches differ from single passes by {found.mean:.2g} nats a token", 3)
+        raise UserError(f"self-check: batches differ from single passes by {found.mean:.2g} nats a token", exit_code=3)
 
 
 def _write_tables(folder: Path, variants: list[Variant]) -> dict[str, Path]:

@@ -46,7 +46,9 @@ class PerplexityConf:
 
     def __post_init__(self) -> None:
         if self.stride > self.window:
-            raise UserError(f"perplexity.stride={self.stride}: beyond perplexity.window={self.window} tokens are lost")
+            raise UserError(
+                "perplexity.stride", f"beyond perplexity.window={self.window} tokens are lost", value=self.stride
+            )
         if self.separator is not None:  # Hydra leaves escapes as they are typed
             self.separator = self.separator.replace("\\n", "\n").replace("\\t", "\t")
 
@@ -76,7 +78,7 @@ def text_column(source: DataSource, asked: str | None) -> str:
     texts = [str(field.name) for field in source.schema if pa.types.is_string(field.type) or _is_large(field.type)]
     if asked is not None:
         if asked not in texts:
-            raise UserError(f"perplexity.column={asked}: no column of texts{did_you_mean(asked, texts)}")
+            raise UserError("perplexity.column", f"no column of texts{did_you_mean(asked, texts)}", value=asked)
         return asked
     if "text" in texts:
         return "text"
@@ -109,7 +111,7 @@ def read_tokens(source: DataSource, column: str, vocabulary: Vocabulary, end: in
     if conf.separator is None and total <= most:
         tokens = tokens[:-1]  # the end token stands between documents
     if len(tokens) < 2:
-        raise UserError(f"dataset.path: column {column!r} holds {len(tokens)} tokens: nothing to measure")
+        raise UserError("dataset.path", f"column {column!r} holds {len(tokens)} tokens: nothing to measure")
     return tokens
 
 

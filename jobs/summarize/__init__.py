@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from jobs.summarize.split import Piece, sentences, split
-from runner.types import Columns, Completion, Request, Row, RowError, Sampling, Setting, Steps, UserError
+from runner.types import TOO_LONG, Columns, Completion, Request, Row, RowError, Sampling, Setting, Steps, UserError
 
 if TYPE_CHECKING:
     from runner.data.source import DataSource
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 METHODS = ("map_reduce", "refine", "stuff")
 CHUNK_TOKENS = 2000  # where the model's context leaves so many
 WAVE = 256  # chunks asked about together: bounds what waits of one document
-TOO_LONG = 1.2  # times ``target_words``
+TOO_WORDY = 1.2  # times ``target_words``
 COPIED_WORDS = 20  # that stand together in the input are a copy
 RETRY = Sampling(temperature=0.7, top_p=0.95)  # the same question again must be able to get another answer
 _TITLE = re.compile(r"\A\s*Summary:\s*")  # which the prompt ends with, and small models say again
@@ -73,7 +73,7 @@ class Summarize:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UserError(f"job.method={self.method}: it can be {', '.join(METHODS)}")
+            raise UserError("job.method", f"it can be {', '.join(METHODS)}", value=self.method)
         least = {"overlap_tokens": 0, "fan_in": 2, "target_words": 1, "retries": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
@@ -83,22 +83,26 @@ class Summarize:
         """Fix the chunks' length; UserError where chunks, answers and the model's context do not go together."""
         if self.column not in setting.source.column_names:
             names = ", ".join(setting.source.column_names)
-            raise UserError(f"job.column={self.column}: there is no such column; the data set has {names}")
+            raise UserError("job.column", f"there is no such column; the data set has {names}", value=self.column)
         room = setting.room(Request(self.variables()))
         if room is not None and self.method == "refine":
             room -= setting.max_tokens  # the summary so far
         if room is not None and room < 1:
             raise UserError(
-                f"engine.max_tokens={setting.max_tokens}: {_context(setting)} leaves no room for a document"
+                "engine.max_tokens", f"{_context(setting)} leaves no room for a document", value=setting.max_tokens
             )
         self._limit = self.chunk_tokens or min(CHUNK_TOKENS, room or CHUNK_TOKENS)
         if room is not None and self._limit > room:
-            raise UserError(f"job.chunk_tokens={self._limit}: {_context(setting)} leaves {room} tokens for a chunk")
+            raise UserError(
+                "job.chunk_tokens", f"{_context(setting)} leaves {room} tokens for a chunk", value=self._limit
+            )
         least = 2 * max(setting.max_tokens, self.overlap_tokens)
         if self.method != "stuff" and self._limit < least:
             raise UserError(
-                f"job.chunk_tokens={self._limit}: a chunk must hold two answers of engine.max_tokens"
-                f"={setting.max_tokens} and two overlaps, so at least {least} tokens"
+                "job.chunk_tokens",
+                f"a chunk must hold two answers of engine.max_tokens"
+                f"={setting.max_tokens} and two overlaps, so at least {least} tokens",
+                value=self._limit,
             )
         if self.method == "stuff":
             self._limit = room or self._limit
@@ -136,11 +140,11 @@ class Summarize:
         """The chunks' requests, and those that build on their answers."""
         text = row[self.column]
         if not isinstance(text, str) or not text.strip():
-            raise RowError(f"empty document: column {self.column} has no text")
+            raise RowError("empty document", f"column {self.column} has no text")
         chunks = split(text, self._limit, 0 if self.method == "stuff" else self.overlap_tokens, self._count)
         tokens = sum(chunk.tokens for chunk in chunks)
         if len(chunks) > 1 and self.method == "stuff":
-            raise RowError(f"too long: {tokens:,} tokens, and job.method=stuff takes up to {self._limit:,}")
+            raise RowError(TOO_LONG, f"{tokens:,} tokens, and job.method=stuff takes up to {self._limit:,}")
         levels: list[list[Summary]] = []
         yield from (self._refine if self.method == "refine" else self._map_reduce)(chunks, levels)
         final = yield from self._keep_length(levels[-1][-1])
@@ -196,7 +200,7 @@ class Summarize:
     def _groups(self, summaries: list[Summary]) -> list[list[Summary]]:
         """Neighbouring summaries, two to ``fan_in`` that fit into a chunk; the last one may stay alone."""
         if not summaries:
-            raise RowError("no summary: the model's answers about all parts are empty")
+            raise RowError("no summary", "the model's answers about all parts are empty")
         most = -(-len(summaries) // -(-len(summaries) // self.fan_in))  # as even as fan_in allows
         groups: list[list[Summary]] = [[]]
         filled = 0
@@ -209,7 +213,7 @@ class Summarize:
         return groups
 
     def _keep_length(self, summary: Summary) -> Asking:
-        most = int(TOO_LONG * self.target_words)
+        most = int(TOO_WORDY * self.target_words)
         if len(summary.text.split()) <= most:
             return summary
         answer = yield self._request({"step": "shorten", "passage": summary.text}, RETRY)

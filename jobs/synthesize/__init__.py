@@ -78,13 +78,13 @@ class Synthesize:
 
     def __post_init__(self) -> None:
         if self.combine not in COMBINE:
-            raise UserError(f"job.combine={self.combine}: it can be {' or '.join(COMBINE)}")
+            raise UserError("job.combine", f"it can be {' or '.join(COMBINE)}", value=self.combine)
         self.most = ATTEMPTS_A_ROW * self.target if self.max_attempts is None else self.max_attempts
         for name, least in {"target": 1, "shots": 0, "ahead": 1, "temperature": 0}.items():
             if getattr(self, name) < least:
                 raise UserError(f"job.{name}={getattr(self, name)}: it must be at least {least}")
         if self.most < self.target:
-            raise UserError(f"job.max_attempts={self.most}: it must be at least job.target={self.target}")
+            raise UserError("job.max_attempts", f"it must be at least job.target={self.target}", value=self.most)
         self.weights = read_weights(self.attributes)
         chosen = {name: options for name, options in self.filters.items() if options is not None}
         self._judge = _made("judge", filters.Judge, chosen.pop("judge")) if "judge" in chosen else None
@@ -96,7 +96,9 @@ class Synthesize:
         """Check what the data set must have for this."""
         known = list(self.examples[0]) if self.examples else setting.source.column_names
         if self.shots and self.column not in known and len(setting.source) > 1:
-            raise UserError(f"job.column={self.column}: the examples have no such column, but {', '.join(known)}")
+            raise UserError(
+                "job.column", f"the examples have no such column, but {', '.join(known)}", value=self.column
+            )
         self._setting = setting
 
     def attempts(self) -> Synthesis:
@@ -138,14 +140,14 @@ class Synthesize:
         draft = Draft(answer.text.strip(), row, answer.finish_reason)
         columns: Columns = {"text": draft.text, **row["attributes"], "attempt": row["attempt"], SEED_ROW: row[SEED_ROW]}
         if not draft.text:
-            raise RejectedError("empty: there is no text", columns)
+            raise RejectedError("empty", "there is no text", columns)
         for name, one in self._local.items():
             if (why := one.reason(draft)) is not None:
-                raise RejectedError(f"{name}: {why}", columns)
+                raise RejectedError(name, why, columns)
         if self._judge:
             columns["score"] = score = self._judge.score((yield self._judge.request(draft)).logprobs)
             if score < self._judge.least:
-                raise RejectedError(f"judge: {score:.2f} of {self._judge.scale}", columns)
+                raise RejectedError("judge", f"{score:.2f} of {self._judge.scale}", columns)
         return columns
 
     def _make_ordered(self) -> dict[str, Any]:
@@ -225,7 +227,7 @@ def read_weights(attributes: Mapping[str, Any]) -> Weights:
     weights: Weights = {}
     for name, values in attributes.items():
         if name in OURS:
-            raise UserError(f"job.attributes: {name!r} is a column of the output; call the attribute otherwise")
+            raise UserError("job.attributes", f"{name!r} is a column of the output; call the attribute otherwise")
         given = values if isinstance(values, Mapping) else dict.fromkeys(values, 1) if isinstance(values, list) else {}
         if not given or not all(_is_weight(weight) for weight in given.values()):
             raise UserError(f"job.attributes.{name}={values}: write a list of values, or {{value: weight, ...}}")
@@ -262,7 +264,7 @@ def _local_class(name: str, options: Any) -> type:
 def _own_class(where: str, module: str, name: str) -> type:
     found = getattr(import_module(module), name, None)
     if not isinstance(found, type) or not callable(getattr(found, "reason", None)):
-        raise UserError(f"{where}: there is no such class with a method reason(draft)")
+        raise UserError(where, "there is no such class with a method reason(draft)")
     return found
 
 

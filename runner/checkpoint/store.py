@@ -101,9 +101,9 @@ class Store:
         version, or cannot be written.
         """
         if durability not in ("process", "power"):
-            raise UserError(f"checkpoint.durability={durability}: it can be process or power")
+            raise UserError("checkpoint.durability", "it can be process or power", value=durability)
         if shard_rows < 1:
-            raise UserError(f"output.shard_rows={shard_rows}: it must be at least 1")
+            raise UserError("output.shard_rows", "it must be at least 1", value=shard_rows)
         columns = shards.shard_schema(keep, schema)
         layout = shards.Layout(rows, shard_rows, schema, keep, kept, columns, durability == "power")
         whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}

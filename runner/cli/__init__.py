@@ -1,6 +1,7 @@
 """The command line: a word, then Hydra overrides or a run directory. Heavy packages load late.
 
 Modules:
+__main__    ``python -m runner.cli``: the program ``rowmill`` from a checkout.
 arguments   Arguments that several commands share.
 begin       ``rowmill init``, ``new`` and ``completion``: files to start from, and a shell that knows the keys.
 commands    The table of ``rowmill``'s commands, grouped as its help shows them.

@@ -55,7 +55,7 @@ def preview(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(figures))
     if why := (figures["memory"] or {}).get("refusal"):
-        raise UserError(f"the model {why}", EXIT_CANNOT_RUN)
+        raise UserError(f"the model {why}", exit_code=EXIT_CANNOT_RUN)
     return EXIT_OK
 
 

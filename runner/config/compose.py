@@ -107,7 +107,7 @@ class Composer:
         if not key:
             raise UserError(f"{word!r} is not KEY=VALUE: the key is missing")
         if key == "hydra" or key.startswith(("hydra.", "hydra/")):
-            raise UserError(f"{key}: Hydra's own settings do not apply; a run's place is output.dir and run_name")
+            raise UserError(key, "Hydra's own settings do not apply; a run's place is output.dir and run_name")
         if value is None and sign != "~":
             raise UserError(self._no_value(word, key))
         if sign == "~":
@@ -128,7 +128,7 @@ class Composer:
         options = self.options(group)
         if value not in options:
             hint = f": for a file, write {group}=csv {group}.path={value}" if Path(value).exists() and value else ""
-            raise UserError(f"{group}={value}: there is no such {group}{hint}{did_you_mean(value, list(options))}")
+            raise UserError(group, f"there is no such {group}{hint}{did_you_mean(value, list(options))}", value=value)
         self._check_file(group, options[value])
 
     def _check_file(self, group: str, file: Path, seen: tuple[Path, ...] = ()) -> None:
@@ -151,7 +151,7 @@ class Composer:
         if found is None:
             raise UserError(f"{key} is not a configuration key{self._alternatives(key)}")
         if dataclasses.is_dataclass(found):
-            raise UserError(f"{key}={value}: {key} is a group of keys; {self._valid(key)}")
+            raise UserError(key, f"{key} is a group of keys; {self._valid(key)}", value=value)
 
     def _readable(self, word: str, key: str, value: str) -> str:
         sign = "" if field_type(self.schema, key) else "++"

@@ -101,10 +101,10 @@ def check_hooks(job: Job, where: str) -> None:
     for name in NAMES:
         if hasattr(job, name):
             if not callable(getattr(job, name)):
-                raise UserError(f"{where}: {name} must be a method, which the run calls; call the key otherwise")
+                raise UserError(where, f"{name} must be a method, which the run calls; call the key otherwise")
             continue
         methods = [one for one in own if one not in fields and one not in NAMES and callable(getattr(job, one))]
         if near := difflib.get_close_matches(name, methods, 1, ALIKE):
-            raise UserError(f"{where}: {near[0]} is never called; did you mean {name}? If not, begin it with _")
+            raise UserError(where, f"{near[0]} is never called; did you mean {name}? If not, begin it with _")
     if hasattr(job, "prelude") and not hasattr(job, "begin"):
-        raise UserError(f"{where}: prelude(survey) needs begin(found), which is given what it found")
+        raise UserError(where, "prelude(survey) needs begin(found), which is given what it found")

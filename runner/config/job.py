@@ -29,7 +29,7 @@ def make_job(node: Any, config_dir: str | None = None, modules: Sequence[str] = 
     values = {key: value for key, value in node.items() if key != "_target_"}
     job = make("job", find_class("job", target, "steps"), target, values)
     if not isinstance(job, Job):
-        raise UserError(f"job._target_={target}: the class lacks steps(row) or schema()")
+        raise UserError("job._target_", "the class lacks steps(row) or schema()", value=target)
     _check_schema(job, target)
     check_hooks(job, f"job._target_={target}")
     return job
@@ -48,7 +48,7 @@ def _check_schema(job: Job, target: str) -> None:
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a user's class may raise anything
-        raise UserError(f"{where}: schema() or variables() fails: {type(error).__name__}: {error}") from error
+        raise UserError(where, f"schema() or variables() fails: {type(error).__name__}: {error}") from error
     if not isinstance(schema, pa.Schema):
         raise UserError(
             f"{where}: schema() returns {schema!r:.80}, not a pyarrow.Schema such as "
@@ -56,4 +56,4 @@ def _check_schema(job: Job, target: str) -> None:
         )
     for column in schema:
         if not loadable(column.type):
-            raise UserError(f"{where}: column {column.name!r} has type {column.type}, which `datasets` cannot load")
+            raise UserError(where, f"column {column.name!r} has type {column.type}, which `datasets` cannot load")

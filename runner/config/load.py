@@ -51,7 +51,7 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
     except OmegaConfBaseException as error:
         at = getattr(error, "full_key", None)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{at}: {reason}" if at else reason) from error
+        raise (UserError(at, reason) if at else UserError(reason)) from error
     plain = cast(dict[str, Any], plain)
     assert isinstance(conf, RunConf)
     _check(conf)
@@ -88,9 +88,9 @@ def _check(conf: RunConf) -> None:
     check_schedule(conf.schedule)
     check_notify(conf.notify)
     if conf.date is not None and not _is_date(conf.date):
-        raise UserError(f"date={conf.date}: it must be a day like 2026-01-31, or null for the day the run began")
+        raise UserError("date", "it must be a day like 2026-01-31, or null for the day the run began", value=conf.date)
     if not conf.run_name or Path(conf.run_name).name != conf.run_name or conf.run_name in (".", ".."):
-        raise UserError(f"run_name={conf.run_name}: it must be a folder name inside output.dir")
+        raise UserError("run_name", "it must be a folder name inside output.dir", value=conf.run_name)
 
 
 def _is_date(text: str) -> bool:

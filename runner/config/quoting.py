@@ -25,7 +25,7 @@ def refuse_retyped(value: str, key: str) -> None:
     """UserError for a number in the unquoted parts of a value that is not written as numbers are shown, as 1_0."""
     for word in _TYPED.findall(_QUOTED.sub("", value)):
         if not _CANONICAL.fullmatch(word) and not word.isdigit():  # 007 stays a text on the command line
-            raise UserError(f"{key}: {word} is read as a number; put a name like this in quotes: ['{word}']")
+            raise UserError(key, f"{word} is read as a number; put a name like this in quotes: ['{word}']")
 
 
 def check_names(file: Path, group: str) -> None:

@@ -35,7 +35,7 @@ class CLASS:
         """Yield requests, receive the model's answers, return the columns. No clock, no unseeded randomness."""
         topic = yield Request({"question": "What is this about? Answer with one word."})
         if not topic.text.strip():
-            raise RowError("no topic: the model said nothing")
+            raise RowError("no topic", "the model said nothing")
         question = f"Summarise what it says about {topic.text.strip()} in at most {self.words} words."
         summary = yield Request({"question": question}, max_tokens=4 * self.words)
         return {"topic": topic.text.strip(), "summary": summary.text.strip()}

@@ -24,7 +24,7 @@ def _check_module(key: str, target: str, folders: list[str], modules: Sequence[s
         return
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         here = "rowmill's own, from files in --config-dir and from this folder"
-        raise UserError(f"{key}={target}: classes are {here}; for an installed module write modules=[{name}]")
+        raise UserError(key, f"classes are {here}; for an installed module write modules=[{name}]", value=target)
 
 
 def import_class_module(key: str, target: str, folders: list[str], modules: Sequence[str]) -> None:
@@ -35,12 +35,12 @@ def import_class_module(key: str, target: str, folders: list[str], modules: Sequ
     _check_module(key, target, folders, modules)
     module = target.rpartition(".")[0]
     if not module:
-        raise UserError(f"{key}={target}: it must be module.Class, such as jobs.label.Label")
+        raise UserError(key, "it must be module.Class, such as jobs.label.Label", value=target)
     try:
         import_job_module(module, folders)
     except (Exception, SystemExit) as error:  # a user's module may raise anything
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{key}={target}: module {module} cannot be imported: {reason}") from error
+        raise UserError(key, f"module {module} cannot be imported: {reason}", value=target) from error
 
 
 def find_class(group: str, target: str, method: str) -> type:
@@ -71,7 +71,7 @@ def make(group: str, found: type, target: str, values: dict[str, Any]) -> Any:
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a user's class may raise anything about its values
-        raise UserError(f"{group}: {target} does not take these values: {type(error).__name__}: {error}") from error
+        raise UserError(group, f"{target} does not take these values: {type(error).__name__}: {error}") from error
 
 
 def _check_values(group: str, found: Any, target: str, values: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def _check_values(group: str, found: Any, target: str, values: dict[str, Any]) -
             )
         if name in hints and not fits(value, hints[name]):
             shown = "null" if value is None else value
-            raise UserError(f"{group}.{name}={shown}: it must be {in_words(hints[name])}")
+            raise UserError(f"{group}.{name}", f"it must be {in_words(hints[name])}", value=shown)
     needed = [f for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values]
     if needed:
         raise UserError(f"{group}.{needed[0].name} is not set: {target} needs it; give {group}.{needed[0].name}=...")

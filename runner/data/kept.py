@@ -61,16 +61,17 @@ def choose(wanted: list[str] | None, source: DataSource, job: pa.Schema) -> Kept
 
 def _check(output: str, name: str, source: DataSource, columns: Mapping[str, str], ours: set[str]) -> None:
     if name not in source.column_names:
-        raise UserError(f"output.keep: no column {name!r}; the data set has {', '.join(source.column_names)}")
+        raise UserError("output.keep", f"no column {name!r}; the data set has {', '.join(source.column_names)}")
     if output in columns or output in ours:
         raise UserError(
-            f"output.keep: the output column {output!r} would occur twice; the job's columns, error and usage are "
-            f"{', '.join(sorted(ours))}"
+            "output.keep",
+            f"the output column {output!r} would occur twice; the job's columns, error and usage are "
+            f"{', '.join(sorted(ours))}",
         )
     if not loadable(source.schema.field(name).type):
         raise UserError(
-            f"output.keep: column {name!r} has type {source.schema.field(name).type}, which `datasets` cannot load: "
-            "leave it out"
+            "output.keep",
+            f"column {name!r} has type {source.schema.field(name).type}, which `datasets` cannot load: leave it out",
         )
 
 

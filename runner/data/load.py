@@ -28,8 +28,9 @@ def check_unchanged(before: Stamps) -> None:
         with contextlib.suppress(FileNotFoundError):
             if (now := _stamp(file)) != stamp and now[0] == stamp[0]:
                 raise UserError(
-                    f"dataset.path: {file} was written to during the run: what has been computed is safe; "
-                    "restore it and run the same command to resume, or use another run_name"
+                    "dataset.path",
+                    f"{file} was written to during the run: what has been computed is safe; "
+                    "restore it and run the same command to resume, or use another run_name",
                 )
 
 
@@ -54,12 +55,13 @@ def local_paths(address: str, kind: str, offline: bool, folders: bool = False) -
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207 Path.glob takes no absolute pattern
         files = sorted(file for file in map(Path, found) if file.is_file())
         if not files:
-            raise UserError(f"dataset.path: no file matches the pattern {address}")
+            raise UserError("dataset.path", f"no file matches the pattern {address}")
         return files
     if path.is_dir() and not folders:
         raise UserError(
-            f"dataset.path: {path} is a folder; dataset={kind} reads a file or a pattern like {path}/*, "
-            "dataset=arrow or documents a folder"
+            "dataset.path",
+            f"{path} is a folder; dataset={kind} reads a file or a pattern like {path}/*, "
+            "dataset=arrow or documents a folder",
         )
     return [path]
 
@@ -68,7 +70,7 @@ def _no_such_file(path: Path) -> UserError:
     near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     guesses = get_close_matches(path.name, near, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(str(path.parent / g) for g in guesses)}?" if guesses else ""
-    return UserError(f"dataset.path: no such file: {path}{hint}")
+    return UserError("dataset.path", f"no such file: {path}{hint}")
 
 
 def hash_files(paths: list[Path]) -> str:

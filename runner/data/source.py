@@ -56,11 +56,11 @@ def open_source(
     except UserError as error:
         raise UserError(str(error).replace(path, "the standard input")) if piped else error from None
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"dataset.path: {conf.path} cannot be read as {conf.kind}: {error}") from error
+        raise UserError("dataset.path", f"{conf.path} cannot be read as {conf.kind}: {error}") from error
     if not loaded.table.num_columns:
-        raise UserError(f"{_key(conf)}: {conf.shown} has no columns: empty data set")
+        raise UserError(_key(conf), f"{conf.shown} has no columns: empty data set")
     if not len(loaded.table):
-        raise UserError(f"{_key(conf)}: {conf.shown} has no rows: empty data set")
+        raise UserError(_key(conf), f"{conf.shown} has no rows: empty data set")
     return DataSource(conf, loaded, Path(path) if piped else None)
 
 
@@ -81,20 +81,22 @@ def _check(conf: DatasetConf) -> None:
         _check_kind(conf)
     for name in conf.classes:
         if not isinstance(name, str) and (not isinstance(name, int) or isinstance(name, bool)):
-            raise UserError(f"dataset.classes: YAML reads a name as the {type(name).__name__} {name}; put it in quotes")
+            raise UserError(
+                "dataset.classes", f"YAML reads a name as the {type(name).__name__} {name}; put it in quotes"
+            )
     if conf.limit is not None and conf.limit < 1:
-        raise UserError(f"dataset.limit: {conf.limit} is not a positive number; null means all rows")
+        raise UserError("dataset.limit", f"{conf.limit} is not a positive number; null means all rows")
     if conf.shuffle_seed is not None and not 0 <= conf.shuffle_seed < 2**32:
-        raise UserError(f"dataset.shuffle_seed: {conf.shuffle_seed} is not between 0 and {2**32 - 1}")
+        raise UserError("dataset.shuffle_seed", f"{conf.shuffle_seed} is not between 0 and {2**32 - 1}")
 
 
 def _check_kind(conf: DatasetConf) -> None:
     if conf.kind not in READERS:
-        raise UserError(f"dataset.kind: {conf.kind!r}{did_you_mean(conf.kind, list(READERS))}")
+        raise UserError("dataset.kind", f"{conf.kind!r}{did_you_mean(conf.kind, list(READERS))}")
     if not conf.path and READERS[conf.kind].needs_path:
         raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
     if conf.table is not None and not READERS[conf.kind].tables:
-        raise UserError(f"dataset.table={conf.table}: it applies to dataset=sqlite only, this is {conf.kind}")
+        raise UserError("dataset.table", f"it applies to dataset=sqlite only, this is {conf.kind}", value=conf.table)
 
 
 class DataSource:
@@ -124,7 +126,7 @@ class DataSource:
             self._total_rows if self._order is None else len(self._order), conf.limit or self._total_rows
         )
         if not self._length:
-            raise UserError(f"dataset.where: no row of {conf.shown} matches {conf.where!r}: empty data set")
+            raise UserError("dataset.where", f"no row of {conf.shown} matches {conf.where!r}: empty data set")
         self._check_gold(table)
         self.fingerprint = self._fingerprint(loaded.contents)
 
@@ -232,7 +234,7 @@ class DataSource:
         if gold is None:
             return
         if gold not in self.column_names:
-            raise UserError(f"dataset.gold: no column {gold!r}{did_you_mean(gold, self.column_names)}")
+            raise UserError("dataset.gold", f"no column {gold!r}{did_you_mean(gold, self.column_names)}")
         if not classes or pa.types.is_nested(table.schema.field(gold).type):
             return
         import pyarrow.compute as pc
@@ -241,8 +243,9 @@ class DataSource:
         wrong = [v for v in values if v is not None and self.gold_name(v) not in classes]
         if wrong:
             raise UserError(
-                f"dataset.classes: column {gold!r} holds {wrong[0]!r}, which is neither a class nor a number below "
-                f"{len(classes)}; classes: {', '.join(classes)}"
+                "dataset.classes",
+                f"column {gold!r} holds {wrong[0]!r}, which is neither a class nor a number below "
+                f"{len(classes)}; classes: {', '.join(classes)}",
             )
 
     def _fingerprint(self, contents: str) -> str:

@@ -59,7 +59,7 @@ def _tokens(where: str) -> list[Token]:
         match = _TOKEN.match(where, at)
         if match is None:
             at += len(where[at:]) - len(where[at:].lstrip())
-            raise UserError(f"dataset.where: cannot read {where[at : at + 20]!r} at position {at + 1} of {where!r}")
+            raise UserError("dataset.where", f"cannot read {where[at : at + 20]!r} at position {at + 1} of {where!r}")
         kind = match.lastgroup or ""
         value = match[kind]
         if kind == "text":
@@ -104,8 +104,9 @@ class _Parser:
         token = self.peek()
         found = repr(token.value) if token.kind != "end" else "the end"
         raise UserError(
-            f"dataset.where: expected {wanted} at position {token.at}, found {found} in {self.where!r} "
-            "(like: length > 100 and kind == spam)"
+            "dataset.where",
+            f"expected {wanted} at position {token.at}, found {found} in {self.where!r} "
+            "(like: length > 100 and kind == spam)",
         )
 
     def either(self) -> Mask:
@@ -123,7 +124,7 @@ class _Parser:
     def negation(self) -> Mask:
         self.depth += 1
         if self.depth > _MAX_DEPTH:
-            raise UserError(f"dataset.where: nested more than {_MAX_DEPTH} deep")
+            raise UserError("dataset.where", f"nested more than {_MAX_DEPTH} deep")
         try:
             if self.take("keyword", "not"):
                 return _combine("invert", self.negation())
@@ -154,7 +155,7 @@ class _Parser:
         if token is None:
             self.fail("a column")
         if token.value not in self.columns:
-            raise UserError(f"dataset.where: no column {token.value!r}{did_you_mean(token.value, self.columns)}")
+            raise UserError("dataset.where", f"no column {token.value!r}{did_you_mean(token.value, self.columns)}")
         return token.value
 
     def literal(self) -> Token:
@@ -224,7 +225,7 @@ def _scalar(literal: Token, kind: pa.DataType, name: str) -> pa.Scalar:
             return pa.scalar(int(literal.value)) if integral else pa.scalar(float(literal.value))
         return pa.scalar(literal.value).cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
-        raise UserError(f"dataset.where: column {name!r} holds {kind}, not {literal.value!r}") from None
+        raise UserError("dataset.where", f"column {name!r} holds {kind}, not {literal.value!r}") from None
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -24,6 +24,7 @@ from runner.engine.attention.resident import ALIKE, distance
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, pairs, uniforms
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
+from runner.types import TOO_LONG
 
 log = logging.getLogger("rowmill")
 
@@ -146,9 +147,9 @@ class CopyingEngine:
         """Why a sequence can never be computed here; None if it can."""
         needed = len(sequence.tokens) + sequence.max_tokens
         if self.context is not None and needed > self.context:
-            return f"too long: {needed} tokens exceed the model's context of {self.context}"
+            return f"{TOO_LONG}: {needed} tokens exceed the model's context of {self.context}"
         if self._bytes(sequence) > self.kv_bytes:
-            return f"too long: {needed} tokens exceed the {self.kv_bytes / 1e9:.2f} GB for a row's KV caches"
+            return f"{TOO_LONG}: {needed} tokens exceed the {self.kv_bytes / 1e9:.2f} GB for a row's KV caches"
         return None
 
     def _start(self, sequence: Sequence) -> None:

@@ -21,6 +21,7 @@ from runner.engine.sampling import logprob_fields
 from runner.engine.snapshots import Snapshots
 from runner.engine.tuning import Growth
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
+from runner.types import TOO_LONG
 
 
 class BatchEngine:
@@ -158,12 +159,12 @@ class BatchEngine:
         prompt = len(sequence.tokens)
         needed = prompt + (sequence.max_tokens if sequence.choices is None else 0)
         if self.context is not None and needed > self.context:
-            return f"too long: {needed} tokens (prompt {prompt}) exceed the model's context of {self.context}"
+            return f"{TOO_LONG}: {needed} tokens (prompt {prompt}) exceed the model's context of {self.context}"
         prefix = sequence.boundaries[-1] if sequence.boundaries else 0
         alone = self.model.slot_bytes(self.batches[0].own(sequence)) + prefix * self.model.token_bytes
         if alone > self.kv_bytes:
             memory = f"{self.kv_bytes / 1e9:.2f} GB"
-            return f"too long: {needed} tokens (prompt {prompt}) exceed the {memory} for a row's KV caches"
+            return f"{TOO_LONG}: {needed} tokens (prompt {prompt}) exceed the {memory} for a row's KV caches"
         return None
 
     def _make_room(self, batch: Batch, sequence: Sequence) -> bool:

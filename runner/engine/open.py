@@ -61,7 +61,7 @@ def batch_engine(
     spare = budget.kv(weights)
     if spare <= 0:
         raise UserError(
-            f"the weights take {weights / 1e9:.1f} GB of {budget.limit / 1e9:.1f} GB: too little is left", 3
+            f"the weights take {weights / 1e9:.1f} GB of {budget.limit / 1e9:.1f} GB: too little is left", exit_code=3
         )
     log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)
     try:
@@ -70,7 +70,9 @@ def batch_engine(
         from runner.engine.copying import CopyingEngine
 
         if conf.max_kv_size:
-            raise UserError(f"engine.max_kv_size: this model's caches cannot be bounded ({problem})", 3) from problem
+            raise UserError(
+                "engine.max_kv_size", f"this model's caches cannot be bounded ({problem})", exit_code=3
+            ) from problem
         log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
         return CopyingEngine(model, kv_bytes=spare, **sizes, **details)
     costs = costs_here(resident, device.name)

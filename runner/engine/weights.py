@@ -55,7 +55,7 @@ def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
     except Exception as error:  # whatever the model's own class meets in a configuration or weights that do not fit
         unable = "not supported" in str(error) or "trust_remote_code" in str(error)
         reason = "mlx-lm cannot run it" if unable else "it is damaged or incomplete"
-        raise UserError(f"{folder}: {reason}: {first_line(error)}", 3 if unable else 2) from error
+        raise UserError(f"{folder}: {reason}: {first_line(error)}", exit_code=3 if unable else 2) from error
     return loaded
 
 
@@ -78,7 +78,7 @@ def _check_memory(folder: Path, model: Any, limit: int, kind: str) -> None:
     needed = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
     if needed > limit:
         have = f"{limit / 1e9:.1f} GB on this {kind}"
-        raise UserError(f"{folder}: the weights take {needed / 1e9:.1f} GB, and there are {have}", 3)
+        raise UserError(f"{folder}: the weights take {needed / 1e9:.1f} GB, and there are {have}", exit_code=3)
 
 
 def _evaluate(folder: Path, model: Any) -> None:

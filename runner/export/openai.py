@@ -19,11 +19,11 @@ from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
 from runner.export.select import Selection
 from runner.results.run import Run
-from runner.types import UserError
+from runner.types import TOO_LONG, UserError
 
 _NEEDED = ("choices", "usage", "error")
 _PARAM = re.compile(r"body\.([\w.\[\]]+)")
-_TOO_LONG = "context_length_exceeded"
+_CONTEXT_EXCEEDED = "context_length_exceeded"
 
 
 def write_openai_batch(target: str, selection: Selection, *, overwrite: bool) -> tuple[int, int]:
@@ -126,8 +126,8 @@ def _usage(usage: dict[str, Any], choices: int) -> dict[str, Any]:
 def _refusal(code: str, message: str) -> tuple[int, dict[str, Any]]:
     """The HTTP status and the error object for a row's error; what no request is to blame for is a 500."""
     param = found[1] if (found := _PARAM.match(message)) else None
-    if code == "too long":
-        code, param = _TOO_LONG, "messages"
+    if code == TOO_LONG:
+        code, param = _CONTEXT_EXCEEDED, "messages"
     if param is None:
         return 500, {"message": f"{code}: {message}".strip(": "), "type": "server_error", "param": None, "code": None}
     return 400, {"message": message, "type": "invalid_request_error", "param": param, "code": code}

@@ -98,7 +98,7 @@ def _filtered(mask: Mask, table: pa.Table) -> pa.Array:
 
 
 def _of_where(error: UserError) -> UserError:
-    return UserError(str(error).replace("dataset.where", "--where", 1))
+    return error.at("--where")
 
 
 def _dotted(table: pa.Table) -> pa.Table:

@@ -211,7 +211,7 @@ class Loop:
         try:
             return self.prompter.render_many([(request, row)])[0]
         except Exception as problem:
-            return RowError(_why(problem))
+            return RowError.read(_why(problem))
 
     def _receive(self, generation: Generation) -> None:
         sequence = self.asked.pop(generation.key)

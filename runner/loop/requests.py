@@ -45,7 +45,7 @@ def sequence_of(
     if isinstance(tokens, RowError):
         raise tokens
     if not tokens:
-        raise RowError("empty prompt: it has no tokens")
+        raise RowError("empty prompt", "it has no tokens")
     if request.choices is not None:
         choices = continuations(tokens, request.choices)
         return Sequence(key, tokens, 0, choices=choices if request.whole else beginnings(choices))

@@ -58,7 +58,7 @@ class Retrying:
         for (at, request), answer in zip(again.items(), (yield list(again.values())), strict=True):
             answers[at] = self._failed(answer, request) if self._is_cut(answer) else answer
         if failed := [answer.error for answer in answers if answer.error]:
-            raise RowError(failed[0], answers)
+            raise RowError.read(failed[0], answers)
         return answers
 
     def _longer(self, request: Request) -> Request:

@@ -50,7 +50,7 @@ class Task:
 
     def _begin(self) -> Any:
         if isinstance(self.row, UnreadableRow):
-            raise RowError(f"unreadable: {self.row.why}")
+            raise RowError("unreadable", self.row.why)
         self._steps = self.job.steps(self.row)
         if not isinstance(self._steps, Generator):
             raise TypeError(f"steps(row) must be a generator (it yields requests), not {type(self._steps).__name__}")
@@ -61,7 +61,7 @@ class Task:
         answers = [self.answers[number] for number in self._numbers]
         for answer in answers:
             if answer.error is not None:
-                return self._steps.throw(RowError(answer.error, answers))
+                return self._steps.throw(RowError.read(answer.error, answers))
         return self._steps.send(answers[0] if self._single else answers)
 
     def _advance(self, resume: Callable[[], Any]) -> list[tuple[int, Request]]:

@@ -98,10 +98,12 @@ def _check_mac() -> None:
         return
     if platform.machine() != "arm64":
         what = "this Python is an Intel build (arm64 Python needed)" if _translated() else "this is an Intel Mac"
-        raise UserError(f"MLX needs a Mac with Apple silicon; {what}", 3)
+        raise UserError(f"MLX needs a Mac with Apple silicon; {what}", exit_code=3)
     found = platform.mac_ver()[0]
     if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < _LEAST_MACOS:
-        raise UserError(f"MLX needs macOS 13.5 or newer; this is macOS {found}: update it in System Settings", 3)
+        raise UserError(
+            f"MLX needs macOS 13.5 or newer; this is macOS {found}: update it in System Settings", exit_code=3
+        )
 
 
 def _translated() -> bool:
@@ -114,14 +116,21 @@ def _import_mlx() -> Any:
     try:
         import mlx.core as mx
     except ImportError as error:
-        raise UserError(f"MLX does not load here: {error}; install rowmill again for this machine", 3) from error
+        raise UserError(
+            f"MLX does not load here: {error}; install rowmill again for this machine", exit_code=3
+        ) from error
     return mx
 
 
 def _kind(mx: Any, backend: str) -> str:
     found = "metal" if mx.metal.is_available() else "cuda" if mx.device_count(mx.gpu) else "cpu"
     if backend not in ("auto", "cpu", found):
-        raise UserError(f"engine.backend={backend}: this machine offers MLX only {found}; use engine.backend=auto", 3)
+        raise UserError(
+            "engine.backend",
+            f"this machine offers MLX only {found}; use engine.backend=auto",
+            value=backend,
+            exit_code=3,
+        )
     return "cpu" if backend == "cpu" else found
 
 

@@ -95,7 +95,9 @@ class _Metadata:
         return value
 
     def error(self, reason: str) -> UserError:
-        return UserError(f"{self.gguf.name} cannot be converted: {reason}; use an MLX or safetensors folder instead", 3)
+        return UserError(
+            f"{self.gguf.name} cannot be converted: {reason}; use an MLX or safetensors folder instead", exit_code=3
+        )
 
 
 def _check(meta: _Metadata, tensors: dict[str, Any]) -> None:

@@ -53,17 +53,17 @@ def snapshot(hub_id: str, revision: str | None = None, offline: bool = False, al
         raise
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         hint = "no such folder here, and not on the hub (a private or gated model needs `hf auth login`)"
-        raise UserError(f"{at}: {hint}") from error
+        raise UserError(at, hint) from error
     except errors.LocalEntryNotFoundError as error:
         if offline:
             hint = "no such folder here, and not in the cache; run once without offline, and with a network"
         else:
             hint = "no such folder here, not in the cache, and the hub does not answer; check the network"
-        raise UserError(f"{at}: {hint}") from error
+        raise UserError(at, hint) from error
     except Exception as error:  # the hub's client lets the errors of its HTTP library through
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
             raise UserError(
-                f"{at}: the disk of {_cache()} is full: make room, then type the same line again", 3
+                f"{at}: the disk of {_cache()} is full: make room, then type the same line again", exit_code=3
             ) from error
         hint = "run once without offline, and with a network" if offline else "check the name and the network"
         raise UserError(
@@ -101,7 +101,7 @@ def _check_disk(at: str, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed + SPARE_DISK_BYTES:
         room = f"{needed / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} GB are free in {_cache()}"
-        raise UserError(f"{at}: {room}; make room, or let HF_HOME name a folder on another disk", 3)
+        raise UserError(at, f"{room}; make room, or let HF_HOME name a folder on another disk", exit_code=3)
 
 
 def _fetch(at: str, name: str, url: str, blob: Path, size: int) -> None:
@@ -133,7 +133,7 @@ def _fetch(at: str, name: str, url: str, blob: Path, size: int) -> None:
             os.fsync(file.fileno())
             if file_sha256(part) != blob.name:
                 part.unlink()
-                raise UserError(f"{at}: {name} came damaged: its SHA-256 is not {blob.name}; type the same line again")
+                raise UserError(at, f"{name} came damaged: its SHA-256 is not {blob.name}; type the same line again")
             part.rename(blob)
         part.unlink(missing_ok=True)
 
@@ -145,7 +145,7 @@ def _alone(at: str, name: str, part: Path) -> Iterator[Any]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{at}: another process is fetching {name}: wait for it") from error
+            raise UserError(at, f"another process is fetching {name}: wait for it") from error
         yield file
 
 

@@ -91,7 +91,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         signal_name = signal.Signals(-done.returncode).name
         raise UserError(f"{gguf} is not readable (the reader died of {signal_name}); it may be damaged: fetch it again")
     if done.returncode in (2, 3):
-        raise UserError(last, done.returncode)
+        raise UserError(last, exit_code=done.returncode)
     raise UserError(f"{gguf}: the converter failed with exit code {done.returncode}: {last}")
 
 

@@ -37,7 +37,9 @@ class NotifyConf:
 def check_notify(conf: NotifyConf) -> None:
     """Raise UserError for a webhook that is no address."""
     if conf.webhook is not None and not conf.webhook.startswith(("http://", "https://")):
-        raise UserError(f"notify.webhook={conf.webhook}: it must be an address that begins with http:// or https://")
+        raise UserError(
+            "notify.webhook", "it must be an address that begins with http:// or https://", value=conf.webhook
+        )
 
 
 def notify(conf: NotifyConf, event: str, message: str, run_dir: str) -> None:

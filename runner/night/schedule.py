@@ -143,7 +143,7 @@ def _window(text: str) -> tuple[datetime.time, datetime.time]:
     match = re.fullmatch(r"(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})", text.strip())
     numbers = [int(number) for number in match.groups()] if match else []
     if not numbers or max(numbers[::2]) > 23 or max(numbers[1::2]) > 59 or numbers[:2] == numbers[2:]:
-        raise UserError(f"schedule.window={text}: it must be two different times of day, such as 22:00-07:00")
+        raise UserError("schedule.window", "it must be two different times of day, such as 22:00-07:00", value=text)
     return datetime.time(numbers[0], numbers[1]), datetime.time(numbers[2], numbers[3])
 
 
@@ -154,5 +154,5 @@ def _inside(now: datetime.time, start: datetime.time, stop: datetime.time) -> bo
 def _seconds(name: str, text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", str(text))
     if not parts or "".join(number + unit for number, unit in parts) != str(text).replace(" ", ""):
-        raise UserError(f"{name}={text}: it must be a duration such as 8h, 90m or 1h30m")
+        raise UserError(name, "it must be a duration such as 8h, 90m or 1h30m", value=text)
     return sum(float(number) * _UNITS[unit] for number, unit in parts)

@@ -19,8 +19,9 @@ def need_rouge(gold: str) -> None:
     """UserError if the package that computes the scores is not there."""
     if find_spec("rouge_score") is None:
         raise UserError(
-            f"dataset.gold={gold}: scores need the package rouge-score: pip install 'rowmill[summarize]'; "
-            "without them, dataset.gold=null"
+            "dataset.gold",
+            "scores need the package rouge-score: pip install 'rowmill[summarize]'; without them, dataset.gold=null",
+            value=gold,
         )
 
 

@@ -101,7 +101,7 @@ def check(
     needs = estimate(folder, config, device, engine, lengths)
     log.info("%s", needs.line())
     if why := refusal(needs, model, folder, config, device.kind):
-        raise UserError(f"{model.path or folder.name} {why}", 3)
+        raise UserError(f"{model.path or folder.name} {why}", exit_code=3)
 
 
 def _batch_bytes(shape: KVShape, lengths: Sequence[Length], batch_size: int) -> int:

@@ -123,10 +123,10 @@ def _check_job(config: Config, hooks: Hooks) -> None:
     if hooks.checks is not None:
         hooks.checks.check_run(conf)
     if conf.calibrate.rows and hooks.surveys is None:
-        raise UserError(f"calibrate.rows={conf.calibrate.rows}: this job has no confidences to calibrate")
+        raise UserError("calibrate.rows", "this job has no confidences to calibrate", value=conf.calibrate.rows)
     if conf.calibrate.rows and conf.dataset.gold is None:
         raise UserError(
-            f"calibrate.rows={conf.calibrate.rows}: dataset.gold must name the column with the right labels"
+            "calibrate.rows", "dataset.gold must name the column with the right labels", value=conf.calibrate.rows
         )
 
 
@@ -149,12 +149,16 @@ def _check_gold(source: DataSource, gold: str, names: list[str]) -> None:
     try:
         values = pc.unique(source.table(0, len(source), [gold]).column(0)).to_pylist()
     except pa.ArrowException as error:
-        raise UserError(f"dataset.gold={gold}: labels cannot be compared with a column of lists or objects") from error
+        raise UserError(
+            "dataset.gold", "labels cannot be compared with a column of lists or objects", value=gold
+        ) from error
     for value in values:
         if value is not None and source.gold_name(value) not in names:
             raise UserError(
-                f"dataset.gold={gold}: the value {source.gold_name(value)!r} is not among job.labels "
-                f"({', '.join(names)}); dataset.classes=[...] names the values 0, 1, ..."
+                "dataset.gold",
+                f"the value {source.gold_name(value)!r} is not among job.labels "
+                f"({', '.join(names)}); dataset.classes=[...] names the values 0, 1, ...",
+                value=gold,
             )
 
 

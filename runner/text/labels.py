@@ -25,7 +25,7 @@ def read_labels(labels: Any) -> list[Choice]:
     if isinstance(labels, Mapping):
         labels = [{"name": name, **_details(details)} for name, details in labels.items()]
     elif not isinstance(labels, list | tuple | None):
-        raise UserError(f"job.labels={labels}: it must be a list, such as 'job.labels=[ham,spam]'")
+        raise UserError("job.labels", "it must be a list, such as 'job.labels=[ham,spam]'", value=labels)
     choices = [_read_label(label) for label in labels or []]
     if len(choices) < 2:
         count = f"{len(choices)} label{'s' * (not choices)}"
@@ -34,7 +34,7 @@ def read_labels(labels: Any) -> list[Choice]:
         values = [getattr(choice, what) for choice in choices]
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
-            raise UserError(f"job.labels: {what} {twice[0]!r} is listed twice")
+            raise UserError("job.labels", f"{what} {twice[0]!r} is listed twice")
     return choices
 
 
@@ -46,7 +46,7 @@ def _read_label(label: Any) -> Choice:
     fields = dict(label) if isinstance(label, Mapping) else {"name": label}
     unknown = sorted(map(str, fields.keys() - {"name", "surface", "description"}))
     if unknown:
-        raise UserError(f"job.labels: unknown key {unknown[0]!r} in {fields}; a label has name, surface, description")
+        raise UserError("job.labels", f"unknown key {unknown[0]!r} in {fields}; a label has name, surface, description")
     name = _text("name", fields.get("name"))
     surface, description = fields.get("surface"), fields.get("description")
     return Choice(
@@ -63,8 +63,8 @@ def _text(what: str, value: Any) -> str:
     if not isinstance(value, str):
         problem = "there is none" if value is None else f"YAML reads it as the {type(value).__name__} {value}"
         raise UserError(
-            f"job.labels: a label's {what} must be a text, and {problem}; put it in quotes: [\"yes\",'1.0']"
+            "job.labels", f"a label's {what} must be a text, and {problem}; put it in quotes: [\"yes\",'1.0']"
         )
     if not value.strip():
-        raise UserError(f"job.labels: a label's {what} is empty")
+        raise UserError("job.labels", f"a label's {what} is empty")
     return value

@@ -182,7 +182,7 @@ class Prompter:
         try:
             text = clean(self._chat.render(messages))
         except Exception as error:  # the template is the model's: whatever it raises concerns this row only
-            raise RowError(f"the model's chat template refuses the messages: {error}") from error
+            raise RowError("the model's chat template refuses the messages", str(error)) from error
         return text + (self.channels.skip(text) if request.choices else ""), not plain
 
     def _raw_text(self, messages: list[Message], request: Request) -> tuple[str, bool]:
@@ -269,7 +269,7 @@ class Prompter:
 
 def _stop_texts(stop: list[str]) -> tuple[str, ...]:
     if "" in stop:
-        raise UserError("prompt.stop: a stop text is empty, which would end every answer at once; leave it out")
+        raise UserError("prompt.stop", "a stop text is empty, which would end every answer at once; leave it out")
     return tuple(stop)
 
 

@@ -67,7 +67,7 @@ class Structure:
         try:
             value = self.column.value(json.loads(text))
         except (ValueError, TypeError) as problem:
-            raise RowError(f"invalid JSON: {problem}") from problem
+            raise RowError("invalid JSON", str(problem)) from problem
         return value if self.column.kind == "object" else {"value": value}
 
 
@@ -89,14 +89,14 @@ def read_structure(conf: StructureConf, own: StructureConf, folders: list[Path])
 def _schema(key: str, value: Any, folders: list[Path]) -> Structure:
     schema = _load(key, value, folders) if isinstance(value, str) else value
     if not isinstance(schema, dict) or schema.keys().isdisjoint(_KEYWORDS):
-        raise UserError(f"{key}: a JSON Schema is a mapping such as {{type: object, properties: ...}}, or its file")
+        raise UserError(key, "a JSON Schema is a mapping such as {type: object, properties: ...}, or its file")
     for path, node in _nodes(schema):
         _check_node(f"{key}{path}", node)
     schema = json.loads(json.dumps(schema))
     closed = _closed(schema, not _mixes(schema))
     body = f"body: %json {json.dumps({**closed, 'x-guidance': _STYLE})}"
     if problem := _problem(body):
-        raise UserError(f"{key}: {_where(problem, schema)}")
+        raise UserError(key, _where(problem, schema))
     return Structure(body, column_of(schema, schema))
 
 
@@ -105,14 +105,14 @@ def _regex(key: str, value: str, _: list[Path]) -> Structure:
 
     body = f"body: /{regex_to_lark(value)}/"
     if problem := _problem(body):
-        raise UserError(f"{key}={value}: {problem}")
+        raise UserError(key, str(problem), value=value)
     return Structure(body)
 
 
 def _choices(key: str, value: list[Any], _: list[Path]) -> Structure:
     for one in value:
         if not isinstance(one, str | int) or isinstance(one, bool) or one == "":
-            raise UserError(f"{key}: YAML reads a choice as {one!r}; it must be a text, in quotes if need be")
+            raise UserError(key, f"YAML reads a choice as {one!r}; it must be a text, in quotes if need be")
     texts = tuple(dict.fromkeys(map(str, value)))
     if not texts:
         raise UserError(f"{key}=[]: an answer needs at least one choice")
@@ -125,12 +125,12 @@ _READERS: dict[str, Any] = {"schema": _schema, "regex": _regex, "choices": _choi
 def _load(key: str, name: str, folders: list[Path]) -> Any:
     found = [folder / name for folder in folders if (folder / name).is_file()]
     if not found:
-        raise UserError(f"{key}={name}: there is no such file in {' or '.join(map(str, folders))}")
+        raise UserError(key, f"there is no such file in {' or '.join(map(str, folders))}", value=name)
     try:
         return yaml.safe_load(found[0].read_text(encoding="utf-8"))  # JSON is YAML
     except (OSError, ValueError, yaml.YAMLError) as problem:
         first = str(problem).splitlines()[0]
-        raise UserError(f"{key}={name}: {found[0]} is neither JSON nor YAML: {first}") from problem
+        raise UserError(key, f"{found[0]} is neither JSON nor YAML: {first}", value=name) from problem
 
 
 def _nodes(schema: Any, path: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
@@ -156,10 +156,10 @@ def _check_node(where: str, node: dict[Any, Any]) -> None:
     """Refuse what YAML took for something else, and misspelt keywords, which JSON Schema ignores without a word."""
     for name in (*node, *(node["properties"] if isinstance(node.get("properties"), dict) else ())):
         if not isinstance(name, str):
-            raise UserError(f"{where}: YAML reads a name as {name!r}; put it in quotes")
+            raise UserError(where, f"YAML reads a name as {name!r}; put it in quotes")
     values = node.get("enum")
     if values is not None and node.get("type") != "boolean" and any(isinstance(one, bool) for one in values):
-        raise UserError(f"{where}.enum: YAML reads yes, no, on and off as true and false; put them in quotes")
+        raise UserError(f"{where}.enum", "YAML reads yes, no, on and off as true and false; put them in quotes")
     for word in node:
         close = get_close_matches(word, _KEYWORDS, n=1, cutoff=0.8)
         if word not in _KEYWORDS and close:

@@ -47,7 +47,7 @@ class Template:
     def check(self, known: list[str]) -> None:
         """Raise UserError for a variable that is not known."""
         for name in sorted(self.needs - set(known)):
-            raise UserError(f"{self.key}: no column {name!r}{did_you_mean(name, known)}")
+            raise UserError(self.key, f"no column {name!r}{did_you_mean(name, known)}")
 
     def render(self, variables: Mapping[str, Any], fuse: Fuse | None = None) -> str:
         """The text; ``fuse`` is applied to what every ``{{ }}`` prints. RowError for whatever goes wrong."""
@@ -57,9 +57,9 @@ class Template:
         except _NullError:
             nulls = sorted(name for name in self.names if variables.get(name, "") is None)
             what = f"column {', '.join(nulls)} is null" if nulls else "a value is null"
-            raise RowError(f"{self.key}: {what}") from None
+            raise RowError(self.key, what) from None
         except Exception as error:  # templates compute with cells: any error concerns this row only
-            raise RowError(f"{self.key}: {type(error).__name__}: {error}") from error
+            raise RowError(self.key, f"{type(error).__name__}: {error}") from error
 
     def _finalize(self, value: Any) -> Any:
         if value is None:

@@ -149,7 +149,7 @@ def test_an_interrupted_run_goes_on_with_another_batch_size_and_ends_the_same():
         ("dataset.limit=50", "dataset.limit: null -> 50"),
         ("engine.temperature=0.5", "engine.temperature: 0.0 -> 0.5"),
         ("seed=1", "seed: 0 -> 1"),
-        ("output.keep=[id]", "keep: "),
+        ("output.keep=[id]", "keep.text: "),
         ("output.shard_rows=7", "shard_rows: 1000 -> 7"),
     ],
 )

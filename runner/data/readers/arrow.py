@@ -39,10 +39,10 @@ def _read_saved(path: Path, split: str, mapped: Stamps) -> Loaded:
     try:
         loaded = datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
-        raise UserError(f"dataset.path: {path} is not a folder written by save_to_disk: {error}") from None
+        raise UserError("dataset.path", f"{path} is not a folder written by save_to_disk: {error}") from None
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
-            raise UserError(f"dataset.split: no split {split!r}{did_you_mean(split, list(loaded))}")
+            raise UserError("dataset.split", f"no split {split!r}{did_you_mean(split, list(loaded))}")
         loaded = loaded[split]
     files = [file["filename"] for file in loaded.cache_files]
     contents = hash_json(*(hash_file(Path(file)) for file in files))
@@ -72,7 +72,7 @@ def read_hub(conf: DatasetConf, path: str, offline: bool) -> Loaded:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         hint = "run once without offline, and with a network" if offline else "check the name and the network"
         where = "cache" if cached else "hub"
-        raise UserError(f"dataset.path: cannot load {what} from the {where}: {first_line}; {hint}") from error
+        raise UserError("dataset.path", f"cannot load {what} from the {where}: {first_line}; {hint}") from error
     identity = hash_json(conf.path, conf.subset, conf.split, conf.revision, loaded._fingerprint)
     return Loaded(_arrow_of(loaded), identity, _order_of(loaded))
 

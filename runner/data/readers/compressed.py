@@ -40,4 +40,4 @@ def lines(paths: list[Path]) -> Iterator[tuple[Path, int, bytes]]:
                 for number, line in enumerate(file, 1):
                     yield path, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         except OSError as error:
-            raise UserError(f"dataset.path: {path} is damaged after line {number}: {error}") from error
+            raise UserError("dataset.path", f"{path} is damaged after line {number}: {error}") from error

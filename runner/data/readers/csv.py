@@ -52,8 +52,9 @@ def _text_table(path: Path, target: Path | None, delimiter: str | None, encoding
     table = _read_text_cells(path, delimiter, encoding, target)
     if told is None and len(names := table.column_names) == 1 and (other := other_delimiter(names[0])):
         raise UserError(
-            f"dataset.path: {path} has a single column {names[0][:80]!r}; did you mean dataset.delimiter={other!r}? "
-            f"If not, set dataset.delimiter={delimiter!r}"
+            "dataset.path",
+            f"{path} has a single column {names[0][:80]!r}; did you mean dataset.delimiter={other!r}? "
+            f"If not, set dataset.delimiter={delimiter!r}",
         )
     _refuse_open_quote(path, table, delimiter, encoding)
     return table
@@ -71,7 +72,7 @@ def _read_text_cells(path: Path, delimiter: str, encoding: str, target: Path | N
         try:
             return _store_text_cells(path, delimiter, encoding, block, target)
         except OSError as error:
-            raise UserError(f"dataset.path: {path} cannot be read: {error}") from error
+            raise UserError("dataset.path", f"{path} cannot be read: {error}") from error
         except (pa.ArrowInvalid, UnicodeError) as error:
             if "straddling" not in str(error) or block >= _LARGEST_BLOCK_BYTES:
                 raise _csv_error(path, delimiter, encoding, str(error)) from error
@@ -127,25 +128,27 @@ def _number_type(column: pa.ChunkedArray) -> pa.DataType:
 def _csv_error(path: Path, delimiter: str, encoding: str, message: str) -> UserError:
     """What pyarrow found, with the line in the file, which it does not know."""
     if "Empty CSV" in message:
-        return UserError(f"dataset.path: {path} has no rows: empty data set")
+        return UserError("dataset.path", f"{path} has no rows: empty data set")
     if "UTF8" in message or "codec" in message:
         line = _undecodable_line(path, encoding)
-        return UserError(f"dataset.path: {path} line {line} is not {encoding}; did you mean dataset.encoding=latin-1?")
+        return UserError(
+            "dataset.path", f"{path} line {line} is not {encoding}; did you mean dataset.encoding=latin-1?"
+        )
     if found := re.search(r"Expected (\d+) columns, got (\d+)", message):
         ragged = _ragged_line(path, delimiter, encoding)
         where = f"line {ragged}" if ragged else "a line"
-        return UserError(f"dataset.path: {path} {where} has {found[2]} cells, the header has {found[1]}")
-    return UserError(f"dataset.path: {path} cannot be read as CSV: {message.splitlines()[0][:200]}")
+        return UserError("dataset.path", f"{path} {where} has {found[2]} cells, the header has {found[1]}")
+    return UserError("dataset.path", f"{path} cannot be read as CSV: {message.splitlines()[0][:200]}")
 
 
 def _check_options(delimiter: str, encoding: str) -> None:
     if len(delimiter) != 1 or delimiter in '\r\n"' or not delimiter.isascii():
-        raise UserError(f"dataset.delimiter: {delimiter!r} is not one ASCII character")
+        raise UserError("dataset.delimiter", f"{delimiter!r} is not one ASCII character")
     try:
         codecs.lookup(encoding)
     except (LookupError, ValueError):
         known = "utf-8, utf-16, latin-1 and cp1252 are known"
-        raise UserError(f"dataset.encoding: {encoding!r} is unknown; {known}") from None
+        raise UserError("dataset.encoding", f"{encoding!r} is unknown; {known}") from None
 
 
 def _undecodable_line(path: Path, encoding: str) -> int:
@@ -183,7 +186,7 @@ def _refuse_open_quote(path: Path, table: pa.Table, delimiter: str, encoding: st
             start = end + 1
     except csv.Error as error:
         if "unexpected end" in str(error):
-            raise UserError(f"dataset.path: {path} line {start} opens a quote that is never closed") from None
+            raise UserError("dataset.path", f"{path} line {start} opens a quote that is never closed") from None
 
 
 def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[list[str], int]]:

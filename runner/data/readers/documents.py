@@ -48,7 +48,7 @@ def find_documents(paths: list[Path]) -> list[Path]:
     """
     files = _inside(paths[0]) if paths[0].is_dir() else paths
     if not files or not all(file.suffix.lower() in SUFFIXES for file in files):
-        raise UserError(f"dataset.path: {paths[0]} holds no documents ({', '.join(SUFFIXES)})")
+        raise UserError("dataset.path", f"{paths[0]} holds no documents ({', '.join(SUFFIXES)})")
     if any(file.suffix.lower() == ".pdf" for file in files):
         _need_pypdf(files)
     return files
@@ -62,7 +62,7 @@ def read_documents(paths: list[Path], root: Path, encoding: str = "utf-8") -> It
     try:
         codecs.lookup(encoding)
     except (LookupError, ValueError):
-        raise UserError(f"dataset.encoding: {encoding!r} is unknown") from None
+        raise UserError("dataset.encoding", f"{encoding!r} is unknown") from None
     rows: list[tuple[str, str | None, str | None]] = []
     for path in paths:
         text, problem = _read(path, encoding)
@@ -147,7 +147,7 @@ def _need_pypdf(files: list[Path]) -> None:
 
     if find_spec("pypdf") is None:
         first = next(file for file in files if file.suffix.lower() == ".pdf")
-        raise UserError(f"dataset.path: {first.name} needs the package pypdf: pip install 'rowmill[documents]'")
+        raise UserError("dataset.path", f"{first.name} needs the package pypdf: pip install 'rowmill[documents]'")
 
 
 class _Reader(HTMLParser):

@@ -101,7 +101,7 @@ def _array(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         except (ValueError, RecursionError) as error:
             raise _malformed(path, text.line, error) from None
         except OSError as error:
-            raise UserError(f"dataset.path: {path} is damaged after line {text.line}: {error}") from error
+            raise UserError("dataset.path", f"{path} is damaged after line {text.line}: {error}") from error
 
 
 class _Text:
@@ -165,13 +165,13 @@ class _Text:
 
 def _malformed(path: Path, number: int, error: Exception) -> UserError:
     if isinstance(error, RecursionError):
-        return UserError(f"dataset.path: {path} line {number} is nested too deeply")
-    return UserError(f"dataset.path: {path} line {number} is not JSON: {error}")
+        return UserError("dataset.path", f"{path} line {number} is nested too deeply")
+    return UserError("dataset.path", f"{path} line {number} is not JSON: {error}")
 
 
 def _checked(row: Any, path: Path, number: int, escaped: bool) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise UserError(f"dataset.path: {path} line {number} is not a JSON object but {type(row).__name__}")
+        raise UserError("dataset.path", f"{path} line {number} is not a JSON object but {type(row).__name__}")
     return cast(dict[str, Any], _without_surrogates(row) if escaped else row)
 
 
@@ -221,7 +221,7 @@ def json_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
                 values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
             columns.append(pa.array(values, field.type))
         except RecursionError:
-            raise UserError(f"dataset.path: a value of {field.name!r} is nested too deeply") from None
+            raise UserError("dataset.path", f"a value of {field.name!r} is nested too deeply") from None
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
-            raise UserError(f"dataset.path: the values of {field.name!r} have no common type: {error}") from None
+            raise UserError("dataset.path", f"the values of {field.name!r} have no common type: {error}") from None
     return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -48,7 +48,7 @@ def read_batch_file(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBat
         rows = _rows(paths)
         while some := list(islice(rows, _BATCH_ROWS)):
             if all(row["body"] is None and row["custom_id"] is None for row in some):
-                raise UserError(f"dataset.path: {paths[0]} is not an OpenAI batch file: {some[0]['problem']}")
+                raise UserError("dataset.path", f"{paths[0]} is not an OpenAI batch file: {some[0]['problem']}")
             yield pa.RecordBatch.from_pylist(some, schema=SCHEMA)
 
     return SCHEMA, batches()
@@ -100,7 +100,7 @@ def _clean(text: str) -> str:
 def read_messages(messages: Any) -> list[dict[str, str]]:
     """The messages of a body with plain texts, roles as chat templates know them; RowError if they are none."""
     if messages is None:
-        raise RowError("missing_required_parameter: body.messages is not set")
+        raise RowError("missing_required_parameter", "body.messages is not set")
     if not isinstance(messages, list) or not messages:
         raise invalid_value("messages", "it must be a list of messages, at least one", messages)
     return [_message(f"messages[{at}]", message) for at, message in enumerate(messages)]
@@ -114,7 +114,7 @@ def _message(name: str, message: Any) -> dict[str, str]:
         raise invalid_value(f"{name}.role", f"it can be {', '.join(_ROLES)}", role)
     for part in ("tool_calls", "function_call", "audio", "refusal"):
         if message.get(part):
-            raise RowError(f"unsupported_parameter: body.{name}.{part} is not supported")
+            raise RowError("unsupported_parameter", f"body.{name}.{part} is not supported")
     return {"role": _ROLES[role], "content": _content(f"{name}.content", message.get("content"))}
 
 
@@ -127,7 +127,7 @@ def _content(name: str, content: Any) -> str:
     texts = []
     for at, part in enumerate(content):
         if isinstance(part, dict) and part.get("type") not in ("text", None):
-            raise RowError(f"unsupported_parameter: body.{name}[{at}].type is {part['type']!r}, only text is read")
+            raise RowError("unsupported_parameter", f"body.{name}[{at}].type is {part['type']!r}, only text is read")
         if not isinstance(part, dict) or not isinstance(part.get("text"), str):
             raise invalid_value(f"{name}[{at}]", "it must be an object with type and text", part)
         texts.append(part["text"])
@@ -136,4 +136,4 @@ def _content(name: str, content: Any) -> str:
 
 def invalid_value(name: str, expected: str, value: Any) -> RowError:
     """The error of a row whose body holds a value that is not what is ``expected``."""
-    return RowError(f"invalid_value: body.{name}: {expected}, not {json.dumps(value)[:100]}")
+    return RowError("invalid_value", f"body.{name}: {expected}, not {json.dumps(value)[:100]}")

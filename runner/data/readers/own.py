@@ -42,7 +42,7 @@ def read_own(conf: DatasetConf, folders: list[str], modules: Sequence[str]) -> L
     import_class_module("dataset._target_", target, folders, modules)
     found = find_class("dataset", target, "read")
     if not callable(getattr(found, "read", None)):
-        raise UserError(f"dataset._target_={target}: the class has no method read()")
+        raise UserError("dataset._target_", "the class has no method read()", value=target)
     reader = make("dataset", found, target, _values(conf))
     try:
         table = _table(reader.read())
@@ -50,9 +50,11 @@ def read_own(conf: DatasetConf, folders: list[str], modules: Sequence[str]) -> L
         raise
     except (Exception, SystemExit) as error:  # a user's class may raise anything
         at = _line(error, sys.modules[found.__module__].__file__)
-        raise UserError(f"dataset._target_={target}: read() fails{at}: {type(error).__name__}: {error}") from error
+        raise UserError(
+            "dataset._target_", f"read() fails{at}: {type(error).__name__}: {error}", value=target
+        ) from error
     if len(set(table.column_names)) < table.num_columns:
-        raise UserError(f"dataset._target_={target}: read() gives two columns one name: {table.column_names}")
+        raise UserError("dataset._target_", f"read() gives two columns one name: {table.column_names}", value=target)
     return Loaded(table, _hash(table))
 
 
@@ -71,7 +73,7 @@ def _table(rows: Any) -> pa.Table:
     if hasattr(rows, "__arrow_c_stream__"):
         rows = pa.RecordBatchReader.from_stream(rows)
     if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | dict):
-        raise UserError(f"dataset._target_: read() returns {rows!r:.80}, {_EXPECTED}")
+        raise UserError("dataset._target_", f"read() returns {rows!r:.80}, {_EXPECTED}")
     found = iter(rows)
     first = next(found, None)
     if first is None:
@@ -84,7 +86,7 @@ def _table(rows: Any) -> pa.Table:
 def _from_dicts(rows: list[Any]) -> pa.Table:
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
-            raise UserError(f"dataset._target_: row {number} of read() is {row!r:.80}, {_EXPECTED}")
+            raise UserError("dataset._target_", f"row {number} of read() is {row!r:.80}, {_EXPECTED}")
     schema = json_schema([rows])
     return pa.Table.from_batches([json_batch(rows, schema)])
 

@@ -33,7 +33,7 @@ def _open_parquet(path: Path) -> Any:
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"dataset.path: {path} is not a readable Parquet file: {error}") from None
+        raise UserError("dataset.path", f"{path} is not a readable Parquet file: {error}") from None
     unique_names(path, file.schema_arrow.names)
     return file
 

@@ -31,20 +31,20 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
     """The rows of ``conf.table``."""
     paths = local_paths(path, conf.kind, offline)
     if len(paths) > 1:
-        raise UserError(f"dataset.path: the pattern matches {paths[0]}, {paths[1]}, ...: give one database file")
+        raise UserError("dataset.path", f"the pattern matches {paths[0]}, {paths[1]}, ...: give one database file")
     return Loaded(*read_sqlite(paths[0], conf.table))
 
 
 def read_sqlite(path: Path, table: str | None) -> tuple[pa.Table, str]:
     """The rows, and a hash of what they hold; ``table`` None is the only one. UserError if there is none to be had."""
     if path.is_dir():
-        raise UserError(f"dataset.path: {path} is a folder; dataset=sqlite reads a database file")
+        raise UserError("dataset.path", f"{path} is a folder; dataset=sqlite reads a database file")
     try:
         with contextlib.closing(_connect(path)) as connection:
             connection.execute("BEGIN")
             return _read(connection, path, _chosen(connection, path, table))
     except sqlite3.Error as error:
-        raise UserError(f"dataset.path: {path} cannot be read as an SQLite database: {error}") from error
+        raise UserError("dataset.path", f"{path} cannot be read as an SQLite database: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -59,7 +59,7 @@ def _connect(path: Path) -> sqlite3.Connection:
                 raise
         else:
             return connection
-    raise UserError(f"dataset.path: {path} cannot be opened as an SQLite database")
+    raise UserError("dataset.path", f"{path} cannot be opened as an SQLite database")
 
 
 def _chosen(connection: sqlite3.Connection, path: Path, table: str | None) -> str:
@@ -71,7 +71,7 @@ def _chosen(connection: sqlite3.Connection, path: Path, table: str | None) -> st
         raise UserError(f"dataset.table is not set: {path} has {', '.join(names) or 'no tables'}")
     found = [name for name in names if name.lower() == table.lower()]
     if not found:
-        raise UserError(f"dataset.table: {path} has no table {table!r}{did_you_mean(table, names)}")
+        raise UserError("dataset.table", f"{path} has no table {table!r}{did_you_mean(table, names)}")
     return str(found[0])
 
 
@@ -88,7 +88,7 @@ def _read(connection: sqlite3.Connection, path: Path, table: str) -> tuple[pa.Ta
             types[name] = merge(types.get(name, pa.null()), infer(values))
     contents = digest.hexdigest()
     if not types:
-        raise UserError(f"dataset.path: table {table} of {path} has no rows: empty data set")
+        raise UserError("dataset.path", f"table {table} of {path} has no rows: empty data set")
     cached = None if size <= IN_MEMORY_BYTES else cache_file(f"sqlite-{contents}")
     schema = pa.schema(list(types.items()))
     return store(schema, (json_batch(rows, schema) for rows in _batches(connection, path, table)), cached), contents
@@ -100,7 +100,7 @@ def _refuse_mixture(path: Path, table: str, name: str, values: list[Any], before
     if before is not None and not pa.types.is_null(before):
         blobs |= {pa.types.is_binary(before)}
     if len(blobs) == 2:
-        raise UserError(f"dataset.table: column {name!r} of table {table} of {path} mixes blobs with other values")
+        raise UserError("dataset.table", f"column {name!r} of table {table} of {path} mixes blobs with other values")
 
 
 def _batches(connection: sqlite3.Connection, path: Path, table: str) -> Iterator[list[dict[str, Any]]]:
@@ -112,7 +112,7 @@ def _batches(connection: sqlite3.Connection, path: Path, table: str) -> Iterator
             number += len(rows)
             yield [dict(zip(names, row, strict=True)) for row in rows]
     except sqlite3.OperationalError as error:  # text that is no UTF-8
-        raise UserError(f"dataset.path: {path} table {table}, after row {number}: {error}") from error
+        raise UserError("dataset.path", f"{path} table {table}, after row {number}: {error}") from error
 
 
 def _select(connection: sqlite3.Connection, table: str) -> sqlite3.Cursor:

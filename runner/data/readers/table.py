@@ -67,17 +67,17 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
     """Raise UserError when the first bytes show another format than ``kind``; an empty file is one too."""
     packed = compression(path)
     if packed and kind in ("parquet", "arrow"):
-        raise UserError(f"dataset.path: {path} is {packed}-compressed: decompress it, {kind} files are read as is")
+        raise UserError("dataset.path", f"{path} is {packed}-compressed: decompress it, {kind} files are read as is")
     with open_bytes(path) as file:
         head = file.read(64)
     if not head:
-        raise UserError(f"dataset.path: {path} is empty: empty data set")
+        raise UserError("dataset.path", f"{path} is empty: empty data set")
     for magic, meaning in _MAGIC.items():
         binary_kind = {b"PAR1": "parquet", b"ARROW1": "arrow"}.get(magic)
         if head.startswith(magic) and kind != binary_kind and "16" not in encoding:
-            raise UserError(f"dataset.path: {path} is not {kind} but {meaning}")
+            raise UserError("dataset.path", f"{path} is not {kind} but {meaning}")
     if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
-        raise UserError(f"dataset.path: {path} is not csv but looks like JSON lines: dataset=jsonl")
+        raise UserError("dataset.path", f"{path} is not csv but looks like JSON lines: dataset=jsonl")
 
 
 def cache_file(key: str) -> Path:
@@ -138,7 +138,7 @@ def unique_names(path: Path, header: list[str]) -> list[str]:
     names = [name or f"column_{number}" for number, name in enumerate(header, 1)]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise UserError(f"dataset.path: {path} has more than one column named {', '.join(map(repr, twice[:5]))}")
+        raise UserError("dataset.path", f"{path} has more than one column named {', '.join(map(repr, twice[:5]))}")
     return names
 
 
@@ -149,7 +149,7 @@ def common_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
         try:
             schema = pa.unify_schemas([schema, other], promote_options="permissive")
         except pa.ArrowException as error:
-            raise UserError(f"dataset.path: {path} has other column types than {paths[0]}: {error}") from None
+            raise UserError("dataset.path", f"{path} has other column types than {paths[0]}: {error}") from None
     return schema
 
 

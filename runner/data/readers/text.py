@@ -37,4 +37,4 @@ def _text_row(path: Path, number: int, line: bytes) -> str:
     try:
         return line.decode().rstrip("\r\n")
     except UnicodeError:
-        raise UserError(f"dataset.path: {path} line {number} is not UTF-8") from None
+        raise UserError("dataset.path", f"{path} line {number} is not UTF-8") from None
