@@ -54,7 +54,7 @@ def supervise(arguments: list[str], overrides: list[str]) -> int:
         return supervisor.run()
 
 
-class Worker:
+class WorkerProcess:
     """A child process of its own process group, so that a signal reaches it once, through the supervisor."""
 
     def __init__(self, arguments: list[str], began: float, death: Death | None) -> None:
@@ -163,8 +163,8 @@ class Supervisor:
     def __init__(self, arguments: list[str], overrides: list[str]) -> None:
         self.arguments, self.overrides = arguments, overrides
         self.began = time.monotonic()
-        self.worker: Worker | None = None
-        self.told: dict[str, Any] = {}  # by the last worker that got as far as a session
+        self.worker: WorkerProcess | None = None
+        self.reported: dict[str, Any] = {}  # by the last worker that got as far as a session
         self.asked: list[int] = []  # signals to end, not yet passed on
         self.interrupted = 0
 
@@ -172,10 +172,10 @@ class Supervisor:
         """See ``supervise``."""
         fruitless, death = 0, None
         while True:
-            self.worker = worker = Worker([*self.arguments, *self.overrides], self.began, death)
+            self.worker = worker = WorkerProcess([*self.arguments, *self.overrides], self.began, death)
             status = self._watch(worker)
             done = worker.flight().done
-            self.told = worker.facts if "notify" in worker.facts else self.told
+            self.reported = worker.facts if "notify" in worker.facts else self.reported
             worker.close()
             self.overrides = worker.facts.get("overrides", self.overrides)
             if status in _FINAL:
@@ -195,7 +195,7 @@ class Supervisor:
                 return self._give_up(worker, death, fruitless)
             _say(f"the model's process died {death.why}; starting it again")
 
-    def _watch(self, worker: Worker) -> int:
+    def _watch(self, worker: WorkerProcess) -> int:
         while (status := worker.poll()) is None:
             worker.listen()
             worker.look()
@@ -204,7 +204,7 @@ class Supervisor:
                     worker.send(self.asked.pop(0))
         return status
 
-    def _give_up(self, worker: Worker, death: Death, times: int) -> int:
+    def _give_up(self, worker: WorkerProcess, death: Death, times: int) -> int:
         often = f"{times} times in a row without finishing a row, the last time" if times > 1 else "once,"
         what = f"the model's process died {often} {death.why}"
         resume = worker.facts.get("resume")
@@ -214,11 +214,11 @@ class Supervisor:
 
     def _notify(self, what: str) -> None:
         """Tell the user of a failure that no worker can tell of."""
-        if self.told:
+        if self.reported:
             from runner.night.notify import NotifyConf, notify
 
-            name, run_dir = Path(self.told["run_dir"]).name, self.told["run_dir"]
-            notify(NotifyConf(**self.told["notify"]), "failed", f"{name} failed: {what}", run_dir)
+            name, run_dir = Path(self.reported["run_dir"]).name, self.reported["run_dir"]
+            notify(NotifyConf(**self.reported["notify"]), "failed", f"{name} failed: {what}", run_dir)
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
@@ -244,7 +244,7 @@ class Supervisor:
             self.worker.send(signal.SIGCONT)
 
 
-def _without_figures(worker: Worker, death: Death) -> int:
+def _without_figures(worker: WorkerProcess, death: Death) -> int:
     """The exit code of a run that had ended when its worker died, computing figures."""
     _say(f"the run is finished, but the process that computed its figures died {death.why}")
     _say(f"its rows are safe. To compute the figures again:\n{worker.facts['resume']}")
