@@ -18,7 +18,7 @@ from runner.sequences import Costs, Engine, Gauge, Generation, Sequence, Work
 Key = tuple[int, int]
 
 
-class WatchedEngine:
+class GuardedEngine:
     """An Engine around the one that ``opened`` makes; see the protocol.
 
     ``alone``: rows that are computed one at a time, after all others that are to hand. ``quarantined``: rows that are

@@ -28,7 +28,7 @@ from runner.loop.plan import Plan
 from runner.loop.prelude import begin
 from runner.loop.requests import Defaults
 from runner.machine.device import wired
-from runner.night.guard import WatchedEngine
+from runner.night.guard import GuardedEngine
 from runner.night.link import Link
 from runner.night.night import Night
 from runner.results.progress import Progress
@@ -157,7 +157,7 @@ def work(
         raise KeyboardInterrupt
     wait = night.waiter(store.leave_out)
     most = Budget.of(conf.engine, ready.device).watermark if ready.device else math.inf
-    engine = WatchedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait, most)
+    engine = GuardedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait, most)
     store.start(engine.gauge)
     grammars = answer_grammars(ready.prompter.channels, ready.prompter.answer_prefix)
     grammar = grammars(ready.structure.body) if ready.structure is not None else None
@@ -192,7 +192,7 @@ def work(
         raise RuntimeError(f"the loop ended after {store.totals().finished} of {ready.rows} rows")
 
 
-def _note_work(engine: WatchedEngine, loop: Loop, seconds: float) -> None:
+def _note_work(engine: GuardedEngine, loop: Loop, seconds: float) -> None:
     """Keep what the session's engine did beside what the planner saw that could be shared."""
     if engine.work.slots:
         plan = loop.plan

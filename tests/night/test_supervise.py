@@ -18,7 +18,7 @@ import pytest
 
 from runner.checkpoint.deaths import Flight, read_flight
 from runner.machine.facts import boot_id
-from runner.night.guard import WatchedEngine
+from runner.night.guard import GuardedEngine
 from runner.results.status import read_status
 from runner.sequences import Gauge, Generation, Sequence
 from runner.types import UserError
@@ -310,8 +310,8 @@ def sequence(row, text="a"):
     return Sequence((row, 0), list(f"{text} {row}".encode()), 8)
 
 
-def watched(tmp_path, engine, **apart):
-    return WatchedEngine(lambda: engine, Flight(tmp_path, 7), **apart)
+def guarded(tmp_path, engine, **apart):
+    return GuardedEngine(lambda: engine, Flight(tmp_path, 7), **apart)
 
 
 def test_what_is_in_the_engine_stands_on_disk_before_the_step(tmp_path):
@@ -322,7 +322,7 @@ def test_what_is_in_the_engine_stands_on_disk_before_the_step(tmp_path):
             seen.append(read_flight(tmp_path))
             return super().step()
 
-    engine = watched(tmp_path, Looking(2))
+    engine = guarded(tmp_path, Looking(2))
     engine.add([sequence(5), sequence(3)])
     engine.step()
     engine.add([sequence(8)])
@@ -343,7 +343,7 @@ def test_rows_whose_mere_adding_kills_are_on_disk_before(tmp_path):
             seen.append((read_flight(tmp_path).rows, sorted(one.key[0] for one in sequences)))
             super().add(sequences)
 
-    engine = watched(tmp_path, Looking(3))
+    engine = guarded(tmp_path, Looking(3))
     engine.add([sequence(5)])
     engine.add([sequence(3)])
     assert engine.room() == 1
@@ -374,7 +374,7 @@ def test_a_release_gives_all_of_a_models_memory_back(tmp_path, tiny_model_folder
 
     mx.clear_cache()
     before = taken()
-    engine = WatchedEngine(opened, Flight(tmp_path, 7))
+    engine = GuardedEngine(opened, Flight(tmp_path, 7))
     engine.add([sequence(1)])
     assert not engine.step()
     assert taken() > before + 50_000
@@ -388,7 +388,7 @@ def test_a_release_gives_all_of_a_models_memory_back(tmp_path, tiny_model_folder
 def test_loading_a_model_counts_as_work(tmp_path):
     flight = Flight(tmp_path, 7)
     seen = []
-    WatchedEngine(lambda: seen.append(read_flight(tmp_path).working) or CountingEngine(2), flight)
+    GuardedEngine(lambda: seen.append(read_flight(tmp_path).working) or CountingEngine(2), flight)
     assert seen == [True]
 
 
@@ -400,7 +400,7 @@ def test_rows_to_be_run_alone_come_last_and_one_by_one(tmp_path):
             steps.append([one.key[0] for one in self.waiting])
             return super().step()
 
-    engine = watched(tmp_path, Noting(4), alone={1, 2})
+    engine = guarded(tmp_path, Noting(4), alone={1, 2})
     engine.add([sequence(row) for row in range(4)])
     answered = []
     while len(answered) < 4:
@@ -410,7 +410,7 @@ def test_rows_to_be_run_alone_come_last_and_one_by_one(tmp_path):
 
 def test_quarantined_rows_and_those_that_ask_the_same_are_answered_with_the_error(tmp_path):
     inner = CountingEngine(4)
-    engine = watched(tmp_path, inner, alone={1}, quarantined={1: "quarantined: why"})
+    engine = guarded(tmp_path, inner, alone={1}, quarantined={1: "quarantined: why"})
     engine.add([sequence(1), Sequence((2, 0), sequence(1).tokens, 8), sequence(3)])
     answers = {generation.key[0]: generation for generation in engine.step()}
     assert answers[1] == Generation((1, 0), finish_reason="error", error="quarantined: why")
@@ -426,7 +426,7 @@ def test_a_released_engine_is_opened_again_with_what_was_in_it(tmp_path):
         opened.append(CountingEngine(2))
         return opened[-1]
 
-    engine = WatchedEngine(open_engine, Flight(tmp_path, 1))
+    engine = GuardedEngine(open_engine, Flight(tmp_path, 1))
     engine.add([sequence(0), sequence(1), sequence(2)])
     first = engine.step()
     engine.release()
@@ -442,7 +442,7 @@ def test_nothing_is_added_while_memory_is_short(tmp_path):
         def gauge(self):
             return Gauge(memory_bytes=taken[0])
 
-    engine = WatchedEngine(lambda: Measured(4), Flight(tmp_path, 1), watermark=100)
+    engine = GuardedEngine(lambda: Measured(4), Flight(tmp_path, 1), watermark=100)
     engine.add([sequence(0)])
     assert engine.room() == 3
     taken[0] = 101
