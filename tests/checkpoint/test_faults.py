@@ -88,7 +88,9 @@ def interrupted(steps=4, name="run", **more):
 KILLS = """
 import json, os, signal, sqlite3, sys
 from pathlib import Path
-from runner import cli, fake, store
+from runner import cli
+from runner.checkpoint import store
+from runner.engine import fake
 
 points = json.loads(sys.argv[1])
 # A kill between two steps of a commit needs the steps themselves; one that was renamed would never be reached.
@@ -163,7 +165,7 @@ def committed(name):
         return connection.execute("SELECT row, rowid, body FROM completions ORDER BY row").fetchall()
 
 
-from runner import disk, loop, prepare, session, watched  # before the forks, to be fast
+from runner.session import session  # before the forks, to be fast
 told = {"whole": [in_a_child("whole", lambda: None), 0, 0, 0]}
 for name, point in points.items():
     killed = in_a_child(name, lambda: globals()[point[0]](*point[1:]))
@@ -456,7 +458,7 @@ def test_repair_leaves_running_runs_and_other_folders_alone(tmp_path, capsys):
 
 @pytest.mark.parametrize("harm", ["cut", "garbage"])
 def test_a_torn_write_ahead_log_costs_its_last_commits_only(harm):
-    code = "import os, signal, sys; from runner import cli, fake; left = [5]\n" + textwrap.dedent("""
+    code = "import os, signal, sys; from runner import cli; from runner.engine import fake; left = [5]\n" + textwrap.dedent("""
         def step(self, original=fake.FakeEngine.step):
             left[0] -= 1
             left[0] or os.kill(os.getpid(), signal.SIGKILL)
@@ -566,7 +568,7 @@ def silent_hub(tmp_path):
 
 
 def test_a_hub_that_never_answers_ends_with_a_line_and_offline_works_from_the_cache(tmp_path, silent_hub):
-    code = "import sys; from runner import models; print(models.resolve('own/er', offline=len(sys.argv) > 1))"
+    code = "import sys; from runner.models.resolve import resolve; print(resolve('own/er', offline=len(sys.argv) > 1))"
     code = f"from runner.types import UserError\ntry:\n  {code}\nexcept UserError as e:\n  sys.exit(f'told: {{e}}')"
     asked = subprocess.run([sys.executable, "-c", code], env=silent_hub, capture_output=True, text=True, timeout=120)
     assert asked.stderr.splitlines()[-1].startswith("told: model.path=own/er"), asked.stderr

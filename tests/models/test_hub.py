@@ -127,8 +127,8 @@ def test_a_hub_that_goes_silent_in_a_small_file_ends_with_a_line(server, here, i
 
 
 def test_a_killed_download_goes_on(server, tmp_path):
-    code = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 10_000; from runner.models import hub, resolve"
-    code += "\nhub.LARGE_BYTES = 1000; print(resolve.resolve('own/tiny'))"
+    code = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 10_000"
+    code += "\nfrom runner.models import hub, resolve; hub.LARGE_BYTES = 1000; print(resolve.resolve('own/tiny'))"
     run = {"args": [sys.executable, "-c", code], "env": {**os.environ, **server.environment(tmp_path / "hub")}}
     server.stall = 4 * LARGE
     with subprocess.Popen(**run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:

@@ -176,8 +176,8 @@ def test_figures_that_fail_after_the_last_row_change_neither_exit_code_nor_start
 
 
 def test_a_model_that_never_loads_ends_with_3():
-    code = "import sys; from runner import supervise; supervise._LOADING_SECONDS = float(sys.argv[1])\n"
-    code += "sys.exit(supervise.supervise(['run'], sys.argv[2:]))"
+    code = "import sys; from runner.night import supervisor; supervisor._LOADING_SECONDS = float(sys.argv[1])\n"
+    code += "sys.exit(supervisor.supervise(['run'], sys.argv[2:]))"
     words = command("engine.stall_minutes=0.001", "engine.max_restarts=0")[4:]
     environment = {**os.environ, "ROWMILL_FAKE_FAULT": "load"}
     started = [sys.executable, "-c", code, "0.5", *words]

@@ -13,7 +13,8 @@ import datasets
 STEP_SECONDS = 0.02
 NOTING = """
 import os, sys, time
-from runner import cli, session
+from runner import cli
+from runner.session import session
 
 notes = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 original = session.open_engine
