@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoint.identity import check_identity, completed
 from runner.checkpoint.lease import holder
-from runner.checkpoint.records import sealed, verified
+from runner.checkpoint.records import checked, with_crc
 from runner.disk import damaged, disk_errors, sync_folder, write_json
 from runner.types import UserError
 
@@ -85,7 +85,7 @@ def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Map
             raise damaged(run_dir, "its list of tables is not what was written")
         for table in _VERIFIED:
             for row in connection.execute(f"SELECT * FROM {table}"):
-                verified(table, *row)
+                checked(table, *row)
         check_identity(run_dir, _stored_identity(connection), identity)
         return
     if (run_dir / IDENTITY).exists():
@@ -104,8 +104,8 @@ def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Map
 def create_tables(connection: sqlite3.Connection, identity: Mapping[str, Any]) -> None:
     """Fill an empty database."""
     connection.executescript(_SCHEMA)
-    connection.execute("INSERT INTO run VALUES (?, ?)", sealed(json.dumps(identity)))
-    connection.execute("INSERT INTO digested VALUES (?, ?)", sealed(0))
+    connection.execute("INSERT INTO run VALUES (?, ?)", with_crc(json.dumps(identity)))
+    connection.execute("INSERT INTO digested VALUES (?, ?)", with_crc(0))
     connection.execute("COMMIT")
 
 
@@ -125,7 +125,7 @@ def read_identity(connection: sqlite3.Connection) -> dict[str, Any]:
 
 
 def _stored_identity(connection: sqlite3.Connection) -> dict[str, Any]:
-    (identity,) = verified("run", *connection.execute("SELECT * FROM run").fetchone())
+    (identity,) = checked("run", *connection.execute("SELECT * FROM run").fetchone())
     return dict(json.loads(identity))
 
 

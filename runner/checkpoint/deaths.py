@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from runner.checkpoint.records import sealed
+from runner.checkpoint.records import with_crc
 from runner.machine.facts import boot_id
 
 ALONE_AFTER, QUARANTINED_AFTER = 2, 3  # deaths of a row
@@ -89,7 +89,7 @@ def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None
             return None
         seen = Death(session, "when the machine went down")
     now = time.time()
-    values = sealed(session, now, seen.why, int(seen.memory), json.dumps(rows))
+    values = with_crc(session, now, seen.why, int(seen.memory), json.dumps(rows))
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?, ?, ?)", values)
     connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", (now, f"died {seen.why}", session))

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from runner.checkpoint.database import conditions
-from runner.checkpoint.records import sealed
+from runner.checkpoint.records import with_crc
 
 FRESH = 4096  # digests held in memory: some 0.7 MB
 _ADD = """INSERT OR REPLACE INTO digests
@@ -55,7 +55,7 @@ class Digests:
         self._fresh.clear()
 
     def _mark(self, upto: int) -> None:
-        self._connection.execute("UPDATE digested SET upto = ?, crc = ?", sealed(upto))
+        self._connection.execute("UPDATE digested SET upto = ?, crc = ?", with_crc(upto))
 
     def _upto(self) -> int:
         return int(self._connection.execute("SELECT upto FROM digested").fetchone()[0])

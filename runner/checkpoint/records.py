@@ -55,24 +55,24 @@ class Record(NamedTuple):
         """The table's columns; a failed request has no digest, so that nobody takes over its answer."""
         row, number, digest, completion = self
         body = to_json(completion.to_json())
-        return sealed(row, number, digest if completion.error is None else None, body)
+        return with_crc(row, number, digest if completion.error is None else None, body)
 
     @classmethod
     def of(cls, row: int, number: int, digest: bytes | None, body: str, crc: int) -> Record:
         """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
-        verified("completions", row, number, digest, body, crc)
+        checked("completions", row, number, digest, body, crc)
         return cls(row, number, digest, Completion.from_json(json.loads(body)))
 
 
-def sealed(*values: Any) -> tuple[Any, ...]:
+def with_crc(*values: Any) -> tuple[Any, ...]:
     """A table's row with its CRC-32 as the last column, to tell bits that have flipped on the disk."""
     return *values, zlib.crc32((_JOINED[len(values)] % values).encode("utf-8", "replace"))
 
 
-def verified(table: str, *row: Any) -> tuple[Any, ...]:
-    """The inverse of ``sealed``. Raises DamagedError where the row cannot be what was written."""
+def checked(table: str, *row: Any) -> tuple[Any, ...]:
+    """The inverse of ``with_crc``. Raises DamagedError where the row cannot be what was written."""
     values = row[:-1]
-    if sealed(*values) != row:
+    if with_crc(*values) != row:
         raise DamagedError(f"the checksum of a row of the table {table} does not hold")
     return values
 
@@ -109,12 +109,12 @@ class Staged(NamedTuple):
 
     def values(self) -> tuple[Any, ...]:
         """The table's columns."""
-        return sealed(*self)
+        return with_crc(*self)
 
     @classmethod
     def of(cls, *values: Any) -> Staged:
         """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
-        return cls._make(verified("staged", *values))
+        return cls._make(checked("staged", *values))
 
 
 class Shard(NamedTuple):
@@ -133,12 +133,12 @@ class Shard(NamedTuple):
 
     def values(self) -> tuple[Any, ...]:
         """The table's columns."""
-        return sealed(*self)
+        return with_crc(*self)
 
     @classmethod
     def of(cls, *values: Any) -> Shard:
         """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
-        return cls._make(verified("shards", *values))
+        return cls._make(checked("shards", *values))
 
 
 class Rejected(NamedTuple):
@@ -150,12 +150,12 @@ class Rejected(NamedTuple):
 
     def values(self) -> tuple[Any, ...]:
         """The table's columns."""
-        return sealed(self.attempt, clean(self.reason), *self.output.usage[:3], to_json(self.output.columns))
+        return with_crc(self.attempt, clean(self.reason), *self.output.usage[:3], to_json(self.output.columns))
 
     @classmethod
     def of(cls, attempt: int, reason: str, prompt: int, cached: int, completion: int, body: str, crc: int) -> Rejected:
         """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
-        verified("rejected", attempt, reason, prompt, cached, completion, body, crc)
+        checked("rejected", attempt, reason, prompt, cached, completion, body, crc)
         return cls(attempt, reason, Output(attempt, json.loads(body), None, Usage(prompt, cached, completion)))
 
 
@@ -178,12 +178,12 @@ def read_rejected(connection: sqlite3.Connection) -> Iterator[Rejected]:
 def read_prelude(connection: sqlite3.Connection) -> dict[str, Any] | None:
     """What the job found before the first row; None if that is still to do. Raises DamagedError."""
     found = connection.execute("SELECT * FROM prelude").fetchone()
-    return dict(json.loads(verified("prelude", *found)[0])) if found else None
+    return dict(json.loads(checked("prelude", *found)[0])) if found else None
 
 
 def insert_prelude(connection: sqlite3.Connection, found: Mapping[str, Any]) -> None:
     """Commit what the job found before the first row (JSON values)."""
-    connection.execute("INSERT INTO prelude VALUES (?, ?)", sealed(to_json(dict(found))))
+    connection.execute("INSERT INTO prelude VALUES (?, ?)", with_crc(to_json(dict(found))))
 
 
 def insert_rejected(connection: sqlite3.Connection, rejected: Iterable[Rejected]) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from runner.checkpoint.database import DATABASE, IDENTITY, create_tables, read_identity
 from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
-from runner.checkpoint.records import Record, Rejected, Shard, Staged, error_kind, verified
+from runner.checkpoint.records import Record, Rejected, Shard, Staged, checked, error_kind
 from runner.checkpoint.shards import shard_file
 from runner.disk import DamagedError, disk_errors, sync_folder
 from runner.types import UserError
@@ -70,11 +70,11 @@ def _repair(run_dir: Path) -> Repaired:
         sealed, size = {shard.shard for shard in shards}, identity["shard_rows"]
         answers = _copy(old, new, "completions", lost, Record.of)
         finished = _copy(old, new, "staged", lost, Staged.of, lambda row: row[0] // size not in sealed)
-        _copy(old, new, "prelude", lost, partial(verified, "prelude"))
+        _copy(old, new, "prelude", lost, partial(checked, "prelude"))
         _copy(old, new, "rejected", lost, Rejected.of, gaps=False)
         _copy(old, new, "sessions", lost, lambda *row: json.loads(row[3] or "{}"))
         _copy(old, new, "progress", lost, lambda *row: [0.0 + value for value in row if value is not None])
-        _copy(old, new, "deaths", lost, partial(verified, "deaths"))
+        _copy(old, new, "deaths", lost, partial(checked, "deaths"))
         new.execute("COMMIT")
     aside = _put_aside(run_dir)
     new_path.rename(run_dir / DATABASE)

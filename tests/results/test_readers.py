@@ -285,13 +285,13 @@ def test_a_changed_prelude_is_refused(copy, capsys):
 
 def as_before(run_dir, change):
     """Give a run the identity that an earlier version would have written."""
-    from runner.checkpoint.records import sealed
+    from runner.checkpoint.records import with_crc
 
     identity = change(json.loads((run_dir / "identity.json").read_text()))
     (run_dir / "identity.json").write_text(json.dumps(identity))
     with contextlib.closing(sqlite3.connect(run_dir / "run.db")) as connection, connection:
         connection.execute("DELETE FROM run")
-        connection.execute("INSERT INTO run VALUES (?, ?)", sealed(json.dumps(identity)))
+        connection.execute("INSERT INTO run VALUES (?, ?)", with_crc(json.dumps(identity)))
 
 
 @pytest.mark.parametrize("name", ["renamed", "kept_null", "perplexity"], indirect=True)
