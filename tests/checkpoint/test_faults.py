@@ -458,7 +458,8 @@ def test_repair_leaves_running_runs_and_other_folders_alone(tmp_path, capsys):
 
 @pytest.mark.parametrize("harm", ["cut", "garbage"])
 def test_a_torn_write_ahead_log_costs_its_last_commits_only(harm):
-    code = "import os, signal, sys; from runner import cli; from runner.engine import fake; left = [5]\n" + textwrap.dedent("""
+    code = "import os, signal, sys; from runner import cli; from runner.engine import fake\n"
+    code += "left = [5]\n" + textwrap.dedent("""
         def step(self, original=fake.FakeEngine.step):
             left[0] -= 1
             left[0] or os.kill(os.getpid(), signal.SIGKILL)
