@@ -63,8 +63,8 @@ def read_error_kinds(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(kinds.most_common())
 
 
-def read_labels(connection: sqlite3.Connection, where: str = "", values: Iterable[Any] = ()) -> dict[str, int]:
-    """How many of the staged rows selected have each value of the column ``label``, the most frequent first."""
+def count_labels(connection: sqlite3.Connection, where: str = "", values: Iterable[Any] = ()) -> dict[str, int]:
+    """How many of the selected staged rows have each value of the column ``label``, the most frequent first."""
     label = "CASE WHEN json_valid(body) THEN json_extract(body, '$.label') END"  # not so with NaN in it
     query = f"SELECT {label}, count(*) FROM staged {where} GROUP BY 1 ORDER BY 2 DESC LIMIT {_LABELS}"
     return {str(name): count for name, count in connection.execute(query, tuple(values)) if name is not None}
@@ -75,5 +75,5 @@ def read_label_counts(connection: sqlite3.Connection) -> dict[str, int]:
     counts: Counter[str] = Counter()
     query = "SELECT key, sum(value) FROM shards, json_each(labels) GROUP BY key"
     counts.update(dict(connection.execute(query).fetchall()))
-    counts.update(read_labels(connection))
+    counts.update(count_labels(connection))
     return dict(counts.most_common())

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from runner.checkpoint import records, shards
-from runner.checkpoint.counts import Totals, read_labels, read_totals
+from runner.checkpoint.counts import Totals, count_labels, read_totals
 from runner.checkpoint.database import conditions, connect, create_or_check, unfinish_errors
 from runner.checkpoint.deaths import Death, Flight, note_death, read_deaths
 from runner.checkpoint.digests import Digests
@@ -325,7 +325,7 @@ class Store:
         with self._database.atomic():
             errors = self._connection.execute(f"SELECT error FROM staged {_SPAN} AND error NOTNULL ORDER BY row", span)
             kinds = Counter(error_kind(error) for (error,) in errors)
-            labels = read_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}
+            labels = count_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}
             counts = (json.dumps(count, ensure_ascii=False) for count in (kinds, labels))
             rows, *tokens = self._connection.execute(f"SELECT count(*), {_SUMS} FROM staged {_SPAN}", span).fetchone()
             values = Shard(shard, rows, name, *written, *tokens, *counts).values()
