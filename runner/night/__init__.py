@@ -17,7 +17,7 @@ awake       The machine is kept awake while a run works; the display may sleep.
 guard       The engine as a run uses it: what is in it is on disk, and rows that were there at deaths are kept apart.
 link        What connects a worker to the supervisor that started it: how it reports, and how it ends.
 night       One session's night: the schedule, the machine's sleep and the notices, put together.
-notify      Telling the user how a run is: a command, a webhook, a macOS notification.
+notify      Notifications of how a run is going: a command, a webhook, a macOS notification.
 power       Clock, power and load of the machine: the one place that asks it, with a fake in the tests.
 schedule    When a run works: inside a window of the day, on mains power, while nobody else needs the machine.
 supervisor  The supervisor: keeps the model in a child process, watches it, and restarts it when it dies.

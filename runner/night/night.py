@@ -52,10 +52,10 @@ class Night:
         return wait
 
     @contextlib.contextmanager
-    def told(self, outcome: Callable[[], str], *, supervised: bool) -> Iterator[None]:
-        """Keep the machine awake, and tell the user how what happens inside ends; ``outcome`` says what came of it.
+    def notifying(self, outcome: Callable[[], str], *, supervised: bool) -> Iterator[None]:
+        """Keep the machine awake and notify the user of how the block ends; ``outcome`` describes a good end.
 
-        An unforeseen exception is told by the supervisor, if there is one, when it gives up.
+        An unforeseen exception is reported by the supervisor, if there is one, when it gives up.
         """
         try:
             with self._awake:
@@ -71,7 +71,7 @@ class Night:
         self._notify("finished", outcome())
 
     def _tell(self, paused: bool, why: Obstacle) -> None:
-        log.info("%s: %s", "paused" if paused else "going on, no longer", why.text)
+        log.info("%s: %s", "paused" if paused else "resumed, no longer", why.text)
         if paused and why.kind == BATTERY:
             self._awake.release()
         elif not paused:

@@ -1,4 +1,4 @@
-"""Telling the user how a run is: a command, a webhook, a macOS notification."""
+"""Notifications of how a run is going: a command, a webhook, a macOS notification."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NotifyConf:
 
 
 def check_notify(conf: NotifyConf) -> None:
-    """Raise UserError for a webhook that is no address."""
+    """Raise UserError for a webhook that is not an HTTP address."""
     if conf.webhook is not None and not conf.webhook.startswith(("http://", "https://")):
         raise UserError(
             "notify.webhook", "it must be an address that begins with http:// or https://", value=conf.webhook
@@ -43,30 +43,30 @@ def check_notify(conf: NotifyConf) -> None:
 
 
 def notify(conf: NotifyConf, event: str, message: str, run_dir: str) -> None:
-    """Tell everyone; who cannot be told is noted in the log, no more."""
-    for tell, wanted in ((_command, conf.command), (_webhook, conf.webhook), (_desktop, conf.macos)):
+    """Notify everyone; a failure to do so is logged and stops nothing."""
+    for send, wanted in ((_command, conf.command), (_webhook, conf.webhook), (_desktop, conf.macos)):
         if wanted:
             try:
-                tell(conf, {"event": event, "message": message, "run": run_dir})
+                send(conf, {"event": event, "message": message, "run": run_dir})
             except (OSError, ValueError, HTTPException, subprocess.SubprocessError) as error:
-                log.warning("notify%s: %s", tell.__name__.replace("_", "."), str(error)[:200])
+                log.warning("notify%s: %s", send.__name__.replace("_", "."), str(error)[:200])
 
 
-def _command(conf: NotifyConf, told: dict[str, str]) -> None:
-    environment = {**os.environ, **{f"ROWMILL_{name.upper()}": value for name, value in told.items()}}
+def _command(conf: NotifyConf, notice: dict[str, str]) -> None:
+    environment = {**os.environ, **{f"ROWMILL_{name.upper()}": value for name, value in notice.items()}}
     command, nothing = str(conf.command), subprocess.DEVNULL
     done = subprocess.run(command, shell=True, env=environment, timeout=_COMMAND_SECONDS, stdin=nothing, stdout=nothing)
     done.check_returncode()
 
 
-def _webhook(conf: NotifyConf, told: dict[str, str]) -> None:
+def _webhook(conf: NotifyConf, notice: dict[str, str]) -> None:
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(str(conf.webhook), json.dumps(told).encode(), headers, method="POST")
+    request = urllib.request.Request(str(conf.webhook), json.dumps(notice).encode(), headers, method="POST")
     urllib.request.urlopen(request, timeout=_WEBHOOK_SECONDS).close()
 
 
-def _desktop(conf: NotifyConf, told: dict[str, str]) -> None:
+def _desktop(conf: NotifyConf, notice: dict[str, str]) -> None:
     if sys.platform == "darwin":
         script = 'on run argv\ndisplay notification (item 1 of argv) with title "rowmill"\nend run'
-        command = ["osascript", "-e", script, told["message"]]
+        command = ["osascript", "-e", script, notice["message"]]
         subprocess.run(command, timeout=_WEBHOOK_SECONDS, check=True, capture_output=True)

@@ -60,7 +60,7 @@ def run_session(config: Config, stop: Stop, link: Link | None = None) -> dict[st
             if is_complete(ready, store):
                 log.info("all %d rows were finished before", store.totals().finished)
             else:
-                with night.told(lambda: _outcome(ready, store), supervised=link is not None):
+                with night.notifying(lambda: _outcome(ready, store), supervised=link is not None):
                     work(ready, store, stop, night)
             store.end_at(store.totals().finished)
             store.close("finished")
