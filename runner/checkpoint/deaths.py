@@ -48,7 +48,7 @@ class Deaths:
     memory: int = 0
 
     @property
-    def share(self) -> float:
+    def budget_share(self) -> float:
         """The share of batch size and KV memory to use: less after each death for lack of memory."""
         return max(_LEAST_SHARE, _SHRINK**self.memory)
 

@@ -31,7 +31,7 @@ _MISFIT = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionErr
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """How a run's rows become shards; ``columns`` is ``shard_schema(keep, job)``, ``kept`` reads input rows again."""
 
     rows: int
@@ -177,7 +177,7 @@ def batches(rows: Iterable[Staged]) -> Iterator[list[Staged]]:
         yield piece
 
 
-def table(rows: list[Staged], layout: Layout) -> pa.Table:
+def table(rows: list[Staged], layout: ShardLayout) -> pa.Table:
     """Consecutive rows as a table of ``layout.columns``, the kept input columns read again from the source.
 
     Raises UserError when the source no longer has these rows or columns.
@@ -192,7 +192,7 @@ def table(rows: list[Staged], layout: Layout) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=layout.columns)
 
 
-def _kept_arrays(start: int, stop: int, layout: Layout) -> list[Any]:
+def _kept_arrays(start: int, stop: int, layout: ShardLayout) -> list[Any]:
     keep: list[str] = layout.keep.names
     source = layout.kept(start, stop)
     there = set(source.column_names)

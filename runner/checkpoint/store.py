@@ -58,7 +58,7 @@ class Store:
     for each free completion, for completions are never deleted.
     """
 
-    def __init__(self, run_dir: Path, layout: shards.Layout, lease: Lease, database: Database) -> None:
+    def __init__(self, run_dir: Path, layout: shards.ShardLayout, lease: Lease, database: Database) -> None:
         """Use ``open``."""
         self.run_dir = run_dir
         self._layout, self._lease, self._database = layout, lease, database
@@ -105,7 +105,7 @@ class Store:
         if shard_rows < 1:
             raise UserError("output.shard_rows", "it must be at least 1", value=shard_rows)
         columns = shards.shard_schema(keep, schema)
-        layout = shards.Layout(rows, shard_rows, schema, keep, kept, columns, durability == "power")
+        layout = shards.ShardLayout(rows, shard_rows, schema, keep, kept, columns, durability == "power")
         whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}
         full = json.loads(json.dumps(whole))
         run_dir = Path(run_dir)

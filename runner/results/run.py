@@ -47,7 +47,7 @@ from runner.checkpoint.database import DATABASE, open_reader, read_identity
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.marks import read_marks
 from runner.checkpoint.records import Shard, Staged, read_prelude, read_rejected, read_shards, read_staged
-from runner.checkpoint.shards import Layout, batches, shard_schema
+from runner.checkpoint.shards import ShardLayout, batches, shard_schema
 from runner.checkpoint.shards import table as staged_table
 from runner.data.kept import Kept
 from runner.data.stdin import COPY, STDIN
@@ -237,7 +237,7 @@ class Run:
                 for start, table in found:
                     yield RowBlock(start, table if columns is None else table.select(columns))
 
-    def _layout(self, connection: sqlite3.Connection, sealed: Shard | None, columns: list[str] | None) -> Layout:
+    def _layout(self, connection: sqlite3.Connection, sealed: Shard | None, columns: list[str] | None) -> ShardLayout:
         """How staged rows become a table: as in a sealed shard or, before there is one, by what the rows hold."""
         kept, names = self.columns
         kept = {name: column for name, column in kept.items() if columns is None or name in columns}
@@ -250,7 +250,7 @@ class Run:
         keep = inputs.schema() if inputs else pa.schema([])
         read = inputs.table if inputs else lambda start, stop: pa.table({})
         whole = shard_schema(keep, job)
-        return Layout(self.identity["rows"], self.identity["shard_rows"], job, keep, read, whole, False)
+        return ShardLayout(self.identity["rows"], self.identity["shard_rows"], job, keep, read, whole, False)
 
     def _sealed(self, shard: Shard) -> pa.Table:
         """A shard's rows; its file is compared with its checksum when it is read for the first time."""

@@ -85,7 +85,7 @@ def _outcome(ready: Prepared, store: Store) -> str:
 
 def _tell(ready: Prepared, store: Store, link: Link | None) -> None:
     """Say what deaths of earlier sessions lead to, and to the supervisor where to look."""
-    ready.memory_share = store.deaths.share
+    ready.memory_share = store.deaths.budget_share
     if store.died:
         log.warning("%s", store.died)
     if store.deaths.memory:
