@@ -25,12 +25,16 @@ class Generate:
     """
 
     samples: int = 1
-    structure: Structure | None = field(default=None, init=False)  # of an answer, set by the run
+    structure: Structure | None = field(default=None, init=False)  # of an answer
     raw: bool = field(default=False, init=False)  # whether the text is kept beside the columns made of it
 
     def __post_init__(self) -> None:
         if not isinstance(self.samples, int) or isinstance(self.samples, bool) or self.samples < 1:
             raise UserError("job.samples", "it must be a whole number, at least 1", value=self.samples)
+
+    def take_structure(self, structure: Structure | None, raw: bool) -> None:
+        """Let answers look like this, and their columns follow from it."""
+        self.structure, self.raw = structure, raw
 
     def schema(self) -> pa.Schema:
         """The output columns.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runner.data.source import DataSource
     from runner.data.survey import Survey
     from runner.results.run import Run
+    from runner.text.prompter import Prompter
 
 __all__ = ["Label"]
 
@@ -83,6 +84,10 @@ class Label:
     def variables(self) -> dict[str, Any]:
         """What the prompt template sees beside the row's columns."""
         return {"labels": [vars(choice) for choice in self.choices]}
+
+    def choice_names(self) -> list[str]:
+        """The labels in the order of a request's choices."""
+        return self.names
 
     def schema(self) -> pa.Schema:
         """The output columns.
@@ -232,6 +237,32 @@ class Label:
         if conf.calibrate.rows and self.method != "choice":
             raise UserError(
                 "calibrate.rows", "only job.method=choice has confidences to calibrate", value=conf.calibrate.rows
+            )
+
+    def check_source(self, source: DataSource, prompter: Prompter) -> None:
+        """Refuse labels that the tokenizer or the gold column cannot have."""
+        if self.method == "choice":
+            prompter.continuations([], [choice.surface for choice in self.choices])
+        if source.conf.gold:
+            _check_gold(source, source.conf.gold, self.names)
+
+
+def _check_gold(source: DataSource, gold: str, names: list[str]) -> None:
+    import pyarrow.compute as pc
+
+    try:
+        values = pc.unique(source.table(0, len(source), [gold]).column(0)).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(
+            "dataset.gold", "labels cannot be compared with a column of lists or objects", value=gold
+        ) from error
+    for value in values:
+        if value is not None and source.gold_name(value) not in names:
+            raise UserError(
+                "dataset.gold",
+                f"the value {source.gold_name(value)!r} is not among job.labels "
+                f"({', '.join(names)}); dataset.classes=[...] names the values 0, 1, ...",
+                value=gold,
             )
 
 

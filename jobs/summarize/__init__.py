@@ -19,6 +19,7 @@ from runner.types import TOO_LONG, Columns, Completion, Request, Row, RowError, 
 if TYPE_CHECKING:
     from runner.data.source import DataSource
     from runner.results.run import Run
+    from runner.text.prompter import Prompter
 
 METHODS = ("map_reduce", "refine", "stuff")
 CHUNK_TOKENS = 2000  # where the model's context leaves so many
@@ -78,6 +79,13 @@ class Summarize:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise UserError(f"job.{name}={getattr(self, name)}: it must be at least {bound}")
+
+    def check_source(self, source: DataSource, prompter: Prompter) -> None:
+        """Ask for the package that compares summaries with gold ones before there are any, not after."""
+        if source.conf.gold:
+            from runner.results.rouge import need_rouge
+
+            need_rouge(source.conf.gold)
 
     def open(self, setting: Setting) -> None:
         """Fix the chunks' length; UserError where chunks, answers and the model's context do not go together."""

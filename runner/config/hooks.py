@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from runner.data.source import DataSource
     from runner.data.survey import Survey
     from runner.results.run import Run
+    from runner.text.prompter import Prompter
+    from runner.text.structure import Structure
 
-NAMES = ("open", "variables", "attempts", "check_run", "prelude", "begin", "made_from", "figures")
+NAMES = (
+    *("open", "variables", "choice_names", "attempts", "check_run", "check_source", "take_structure"),
+    *("prelude", "begin", "made_from", "figures"),
+)
 ALIKE = 0.85  # of difflib, from which a name is taken for a hook's
 
 
@@ -48,6 +53,27 @@ class ChecksRun(Protocol):
 
 
 @runtime_checkable
+class ChecksSource(Protocol):
+    """A job that raises UserError for what the data set or the model's tokenizer cannot give it."""
+
+    def check_source(self, source: DataSource, prompter: Prompter) -> None: ...
+
+
+@runtime_checkable
+class TakesStructure(Protocol):
+    """A job whose columns follow from what answers must look like; called ahead of ``schema`` and ``steps``."""
+
+    def take_structure(self, structure: Structure | None, raw: bool) -> None: ...
+
+
+@runtime_checkable
+class NamesChoices(Protocol):
+    """A job that knows what the choices of its first request are called, in their order."""
+
+    def choice_names(self) -> Sequence[str]: ...
+
+
+@runtime_checkable
 class Surveys(Protocol):
     """A job that asks something before the first row, once for a run; see ``runner.loop.prelude``."""
 
@@ -76,9 +102,13 @@ class Hooks:
 
     opens: Opens | None
     variables: NamesVariables | None
+    choices: NamesChoices | None
     attempts: MakesAttempts | None
-    checks: ChecksRun | None
+    checks_run: ChecksRun | None
+    checks_source: ChecksSource | None
+    structured: TakesStructure | None
     surveys: Surveys | None
+    made_from: MadeFrom | None
     figures: HasFigures | None
 
     @classmethod
@@ -87,9 +117,13 @@ class Hooks:
         return cls(
             job if isinstance(job, Opens) else None,
             job if isinstance(job, NamesVariables) else None,
+            job if isinstance(job, NamesChoices) else None,
             job if isinstance(job, MakesAttempts) else None,
             job if isinstance(job, ChecksRun) else None,
+            job if isinstance(job, ChecksSource) else None,
+            job if isinstance(job, TakesStructure) else None,
             job if isinstance(job, Surveys) else None,
+            job if isinstance(job, MadeFrom) else None,
             job if isinstance(job, HasFigures) else None,
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.config.hooks import check_hooks
+from runner.config.hooks import NamesVariables, check_hooks
 from runner.custom.classes import find_class, import_class_module, make
 from runner.custom.code import targets
 from runner.data.kept import loadable
@@ -30,8 +30,8 @@ def make_job(node: Any, config_dir: str | None = None, modules: Sequence[str] = 
     job = make("job", find_class("job", target, "steps"), target, values)
     if not isinstance(job, Job):
         raise UserError("job._target_", "the class lacks steps(row) or schema()", value=target)
-    _check_schema(job, target)
     check_hooks(job, f"job._target_={target}")
+    _check_schema(job, target)
     return job
 
 
@@ -44,7 +44,7 @@ def _check_schema(job: Job, target: str) -> None:
     where = f"job._target_={target} ({getattr(sys.modules.get(type(job).__module__), '__file__', None)})"
     try:
         schema = job.schema()
-        list(getattr(job, "variables", dict)())
+        list(job.variables() if isinstance(job, NamesVariables) else ())
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a user's class may raise anything

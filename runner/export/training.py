@@ -14,8 +14,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from runner.config.hooks import Hooks
 from runner.data.readers import holds_requests
 from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
@@ -156,27 +157,27 @@ def _cell(option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any
     return lambda row: row[what]
 
 
-def _job(run: Run) -> Any:
-    """The run's job, None if it cannot be made here."""
+def _hooks(run: Run) -> Hooks | None:
+    """What the run's job has beside its steps, None if it cannot be made here."""
     from runner.config.job import make_job
 
     try:
-        return make_job(run.config["job"], modules=run.config.get("modules", ()))
+        return Hooks.of(make_job(run.config["job"], modules=run.config.get("modules", ())))
     except UserError:
         return None
 
 
 def _filled(run: Run, missing: Set[str]) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
     """What the job put into a row's prompt beside the columns, if it can say or that was the same for all rows."""
-    job = _job(run) if missing else None
-    if job is not None and hasattr(job, "made_from"):
-        return cast(Callable[[dict[str, Any]], Mapping[str, Any]], job.made_from)
-    same = _same(run, job, missing)
+    hooks = _hooks(run) if missing else None
+    if hooks and hooks.made_from:
+        return hooks.made_from.made_from
+    same = _same(run, hooks, missing)
     return lambda row: same
 
 
-def _same(run: Run, job: Any, missing: Set[str]) -> Mapping[str, Any]:
-    known = job.variables() if hasattr(job, "variables") else {}
+def _same(run: Run, hooks: Hooks | None, missing: Set[str]) -> Mapping[str, Any]:
+    known = hooks.variables.variables() if hooks and hooks.variables else {}
     known = known if isinstance(known, Mapping) else {}
     if unknown := sorted(name for name in missing if not known.get(name)):
         raise UserError(f"--prompt TEMPLATE is needed: the job of {run.path} filled in {unknown[0]!r} row by row")

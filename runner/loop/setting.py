@@ -7,16 +7,16 @@ from typing import Any
 from runner.config.hooks import Opens
 from runner.data.source import DataSource
 from runner.text.prompter import Prompter
-from runner.types import Job, Request, RowError, Setting
+from runner.types import Request, RowError, Setting
 
 COUNTED_CHARS = 100_000  # tokenised together: a tokenizer takes some hundred bytes for each
 
 
 def open_job(
-    job: Job, prompter: Prompter, source: DataSource, model_config: dict[str, Any], max_tokens: int, seed: int
+    job: Opens | None, prompter: Prompter, source: DataSource, model_config: dict[str, Any], max_tokens: int, seed: int
 ) -> None:
     """Call the job's ``open``, if it has one; what it raises is a UserError."""
-    if not isinstance(job, Opens):
+    if job is None:
         return
     job.open(
         Setting(

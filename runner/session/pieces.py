@@ -65,7 +65,7 @@ def choices(ready: Prepared, sequence: Sequence) -> dict[str, int] | None:
     """The labels and how many tokens each has, where the first request is to score some."""
     if sequence.choices is None:
         return None
-    names = getattr(ready.config.job, "names", None) or []
+    names = ready.hooks.choices.choice_names() if ready.hooks.choices else []
     if len(names) != len(sequence.choices):
         names = [ready.prompter.vocabulary.decode(choice) for choice in sequence.choices]
     return {name: len(choice) for name, choice in zip(names, sequence.choices, strict=True)}

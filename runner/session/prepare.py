@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from runner.checkpoint.database import open_reader, read_identity
 from runner.checkpoint.lease import fresh_dir
+from runner.config.conf import RunConf
 from runner.config.hooks import Hooks
 from runner.config.job import job_folders
 from runner.config.load import Config
@@ -21,7 +20,6 @@ from runner.data.source import DataSource, open_source
 from runner.disk import disk_errors
 from runner.loop.retrying import Retrying
 from runner.loop.setting import open_job
-from runner.results.rouge import need_rouge
 from runner.text.prompter import Prompter
 from runner.text.structure import Structure, read_structure
 from runner.text.vocabulary import ByteTokenizer
@@ -73,11 +71,15 @@ def prepare(config: Config) -> Prepared:
     prompter = Prompter(conf.prompt, tokenizer, date, variables)
     hooks = Hooks.of(config.job)
     prompter.check(source.column_names, list(hooks.variables.variables()) if hooks.variables else [])
-    _check_job(config, hooks)
-    _check_labels(config.job, prompter, source)
-    open_job(config.job, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
+    _check_job(conf, hooks)
+    if hooks.checks_source:
+        hooks.checks_source.check_source(source, prompter)
+    open_job(hooks.opens, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
     attempts = hooks.attempts.attempts() if hooks.attempts else None
-    structure, job = structured(config, prompter)
+    structure = _structure(config)
+    if hooks.structured:
+        hooks.structured.take_structure(structure, conf.output.raw)
+    job = retrying(config, structure is not None, prompter)
     keep = choose(conf.output.keep if attempts is None else _refuse_keep(conf.output.keep), source, job.schema())
     log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
     opened = (source, prompter, folder, model_config, device)
@@ -90,16 +92,18 @@ def _refuse_keep(wanted: list[str] | None) -> list[str]:
     return []
 
 
-def structured(config: Config, prompter: Prompter) -> tuple[Structure | None, Job]:
-    """What answers must look like, if the configuration says, and the job that asks again for what is cut off."""
-    conf, output, job = config.conf, config.conf.output, config.job
+def _structure(config: Config) -> Structure | None:
+    """What answers must look like, if the configuration says so."""
     folders = [Path.cwd(), *([Path(config.config_dir)] if config.config_dir else [])]
-    structure = read_structure(output, conf.prompt.output, folders)
-    if hasattr(job, "structure"):
-        job.structure, job.raw = structure, output.raw  # type: ignore[attr-defined]
-    if structure is not None or output.reasoning or prompter.channels.kind:
-        job = Retrying(job, conf.engine.max_tokens, structure is not None, output.reasoning)
-    return structure, job
+    return read_structure(config.conf.output, config.conf.prompt.output, folders)
+
+
+def retrying(config: Config, structured: bool, prompter: Prompter) -> Job:
+    """The configuration's job, asking again for what is cut off where that can be told."""
+    reasoning = config.conf.output.reasoning
+    if structured or reasoning or prompter.channels.kind:
+        return Retrying(config.job, config.conf.engine.max_tokens, structured, reasoning)
+    return config.job
 
 
 def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, Any]:
@@ -117,49 +121,16 @@ def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, A
     return folder, model_config, weights.load_tokenizer(folder, model_config), found
 
 
-def _check_job(config: Config, hooks: Hooks) -> None:
+def _check_job(conf: RunConf, hooks: Hooks) -> None:
     """Fail early on settings of the run that its job cannot use."""
-    conf = config.conf
-    if hooks.checks is not None:
-        hooks.checks.check_run(conf)
+    if hooks.checks_run:
+        hooks.checks_run.check_run(conf)
     if conf.calibrate.rows and hooks.surveys is None:
         raise UserError("calibrate.rows", "this job has no confidences to calibrate", value=conf.calibrate.rows)
     if conf.calibrate.rows and conf.dataset.gold is None:
         raise UserError(
             "calibrate.rows", "dataset.gold must name the column with the right labels", value=conf.calibrate.rows
         )
-
-
-def _check_labels(job: Job, prompter: Prompter, source: DataSource) -> None:
-    """Fail early on labels that the tokenizer or the gold column cannot have."""
-    names = getattr(job, "names", None)
-    if names is None:
-        if source.conf.gold and "summary" in job.schema().names:
-            need_rouge(source.conf.gold)
-        return
-    if getattr(job, "method", "") == "choice":
-        prompter.continuations([], [choice.surface for choice in job.choices])  # type: ignore[attr-defined]
-    if source.conf.gold:
-        _check_gold(source, source.conf.gold, names)
-
-
-def _check_gold(source: DataSource, gold: str, names: list[str]) -> None:
-    import pyarrow.compute as pc
-
-    try:
-        values = pc.unique(source.table(0, len(source), [gold]).column(0)).to_pylist()
-    except pa.ArrowException as error:
-        raise UserError(
-            "dataset.gold", "labels cannot be compared with a column of lists or objects", value=gold
-        ) from error
-    for value in values:
-        if value is not None and source.gold_name(value) not in names:
-            raise UserError(
-                "dataset.gold",
-                f"the value {source.gold_name(value)!r} is not among job.labels "
-                f"({', '.join(names)}); dataset.classes=[...] names the values 0, 1, ...",
-                value=gold,
-            )
 
 
 def recorded_date(run_dir: Path) -> str | None:

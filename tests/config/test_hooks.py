@@ -24,7 +24,15 @@ class Plain:
 
 @pytest.mark.parametrize(
     ("near", "hook"),
-    [("preludes", "prelude"), ("check_runs", "check_run"), ("figure", "figures"), ("attempt", "attempts")],
+    [
+        ("preludes", "prelude"),
+        ("check_runs", "check_run"),
+        ("figure", "figures"),
+        ("attempt", "attempts"),
+        ("takes_structure", "take_structure"),
+        ("check_sources", "check_source"),
+        ("choices_names", "choice_names"),
+    ],
 )
 def test_a_method_that_is_nearly_called_like_a_hook_is_refused_with_the_right_name(near, hook):
     job = type("Own", (Plain,), {near: lambda self, *given: None})()
@@ -43,5 +51,6 @@ def test_jobs_have_the_hooks_that_they_define():
     check_hooks(Plain(), "here")
     assert set(vars(Hooks.of(Plain())).values()) == {None}
     label, synthesize = Hooks.of(Label(["a", "b"])), Hooks.of(Synthesize())
-    assert label.surveys and label.figures and label.checks and label.attempts is None
+    assert label.surveys and label.figures and label.checks_run and label.checks_source and label.attempts is None
+    assert label.choices and label.choices.choice_names() == ["a", "b"]
     assert synthesize.attempts and synthesize.opens and synthesize.figures and synthesize.surveys is None

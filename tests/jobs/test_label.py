@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from jobs.label import Label
-from jobs.label.match import Matcher, normalise
+from jobs.label import Label, normalise
+from jobs.label.match import Matcher
 from runner.types import Completion, RowError, UserError
 
 
