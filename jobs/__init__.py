@@ -1,16 +1,46 @@
 """What is asked about each row, and what becomes of the answers.
 
-A job is a dataclass whose fields are its keys of the configuration. Its method ``steps(row)`` is a generator: it yields
-requests, is sent the model's answers, and returns the row's columns. A question that depends on an answer is simply
-the next ``yield``; a list of requests is answered with a list. ``schema()`` gives the output columns, ``variables()``
-what the prompt may use beside the row's columns.
+A job is a dataclass whose fields are its configuration keys. ``my_conf/urgency.py``:
 
-``rowmill new job NAME`` writes a working one to start from, with its test. A job lies in a Python file in
-``--config-dir`` or in the current folder, and ``job/NAME.yaml`` names its class as ``_target_``. Classes of installed
-modules need ``modules=[NAME]``.
+    from dataclasses import dataclass
 
-``steps`` must not look at clocks or use unseeded randomness, since a resumed run replays the recorded answers into it.
-Raise ``RowError`` for a row that cannot be done.
+    import pyarrow as pa
+    from rowmill import Request, RowError
+
+    @dataclass
+    class Urgency:
+        longest: int = 2000
+
+        def schema(self):
+            return pa.schema([("urgent", pa.string()), ("reason", pa.string())])
+
+        def variables(self):
+            return {"ask": ""}
+
+        def steps(self, row):
+            if len(row["text"]) > self.longest:
+                raise RowError("too long", f"{len(row['text'])} characters")
+            urgent = yield Request({"ask": "Is it urgent?"}, choices=("yes", "no"))
+            reason = yield Request({"ask": f"Why is the answer {urgent.text}?"}, max_tokens=40)
+            return {"urgent": urgent.text, "reason": reason.text}
+
+``my_conf/job/urgency.yaml`` names the class:
+
+    _target_: urgency.Urgency
+    longest: 500
+
+Then:
+
+    rowmill run --config-dir my_conf job=urgency dataset=csv dataset.path=mail.csv 'prompt.user={{ text }} {{ ask }}'
+
+``steps(row)`` is a generator: it yields requests, receives the model's answers, and returns the row's columns. A
+question that depends on an answer is simply the next ``yield``; a list of requests is answered with a list.
+``schema()`` gives the output columns, ``variables()`` what the prompt may use besides the row's columns. ``RowError``
+makes the row an error. ``steps`` must not look at clocks or use unseeded randomness, because a resumed run replays the
+recorded answers into it.
+
+``rowmill new job NAME`` writes a working job with its prompt and its test. A job lies in a Python file in
+``--config-dir`` or in the current folder; classes of installed modules need ``modules=[NAME]``.
 
 Modules:
 benchmark     The command ``benchmark``: from overrides to measurements on disk.

@@ -14,14 +14,14 @@ from runner.types import Columns, Request, Row, Steps, UserError
 class Generate:
     """Generate text, or JSON that follows a schema.
 
-    ``output.schema`` (a JSON Schema), ``output.regex`` or ``output.choices`` determine what an answer looks like;
-    decoding is held to it token by token. A prompt's own file may bring its structure along, under ``output:``. Where a
-    schema does not say otherwise, objects have no other properties than those named, and integers stay within 53
-    bits. An answer cut off at ``engine.max_tokens`` is asked for once more with twice the room; after that the row is
-    in error. Models that think first (gpt-oss, ``<think>`` tags) do so freely.
+    ``output.schema`` (a JSON Schema), ``output.regex`` or ``output.choices`` determine what every answer looks like; a
+    prompt's own file may contain the same under ``output:``. Unless the schema says otherwise, objects have only the
+    properties that it names, and integers fit into 53 bits. An answer cut off at ``engine.max_tokens`` is requested
+    once more with twice the room; after that the row is an error. Models that think first (gpt-oss, ``<think>`` tags)
+    do so freely.
 
-    With ``samples`` over 1 every column is a list with one entry for each completion. At temperature 0 the samples are
-    equal, and computed once. A row with one failed sample is in error.
+    With ``job.samples`` above 1 every column is a list with one entry per completion; set ``engine.temperature``, since
+    at 0 all of them are equal. If one sample fails, the row is an error.
     """
 
     samples: int = 1
@@ -41,8 +41,8 @@ class Generate:
 
         Columns:
             text: The completion; absent with a schema unless ``output.raw=true``.
-            the schema's properties: With ``output.schema``: a typed column for each; objects are structs, arrays are
-                lists, enums are dictionary-encoded.
+            the schema's properties: With ``output.schema``: a typed column for each. Objects become structs, arrays
+                lists, and enums dictionary-encoded texts.
         """
         fields = self.structure.fields() if self.structure else []
         if not fields or (self.raw and "text" not in [field.name for field in fields]):

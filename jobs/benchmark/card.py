@@ -118,7 +118,7 @@ def _seconds(engine: Any, prompts: list[list[int]], response: int) -> float:
     while left:
         for generation in engine.step():
             if generation.error:
-                raise UserError(f"a prompt does not run: {generation.error}", exit_code=3)
+                raise UserError(f"a prompt failed: {generation.error}", exit_code=3)
             left -= 1
     return time.perf_counter() - began
 

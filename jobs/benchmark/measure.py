@@ -41,13 +41,13 @@ class BenchmarkConf:
             card, which is tokens/s and time to first token, for one stream and then for a batch.
         n: The number of prompts.
         prefix: The number of tokens in a shared beginning or a document.
-        suffix: The number of tokens of each prompt's own.
+        suffix: The number of tokens that each prompt has to itself.
         output: The number of tokens generated. 0: two labels are scored (with run: the run's own).
         documents: The number of documents.
-        questions: The number of questions about each.
-        batch_sizes: Batch sizes to try in turn. null: the one that a run would take.
-        against: Other engines to give the same prompts to: ``mlx_lm.generate``, ``mlx_lm.batch_generate``,
-            ``mlx_lm.batch_generate+prefix``, and ``llama.cpp`` for models from a GGUF file.
+        questions: The number of questions about each document.
+        batch_sizes: Batch sizes to try in turn. null: the size that a run would use.
+        against: Other engines that get the same prompts: ``mlx_lm.generate``, ``mlx_lm.batch_generate``,
+            ``mlx_lm.batch_generate+prefix``, and ``llama.cpp`` for GGUF models.
         repeat: The number of timed repetitions.
         seed: Determines the made-up prompts.
         response: The length of a model card's answers in tokens.
@@ -72,14 +72,14 @@ class BenchmarkConf:
         if (self.workload == "run") != (self.run_dir is not None):
             raise UserError("benchmark.workload=run and benchmark.run_dir=OUTPUTS/NAME go together")
         if self.workload == "card" and self.against:
-            raise UserError("benchmark.against", "the workload card measures rowmill alone; take shared or unique")
+            raise UserError("benchmark.against", "the workload card measures rowmill only: use shared or unique")
         if self.batch_sizes is not None and min(self.batch_sizes, default=0) < 1:
-            raise UserError("benchmark.batch_sizes", "sequences at once, such as [1,8,32]", value=self.batch_sizes)
+            raise UserError("benchmark.batch_sizes", "it must be a list such as [1,8,32]", value=self.batch_sizes)
         for peer in self.against:
             if peer not in PEERS:
-                raise UserError("benchmark.against", f"{peer} is none of {', '.join(PEERS)}")
+                raise UserError("benchmark.against", f"{peer!r} is not one of {', '.join(PEERS)}")
             if self.output < 1:
-                raise UserError("benchmark.against needs benchmark.output of at least 1: the others score no choices")
+                raise UserError("benchmark.against needs benchmark.output of at least 1: other engines score no labels")
 
 
 @dataclass
@@ -272,7 +272,7 @@ def _rowmill(engine: dict[str, Any], found: Any, model: Any, rows: list[list[int
             batches.add(plan.take(batches.room()))
             for generation in batches.step():
                 if generation.error:
-                    raise UserError(f"a prompt does not run: {generation.error}", exit_code=3)
+                    raise UserError(f"a prompt failed: {generation.error}", exit_code=3)
                 done[generation.key[1]] = generation.tokens
                 first = first or time.perf_counter() - began
         return time.perf_counter() - began, first, [done[i] for i in range(len(rows))]

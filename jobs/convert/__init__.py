@@ -1,8 +1,8 @@
 """The command ``convert``: from overrides to a model folder with its card.
 
-It makes an MLX folder from a hub id or a folder, one tensor at a time. Weights quantised in another way (the MXFP4
-experts of gpt-oss) are dequantised first. It reports bits per weight as read back from the files, lists what stays in
-higher precision, and writes a model card.
+``rowmill convert`` makes a quantised MLX folder from a hub id or a folder, with a model card. It needs memory for a few
+tensors at a time, not for the whole model. Weights quantised in another way (the MXFP4 experts of gpt-oss) are
+dequantised first. It prints the bits per weight, read back from the files, and what stays in higher precision.
 
     rowmill convert model.path=openai/gpt-oss-20b convert.bits=6 convert.group_size=32
 
@@ -59,7 +59,7 @@ def run_convert(overrides: Sequence[str], config_dir: str | None = None) -> Conv
     group_size = conf.convert.group_size or conf.model.group_size or DEFAULT_GROUP_SIZE
     folder = Path(conf.convert.folder or converted_folder(base, bits, group_size)).expanduser()
     if folder.exists():
-        raise UserError(f"{folder} exists already: use it (model.path={folder}), delete it, or give convert.folder=...")
+        raise UserError(f"{folder} exists already: use it (model.path={folder}), delete it, or set convert.folder=...")
     _make_parent(folder)
     source = resolve.resolve(base, conf.model.revision, conf.offline, also=CARD_FILES)
     from runner.machine import device

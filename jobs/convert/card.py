@@ -25,7 +25,7 @@ def model_card(done: Converted, base: str, source: Path, machine: str) -> str:
         f"# {name}",
         "",
         f"Made by `rowmill convert` from `{base}`: affine quantisation, {done.bits} bits in groups of "
-        f"{done.group_size}. What was quantised otherwise in the base model was dequantised first.",
+        f"{done.group_size}. Weights that the base model has in another quantisation were dequantised first.",
         "",
         *_table(("", ""), _facts(done, base, licence)),
         "",
@@ -36,7 +36,7 @@ def model_card(done: Converted, base: str, source: Path, machine: str) -> str:
         "## Measured on this machine",
         "",
         f"{machine}; {_versions()}. The conversion took {done.seconds:,.0f} s and at most "
-        f"{done.peak_bytes / 1e9:.1f} GB of the device's memory. Sizes and bits a weight were read from the files.",
+        f"{done.peak_bytes / 1e9:.1f} GB of the device's memory. Sizes and bits per weight were read from the files.",
         "",
         "## Not measured",
         "",
@@ -66,7 +66,7 @@ def _facts(done: Converted, base: str, licence: str | None) -> list[tuple[str, s
         ("Base model", f"`{base}`"),
         ("Licence", licence or "not stated in the files: see the base model"),
         ("Bits, group size", f"{done.bits}, {done.group_size}"),
-        ("Bits a weight, scales included", f"{done.bits_per_weight:.3f}"),
+        ("Bits per weight, including scales", f"{done.bits_per_weight:.3f}"),
         ("Weights", f"{done.weight_bytes / 1e9:.2f} GB"),
         ("On disk", f"{done.disk_bytes / 1e9:.2f} GB"),
     ]

@@ -89,7 +89,7 @@ def convert(
     from runner.engine import weights as loading
 
     if folder.exists():
-        raise UserError(f"{folder} exists already: use it (model.path={folder}), delete it, or give convert.folder=...")
+        raise UserError(f"{folder} exists already: use it (model.path={folder}), delete it, or set convert.folder=...")
     began = time.perf_counter()
     mx.reset_peak_memory()
     model, config = loading.load_lazily(source)
@@ -237,8 +237,12 @@ def _check_groups(kinds: list[Precision], bits: int, group_size: int) -> None:
     total = sum(kind.values for kind in kinds)
     if asked < LEAST_SHARE * total:
         smaller = "; try convert.group_size=32" if group_size > 32 else ""
-        share = f"only {asked / total:.0%} of the weights can be had in {bits} bits"
-        raise UserError("convert.group_size", f"{share}, for widths must divide into groups{smaller}", value=group_size)
+        share = f"only {asked / total:.0%} of the weights can be quantised to {bits} bits"
+        raise UserError(
+            "convert.group_size",
+            f"{share}: widths must be multiples of the group size{smaller}",
+            value=group_size,
+        )
 
 
 def _as_asked(kind: Precision, bits: int, group_size: int) -> bool:
@@ -259,17 +263,17 @@ def peak(tensors: dict[str, Tensor], config: dict[str, Any]) -> int:
 
 def _check_memory(source: Path, needed: int, memory_bytes: int) -> None:
     if needed > memory_bytes:
-        have = f"this machine can give {memory_bytes / 1e9:.1f} GB"
+        have = f"only {memory_bytes / 1e9:.1f} GB are available"
         raise UserError(
-            f"{source}: converting takes {needed / 1e9:.1f} GB of memory, and {have}: close other programs", exit_code=3
+            f"{source}: converting takes {needed / 1e9:.1f} GB of memory, but {have}: close other programs", exit_code=3
         )
 
 
 def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + SPARE_DISK_BYTES:
-        have = f"{free / 1e9:.1f} GB are free"
-        raise UserError(f"{folder.parent}: the converted model takes {needed / 1e9:.1f} GB, and {have}", exit_code=3)
+        have = f"only {free / 1e9:.1f} GB are free"
+        raise UserError(f"{folder.parent}: the converted model takes {needed / 1e9:.1f} GB, but {have}", exit_code=3)
 
 
 @contextlib.contextmanager

@@ -37,23 +37,22 @@ MANY = 20  # labels; of more, only the beginnings are scored
 class Label:
     r"""Assign one of a fixed set of labels to each row.
 
-    With ``method=choice`` every label is scored as a continuation of the prompt, all of them in one pass, and the
-    probabilities are normalised over the labels. With more than 20 labels each is scored only as far as it takes to
-    tell it from all others, which can decide doubtful rows differently; ``whole=true`` scores them to their ends. With
-    ``method=generate`` the model writes freely, and its answer is searched for a label.
+    With ``job.method=choice`` the model scores every label as a continuation of the prompt, and the likeliest one wins.
+    With ``job.method=generate`` it writes freely, and its answer is searched for a label.
 
     Labels are names or, where the model should see something else, ``{name: ..., surface: ..., description: ...}``; in
-    YAML, names may also map to descriptions. The template finds them in ``labels``. ``label_end`` is added to every
-    label's text; with "\n", a label does not profit from being the beginning of another.
+    YAML, names may also map to descriptions. The template finds them in ``labels``. More than 20 labels are scored only
+    as far as needed to tell them apart, which can decide doubtful rows differently; ``job.whole=true`` scores them in
+    full. ``job.label_end="\n"`` helps if one label is the beginning of another.
 
-    Small models prefer some labels whatever the text says. ``prior=batch`` measures that preference on a sample of the
-    rows and removes it, assuming that labels are about equally frequent; ``prior=content_free`` measures it on empty
-    texts. ``calibrate.rows=0.2`` fits the confidences to a fifth of the rows with gold and reports the effect on the
-    rest. ``method=generate votes=5`` with ``engine.temperature=0.7`` takes the majority of five answers, and its share
-    as the confidence. ``abstain_below=0.7`` leaves doubtful rows without a label.
+    Small models prefer some labels whatever the text says. ``job.prior=batch`` measures that preference on a sample of
+    the rows and removes it, assuming that all labels are about equally frequent; ``job.prior=content_free`` measures it
+    on empty texts. ``calibrate.rows=0.2`` fits the confidences to a fifth of the rows with gold labels and reports the
+    effect on the rest. ``job.method=generate job.votes=5 engine.temperature=0.7`` takes the majority of five answers,
+    with its share as the confidence. ``job.abstain_below=0.7`` leaves doubtful rows without a label.
 
-    ``dataset.gold`` names a column with the right labels, if there is one. It yields accuracy, precision, recall and
-    F1 for each label, Cohen's kappa, the confusion matrix, the calibration of the confidences and accuracy against
+    If a column holds the right labels, name it in ``dataset.gold``: the run then ends with accuracy, precision, recall
+    and F1 for each label, Cohen's kappa, the confusion matrix, the calibration of the confidences, and accuracy against
     coverage, all with 95% bootstrap intervals. ``rowmill evaluate`` computes the same later, against any column of the
     output or the data.
     """
@@ -93,13 +92,13 @@ class Label:
         """The output columns.
 
         Columns:
-            label: The label; null where the confidence is below ``abstain_below``.
-            confidence: By choice, the probability of the label among the labels; with votes, its share of them.
-            abstained: With ``abstain_below``: whether the confidence was too low for a label.
-            probabilities: By choice: the probability of every label.
-            logprobs: With ``logprobs=true``: the labels' log-probabilities before prior and temperature.
-            votes: With ``votes`` over 1: what each answer voted for; null for no label.
-            text: By generating: what the model wrote, or a list of all its answers.
+            label: The label; null if the confidence is below ``job.abstain_below``.
+            confidence: With ``job.method=choice``, the label's probability; with votes, its share of them.
+            abstained: With ``job.abstain_below``: whether the confidence was too low for a label.
+            probabilities: With ``job.method=choice``: the probability of every label.
+            logprobs: With ``job.logprobs=true``: the labels' log-probabilities as the model gave them.
+            votes: With ``job.votes`` above 1: the label in each answer; null for an answer without one.
+            text: With ``job.method=generate``: what the model wrote; with votes, a list of all its answers.
         """
         by_label = pa.struct([(name, pa.float64()) for name in self.names])
         columns: dict[str, Any] = {"label": pa.string()}
@@ -206,32 +205,34 @@ class Label:
 
     def _check(self) -> None:
         if self.method not in METHODS:
-            raise UserError("job.method", f"it can be {' or '.join(METHODS)}", value=self.method)
+            raise UserError("job.method", f"it must be {' or '.join(METHODS)}", value=self.method)
         if self.prior not in PRIORS:
-            raise UserError("job.prior", f"it can be {', '.join(PRIORS)}", value=self.prior)
+            raise UserError("job.prior", f"it must be one of {', '.join(PRIORS)}", value=self.prior)
         for name, value, least in (("votes", self.votes, 1), ("prior_rows", self.prior_rows, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"job.{name}={value}: it must be a whole number, at least {least}")
         if self.whole not in (None, True, False):
-            raise UserError("job.whole", "it can be true, false or null (by the number of labels)", value=self.whole)
+            raise UserError("job.whole", "it must be true, false or null", value=self.whole)
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
             raise UserError(
                 "job.abstain_below", "it must be a confidence, from 0 to 1, or null", value=self.abstain_below
             )
         if self.method == "choice" and self.votes > 1:
-            raise UserError("job.votes", "answers are written to be counted: add job.method=generate", value=self.votes)
+            raise UserError("job.votes", "only written answers can vote: add job.method=generate", value=self.votes)
         if self.method == "generate" and (self.prior != "none" or self.logprobs):
             key = f"job.prior={self.prior}" if self.prior != "none" else "job.logprobs=true"
-            raise UserError(key, "labels have log-probabilities with job.method=choice only")
+            raise UserError(key, "labels have log-probabilities only with job.method=choice")
         if self.method == "generate" and self.votes == 1 and self.abstain_below is not None:
-            raise UserError("job.abstain_below", "one answer has no confidence; add job.votes=5, or job.method=choice")
+            raise UserError(
+                "job.abstain_below", "one answer has no confidence: add job.votes=5, or use job.method=choice"
+            )
 
     def check_run(self, conf: RunConf) -> None:
         """Refuse settings of the run that do not go with these of the job."""
         if self.votes > 1 and conf.engine.temperature <= 0:
             raise UserError(
                 "job.votes",
-                "at engine.temperature=0 all answers are the same; set 0.7, for instance",
+                "at engine.temperature=0 all answers are the same: set it to 0.7, for instance",
                 value=self.votes,
             )
         if conf.calibrate.rows and self.method != "choice":

@@ -45,19 +45,19 @@ Asking = Generator[Request | list[Request], Any, Any]
 class Summarize:
     """Summarise documents of any length.
 
-    A document longer than ``chunk_tokens`` is split at paragraphs, or else sentences. With ``method=map_reduce`` its
-    chunks are summarised, then the summaries in groups of up to ``fan_in``, until one is left; ``refine`` goes through
-    the chunks in order and improves one summary; with ``stuff``, a document that exceeds the context is in error. Each
-    step is a committed answer: a kill in the middle of a book loses only what was at work. Documents do not wait for
-    each other.
+    A document longer than ``job.chunk_tokens`` is split between paragraphs, or else sentences.
+    ``job.method=map_reduce`` summarises its chunks, then merges up to ``job.fan_in`` summaries at a time until one is
+    left; ``refine`` goes through the chunks in order and improves one summary; ``stuff`` never splits, and a document
+    that exceeds the model's context becomes an error. A kill in the middle of a book loses only
+    the requests in progress.
 
-    A summary that is empty or copies its input is asked for again, up to ``retries`` times. One with over 1.2 times
-    ``target_words`` is asked for once more, then cut after a sentence. What is still wrong stands in the column
-    ``flaw``.
+    A summary that is empty or copies its input is requested again, up to ``job.retries`` times. One that is more than a
+    fifth longer than ``job.target_words`` is shortened by the model, or else cut after a sentence. What is still wrong
+    is in the column ``flaw``.
 
     ``dataset=documents dataset.path=FOLDER`` reads text, Markdown, HTML and PDF files. ``dataset=aclsum`` is 250 papers
-    with reference summaries; with references in ``dataset.gold``, a run ends with ROUGE-1, 2 and L and their
-    intervals, which needs ``pip install -e '.[summarize]'``.
+    with reference summaries. If ``dataset.gold`` names a column of references, the run ends with ROUGE-1, 2 and L and
+    their intervals, which needs ``pip install -e '.[summarize]'``.
 
     The template finds ``step`` (whole, part, merge, refine or shorten), ``passage`` (what to summarise), ``summary``
     (so far, with refine), ``words`` (the target), ``part`` and ``parts`` (the chunk's number, and how many there are).
@@ -74,7 +74,7 @@ class Summarize:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UserError("job.method", f"it can be {', '.join(METHODS)}", value=self.method)
+            raise UserError("job.method", f"it must be one of {', '.join(METHODS)}", value=self.method)
         least = {"overlap_tokens": 0, "fan_in": 2, "target_words": 1, "retries": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
@@ -108,8 +108,8 @@ class Summarize:
         if self.method != "stuff" and self._limit < least:
             raise UserError(
                 "job.chunk_tokens",
-                f"a chunk must hold two answers of engine.max_tokens"
-                f"={setting.max_tokens} and two overlaps, so at least {least} tokens",
+                f"a chunk must have room for two answers of engine.max_tokens"
+                f"={setting.max_tokens} and two overlaps: at least {least} tokens",
                 value=self._limit,
             )
         if self.method == "stuff":
@@ -133,10 +133,10 @@ class Summarize:
 
         Columns:
             summary: The summary.
-            flaw: What is wrong with it (empty, a copy, cut); null if nothing is.
+            flaw: What is wrong with the summary: empty, a copy, or cut to its length; null if nothing is.
             chunks: The number of chunks that the document was split into.
-            levels: The number of requests that build on one another.
-            tokens: The length of the document.
+            levels: How many requests built on one another.
+            tokens: The length of the document in tokens.
             flawed_parts: The number of intermediate summaries with a flaw.
             parts: With ``intermediate=true``: the summaries of the parts.
         """
@@ -152,7 +152,7 @@ class Summarize:
         chunks = split(text, self._limit, 0 if self.method == "stuff" else self.overlap_tokens, self._count)
         tokens = sum(chunk.tokens for chunk in chunks)
         if len(chunks) > 1 and self.method == "stuff":
-            raise RowError(TOO_LONG, f"{tokens:,} tokens, and job.method=stuff takes up to {self._limit:,}")
+            raise RowError(TOO_LONG, f"{tokens:,} tokens, but job.method=stuff takes at most {self._limit:,}")
         levels: list[list[Summary]] = []
         yield from (self._refine if self.method == "refine" else self._map_reduce)(chunks, levels)
         final = yield from self._keep_length(levels[-1][-1])
@@ -208,7 +208,7 @@ class Summarize:
     def _groups(self, summaries: list[Summary]) -> list[list[Summary]]:
         """Neighbouring summaries, two to ``fan_in`` that fit into a chunk; the last one may stay alone."""
         if not summaries:
-            raise RowError("no summary", "the model's answers about all parts are empty")
+            raise RowError("no summary", "the model's answers to all parts are empty")
         most = -(-len(summaries) // -(-len(summaries) // self.fan_in))  # as even as fan_in allows
         groups: list[list[Summary]] = [[]]
         filled = 0

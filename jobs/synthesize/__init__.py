@@ -43,22 +43,22 @@ Weights = dict[str, dict[str, float]]
 class Synthesize:
     r"""Write new rows until enough of them are accepted.
 
-    Each attempt takes the next row of the data set as its seed, draws a value for each of ``attributes`` and
-    ``shots`` few-shot examples, writes a text, and passes the filters in order. The run ends when ``target`` rows are
-    accepted or ``max_attempts`` are spent, and reports which filter rejected how many and how diverse the texts are.
-    Attempts are decided in order, so that the same seed gives the same rows after any number of kills. What is drawn
-    depends on what had been accepted ``ahead`` attempts before.
-
-    ``dataset=none`` starts from attributes and ``examples`` alone. ``prompt=synthesize_chat`` suits larger models.
-    ``pip install -e '.[synthesize]'`` brings what some filters need. A filter of one's own is a class with
-    ``reason(draft)``, named by ``_target_``.
+    Each attempt takes the next row of the data set as its seed, draws a value for each attribute and some few-shot
+    examples, lets the model write a text, and passes it through the filters in order. The run ends when ``target``
+    rows are accepted or ``max_attempts`` are spent, and reports how many each filter rejected and how diverse the
+    texts are. The same ``seed`` gives the same rows, however often the run is killed.
 
         rowmill run job=synthesize dataset=csv dataset.path=mail.csv job.target=20 run_name=made \
-            job.filters.near=null 'job.attributes={tone: {friendly: 2, cross: 1}}' \
-            'job.filters.deny={patterns: ["(?i)as an ai"]}'
+            'job.attributes={tone: {friendly: 2, cross: 1}}' 'job.filters.deny={patterns: ["(?i)as an ai"]}'
         rowmill export outputs/made rejected.jsonl --rejected
 
-    ``--rejected`` writes the rejected attempts with their reasons; ``--join`` puts the seed row beside each made one.
+    ``--rejected`` writes the rejected attempts with their reasons; ``--join`` puts the seed row beside each new row.
+
+    The filters near, schema and language need ``pip install -e '.[synthesize]'``; near is on by default, and
+    ``job.filters.near=null`` turns it off. A filter of your own is a class with a method ``reason(draft)``, which
+    returns None or why the draft is rejected: ``job.filters.NAME={_target_: module.Class}``.
+
+    ``dataset=none`` starts from attributes and ``examples`` alone. ``prompt=synthesize_chat`` suits larger models.
 
     The template finds the seed row's columns, each attribute by name, ``attributes`` (all of them), ``shots`` (rows)
     and ``column``.
@@ -78,7 +78,7 @@ class Synthesize:
 
     def __post_init__(self) -> None:
         if self.combine not in COMBINE:
-            raise UserError("job.combine", f"it can be {' or '.join(COMBINE)}", value=self.combine)
+            raise UserError("job.combine", f"it must be {' or '.join(COMBINE)}", value=self.combine)
         self.most = ATTEMPTS_A_ROW * self.target if self.max_attempts is None else self.max_attempts
         for name, least in {"target": 1, "shots": 0, "ahead": 1, "temperature": 0}.items():
             if getattr(self, name) < least:
@@ -97,7 +97,7 @@ class Synthesize:
         known = list(self.examples[0]) if self.examples else setting.source.column_names
         if self.shots and self.column not in known and len(setting.source) > 1:
             raise UserError(
-                "job.column", f"the examples have no such column, but {', '.join(known)}", value=self.column
+                "job.column", f"the examples have no such column; they have {', '.join(known)}", value=self.column
             )
         self._setting = setting
 
@@ -125,10 +125,10 @@ class Synthesize:
 
         Columns:
             text: The text.
-            the attributes: The value drawn for each.
-            score: With the filter judge: how the model scored the text.
+            the attributes: The value drawn for each attribute.
+            score: With the filter judge: the model's score of the text.
             attempt: The number of the attempt.
-            seed_row: The number of the data set's row that it started from.
+            seed_row: The number of the row of the data set that the attempt started from.
         """
         fields = [("text", pa.string()), *((name, pa.string()) for name in self.weights)]
         fields += [("score", pa.float64())] if self._judge else []
@@ -227,12 +227,12 @@ def read_weights(attributes: Mapping[str, Any]) -> Weights:
     weights: Weights = {}
     for name, values in attributes.items():
         if name in OURS:
-            raise UserError("job.attributes", f"{name!r} is a column of the output; call the attribute otherwise")
+            raise UserError("job.attributes", f"{name!r} is an output column already: choose another name")
         given = values if isinstance(values, Mapping) else dict.fromkeys(values, 1) if isinstance(values, list) else {}
         if not given or not all(_is_weight(weight) for weight in given.values()):
-            raise UserError(f"job.attributes.{name}={values}: write a list of values, or {{value: weight, ...}}")
+            raise UserError(f"job.attributes.{name}={values}: it must be a list of values or {{value: weight, ...}}")
         if wrong := [value for value in given if not isinstance(value, str)]:
-            raise UserError(f"job.attributes.{name}: YAML reads {wrong[0]!r} as no text; put it in quotes")
+            raise UserError(f"job.attributes.{name}: YAML does not read {wrong[0]!r} as text; put it in quotes")
         weights[str(name)] = {str(value): float(weight) for value, weight in given.items()}
     return weights
 
@@ -257,20 +257,20 @@ def _local_class(name: str, options: Any) -> type:
         return _own_class(f"job.filters.{name}._target_={target}", *str(target).rpartition(".")[::2])
     if name not in LOCAL:
         known = ", ".join([*LOCAL, "judge", *ORDERED])
-        raise UserError(f"job.filters.{name}: there is no such filter; there are {known}, and _target_ for your own")
+        raise UserError(f"job.filters.{name}: there is no such filter; available: {known}, or _target_ for your own")
     return LOCAL[name]
 
 
 def _own_class(where: str, module: str, name: str) -> type:
     found = getattr(import_module(module), name, None)
     if not isinstance(found, type) or not callable(getattr(found, "reason", None)):
-        raise UserError(where, "there is no such class with a method reason(draft)")
+        raise UserError(where, "it must be a class with a method reason(draft)")
     return found
 
 
 def _made(name: str, kind: type, options: Any) -> Any:
     if not isinstance(options, Mapping):
-        raise UserError(f"job.filters.{name}={options}: write {{option: value}}, {{}} for the defaults, null for off")
+        raise UserError(f"job.filters.{name}={options}: it must be {{option: value}}, {{}} or null for off")
     values = {key: value for key, value in options.items() if key != "_target_"}
     return _named(name, lambda: kind(**values))
 

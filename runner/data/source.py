@@ -1,10 +1,9 @@
 """Data sets in: files of many kinds, an Arrow folder, a database table or a hub data set become rows by position.
 
-``dataset=NAME`` chooses the reader, ``dataset.path`` names one file, a pattern (``"data/*.jsonl.gz"``) or ``-`` for
-what is piped in, of which the run keeps a copy to resume from. Files may be plain or compressed with gzip, zstd, bz2
-or lz4. The order of the choices is ``where``, then ``shuffle_seed``, then ``limit``, so that a limited shuffled run is
-a random sample. The fingerprint depends on the contents and on these choices, not on the path, the machine or any
-cache.
+``dataset=NAME`` chooses the reader; ``dataset.path`` names one file, a pattern (``"data/*.jsonl.gz"``), or ``-`` for
+the standard input, of which the run keeps a copy to resume from. Files may be compressed with gzip, zstd, bz2 or lz4.
+``where`` applies first, then ``shuffle_seed``, then ``limit``, so that a limited shuffled run is a random sample. A
+run is tied to the contents of its data and to these keys, not to the path or the machine.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """``dataset.where``: a simple filter over columns, evaluated in Arrow.
 
+``dataset.where`` and ``export --where`` take a filter:
+
     expr    := expr "or" expr | expr "and" expr | "not" expr | "(" expr ")" | test
     test    := column OP literal | column ["not"] "in" "[" literal, ... "]" | column "is" ["not"] "null"
     OP      := == = != <> < <= > >=
     column  := word | `any name`          literal := number | 'text' | "text" | bare_word
 
-As in SQL a comparison with a null cell is neither true nor false, and such a row is left out unless ``is null`` asks
+As in SQL, a comparison with a null cell is neither true nor false, and such a row is left out unless ``is null`` asks
 for it. A number literal against a text column compares as a number where the cell reads as one.
 """
 

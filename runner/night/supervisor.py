@@ -11,9 +11,6 @@ data, the model or the job has changed since, the run refuses and shows what dif
 ``resume=force``, which starts over in a fresh folder and deletes nothing. Data files may move, since it is their
 contents that count; of a job or filter of your own, its Python files count, too. ``resume=errors`` tries rows with an
 error once more, say on a machine with more memory: what failed is asked again, all other answers are kept.
-
-The child, a worker, does all that ``rowmill run`` does and talks to the user itself. The supervisor passes signals on,
-sees it die or stall, and starts the next one, which resumes from the checkpoint.
 """
 
 from __future__ import annotations

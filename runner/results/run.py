@@ -17,14 +17,6 @@ Every row has these columns beside those of its job (see ``rowmill help jobs``):
     ``usage``: ``prompt_tokens``, ``cached_tokens`` (those of them that came from a computed prefix),
         ``completion_tokens``, ``finish_reason``, ``retries`` (requests asked again) and ``seed`` (of the row's first
         draws; null if there were none).
-
-Exit codes of ``rowmill run``:
-
-    ``0``: All rows finished without an error.
-    ``1``: Finished, but some rows have an ``error``, or fewer rows than asked for were accepted.
-    ``2``: The configuration or the input is wrong, or the folder belongs to another run; nothing was computed.
-    ``3``: This model or this machine cannot run it.
-    ``130``: Interrupted; the same command continues.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def _show_figures(figures: Mapping[str, Any]) -> None:
         line("time", duration(seconds))
     if figures.get("slot_occupancy") is not None:
         padding = figures["padding_share"] or 0.0
-        line("batch", f"{figures['slot_occupancy']:.0%} of its slots taken, {padding:.1%} padding")
+        line("batch", f"{figures['slot_occupancy']:.0%} of the slots in use, {padding:.1%} padding")
 
 
 def verdict_lines(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -25,12 +25,12 @@ def show_preview(figures: dict[str, Any]) -> None:
     scope = "all of them" if looked == figures["rows"] else f"{looked:,} of them, from several places,"
     line("rows", f"{figures['rows']:,}; the figures below come from {scope} (first requests only)")
     if figures["unusable_rows"]:
-        line("", f"{figures['unusable_rows']:,} will be in error, the first with: {visible(figures['unusable'])}")
-    unit = "bytes stand for tokens (the fake engine has no tokenizer)" if figures["fake"] else "tokens"
+        line("", f"{figures['unusable_rows']:,} will be errors, the first one with: {visible(figures['unusable'])}")
+    unit = "bytes instead of tokens (the fake engine has no tokenizer)" if figures["fake"] else "tokens"
     spread = f"{tokens['min']:,} to {tokens['max']:,}, median {tokens['median']:,.0f}, mean {tokens['mean']:,.1f}"
     line("prompt", f"{spread} {unit}")
     _histogram(figures["lengths"])
-    line("cache", f"{figures['shared_share']:.1%} of the prompt tokens are prefixes computed before")
+    line("cache", f"{figures['shared_share']:.1%} of the prompt tokens are shared prefixes, computed once")
     line("answer", _answer(figures))
     if figures["too_long"]:
         line("too long", f"{figures['too_long']:,} prompts with their answers exceed the context and will be errors")
@@ -51,26 +51,26 @@ def _answer(figures: dict[str, Any]) -> str:
         return f"up to {figures['max_tokens']:,} tokens of text"
     names = [f"{visible(name)} ({count})" for name, count in list(choices.items())[:20]]
     more = f" and {len(choices) - 20:,} more" if len(choices) > 20 else ""
-    return f"one of {', '.join(names)}{more}: the label (its tokens), every label is scored"
+    return f"one of {', '.join(names)}{more}; every label is scored (in brackets: its tokens)"
 
 
 def _memory(memory: dict[str, Any] | None) -> str:
     if memory is None:
         return "none: engine.backend=fake has no model"
-    a_token = f" ({memory['kv_token']:,} bytes of KV a token)" if memory["kv_token"] else ""
-    return f"{memory['line']}{a_token}{', NOT ENOUGH for it' if memory['refusal'] else ''}"
+    a_token = f" ({memory['kv_token']:,} bytes of KV per token)" if memory["kv_token"] else ""
+    return f"{memory['line']}{a_token}{', NOT ENOUGH' if memory['refusal'] else ''}"
 
 
 def _time(estimate: dict[str, Any] | None) -> str:
     if estimate is None:
-        return "not known before a trial: `rowmill preview --trial 20` with the same keys computes 20 rows of the run"
+        return "unknown before a trial: `rowmill preview --trial 20` with the same keys computes 20 rows of the run"
     if not estimate["left"]:
         return f"none: the run is finished (at {estimate['rows_per_s']:,.1f} rows/s)"
     pace = f"{duration(estimate['seconds'])} for {estimate['left']:,} rows"
     if "trial_rows" not in estimate:
         return f"{pace} at the {estimate['rows_per_s']:,.1f} rows/s so far"
     margin = estimate["margin_s"]
-    known = f", give or take {duration(margin)} (95%)" if margin is not None else ", the margin takes a larger trial"
+    known = f", give or take {duration(margin)} (95%)" if margin is not None else ", a margin needs a larger trial"
     begun = f"{estimate['trial_rows']:,} rows took {duration(estimate['trial_s'])} and are kept by the run"
     return f"{pace}{known}: {begun}"
 

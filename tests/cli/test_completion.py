@@ -79,7 +79,8 @@ def test_bash_completes(line, replies, tmp_path, cache):
 
 
 def test_a_completion_loads_the_schema_once(cache):
-    asked = "import sys, runner.cli.completion as c; c.completions(['run', 'se']); print('hydra' in sys.modules)"
+    asked = "import sys, runner.cli.completion as c; c.completions(['run', 'se']); "
+    asked += "print('runner.config.conf' in sys.modules)"
     root = Path(__file__).parents[2]
     said = [subprocess.check_output([sys.executable, "-c", asked], cwd=root, text=True).strip() for _ in range(2)]
     assert said == ["True", "False"]

@@ -29,7 +29,7 @@ def test_workloads_share_what_they_say():
         ({"batch_sizes": []}, "batch_sizes"),
         ({"against": ["vllm"]}, "mlx_lm.generate"),
         ({"against": ["mlx_lm.generate"], "output": 0}, "benchmark.output"),
-        ({"against": ["mlx_lm.generate"], "workload": "card"}, "card measures rowmill alone"),
+        ({"against": ["mlx_lm.generate"], "workload": "card"}, "card measures rowmill only"),
     ],
 )
 def test_wrong_keys_say_what_is_valid(wrong, says):

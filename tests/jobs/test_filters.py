@@ -23,7 +23,7 @@ def test_length_counts_words_or_characters():
 
 
 def test_deny_names_what_it_found():
-    assert reason(Deny(["(?i)as an ai", r"\d{3}"]), "Well, As an AI I") == "holds 'As an AI'"
+    assert reason(Deny(["(?i)as an ai", r"\d{3}"]), "Well, As an AI I") == "contains 'As an AI'"
     assert reason(Deny(["(?i)as an ai"]), "fine") is None
 
 
@@ -31,18 +31,18 @@ def test_schema_takes_json_that_fits():
     one = Schema({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]})
     assert reason(one, '{"age": 3}') is None
     assert reason(one, '{"age": "x"}') == "$.age: 'x' is not of type 'integer'"
-    assert reason(one, "{age}").startswith("no JSON")
-    assert reason(one, "[" * 100_000).startswith("no JSON")
+    assert reason(one, "{age}").startswith("not JSON")
+    assert reason(one, "[" * 100_000).startswith("not JSON")
 
 
 def test_language_knows_german_from_english():
     assert reason(Language(["en"]), "This is a plain sentence about the weather.") is None
-    assert reason(Language(["en"]), "Das ist ein einfacher Satz über das Wetter.") == "it is de"
+    assert reason(Language(["en"]), "Das ist ein einfacher Satz über das Wetter.") == "its language is de"
 
 
 def test_overlap_with_the_examples_is_a_share_of_ngrams():
     shots = [{"text": SEEN, "label": 1}]
-    assert reason(Overlap(3, 0.5), SEEN.upper(), shots=shots) == "100% of its 3-grams are the examples'"
+    assert reason(Overlap(3, 0.5), SEEN.upper(), shots=shots) == "100% of its 3-grams are from the examples"
     assert reason(Overlap(3, 0.5), "Something else entirely stands in this text.", shots=shots) is None
     assert reason(Overlap(3, 0.5), "so short", shots=shots) is None
     assert list(ngrams("A b, c!", 2)) == [("a", "b"), ("b", "c")]
@@ -62,7 +62,7 @@ def test_exact_duplicates_but_for_case_and_space():
     assert one.reason({"text": f" {SEEN.upper()}\n"})
     assert one.reason({"text": "new"}) is None
     one.keep(0, {"text": "New"})
-    assert one.reason({"text": "new"}) == "the text is there already"
+    assert one.reason({"text": "new"}) == "the text exists already"
 
 
 def test_near_duplicates_of_accepted_and_seed_texts():
@@ -83,7 +83,7 @@ def test_balance_fills_up_and_remembers_when():
     one.keep(0, row)
     assert one.reason(row) is None
     one.keep(4, row)
-    assert one.reason(row) == "tone=a has its share"
+    assert one.reason(row) == "tone=a has reached its share"
     assert one.full(4) == frozenset()
     assert one.full(5) == one.full(99) == {("tone", "a")}
     one.keep(7, {**row, "tone": "b"})
@@ -93,13 +93,13 @@ def test_balance_fills_up_and_remembers_when():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Length(unit="tokens"), "unit=tokens: it can be words or characters"),
+        (lambda: Length(unit="tokens"), "unit=tokens: it must be words or characters"),
         (lambda: Deny(["("]), "patterns="),
-        (lambda: Schema({"type": 5}), "it is no JSON Schema"),
+        (lambda: Schema({"type": 5}), "it is not a JSON Schema"),
         (lambda: Judge(scale=10), "scale=10"),
         (lambda: Judge(prompt="{{ text"), "job.filters.judge.prompt"),
         (lambda: Near(0.2), "threshold=0.2: it must be between 0.5 and 1"),
-        (lambda: Balance(["x"]).set_shares({"tone": {"a": 1.0}}, 3), "there is no 'x'; there are tone"),
+        (lambda: Balance(["x"]).set_shares({"tone": {"a": 1.0}}, 3), "there is no 'x'; available: tone"),
     ],
 )
 def test_options_without_sense_are_refused(make, says):

@@ -379,7 +379,7 @@ def test_answers_follow_their_requests_format(folder):
 @pytest.mark.parametrize(
     ("wanted", "error"),
     [
-        ("json", r"invalid_value: body.response_format.type: it can be text, json_object or json_schema"),
+        ("json", r"invalid_value: body.response_format.type: it must be text, json_object or json_schema"),
         (formatted("xml"), r"invalid_value: body.response_format.type"),
         (formatted("json_schema"), r"invalid_value: body.response_format.json_schema: it must be an object"),
         (

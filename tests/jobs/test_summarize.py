@@ -89,7 +89,7 @@ def test_refine_goes_through_the_chunks_with_the_summary_so_far():
 def test_stuff_takes_what_the_context_leaves_and_refuses_the_rest():
     job = opened(method="stuff", context=168, max_tokens=50, prompt=10, chunk_tokens=None)
     assert drive(job, document(20), numbered())[0]["chunks"] == 1
-    with pytest.raises(RowError, match=r"too long: 105 tokens, and job.method=stuff takes up to 100"):
+    with pytest.raises(RowError, match=r"too long: 105 tokens, but job.method=stuff takes at most 100"):
         drive(job, document(21), numbered())
 
 
@@ -120,7 +120,7 @@ def test_empty_and_copied_summaries_are_asked_for_again_then_marked():
 
 
 def test_a_document_whose_parts_all_give_nothing_is_in_error():
-    with pytest.raises(RowError, match="no summary: the model's answers about all parts are empty"):
+    with pytest.raises(RowError, match="no summary: the model's answers to all parts are empty"):
         drive(opened(), document(20), lambda variables, request: "")
 
 
@@ -159,11 +159,11 @@ def test_a_document_without_text_is_in_error(text):
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"method": "reduce"}, "job.method=reduce: it can be map_reduce, refine, stuff"),
+        ({"method": "reduce"}, "job.method=reduce: it must be one of map_reduce, refine, stuff"),
         ({"fan_in": 1}, "job.fan_in=1: it must be at least 2"),
         ({"target_words": 0}, "job.target_words=0"),
         ({"column": "body"}, "job.column=body: there is no such column; the data set has text"),
-        ({"chunk_tokens": 19}, "job.chunk_tokens=19: a chunk must hold two answers.*at least 20 tokens"),
+        ({"chunk_tokens": 19}, "job.chunk_tokens=19: a chunk must have room for two answers.*at least 20 tokens"),
         ({"overlap_tokens": 21}, "job.chunk_tokens=40: .*at least 42 tokens"),
         ({"context": 50}, "job.chunk_tokens=40: the context of 50 tokens, .* leaves 32 tokens for a chunk"),
         ({"context": 15}, "leaves no room for a document"),

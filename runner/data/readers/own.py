@@ -1,11 +1,31 @@
-"""Readers of the user's own: ``dataset._target_`` names a dataclass whose fields are further keys.
+r"""Readers of the user's own: ``dataset._target_`` names a dataclass whose fields are further keys.
 
-Its method ``read()`` takes no arguments and returns the rows: a pyarrow.Table or another Arrow stream, such as a data
-frame, or an iterable of record batches or of dicts. Batches may be more than memory holds; dicts are held in memory.
-The same data must give the same rows in the same order each time, or a run cannot be resumed.
+``my_conf/mails.py`` reads the mails of an mbox file:
 
-``where``, ``shuffle_seed``, ``limit``, ``gold`` and ``classes`` apply as to any data set. The class is given ``path``
-and the other keys of files if it has fields of these names.
+    from dataclasses import dataclass
+    from mailbox import mbox
+
+    @dataclass
+    class Mails:
+        path: str
+
+        def read(self):
+            for mail in mbox(self.path):
+                yield {"sender": mail["from"], "text": str(mail.get_payload())}
+
+Then:
+
+    rowmill run --config-dir my_conf dataset=own dataset._target_=mails.Mails dataset.path=inbox.mbox run_name=inbox \
+        job=generate 'prompt.user=Answer this mail. Mail: {{ text }}'
+
+``read()`` takes no arguments and returns the rows: dicts, pyarrow record batches, or a pyarrow.Table or another Arrow
+stream, such as a data frame. Batches may be larger than memory; dicts are held in memory. The same data must give the
+same rows in the same order each time, or a run cannot be resumed.
+
+Every field of the class is a key of ``dataset``. ``where``, ``shuffle_seed``, ``limit``, ``gold`` and ``classes`` work
+as for any data set; ``path`` and the other keys of files are passed to the class if it has fields of these names.
+``dataset/mails.yaml`` in ``my_conf`` can hold ``_target_`` and the keys, so that ``dataset=mails`` is all there is to
+type; ``rowmill init mails.Mails path=inbox.mbox`` proposes a configuration.
 """
 
 from __future__ import annotations
