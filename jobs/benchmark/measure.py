@@ -185,7 +185,7 @@ def to_json(measured: list[Measurement]) -> str:
 def _in_child(task: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     if task["engine_name"] in MLX_LM:  # mlx-lm works on one stream: all cores to its matrix products
         environment = {"OMP_NUM_THREADS": str(os.cpu_count() or 1)} | environment
-    return apart("jobs.benchmark", task["engine_name"], task, environment)
+    return apart("jobs.benchmark.measure", task["engine_name"], task, environment)
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:

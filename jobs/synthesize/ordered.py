@@ -79,7 +79,7 @@ class Near:
         """See OrderedFilter."""
         mine = _minhash(columns["text"])
         nearest = max((mine.jaccard(self._hashes[place]) for place in self._index.query(mine)), default=0.0)
-        return f"similarity {nearest:.2f} to an existing text" if nearest >= self.threshold else None
+        return f"{nearest:.2f} similarity to an existing text" if nearest >= self.threshold else None
 
     def keep(self, number: int, columns: Columns) -> None:
         """See OrderedFilter."""

@@ -63,7 +63,7 @@ def _memory(memory: dict[str, Any] | None) -> str:
 
 def _time(estimate: dict[str, Any] | None) -> str:
     if estimate is None:
-        return "unknown before a trial: `rowmill preview --trial 20` with the same keys computes 20 rows of the run"
+        return "not known before a trial: `rowmill preview --trial 20` with the same keys computes 20 rows of the run"
     if not estimate["left"]:
         return f"none: the run is finished (at {estimate['rows_per_s']:,.1f} rows/s)"
     pace = f"{duration(estimate['seconds'])} for {estimate['left']:,} rows"

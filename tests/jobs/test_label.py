@@ -242,8 +242,8 @@ def test_votes_abstain_as_well():
         ({"prior_rows": 0}, r"job\.prior_rows=0"),
         ({"abstain_below": 70}, "from 0 to 1"),
         ({"abstain_below": 0.5, "method": "generate"}, "one answer has no confidence"),
-        ({"prior": "batch", "method": "generate"}, r"job\.method=choice only"),
-        ({"logprobs": True, "method": "generate"}, r"job\.method=choice only"),
+        ({"prior": "batch", "method": "generate"}, r"only with job\.method=choice"),
+        ({"logprobs": True, "method": "generate"}, r"only with job\.method=choice"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(keys, problem):
