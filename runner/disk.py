@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what to say when the disk, or SQLite on it, refuses."""
+"""Files that appear whole or not at all, and errors of disks, and of SQLite on them, as UserErrors."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.types import UserError
+from runner.words import count_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,12 +25,12 @@ _UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
-_GARBLED = ("Could not decode to UTF-8", "malformed JSON")  # said of flipped bits in a text
+_GARBLED = ("Could not decode to UTF-8", "malformed JSON")  # messages about flipped bits in a text
 _SHOWN = 200  # characters of what is wrong
 
 
 class DamagedError(Exception):
-    """A checksum does not hold."""
+    """Stored data does not match its checksum."""
 
 
 class Written(NamedTuple):
@@ -62,7 +63,7 @@ def damage(path: Path, size: int, sha256: str) -> str | None:
     if not path.is_file():
         return f"{path} is missing"
     if (found := path.stat().st_size) != size:
-        return f"{path} has {found} bytes instead of {size}"
+        return f"{path} has {count_of(found, 'byte')} instead of {size:,}"
     with path.open("rb") as file:
         same = hashlib.file_digest(file, "sha256").hexdigest() == sha256
     return None if same else f"{path} has changed since it was written"
@@ -138,7 +139,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(run_dir: Path, doing: str = "written") -> Iterator[None]:
-    """Turn what the disk or SQLite refuses into a UserError: no space and failing disks exit with 3, the rest with 2.
+    """Turn errors of the disk or SQLite into a UserError: a full or failing disk exits with 3, the rest with 2.
 
     ``doing``: what was tried, ``written`` or ``read``. Programming errors (a row recorded twice, SQL that is wrong)
     pass through.
@@ -154,10 +155,10 @@ def disk_errors(run_dir: Path, doing: str = "written") -> Iterator[None]:
 
 
 def damaged(run_dir: Path, why: str) -> UserError:
-    """What to say of a checkpoint that cannot be trusted."""
+    """The error for a checkpoint that cannot be trusted."""
     return UserError(
-        f"{run_dir / 'run.db'} is damaged ({why}): `rowmill repair {run_dir}` keeps what is sound of it and of the "
-        "shards; or use another run_name"
+        f"{run_dir / 'run.db'} is damaged ({why}): `rowmill repair {run_dir}` keeps whatever is intact in it and "
+        "in the shards; or use another run_name"
     )
 
 
@@ -192,7 +193,8 @@ def _file_error(run_dir: Path, error: OSError, doing: str) -> Exception:
 
 def _no_space(run_dir: Path) -> UserError:
     return UserError(
-        f"the disk of {run_dir} is full ({_free(run_dir)}): make room, then run the same line to resume", exit_code=3
+        f"the disk of {run_dir} is full ({_free(run_dir)}): make room, then run the same command again to resume",
+        exit_code=3,
     )
 
 

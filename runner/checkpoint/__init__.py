@@ -4,13 +4,13 @@ Modules:
 conf      The group ``checkpoint`` of the configuration.
 counts    Sums and counts over a checkpoint's rows, sealed or staged: totals, kinds of errors, labels.
 database  The tables of a checkpoint and how they are opened.
-deaths    What is in flight at this moment, on disk, and the deaths of earlier sessions with the rows they took down.
+deaths    The rows in flight at this moment, on disk, and the deaths of earlier sessions with the rows they took down.
 digests   Which committed answer belongs to which request, so that equal requests are computed once.
 identity  What a run is: its columns, and how it differs from another run.
 lease     One writer for each run directory: the lease.
 marks     Marks of progress over a run's time: for speed, memory and slots as curves, bounded however long it takes.
 records   What the checkpoint records: completions, finished rows, rejected attempts, shards. No Arrow here.
-repair    A damaged checkpoint made anew from what is sound: the shards, and whatever of the old one can still be read.
+repair    A damaged checkpoint rebuilt from whatever is intact: the shards, and the readable parts of the old one.
 shards    A shard's columns: finished rows checked, staged as JSON, and turned into typed Arrow tables.
-store     The checkpoint (SQLite) and the output (Arrow shards) of a run; the only writer of its directory.
+store     The checkpoint (SQLite) and the output (Arrow shards) of a run, and the only writer of both.
 """

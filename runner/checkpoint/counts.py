@@ -14,7 +14,7 @@ _LABELS = 200  # distinct labels counted in a shard
 
 
 class Totals(NamedTuple):
-    """Sums over the finished rows, sealed or staged; ``shards`` counts the sealed ones."""
+    """Sums over the finished rows, sealed or staged, in rows and in tokens of the model; ``shards``: those sealed."""
 
     finished: int = 0
     errors: int = 0
@@ -35,7 +35,7 @@ class Totals(NamedTuple):
         return Totals(finished, errors, prompt, cached, completion, shards)
 
     def plus_tokens(self, usages: Iterable[Usage]) -> Totals:
-        """The totals with what was spent on attempts that are no rows."""
+        """The totals with the tokens of attempts that became no rows."""
         finished, errors, prompt, cached, completion, shards = self
         for usage in usages:
             prompt += usage.prompt_tokens
@@ -45,7 +45,7 @@ class Totals(NamedTuple):
 
 
 def read_totals(connection: sqlite3.Connection) -> Totals:
-    """The totals of a checkpoint, every row of its sums checked on the way. Raises DamagedError."""
+    """The totals of a checkpoint, every record checked on the way. Raises DamagedError."""
     totals = Totals().plus(read_staged(connection))
     for shard in read_shards(connection):
         sums = (shard.rows, sum(json.loads(shard.error_kinds).values()), *shard[5:8], 1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 DATABASE = "run.db"
-IDENTITY = "identity.json"  # the same as in the checkpoint, for the day on which that is damaged
+IDENTITY = "identity.json"  # a copy of the one in the checkpoint, in case that is damaged
 SCHEMA_VERSION = 7
 
 _SCHEMA = f"""
@@ -82,7 +82,7 @@ def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Map
         if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise damaged(run_dir, " ".join(found.split()))
         if _tables(connection) != _expected():
-            raise damaged(run_dir, "its list of tables is not what was written")
+            raise damaged(run_dir, "its tables are not those that were written")
         for table in _VERIFIED:
             for row in connection.execute(f"SELECT * FROM {table}"):
                 checked(table, *row)
@@ -92,7 +92,7 @@ def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Map
         raise damaged(run_dir, "it is empty or missing")
     if found := sorted(path.name for path in run_dir.glob("data-*.arrow")):
         raise UserError(
-            f"{run_dir} holds {found[0]} but no checkpoint: choose another run_name, nothing is overwritten"
+            f"{run_dir} holds {found[0]} but no checkpoint: choose another run_name; nothing was overwritten"
         )
     create_tables(connection, identity)
     write_json(run_dir / IDENTITY, identity, power=power)
@@ -147,13 +147,13 @@ def conditions(column: str, values: Iterable[Any]) -> Iterator[tuple[str, tuple[
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the checkpoint is made already (False: the file is new). UserError if another version made it."""
+    """Whether the checkpoint has its tables (False: the file is new). UserError if another version made it."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if version != SCHEMA_VERSION and (version or tables):
         raise UserError(
-            f"{path} has checkpoint version {version}, this rowmill reads {SCHEMA_VERSION}: use another run_name, or "
-            f"`rowmill repair {path.parent}` if it was this rowmill that wrote it"
+            f"{path} has checkpoint version {version}, but this rowmill reads version {SCHEMA_VERSION}: use another "
+            f"run_name or, if this rowmill wrote it, `rowmill repair {path.parent}`"
         )
     return bool(version)
 
@@ -162,7 +162,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> bool:
 def open_reader(run_dir: Path) -> Iterator[sqlite3.Connection]:
     """A connection that reads one consistent state of a run's checkpoint, whether or not the run is at work.
 
-    What is damaged or cannot be read becomes a UserError wherever in the ``with`` block it is met.
+    Damage and read errors anywhere in the ``with`` block become a UserError.
     """
     with disk_errors(run_dir, "read"), open_read_only(run_dir, live=holder(run_dir) is not None) as connection:
         yield connection
@@ -173,7 +173,7 @@ def open_read_only(run_dir: Path, *, live: bool) -> Iterator[sqlite3.Connection]
     """A connection that reads one consistent state of the checkpoint; ``live`` says that a run may be writing to it."""
     path = run_dir / DATABASE
     if not path.is_file():
-        raise UserError(f"{run_dir} is no run directory: it has no {DATABASE}")
+        raise UserError(f"{run_dir} is not a run directory: it has no {DATABASE}")
     wal = path.with_name(path.name + "-wal")
     # Without a log the file is complete in itself; ``immutable`` then works in folders that cannot be written to.
     mode = "mode=ro" if live or wal.exists() else "immutable=1"
@@ -181,5 +181,5 @@ def open_read_only(run_dir: Path, *, live: bool) -> Iterator[sqlite3.Connection]
         connection.execute("PRAGMA busy_timeout = 5000")
         connection.execute("BEGIN")
         if not check_version(connection, path):
-            raise UserError(f"{path} is empty: the run did not get as far as starting")
+            raise UserError(f"{path} is empty: the run never started")
         yield connection

@@ -1,7 +1,7 @@
-"""What is in flight at this moment, on disk, and the deaths of earlier sessions with the rows they took down.
+"""The rows in flight at this moment, on disk, and the deaths of earlier sessions with the rows they took down.
 
-``run.flight`` is a few bytes that outlive the process. The supervisor reads from it whether the run gets on; the next
-session, which rows a death took down with it. It is written with plain ``pwrite`` calls, a microsecond each, and never
+``run.flight`` is a few bytes that outlive the process. The supervisor reads from it whether the run makes progress, and
+the next session which rows a death took down. It is written with plain ``pwrite`` calls, a microsecond each, and never
 synced: the system keeps them when a process dies.
 
 Two kinds of deaths count: those that a supervisor saw while it lived itself, and those that took the whole machine
@@ -24,9 +24,10 @@ from typing import NamedTuple
 
 from runner.checkpoint.records import with_crc
 from runner.machine.facts import boot_id
+from runner.words import count_of
 
 ALONE_AFTER, QUARANTINED_AFTER = 2, 3  # deaths of a row
-_SHRINK = 0.7  # of the budget, for each death that lack of memory caused
+_SHRINK = 0.7  # of the budget, for each death caused by lack of memory
 _LEAST_SHARE = 0.05
 _LAST_SESSION = "SELECT session, ended, provenance FROM sessions ORDER BY session DESC LIMIT 1"
 
@@ -49,21 +50,21 @@ class Deaths:
 
     @property
     def budget_share(self) -> float:
-        """The share of batch size and KV memory to use: less after each death for lack of memory."""
+        """The share of batch size and KV memory to use, from 0 to 1: less after each death for lack of memory."""
         return max(_LEAST_SHARE, _SHRINK**self.memory)
 
     def alone(self) -> frozenset[int]:
-        """Rows to be computed with no other row beside them."""
+        """Rows to be computed one at a time, in an engine of their own."""
         return frozenset(row for row, count in self.rows.items() if count >= ALONE_AFTER)
 
     def quarantined(self) -> dict[int, str]:
-        """Rows not to be computed again, with their errors."""
+        """Rows that are not computed again, with their errors."""
         reason = "quarantined: the process died {} times while this row was computed, the last time {}"
         return {row: reason.format(n, self.why[row]) for row, n in self.rows.items() if n >= QUARANTINED_AFTER}
 
 
 def read_deaths(connection: sqlite3.Connection) -> Deaths:
-    """The deaths that a checkpoint knows of."""
+    """The deaths recorded in a checkpoint."""
     deaths = Deaths()
     for why, memory, rows in connection.execute("SELECT why, memory, rows FROM deaths ORDER BY rowid"):
         taken = json.loads(rows)
@@ -74,9 +75,9 @@ def read_deaths(connection: sqlite3.Connection) -> Deaths:
 
 
 def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None) -> str | None:
-    """Record how the last session died, if it did and somebody or something is to blame; why, for the log.
+    """Record how the last session died, if it did and there is something to blame; returns a line for the log.
 
-    To be called before the new session is recorded.
+    Call it before the new session is recorded.
     """
     last = connection.execute(_LAST_SESSION).fetchone()
     if last is None:
@@ -94,7 +95,7 @@ def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None
     connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?, ?, ?)", values)
     connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", (now, f"died {seen.why}", session))
     connection.execute("COMMIT")
-    return f"session {session} died {seen.why}, with {len(rows)} rows at work"
+    return f"session {session} died {seen.why}, with {count_of(len(rows), 'row')} in progress"
 
 
 def _machine_went_down(provenance: str | None) -> bool:
@@ -112,7 +113,7 @@ _MOST_ROWS = 4096
 
 
 class InFlight(NamedTuple):
-    """``beats`` grows while the session gets on, ``done`` with its answers; ``working``: a model is at work."""
+    """``beats`` grows while the session makes progress, ``done`` with its answers; ``working``: a model is at work."""
 
     session: int = 0
     beats: int = 0
@@ -133,7 +134,7 @@ class Flight:
         self.beat(rows=())
 
     def beat(self, answers: int = 0, rows: Collection[int] | None = None) -> None:
-        """The session gets on; ``answers`` more of its answers are on disk.
+        """The session makes progress: ``answers`` more of its answers are on disk.
 
         ``rows``: those in the engine from now on (None: the same as before).
         """

@@ -22,7 +22,7 @@ Key = tuple[int, int]
 
 
 class Digests:
-    """The digests of a checkpoint, for its only writer; its methods belong into the caller's transactions."""
+    """The digests of a checkpoint, for its only writer; its methods run inside the caller's transactions."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Bring the table up to date with the answers of earlier sessions."""
@@ -42,7 +42,7 @@ class Digests:
             self._mark(last)
 
     def find(self, digests: Iterable[bytes]) -> list[Key]:
-        """Where the answers to these requests may be: (row, number). One of them may be gone or another one's."""
+        """Where the answers to these requests may be: (row, number). An entry may be stale."""
         wanted = list(digests)
         keys = [self._fresh[digest] for digest in wanted if digest in self._fresh]
         for where, values in conditions("digest", (digest for digest in wanted if digest not in self._fresh)):

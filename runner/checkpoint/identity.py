@@ -19,7 +19,7 @@ def check_identity(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]
         return
     raise UserError(
         f"{run_dir} belongs to a different run:\n{lines}\n"
-        "choose another run_name, or resume=force to start anew in a fresh directory beside it"
+        "choose another run_name, or resume=force to start over in a new directory beside it"
     )
 
 

@@ -31,16 +31,16 @@ DELETE FROM progress WHERE rowid IN (SELECT id FROM (
 
 
 def active_seconds(connection: sqlite3.Connection) -> float:
-    """For how long sessions were at work; that of a killed one is known to a second."""
+    """For how many seconds sessions were at work; that of a killed one is known to the second."""
     return float(connection.execute(_ACTIVE).fetchone()[0])
 
 
 class Marks:
     """The writer of one session's marks; the store calls it inside its transactions.
 
-    A mark is written every second. Once there are MOST, every second one goes, and from then on the newest mark is
-    moved along until the time between two has doubled: the table stays small, its last row is never older than a
-    second. ``gauge`` is asked for memory and slots; without one the process's own peak memory is noted.
+    A mark is written every second. Once there are MOST, every other one is deleted, and from then on the newest mark
+    is moved along until the time between two has doubled: the table stays small, and its last row is never older than
+    a second. ``gauge`` is asked for memory and slots; without one the process's own peak memory is noted.
     """
 
     def __init__(self, connection: sqlite3.Connection, session: int) -> None:
@@ -54,12 +54,12 @@ class Marks:
         self.start(None)
 
     def start(self, gauge: Callable[[], Gauge] | None) -> None:
-        """Start the session's clock anew."""
+        """Restart the session's clock."""
         self._gauge = gauge or (lambda: Gauge(memory_bytes=peak_memory()))
         self._clock = self._noted = time.monotonic()
 
     def leave_out(self, seconds: float) -> None:
-        """So much time was spent in a pause."""
+        """Do not count these seconds: they were spent in a pause."""
         self._clock += seconds
 
     def active_s(self) -> float:

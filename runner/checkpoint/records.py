@@ -18,8 +18,8 @@ _JOINED = ["\0".join(["%s"] * count) for count in range(12)]  # twice as fast as
 class Usage(NamedTuple):
     """What a row's completions took together, in tokens; ``finish_reason`` is the last completion's.
 
-    ``retries``: requests asked again (``Request.retry``). ``seed``: what the first random draws followed from, None for
-    a row without any; the 64 bits of ``Sequence.draw_seed`` as a signed number, which Arrow and SQLite both hold.
+    ``retries``: requests asked again (``Request.retry``). ``seed``: the seed of the first random draws, None for a row
+    without any; the 64 bits of ``Sequence.draw_seed`` as a signed number, which Arrow and SQLite both hold.
     """
 
     prompt_tokens: int = 0
@@ -52,28 +52,28 @@ class Record(NamedTuple):
     completion: Completion
 
     def values(self) -> tuple[Any, ...]:
-        """The table's columns; a failed request has no digest, so that nobody takes over its answer."""
+        """The table's columns; a failed request has no digest, so that its answer is never reused."""
         row, number, digest, completion = self
         body = to_json(completion.to_json())
         return with_crc(row, number, digest if completion.error is None else None, body)
 
     @classmethod
     def of(cls, row: int, number: int, digest: bytes | None, body: str, crc: int) -> Record:
-        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        """The inverse of ``values``. Raises DamagedError if they are not what was written."""
         checked("completions", row, number, digest, body, crc)
         return cls(row, number, digest, Completion.from_json(json.loads(body)))
 
 
 def with_crc(*values: Any) -> tuple[Any, ...]:
-    """A table's row with its CRC-32 as the last column, to tell bits that have flipped on the disk."""
+    """A table's row with its CRC-32 as the last column, which reveals bits that have flipped on the disk."""
     return *values, zlib.crc32((_JOINED[len(values)] % values).encode("utf-8", "replace"))
 
 
 def checked(table: str, *row: Any) -> tuple[Any, ...]:
-    """The inverse of ``with_crc``. Raises DamagedError where the row cannot be what was written."""
+    """The row without its CRC, the inverse of ``with_crc``. Raises DamagedError if it is not what was written."""
     values = row[:-1]
     if with_crc(*values) != row:
-        raise DamagedError(f"the checksum of a row of the table {table} does not hold")
+        raise DamagedError(f"a row of the table {table} does not match its checksum")
     return values
 
 
@@ -113,7 +113,7 @@ class Staged(NamedTuple):
 
     @classmethod
     def of(cls, *values: Any) -> Staged:
-        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        """The inverse of ``values``. Raises DamagedError if they are not what was written."""
         return cls._make(checked("staged", *values))
 
 
@@ -137,7 +137,7 @@ class Shard(NamedTuple):
 
     @classmethod
     def of(cls, *values: Any) -> Shard:
-        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        """The inverse of ``values``. Raises DamagedError if they are not what was written."""
         return cls._make(checked("shards", *values))
 
 
@@ -154,7 +154,7 @@ class Rejected(NamedTuple):
 
     @classmethod
     def of(cls, attempt: int, reason: str, prompt: int, cached: int, completion: int, body: str, crc: int) -> Rejected:
-        """The inverse of ``values``. Raises DamagedError where they cannot be what was written."""
+        """The inverse of ``values``. Raises DamagedError if they are not what was written."""
         checked("rejected", attempt, reason, prompt, cached, completion, body, crc)
         return cls(attempt, reason, Output(attempt, json.loads(body), None, Usage(prompt, cached, completion)))
 
@@ -176,7 +176,7 @@ def read_rejected(connection: sqlite3.Connection) -> Iterator[Rejected]:
 
 
 def read_prelude(connection: sqlite3.Connection) -> dict[str, Any] | None:
-    """What the job found before the first row; None if that is still to do. Raises DamagedError."""
+    """What the job found before the first row; None if it has not been found yet. Raises DamagedError."""
     found = connection.execute("SELECT * FROM prelude").fetchone()
     return dict(json.loads(checked("prelude", *found)[0])) if found else None
 
@@ -192,7 +192,7 @@ def insert_rejected(connection: sqlite3.Connection, rejected: Iterable[Rejected]
 
 
 def count_rejected(connection: sqlite3.Connection) -> dict[str, int]:
-    """How many attempts each filter took, the most first. Raises DamagedError."""
+    """How many attempts each filter rejected, most first. Raises DamagedError."""
     kinds = Counter(error_kind(one.reason) for one in read_rejected(connection))
     return dict(kinds.most_common())
 

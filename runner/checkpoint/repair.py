@@ -1,4 +1,4 @@
-"""A damaged checkpoint made anew from what is sound: the shards, and whatever of the old one can still be read."""
+"""A damaged checkpoint rebuilt from whatever is intact: the shards, and the readable parts of the old one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from runner.checkpoint.records import Record, Rejected, Shard, Staged, checked, 
 from runner.checkpoint.shards import shard_file
 from runner.disk import DamagedError, disk_errors, sync_folder
 from runner.types import UserError
+from runner.words import count_of
 
 _LEAP = 1 << 20  # the longest gap of row numbers that is jumped over behind a damaged page
 
 
 class Repaired(NamedTuple):
-    """What was kept: ``shards`` with ``rows``, ``answers`` and ``finished`` rows behind them; ``lost`` says what not.
+    """What was kept: ``shards`` with ``rows``, ``answers`` and other ``finished`` rows; ``lost`` says what was not.
 
-    ``aside`` is where the damaged checkpoint lies now.
+    ``aside``: where the damaged checkpoint is now.
     """
 
     shards: int
@@ -40,10 +41,10 @@ class Repaired(NamedTuple):
 
 
 def repair(run_dir: Path) -> Repaired:
-    """Put the checkpoint aside and write a new one. Deletes nothing. Raises UserError if there is too little left."""
+    """Put the checkpoint aside and write a new one. Deletes nothing. Raises UserError if too little is left."""
     run_dir = Path(run_dir)
     if not run_dir.is_dir() or not any((run_dir / name).exists() for name in (DATABASE, IDENTITY)):
-        raise UserError(f"{run_dir} is no run directory: it has neither {DATABASE} nor {IDENTITY}")
+        raise UserError(f"{run_dir} is not a run directory: it has neither {DATABASE} nor {IDENTITY}")
     with disk_errors(run_dir):
         lease = Lease(run_dir)
         try:
@@ -53,7 +54,7 @@ def repair(run_dir: Path) -> Repaired:
 
 
 def _repair(run_dir: Path) -> Repaired:
-    """The new checkpoint gets its name when it is whole; a repair that was interrupted begins again."""
+    """The new checkpoint gets its name when it is complete; an interrupted repair starts over."""
     old_path = _damaged(run_dir)
     new_path = run_dir / f"{DATABASE}.tmp"
     new_path.unlink(missing_ok=True)
@@ -94,7 +95,7 @@ def _identity(run_dir: Path, old: sqlite3.Connection) -> dict[str, Any]:
         return dict(json.loads((run_dir / IDENTITY).read_text(encoding="utf-8")))
     with contextlib.suppress(sqlite3.Error, DamagedError, TypeError, ValueError):
         return read_identity(old)
-    raise UserError(f"neither {run_dir / IDENTITY} nor {DATABASE} says what this run is: use another run_name")
+    raise UserError(f"neither {run_dir / IDENTITY} nor {DATABASE} identifies this run: use another run_name")
 
 
 def _put_aside(run_dir: Path) -> Path:
@@ -123,10 +124,12 @@ def _sound_shards(run_dir: Path, identity: dict[str, Any], hashes: dict[str, str
         data = path.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         full = min(size, rows - shard * size)
-        least = 1 if hashes.get(path.name) == sha256 else full  # a run whose attempts are spent ends before its rows do
+        least = (
+            1 if hashes.get(path.name) == sha256 else full
+        )  # a run out of attempts ends with fewer rows than asked for
         table = _table(data, identity["columns"], range(least, full + 1))
         if table is None or hashes.get(path.name, sha256) != sha256:
-            lost.append(f"{path.name} is damaged: its rows are made again")
+            lost.append(f"{path.name} is damaged: its rows will be rebuilt")
             path.rename(path.with_name(f"{path.name}.damaged"))
             continue
         yield Shard(shard, table.num_rows, path.name, len(data), sha256, *_sums(table))
@@ -174,7 +177,7 @@ def _copy(
             if not gaps:
                 break
     if damaged:
-        lost.append(f"{damaged} damaged rows of the table {table}")
+        lost.append(f"{count_of(damaged, 'damaged row')} of the table {table}")
     return kept
 
 

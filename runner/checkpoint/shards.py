@@ -74,7 +74,7 @@ def shard_schema(keep: pa.Schema, job: pa.Schema) -> pa.Schema:
         if not _stageable(field.type):
             raise UserError(
                 f"job column {field.name!r} has type {field.type}: "
-                "it can be a boolean, a number, a string, or a list or struct of these"
+                "it must be a boolean, a number, a string, or a list or struct of these"
             )
     return pa.schema(fields, metadata=_features(keep))
 
@@ -102,7 +102,7 @@ def _features(keep: pa.Schema) -> dict[bytes, bytes] | None:
 
 
 def stage(outputs: Sequence[Output], job: pa.Schema) -> list[Staged]:
-    """What the checkpoint keeps of these rows, made so that sealing cannot fail on a value later.
+    """These rows as the checkpoint stores them, checked so that sealing cannot fail on a value later.
 
     A value that does not fit its column's type turns its row into an error row without any of the job's columns.
     """
@@ -164,7 +164,7 @@ def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
 
 
 def batches(rows: Iterable[Staged]) -> Iterator[list[Staged]]:
-    """``rows`` in pieces of at most BATCH_ROWS rows and about BATCH_CHARS characters, whatever their source."""
+    """``rows`` in lists of at most BATCH_ROWS rows and about BATCH_CHARS characters."""
     piece: list[Staged] = []
     chars = 0
     for row in rows:
@@ -198,8 +198,9 @@ def _kept_arrays(start: int, stop: int, layout: ShardLayout) -> list[Any]:
     there = set(source.column_names)
     missing = [name for name in keep if name not in there]
     if missing or source.num_rows != stop - start:
-        found = f"has no column {missing[0]!r}" if missing else f"gives {source.num_rows} of them"
-        raise UserError(f"the data set changed during the run: rows {start} to {stop - 1} were there, now it {found}")
+        rows = f"of rows {start} to {stop - 1} it has only {source.num_rows} left"
+        found = f"it no longer has a column {missing[0]!r}" if missing else rows
+        raise UserError(f"the data set changed during the run: {found}")
     # ``take`` copies, so that the bytes do not depend on how the source happened to cut its chunks.
     source = source.select(keep).take(pa.array(range(stop - start), type=pa.int64()))
     return [column.cast(field.type) for column, field in zip(source.columns, layout.columns, strict=False)]

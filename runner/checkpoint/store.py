@@ -1,4 +1,4 @@
-"""The checkpoint (SQLite) and the output (Arrow shards) of a run; the only writer of its directory.
+"""The checkpoint (SQLite) and the output (Arrow shards) of a run, and the only writer of both.
 
 ``run.db`` is the only truth. A *completion* is committed before anyone acts on it and kept for the whole run: resume
 replays it, equal requests reuse it, a lost shard is made again from it. A *finished* row is staged until the last row
@@ -94,14 +94,14 @@ class Store:
         input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``:
         ``process`` survives any death of the process; ``power`` also a power cut, for a disk sync at each commit.
         ``death``: how a supervisor saw the last session end; see ``runner.checkpoint.deaths`` for what follows.
-        With ``retry`` rows in error are unfinished again, and what failed in them is to be asked anew.
+        With ``retry`` rows in error become unfinished, and their failed requests are asked again.
 
         Raises UserError: column names clash; another process has the lease (its pid is named); the directory belongs
         to a different run (one line ``key: old -> new`` for each difference); the checkpoint is damaged, of another
         version, or cannot be written.
         """
         if durability not in ("process", "power"):
-            raise UserError("checkpoint.durability", "it can be process or power", value=durability)
+            raise UserError("checkpoint.durability", "it must be process or power", value=durability)
         if shard_rows < 1:
             raise UserError("output.shard_rows", "it must be at least 1", value=shard_rows)
         columns = shards.shard_schema(keep, schema)
@@ -128,7 +128,7 @@ class Store:
         return store
 
     def start(self, gauge: Callable[[], Gauge] | None = None) -> None:
-        """Start the session's clock anew: call it when the model is loaded, so that rows/s leaves that out.
+        """Restart the session's clock: call it when the model is loaded, so that rows/s leaves loading out.
 
         ``gauge`` is asked for the engine's memory and slots at each mark of progress.
         """
@@ -147,7 +147,7 @@ class Store:
     ) -> None:
         """Commit completions and, in the same transaction, rows finished earlier; then seal the shards now complete.
 
-        ``rejected`` are attempts that are no rows. What is passed is on disk when this returns. A row's last completion
+        ``rejected`` are attempts that became no rows. All of it is on disk when this returns. A row's last completion
         may be in the same call as its output. Values that do not fit their column's type, or columns that the job did
         not name, make the row an error row; lone surrogates become U+FFFD in outputs (completions keep them, for
         replay). Raises sqlite3.IntegrityError if a (row, number) or a row is committed twice, ValueError for a row out
@@ -289,7 +289,7 @@ class Store:
     def _forget_damaged_shards(self) -> None:
         for shard, name, size, sha256 in self._select("SELECT shard, file, bytes, sha256 FROM shards"):
             if problem := damage(self.run_dir / name, size, sha256):
-                log.warning("%s: its rows are made again, from recorded completions where there are any", problem)
+                log.warning("%s: its rows will be rebuilt, from recorded completions where there are any", problem)
                 with self._database.atomic():
                     self._connection.execute("DELETE FROM shards WHERE shard = ?", (shard,))
 
@@ -297,7 +297,7 @@ class Store:
         recorded = {shards.shard_file(shard) for shard in self._sealed}
         for path in self.run_dir.iterdir():
             if _ORPHAN.fullmatch(path.name) and path.name not in recorded:
-                log.info("removing %s, which is no part of the run", path)
+                log.info("removing %s, which is not part of the run", path)
                 path.unlink()
 
     def _checked(self, outputs: Iterable[Output]) -> list[Output]:

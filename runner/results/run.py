@@ -79,7 +79,7 @@ class Run:
     def __post_init__(self) -> None:
         self.path = Path(self.path)
         if not (self.path / DATABASE).is_file():
-            raise UserError(f"{self.path} is no run directory: it has no {DATABASE}")
+            raise UserError(f"{self.path} is not a run directory: it has no {DATABASE}")
 
     @property
     def status(self) -> Status:
@@ -98,7 +98,7 @@ class Run:
 
         file = self.path / "config.yaml"
         if not file.is_file():
-            raise UserError(f"{self.path} has no config.yaml: the run did not get as far as starting")
+            raise UserError(f"{self.path} has no config.yaml: the run never started")
         return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
 
     @property

@@ -248,7 +248,7 @@ def test_a_full_disk_ends_with_3_and_a_clear_line_and_resumes_when_there_is_room
         said = capsys.readouterr().err
         (small_disk / "ballast").unlink()
         assert cli.main(["run", *words]) == 0
-    assert "is full" in said and "make room, then run the same line to resume" in said
+    assert "is full" in said and "make room, then run the same command again to resume" in said
     assert "Traceback" not in said
     assert [row["id"] for row in rows_of(folder=small_disk)] == list(range(ROWS))
 
@@ -394,7 +394,7 @@ def test_every_answer_and_finished_row_has_a_checksum():
     interrupted(steps=3)
     with database() as connection:
         assert connection.execute("UPDATE staged SET body = body || ' '").rowcount > 0
-    assert "the checksum of a row of the table staged" in refusal()
+    assert "a row of the table staged does not match its checksum" in refusal()
     assert cli.main(["repair", "outputs/run"]) == 0
     run(overrides("whole"))
     run(overrides())
@@ -415,7 +415,7 @@ def test_a_damaged_shard_is_found_by_size_or_hash_and_made_again_after_saying_so
     monkeypatch.setattr(FakeEngine, "step", lambda self: pytest.fail("the answers are recorded"))
     with caplog.at_level("WARNING", "rowmill"):
         assert run(overrides())["state"] == "finished"
-    assert "data-00001.arrow" in caplog.text and "made again" in caplog.text
+    assert "data-00001.arrow" in caplog.text and "will be rebuilt" in caplog.text
     assert shards() == whole
 
 
@@ -453,7 +453,7 @@ def test_repair_keeps_what_the_job_found_before_the_first_row():
 
 def test_repair_leaves_running_runs_and_other_folders_alone(tmp_path, capsys):
     assert cli.main(["repair", str(tmp_path)]) == 2
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("harm", ["cut", "garbage"])

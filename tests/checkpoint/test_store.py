@@ -195,7 +195,7 @@ def test_numpy_values_are_stored_as_plain_ones(tmp_path):
 def test_input_that_shrank_during_the_run_is_noticed_and_nothing_is_lost(tmp_path):
     with (
         open_store(tmp_path, kept=lambda a, b: kept(a, b - 1)) as store,
-        pytest.raises(UserError, match="data set changed during the run: rows 0 to 3"),
+        pytest.raises(UserError, match="data set changed during the run: of rows 0 to 3 it has only 3 left"),
     ):
         store.finish([output(row) for row in range(4)])
     finish_all(tmp_path)

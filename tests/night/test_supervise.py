@@ -109,7 +109,7 @@ def test_a_row_that_aborts_the_process_is_run_alone_and_quarantined_at_its_third
     assert three == [6]
     assert [why for (why,) in asked("SELECT why FROM sessions")] == ["died of SIGABRT"] * 3 + ["finished"]
     assert errors.count("starting it again") == 3
-    assert "died of SIGABRT, with 4 rows at work" in Path("outputs/run/run.log").read_text()
+    assert "died of SIGABRT, with 4 rows in progress" in Path("outputs/run/run.log").read_text()
 
 
 def test_lack_of_memory_makes_batches_smaller_and_is_recorded():

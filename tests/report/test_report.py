@@ -157,7 +157,7 @@ def test_an_unfinished_run_has_a_report_too(folder):
 
 
 def test_a_folder_that_is_no_run_is_refused(folder, capsys):
-    with pytest.raises(UserError, match="no run directory"):
+    with pytest.raises(UserError, match="not a run directory"):
         write_report(folder)
     assert main(["report", "nowhere"]) == 2
 

@@ -101,7 +101,7 @@ def test_runs_of_different_jobs_share_no_column(folder):
 
 def test_no_run_is_refused(folder, capsys):
     assert main(["diff", ".", "outputs"]) == 2
-    assert "no run directory" in capsys.readouterr().err
+    assert "not a run directory" in capsys.readouterr().err
 
 
 def test_kappa():

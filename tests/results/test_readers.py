@@ -260,7 +260,7 @@ def test_a_changed_row_is_refused(copy, reader, capsys):
     with contextlib.closing(sqlite3.connect(copy / "run.db")) as connection, connection:
         connection.execute("UPDATE staged SET body = replace(body, 'ham', 'egg')")
     said = refusal(reader, copy, capsys)
-    assert "the checksum of a row of the table staged does not hold" in said
+    assert "a row of the table staged does not match its checksum" in said
     assert "\n" not in said
 
 
@@ -277,7 +277,7 @@ def test_a_changed_prelude_is_refused(copy, capsys):
     with contextlib.closing(sqlite3.connect(copy / "run.db")) as connection, connection:
         connection.execute("DELETE FROM prelude")
         connection.execute("INSERT INTO prelude VALUES ('{}', 1)")
-    assert "table prelude does not hold" in refusal("evaluate", copy, capsys)
+    assert "table prelude does not match its checksum" in refusal("evaluate", copy, capsys)
 
 
 # Identities of earlier versions

@@ -89,11 +89,11 @@ def test_a_changed_input_is_refused(folder):
 
 
 def test_what_is_no_run(folder):
-    with pytest.raises(UserError, match=r"mail.csv is no run directory"):
+    with pytest.raises(UserError, match=r"mail.csv is not a run directory"):
         runner.open_run("mail.csv")
     (folder / "empty").mkdir()
     connect(folder / "empty", power=False).close()
-    with pytest.raises(UserError, match="did not get as far as starting"):
+    with pytest.raises(UserError, match="the run never started"):
         _ = runner.open_run("empty").status
 
 

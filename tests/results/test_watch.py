@@ -116,10 +116,10 @@ def test_rows_a_second_of_the_newest_session(tmp_path, clock):
 
 
 def test_no_run_is_refused(tmp_path, capsys):
-    with pytest.raises(UserError, match="no run directory"):
+    with pytest.raises(UserError, match="not a run directory"):
         shown(tmp_path)
     assert main(["watch", str(tmp_path)]) == 2
-    assert "no run directory" in capsys.readouterr().err
+    assert "not a run directory" in capsys.readouterr().err
 
 
 def test_curves():
