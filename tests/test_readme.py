@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runner.cli import main, topics
+from runner.cli import command_parser, main, topics
 from runner.config.compose import keys
 from runner.config.conf import RunConf
 from runner.config.declared import find_class
@@ -116,6 +116,14 @@ def test_keys_of_commands_that_need_a_model_exist():
     for word in [word for line in lines for word in shlex.split(line)[2:] if "=" in word]:
         name, _, value = word.partition("=")
         assert name in known or set(value.split(",")) <= set(group_files(name)), word
+
+
+@pytest.mark.parametrize("command", ["run", "convert", "perplexity", "benchmark"])
+def test_keys_that_the_help_of_a_command_shows_exist(command):
+    options = {key.name for name in (*topics.JOBS, *NEED_A_MODEL) for key in _keys_of(name)}
+    shown = re.findall(r"([a-z_]+\.[a-z_]+)=", command_parser(command).format_help())
+    assert len(shown) >= 3
+    assert set(shown) <= options | set(topics.known_keys())
 
 
 def _keys_of(topic):

@@ -8,10 +8,11 @@ import json
 
 from runner.cli.arguments import add_overrides
 from runner.cli.commands import EXIT_OK
+from runner.config.groups import group_files
 
 _CONVERT_KEYS = """keys:
   model.path=openai/gpt-oss-20b|FOLDER         convert.bits=6 convert.group_size=32 convert.folder=FOLDER
-  model=gpt_oss_20b_q8g64|gpt_oss_20b_q6g32|gpt_oss_20b_q5g32|gpt_oss_20b_q4g32   (base, bits and group size in one)
+  model={recipes}   (base, bits and group size in one)
   model.revision=COMMIT engine.backend=auto|metal|cuda|cpu offline=true
 """
 _PERPLEXITY_KEYS = """keys:
@@ -32,7 +33,9 @@ _BENCHMARK_KEYS = """keys:
 
 
 def convert_arguments(parser: argparse.ArgumentParser) -> None:
-    add_overrides(parser, _CONVERT_KEYS)
+    files = group_files("model").items()
+    recipes = [name for name, file in files if "\nbase: " in file.read_text(encoding="utf-8")]
+    add_overrides(parser, _CONVERT_KEYS.format(recipes="|".join(recipes)))
 
 
 def convert(options: argparse.Namespace) -> int:
