@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from runner.types import GREEDY, Sampling
 
@@ -89,7 +89,7 @@ class Work:
     model_s: float = 0.0
     forced: int = 0
 
-    def __iadd__(self, other: Work) -> Work:
+    def __iadd__(self, other: Work) -> Self:
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
         return self

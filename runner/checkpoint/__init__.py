@@ -2,7 +2,7 @@
 
 Modules:
 conf      The group ``checkpoint`` of the configuration.
-counts    Sums and counts over a checkpoint's rows, sealed or staged: totals, kinds of errors, labels.
+counts    Sums and counts over a checkpoint's rows and sessions: totals, kinds of errors, labels, what engines did.
 database  The tables of a checkpoint and how they are opened.
 deaths    The rows in flight at this moment, on disk, and the deaths of earlier sessions with the rows they took down.
 digests   Which committed answer belongs to which request, so that equal requests are computed once.

@@ -1,14 +1,16 @@
-"""Sums and counts over a checkpoint's rows, sealed or staged: totals, kinds of errors, labels."""
+"""Sums and counts over a checkpoint's rows and sessions: totals, kinds of errors, labels, what engines did."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from runner.checkpoint.records import Staged, Usage, error_kind, read_rejected, read_shards, read_staged
+from runner.sequences import Work
 
 _LABELS = 200  # distinct labels counted in a shard
 
@@ -42,6 +44,37 @@ class Totals(NamedTuple):
             cached += usage.cached_tokens
             completion += usage.completion_tokens
         return Totals(finished, errors, prompt, cached, completion, shards)
+
+
+@dataclass
+class SessionWork(Work):
+    """What a session's engine did in the ``loop_s`` seconds of its loop, beside what the planner saw.
+
+    Of the ``prompt`` tokens of all requests, ``served`` were those of requests that had been answered before, and
+    ``shareable`` are what an unlimited cache would have spared in any order. The names are those in checkpoints.
+    """
+
+    loop_s: float = 0.0
+    prompt: int = 0
+    served: int = 0
+    shareable: int = 0
+
+    def to_json(self) -> dict[str, float]:
+        """As a session's provenance holds it, beside other facts."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, provenance: Mapping[str, Any]) -> SessionWork:
+        """What a session's provenance holds of it; zeros for what an earlier version or a killed session left out."""
+        return cls(**{one.name: provenance[one.name] for one in fields(cls) if one.name in provenance})
+
+    @classmethod
+    def total(cls, sessions: Iterable[SessionWork]) -> SessionWork:
+        """What several sessions did."""
+        total = cls()
+        for one in sessions:
+            total += one
+        return total
 
 
 def read_totals(connection: sqlite3.Connection) -> Totals:

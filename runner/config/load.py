@@ -20,7 +20,7 @@ from runner.night.schedule import check_schedule
 from runner.types import Job, UserError
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """A composed run: typed ``conf``, its ``job``, and the same as plain values for identity and records."""
 

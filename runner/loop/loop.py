@@ -124,7 +124,7 @@ class Loop:
 
     def _collect(self, tasks: list[Task]) -> None:
         for task in tasks:
-            if task.index >= 0 and task.output is not None and self.tasks.pop(task.index, None) is not None:
+            if task.is_row and task.output is not None and self.tasks.pop(task.index, None) is not None:
                 self.outputs.append(task.output)
                 self._tell(task)
 
@@ -194,7 +194,7 @@ class Loop:
         for (task, number, request), tokens in zip(requests, prompts, strict=True):
             key = (task.index, number)
             try:
-                origin = self.feed.origin(task.index) if task.index >= 0 else task.index
+                origin = self.feed.origin(task.index) if task.is_row else task.index
                 sequence = sequence_of(key, origin, request, tokens, self.defaults, self.prompter.continuations)
             except Exception as problem:  # a job's own choices: only its row is at fault
                 self.answers.append((key, Completion(finish_reason="error", error=_why(problem))))

@@ -1,26 +1,45 @@
-"""The prelude: what a job asks of the model before the first row, once for a run.
+"""Before the first row: what a job learns of its run, and its prelude, what it asks the model once for a run.
 
-A job has one if it has two methods. ``prelude(survey)`` is a generator like ``steps``: it yields requests, receives
-completions and returns what it found (JSON values). That is recorded in the checkpoint and given to ``begin(found)``,
-in this session and in those that resume the run.
+A job has a prelude if it has two methods. ``prelude(survey)`` is a generator like ``steps``: it yields requests,
+receives completions and returns what it found (JSON values). That is recorded in the checkpoint and given to
+``begin(found)``, in this session and in those that resume the run.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
-from runner.config.hooks import Surveys
+from runner.config.hooks import Opens, Surveys
+from runner.data.source import DataSource
 from runner.data.survey import Survey
 from runner.loop.loop import Loop
-from runner.loop.task import Task
-from runner.types import Row, Steps, UserError
+from runner.loop.task import PRELUDE, Task
+from runner.text.prompter import Prompter
+from runner.types import Request, Row, RowError, Setting, Steps, UserError
 
-ROW = -1  # under which the prelude's completions are recorded
-log = logging.getLogger("rowmill")
+COUNTED_CHARS = 100_000  # tokenised together: a tokenizer takes some hundred bytes for each
+
+
+def open_job(
+    job: Opens | None, prompter: Prompter, source: DataSource, model_config: dict[str, Any], max_tokens: int, seed: int
+) -> None:
+    """Call the job's ``open``, if it has one; what it raises is a UserError."""
+    if job is None:
+        return
+    job.open(
+        Setting(
+            source,
+            seed,
+            max_tokens,
+            _context(model_config),
+            lambda texts: count_tokens(prompter, texts),
+            lambda request: _prompt_tokens(prompter, request, source),
+        )
+    )
 
 
 @dataclass
@@ -44,7 +63,7 @@ def begin(job: Surveys | None, survey: Survey, loop: Loop, tick: Callable[[], No
         return True
     found = loop.store.prelude()
     if found is None:
-        output = loop.finish(Task(ROW, {}, _PreludeJob(job, survey)), tick)
+        output = loop.finish(Task(PRELUDE, {}, _PreludeJob(job, survey)), tick)
         if output is None:
             return False
         if output.error is not None:
@@ -53,3 +72,32 @@ def begin(job: Surveys | None, survey: Survey, loop: Loop, tick: Callable[[], No
         loop.store.record_prelude(found)
     job.begin(found)
     return True
+
+
+def count_tokens(prompter: Prompter, texts: list[str]) -> list[int]:
+    """The number of tokens of each text; token ids are held for some of them at a time."""
+    counts: list[int] = []
+    some: list[str] = []
+    chars = 0
+    for text in texts:
+        some.append(text)
+        chars += len(text)
+        if chars >= COUNTED_CHARS:
+            counts += map(len, prompter.vocabulary.encode(some))
+            some, chars = [], 0
+    return [*counts, *map(len, prompter.vocabulary.encode(some))]
+
+
+def _prompt_tokens(prompter: Prompter, request: Request, source: DataSource) -> int:
+    try:
+        return len(prompter.render(request, next(source.rows(0, 1))))
+    except RowError:  # the first row may lack something: the next ones are another matter
+        return 0
+
+
+def _context(model_config: dict[str, Any]) -> int | None:
+    if not model_config:
+        return None
+    from runner.models.tensors import context_length
+
+    return context_length(model_config)

@@ -10,6 +10,7 @@ from runner.checkpoint.records import Output, Record, Usage
 from runner.types import Completion, Job, RejectedError, Request, Row, RowError, Steps, UnreadableRow
 
 ERROR_CHARS = 2000  # of a row's error; exceptions may print all they hold
+PRELUDE = -1  # the index of a task that is no row: what a job asks before the first one
 EMPTY_YIELDS = 1000  # in a row, after which a job is taken to ask for nothing for ever
 
 
@@ -37,6 +38,11 @@ class Task:
     _single: bool = False
     _numbers: range = range(0)
     _missing: int = 0
+
+    @property
+    def is_row(self) -> bool:
+        """Whether its output is one of the run's rows."""
+        return self.index != PRELUDE
 
     def start(self) -> list[tuple[int, Request]]:
         """Run the job up to its first requests: (number, request) pairs, none if the row is done."""

@@ -7,25 +7,11 @@ import sqlite3
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from runner.checkpoint.counts import read_error_kinds, read_totals
+from runner.checkpoint.counts import SessionWork, read_error_kinds, read_totals
 from runner.checkpoint.database import open_reader, read_identity
 from runner.checkpoint.lease import holder
 from runner.checkpoint.marks import active_seconds
 from runner.checkpoint.records import count_rejected
-
-_WORK = (
-    "model_s",
-    "loop_s",
-    "lanes",
-    "slots",
-    "padded",
-    "prefilled",
-    "cached",
-    "served",
-    "shareable",
-    "prompt",
-    "forced",
-)
 
 
 class Session(TypedDict):
@@ -109,25 +95,21 @@ def read_status(run_dir: Path) -> Status:
         "sessions": sessions,
         "active_s": active,
         "rows_per_s": totals.finished / active if active else 0.0,
-        "model_share": _share(work["model_s"], work["loop_s"]),
-        "slot_occupancy": _share(work["lanes"], work["slots"]),
-        "padding_share": _share(work["padded"], work["padded"] + work["prefilled"]),
-        "cached_share": _share(work["cached"] + work["served"], work["prompt"]),
-        "best_cached_share": _share(work["shareable"], work["prompt"]),
-        "forced_tokens": int(work["forced"]),
+        "model_share": _share(work.model_s, work.loop_s),
+        "slot_occupancy": _share(work.lanes, work.slots),
+        "padding_share": _share(work.padded, work.padded + work.prefilled),
+        "cached_share": _share(work.cached + work.served, work.prompt),
+        "best_cached_share": _share(work.shareable, work.prompt),
+        "forced_tokens": work.forced,
         "error_kinds": kinds,
         "rejected": rejected,
     }
     return cast(Status, figures)
 
 
-def _read_work(connection: sqlite3.Connection) -> dict[str, float]:
-    """What engines did, over all sessions that have ended; see ``Work``."""
-    sums = ", ".join(f"sum(json_extract(provenance, '$.{name}'))" for name in _WORK)
-    return {
-        name: value or 0
-        for name, value in zip(_WORK, connection.execute(f"SELECT {sums} FROM sessions").fetchone(), strict=True)
-    }
+def _read_work(connection: sqlite3.Connection) -> SessionWork:
+    """What engines did, over all sessions that have ended."""
+    return SessionWork.total(SessionWork.from_json(one["provenance"]) for one in read_sessions(connection))
 
 
 def _share(part: float, whole: float) -> float | None:

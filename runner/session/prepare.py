@@ -18,8 +18,8 @@ from runner.config.load import Config
 from runner.data.kept import Kept, choose
 from runner.data.source import DataSource, open_source
 from runner.disk import disk_errors
+from runner.loop.prelude import open_job
 from runner.loop.retrying import Retrying
-from runner.loop.setting import open_job
 from runner.text.prompter import Prompter
 from runner.text.structure import Structure, read_structure
 from runner.text.vocabulary import ByteTokenizer
@@ -28,12 +28,9 @@ from runner.types import Attempts, Job, UserError
 log = logging.getLogger("rowmill")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prepared:
-    """A run checked and ready, its weights not yet loaded. ``folder`` is the model's, None for the fake engine.
-
-    ``memory_share`` of what batches and KV caches may take is left after deaths for lack of memory.
-    """
+    """A run checked and ready, its weights not yet loaded. ``folder`` is the model's, None for the fake engine."""
 
     config: Config
     job: Job  # asks again for what is cut off, where the configuration's own does not
@@ -48,7 +45,6 @@ class Prepared:
     keep: Kept
     structure: Structure | None = None
     attempts: Attempts | None = None  # what the rows are made from, if not from the source's
-    memory_share: float = 1.0
 
     @property
     def rows(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from runner.checkpoint.counts import SessionWork
 from runner.checkpoint.deaths import Death
 from runner.checkpoint.store import Store
 from runner.config.load import Config
@@ -85,11 +86,12 @@ def _outcome(ready: Prepared, store: Store) -> str:
 
 def _tell(ready: Prepared, store: Store, link: Link | None) -> None:
     """Say what deaths of earlier sessions lead to, and to the supervisor where to look."""
-    ready.memory_share = store.deaths.budget_share
     if store.died:
         log.warning("%s", store.died)
     if store.deaths.memory:
-        log.warning("memory ran out before: batches and KV caches take %.0f%% of their size", 100 * ready.memory_share)
+        log.warning(
+            "memory ran out before: batches and KV caches take %.0f%% of their size", 100 * store.deaths.budget_share
+        )
     if link:
         engine = ready.config.conf.engine
         link.report(
@@ -125,17 +127,20 @@ def open_store(ready: Prepared, death: Death | None = None) -> Store:
     return store
 
 
-def open_engine(ready: Prepared) -> Engine:
-    """Load the weights. UserError, exit code 3, if the model cannot run here."""
+def open_engine(ready: Prepared, share: float) -> Engine:
+    """Load the weights; ``share`` of the usual batch size and KV memory is used.
+
+    UserError, exit code 3, if the model cannot run here.
+    """
     conf = ready.config.conf.engine
     if ready.folder is None:
         from runner.engine.fake import FakeEngine
 
         stopped = stop_at(ready.prompter) if ready.prompter.stop else None
-        return FakeEngine(conf.batch_size, stopped, ready.memory_share)
+        return FakeEngine(conf.batch_size, stopped, share)
     from runner.engine.open import open_engine as open_mlx_engine
 
-    return open_mlx_engine(ready.folder, ready.device, conf, ready.prompter, ready.memory_share)
+    return open_mlx_engine(ready.folder, ready.device, conf, ready.prompter, share)
 
 
 def work(
@@ -157,7 +162,9 @@ def work(
         raise KeyboardInterrupt
     wait = night.waiter(store.leave_out)
     most = Budget.of(conf.engine, ready.device).watermark if ready.device else math.inf
-    engine = GuardedEngine(lambda: open_engine(ready), store.flight, deaths.alone(), deaths.quarantined(), wait, most)
+    engine = GuardedEngine(
+        lambda: open_engine(ready, deaths.budget_share), store.flight, deaths.alone(), deaths.quarantined(), wait, most
+    )
     store.start(engine.gauge)
     grammars = answer_grammars(ready.prompter.channels, ready.prompter.answer_prefix)
     grammar = grammars(ready.structure.body) if ready.structure is not None else None
@@ -196,11 +203,11 @@ def _note_work(engine: GuardedEngine, loop: Loop, seconds: float) -> None:
     """Keep what the session's engine did beside what the planner saw that could be shared."""
     if engine.work.slots:
         plan = loop.plan
-        planned = {"prompt": plan.taken, "shareable": plan.shareable, "served": plan.served, "loop_s": seconds}
-        chosen = {f"{name}_cost": cost for name, cost in plan.costs._asdict().items()}
-        chosen["batch_size"] = engine.batch_size
-        loop.store.note(**vars(engine.work), **planned, **chosen)
-        log.debug("work: %s, planned: %s, chosen: %s", engine.work, planned, chosen)
+        planned = {"prompt": plan.taken, "shareable": plan.shareable, "served": plan.served}
+        work = SessionWork(**vars(engine.work), **planned, loop_s=seconds)
+        chosen = {"snapshot_cost": plan.costs.snapshot, "level_cost": plan.costs.level, "batch_size": engine.batch_size}
+        loop.store.note(work, chosen)
+        log.debug("%s, chosen: %s", work, chosen)
 
 
 def resume_command(ready: Prepared) -> str:

@@ -20,8 +20,8 @@ notes = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 original = session.open_engine
 
 
-def open_engine(ready):
-    engine = original(ready)
+def open_engine(ready, share):
+    engine = original(ready, share)
     step = engine.step
 
     def noting():
