@@ -27,13 +27,13 @@ cache       The cache folder; what appears in it appears by rename: whole, or no
 checkpoint  The only truth about a run: what is committed in SQLite, and the Arrow shards that follow from it.
 cli         The command line: a word, then Hydra overrides or a run directory. Heavy packages load late.
 config      From words on the command line to one typed configuration and its job.
-console     The standard streams: lines for people, and what happens where nobody takes them.
+console     The standard streams: lines for people, and what happens when nobody reads them.
 custom      A user's own classes: where they may come from, what identifies them, how they are made.
 data        Rows in: the files of a data set become rows by position.
 disk        Files that appear whole or not at all, and errors of disks, and of SQLite on them, as UserErrors.
 engine      Token ids to token ids: one resident model, a batch of sequences, a prefix stored once.
 export      Runs out: tables, hub data sets, pre-annotations, training data, results as the OpenAI API writes them.
-keys        What values a configuration key takes, said where the key is declared.
+keys        The values that a configuration key takes, stated where the key is declared.
 loop        A row's way through a run: requests, the plan, the batch, the answers. No MLX in here.
 machine     This machine: its device and memory, its linear algebra, the versions that run on it.
 models      A model's files on this disk: found, fetched, converted from GGUF, measured.

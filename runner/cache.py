@@ -21,7 +21,7 @@ def cache_dir() -> Path:
 
 
 def publish(folder: Path, build: Callable[[Path], None]) -> None:
-    """Let ``build`` fill a temporary folder, then make it ``folder``; where another process came first, its stays."""
+    """Let ``build`` fill a temporary folder, then make it ``folder``, unless another process was faster."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
         built = Path(temporary) / folder.name
@@ -37,14 +37,14 @@ def publish(folder: Path, build: Callable[[Path], None]) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Put the files of a folder on the disk."""
+    """Flush the files of a folder to the disk."""
     for path in filter(Path.is_file, folder.rglob("*")):
         with path.open("rb+") as file:
             os.fsync(file.fileno())
 
 
 def remove_orphans(folder: Path) -> None:
-    """Delete the temporary folders of killed processes: those that nobody has touched for a day."""
+    """Delete the temporary folders of killed processes: those untouched for a day."""
     newest_orphan = folder.stat().st_mtime - 86400
     for path in folder.glob(".part-*"):
         if path.stat().st_mtime < newest_orphan:

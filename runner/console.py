@@ -1,4 +1,4 @@
-"""The standard streams: lines for people, and what happens where nobody takes them."""
+"""The standard streams: lines for people, and what happens when nobody reads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def say(text: str = "") -> None:
 
 
 def tell(text: str) -> None:
-    """Print a line on the standard error. Where nobody takes it any more, work goes on without."""
+    """Print a line on the standard error. If nobody reads it any more, work goes on without it."""
     with muted(sys.stderr):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
@@ -37,14 +37,14 @@ def muted(stream: TextIO) -> Iterator[None]:
 
 def mute(stream: TextIO) -> None:
     """Let what is written to a stream vanish."""
-    with contextlib.suppress(OSError, ValueError):  # a stream without a file of the system's
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file descriptor
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
 
 
 def open_streams() -> None:
-    """Let standard streams that are closed be the null device, so that none of our files takes their places.
+    """Let standard streams that are closed be the null device, so that none of our files takes their place.
 
     What the standard output cannot encode is printed as an escape.
     """
@@ -73,4 +73,5 @@ def own_traceback(problem: BaseException) -> str:
 
 
 def line(name: str, text: str) -> None:
+    """Print a line that begins with its name."""
     say(f"{name:<{_WIDTH}}{text}")

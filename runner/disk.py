@@ -45,7 +45,7 @@ def write_stream(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], *, p
 
     With ``power`` the rename, too, is on the disk when this returns. What fails half-way leaves ``path`` untouched.
     """
-    import pyarrow as pa  # late: whoever only looks at a run needs none of it
+    import pyarrow as pa  # late: readers of a run do not need it
 
     with _published(path, power=power) as file:
         with pa.ipc.new_stream(file, schema) as stream:
@@ -59,7 +59,7 @@ def write_stream(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], *, p
 
 
 def damage(path: Path, size: int, sha256: str) -> str | None:
-    """What has happened to a published file since; None if it is as it was. Reads all of it, at 0.5 to 2 GB/s."""
+    """How a published file differs from what was written; None if it does not. Reads it at 0.5 to 2 GB/s."""
     if not path.is_file():
         return f"{path} is missing"
     if (found := path.stat().st_size) != size:
@@ -72,7 +72,7 @@ def damage(path: Path, size: int, sha256: str) -> str | None:
 def write_dataset(run_dir: Path, files: Sequence[tuple[str, str]], *, power: bool) -> None:
     """Make ``run_dir`` loadable by ``datasets.load_from_disk``, with the rows of ``files`` (name, SHA-256) in order.
 
-    The format is that of ``Dataset.save_to_disk``; the features are left to be read from the Arrow schema.
+    The format is that of ``Dataset.save_to_disk``; the features follow from the Arrow schema.
     """
     keys = ("_format_columns", "_format_type", "_split")
     state: dict[str, Any] = dict.fromkeys(keys) | {"_format_kwargs": {}, "_output_all_columns": False}
@@ -129,7 +129,7 @@ def sync(descriptor: int, *, power: bool) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a folder's entries (renames, new files) on the disk."""
+    """Flush a folder's entries (renames, new files) to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

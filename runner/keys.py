@@ -1,4 +1,4 @@
-"""What values a configuration key takes, said where the key is declared."""
+"""The values that a configuration key takes, stated where the key is declared."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _WORDS = {
 
 
 def key(default: Any, *, least: float | None = None, most: float | None = None, among: tuple[Any, ...] = ()) -> Any:
-    """A dataclass field with bounds, or the values it can have (null beside them if that is the default)."""
+    """A dataclass field with bounds, or with the values it can have (and null if that is the default)."""
     return dataclasses.field(default=default, metadata={"least": least, "most": most, "among": among})
 
 
 def check_keys(conf: Any, prefix: str = "") -> None:
-    """Hold every value of a configuration tree against its ``key``. Raises UserError that names the key."""
+    """Check every value of a configuration tree against its ``key``. Raises UserError that names the key."""
     for field in dataclasses.fields(conf):
         name, value = prefix + field.name, getattr(conf, field.name)
         if dataclasses.is_dataclass(value):
             check_keys(value, f"{name}.")
         elif value is not None:
-            _check(name, value, **field.metadata)
+            _check_value(name, value, **field.metadata)
 
 
-def _check(
+def _check_value(
     name: str, value: Any, least: float | None = None, most: float | None = None, among: tuple[Any, ...] = ()
 ) -> None:
     if among and value not in among:

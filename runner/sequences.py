@@ -55,7 +55,7 @@ class Generation:
 
 
 class Costs(NamedTuple):
-    """What sharing a prefix costs, in prompt tokens that the same model could compute alone in that time.
+    """What sharing a prefix costs, in prompt tokens that the same model could compute by itself in that time.
 
     ``snapshot`` once, a short forward pass of its own; ``level`` for every token computed behind it, one more part of
     attention to merge. Engines measure it.
@@ -66,7 +66,7 @@ class Costs(NamedTuple):
 
 
 class Gauge(NamedTuple):
-    """What an engine takes: sequences in its latest step, how many it can hold, bytes of memory; None: not known."""
+    """What an engine uses: sequences in its latest step, how many it can hold, bytes of memory; None: not known."""
 
     slots: int | None = None
     slots_total: int | None = None
@@ -100,12 +100,12 @@ class Engine(Protocol):
 
     @property
     def work(self) -> Work:
-        """What was done so far."""
+        """What has been done so far."""
         ...
 
     @property
     def costs(self) -> Costs:
-        """What sharing a prefix costs here: the planner decides by it."""
+        """What sharing a prefix costs here; the planner decides by it."""
         ...
 
     @property
@@ -114,7 +114,7 @@ class Engine(Protocol):
         ...
 
     def gauge(self) -> Gauge:
-        """What the engine takes now, as far as it knows."""
+        """What the engine uses now, as far as it knows."""
         ...
 
     def room(self) -> int:
@@ -130,5 +130,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish nothing, free the device."""
+        """Free the device; sequences in flight are dropped."""
         ...

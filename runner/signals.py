@@ -12,13 +12,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """``asked`` is set by a signal while ``gentle``, that is while somebody looks at it."""
+    """``asked`` is set by a signal while ``gentle``, that is while somebody watches it."""
 
     def __init__(self) -> None:
         self.asked = False
         self.gentle = False
 
     def is_asked(self) -> bool:
+        """Whether an end has been asked for."""
         return self.asked
 
     def ask(self) -> None:

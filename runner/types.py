@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 SEED_ROW = "seed_row"  # the column of a job with attempts that says which row of the data set each was made from
 TOO_LONG = "too long"  # the kind of error of a row that exceeds the context or the memory for KV
-SPARE_TOKENS = 8  # where a text meets its prompt, tokens may fall otherwise than in it alone
+SPARE_TOKENS = 8  # a text may take other tokens where it meets its prompt
 
 Row: TypeAlias = dict[str, Any]
 Columns: TypeAlias = dict[str, Any]
@@ -27,7 +27,7 @@ _UNSAID = object()
 
 
 class UnreadableRow(dict[str, Any]):
-    """A row that its source could not read: it ends with the error ``why``, no job is asked."""
+    """A row that its source could not read: ``why`` is its error, and no job sees it."""
 
     def __init__(self, row: Row, why: str) -> None:
         super().__init__(row)
@@ -66,8 +66,8 @@ class UserError(Exception):
 class RowError(Exception):
     """One row cannot be finished: ``kind: detail`` becomes its ``error`` column, and errors are counted by kind.
 
-    A job raises it, and is given it at its ``yield`` when one of the answers failed: ``completions`` are then all of
-    them, in order, those that failed with ``error`` set. A job that can do without may catch it and go on.
+    A job raises it, and gets it at its ``yield`` when one of the answers failed: ``completions`` are then all of them,
+    in order, those that failed with ``error`` set. A job that can do without the answer may catch it and go on.
     """
 
     def __init__(self, kind: str = "", detail: str = "", *, completions: Iterable[Completion] = ()) -> None:
@@ -76,13 +76,13 @@ class RowError(Exception):
 
     @classmethod
     def read(cls, error: str, completions: Iterable[Completion] = ()) -> RowError:
-        """The error that an ``error`` column or a completion tells of."""
+        """The error whose text an ``error`` column or a completion holds."""
         kind, _, detail = error.partition(": ")
         return cls(kind, detail, completions=completions)
 
 
 class RejectedError(RowError):
-    """An attempt is not good enough: the ``filter`` that took it, why, and the ``columns`` it came to."""
+    """An attempt is not good enough: the ``filter`` that rejected it, why, and the ``columns`` that it returned."""
 
     def __init__(self, filter: str, why: str, columns: Columns) -> None:
         super().__init__(filter, why)
@@ -117,7 +117,7 @@ class Request:
     ``max_tokens``, ``sampling`` and ``seed`` default to the run's; None means the default. By default every request
     has draws of its own; those with the same prompt, sampling and ``seed`` are given the same answer.
 
-    ``mean_logprob`` asks for the completion's value of that name, which is computed for those that ask only.
+    ``mean_logprob`` asks for the completion's value of that name, which is computed on request only.
     ``top_logprobs`` asks for the completion's ``tokens``, each with as many alternatives (0: none); None: not asked.
 
     ``grammar``: rules that the answer must follow in place of the run's (``runner.text.structure.Structure.body``).
@@ -155,7 +155,7 @@ class Completion:
     continuation of the prompt, summed over its tokens. ``mean_logprob`` is that of a generated token before the
     temperature, averaged over the answer with its end token; None unless asked for. ``reasoning`` is what the model
     thought before its answer, where its tokens tell the two apart; ``length`` with an empty ``text`` then means that it
-    never came to one. Token counts are of model tokens; ``cached_tokens`` is how many of ``prompt_tokens`` were served
+    never got that far. Token counts are of model tokens; ``cached_tokens`` is how many of ``prompt_tokens`` were served
     from an already computed prefix.
 
     ``tokens``, None unless asked for, are those of ``text``: ``token`` (its text), ``logprob`` (before temperature),
@@ -198,11 +198,11 @@ Steps: TypeAlias = Generator[Request | list[Request], Any, Columns]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a job may know of its run before the first row; the same in all sessions of a run.
+    """What a job may know about its run before the first row; the same in all sessions of a run.
 
-    ``context`` is how many tokens the model takes, prompt and answer together (None: not known), ``max_tokens`` those
-    of an answer unless a request says otherwise. ``count`` gives the number of tokens of each of some texts,
-    ``prompt_tokens`` that of a request's prompt for the first row.
+    ``context`` is how many tokens the model takes, prompt and answer together (None: not known), ``max_tokens`` how
+    many an answer may have unless a request says otherwise. ``count`` gives the number of tokens of each text in a
+    list, ``prompt_tokens`` that of a request's prompt for the first row.
     """
 
     source: Source
@@ -213,7 +213,7 @@ class Setting:
     prompt_tokens: Callable[[Request], int]
 
     def room(self, request: Request) -> int | None:
-        """How many tokens the model's context has left for texts in this request, some to spare; None: not known."""
+        """How many tokens of the context are left for texts in this request, less a few to spare; None: not known."""
         if self.context is None:
             return None
         return self.context - self.prompt_tokens(request) - self.max_tokens - SPARE_TOKENS
@@ -224,7 +224,7 @@ class Job(Protocol):
     """What is done with each row. ``steps`` is pure: no clock, no unseeded randomness, so that it can be replayed.
 
     A method ``open(setting: Setting)`` is called once before the first row, ahead of the model's weights, if the job
-    has one; it may raise UserError. ``variables()`` names what the job puts into prompts beside the row's columns.
+    has one; it may raise UserError. ``variables()`` names what the job puts into prompts besides the row's columns.
     """
 
     def steps(self, row: Row) -> Steps:
@@ -237,10 +237,10 @@ class Job(Protocol):
 
 
 class Attempts(Protocol):
-    """What a job makes rows from where it has no data set to go through: its method ``attempts()`` returns them.
+    """Where a job's rows come from if it goes through no data set: its method ``attempts()`` returns them.
 
     The run's rows are then the first ``target`` attempts that are accepted, of at most ``most``. Decisions are made in
-    the order of the attempts; attempt n is begun when n - ``ahead`` is decided upon. With a column ``seed_row`` the
+    the order of the attempts; attempt n begins once n - ``ahead`` has been decided. With a column ``seed_row`` the
     data set's columns can be joined to the output.
     """
 
@@ -253,7 +253,7 @@ class Attempts(Protocol):
         ...
 
     def judge(self, number: int, columns: Columns) -> str | None:
-        """Decide upon the next attempt that ended without an error: why it is rejected, None if it is accepted."""
+        """Decide on the next attempt that ended without an error: why it is rejected, None if it is accepted."""
         ...
 
 

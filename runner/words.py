@@ -43,11 +43,11 @@ def duration(seconds: float) -> str:
 
 
 def clock(at: float) -> str:
-    """A time to come as people say it: ``06:12`` within half a day, ``Wed 06:12`` within some days, else the date."""
+    """A future time for people: ``06:12`` within half a day, ``Wed 06:12`` within some days, else the date."""
     ahead, local = at - time.time(), time.localtime(at)
     return time.strftime("%H:%M" if ahead < 43_200 else "%a %H:%M" if ahead < 518_400 else "%Y-%m-%d", local)
 
 
 def first_line(error: BaseException) -> str:
-    """The error's first line, or its type where it says nothing."""
+    """The first line of the error's message, its type if there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -91,7 +91,7 @@ ERRORS: Entries = [
     ("pip cannot fetch ...", "The first run needs the network once. ``pip download`` of the package says more."),
     ("no fast BLAS found", "On Linux without a GPU: ``pip install faiss-cpu``, or your distribution's OpenBLAS."),
     (
-        "engine.backend=cuda: this machine offers MLX only cpu",
+        "engine.backend=cuda: on this machine MLX has only cpu",
         "Install with ``pip install -e '.[cuda]'``; see README.md.",
     ),
     (

@@ -1,7 +1,7 @@
 """From words on the command line to one typed configuration and its job.
 
 Modules:
-compose   From words on the command line to one typed tree: Hydra's composition, with every mistake put into one line.
+compose   From words on the command line to one typed tree: Hydra's composition, with every mistake as one line.
 conf      The configuration: typed groups composed by Hydra from ``conf/``, a user's own folder and the command line.
 declared  Configuration keys as their dataclasses declare them, read from the source without importing it.
 groups    The files that a group of the configuration can be set to: ``job=NAME`` takes ``conf/job/NAME.yaml``.
@@ -10,5 +10,5 @@ job       The job that the configuration names by ``_target_``, made and checked
 load      From words on the command line to a checked configuration and its job.
 quoting   What a user typed: quotes and escapes in overrides, names that look like numbers, sweeps over several values.
 skeleton  A new job as files that work at once: the class, its configuration, its prompt, its test.
-starter   A commented configuration to start from, proposed by what a data file holds.
+starter   A commented configuration to start from, proposed after a look at a data file.
 """

@@ -1,4 +1,4 @@
-"""From words on the command line to one typed tree: Hydra's composition, with every mistake put into one line.
+"""From words on the command line to one typed tree: Hydra's composition, with every mistake as one line.
 
 Overrides are checked against the schema before Hydra sees them, so that a message can name the key and what would be
 valid; what Hydra and OmegaConf then still find is a mistake in a user's own file.
@@ -58,8 +58,7 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         """The tree and which file each group took; UserError for every mistake.
 
-        A job with the data set's name is taken where no job was asked for, and a prompt with the job's name where no
-        prompt was.
+        A job with the data set's name is used if no job is given, and a prompt with the job's name if no prompt is.
         """
         words = [self._checked(word) for word in overrides]
         _refuse_twice(words)
@@ -96,18 +95,18 @@ class Composer:
             except yaml.YAMLError as error:
                 raise UserError(_yaml_problem(error)) from error
             except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-                raise UserError(self._explain(error, words)) from error
+                raise self._explained(error, words) from error
         OmegaConf.set_struct(composed, False)
         del composed.hydra
         return composed, choices
 
     def _checked(self, word: str) -> str:
-        """The override as Hydra shall see it. A text that its grammar cannot read is taken as it stands."""
+        """The override as Hydra is to see it. A text that its grammar cannot read is quoted."""
         sign, key, value = _parts(word)
         if not key:
             raise UserError(f"{word!r} is not KEY=VALUE: the key is missing")
         if key == "hydra" or key.startswith(("hydra.", "hydra/")):
-            raise UserError(key, "Hydra's own settings do not apply; a run's place is output.dir and run_name")
+            raise UserError(key, "Hydra's own settings do not apply; output.dir and run_name say where a run goes")
         if value is None and sign != "~":
             raise UserError(self._no_value(word, key))
         if sign == "~":
@@ -139,7 +138,7 @@ class Composer:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} cannot be read: {error}") from error
         if not isinstance(content, dict):
-            raise UserError(f"{file}: it holds no `key: value` lines; {self._valid(group)}")
+            raise UserError(f"{file} has no `key: value` lines; {self._valid(group)}")
         check_names(file, group)
         options = self.options(group)
         for base in content.get("defaults") or []:
@@ -151,7 +150,7 @@ class Composer:
         if found is None:
             raise UserError(f"{key} is not a configuration key{self._alternatives(key)}")
         if dataclasses.is_dataclass(found):
-            raise UserError(key, f"{key} is a group of keys; {self._valid(key)}", value=value)
+            raise UserError(key, f"it is a group of keys; {self._valid(key)}", value=value)
 
     def _readable(self, word: str, key: str, value: str) -> str:
         sign = "" if field_type(self.schema, key) else "++"
@@ -184,7 +183,7 @@ class Composer:
 
     def _place(self, group: str, choices: dict[str, str], name: str) -> str:
         own = self.own_file(group, choices[group])
-        return f"; it stands in {own}" if own and f"{name}:" in own.read_text(encoding="utf-8") else ""
+        return f"; it is in {own}" if own and f"{name}:" in own.read_text(encoding="utf-8") else ""
 
     def _alternatives(self, key: str) -> str:
         group, _, name = key.rpartition(".")
@@ -198,13 +197,14 @@ class Composer:
         names = [field.name for field in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else ["_target_"]
         return f"valid: {', '.join(f'{group}.{name}' for name in names)}"
 
-    def _explain(self, error: Exception, words: list[str]) -> str:
-        """Hydra's or OmegaConf's message as one line that names the key, the file and what would be right."""
+    def _explained(self, error: Exception, words: list[str]) -> UserError:
+        """Hydra's or OmegaConf's error as one line that names the key, the file and what would be right."""
         text = _chain(error)
         absent = re.search(r"In '([^']+)': Could not (?:find|load) '([^']+)'", text)
         if absent:
             group, _, name = absent[2].rpartition("/")
-            return f"{self._file(absent[1])}: there is no {absent[2]}{did_you_mean(name, list(self.options(group)))}"
+            guess = did_you_mean(name, list(self.options(group)))
+            return UserError(f"{self._file(absent[1])}: there is no {absent[2]}{guess}")
         merged = re.search(r"Error merging override (?:\+\+)?([^=\s]+)=", text)
         full = re.search(r"full_key: (\S+)", text)
         where = re.search(r"In '([^']+)': \w+ raised while composing", text)
@@ -214,12 +214,15 @@ class Composer:
         if expected is not None:
             value = re.search(r"[Vv]alue '([^']*)'", text)
             typed = dict(_parts(word)[1:] for word in words)
-            shown = typed.get(key) or (value[1] if value else None)
-            return f"{key}{'' if shown is None else f'={shown}'}: it must be {in_words(expected)}{place}"
+            given = typed.get(key) or (value[1] if value else None)
+            problem = f"it must be {in_words(expected)}{place}"
+            return UserError(key, problem) if given is None else UserError(key, problem, value=given)
         if key and "not in" in text:
-            return f"{key} is not a configuration key{self._alternatives(key)}{place}"
+            return UserError(f"{key} is not a configuration key{self._alternatives(key)}{place}")
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return f"{key}: {lines[0]}{place}" if key else " ".join(lines[:2]) or type(error).__name__
+        if key:
+            return UserError(key, f"{lines[0]}{place}")
+        return UserError(" ".join(lines[:2]) or type(error).__name__)
 
     def _file(self, name: str) -> str:
         group, _, stem = name.partition("/")
@@ -228,7 +231,7 @@ class Composer:
 
 @contextlib.contextmanager
 def _own_hydra() -> Iterator[None]:
-    """A Hydra of our own inside; that of a program which calls us, and its version base, are as before after it."""
+    """A Hydra of our own inside; the calling program's Hydra and its version base are restored afterwards."""
     host, version = GlobalHydra.instance(), VersionBase.instance()
     before = host.hydra, version.version_base
     host.clear()

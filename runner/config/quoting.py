@@ -29,7 +29,7 @@ def refuse_retyped(value: str, key: str) -> None:
 
 
 def check_names(file: Path, group: str) -> None:
-    """UserError naming the line for a name in a YAML file that would be read as another number than is written."""
+    """UserError naming the line for a name in a YAML file that YAML reads as a number written otherwise."""
     tree = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     for key, value in tree.value if isinstance(tree, yaml.MappingNode) else []:
         if getattr(key, "value", None) != _KEYS.get(group):
@@ -58,7 +58,7 @@ def quoted(value: str) -> str:
 
 
 def unescaped(value: str) -> str:
-    r"""What stands in double quotes read as YAML does: ``\n`` and ``\t`` are a line break and a tab."""
+    r"""Double-quoted texts read as YAML reads them: ``\n`` and ``\t`` are a line break and a tab."""
     if value[:1] not in ('"', "[", "{"):
         return value
 
@@ -79,7 +79,7 @@ def combinations(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     """
     choices = [_choices(word) for word in overrides]
     if all(len(some) == 1 for some in choices):
-        raise UserError("-m sweeps over values, but each key has one: write several, such as model=a,b,c")
+        raise UserError("-m sweeps over values, but each key has only one: write several, such as model=a,b,c")
     return [
         (list(words), [word for word, some in zip(words, choices, strict=True) if len(some) > 1])
         for words in itertools.product(*choices)

@@ -28,7 +28,7 @@ class CLASS:
         return pa.schema([("topic", pa.string()), ("summary", pa.string())])
 
     def variables(self):
-        """What the prompt may use beside the columns of the data."""
+        """What the prompt may use besides the columns of the data."""
         return {"question": ""}
 
     def steps(self, row):
@@ -93,7 +93,7 @@ def test_a_run(tmp_path):
 
 def new_job(name: str, folder: Path) -> list[Path]:
     """Write the job's files into ``folder``, a --config-dir; the files. UserError if one of them is there already."""
-    _check(name, folder)
+    _check_name(name, folder)
     class_name = "".join(part.capitalize() for part in name.split("_"))
     files = {
         folder / f"{name}.py": _JOB,
@@ -102,7 +102,7 @@ def new_job(name: str, folder: Path) -> list[Path]:
         folder / f"test_{name}.py": _TEST,
     }
     if there := [path for path in files if path.exists()]:
-        raise UserError(f"{there[0]} exists: choose another name or --config-dir; nothing was written")
+        raise UserError(f"{there[0]} exists already: choose another name or --config-dir; nothing was written")
     try:
         for path, text in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,8 +112,8 @@ def new_job(name: str, folder: Path) -> list[Path]:
     return list(files)
 
 
-def _check(name: str, folder: Path) -> None:
+def _check_name(name: str, folder: Path) -> None:
     if not name.isidentifier() or not name.isascii() or name != name.lower() or keyword.iskeyword(name):
-        raise UserError(f"{name!r} is no name for a Python module: lower-case letters, digits and _, such as my_job")
+        raise UserError(f"{name!r} cannot name a Python module: use lower-case letters, digits and _, such as my_job")
     if not name.strip("_") or (importlib.util.find_spec(name) and not (folder / f"{name}.py").exists()):
         raise UserError(f"{name!r} is the name of an installed module: choose another one, such as my_{name}")

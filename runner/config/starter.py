@@ -1,4 +1,4 @@
-"""A commented configuration to start from, proposed by what a data file holds."""
+"""A commented configuration to start from, proposed after a look at a data file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def write_starter(found: Proposal, folder: Path, name: str | None = None) -> tup
     }
     targets = {folder / group / f"{name}.yaml": content for group, content in contents.items()}
     if there := [target for target in targets if target.exists()]:
-        raise UserError(f"{there[0]} already exists and is not overwritten: choose another --name or --config-dir")
+        raise UserError(f"{there[0]} exists already: choose another --name or --config-dir; nothing was written")
     for target, content in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content, encoding="utf-8")
@@ -92,7 +92,7 @@ def _conf(path: str, table: str | None, keys: Sequence[str]) -> DatasetConf:
         own = {name: yaml.safe_load(value) for name, _, value in given}
         return DatasetConf.of({"_target_": path, **own})
     if keys:
-        raise UserError(f"{keys[0]}: keys belong to a reader of your own, {path} is not one")
+        raise UserError(f"{keys[0]}: keys belong to a reader of your own, and {path} is not one")
     kind = _kind(path)
     return DatasetConf(kind=kind, path=path, table=table, delimiter=_delimiter(path) if kind == "csv" else None)
 
@@ -105,7 +105,7 @@ def _kind(path: str) -> str:
         return "arrow" if (file / "state.json").is_file() or (file / "dataset_dict.json").is_file() else "documents"
     suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() not in PACKED]
     if not suffixes or suffixes[-1] not in SUFFIXES:
-        raise UserError(f"{path}: unknown file type; known are {', '.join(SUFFIXES)}, and folders")
+        raise UserError(f"{path}: unknown file type; known: {', '.join(SUFFIXES)} and folders")
     return SUFFIXES[suffixes[-1]]
 
 
@@ -113,7 +113,7 @@ def _delimiter(path: str) -> str | None:
     """What the first line seems to be separated by, if it is neither commas nor what the file's name says."""
     if ".tsv" in Path(path).suffixes:
         return None
-    with contextlib.suppress(OSError), open_bytes(Path(path)) as file:  # of a damaged file the reader tells more
+    with contextlib.suppress(OSError), open_bytes(Path(path)) as file:  # the reader says more about a damaged file
         return other_delimiter(file.readline().decode(errors="replace"))
     return None
 
@@ -127,9 +127,10 @@ def _text_column(source: DataSource, rows: list[dict[str, Any]]) -> tuple[str, i
         and (pa.types.is_string(t := source.schema.field(name).type) or pa.types.is_large_string(t))
     }
     if not lengths or not any(lengths.values()):
+        columns = ", ".join(source.column_names)
         raise UserError(
-            f"{source.conf.shown} has no column of texts to ask about (columns: {', '.join(source.column_names)}); a "
-            "template can only name columns that are words of letters, digits and _"
+            f"{source.conf.display_name} has no column of texts to ask about (columns: {columns}); a template can only "
+            "use columns whose names consist of letters, digits and _"
         )
     return max(lengths.items(), key=lambda pair: pair[1])
 
@@ -167,9 +168,9 @@ def _quoted(text: Any) -> str:
 def _dataset(found: Proposal) -> str:
     conf = found.conf
     gold = (
-        f"gold: {_quoted(found.gold)} # the right answers, to tell how right the run is"
+        f"gold: {_quoted(found.gold)} # the right answers, to measure the run against"
         if found.gold
-        else ("# gold: COLUMN # the right answers, if a column has them: accuracy comes with it")
+        else ("# gold: COLUMN # the column with the right answers, if there is one: adds accuracy to the report")
     )
     lines = [
         f"# The rows to read: {found.rows:,} at the time of writing.",
@@ -177,7 +178,7 @@ def _dataset(found: Proposal) -> str:
         *(f"{name}: {_quoted(value)}" for name, value in conf.own.items()),
         *(f"{name}: {_quoted(value)}" for name in ("path", "table", "delimiter") if (value := getattr(conf, name))),
         gold,
-        "# limit: 100 # only so many rows, to try things out",
+        "# limit: 100 # only this many rows, to try things out",
         "# shuffle_seed: 0 # with limit: a random sample instead of the first rows",
         "# where: some_column > 3 # only rows for which this holds",
     ]
@@ -197,12 +198,12 @@ def _job(found: Proposal) -> str:
         )
     if found.job == "summarize":
         return (
-            f"# Each row's {found.text} is summarised; half of them are longer than {found.median_chars:,} letters.\n"
+            f"# Each row's {found.text} is summarised; half of these have over {found.median_chars:,} characters.\n"
             "defaults: [summarize]\n"
             f"column: {found.text}\n"
             "target_words: 100\n"
         )
-    samples = "samples: 1 # answers a row; more of them need engine.temperature above 0"
+    samples = "samples: 1 # answers per row; more than one needs engine.temperature above 0"
     return f"# Each row gets one answer.\ndefaults: [generate]\n{samples}\n"
 
 

@@ -2,5 +2,5 @@
 
 Modules:
 classes  A user's job or reader, named by ``_target_`` and made from the other keys beside it.
-code     The source of a user's own job: what identifies it, and that what runs is what lies on the disk.
+code     The source of a user's own classes: hashes that identify it, and modules imported anew when it has changed.
 """

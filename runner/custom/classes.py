@@ -23,8 +23,8 @@ def _check_module(key: str, target: str, folders: list[str], modules: Sequence[s
     if own or name in ("jobs", "runner", *modules) or not name.isidentifier():
         return
     if name in sys.modules or importlib.util.find_spec(name) is not None:
-        here = "rowmill's own, from files in --config-dir and from this folder"
-        raise UserError(key, f"classes are {here}; for an installed module write modules=[{name}]", value=target)
+        problem = "it is neither rowmill's own nor in --config-dir or this folder"
+        raise UserError(key, f"{problem}; for an installed module write modules=[{name}]", value=target)
 
 
 def import_class_module(key: str, target: str, folders: list[str], modules: Sequence[str]) -> None:
@@ -50,11 +50,10 @@ def find_class(group: str, target: str, method: str) -> type:
     found = getattr(module, class_name, None)
     if found is None:
         known = [name for name, value in vars(module).items() if _is_own(value, module_name, method)]
-        raise UserError(
-            f"{group}._target_={target}: {module_name} has no {class_name}{did_you_mean(class_name, known)}"
-        )
+        problem = f"{module_name} has no {class_name}{did_you_mean(class_name, known)}"
+        raise UserError(f"{group}._target_", problem, value=target)
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise UserError(f"{group}._target_={target} is not a class marked with @dataclass")
+        raise UserError(f"{group}._target_", "it is not a class marked with @dataclass", value=target)
     return found
 
 
@@ -64,7 +63,7 @@ def _is_own(value: Any, module: str, method: str) -> bool:
 
 
 def make(group: str, found: type, target: str, values: dict[str, Any]) -> Any:
-    """An object of the class with these values; UserError that names the key of a value that it does not take."""
+    """An object of the class with these values; UserError that names the key of a value that it refuses."""
     _check_values(group, found, target, values)
     try:
         return found(**values)

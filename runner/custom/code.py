@@ -1,4 +1,4 @@
-"""The source of a user's own job: what identifies it, and that what runs is what lies on the disk."""
+"""The source of a user's own classes: hashes that identify it, and modules imported anew when it has changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def import_job_module(name: str, folders: list[str]) -> ModuleType:
     try:
         module = importlib.import_module(name)
         if name in known - _imported.keys() and _is_users(name, folders):
-            module = importlib.reload(module)  # the user's program imported it, who knows when
+            module = importlib.reload(module)  # the user's program imported it some time ago
     finally:
         sys.dont_write_bytecode = writes
     for new in sorted({*sys.modules} - known | {name}):
@@ -78,7 +78,7 @@ def _search(folders: list[str]) -> None:
 
 
 def _forget_stale(folders: list[str]) -> None:
-    """Drop all of a user's modules if one of them is not what lies on the disk, or the folders are others."""
+    """Drop all of a user's modules if one of them differs from its file, or the folders have changed."""
     fresh = (file.is_file() and _hash(file) == old for file, old in _imported.values())
     if not (set(_added) <= set(folders) and all(fresh)):
         for name in _imported:
@@ -110,7 +110,7 @@ def _reach(file: Path, module: str, roots: list[Path]) -> list[Path]:
 
 
 def _imports(file: Path, module: str) -> Iterator[str]:
-    """Dotted names of all that a file imports; of ``from a import b`` also a.b, which may be a module."""
+    """Dotted names of all that a file imports; for ``from a import b`` also a.b, which may be a module."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     try:
         tree = ast.parse(file.read_bytes())

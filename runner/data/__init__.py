@@ -3,8 +3,8 @@
 Modules:
 conf     The group ``dataset`` of the configuration: which rows to read.
 kept     The input columns that go into the output: which, under what names, and whether `datasets` can load them.
-load     The files of a data set: where they lie, the hash of what they hold, and whether they are still as they were.
-readers  The kinds of data sets, what reads each of them, and what a reader finds: a kind more is a line in ``READERS``.
+load     The files of a data set: where they lie, the hash of their contents, and whether they have changed.
+readers  The kinds of data sets and what reads each of them: a new kind is a line in ``READERS``.
 source   Data sets in: files of many kinds, an Arrow folder, a database table or a hub data set become rows by position.
 stdin    The standard input as a data set: kept in a file, because a run that was interrupted needs the same rows again.
 survey   The data set as a job's prelude sees it: samples that depend on the run's seed only.

@@ -41,13 +41,13 @@ class DatasetConf:
     shuffle_seed: int | None = None
     limit: int | None = None
     gold: str | None = None
-    classes: list[Any] = field(default_factory=list)  # texts; Any, so that what YAML took for something else is seen
+    classes: list[Any] = field(default_factory=list)  # texts; Any, to see what YAML took for something else
     delimiter: str | None = None
     encoding: str = "utf-8"
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> DatasetConf:
-        """From plain values, such as those that a run has recorded; keys of another version are left out."""
+        """From plain values, such as a run records; keys of other versions are left out."""
         known = {key.name for key in fields(cls)}
         conf = cls(**{name: value for name, value in plain.items() if name in known})
         if "_target_" in plain:
@@ -66,8 +66,8 @@ class DatasetConf:
         return self.own.get("_target_")
 
     @property
-    def shown(self) -> str:
-        """What is read, for people."""
+    def display_name(self) -> str:
+        """What is read, for people: the class or the path, without the hash of a ``wheel:`` address."""
         return self.target or re.sub(r"#sha256=.*", "", str(self.path))
 
     def changed(self, **values: Any) -> DatasetConf:

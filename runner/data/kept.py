@@ -13,7 +13,7 @@ import pyarrow as pa
 from runner.data.source import DataSource
 from runner.types import UserError
 
-GOLD = "gold"  # what the column of right answers is called where the job has one of its name
+GOLD = "gold"  # the gold column's name in the output if the job has a column of its own name
 log = logging.getLogger("rowmill")
 
 
@@ -54,12 +54,12 @@ def choose(wanted: list[str] | None, source: DataSource, job: pa.Schema) -> Kept
         if wanted is None and (output in ours or not _loads(source, name)):
             continue
         if wanted is not None:
-            _check(output, name, source, columns, ours)
+            _check_wanted(output, name, source, columns, ours)
         columns[output] = name
     return Kept(source, columns)
 
 
-def _check(output: str, name: str, source: DataSource, columns: Mapping[str, str], ours: set[str]) -> None:
+def _check_wanted(output: str, name: str, source: DataSource, columns: Mapping[str, str], ours: set[str]) -> None:
     if name not in source.column_names:
         raise UserError("output.keep", f"no column {name!r}; the data set has {', '.join(source.column_names)}")
     if output in columns or output in ours:
@@ -89,7 +89,7 @@ def loadable(type_: pa.DataType) -> bool:
 
 
 def _is_plain(type_: pa.DataType) -> bool:
-    """Types that need no asking: `datasets` takes a quarter of a second to import."""
+    """Types known to load, so that `datasets` is not imported, which takes a quarter of a second."""
     t = pa.types
     if t.is_list(type_) or t.is_large_list(type_) or t.is_dictionary(type_):
         return _is_plain(type_.value_type)

@@ -1,4 +1,4 @@
-"""The files of a data set: where they lie, the hash of what they hold, and whether they are still as they were."""
+"""The files of a data set: where they lie, the hash of their contents, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FORMAT_VERSION = 1  # part of the cache key: raise it when the same file would g
 
 
 def stamps(paths: list[Path]) -> Stamps:
-    """What files look like now that are mapped where they lie; of a folder its Arrow files."""
+    """The state of files that are mapped where they lie; for a folder, of its Arrow files."""
     files = [file for path in paths for file in (path.rglob("*.arrow") if path.is_dir() else [path])]
     return {file: _stamp(file) for file in files}
 
 
 def check_unchanged(before: Stamps) -> None:
-    """Raise UserError if a file was written to since. One that was replaced stays mapped as it was."""
+    """Raise UserError if a file has been written to since. One that was replaced stays mapped as it was."""
     for file, stamp in before.items():
         with contextlib.suppress(FileNotFoundError):
             if (now := _stamp(file)) != stamp and now[0] == stamp[0]:
@@ -74,12 +74,12 @@ def _no_such_file(path: Path) -> UserError:
 
 
 def hash_files(paths: list[Path]) -> str:
-    """Of the files' contents, in this order."""
+    """The SHA-256 of the files' contents, in this order."""
     return hash_file(paths[0]) if len(paths) == 1 else hash_json(*map(hash_file, paths))
 
 
 def hash_readable(path: Path) -> str:
-    """Of the file's contents or, where they cannot be read, of what kind of error that is."""
+    """The SHA-256 of the file's contents or, if they cannot be read, the name of the error's type."""
     try:
         return hash_file(path)
     except OSError as error:
@@ -87,11 +87,11 @@ def hash_readable(path: Path) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Of the file's contents."""
+    """The SHA-256 of the file's contents."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_json(*parts: Any) -> str:
-    """Of plain values."""
+    """The SHA-256 of plain values as JSON."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

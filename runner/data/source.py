@@ -23,7 +23,7 @@ from runner.data.readers import READERS, Loaded
 from runner.data.stdin import STDIN, spooled
 from runner.data.where import parse_where
 from runner.types import Row, UnreadableRow, UserError
-from runner.words import did_you_mean
+from runner.words import count_of, did_you_mean
 
 if TYPE_CHECKING:
     import datasets
@@ -45,7 +45,7 @@ def open_source(
     ``offline``: what is not in a local cache counts as missing. ``run_dir``: where the rows of an earlier session's
     standard input lie, if nothing is piped in now. ``folders``, ``modules``: where a reader of the user's own may lie.
     """
-    _check(conf)
+    _check_conf(conf)
     conf = conf.changed(classes=[str(name) for name in conf.classes])
     path, piped = str(conf.path), conf.path == STDIN and not conf.target
     if piped:
@@ -53,13 +53,15 @@ def open_source(
     try:
         loaded = _loaded(conf, path, offline, folders, modules)
     except UserError as error:
-        raise UserError(str(error).replace(path, "the standard input")) if piped else error from None
+        if not piped:
+            raise
+        raise UserError(error.key or "dataset.path", error.text.replace(path, "the standard input")) from None
     except (OSError, pa.ArrowException) as error:
         raise UserError("dataset.path", f"{conf.path} cannot be read as {conf.kind}: {error}") from error
     if not loaded.table.num_columns:
-        raise UserError(_key(conf), f"{conf.shown} has no columns: empty data set")
+        raise UserError(_key(conf), f"{conf.display_name} has no columns: empty data set")
     if not len(loaded.table):
-        raise UserError(_key(conf), f"{conf.shown} has no rows: empty data set")
+        raise UserError(_key(conf), f"{conf.display_name} has no rows: empty data set")
     return DataSource(conf, loaded, Path(path) if piped else None)
 
 
@@ -75,7 +77,7 @@ def _key(conf: DatasetConf) -> str:
     return "dataset._target_" if conf.target else "dataset.path"
 
 
-def _check(conf: DatasetConf) -> None:
+def _check_conf(conf: DatasetConf) -> None:
     if not conf.target:
         _check_kind(conf)
     for name in conf.classes:
@@ -84,31 +86,33 @@ def _check(conf: DatasetConf) -> None:
                 "dataset.classes", f"YAML reads a name as the {type(name).__name__} {name}; put it in quotes"
             )
     if conf.limit is not None and conf.limit < 1:
-        raise UserError("dataset.limit", f"{conf.limit} is not a positive number; null means all rows")
+        raise UserError("dataset.limit", "it must be at least 1; null means all rows", value=conf.limit)
     if conf.shuffle_seed is not None and not 0 <= conf.shuffle_seed < 2**32:
-        raise UserError("dataset.shuffle_seed", f"{conf.shuffle_seed} is not between 0 and {2**32 - 1}")
+        raise UserError("dataset.shuffle_seed", f"it must be from 0 to {2**32 - 1}", value=conf.shuffle_seed)
 
 
 def _check_kind(conf: DatasetConf) -> None:
     if conf.kind not in READERS:
-        raise UserError("dataset.kind", f"{conf.kind!r}{did_you_mean(conf.kind, list(READERS))}")
+        raise UserError(
+            "dataset.kind", f"there is no such reader{did_you_mean(conf.kind, list(READERS))}", value=conf.kind
+        )
     if not conf.path and READERS[conf.kind].needs_path:
         raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
     if conf.table is not None and not READERS[conf.kind].tables:
-        raise UserError("dataset.table", f"it applies to dataset=sqlite only, this is {conf.kind}", value=conf.table)
+        raise UserError("dataset.table", f"it applies to dataset=sqlite only, not to {conf.kind}", value=conf.table)
 
 
 class DataSource:
     """Rows of an Arrow table in a fixed order; implements ``runner.types.Source``.
 
-    Memory: the table is memory-mapped when large, the order takes 8 bytes a row when rows are chosen or shuffled, and
-    reading holds one slice of at most some 16 MiB.
+    Memory: a large table is memory-mapped, the order takes 8 bytes a row if rows are chosen or shuffled, and reading
+    holds one slice of at most about 16 MiB.
     """
 
     def __init__(self, conf: DatasetConf, loaded: Loaded, spool: Path | None = None) -> None:
         """Use ``open_source``. ``spool`` is the file that holds what was piped in, if it was.
 
-        UserError where rows are read after a file that the table is mapped from was written to.
+        Reading raises UserError once a file that the table is mapped from has been written to.
         """
         table = loaded.table
         self.conf = conf
@@ -125,7 +129,7 @@ class DataSource:
             self._total_rows if self._order is None else len(self._order), conf.limit or self._total_rows
         )
         if not self._length:
-            raise UserError("dataset.where", f"no row of {conf.shown} matches {conf.where!r}: empty data set")
+            raise UserError("dataset.where", f"no row of {conf.display_name} matches {conf.where!r}: empty data set")
         self._check_gold(table)
         self.fingerprint = self._fingerprint(loaded.contents)
 
@@ -193,11 +197,12 @@ class DataSource:
 
     def describe(self) -> str:
         """One line for people: what is read, how many rows, which columns."""
-        chosen = "" if len(self) == self._total_rows else f" of {self._total_rows:,}"
+        rows = count_of(self._total_rows, "row")
+        rows = rows if len(self) == self._total_rows else f"{len(self):,} of {rows}"
         names = ", ".join(self.column_names[:8]) + (", ..." if len(self.column_names) > 8 else "")
         shuffled = "" if self.conf.shuffle_seed is None else f", shuffled with seed {self.conf.shuffle_seed}"
         kind = "own reader" if self.conf.target else self.conf.kind
-        return f"{self.conf.shown} ({kind}): {len(self):,}{chosen} rows{shuffled}, columns {names}"
+        return f"{self.conf.display_name} ({kind}): {rows}{shuffled}, columns {names}"
 
     def _slices(self, start: int, stop: int) -> Iterator[Any]:
         at = 0
@@ -259,7 +264,7 @@ class DataSource:
 def _choose(
     conf: DatasetConf, table: pa.Table, order: np.ndarray | None, class_names: dict[str, list[str]]
 ) -> np.ndarray | None:
-    """Positions of the chosen rows, or None for all in their own order. The shuffle is fixed by the seed for ever."""
+    """Positions of the chosen rows, or None for all in their own order. The seed alone fixes the shuffle, forever."""
     if conf.where is None and conf.shuffle_seed is None:
         return order
     import numpy as np

@@ -24,11 +24,11 @@ log = logging.getLogger("rowmill")
 
 
 def spooled(run_dir: Path | None) -> Path:
-    """A file with all that is piped in now or, if that is nothing, was piped into the run of this directory.
+    """A file with all that is piped in now or, if nothing is, that was piped into the run of this directory.
 
     Raises UserError if there is neither.
     """
-    kept = run_dir / COPY if run_dir is not None else None
+    copy = run_dir / COPY if run_dir is not None else None
     pipe = None if sys.stdin is None or sys.stdin.isatty() else getattr(sys.stdin, "buffer", None)
     if pipe is not None:
         spool = _new_file()
@@ -36,26 +36,28 @@ def spooled(run_dir: Path | None) -> Path:
             shutil.copyfileobj(pipe, file, 1 << 20)
         if spool.stat().st_size:
             return spool
-    if kept is not None and kept.is_file():
-        log.info("the standard input is empty: reusing the rows that the earlier session kept in %s", kept)
-        return kept
-    raise UserError(f"dataset.path={STDIN} reads the standard input, but nothing is piped in")
+    if copy is not None and copy.is_file():
+        log.info("the standard input is empty: reusing the rows that the earlier session kept in %s", copy)
+        return copy
+    raise UserError("dataset.path", "it reads the standard input, but nothing is piped in", value=STDIN)
 
 
 def keep_copy(spool: Path, run_dir: Path, *, power: bool) -> None:
-    """Put the file into the run directory, where a later session finds it. Part of the store."""
+    """Put the file into the run directory, where a later session finds it."""
     if not (run_dir / COPY).exists():
         copy_file(spool, run_dir / COPY, power=power)
 
 
 def _new_file() -> Path:
-    """A file in a folder of its own in the cache, which goes when the process ends; or, after a kill, a day later."""
+    """A file in a folder of its own in the cache, deleted when the process ends or, after a kill, a day later."""
     parent = cache_dir() / "stdin"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
     except OSError as error:
-        raise UserError(f"cannot write what is piped in to {parent}: {error}; ROWMILL_CACHE moves it") from error
+        raise UserError(
+            f"cannot write the standard input to {parent}: {error}; set ROWMILL_CACHE to another folder"
+        ) from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     remove_orphans(parent)
     return folder / COPY

@@ -13,11 +13,14 @@ CALIBRATION_ROWS = 2000  # at most: one number is fitted
 
 @dataclass
 class Survey:
-    """The data set as a prelude sees it. Samples depend on the run's seed only; ``share`` is ``calibrate.rows``."""
+    """The data set as a prelude sees it. Samples depend on the run's seed only.
+
+    ``calibration_share`` (0 to 1) is ``calibrate.rows``, the share of the rows to calibrate on.
+    """
 
     source: DataSource
     seed: int
-    share: float = 0.0
+    calibration_share: float = 0.0
 
     def sample(self, count: int, purpose: str) -> dict[int, Row]:
         """At most ``count`` rows by position, drawn anew for each purpose; unreadable ones are left out."""
@@ -29,9 +32,9 @@ class Survey:
     def calibration(self) -> dict[int, tuple[Row, str]]:
         """The rows to calibrate on, those without a gold label left out, with their gold labels; often none."""
         gold = self.source.conf.gold
-        if not self.share or gold is None:
+        if not self.calibration_share or gold is None:
             return {}
-        count = min(CALIBRATION_ROWS, max(1, round(self.share * len(self.source))))
+        count = min(CALIBRATION_ROWS, max(1, round(self.calibration_share * len(self.source))))
         rows = self.sample(count, "calibrate")
         named = {at: self.source.gold_name(row[gold]) for at, row in rows.items()}
         return {at: (rows[at], name) for at, name in named.items() if name is not None}

@@ -47,7 +47,7 @@ class Token(NamedTuple):
 def parse_where(where: str, columns: list[str], class_names: Mapping[str, list[str]]) -> Mask:
     """Compile a filter to a function from a table to a boolean array (nulls count as false).
 
-    ``class_names`` gives for a column of class numbers the names that may stand for them in the filter. Raises
+    ``class_names`` gives for a column of class numbers the names that the filter may use instead. Raises
     UserError naming the position, or the unknown column and the valid ones; the function raises it for a literal that
     does not fit the column's type.
     """

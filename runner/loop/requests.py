@@ -50,7 +50,7 @@ def sequence_of(
         choices = continuations(tokens, request.choices)
         return Sequence(key, tokens, 0, choices=choices if request.whole else beginnings(choices))
     follows = _grammar(request, defaults)
-    grammar = follows.behind(tokens) if follows else None
+    grammar = follows.after(tokens) if follows else None
     sampling = request.sampling or defaults.sampling
     max_tokens = request.max_tokens or defaults.max_tokens
     told: dict[str, Any] = {"mean_logprob": request.mean_logprob, "top_logprobs": request.top_logprobs}

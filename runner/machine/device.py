@@ -1,4 +1,4 @@
-"""What machine this is, and how it is made ready before MLX is loaded.
+"""The device that MLX runs on, and what has to be set up before MLX is loaded.
 
 MLX's wheel for Linux links a reference BLAS that reaches some 2 GF/s. The dynamic linker resolves a symbol to the first
 library that offers it globally, so a real BLAS opened with RTLD_GLOBAL *before* the first ``import mlx.core`` takes the
@@ -33,9 +33,9 @@ _RAM_SHARE = 0.7
 _LEAST_MACOS = (13, 5)
 # The mark of an optimised library: reference BLAS has none of these symbols.
 _OPTIMISED = ("openblas_get_config", "bli_info_get_version_str", "MKL_Get_Version")
-# libopenblas needs the other three, which its wheel keeps beside it under names of its own.
+# libopenblas needs the other three, which its wheel keeps beside it under other names.
 _CARRIED = ("libquadmath", "libgfortran", "libgomp", "libopenblas")
-_opened: str | None = None  # the BLAS that an earlier call in this process has put in place
+_opened: str | None = None  # the BLAS that an earlier call in this process put in place
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def prepare(backend: str = "auto") -> Device:
     Raises UserError, exit code 3, where the machine has no such backend.
     """
     if backend not in BACKENDS:
-        raise UserError(f"engine.backend={backend} is unknown; choose one of {', '.join(BACKENDS)}")
+        raise UserError("engine.backend", f"it can be {', '.join(BACKENDS)}", value=backend)
     _check_mac()
     blas = _open_blas() if sys.platform == "linux" and backend != "cuda" else None
     mx = _import_mlx()
@@ -127,7 +127,7 @@ def _kind(mx: Any, backend: str) -> str:
     if backend not in ("auto", "cpu", found):
         raise UserError(
             "engine.backend",
-            f"this machine offers MLX only {found}; use engine.backend=auto",
+            f"on this machine MLX has only {found}; use engine.backend=auto",
             value=backend,
             exit_code=3,
         )
@@ -145,7 +145,7 @@ def _memory_bytes(mx: Any, kind: str) -> int:
 
 
 def _available_ram() -> int:
-    """Bytes of RAM that can be had without swapping, within the container's limit; all of it where that is unknown."""
+    """Bytes of RAM available without swapping, within the container's limit; all of it where that is unknown."""
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
@@ -169,11 +169,11 @@ def _report(device: Device) -> None:
     if device.blas:
         log.info("BLAS: %s", Path(device.blas).name)
     elif device.kind == "cpu" and sys.platform == "linux":
-        log.warning("no fast BLAS found: the model runs some 50 times slower; install OpenBLAS or faiss-cpu")
+        log.warning("no fast BLAS found: the model runs about 50 times slower; install OpenBLAS or faiss-cpu")
 
 
 def _open_blas() -> str | None:
-    """Open a fast BLAS for all libraries loaded after it; its path or name, None when there is none."""
+    """Open a fast BLAS for all libraries loaded after it; its path or name, None if there is none."""
     if not _threads_asked():
         os.environ["OMP_NUM_THREADS"] = "1"  # read once, when an OpenMP build of BLAS is opened
     global _opened
@@ -193,7 +193,7 @@ def _open_system_blas() -> str | None:
 
 
 def _is_optimised(name: str) -> bool:
-    """Whether this library has the CBLAS interface and is not the reference one (it is opened, but not globally)."""
+    """Whether this library has the CBLAS interface and is not the reference one; opens it, but not globally."""
     try:
         library = ctypes.CDLL(name)
     except OSError:

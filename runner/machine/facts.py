@@ -1,4 +1,4 @@
-"""What is known of this process and this machine: memory taken, versions, which start of the system it is."""
+"""Facts about this process and this machine: memory used, versions, which boot of the system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("rowmill", "mlx", "mlx-lm", "transformers", "datasets", "pyarrow")
 
 
 def session_facts(device: Any) -> dict[str, Any]:
-    """Versions and the machine, as a session's provenance has them; ``device`` is None for the fake engine."""
+    """Versions and the machine, for a session's provenance; ``device`` is None for the fake engine."""
     machine: dict[str, Any] = {"platform": platform.platform(), "python": platform.python_version(), "boot": boot_id()}
     machine["cores"] = os.cpu_count()
     if device is not None:
@@ -33,14 +33,14 @@ def package_version(package: str) -> str | None:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has taken so far, in bytes."""
+    """The most memory that this process has used so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 @lru_cache(maxsize=1)
 def boot_id() -> str | None:
-    """What tells this start of the machine from others; None where the system does not say."""
+    """What tells this boot of the machine from others; None where the system does not say."""
     try:
         if sys.platform == "darwin":
             command = ["sysctl", "-n", "kern.bootsessionuuid"]

@@ -4,8 +4,8 @@ MLX reads the file itself and keeps Q4_0, Q4_1 and Q8_0 tensors quantised (weigh
 other types arrive as float16. What is left to do: names, the row order of the query and key projections, the tokenizer
 and config.json. Metadata keys are those of ggml's docs/gguf.md.
 
-``main([FILE, FOLDER])`` does one conversion, in a process of its own because MLX's reader ends the process when a file
-is damaged.
+``main([FILE, FOLDER])`` does one conversion, in a process of its own because MLX's reader crashes on some damaged
+files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from runner.types import UserError
 
-# Change when the same GGUF file would be converted to another folder.
+# Raise it when the same GGUF file would give another folder.
 CONVERTER_VERSION = 1
 
 _GROUP_SIZE = 32
@@ -42,7 +42,7 @@ _NAMES = {
     "ffn_norm": "post_attention_layernorm",
 }
 
-# Pre-tokenizers by llama.cpp's name (llm_tokenizer_bpe in src/llama-vocab.cpp): GPT-2's split, and the same after each
+# Pre-tokenizers by llama.cpp's name (llm_tokenizer_bpe in src/llama-vocab.cpp): GPT-2's split, with True after each
 # digit has become a word of its own.
 _DIGITS_APART = {"smollm": True, "starcoder": True, "refact": True, "codeshell": True, "gpt-2": False}
 
@@ -50,8 +50,7 @@ _DIGITS_APART = {"smollm": True, "starcoder": True, "refact": True, "codeshell":
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write config.json, model.safetensors and the tokenizer's files for ``gguf`` into the existing ``folder``.
 
-    Raises UserError for what this converter does not know: it never guesses. MLX must be importable; a damaged file
-    may end the process.
+    Raises UserError for what this converter does not know: it never guesses. A damaged file may crash the process.
     """
     import mlx.core as mx
 
@@ -61,7 +60,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{gguf} is not a readable GGUF file: {error}") from error
     tensors, meta = loaded[0], _Metadata(gguf, loaded[1])
-    _check(meta, tensors)
+    _refuse_unsupported(meta, tensors)
     weights = _weights(mx, meta, tensors)
     config = _config(meta, weights)
     _write_json(folder / "config.json", config)
@@ -95,12 +94,13 @@ class _Metadata:
         return value
 
     def error(self, reason: str) -> UserError:
+        """What is wrong with the file, with what to use instead."""
         return UserError(
             f"{self.gguf.name} cannot be converted: {reason}; use an MLX or safetensors folder instead", exit_code=3
         )
 
 
-def _check(meta: _Metadata, tensors: dict[str, Any]) -> None:
+def _refuse_unsupported(meta: _Metadata, tensors: dict[str, Any]) -> None:
     architecture, tokenizer = meta.need("general.architecture"), meta.need("tokenizer.ggml.model")
     if architecture != "llama":
         raise meta.error(f"architecture {architecture} (only llama is supported)")

@@ -1,8 +1,8 @@
-"""Models of the hub, in the hub client's own cache: the disk is looked at first, and a cut download goes on.
+"""Models from the hub, in the hub client's own cache: disk space is checked first, cut-off downloads resume.
 
-By itself the client waits for ever for a server that takes connections and is silent; here it gives up. And it keeps
-whole files only. A model's few large ones would begin again after every interruption, so they are
-fetched here, into the cache's blobs, where the client then finds them.
+By itself the client waits forever for a server that accepts connections and stays silent; here it gives up. And it
+keeps whole files only: a model's few large ones would begin again after every interruption, so they are fetched here,
+into the cache's blobs, where the client then finds them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from runner.cache import file_sha256
 from runner.types import UserError
-from runner.words import first_line
+from runner.words import count_of, first_line
 
 log = logging.getLogger("rowmill")
 
@@ -31,48 +31,51 @@ MODEL_FILES = ("*.json", "model*.safetensors", "*.jinja", "*.txt", "*.model", "*
 LARGE_BYTES = 32 << 20
 SPARE_DISK_BYTES = 200 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_AGAIN = "run the same command again"
 _SHA256 = re.compile(r"[0-9a-f]{64}")  # a large file's etag on the hub
 
 
 def snapshot(hub_id: str, revision: str | None = None, offline: bool = False, also: Iterable[str] = ()) -> Path:
-    """The folder of a model at a revision (None: the newest), fetched as far as it is not in the cache.
+    """The folder of a model at a revision (None: the newest); what is not in the cache is fetched.
 
-    ``also``: patterns of files beside those that a model needs. With ``offline``, or where no hub answers, the cache
-    has to do. Raises UserError; exit code 3 where the disk is too small.
+    ``also``: patterns of files besides those that a model needs. With ``offline``, or if the hub does not answer, only
+    the cache is used. Raises UserError; exit code 3 where the disk is too small.
     """
     from huggingface_hub import errors, snapshot_download
 
-    at = f"model.path={hub_id}" + (f" at revision {revision}" if revision else "")
+    model = hub_id + (f" at revision {revision}" if revision else "")
     wanted = [*MODEL_FILES, *also]
     cached = not reachable(hub_id, offline)
     try:
         if not cached:
-            _fetch_large(at, hub_id, revision, wanted)
+            _fetch_large(model, hub_id, revision, wanted)
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted, local_files_only=cached))
     except UserError:
         raise
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         hint = "no such folder here, and not on the hub (a private or gated model needs `hf auth login`)"
-        raise UserError(at, hint) from error
+        raise _refusal(model, hint) from error
     except errors.LocalEntryNotFoundError as error:
         if offline:
-            hint = "no such folder here, and not in the cache; run once without offline, and with a network"
+            hint = "no such folder here, and not in the cache; run once with a network and without offline"
         else:
             hint = "no such folder here, not in the cache, and the hub does not answer; check the network"
-        raise UserError(at, hint) from error
+        raise _refusal(model, hint) from error
     except Exception as error:  # the hub's client lets the errors of its HTTP library through
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
-            raise UserError(
-                f"{at}: the disk of {_cache()} is full: make room, then type the same line again", exit_code=3
-            ) from error
-        hint = "run once without offline, and with a network" if offline else "check the name and the network"
-        raise UserError(
-            f"{at}: no such folder here, and the hub cannot be asked: {first_line(error)}; {hint}"
-        ) from error
+            full = f"the disk of {_cache()} is full: free some space, then {_AGAIN}"
+            raise _refusal(model, full, exit_code=3) from error
+        hint = "run once with a network and without offline" if offline else "check the name and the network"
+        asked = f"no such folder here, and asking the hub failed: {first_line(error)}"
+        raise _refusal(model, f"{asked}; {hint}") from error
 
 
-def _fetch_large(at: str, hub_id: str, revision: str | None, wanted: list[str]) -> None:
-    """Look at the disk, then fetch the large files that are missing; nothing where the hub does not tell."""
+def _refusal(model: str, text: str, exit_code: int = 2) -> UserError:
+    return UserError("model.path", text, value=model, exit_code=exit_code)
+
+
+def _fetch_large(model: str, hub_id: str, revision: str | None, wanted: list[str]) -> None:
+    """Check the disk space, then fetch the large files that are missing; nothing if the hub does not list them."""
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, snapshot_download
 
     ask: Any = snapshot_download
@@ -90,67 +93,71 @@ def _fetch_large(at: str, hub_id: str, revision: str | None, wanted: list[str]) 
                 parts.append((file.filename, url, _blob(hub_id, str(found.etag)), found.size))
     needed = sum(file.file_size or 0 for file in missing) - sum(_size(_part(blob)) for _, _, blob, _ in parts)
     if missing:
-        _check_disk(at, needed)
-        log.info("fetching %s: %.2f GB in %d files", hub_id, needed / 1e9, len(missing))
+        _check_disk(model, needed)
+        log.info("fetching %s: %.2f GB in %s", hub_id, needed / 1e9, count_of(len(missing), "file"))
     for name, url, blob, size in parts:
-        _fetch(at, name, url, blob, size)
+        _fetch(model, name, url, blob, size)
 
 
-def _check_disk(at: str, needed: int) -> None:
+def _check_disk(model: str, needed: int) -> None:
     place = next(folder for folder in (_cache(), *_cache().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
     if free < needed + SPARE_DISK_BYTES:
-        room = f"{needed / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} GB are free in {_cache()}"
-        raise UserError(at, f"{room}; make room, or let HF_HOME name a folder on another disk", exit_code=3)
+        space = f"{needed / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} GB are free in {_cache()}"
+        hint = "free some space, or set HF_HOME to a folder on another disk"
+        raise _refusal(model, f"{space}; {hint}", exit_code=3)
 
 
-def _fetch(at: str, name: str, url: str, blob: Path, size: int) -> None:
-    """The file at ``url``, on from where an earlier download was cut off, as ``blob``, which its SHA-256 names."""
+def _fetch(model: str, name: str, url: str, blob: Path, size: int) -> None:
+    """Fetch ``url``, from where an earlier download was cut off, as ``blob``, whose name is its SHA-256."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     part = _part(blob)
     part.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(at, name, part) as file:
+    with _locked(model, name, part) as file:
         if not blob.exists():
-            had = min(file.seek(0, os.SEEK_END), size)
-            file.seek(had)
-            if had:
-                log.info("%s: going on at %.2f of %.2f GB", name, had / 1e9, size / 1e9)
+            start = min(file.seek(0, os.SEEK_END), size)
+            file.seek(start)
+            if start:
+                log.info("%s: resuming at %.2f of %.2f GB", name, start / 1e9, size / 1e9)
             try:
                 http_get(
-                    url, file, resume_size=had, headers=build_hf_headers(), expected_size=size, displayed_filename=name
+                    url,
+                    file,
+                    resume_size=start,
+                    headers=build_hf_headers(),
+                    expected_size=size,
+                    displayed_filename=name,
                 )
             except Exception as error:  # of the HTTP library
                 if isinstance(error, OSError) and error.errno in _NO_SPACE:
                     raise
                 done = f"{_size(part) / 1e9:.2f} of {size / 1e9:.2f} GB are kept"
-                again = "type the same line again, and it goes on there"
-                raise UserError(
-                    f"{at}: the download of {name} was cut off: {first_line(error)}; {done}: {again}"
-                ) from error
+                cut_off = f"the download of {name} was cut off: {first_line(error)}"
+                raise _refusal(model, f"{cut_off}; {done}: {_AGAIN} to resume") from error
             file.flush()
             os.fsync(file.fileno())
             if file_sha256(part) != blob.name:
                 part.unlink()
-                raise UserError(at, f"{name} came damaged: its SHA-256 is not {blob.name}; type the same line again")
+                raise _refusal(model, f"{name} arrived damaged: its SHA-256 is not {blob.name}; {_AGAIN}")
             part.rename(blob)
         part.unlink(missing_ok=True)
 
 
 @contextmanager
-def _alone(at: str, name: str, part: Path) -> Iterator[Any]:
+def _locked(model: str, name: str, part: Path) -> Iterator[Any]:
     """The partial file, open and locked. UserError while another process has it."""
     with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(at, f"another process is fetching {name}: wait for it") from error
+            raise _refusal(model, f"another process is fetching {name}: wait for it") from error
         yield file
 
 
 class _Silent(tqdm):  # type: ignore[type-arg]
-    """A bar that does not show."""
+    """A progress bar that is not shown."""
 
     def __init__(self, *given: Any, **options: Any):
         super().__init__(*given, **{**options, "disable": True})
@@ -177,9 +184,9 @@ def _size(path: Path) -> int:
 
 
 def reachable(what: str, offline: bool) -> bool:
-    """Whether the hub may be asked for ``what``: not with ``offline``, nor if it does not answer, which is told.
+    """Whether the hub may be asked for ``what``: not with ``offline``, nor if it does not answer, which is logged.
 
-    From then on each request gives up when nothing comes for HF_HUB_DOWNLOAD_TIMEOUT seconds (10 by default).
+    From then on each request gives up after HF_HUB_DOWNLOAD_TIMEOUT seconds (10 by default) without data.
     """
     if offline:
         return False

@@ -51,25 +51,27 @@ class Recipe:
 
 
 def converted_folder(base: str, bits: int, group_size: int) -> Path:
-    """Where a model made from ``base`` (a hub id or a folder) lies if nothing else is said."""
+    """Where a model made from ``base`` (a hub id or a folder) lies by default."""
     return cache_dir() / "models" / f"{PurePosixPath(base.rstrip('/')).name}-{bits}bit-gs{group_size}"
 
 
 def model_path(conf: ModelConf) -> str:
-    """What ``models.resolve`` takes for a model: its path, or the folder that its recipe makes.
+    """A model's path for ``models.resolve``: its own, or the folder that its recipe makes.
 
     Raises UserError if there is neither, or the model has not been made yet.
     """
     if conf.path:
         return conf.path
     if not conf.base:
-        raise UserError("model.path is not set: a folder, a .gguf file, a wheel: address or a hub id; or model=NAME")
+        raise UserError(
+            "model.path is not set: give a folder, a .gguf file, a wheel: address or a hub id, or model=NAME"
+        )
     bits, group_size = conf.bits or DEFAULT_BITS, conf.group_size or DEFAULT_GROUP_SIZE
     folder = converted_folder(conf.base, bits, group_size)
     if not folder.is_dir():
         recipe = next((one.name for one in recipes() if (one.base, one.bits) == (conf.base, bits)), None)
         words = f"model={recipe}" if recipe else f"model.path={conf.base} convert.bits={bits}"
-        raise UserError(f"{folder.name} is not made yet: `rowmill convert {words}` makes it, once")
+        raise UserError(f"{folder.name} has not been made yet: run `rowmill convert {words}` once")
     return str(folder)
 
 
@@ -84,7 +86,7 @@ def recipes() -> Iterator[Recipe]:
 
 
 def largest_that_fits(path: str, base: str | None, values: int, spare_bytes: int) -> Recipe | None:
-    """Among the recipes of the model's family, the one with most bits whose ``values`` weights take ``spare_bytes``."""
+    """The recipe of the model's family with the most bits whose ``values`` weights fit into ``spare_bytes``."""
     family = [one for one in recipes() if one.base == base or PurePosixPath(one.base).name in path.lower()]
     fitting = [one for one in family if values * one.bits_per_weight / 8 <= spare_bytes]
     return max(fitting, key=lambda one: one.bits_per_weight, default=None)

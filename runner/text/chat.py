@@ -1,6 +1,6 @@
 """Chat templates: messages to the text a model was trained on, with the date pinned.
 
-A chat template is Jinja with a few functions, set down in the ``transformers`` documentation ("Writing a chat
+A chat template is Jinja with a few functions, listed in the ``transformers`` documentation ("Writing a chat
 template"): ``raise_exception``, ``strftime_now``, ``tojson`` without escapes, loop controls and ``{% generation %}``.
 It is rendered here and not by ``apply_chat_template`` because that fills in today's date, which would change the
 prompts at midnight.
@@ -23,7 +23,7 @@ from runner.types import UserError
 
 
 class ChatTemplate:
-    """``variables`` (special tokens, chat_template_kwargs) are what the template may use beside the messages."""
+    """``variables`` (special tokens, chat_template_kwargs) are what the template may use besides the messages."""
 
     def __init__(self, template: str, date: str, variables: Mapping[str, Any]) -> None:
         self._date = parse_date(date)
@@ -52,7 +52,7 @@ def parse_date(date: str) -> datetime.datetime:
     try:
         return datetime.datetime.fromisoformat(date)
     except ValueError:
-        raise UserError(f"the run's date {date!r} is not like 2026-01-31") from None
+        raise UserError(f"the run's date {date!r} is not an ISO date such as 2026-01-31") from None
 
 
 def _raise(message: str) -> None:

@@ -33,7 +33,7 @@ class Column:
         return pa.list_(self.inner.type) if self.inner else _PLAIN[self.kind]
 
     def value(self, value: Any) -> Any:
-        """A parsed JSON value as the column takes it; properties that the schema does not name are left out."""
+        """A parsed JSON value as the column stores it; properties that the schema does not name are left out."""
         if self.kind == "json" and value is not None:
             return json.dumps(value, ensure_ascii=False)
         if self.kind == "object" and isinstance(value, dict):

@@ -10,9 +10,9 @@ from runner.text.channels import Channels
 
 
 class AnswerGrammar:
-    """The grammars of answers with the rules ``body`` (see ``runner.text.structure``), as the prompt's end asks.
+    """The grammars of answers with the rules ``body`` (see ``runner.text.structure``), by how the prompt ends.
 
-    ``prefix`` is what stands before every answer, for raw prompts.
+    ``prefix`` comes before every answer to a raw prompt.
     """
 
     def __init__(self, body: str, channels: Channels, prefix: str = "") -> None:
@@ -22,12 +22,12 @@ class AnswerGrammar:
         self.channels = channels
         self._made: dict[str, str] = {}
 
-    def behind(self, prompt: list[int]) -> str:
+    def after(self, prompt: list[int]) -> str:
         """Lark, in llguidance's dialect, for what follows a prompt; one object for all sequences that wait with it."""
         grammar = self.channels.grammar(self.body, prompt)
         return self._made.setdefault(grammar, grammar)
 
 
 def answer_grammars(channels: Channels, prefix: str = "") -> Callable[[str], AnswerGrammar]:
-    """Grammars by their rules: a run has some, its requests may have others."""
+    """Grammars by their rules: those of the run, and of requests that bring their own."""
     return lru_cache(maxsize=256)(lambda body: AnswerGrammar(body, channels, prefix))

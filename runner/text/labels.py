@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.types import UserError
+from runner.words import count_of
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,14 @@ class Choice:
 
 
 def read_labels(labels: Any) -> list[Choice]:
-    """The labels as configured; UserError for none, fewer than two, duplicates, unknown keys, what YAML took for no
-    text.
-    """
+    """The labels as configured; UserError for fewer than two, duplicates, unknown keys, and what is not a text."""
     if isinstance(labels, Mapping):
         labels = [{"name": name, **_details(details)} for name, details in labels.items()]
     elif not isinstance(labels, list | tuple | None):
         raise UserError("job.labels", "it must be a list, such as 'job.labels=[ham,spam]'", value=labels)
     choices = [_read_label(label) for label in labels or []]
     if len(choices) < 2:
-        count = f"{len(choices)} label{'s' * (not choices)}"
+        count = count_of(len(choices), "label")
         raise UserError(f"job.labels has {count}, at least two are needed: 'job.labels=[ham,spam]'")
     for what in ("name", "surface"):
         values = [getattr(choice, what) for choice in choices]
@@ -57,11 +56,11 @@ def _read_label(label: Any) -> Choice:
 
 
 def _text(what: str, value: Any) -> str:
-    """The text that the user typed. YAML turns yes, on, 1.50 and the like into other values: these are refused."""
+    """The text that the user typed; refuses what YAML makes of yes, on, 1.50 and the like."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        problem = "there is none" if value is None else f"YAML reads it as the {type(value).__name__} {value}"
+        problem = "it is missing" if value is None else f"YAML reads it as the {type(value).__name__} {value}"
         raise UserError(
             "job.labels", f"a label's {what} must be a text, and {problem}; put it in quotes: [\"yes\",'1.0']"
         )

@@ -9,7 +9,7 @@ its row an error unless the template has a default: ``{{ text or "" }}``.
 
 On the command line a text needs quotes of its own (``'prompt.user="..."'``) only where it looks like a list, a number
 or the like, or contains line breaks: in double quotes ``\n`` and ``\t`` are read as in YAML, in single quotes as they
-stand. A prompt with the name of the job, or else of the data set, is used without being asked for.
+stand. A prompt with the name of the job, or else of the data set, is used by default.
 
 Text from cells is never read as control tokens. In chat nothing in a message is; in raw mode those that the template
 itself spells out are. White space at a raw template's end moves to the front of the answers ("Sentiment: " becomes
@@ -94,7 +94,7 @@ class Prompter:
     def check(self, column_names: Iterable[str], variables: Iterable[str] = ()) -> None:
         """Raise UserError for a template that uses what is neither a column nor one of the job's ``variables``.
 
-        The same for an example that lacks a variable, and for a chat template that takes no system message.
+        The same for an example that lacks a variable, and for a chat template that refuses system messages.
         """
         variables = set(variables)
         known = [*column_names, *variables]
@@ -103,7 +103,7 @@ class Prompter:
         for number, example in enumerate(self.conf.examples):
             self._check_example(f"prompt.examples[{number}]", example, variables)
         if self.conf.chat and self.conf.answer_prefix:
-            raise UserError("prompt.answer_prefix applies to raw prompts only: prompt.chat=false")
+            raise UserError("prompt.answer_prefix", "it applies to raw prompts only: set prompt.chat=false")
         if self._chat is not None:
             self._try_chat(self._chat)
 
@@ -139,7 +139,7 @@ class Prompter:
         """Token ids of each choice as what follows the prompt; UserError for a choice without text.
 
         The end of the prompt and the choice are tokenised together, so that the choice's first token is the one that
-        the model would have seen; where that would change the prompt's own tokens, the choice is tokenised alone.
+        the model would have seen; if that would change the prompt's own tokens, the choice is tokenised alone.
         """
         key = (tuple(prompt[-_TAIL_TOKENS:]), tuple(choices))
         if key not in self._continuations:
@@ -149,7 +149,7 @@ class Prompter:
         return self._continuations[key]
 
     def read(self, ids: Sequence[int], sequence: sequences.Sequence) -> Answer:
-        """What a sequence was answered, its reasoning apart; "" for what is only scored."""
+        """The answer to a sequence, its reasoning separate; "" for one that is only scored."""
         if not ids:
             return Answer("")
         answer = self.channels.read(ids, sequence.tokens)
@@ -165,7 +165,7 @@ class Prompter:
         return up_to(tokens, text) if tokens and self.stop else tokens
 
     def stops(self, ids: Sequence[int]) -> bool:
-        """Whether a stop text has come up in the answer; what is thought before it is none."""
+        """Whether a stop text has come up in the answer; the reasoning before it is not searched."""
         text = self.channels.read(ids).text
         return any(stop in text for stop in self.stop)
 
@@ -200,7 +200,7 @@ class Prompter:
         return [*system, *examples, _message("user", self._user.render(variables, self._fuse))]
 
     def _example_messages(self, variables: Mapping[str, Any]) -> list[Message]:
-        """Earlier turns; rendered once if the examples alone hold all that the template uses."""
+        """Earlier turns; rendered once if the examples alone have all that the template uses."""
         if self._examples is not None:
             return self._examples
         messages = []
@@ -224,7 +224,7 @@ class Prompter:
         return tuple(ids[len(before) :])
 
     def _plain_tail(self, tail: tuple[int, ...]) -> tuple[int, ...]:
-        """The longest end of the tail that is plain text and is tokenised again as it is."""
+        """The longest end of the tail that is plain text and keeps its tokens when tokenised again."""
         control = {token.id for token in self.vocabulary.control.values()}
         for start in range(len(tail)):
             part = tail[start:]
@@ -234,7 +234,7 @@ class Prompter:
 
     def _chat_template(self, date: str, variables: Mapping[str, Any]) -> ChatTemplate:
         if self.vocabulary.chat_template is None:
-            raise UserError("this model has no chat template: prompt.chat=false makes a raw prompt")
+            raise UserError("this model has no chat template: set prompt.chat=false for a raw prompt")
         return ChatTemplate(self.vocabulary.chat_template, date, {**self.vocabulary.template_variables, **variables})
 
     def _try_chat(self, chat: ChatTemplate) -> None:
@@ -244,7 +244,7 @@ class Prompter:
             chat.render([*system, *examples, _message("user", "a")])
         except jinja2.TemplateError as error:
             keys = "prompt.system, prompt.examples" if self._system or self.conf.examples else "prompt.chat"
-            raise UserError(f"{keys}: the model's chat template refuses such a conversation: {error}") from error
+            raise UserError(keys, f"the model's chat template refuses such a conversation: {error}") from error
 
     def _check_example(self, name: str, example: Mapping[str, Any], variables: set[str]) -> None:
         missing = sorted(self._user.needs - example.keys() - variables)
@@ -307,7 +307,7 @@ def _join_raw(messages: list[Message], separator: str, answer_prefix: str) -> st
 
 
 def _without_end_spaces(conf: PromptConf) -> tuple[str, str]:
-    """The user template and, in raw mode, the spaces that its end gives to the answers."""
+    """The user template and, in raw mode, the spaces at its end, which move to the answers."""
     if conf.chat:
         return conf.user, ""
     source = conf.user.removesuffix("\n")

@@ -10,7 +10,7 @@ from runner.sequences import Generation
 from runner.text.channels import Channels
 from runner.text.vocabulary import Vocabulary
 
-LEAST = -9999.0  # what the API writes for a token that is all but impossible
+LEAST = -9999.0  # what the API writes for a nearly impossible token
 
 
 def spell(generation: Generation, prompt: Sequence[int], channels: Channels) -> tuple[dict[str, Any], ...] | None:
@@ -32,11 +32,11 @@ def spell(generation: Generation, prompt: Sequence[int], channels: Channels) -> 
 
 
 def up_to(tokens: Iterable[Any], text: str) -> tuple[Any, ...]:
-    """The tokens that it takes to write ``text``, which is the beginning of what they write."""
+    """The first of the tokens, as many as it takes to spell ``text``, with which their text begins."""
     tokens = tuple(tokens)
     length = len(text.encode("utf-8", "replace"))
     if tokens and tokens[0]["token"].startswith(" ") and not text.startswith(" "):
-        length += 1  # of a tokenizer that leaves out the first space
+        length += 1  # the tokenizer leaves out the first space
     ends = [0]
     for one in tokens:
         ends.append(ends[-1] + len(one["bytes"] or one["token"].encode("utf-8", "replace")))

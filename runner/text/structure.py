@@ -79,7 +79,7 @@ def read_structure(conf: StructureConf, own: StructureConf, folders: list[Path])
     for prefix, one in (("output", conf), ("prompt.output", own)):
         asked = [name for name in ("schema", "regex", "choices") if getattr(one, name) is not None]
         if len(asked) > 1:
-            raise UserError(f"{prefix}.{asked[0]} and {prefix}.{asked[1]}: an answer has one of them")
+            raise UserError(f"{prefix}.{asked[0]}", f"{prefix}.{asked[1]} is set, too; keep one of them")
         if asked:
             read: Callable[[str, Any, list[Path]], Structure] = _READERS[asked[0]]
             return read(f"{prefix}.{asked[0]}", getattr(one, asked[0]), folders)
@@ -89,7 +89,9 @@ def read_structure(conf: StructureConf, own: StructureConf, folders: list[Path])
 def _schema(key: str, value: Any, folders: list[Path]) -> Structure:
     schema = _load(key, value, folders) if isinstance(value, str) else value
     if not isinstance(schema, dict) or schema.keys().isdisjoint(_KEYWORDS):
-        raise UserError(key, "a JSON Schema is a mapping such as {type: object, properties: ...}, or its file")
+        raise UserError(
+            key, "it must be a JSON Schema such as {type: object, properties: ...}, or the name of its file"
+        )
     for path, node in _nodes(schema):
         _check_node(f"{key}{path}", node)
     schema = json.loads(json.dumps(schema))
@@ -115,7 +117,7 @@ def _choices(key: str, value: list[Any], _: list[Path]) -> Structure:
             raise UserError(key, f"YAML reads a choice as {one!r}; it must be a text, in quotes if need be")
     texts = tuple(dict.fromkeys(map(str, value)))
     if not texts:
-        raise UserError(f"{key}=[]: an answer needs at least one choice")
+        raise UserError(key, "it needs at least one choice", value=value)
     return Structure(f"body: {' | '.join(map(json.dumps, texts))}", choices=texts)
 
 
@@ -153,7 +155,7 @@ def _as(kind: type, value: Any) -> Any:
 
 
 def _check_node(where: str, node: dict[Any, Any]) -> None:
-    """Refuse what YAML took for something else, and misspelt keywords, which JSON Schema ignores without a word."""
+    """Refuse what YAML took for something else, and misspelt keywords, which JSON Schema ignores silently."""
     for name in (*node, *(node["properties"] if isinstance(node.get("properties"), dict) else ())):
         if not isinstance(name, str):
             raise UserError(where, f"YAML reads a name as {name!r}; put it in quotes")
@@ -163,7 +165,7 @@ def _check_node(where: str, node: dict[Any, Any]) -> None:
     for word in node:
         close = get_close_matches(word, _KEYWORDS, n=1, cutoff=0.8)
         if word not in _KEYWORDS and close:
-            raise UserError(f"{where}.{word} is no keyword of JSON Schema (did you mean {close[0]!r}?)")
+            raise UserError(f"{where}.{word}", f"it is not a keyword of JSON Schema (did you mean {close[0]!r}?)")
 
 
 def _problem(body: str) -> str | None:
@@ -179,13 +181,13 @@ def _problem(body: str) -> str | None:
 
 
 def _where(problem: str, schema: dict[str, Any]) -> str:
-    """The problem, before it the place of the keyword that it names."""
+    """The problem, after the place of the keyword that it names."""
     named = re.search(r'Unimplemented keys: \["([^"]+)"', problem)
     word = named[1] if named else "oneOf" if "oneOf" in problem else None
     place = next((path for path, node in _nodes(schema) if word in node), None)
     if word is None or place is None:
         at = next((f"{path}.{word}".lstrip(".") for path, word, value in _texts(schema) if value in problem), None)
-        return f"the keyword {at}: {problem}" if at else f"this schema cannot be followed: {problem}"
+        return f"the keyword {at}: {problem}" if at else f"this schema is not supported: {problem}"
     return f"the keyword {f'{place}.{word}'.lstrip('.')} is not supported"
 
 
@@ -198,7 +200,7 @@ def _texts(schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _mixes(schema: dict[str, Any]) -> bool:
-    """Whether objects are put together from several subschemas: each must then let the others' properties be."""
+    """Whether objects combine several subschemas: each must then allow the others' properties."""
     words = ("anyOf", "oneOf", "$ref")
     return any(
         "allOf" in node or ("properties" in node and any(w in node for w in words)) for _, node in _nodes(schema)
@@ -211,7 +213,7 @@ def _kinds(schema: dict[str, Any]) -> set[str]:
 
 
 def _closed(schema: Any, close: bool) -> Any:
-    """The schema, narrowed where it says nothing: objects have the properties they name, integers 53 bits."""
+    """The schema, narrowed where it says nothing: objects have only the properties they name, integers 53 bits."""
     if isinstance(schema, list):
         return [_closed(one, close) for one in schema]
     if not isinstance(schema, dict):

@@ -29,7 +29,7 @@ class Template:
 
     def __init__(self, key: str, source: str) -> None:
         if not source or source == _UNSET:
-            raise UserError(f"{key} is not set: it says what to ask about a row, like '{key}=\"Spam? {{{{ text }}}}\"'")
+            raise UserError(f"{key} is not set: what is asked about a row, such as '{key}=\"Spam? {{{{ text }}}}\"'")
         self.key = key
         self._fuse: Fuse | None = None
         environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=self._finalize)
@@ -39,8 +39,8 @@ class Template:
             self._template = environment.from_string(source)
             self._template.globals = dict(self._template.globals)  # a chain of dicts, copied at every rendering
         except (jinja2.TemplateError, RecursionError, OverflowError, ValueError) as error:
-            line = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
-            raise UserError(f"{key}{line}: {error or type(error).__name__}") from error
+            line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            raise UserError(key, f"{line}{error or type(error).__name__}") from error
         self.names = frozenset(meta.find_undeclared_variables(tree) - environment.globals.keys())
         self.needs = self.names - _optional(tree)
 
@@ -50,7 +50,7 @@ class Template:
             raise UserError(self.key, f"no column {name!r}{did_you_mean(name, known)}")
 
     def render(self, variables: Mapping[str, Any], fuse: Fuse | None = None) -> str:
-        """The text; ``fuse`` is applied to what every ``{{ }}`` prints. RowError for whatever goes wrong."""
+        """The text; ``fuse`` is applied to what every ``{{ }}`` prints. RowError if anything goes wrong."""
         self._fuse = fuse
         try:
             return clean(self._template.render(variables))

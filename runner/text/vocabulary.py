@@ -42,7 +42,7 @@ class Control(NamedTuple):
 
 
 class Vocabulary(Hashable, Protocol):
-    """What a prompt needs of a tokenizer. ``bos`` are the ids that a raw text starts with."""
+    """What a prompt needs from a tokenizer. ``bos`` are the ids that a raw text starts with."""
 
     control: dict[str, Control]
     bos: list[int]
@@ -63,7 +63,7 @@ class Vocabulary(Hashable, Protocol):
         ...
 
     def spell(self, id: int) -> bytes | None:
-        """The bytes that the token stands for; None where the vocabulary does not tell."""
+        """The bytes that the token stands for; None if the vocabulary does not say."""
         ...
 
 
@@ -178,7 +178,7 @@ class ByteTokenizer:
 
 
 def as_vocabulary(tokenizer: Any) -> Vocabulary:
-    """The tokenizer itself if it is a Vocabulary, else the one over a ``transformers`` tokenizer."""
+    """The tokenizer itself if it is a Vocabulary, else a ``transformers`` tokenizer wrapped as one."""
     return tokenizer if hasattr(tokenizer, "encode_plain") else TransformersVocabulary(tokenizer)
 
 

@@ -51,7 +51,7 @@ def load():
 
 def grammar_of(schema, vocabulary):
     structure = read_structure(StructureConf(schema=schema), StructureConf(), [])
-    return AnswerGrammar(structure.body, Channels(vocabulary, False)).behind([])
+    return AnswerGrammar(structure.body, Channels(vocabulary, False)).after([])
 
 
 def finish(engine, waiting):

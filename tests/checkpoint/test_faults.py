@@ -597,7 +597,7 @@ def test_a_hub_that_never_gives_a_data_set_ends_with_a_line_and_the_cache_serves
     assert line.endswith("check the name and the network")
     refused = outcome("offline=true")
     assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].endswith("run once without offline, and with a network")
+    assert refused.stderr.splitlines()[-1].endswith("run once with a network and without offline")
     cached = tmp_path / "hub" / "datasets" / "own___data" / "default" / "0.0.0" / "abc"
     cached.mkdir(parents=True)
     table = pa.table({"id": list(range(ROWS)), "text": [f"text {i}" for i in range(ROWS)]})

@@ -47,7 +47,7 @@ def test_nothing_is_overwritten(folder, capsys):
 @pytest.mark.parametrize("name", ["my-job", "3d", "class", "Job", "a.b", "", "../x", "ümlaut"])
 def test_a_name_has_to_be_a_modules(folder, capsys, name):
     assert main(["new", "job", name]) == 2
-    assert "is no name for a Python module" in capsys.readouterr().err
+    assert "cannot name a Python module" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["json", "numpy", "runner", "jobs"])

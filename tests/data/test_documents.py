@@ -83,7 +83,7 @@ def test_encodings_are_said_or_stand_in_the_file(tmp_path):
     (tmp_path / "e.html").write_bytes('<META CHARSET="klingon"><p>caf\xe9'.encode("latin-1"))
     texts = [row["text"] for row in opened(tmp_path, encoding="latin-1").rows()]
     assert texts == ["caf\xe9", "caf\xe9", "caf\xe9", "\u043a\u043e\u0442", "caf\xe9"]
-    with pytest.raises(UserError, match="'klingon' is unknown"):
+    with pytest.raises(UserError, match=r"dataset\.encoding=klingon: it is not a known encoding"):
         opened(tmp_path, encoding="klingon")
 
 

@@ -161,7 +161,7 @@ def test_preview_shows_its_rows(capsys):
         (["dataset.form=number"], "read() returns 7, not a pyarrow.Table, record batches or dicts"),
         (["dataset.form=texts"], "row 0 of read() is 'a', not a pyarrow.Table, record batches or dicts"),
         (["dataset.form=nothing"], "empty data set"),
-        (["dataset.form=twice"], "two columns one name"),
+        (["dataset.form=twice"], "columns of the same name"),
         (["dataset.where=gold == 7"], "no row of mine.Pages matches"),
         (["dataset.gold=golden"], "dataset.gold: no column 'golden' (did you mean 'gold'?)"),
     ],

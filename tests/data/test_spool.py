@@ -68,7 +68,7 @@ def test_the_same_rows_piped_in_again_resume_and_others_do_not(rowmill, tmp_path
 def test_mistakes_name_the_standard_input(rowmill):
     nothing = rowmill("run", *WORDS)
     assert nothing.returncode == 2
-    assert nothing.stderr == b"rowmill: dataset.path=- reads the standard input, but nothing is piped in\n"
+    assert nothing.stderr == b"rowmill: dataset.path=-: it reads the standard input, but nothing is piped in\n"
     wrong = rowmill("preview", *WORDS, piped=b'{"text": 1}\nnope\n')
     assert wrong.returncode == 2
     assert wrong.stderr.startswith(b"rowmill: dataset.path: the standard input line 2 is not JSON")

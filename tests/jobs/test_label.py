@@ -66,7 +66,7 @@ def test_the_template_sees_names_surfaces_and_descriptions():
         ([{"name": "a", "surface": "x"}, {"name": "b", "surface": "x"}], "surface 'x' is listed twice"),
         (["ham", ""], "name is empty"),
         (["ham", " "], "name is empty"),
-        (["ham", None], "there is none"),
+        (["ham", None], "it is missing"),
         ([True, False], "YAML reads it as the bool True; put it in quotes"),
         ([1.5, "a"], "YAML reads it as the float 1.5; put it in quotes"),
         ({True: "good", False: "bad"}, "YAML reads it as the bool True"),
@@ -74,7 +74,7 @@ def test_the_template_sees_names_surfaces_and_descriptions():
         ([{"name": "a", "surface": ""}, "b"], "surface is empty"),
         ([{"name": "a", "description": False}, "b"], "description must be a text"),
         ([{"name": "a", "colour": "red"}, "b"], "unknown key 'colour'"),
-        ([{"surface": "a"}, "b"], "a label's name must be a text, and there is none"),
+        ([{"surface": "a"}, "b"], "a label's name must be a text, and it is missing"),
         ([["a"], "b"], "reads it as the list"),
     ],
 )

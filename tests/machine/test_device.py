@@ -107,7 +107,7 @@ class FakeMlx:
 
 
 def test_a_missing_backend_is_the_machines_fault():
-    with pytest.raises(UserError, match="offers MLX only cpu") as raised:
+    with pytest.raises(UserError, match="on this machine MLX has only cpu") as raised:
         device._kind(FakeMlx(False, 0, {}), "metal")
     assert raised.value.exit_code == 3
 

@@ -201,7 +201,7 @@ def test_the_converter_is_imported_from_where_this_process_imports(tmp_path, cac
 def test_a_converter_that_dies_of_a_signal_means_a_damaged_file(tmp_path, cache, monkeypatch, name):
     (tmp_path / "a.gguf").touch()
     python_that(tmp_path, monkeypatch, f"echo terminate called >&2; ulimit -c 0; kill -{name} $$")
-    with pytest.raises(UserError, match=f"a.gguf is not readable .*SIG{name}.*may be damaged: fetch it again"):
+    with pytest.raises(UserError, match=f"a.gguf cannot be read .*SIG{name}.*may be damaged; fetch it again"):
         resolve.resolve(str(tmp_path / "a.gguf"))
 
 

@@ -85,7 +85,7 @@ def test_a_short_cut_goes_unnoticed(server, here):
 
 def test_a_line_that_stays_dead_ends_with_what_to_do_and_the_next_one_goes_on(server, here, capsys):
     server.cut = [3 * LARGE] + [0] * 6
-    with pytest.raises(UserError, match=r"cut off: .* are kept: type the same line again, and it goes on there"):
+    with pytest.raises(UserError, match=r"cut off: .* are kept: run the same command again to resume"):
         resolve.resolve("own/tiny")
     (part,) = parts(here)
     had = part.stat().st_size
@@ -105,7 +105,7 @@ def impatient(monkeypatch):
 
 def test_a_hub_that_goes_silent_in_a_large_file_ends_with_what_to_do_and_the_next_one_goes_on(server, here, impatient):
     server.stall = 3 * LARGE
-    with pytest.raises(UserError, match=r"model.safetensors was cut off: .* are kept: type the same line again"):
+    with pytest.raises(UserError, match=r"model.safetensors was cut off: .* are kept: run the same command again"):
         resolve.resolve("own/tiny")
     (part,) = parts(here)
     had = part.stat().st_size
@@ -119,7 +119,7 @@ def test_a_hub_that_goes_silent_in_a_large_file_ends_with_what_to_do_and_the_nex
 def test_a_hub_that_goes_silent_in_a_small_file_ends_with_a_line(server, here, impatient):
     server.stall, server.stalls = 5, "config.json"
     with pytest.raises(
-        UserError, match=r"model.path=own/tiny: .* hub cannot be asked: .*; check the name and the network"
+        UserError, match=r"model.path=own/tiny: .* asking the hub failed: .*; check the name and the network"
     ):
         resolve.resolve("own/tiny")
     server.stall = None
@@ -151,7 +151,7 @@ def test_a_killed_download_goes_on(server, tmp_path):
 
 def test_a_file_that_comes_damaged_is_not_kept(server, here):
     server.damaged = ("*.safetensors",)
-    with pytest.raises(UserError, match=r"model.safetensors came damaged"):
+    with pytest.raises(UserError, match=r"model.safetensors arrived damaged"):
         resolve.resolve("own/tiny")
     assert not parts(here)
     server.damaged = ()
@@ -162,7 +162,7 @@ def test_two_processes_do_not_write_one_file(server, here):
     etag = hashlib.sha256(weights(server)).hexdigest()
     part = hub._part(hub._blob("own/tiny", etag))
     part.parent.mkdir(parents=True)
-    with hub._alone("it", "x", part), pytest.raises(UserError, match=r"another process is fetching model.safetensors"):
+    with hub._locked("it", "x", part), pytest.raises(UserError, match=r"another process is fetching model.safetensors"):
         resolve.resolve("own/tiny")
 
 
@@ -192,7 +192,9 @@ def test_a_disk_that_fills_up_meanwhile_ends_with_3(server, here, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
-    with pytest.raises(UserError, match=r"the disk of .* is full: make room") as raised:
+    with pytest.raises(
+        UserError, match=r"the disk of .* is full: free some space, then run the same command again"
+    ) as raised:
         resolve.resolve("own/tiny")
     assert raised.value.exit_code == 3
     assert parts(here)

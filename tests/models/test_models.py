@@ -29,7 +29,7 @@ def test_a_revision_is_for_hub_ids(tmp_path):
 
 def test_a_hub_id_offline_says_that_it_is_not_cached(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"owner/name at revision abc: .*not in the cache; run once without offline"):
+    with pytest.raises(UserError, match=r"owner/name at revision abc: .*not in the cache; run once with a network"):
         resolve.resolve("owner/name", revision="abc", offline=True)
 
 

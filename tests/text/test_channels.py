@@ -70,7 +70,7 @@ def grammars_over(tokenizer):
 def accepts(tokenizer, prompt, text):
     """Whether the grammar takes the text and the answer may end there."""
     answers, grammars = grammars_over(tokenizer)
-    matcher = grammars.start(Sequence((0, 0), [], 0, grammar=answers.behind(ids(tokenizer, prompt)))).matcher
+    matcher = grammars.start(Sequence((0, 0), [], 0, grammar=answers.after(ids(tokenizer, prompt)))).matcher
     assert not matcher.is_error(), matcher.get_error()
     tokens = ids(tokenizer, text)
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
@@ -125,7 +125,7 @@ def test_a_tiny_gpt_oss_answers_in_the_final_channel(gpt_oss, tiny):
     todo = []
     for i in range(6):
         prompt = render(p, f"row {i}")
-        todo.append(Sequence((i, 0), prompt, 60, Sampling(float(i % 2)), i, grammar=answers.behind(prompt)))
+        todo.append(Sequence((i, 0), prompt, 60, Sampling(float(i % 2)), i, grammar=answers.after(prompt)))
     engine = BatchEngine(tiny, p.end_tokens, batch_size=4, grammars=grammars)
     done = finish(engine, todo)
     assert engine.work.forced > 0

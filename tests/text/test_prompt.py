@@ -161,7 +161,7 @@ def test_odd_characters(tokenizer):
     [
         ({"user": "???"}, "prompt.user is not set"),
         ({"user": "{{ txet }}"}, r"prompt.user: no column 'txet' \(did you mean 'text'\?\); valid: text, label"),
-        ({"user": "{{ text"}, "prompt.user line 1"),
+        ({"user": "{{ text"}, "prompt.user: line 1: "),
         ({"user": "{{ text | nofilter }}"}, "nofilter"),
         ({"user": "{{ text | random }}"}, "random"),
         ({"user": "{{ text }} {{ lipsum() }}"}, "no column 'lipsum'"),

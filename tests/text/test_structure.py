@@ -27,7 +27,7 @@ def structure(**conf):
 
 
 def fake_answers(found, count=3, max_tokens=2000):
-    grammar = AnswerGrammar(found.body, Channels(ByteTokenizer(), True)).behind([])
+    grammar = AnswerGrammar(found.body, Channels(ByteTokenizer(), True)).after([])
     engine = FakeEngine(count)
     engine.add([Sequence((i, 0), [i], max_tokens, grammar=grammar) for i in range(count)])
     return [(bytes(one.tokens).decode(), one.finish_reason) for one in engine.step()]
@@ -98,13 +98,13 @@ def test_what_a_schema_leaves_open_is_narrowed():
         ({"schema": {"type": "string", "pattern": "(?=a)"}}, "the keyword pattern: .*look-around"),
         ({"schema": {"properties": {"a": {"enum": [True, False]}}}}, "yes, no"),
         ({"schema": {"properties": {True: {}}}}, "YAML reads a name as True"),
-        ({"schema": 3}, "a JSON Schema is a mapping"),
-        ({"schema": {}}, "a JSON Schema is a mapping"),
+        ({"schema": 3}, "it must be a JSON Schema such as"),
+        ({"schema": {}}, "it must be a JSON Schema such as"),
         ({"schema": "none.json"}, "there is no such file"),
         ({"regex": "(a"}, r"output.regex=\(a: .*unclosed group"),
         ({"choices": []}, "at least one choice"),
         ({"choices": [True]}, "YAML reads a choice as True"),
-        ({"choices": ["a"], "regex": "b"}, "an answer has one of them"),
+        ({"choices": ["a"], "regex": "b"}, "output.choices is set, too; keep one of them"),
     ],
 )
 def test_mistakes_are_named_before_the_start(conf, message):

@@ -1,4 +1,4 @@
-"""The kinds of data sets, what reads each of them, and what a reader finds: a kind more is a line in ``READERS``.
+"""The kinds of data sets and what reads each of them: a new kind is a line in ``READERS``.
 
 Modules:
 aclsum        The data set ACLSum: 250 papers in full with reference summaries, from the files of the wheel ``aclsum``.
@@ -99,7 +99,7 @@ def holds_requests(dataset: Mapping[str, Any]) -> bool:
 
 
 def read_numbers(conf: DatasetConf, path: str, offline: bool) -> Loaded:
-    """No data set: ``dataset.limit`` rows (1) with their number in the column ``row``."""
+    """No data set: ``dataset.limit`` rows (1 by default) with their number in the column ``row``."""
     import pyarrow as pa
 
     return Loaded(pa.table({"row": pa.array(range(conf.limit or 1), pa.int64())}), "none")

@@ -13,7 +13,7 @@ from runner.data.readers import Loaded, Stamps
 from runner.data.readers.table import aligned, common_schema, map_arrow, refuse_other_formats
 from runner.models.hub import reachable
 from runner.types import UserError
-from runner.words import did_you_mean
+from runner.words import did_you_mean, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -67,12 +67,11 @@ def read_hub(conf: DatasetConf, path: str, offline: bool) -> Loaded:
         datasets.config.HF_HUB_OFFLINE = True
     try:
         loaded = datasets.load_dataset(conf.path, name=conf.subset, split=conf.split, revision=conf.revision)
-    except Exception as error:  # the hub client raises many kinds; each means that the data set cannot be had
+    except Exception as error:  # the hub client raises many kinds; each means that the data set cannot be loaded
         what = f"{conf.path} (subset {conf.subset}, split {conf.split}, revision {conf.revision})"
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = "run once without offline, and with a network" if offline else "check the name and the network"
+        hint = "run once with a network and without offline" if offline else "check the name and the network"
         where = "cache" if cached else "hub"
-        raise UserError("dataset.path", f"cannot load {what} from the {where}: {first_line}; {hint}") from error
+        raise UserError("dataset.path", f"cannot load {what} from the {where}: {first_line(error)}; {hint}") from error
     identity = hash_json(conf.path, conf.subset, conf.split, conf.revision, loaded._fingerprint)
     return Loaded(_arrow_of(loaded), identity, _order_of(loaded))
 

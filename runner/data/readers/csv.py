@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
@@ -15,8 +14,9 @@ import pyarrow as pa
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
 from runner.data.readers.compressed import open_bytes, open_stream
-from runner.data.readers.table import aligned, read_files, store, unique_names
+from runner.data.readers.table import aligned, check_encoding, read_files, store, unique_names
 from runner.types import UserError
+from runner.words import count_of
 
 _BLOCK_BYTES = 8 << 20
 _LARGEST_BLOCK_BYTES = 1 << 30
@@ -46,11 +46,11 @@ def read_csv(paths: list[Path], delimiter: str | None, encoding: str, cached: Pa
 
 def _text_table(path: Path, target: Path | None, delimiter: str | None, encoding: str) -> pa.Table:
     """All cells as text, written to ``target`` if the file is large."""
-    told, delimiter = delimiter, delimiter or ("\t" if ".tsv" in path.suffixes else ",")
+    given, delimiter = delimiter, delimiter or ("\t" if ".tsv" in path.suffixes else ",")
     delimiter = "\t" if delimiter == r"\t" else delimiter
     _check_options(delimiter, encoding)
     table = _read_text_cells(path, delimiter, encoding, target)
-    if told is None and len(names := table.column_names) == 1 and (other := other_delimiter(names[0])):
+    if given is None and len(names := table.column_names) == 1 and (other := other_delimiter(names[0])):
         raise UserError(
             "dataset.path",
             f"{path} has a single column {names[0][:80]!r}; did you mean dataset.delimiter={other!r}? "
@@ -126,7 +126,7 @@ def _number_type(column: pa.ChunkedArray) -> pa.DataType:
 
 
 def _csv_error(path: Path, delimiter: str, encoding: str, message: str) -> UserError:
-    """What pyarrow found, with the line in the file, which it does not know."""
+    """What pyarrow found, with the line in the file, which pyarrow does not know."""
     if "Empty CSV" in message:
         return UserError("dataset.path", f"{path} has no rows: empty data set")
     if "UTF8" in message or "codec" in message:
@@ -137,18 +137,15 @@ def _csv_error(path: Path, delimiter: str, encoding: str, message: str) -> UserE
     if found := re.search(r"Expected (\d+) columns, got (\d+)", message):
         ragged = _ragged_line(path, delimiter, encoding)
         where = f"line {ragged}" if ragged else "a line"
-        return UserError("dataset.path", f"{path} {where} has {found[2]} cells, the header has {found[1]}")
+        cells = count_of(int(found[2]), "cell")
+        return UserError("dataset.path", f"{path} {where} has {cells}, the header has {found[1]}")
     return UserError("dataset.path", f"{path} cannot be read as CSV: {message.splitlines()[0][:200]}")
 
 
 def _check_options(delimiter: str, encoding: str) -> None:
     if len(delimiter) != 1 or delimiter in '\r\n"' or not delimiter.isascii():
-        raise UserError("dataset.delimiter", f"{delimiter!r} is not one ASCII character")
-    try:
-        codecs.lookup(encoding)
-    except (LookupError, ValueError):
-        known = "utf-8, utf-16, latin-1 and cp1252 are known"
-        raise UserError("dataset.encoding", f"{encoding!r} is unknown; {known}") from None
+        raise UserError("dataset.delimiter", "it must be one ASCII character", value=repr(delimiter))
+    check_encoding(encoding)
 
 
 def _undecodable_line(path: Path, encoding: str) -> int:
@@ -190,7 +187,7 @@ def _refuse_open_quote(path: Path, table: pa.Table, delimiter: str, encoding: st
 
 
 def _records(path: Path, delimiter: str, encoding: str) -> Iterator[tuple[list[str], int]]:
-    """The cells of each record and the number of its last line; csv.Error where there is one that never ends."""
+    """The cells of each record and the number of its last line; csv.Error for a record that never ends."""
     csv.field_size_limit(_LARGEST_BLOCK_BYTES)
     text = io.TextIOWrapper(open_bytes(path), encoding, errors="replace", newline="")
     reader = csv.reader(text, delimiter=delimiter, strict=True)

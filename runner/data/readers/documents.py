@@ -16,7 +16,7 @@ import pyarrow as pa
 from runner.data.conf import DatasetConf
 from runner.data.load import local_paths
 from runner.data.readers import Loaded
-from runner.data.readers.table import read_folder
+from runner.data.readers.table import check_encoding, read_folder
 from runner.types import UserError
 
 SCHEMA = pa.schema([("file", pa.string()), ("text", pa.string()), ("unreadable", pa.string())])
@@ -55,14 +55,12 @@ def find_documents(paths: list[Path]) -> list[Path]:
 
 
 def read_documents(paths: list[Path], root: Path, encoding: str = "utf-8") -> Iterator[pa.RecordBatch]:
-    """The documents as batches of SCHEMA, some 4 million characters each or one document that is longer.
+    """The documents as batches of SCHEMA, about 4 million characters each or one document that is longer.
 
-    ``encoding``: of texts that do not say theirs, by a byte order mark or in HTML. UserError for an unknown one.
+    ``encoding`` is that of texts without a byte order mark, and of HTML that does not name its own. UserError for an
+    unknown one.
     """
-    try:
-        codecs.lookup(encoding)
-    except (LookupError, ValueError):
-        raise UserError("dataset.encoding", f"{encoding!r} is unknown") from None
+    check_encoding(encoding)
     rows: list[tuple[str, str | None, str | None]] = []
     for path in paths:
         text, problem = _read(path, encoding)
@@ -120,7 +118,7 @@ def _decoded(content: bytes, encoding: str) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not {encoding}; did you mean dataset.encoding=latin-1?") from None
     if "\0" in text:
-        raise ValueError("it is not text: it holds null bytes")
+        raise ValueError("it is not text: it contains null bytes")
     return text
 
 
@@ -138,7 +136,7 @@ def _pdf_text(path: Path) -> str:
 
     from pypdf import PdfReader
 
-    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of each oddity that it has overcome
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns about each oddity that it can handle
     return "\n\n".join(page.extract_text() for page in PdfReader(path).pages)
 
 

@@ -97,7 +97,7 @@ def _array(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
                     text.take(",")
             text.take("]")
             if text.next():
-                raise ValueError("something follows its array")
+                raise ValueError("something follows the array")
         except (ValueError, RecursionError) as error:
             raise _malformed(path, text.line, error) from None
         except OSError as error:
@@ -105,9 +105,9 @@ def _array(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 class _Text:
-    """A file's JSON text, read as far as it is needed. ``line`` is the number of the line that it has come to.
+    """A file's JSON text, read as far as it is needed. ``line`` is the number of the line reached.
 
-    Raises ValueError for what is no JSON or no UTF-8.
+    Raises ValueError for what is not JSON or not UTF-8.
     """
 
     def __init__(self, path: Path) -> None:
@@ -121,7 +121,7 @@ class _Text:
         self._file.close()
 
     def next(self) -> str:
-        """The next character that is no white space; nothing at the end."""
+        """The next character that is not white space; "" at the end."""
         while True:
             space = _SPACE.match(self._text, self._at)
             self._go(space.end() if space else self._at)
@@ -130,7 +130,7 @@ class _Text:
             self._read()
 
     def take(self, mark: str) -> None:
-        """Go past the next character, which must be this one."""
+        """Go past the next character; ValueError if it is not this one."""
         if (found := self.next()) != mark:
             raise ValueError(f"expected {mark} but found {found or 'the end'}")
         self._go(self._at + 1)
@@ -185,7 +185,7 @@ def _without_surrogates(value: Any) -> Any:
 
 
 def infer(values: list[Any]) -> pa.DataType:
-    """The Arrow type of JSON values; text where they have none in common."""
+    """The Arrow type of JSON values; text if they have none in common."""
     try:
         kind = pa.array(values).type
         return pa.string() if _depth(kind) > _DEEPEST or "struct<>" in str(kind) else kind  # no format holds those
@@ -201,7 +201,7 @@ def _depth(kind: pa.DataType) -> int:
 
 
 def merge(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both; text where there is none."""
+    """The type that holds the values of both; text if there is none."""
     if one == other:
         return one
     try:
@@ -212,7 +212,7 @@ def merge(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def json_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows as Arrow; what is no string in a text column becomes JSON."""
+    """Rows as Arrow; what is not a string in a text column becomes JSON."""
     columns = []
     for field in schema:
         values = [row.get(field.name) for row in rows]

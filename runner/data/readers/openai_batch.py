@@ -55,14 +55,14 @@ def read_batch_file(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBat
 
 
 def _rows(paths: list[Path]) -> Iterator[dict[str, Any]]:
-    seen: set[int] = set()  # hashes of the ids: a million take some 60 MB
+    seen: set[int] = set()  # hashes of the ids: a million take about 60 MB
     for path, number, line in lines(paths):
         if line.isspace():
             continue
         row = _row(path, number, line)
         custom_id = hash(row["custom_id"])
         if row["custom_id"] is not None and custom_id in seen and row["problem"] is None:
-            row["problem"] = f"duplicate_custom_id: custom_id {row['custom_id']!r} stands in an earlier line, too"
+            row["problem"] = f"duplicate_custom_id: custom_id {row['custom_id']!r} occurs in an earlier line, too"
         seen.add(custom_id)
         yield row
 
@@ -85,11 +85,11 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 def _problem(row: dict[str, Any]) -> str | None:
     if not row["custom_id"]:
-        return "missing_required_parameter: custom_id must be a text, it is how a result finds its request"
+        return "missing_required_parameter: custom_id must be a text: it ties a result to its request"
     if row["method"] != "POST":
         return f"invalid_method: method is {row['method']!r}, it must be POST"
     if row["url"] != URL:
-        return f"invalid_url: url is {row['url']!r}, only {URL} is answered"
+        return f"invalid_url: url is {row['url']!r}, only {URL} is supported"
     return None if row["body"] is not None else "missing_required_parameter: body must be an object"
 
 
@@ -98,7 +98,7 @@ def _clean(text: str) -> str:
 
 
 def read_messages(messages: Any) -> list[dict[str, str]]:
-    """The messages of a body with plain texts, roles as chat templates know them; RowError if they are none."""
+    """The messages of a body with plain texts and the roles of chat templates; RowError for what is not supported."""
     if messages is None:
         raise RowError("missing_required_parameter", "body.messages is not set")
     if not isinstance(messages, list) or not messages:
@@ -119,7 +119,7 @@ def _message(name: str, message: Any) -> dict[str, str]:
 
 
 def _content(name: str, content: Any) -> str:
-    """A text, or text parts put together."""
+    """A text, or text parts joined."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content:

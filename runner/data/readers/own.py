@@ -74,12 +74,14 @@ def read_own(conf: DatasetConf, folders: list[str], modules: Sequence[str]) -> L
             "dataset._target_", f"read() fails{at}: {type(error).__name__}: {error}", value=target
         ) from error
     if len(set(table.column_names)) < table.num_columns:
-        raise UserError("dataset._target_", f"read() gives two columns one name: {table.column_names}", value=target)
+        raise UserError(
+            "dataset._target_", f"read() returns columns of the same name: {table.column_names}", value=target
+        )
     return Loaded(table, _hash(table))
 
 
 def _values(conf: DatasetConf) -> dict[str, Any]:
-    """The keys of the class's own, and those of files that are set."""
+    """The class's own keys, and those of files that are set."""
     of_files = [field for field in dataclasses.fields(conf) if field.name not in _EVERY]
     given = {field.name: getattr(conf, field.name) for field in of_files if getattr(conf, field.name) != field.default}
     return given | {name: value for name, value in conf.own.items() if name != "_target_"}
@@ -129,7 +131,7 @@ def _held(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> pa.Table:
 
 
 def _hash(table: pa.Table) -> str:
-    """Of the values, however they lie in memory."""
+    """A hash of the values, independent of their layout in memory."""
     digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
     for start in range(0, len(table), _HASHED_ROWS):
         columns = table.slice(start, _HASHED_ROWS).columns

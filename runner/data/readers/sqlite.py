@@ -36,7 +36,7 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
 
 
 def read_sqlite(path: Path, table: str | None) -> tuple[pa.Table, str]:
-    """The rows, and a hash of what they hold; ``table`` None is the only one. UserError if there is none to be had."""
+    """The rows, and a hash of what they hold; ``table`` None is the only one. UserError if it cannot be read."""
     if path.is_dir():
         raise UserError("dataset.path", f"{path} is a folder; dataset=sqlite reads a database file")
     try:
@@ -48,7 +48,7 @@ def read_sqlite(path: Path, table: str | None) -> tuple[pa.Table, str]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """A connection that only reads; a database in a folder that cannot be written to is taken as it lies there."""
+    """A read-only connection; a database in a folder that cannot be written to is opened as immutable."""
     for mode in ("mode=ro", "mode=ro&immutable=1"):
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
         try:
@@ -111,7 +111,7 @@ def _batches(connection: sqlite3.Connection, path: Path, table: str) -> Iterator
         while rows := list(islice(cursor, _BATCH_ROWS)):
             number += len(rows)
             yield [dict(zip(names, row, strict=True)) for row in rows]
-    except sqlite3.OperationalError as error:  # text that is no UTF-8
+    except sqlite3.OperationalError as error:  # text that is not UTF-8
         raise UserError("dataset.path", f"{path} table {table}, after row {number}: {error}") from error
 
 

@@ -3,7 +3,7 @@
 A small file is held in memory. A large one is written once, as an Arrow file named by the hash of its contents, into
 the cache folder and memory-mapped, so that a changed file is never served from a stale cache.
 
-Types. CSV: a column is int64 or float64 when every cell would be printed again exactly as it stands in the file,
+Types. CSV: a column is int64 or float64 if every cell would be printed exactly as it is in the file,
 else text ("007", "1.50" and "1e3" stay text), so that a prompt shows what the file shows. Only an empty unquoted cell
 is null; NA, null and None are text. Text: one row a line, column ``text``. JSON: see
 ``runner.data.readers.json``. Several files are read as if they were one, in the order given; a column that one of them
@@ -12,6 +12,7 @@ lacks is null there.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -27,13 +28,13 @@ from runner.types import UserError
 
 IN_MEMORY_BYTES = 32 << 20
 _MAGIC = {
-    b"PAR1": "a Parquet file: dataset=parquet",
-    b"ARROW1": "an Arrow file: dataset=arrow",
+    b"PAR1": "a Parquet file: use dataset=parquet",
+    b"ARROW1": "an Arrow file: use dataset=arrow",
     b"PK\x03\x04": "a zip archive or an Excel workbook: export it as CSV",
-    b"SQLite format 3": "an SQLite database: dataset=sqlite",
-    b"\xfd7zXZ": "xz-compressed: pack it with gzip or zstd instead",
-    b"\xff\xfe": "UTF-16 text: dataset.encoding=utf-16",
-    b"\xfe\xff": "UTF-16 text: dataset.encoding=utf-16",
+    b"SQLite format 3": "an SQLite database: use dataset=sqlite",
+    b"\xfd7zXZ": "xz-compressed: use gzip or zstd instead",
+    b"\xff\xfe": "UTF-16 text: set dataset.encoding=utf-16",
+    b"\xfe\xff": "UTF-16 text: set dataset.encoding=utf-16",
 }
 Batches = Iterator[pa.RecordBatch]
 
@@ -64,10 +65,12 @@ def read_batches(
 
 
 def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None:
-    """Raise UserError when the first bytes show another format than ``kind``; an empty file is one too."""
+    """Raise UserError for an empty file, and if the first bytes show another format than ``kind``."""
     packed = compression(path)
     if packed and kind in ("parquet", "arrow"):
-        raise UserError("dataset.path", f"{path} is {packed}-compressed: decompress it, {kind} files are read as is")
+        raise UserError(
+            "dataset.path", f"{path} is {packed}-compressed: decompress it, {kind} files are read as they are"
+        )
     with open_bytes(path) as file:
         head = file.read(64)
     if not head:
@@ -77,7 +80,16 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
         if head.startswith(magic) and kind != binary_kind and "16" not in encoding:
             raise UserError("dataset.path", f"{path} is not {kind} but {meaning}")
     if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
-        raise UserError("dataset.path", f"{path} is not csv but looks like JSON lines: dataset=jsonl")
+        raise UserError("dataset.path", f"{path} is not csv but looks like JSON lines: use dataset=jsonl")
+
+
+def check_encoding(encoding: str) -> None:
+    """Raise UserError for an encoding that Python does not know."""
+    try:
+        codecs.lookup(encoding)
+    except (LookupError, ValueError):
+        hint = "for example utf-8, utf-16, latin-1 or cp1252"
+        raise UserError("dataset.encoding", f"it is not a known encoding, {hint}", value=encoding) from None
 
 
 def cache_file(key: str) -> Path:
@@ -113,7 +125,9 @@ def store(schema: pa.Schema, batches: Iterable[pa.RecordBatch], target: Path | N
                 writer.write_batch(batch)
         part.replace(target)
     except OSError as error:
-        raise UserError(f"cannot write the data cache {target.parent}: {error}; ROWMILL_CACHE moves it") from error
+        raise UserError(
+            f"cannot write the data cache {target.parent}: {error}; set ROWMILL_CACHE to another folder"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     return map_arrow(target)
@@ -122,9 +136,9 @@ def store(schema: pa.Schema, batches: Iterable[pa.RecordBatch], target: Path | N
 def read_folder(
     root: Path, files: list[Path], cache_key: tuple[str, ...], schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 ) -> tuple[pa.Table, str]:
-    """What the files of a folder hold, cached when it is large, and the hash of their names and contents.
+    """The rows in the files of a folder, cached if they are large, and the hash of the files' names and contents.
 
-    ``cache_key``: what the rows depend on beside the files.
+    ``cache_key``: what the rows depend on besides the files.
     """
     contents = hash_json(*((file.relative_to(root).as_posix(), hash_readable(file)) for file in files))
     if sum(file.stat().st_size for file in files) <= IN_MEMORY_BYTES:
@@ -134,7 +148,7 @@ def read_folder(
 
 
 def unique_names(path: Path, header: list[str]) -> list[str]:
-    """The names, those missing made up (pandas writes its index without one); UserError for duplicates."""
+    """The names, with missing ones made up (pandas writes its index without one); UserError for duplicates."""
     names = [name or f"column_{number}" for number, name in enumerate(header, 1)]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
@@ -143,13 +157,13 @@ def unique_names(path: Path, header: list[str]) -> list[str]:
 
 
 def common_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
-    """The columns of all files, each of a type that holds all its values; UserError where there is none."""
+    """The columns of all files, each of a type that holds all its values; UserError if there is none."""
     schema = schemas[0]
     for path, other in zip(paths, schemas, strict=True):
         try:
             schema = pa.unify_schemas([schema, other], promote_options="permissive")
         except pa.ArrowException as error:
-            raise UserError("dataset.path", f"{path} has other column types than {paths[0]}: {error}") from None
+            raise UserError("dataset.path", f"{path} and {paths[0]} differ in column types: {error}") from None
     return schema
 
 
