@@ -101,7 +101,7 @@ def test_nothing_is_overwritten(folder, capsys):
     assert main(["init", "mail.csv"]) == 0
     Path("my_conf/job/mail.yaml").write_text("mine")
     assert main(["init", "mail.csv"]) == 2
-    assert "not overwritten" in capsys.readouterr().err
+    assert "nothing was written" in capsys.readouterr().err
     assert Path("my_conf/job/mail.yaml").read_text() == "mine"
 
 

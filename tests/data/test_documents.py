@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_a_row_that_says_why(folder):
     assert rows["h.txt"].why == "it holds no text"
     task = Task(0, rows["f.txt"], job=None)
     assert task.start() == []
-    assert task.output.error == "unreadable: ValueError: it is not text: it holds null bytes"
+    assert task.output.error == "unreadable: ValueError: it is not text: it contains null bytes"
 
 
 def test_encodings_are_said_or_stand_in_the_file(tmp_path):
@@ -148,5 +148,5 @@ def test_papers_have_headings_and_references(tmp_path):
 
 
 def test_a_folder_that_is_not_aclsum_is_refused(tmp_path):
-    with pytest.raises(UserError, match="not the folder dataset of the wheel aclsum"):
+    with pytest.raises(UserError, match="not the folder `dataset` of the wheel aclsum"):
         open_source(DatasetConf(kind="aclsum", path=str(tmp_path)))

@@ -93,7 +93,7 @@ def test_what_a_schema_leaves_open_is_narrowed():
             r"keyword properties\.a\.format: .*tel",
         ),
         ({"schema": {"items": {"$ref": "http://x/y"}}}, r"the keyword items\.\$ref: "),
-        ({"schema": {"type": "object", "propertes": {}}}, r"output.schema.propertes .*'properties'"),
+        ({"schema": {"type": "object", "propertes": {}}}, r"output.schema.propertes: .*'properties'"),
         ({"schema": {"$ref": "#/$defs/a"}}, r"'/\$defs/a' does not exist"),
         ({"schema": {"type": "string", "pattern": "(?=a)"}}, "the keyword pattern: .*look-around"),
         ({"schema": {"properties": {"a": {"enum": [True, False]}}}}, "yes, no"),
