@@ -63,10 +63,10 @@ def gpt_oss():
 
 @pytest.fixture(scope="session")
 def cpu():
-    """MLX made ready on this machine's CPU."""
-    from runner.machine.device import prepare
+    """MLX set up on this machine's CPU."""
+    from runner.machine.device import set_up
 
-    prepare("cpu")
+    set_up("cpu")
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def measure(task: dict[str, Any]) -> Card:
     from runner.engine.weights import load
     from runner.machine import device
 
-    found = device.prepare(task["engine"]["backend"])
+    found = device.set_up(task["engine"]["backend"])
     model, config = load(Path(task["model"]), found)
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
     conf = EngineConf(**task["engine"])

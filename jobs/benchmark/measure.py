@@ -238,7 +238,7 @@ def _opened(task: dict[str, Any], conf: BenchmarkConf) -> Opened:
     from runner.engine import weights
     from runner.machine import device
 
-    found = device.prepare(task["engine"]["backend"])
+    found = device.set_up(task["engine"]["backend"])
     import mlx.core as mx
 
     folder = Path(task["model"])

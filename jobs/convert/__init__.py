@@ -64,7 +64,7 @@ def run_convert(overrides: Sequence[str], config_dir: str | None = None) -> Conv
     source = resolve.resolve(base, conf.model.revision, conf.offline, also=CARD_FILES)
     from runner.machine import device
 
-    found = device.prepare(conf.engine.backend if conf.engine.backend != "fake" else "auto")
+    found = device.set_up(conf.engine.backend if conf.engine.backend != "fake" else "auto")
     machine = f"{found.name} ({found.kind}), {platform.system()} {platform.machine()}"
     limit = Budget.of(conf.engine, found).limit
     return convert(source, folder, bits, group_size, lambda done: model_card(done, base, source, machine), limit)

@@ -149,7 +149,7 @@ def prepare(overrides: Sequence[str], config_dir: str | None, differing: Sequenc
     source = open_source(conf.dataset, conf.offline, folders=job_folders(config_dir))
     column = text_column(source, conf.perplexity.column)
     folder = resolve.resolve(model_path(conf.model), conf.model.revision, conf.offline)
-    found = device.prepare(conf.engine.backend)
+    found = device.set_up(conf.engine.backend)
     config = resolve.read_config(folder)
     tokenizer = weights.load_tokenizer(folder, config)
     from runner.text.vocabulary import as_vocabulary

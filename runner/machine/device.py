@@ -51,7 +51,7 @@ class Device:
     memory_bytes: int
 
 
-def prepare(backend: str = "auto") -> Device:
+def set_up(backend: str = "auto") -> Device:
     """Load MLX for ``backend`` (see BACKENDS) and say what it runs on; call before the process's first ``mlx`` import.
 
     On a CPU ``mx.compile`` writes C++ and calls g++ at run time; without g++ it is switched off, and nothing needs it.
@@ -180,7 +180,7 @@ def _open_blas() -> str | None:
     if "mlx.core" not in sys.modules:
         _opened = _open_system_blas() or _open_carried_blas()
     elif _opened is None:
-        log.warning("mlx was imported before runner.machine.device.prepare(): it keeps the BLAS it has")
+        log.warning("mlx was imported before runner.machine.device.set_up(): it keeps the BLAS it has")
     return _opened
 
 

@@ -112,7 +112,7 @@ def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, A
     from runner.models.recipes import model_path
 
     folder = resolve.resolve(model_path(conf.model), conf.model.revision, conf.offline)
-    found = device.prepare(conf.engine.backend)
+    found = device.set_up(conf.engine.backend)
     model_config = resolve.read_config(folder)
     return folder, model_config, weights.load_tokenizer(folder, model_config), found
 

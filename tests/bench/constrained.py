@@ -37,7 +37,7 @@ SCHEMA = {"type": "array", "items": FILM, "minItems": 50}  # longer than any ans
 
 def load():
     """An engine and its vocabulary; MLX may be imported only now that its BLAS is chosen."""
-    found = device.prepare("cpu")
+    found = device.set_up("cpu")
     from runner.engine.conf import EngineConf
     from runner.engine.open import batch_engine
 

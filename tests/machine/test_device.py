@@ -1,4 +1,4 @@
-"""What device.prepare promises. MLX is loaded once in a process, so each real preparation has a process of its own."""
+"""What device.set_up promises. MLX is loaded once in a process, so each real preparation has a process of its own."""
 
 import logging
 import os
@@ -14,8 +14,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="MLX on other systems
 
 FORWARD = """
 import time
-from runner.machine.device import prepare
-made = prepare("cpu")
+from runner.machine.device import set_up
+made = set_up("cpu")
 import mlx.core as mx
 from mlx_lm.models.llama import Model, ModelArgs
 model = Model(ModelArgs("llama", 64, 2, 128, 4, 1e-5, 100))
@@ -60,13 +60,13 @@ def test_says_so_when_mlx_was_there_first():
     code = "import logging; logging.basicConfig(); import mlx.core, sys; sys.stderr = sys.stdout;"
     code = code.replace("logging.basicConfig()", "logging.basicConfig(stream=__import__('sys').stdout)")
     assert (
-        "mlx was imported before" in python(code + "import runner.machine.device as d; print(d.prepare('cpu').blas)")[0]
+        "mlx was imported before" in python(code + "import runner.machine.device as d; print(d.set_up('cpu').blas)")[0]
     )
 
 
 @linux
 def test_a_second_call_knows_what_the_first_one_opened():
-    code = "import runner.machine.device as d; print(d.prepare('cpu').blas); print(d.prepare('cpu').blas)"
+    code = "import runner.machine.device as d; print(d.set_up('cpu').blas); print(d.set_up('cpu').blas)"
     first, second = python(code)[-2:]
     assert first == second != "None"
 
@@ -91,7 +91,7 @@ def test_a_reference_blas_is_not_taken_for_a_fast_one():
 
 def test_an_unknown_backend_names_the_known_ones():
     with pytest.raises(UserError, match=r"engine.backend=gpu.*auto, cpu, metal, cuda") as raised:
-        device.prepare("gpu")
+        device.set_up("gpu")
     assert raised.value.exit_code == 2
 
 

@@ -73,7 +73,7 @@ def mac(monkeypatch):
 
     def become(gigabytes):
         found = Device("metal", f"Apple M1 ({gigabytes} GB)", None, MACS[gigabytes])
-        monkeypatch.setattr(device, "prepare", lambda backend="auto": found)
+        monkeypatch.setattr(device, "set_up", lambda backend="auto": found)
 
     return become
 
@@ -220,7 +220,7 @@ def test_a_mac_that_mlx_does_not_run_on_costs_one_line(monkeypatch, machine, mac
     monkeypatch.setattr(device.platform, "mac_ver", lambda: (macos, ("", "", ""), machine))
     monkeypatch.setattr(device.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"{translated}\n"))
     with pytest.raises(UserError, match=says) as refused:
-        device.prepare("cpu")
+        device.set_up("cpu")
     assert refused.value.exit_code == 3
     assert "\n" not in str(refused.value)
 

@@ -145,7 +145,7 @@ def main():
     parser.add_argument("--cases", type=int, default=60)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    device.prepare("cuda")
+    device.set_up("cuda")
     log = Log(options.out / "attention.json")
     log.stage("largest differences [output, mass]", agreement, options.cases)
     for shape in (

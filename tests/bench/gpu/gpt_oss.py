@@ -159,7 +159,7 @@ def main():
 
     from runner.machine import device
 
-    found = device.prepare(options.backend)
+    found = device.set_up(options.backend)
     from tests.support.checkpoints import shaped
 
     config = json.loads((options.folder / "config.json").read_text())

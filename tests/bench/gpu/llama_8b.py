@@ -163,7 +163,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="rowmill alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    device.prepare("cuda")
+    device.set_up("cuda")
     log = Log(options.out / "llama_8b.json")
     model, rows = build(options.layers), prompts(options.rows)
     for shared in () if options.quick else (True, False):  # first: the model is as mlx-lm made it

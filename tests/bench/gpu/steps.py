@@ -232,7 +232,7 @@ def main():
     parser.add_argument("--operations", action="store_true", help="microseconds of single operations, too")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    device.prepare("cuda")
+    device.set_up("cuda")
     log = Log(options.out / "steps.json")
     if options.operations:
         log.stage("operations", operations)
