@@ -99,7 +99,7 @@ ERRORS: Entries = [
         "Use a smaller model, or ``engine.memory_gb=`` if the machine has more memory.",
     ),
     ("... belongs to a different run", "Undo the changes that the message lists, or use another ``run_name``."),
-    ("run.db is damaged", "``rowmill repair RUN`` keeps what is sound; then run the same command again."),
+    ("run.db is damaged", "``rowmill repair RUN`` keeps what is intact; then run the same command again."),
     ("the disk of ... is full", "Make room and run the same command again."),
     (
         "... is in use by process ...",

@@ -63,7 +63,7 @@ def snapshot(hub_id: str, revision: str | None = None, offline: bool = False, al
         raise _refusal(model, hint) from error
     except Exception as error:  # the hub's client lets the errors of its HTTP library through
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
-            full = f"the disk of {_cache()} is full: free some space, then {_AGAIN}"
+            full = f"the disk of {_cache()} is full: make room, then {_AGAIN}"
             raise _refusal(model, full, exit_code=3) from error
         hint = "run once with a network and without offline" if offline else "check the name and the network"
         asked = f"no such folder here, and asking the hub failed: {first_line(error)}"
@@ -104,7 +104,7 @@ def _check_disk(model: str, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed + SPARE_DISK_BYTES:
         space = f"{needed / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} GB are free in {_cache()}"
-        hint = "free some space, or set HF_HOME to a folder on another disk"
+        hint = "make room, or set HF_HOME to a folder on another disk"
         raise _refusal(model, f"{space}; {hint}", exit_code=3)
 
 

@@ -193,7 +193,7 @@ def test_a_disk_that_fills_up_meanwhile_ends_with_3(server, here, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     with pytest.raises(
-        UserError, match=r"the disk of .* is full: free some space, then run the same command again"
+        UserError, match=r"the disk of .* is full: make room, then run the same command again"
     ) as raised:
         resolve.resolve("own/tiny")
     assert raised.value.exit_code == 3
