@@ -58,6 +58,11 @@ class UserError(Exception):
         """The same, with another key to blame."""
         return UserError(key, self.text, value=self.value, exit_code=self.exit_code)
 
+    def adding(self, more: str) -> UserError:
+        """The same, with more to say at the end."""
+        words = [self.text + more] if self.key is None else [self.key, self.text + more]
+        return UserError(*words, value=self.value, exit_code=self.exit_code)
+
     def __str__(self) -> str:
         value = "" if self.value is _UNSAID else f"={self.value}"
         return self.text if self.key is None else f"{self.key}{value}: {self.text}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from inspect import signature
 from itertools import product
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -218,8 +219,7 @@ class Synthesis:
         rows = [*self._job.examples, *(self._source.rows(0) if self._job.column in self._source.column_names else ())]
         texts = [text for row in rows if isinstance(text := row.get(self._job.column), str)]
         for one in self._ordered.values():
-            if hasattr(one, "seed"):
-                one.seed(texts)
+            one.seed(texts)
 
 
 def read_weights(attributes: Mapping[str, Any]) -> Weights:
@@ -272,13 +272,18 @@ def _made(name: str, kind: type, options: Any) -> Any:
     if not isinstance(options, Mapping):
         raise UserError(f"job.filters.{name}={options}: it must be {{option: value}}, {{}} or null for off")
     values = {key: value for key, value in options.items() if key != "_target_"}
-    return _named(name, lambda: kind(**values))
+
+    def make() -> Any:
+        signature(kind).bind(**values)  # says what is wrong without naming the class
+        return kind(**values)
+
+    return _named(name, make)
 
 
 def _named(name: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except UserError as error:
-        raise UserError(f"job.filters.{name}.{error}") from error
+        raise error.at(f"job.filters.{name}.{error.key}" if error.key else f"job.filters.{name}") from error
     except TypeError as error:
-        raise UserError(f"job.filters.{name}: {str(error).replace('__init__()', 'it')}") from error
+        raise UserError(f"job.filters.{name}", str(error)) from error

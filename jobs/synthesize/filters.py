@@ -49,7 +49,7 @@ class Length:
 
     def __post_init__(self) -> None:
         if self.unit not in ("words", "characters"):
-            raise UserError(f"unit={self.unit}: it must be words or characters")
+            raise UserError("unit", "it must be words or characters", value=self.unit)
 
     def reason(self, draft: Draft) -> str | None:
         """See Filter."""
@@ -68,7 +68,7 @@ class Deny:
         try:
             self._compiled = [re.compile(pattern) for pattern in self.patterns]
         except (re.error, TypeError) as error:
-            raise UserError(f"patterns={self.patterns}: {error}") from error
+            raise UserError("patterns", str(error), value=self.patterns) from error
 
     def reason(self, draft: Draft) -> str | None:
         """See Filter."""
@@ -91,7 +91,7 @@ class Schema:
             validator = validator_for(self.schema)
             validator.check_schema(self.schema)
         except SchemaError as error:
-            raise UserError(f"schema: it is not a JSON Schema: {error.message}") from error
+            raise UserError("schema", f"it is not a JSON Schema: {error.message}") from error
         self._validator = validator(self.schema)
 
     def reason(self, draft: Draft) -> str | None:
@@ -153,7 +153,7 @@ class Judge:
 
     def __post_init__(self) -> None:
         if not 2 <= self.scale <= 9:
-            raise UserError(f"scale={self.scale}: it must be between 2 and 9")
+            raise UserError("scale", "it must be between 2 and 9", value=self.scale)
         self._template = Template("job.filters.judge.prompt", self.prompt)
 
     def request(self, draft: Draft) -> Request:

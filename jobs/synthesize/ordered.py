@@ -29,6 +29,10 @@ class OrderedFilter(Protocol):
         """Attempt ``number`` was accepted."""
         ...
 
+    def seed(self, texts: Iterable[str]) -> None:
+        """Texts that were there before the first attempt."""
+        ...
+
 
 @dataclass
 class Exact:
@@ -38,7 +42,7 @@ class Exact:
         self._seen: set[str] = set()
 
     def seed(self, texts: Iterable[str]) -> None:
-        """Texts to be different from, beside the accepted ones."""
+        """See OrderedFilter."""
         self._seen.update(map(_normal, texts))
 
     def reason(self, columns: Columns) -> str | None:
@@ -62,7 +66,7 @@ class Near:
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.threshold <= 1:
-            raise UserError(f"threshold={self.threshold}: it must be between 0.5 and 1")
+            raise UserError("threshold", "it must be between 0.5 and 1", value=self.threshold)
         if find_spec("rensa") is None:
             raise UserError("it needs the package rensa: pip install 'rowmill[synthesize]'")
         from rensa import RMinHashLSH
@@ -71,7 +75,7 @@ class Near:
         self._hashes: list[Any] = []
 
     def seed(self, texts: Iterable[str]) -> None:
-        """Texts to be different from, beside the accepted ones."""
+        """See OrderedFilter."""
         for text in texts:
             self._add(text)
 
@@ -106,7 +110,7 @@ class Balance:
         """How many rows each value is to have, rounded up."""
         unknown = [name for name in self.attributes or [] if name not in weights]
         if unknown:
-            raise UserError(f"attributes: there is no {unknown[0]!r}; available: {', '.join(weights) or 'none'}")
+            raise UserError("attributes", f"there is no {unknown[0]!r}; available: {', '.join(weights) or 'none'}")
         self._quota = {
             (name, value): math.ceil(target * weight / sum(values.values()) - 1e-9)
             for name, values in weights.items()
@@ -114,6 +118,9 @@ class Balance:
             for value, weight in values.items()
         }
         self._counts: Counter[tuple[str, str]] = Counter()
+
+    def seed(self, texts: Iterable[str]) -> None:
+        """See OrderedFilter: they have no attributes."""
 
     def full(self, decided: int) -> frozenset[tuple[str, str]]:
         """The (attribute, value) pairs that are full once the first ``decided`` attempts are decided upon."""

@@ -59,7 +59,7 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
         job = make_job(plain["job"], config_dir, conf.modules)
     except UserError as error:
         own = composer.own_file("job", choices["job"])
-        raise UserError(f"{error}; the job is {own}" if own else str(error)) from error
+        raise error.adding(f"; the job is {own}" if own else "") from error
     return Config(conf, job, plain, list(overrides), config_dir)
 
 

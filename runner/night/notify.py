@@ -44,12 +44,13 @@ def check_notify(conf: NotifyConf) -> None:
 
 def notify(conf: NotifyConf, event: str, message: str, run_dir: str) -> None:
     """Notify everyone; a failure to do so is logged and stops nothing."""
-    for send, wanted in ((_command, conf.command), (_webhook, conf.webhook), (_desktop, conf.macos)):
+    ways = {"command": (_command, conf.command), "webhook": (_webhook, conf.webhook), "macos": (_desktop, conf.macos)}
+    for name, (send, wanted) in ways.items():
         if wanted:
             try:
                 send(conf, {"event": event, "message": message, "run": run_dir})
             except (OSError, ValueError, HTTPException, subprocess.SubprocessError) as error:
-                log.warning("notify%s: %s", send.__name__.replace("_", "."), str(error)[:200])
+                log.warning("notify.%s: %s", name, str(error)[:200])
 
 
 def _command(conf: NotifyConf, notice: dict[str, str]) -> None:

@@ -43,8 +43,8 @@ class Needs:
         """What it cannot do without: the weights, one sequence's caches, the work space."""
         return (self.weights or 0) + (self.kv_alone or 0) + self.work
 
-    def line(self) -> str:
-        """One line for people."""
+    def summary(self) -> str:
+        """All of it in one line for people."""
         weights = "unknown weights" if self.weights is None else f"weights {_gb(self.weights)}"
         caches = "unknown KV caches"
         if self.kv_batch is not None:
@@ -53,7 +53,7 @@ class Needs:
         if self.least <= self.limit < (self.weights or 0) + (self.kv_batch or 0) + self.work:
             smaller = ", so batches will be smaller"
         whose = "engine.memory_gb allows" if self.given else "this machine can give"
-        return f"memory: {weights}, {caches}, work space {_gb(self.work)}; {whose} {_gb(self.limit)}{smaller}"
+        return f"{weights}, {caches}, work space {_gb(self.work)}; {whose} {_gb(self.limit)}{smaller}"
 
 
 def estimate(
@@ -99,7 +99,7 @@ def check(
 ) -> None:
     """Tell what is needed. Raises UserError, exit code 3, for what cannot fit."""
     needs = estimate(folder, config, device, engine, lengths)
-    log.info("%s", needs.line())
+    log.info("memory: %s", needs.summary())
     if why := refusal(needs, model, folder, config, device.kind):
         raise UserError(f"{model.path or folder.name} {why}", exit_code=3)
 

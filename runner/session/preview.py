@@ -110,7 +110,7 @@ def _memory(ready: Prepared, sequences: list[Sequence]) -> dict[str, Any] | None
         return None
     needs = estimate(ready.folder, ready.model_config, ready.device, ready.config.conf.engine, lengths(sequences))
     why = refusal(needs, ready.config.conf.model, ready.folder, ready.model_config, ready.device.kind)
-    return {**asdict(needs), "line": needs.line().partition(": ")[2], "refusal": why}
+    return {**asdict(needs), "line": needs.summary(), "refusal": why}
 
 
 def _recorded(ready: Prepared) -> tuple[dict[str, Any] | None, list[str]]:
