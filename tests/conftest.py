@@ -1,5 +1,7 @@
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,11 +24,9 @@ def pytest_configure(config):
     if worker is None:
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    folder = (
-        Path(tempfile.gettempdir()) / f"rowmill-{os.getuid()}-{worker}"
-    )  # a library half written by one is opened by another
-    folder.mkdir(exist_ok=True)
-    os.environ["TMPDIR"] = str(folder)
+    folder = tempfile.mkdtemp(prefix=f"rowmill-{worker}-")  # a library half written by one is opened by another
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
 
 
@@ -59,6 +59,23 @@ def gpt_oss():
     from tests.support.prompts import load_tokenizer
 
     return load_tokenizer(folder)
+
+
+@pytest.fixture
+def start():
+    """Starts a process as ``tests.support.runs`` says; what still runs when the test has ended is killed."""
+    from tests.support.runs import settings
+
+    processes = []
+
+    def started(command, **options):
+        processes.append(subprocess.Popen(command, **settings(**options)))
+        return processes[-1]
+
+    yield started
+    for process in processes:
+        with process:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

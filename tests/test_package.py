@@ -3,13 +3,13 @@
 import fnmatch
 import importlib
 import inspect
-import os
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.support import runs
 
 ROOT = Path(__file__).parent.parent
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -68,11 +68,9 @@ def test_rowmill_says_which_name_it_lacks(rowmill):
 def test_importing_rowmill_loads_nothing_heavy():
     heavy = ["mlx", "transformers", "datasets", "pyarrow", "hydra", "numpy"]
     script = f"import sys, rowmill; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert runs.python(script).stdout == "[]\n"
 
 
 def test_rowmill_is_a_program_and_a_module(tmp_path):
-    command = [sys.executable, "-m", "rowmill", "--version"]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=True)
+    done = runs.ended([sys.executable, "-m", "rowmill", "--version"], cwd=tmp_path)
     assert done.stdout.startswith("rowmill ")

@@ -73,12 +73,12 @@ class FakeEngine:
             time.sleep(self.delay_s)
         if self.fault:
             _fail(self.fault, batch)
-        return [self._answer(sequence) for sequence in batch]
+        return [self.answer(sequence) for sequence in batch]
 
     def close(self) -> None:
         self.waiting.clear()
 
-    def _answer(self, sequence: Sequence) -> Generation:
+    def answer(self, sequence: Sequence) -> Generation:
         prompt = array("I", sequence.tokens).tobytes()
         seed = sequence.draw_seed if sequence.sampling.temperature > 0 else 0
         digest = hashlib.blake2b(prompt + seed.to_bytes(8, "little"), digest_size=16).digest()

@@ -22,6 +22,7 @@ def found(store, rows):
 
 
 def indexed(store):
+    # How far the index is, which no answer shows.
     return store._connection.execute("SELECT count(*) FROM digests").fetchone()[0]
 
 

@@ -10,7 +10,6 @@ import random
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import textwrap
 import time
@@ -25,6 +24,8 @@ from runner.checkpoint.deaths import read_flight
 from runner.engine.fake import FakeEngine
 from runner.results.status import read_status
 from runner.types import UserError
+from tests.support import runs
+from tests.support.runs import rows_of, shards
 
 ROWS = 30
 
@@ -36,51 +37,22 @@ def _in_a_folder_with_data(tmp_path, monkeypatch):
     write_rows()
 
 
-def write_rows(path="rows.csv", word="text"):
-    Path(path).write_text("id,text\n" + "".join(f"{i},{word} number {i:02d}\n" for i in range(ROWS)))
+def write_rows(word="text"):
+    runs.write_rows(ROWS, word + " number {:02d}")
 
 
 def overrides(name="run", **more):
-    keys = {
-        "engine.backend": "fake",
-        "engine.batch_size": "4",
-        "job": "generate",
-        "dataset": "csv",
-        "dataset.path": "rows.csv",
-        "prompt.user": "'{{ text }}'",
-        "output.shard_rows": "8",
-        "run_name": name,
-    }
-    keys |= {key.replace("__", "."): value for key, value in more.items()}
-    return [f"{key}={value}" for key, value in keys.items()]
-
-
-def shards(name="run", folder="outputs"):
-    return {file.name: file.read_bytes() for file in sorted((Path(folder) / name).glob("data-*.arrow"))}
+    """The words of a run; ``__`` stands for the dot in a key."""
+    words = [f"{key.replace('__', '.')}={value}" for key, value in more.items()]
+    return runs.overrides("output.shard_rows=8", f"run_name={name}", *words)
 
 
 def database(name="run"):
     return sqlite3.connect(f"outputs/{name}/run.db", isolation_level=None)
 
 
-def rows_of(name="run", folder="outputs"):
-    return datasets.load_from_disk(str(Path(folder) / name)).to_list()
-
-
 def interrupted(steps=4, name="run", **more):
-    """A run that got SIGINT in this step."""
-    taken = []
-
-    def step(self, original=FakeEngine.step):
-        taken.append(1)
-        if len(taken) == steps:
-            signal.raise_signal(signal.SIGINT)
-        return original(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FakeEngine, "step", step)
-        with pytest.raises(KeyboardInterrupt):
-            run(overrides(name, **more))
+    runs.interrupt(overrides(name, **more), after=steps)
 
 
 # Kills between any two steps of a commit
@@ -88,13 +60,13 @@ def interrupted(steps=4, name="run", **more):
 KILLS = """
 import json, os, signal, sqlite3, sys
 from pathlib import Path
-from runner import cli
-from runner.checkpoint import store
-from runner.engine import fake
+from runner.checkpoint import shards, store
+from runner.cli import main
+from runner.engine.fake import FakeEngine
 
 points = json.loads(sys.argv[1])
 # A kill between two steps of a commit needs the steps themselves; one that was renamed would never be reached.
-steps = {store: "connect", store.Store: "start _seal_complete", store.shards: "table", Path: "replace"}
+steps = {store: "connect", store.Store: "start _seal_complete", shards: "table", Path: "replace"}
 gone = [name for owner, names in steps.items() for name in names.split() if not hasattr(owner, name)]
 assert not gone, f"where the kills come was renamed: {gone}"
 
@@ -136,17 +108,17 @@ def between_record_and_seal():
 
 
 def while_writing():
-    store.shards.table = lambda *a: die()
+    shards.table = lambda *a: die()
 
 
 def noting_what_is_computed(name):
     notes = os.open(f"{name}.notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def step(self, original=fake.FakeEngine.step):
+    def step(self, original=FakeEngine.step):
         answered = original(self)
         os.write(notes, "".join(f"{g.key[0]}\\n" for g in answered).encode())
         return answered
-    fake.FakeEngine.step = step
+    FakeEngine.step = step
 
 
 def in_a_child(name, prepare):
@@ -156,7 +128,7 @@ def in_a_child(name, prepare):
         os.dup2(log, 1), os.dup2(log, 2)
         noting_what_is_computed(name)
         prepare()
-        os._exit(cli.main(["run", *sys.argv[2:], f"run_name={name}"]))
+        os._exit(main(["run", *sys.argv[2:], f"run_name={name}"]))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -193,8 +165,7 @@ POINTS = {
 
 def test_a_kill_between_any_two_steps_loses_nothing_and_repeats_nothing():
     words = [word for word in overrides() if not word.startswith("run_name")]
-    script = [sys.executable, "-c", KILLS, json.dumps(POINTS), *words]
-    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    done = runs.python(KILLS, json.dumps(POINTS), *words)
     assert done.returncode == 0, done.stderr + Path("log").read_text()
     told = json.loads(done.stdout)
     assert told.pop("whole")[0] == 0
@@ -209,16 +180,20 @@ def test_a_kill_between_any_two_steps_loses_nothing_and_repeats_nothing():
 # Full and forbidden disks
 
 
+def mount(*words):
+    return runs.ended(["mount", *map(str, words)])
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a file system of 2 MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], check=False)
+    mounted = mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", folder)
     if mounted.returncode:
         pytest.skip("file systems can be mounted by root only")
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=False)
+    runs.ended(["umount", "-l", str(folder)])
 
 
 def fill(folder, leave):
@@ -263,7 +238,7 @@ def test_a_disk_that_is_full_for_exports_and_reports_is_told_in_a_line(small_dis
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and ("full" in said or "No space left" in said)
     assert not list(small_disk.glob("out*"))
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert mount("-o", "remount,ro", small_disk).returncode == 0
     assert cli.main(["report", str(small_disk / "run")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
@@ -282,7 +257,7 @@ def test_a_disk_that_is_full_wherever_one_may_write_is_told_as_such(monkeypatch,
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")
 def test_an_output_folder_that_cannot_be_written_is_refused(small_disk, capsys):
-    if subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=False).returncode:
+    if mount("-o", "remount,ro", small_disk).returncode:
         pytest.skip("file systems can be mounted by root only")
     assert cli.main(["run", *overrides(output__dir=small_disk)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rowmill:")]
@@ -458,17 +433,22 @@ def test_repair_leaves_running_runs_and_other_folders_alone(tmp_path, capsys):
 
 @pytest.mark.parametrize("harm", ["cut", "garbage"])
 def test_a_torn_write_ahead_log_costs_its_last_commits_only(harm):
-    code = "import os, signal, sys; from runner import cli; from runner.engine import fake\n"
-    code += "left = [5]\n" + textwrap.dedent("""
-        def step(self, original=fake.FakeEngine.step):
+    code = textwrap.dedent("""
+        import os, signal, sys
+        from runner.cli import main
+        from runner.engine.fake import FakeEngine
+
+        left = [5]
+
+
+        def step(self, original=FakeEngine.step):
             left[0] -= 1
             left[0] or os.kill(os.getpid(), signal.SIGKILL)
             return original(self)
-        fake.FakeEngine.step = step
-        cli.main(["run", *sys.argv[1:]])
+        FakeEngine.step = step
+        main(["run", *sys.argv[1:]])
     """)
-    killed = subprocess.run([sys.executable, "-c", code, *overrides()], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert runs.python(code, *overrides()).returncode == -signal.SIGKILL
     log = Path("outputs/run/run.db-wal")
     content = log.read_bytes()
     assert len(content) > 20_000
@@ -540,54 +520,50 @@ def test_mapped_input_that_is_written_to_during_the_run_is_refused(kind):
     assert shards() == shards("whole")
 
 
-def test_input_that_is_mapped_and_cut_short_during_the_run_is_refused():
+def test_input_that_is_mapped_and_cut_short_during_the_run_is_refused(start):
     table = pa.table({"id": list(range(ROWS)), "text": [f"{i} " + 20_000 * "x" for i in range(ROWS)]})
     with pa.OSFile("rows.arrow", "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=1)
     words = overrides(dataset="arrow", dataset__path="rows.arrow", engine__window="2", engine__batch_size="1")
-    environment = {**os.environ, "ROWMILL_FAKE_DELAY": "0.1"}
-    command = [sys.executable, "-m", "runner.cli", "run", *words]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = start(runs.command("run", *words), delay=0.1)
     while process.poll() is None and not read_flight(Path("outputs/run")).done:
         time.sleep(0.02)
     os.truncate("rows.arrow", 5000)
-    _, errors = process.communicate()
-    assert process.returncode == 2, errors
+    code, _, errors = runs.outcome(process)
+    assert code == 2, errors
     assert "rows.arrow" in errors.splitlines()[-1] or "dataset.fingerprint" in errors
     assert "Traceback" not in errors
     assert read_status(Path("outputs/run"))["finished"] < ROWS
 
 
 @pytest.fixture
-def silent_hub(tmp_path):
+def silent_hub(tmp_path, monkeypatch):
     """The environment of processes whose hub takes connections and says nothing; its caches lie in ``hub``."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hub = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path / "hub")}
         unset = ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE")
-        inherited = {name: value for name, value in os.environ.items() if name not in unset}
-        yield inherited | hub | {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+        for name in unset:
+            monkeypatch.delenv(name, raising=False)
+        yield hub | {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
 
 
 def test_a_hub_that_never_answers_ends_with_a_line_and_offline_works_from_the_cache(tmp_path, silent_hub):
     code = "import sys; from runner.models.resolve import resolve; print(resolve('own/er', offline=len(sys.argv) > 1))"
     code = f"from runner.types import UserError\ntry:\n  {code}\nexcept UserError as e:\n  sys.exit(f'told: {{e}}')"
-    asked = subprocess.run([sys.executable, "-c", code], env=silent_hub, capture_output=True, text=True, timeout=120)
+    asked = runs.python(code, env=silent_hub)
     assert asked.stderr.splitlines()[-1].startswith("told: model.path=own/er"), asked.stderr
     cached = tmp_path / "hub" / "hub" / "models--own--er"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("abc")
     (cached / "snapshots" / "abc").mkdir(parents=True)
     (cached / "snapshots" / "abc" / "config.json").write_text('{"model_type": "llama"}')
-    offline = [sys.executable, "-c", code, "offline"]
-    found = subprocess.run(offline, env=silent_hub, capture_output=True, text=True, timeout=120)
+    found = runs.python(code, "offline", env=silent_hub)
     assert found.stdout.strip().endswith("snapshots/abc"), found.stderr
 
 
 def test_a_hub_that_never_gives_a_data_set_ends_with_a_line_and_the_cache_serves(tmp_path, silent_hub):
     def outcome(*more):
-        words = [*overrides(dataset="hub", dataset__path="own/data"), *more]
-        command = [sys.executable, "-m", "runner.cli", "run", *words]
-        return subprocess.run(command, env=silent_hub, capture_output=True, text=True, timeout=120)
+        return runs.rowmill("run", *overrides(dataset="hub", dataset__path="own/data"), *more, env=silent_hub)
 
     refused = outcome()
     assert refused.returncode == 2
@@ -614,5 +590,5 @@ def test_a_hub_that_never_gives_a_data_set_ends_with_a_line_and_the_cache_serves
 def test_no_request_to_the_hub_waits_for_ever(silent_hub):
     code = "from runner.models.hub import reachable; from huggingface_hub import get_session, constants\n"
     code += "assert not reachable('it', False)\nget_session().get(constants.ENDPOINT, timeout=None)"
-    asked = subprocess.run([sys.executable, "-c", code], env=silent_hub, capture_output=True, text=True, timeout=120)
+    asked = runs.python(code, env=silent_hub)
     assert "ReadTimeout" in asked.stderr

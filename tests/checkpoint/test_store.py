@@ -122,6 +122,7 @@ def test_same_rows_give_the_same_bytes_whatever_their_order_and_however_often_in
     finish_all(tmp_path / "c", kept=pieces)
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b") == shard_bytes(tmp_path / "c")
     assert len(shard_bytes(tmp_path / "a")) == 3
+    # What `datasets` keys its caches by.
     assert load(tmp_path / "a")._fingerprint == load(tmp_path / "b")._fingerprint
 
 
@@ -349,6 +350,7 @@ def test_a_full_disk_while_sealing_is_told_with_exit_code_3_and_the_run_resumes(
 def test_a_full_disk_while_recording_is_told_with_exit_code_3_and_the_run_resumes(tmp_path):
     with open_store(tmp_path) as store:
         store.record([Record(0, 0, None, Completion("A"))])
+        # The database itself is made to be full: a disk would need root.
         store._connection.execute("PRAGMA max_page_count = 1")
         with pytest.raises(UserError, match="full") as caught:
             store.record([Record(1, 0, None, Completion("B" * 100_000))])

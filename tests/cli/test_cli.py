@@ -190,6 +190,7 @@ def _read(descriptor):
 def test_log_lines_leave_out_what_only_machines_read(capsys):
     from runner import cli
 
+    # The program's own way to the terminal; a command would log lines of its own.
     cli._log_to_stderr()
     logging.getLogger("rowmill").info("reading %s", "wheel:a==1/b.csv#sha256=" + 64 * "0")
     logging.getLogger("rowmill").debug("for run.log")

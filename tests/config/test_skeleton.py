@@ -1,12 +1,12 @@
 """`rowmill new job NAME`: its files work as they are."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from runner.cli import main
+from tests.support import runs
 
 
 @pytest.fixture
@@ -28,9 +28,7 @@ def test_the_skeleton_passes_its_own_test_and_runs(folder, capsys):
     Path("FILE.csv").write_text("text\nhello\n")
     typed = said[4].removeprefix("try it:   rowmill ").split()
     assert main([*typed, "engine.backend=fake", "job.words=3"]) == 0
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "my_conf"], capture_output=True, text=True, check=False
-    )
+    done = runs.ended([sys.executable, "-m", "pytest", "-q", "my_conf"])
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout
 

@@ -228,6 +228,7 @@ def test_an_array_of_objects_reads_as_its_lines_do(write, monkeypatch, indent, s
         {"a": at, "text": 'ä\n]},"' * at, "f": -1.5e-7, "deep": {"x": [True, None], "s": ""}, "last": 123456}
         for at in range(40)
     ]
+    # Blocks so short that rows, names and characters are cut in two.
     monkeypatch.setattr("runner.data.readers.json._READ_BYTES", size)
     array = write("\ufeff \n" + json.dumps(rows, indent=indent, ensure_ascii=False) + "\n", "a.json")
     lines = write("".join(json.dumps(row) + "\n" for row in rows), "a.jsonl")

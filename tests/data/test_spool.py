@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 import pytest
 
 from runner.data import stdin
+from tests.support import runs
 
 WORDS = ["job=generate", "dataset=jsonl", "dataset.path=-", "prompt.user={{ text }}", "run_name=piped"]
 WORDS += ["engine.backend=fake", "engine.batch_size=1", "output.shard_rows=10"]
@@ -20,16 +20,8 @@ PACKED = gzip.compress(LINES)
 
 @pytest.fixture
 def rowmill(tmp_path):
-    environment = os.environ | {"ROWMILL_CACHE": str(tmp_path / "cache")}
-
-    def run(*words, piped=b"", delay=0.0, **options):
-        command = [sys.executable, "-m", "runner.cli", *words]
-        keywords = {"cwd": tmp_path, "env": environment | {"ROWMILL_FAKE_DELAY": str(delay)}, **options}
-        if options:
-            return subprocess.Popen(command, **keywords)
-        return subprocess.run(command, input=piped, capture_output=True, check=False, **keywords)
-
-    return run
+    keywords = {"cwd": tmp_path, "env": {"ROWMILL_CACHE": str(tmp_path / "cache")}, "text": False}
+    return lambda *words, piped=b"": runs.rowmill(*words, input=piped, **keywords)
 
 
 def rows(folder):
@@ -38,8 +30,8 @@ def rows(folder):
     return [row["text"] for row in datasets.load_from_disk(str(folder / "outputs" / "piped"))]
 
 
-def test_a_killed_run_is_resumed_with_nothing_piped_in(rowmill, tmp_path):
-    process = rowmill("run", *WORDS, delay=0.05, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def test_a_killed_run_is_resumed_with_nothing_piped_in(rowmill, start, tmp_path):
+    process = start(runs.command("run", *WORDS), delay=0.05, cwd=tmp_path, stdin=subprocess.PIPE, text=False)
     process.stdin.write(PACKED)
     process.stdin.close()
     while not (tmp_path / "outputs" / "piped" / "data-00000.arrow").exists():

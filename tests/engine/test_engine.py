@@ -182,6 +182,7 @@ def test_a_batch_that_became_smaller_goes_on_taking_sequences(resident):
     engine.add(sequences(prompts(2, 8, 0), lambda i: 8 + 4 * i))
     engine.step()
     engine.growth.size = 2
+    # A change of size in the middle of a batch, which measured speeds alone would bring.
     engine._size()
     lanes = []
     while engine.lanes or engine.waiting:

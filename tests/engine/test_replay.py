@@ -37,6 +37,7 @@ def _on_gpu(request, monkeypatch):
 @pytest.mark.usefixtures("_on_gpu")
 def test_steps_that_are_run_again_give_the_same_tokens(name, monkeypatch):
     again = []
+    # That steps were replayed at all shows in nothing else: the tokens are the same.
     monkeypatch.setattr(replay, "_with_arrays", lambda *given, do=replay._with_arrays: again.append(1) or do(*given))
     plain, engine = MODELS[name](), BatchEngine(ResidentModel(MODELS[name]()), {END}, batch_size=3, prefill_tokens=16)
     rows = [*prompts(3, 4, 9), *prompts(5, 3, 0)]  # some behind a prefix, some not, more than there are slots
@@ -72,4 +73,5 @@ def test_a_model_forgets_forms_of_steps_that_are_too_many(monkeypatch):
         todo = [Sequence((i, 0), row, 30, boundaries=(9,)) for i, row in enumerate(rows)]
         done = finish(BatchEngine(resident, {END}, batch_size=size), todo)
         assert [done[i, 0].tokens for i in range(4)] == [one_by_one(plain, row, 30) for row in rows]
+    # What is kept shows in no token.
     assert len(resident._replay._forms) <= 1

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -26,6 +25,7 @@ from runner.config.load import load_config
 from runner.export.files import WRITERS
 from runner.session.prepare import prepare
 from runner.session.session import open_store
+from tests.support import runs
 
 MAIL = 'id,text,kind\n1,"win, money ""now""",spam\n2,see you at lunch,ham\n3,,spam\n4,meeting at 3,ham\n'
 AS_TYPED = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake"]
@@ -131,10 +131,9 @@ def test_sqlite_holds_numbers_larger_than_its_integers(tmp_path):
 
 
 def test_the_standard_output(folder, rows):
-    command = [sys.executable, "-m", "runner.cli", "export", "outputs/mail", "-"]
-    done = subprocess.run(command, capture_output=True, check=True)
+    done = runs.rowmill("export", "outputs/mail", "-")
     assert [json.loads(line) for line in done.stdout.splitlines()] == rows
-    assert done.stderr == b"4 of 4 rows written to -\n"
+    assert done.stderr == "4 of 4 rows written to -\n"
 
 
 def test_join_puts_the_input_beside_the_output(export):
@@ -368,7 +367,8 @@ def test_memory_does_not_depend_on_the_number_of_rows(tmp_path, monkeypatch, slo
             store.finish([Output(row, columns) for row in range(start, start + 1000)])
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # ru_maxrss counts bytes there, KiB elsewhere
     for name in ("out.parquet", "out.jsonl", "out.csv", "out.db")[: None if slow else 1]:
-        done = subprocess.run([sys.executable, "-c", EXPORT, name], capture_output=True, text=True, check=True)
+        done = runs.python(EXPORT, name)
+        assert done.returncode == 0, done.stderr
         written, peak = done.stdout.splitlines()
         assert written == f"{rows:,} of {rows:,} rows written to {name}"
         assert int(peak) / unit < 1024  # MiB

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -131,7 +132,7 @@ def test_widths_that_do_not_divide_are_refused(checkpoint, tmp_path, capsys):
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     assert convert(checkpoint, tmp_path / "model") == 3
     assert "0.0 GB are free" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -148,6 +149,7 @@ def test_the_memory_foretold_is_that_which_is_taken(checkpoint, tmp_path, monkey
     from jobs.convert import quantise as module
 
     foretold = []
+    # The forecast is said only where it refuses.
     check = module._check_memory
     monkeypatch.setattr(module, "_check_memory", lambda *given: (foretold.append(given[1]), check(*given)))
     assert convert(checkpoint, tmp_path / "model", f"convert.bits={bits}", "--json") == 0

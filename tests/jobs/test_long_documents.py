@@ -2,13 +2,12 @@
 
 import json
 import random
-import subprocess
-import sys
 import textwrap
 
 import datasets
 import pytest
 
+from tests.support import runs
 from tests.support.kills import Run, kill_until_done
 
 KILLS = 5
@@ -101,8 +100,7 @@ def test_a_book_of_300_000_tokens_takes_little_more_memory_than_a_chapter(tmp_pa
             *("engine.max_tokens=16", "engine.batch_size=32", "output.keep=[]", f"run_name=r{tokens}"),
             "engine.memory_gb=0.6",  # bounds what MLX keeps of freed buffers, 60 MB
         ]
-        words = [sys.executable, "-c", textwrap.dedent(code), *overrides]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = runs.python(textwrap.dedent(code), *overrides, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         finished, errors, peak = done.stdout.split()
         assert (finished, errors) == ("1", "0")

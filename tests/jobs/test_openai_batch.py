@@ -339,6 +339,7 @@ def test_wrong_job_keys(key, value):
 
 
 def test_errors_that_are_not_the_requests_fault():
+    # No run of a test makes all of these errors.
     from runner.export.openai import _refusal
 
     assert _refusal("too long", "9000 tokens")[1]["code"] == "context_length_exceeded"

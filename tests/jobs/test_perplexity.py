@@ -2,7 +2,6 @@ import json
 import math
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -16,6 +15,7 @@ from runner.data.conf import DatasetConf
 from runner.data.source import open_source
 from runner.text.vocabulary import ByteTokenizer
 from runner.types import UserError
+from tests.support import runs
 
 WORDS = "the sea was calm and bright when old ships came home with salt wind".split
 
@@ -249,16 +249,18 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(words, tmp_path, c
     assert (found["tokens"], found["windows"]) == (whole["tokens"], whole["windows"])
 
 
-def test_a_killed_evaluation_goes_on_to_the_same_result(words, tmp_path):
+def test_a_killed_evaluation_goes_on_to_the_same_result(words, tmp_path, start):
     write_text(tmp_path / "long.txt", 400)
     command = [word for word in words if not word.startswith(("dataset.path", "perplexity."))]
     command += [f"dataset.path={tmp_path / 'long.txt'}", "perplexity.window=64", "perplexity.stride=64"]
     command += ["engine.batch_size=1", "run_name=killed"]
-    run = [sys.executable, "-m", "runner.cli", "perplexity", *command]
     folder = tmp_path / "outputs" / "killed"
-    with subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
-        _wait_for(lambda: _finished(folder) > 5, child)
-        child.kill()
+    child = start(runs.command("perplexity", *command), stdout=subprocess.DEVNULL)
+    while _finished(folder) <= 5:
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
     done = _finished(folder)
     perplexity(*command)
     (killed,) = figures(tmp_path)
@@ -275,15 +277,6 @@ def _finished(folder):
         return read_status(folder)["finished"]
     except UserError:
         return 0
-
-
-def _wait_for(happened, child):
-    for _ in range(1200):
-        if happened():
-            return
-        assert child.poll() is None, child.stderr.read()
-        time.sleep(0.05)
-    pytest.fail("it never happened")
 
 
 # Sweeps and tables

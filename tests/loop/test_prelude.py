@@ -47,11 +47,11 @@ def found(path="outputs/mail"):
 def count_computed(monkeypatch):
     computed = []
 
-    def answer(self, sequence, original=FakeEngine._answer):
+    def answer(self, sequence, original=FakeEngine.answer):
         computed.append(sequence.key)
         return original(self, sequence)
 
-    monkeypatch.setattr(FakeEngine, "_answer", answer)
+    monkeypatch.setattr(FakeEngine, "answer", answer)
     return computed
 
 

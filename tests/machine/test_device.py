@@ -1,14 +1,14 @@
 """What device.set_up promises. MLX is loaded once in a process, so each real preparation has a process of its own."""
 
+# Facts are asked for by functions private to the module: `prepare` asks this machine alone, and once a process.
 import logging
-import os
-import subprocess
 import sys
 
 import pytest
 
 from runner.machine import device
 from runner.types import UserError
+from tests.support import runs
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="MLX on other systems brings a fast BLAS")
 
@@ -30,9 +30,7 @@ print(made.kind, made.memory_bytes, made.blas)
 
 
 def python(code, **environment):
-    command = [sys.executable, "-c", code]
-    inherited = {name: value for name, value in os.environ.items() if name != "MLX_DISABLE_COMPILE"}  # as users have it
-    done = subprocess.run(command, capture_output=True, text=True, env={**inherited, **environment}, check=False)
+    done = runs.python(code, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -77,6 +77,7 @@ def tiny_gguf(path, dtype="float32", tied=True, **changes):
 
 
 def gguf_tensors(mx, weights):
+    # The importer's own table, read backwards: what is tested is the rest of the way.
     from runner.models.gguf import _NAMES
 
     back = {theirs: ours for ours, theirs in _NAMES.items()}
@@ -121,6 +122,7 @@ def test_quantised_tensors_keep_their_bits_with_an_override_for_each_layer_that_
         words, groups = mx.zeros((8, 64 * bits // 32), dtype=mx.uint32), mx.zeros((8, 2))
         return {f"{name}.weight": words, f"{name}.scales": groups, f"{name}.biases": groups}
 
+    # MLX writes no GGUF of several widths to import.
     table = gguf._quantization({**layer("a", 4), **layer("b", 4), **layer("model.embed_tokens", 8)})
     assert table == {"group_size": 32, "bits": 4, "model.embed_tokens": {"group_size": 32, "bits": 8}}
 

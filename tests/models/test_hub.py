@@ -1,19 +1,19 @@
 """Models of the hub, fetched from a hub on this machine that cuts lines, sends rubbish and goes silent."""
 
 import hashlib
-import os
 import shutil
-import subprocess
 import sys
 import time
 from inspect import signature
 from io import BytesIO
+from types import SimpleNamespace
 
 import pytest
 
 from runner.cli import main
 from runner.models import hub, resolve
 from runner.types import UserError
+from tests.support import runs
 from tests.support.hub import fake_hub, use
 
 LARGE = 1 << 14
@@ -126,22 +126,22 @@ def test_a_hub_that_goes_silent_in_a_small_file_ends_with_a_line(server, here, i
     assert (resolve.resolve("own/tiny") / "model.safetensors").read_bytes() == weights(server)
 
 
-def test_a_killed_download_goes_on(server, tmp_path):
-    code = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 10_000"
-    code += "\nfrom runner.models import hub, resolve; hub.LARGE_BYTES = 1000; print(resolve.resolve('own/tiny'))"
-    run = {"args": [sys.executable, "-c", code], "env": {**os.environ, **server.environment(tmp_path / "hub")}}
+def test_a_killed_download_goes_on(server, tmp_path, start):
+    code = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 10_000\n"
+    code += "from runner.models import hub, resolve; hub.LARGE_BYTES = 1000; print(resolve.resolve('own/tiny'))"
+    environment = server.environment(tmp_path / "hub")
     server.stall = 4 * LARGE
-    with subprocess.Popen(**run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
-        for _ in range(600):
-            if parts(tmp_path) and parts(tmp_path)[0].stat().st_size:
-                break
-            assert child.poll() is None
-            time.sleep(0.05)
-        child.kill()
+    child = start([sys.executable, "-c", code], env=environment)
+    while not (parts(tmp_path) and parts(tmp_path)[0].stat().st_size):
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
     had = parts(tmp_path)[0].stat().st_size
     server.stall = None
     server.asked.clear()
-    done = subprocess.run(**run, capture_output=True, text=True, check=True)
+    done = runs.python(code, env=environment)
+    assert done.returncode == 0, done.stderr
     assert begins(server) == [had]
     assert (
         hashlib.sha256(weights(server)).digest()
@@ -160,6 +160,7 @@ def test_a_file_that_comes_damaged_is_not_kept(server, here):
 
 def test_two_processes_do_not_write_one_file(server, here):
     etag = hashlib.sha256(weights(server)).hexdigest()
+    # The other process is this one: it holds the lock as a download does.
     part = hub._part(hub._blob("own/tiny", etag))
     part.parent.mkdir(parents=True)
     with hub._locked("it", "x", part), pytest.raises(UserError, match=r"another process is fetching model.safetensors"):
@@ -168,7 +169,7 @@ def test_two_processes_do_not_write_one_file(server, here):
 
 @pytest.mark.parametrize("command", ["convert", "run"])
 def test_a_full_disk_is_seen_before_anything_is_fetched(server, here, tmp_path, capsys, monkeypatch, command):
-    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     rows = tmp_path / "rows.csv"
     rows.write_text("text\na\n")
     run = ["job=generate", "dataset=csv", f"dataset.path={rows}", "prompt.user='{{ text }}'", f"output.dir={tmp_path}"]
@@ -182,7 +183,7 @@ def test_a_full_disk_is_seen_before_anything_is_fetched(server, here, tmp_path, 
 
 def test_what_is_fetched_already_needs_no_room(server, here, monkeypatch):
     first = resolve.resolve("own/tiny")
-    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     assert resolve.resolve("own/tiny") == first
 
 

@@ -24,6 +24,7 @@ def test_the_fingerprint_is_the_contents_not_the_place(tmp_path, monkeypatch):
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(changed)
+    # Bounds so low that a small file is large.
     for limit in (tensors._HASHED_WHOLE_BYTES, 100):
         monkeypatch.setattr(tensors, "_HASHED_WHOLE_BYTES", limit)
         monkeypatch.setattr(tensors, "_BLOCK_BYTES", 64)

@@ -39,6 +39,7 @@ def test_a_wheel_is_fetched_once_and_checked(shelf, monkeypatch):
     sha256 = fake_wheel(shelf, **{"some_pkg/data.csv": "a,b\n"})
     address = f"wheel:some-pkg==1.0/some_pkg/data.csv#sha256={sha256}"
     assert wheels.fetch_wheel(address).read_text() == "a,b\n"
+    # Whoever downloads again fails.
     monkeypatch.setattr(wheels, "_pip_download", None)
     assert wheels.fetch_wheel(address, offline=True).read_text() == "a,b\n"
     assert wheels.fetch_wheel("wheel:some-pkg==1.0/some_pkg").is_dir()

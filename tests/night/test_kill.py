@@ -1,19 +1,18 @@
 """Killed with SIGKILL at any moment and run again, a run loses nothing and computes nothing twice.
 
-The processes are real ones that run ``rowmill run``. A few lines around it note what the engine computes, when the
-engine is opened, and make every step take a moment, so that kills land in the middle of the work.
+The processes are real ones that run ``rowmill run``. A few lines around it note what the engine computes and make every
+step take a moment, so that kills land in the middle of the work.
 """
 
 import json
 import random
-import subprocess
-import sys
 import textwrap
 
 import datasets
 import pytest
 
-from tests.support.kills import Run, kill_until_done
+from tests.support import runs
+from tests.support.kills import STEP_SECONDS, Run, kill_until_done
 
 
 @pytest.fixture
@@ -56,13 +55,14 @@ def test_twenty_kills_of_a_run_of_several_steps_lose_nothing_and_repeat_nothing(
         *("engine.backend=fake", "engine.batch_size=4", "engine.temperature=0.7", "engine.window=40"),
         "output.shard_rows=16",
     ]
-    whole, killed = (Run(folder, name, overrides) for name in ("whole", "killed"))
-    uninterrupted = whole.start(step_seconds=0)
     chance = random.Random(0)
-    moments = [(chance.uniform(0, 0.2), True) for _ in range(17)] + [(chance.uniform(0, 1), False) for _ in range(3)]
+    moments = [(chance.randint(4, 36), chance.uniform(0, STEP_SECONDS)) for _ in range(17)]
+    moments += [(0, chance.uniform(0, 0.5)) for _ in range(3)]  # while it starts
     chance.shuffle(moments)
-    counts = kill_until_done(killed, moments)
-    whole.finish(uninterrupted)
+    with Run(folder, "whole", overrides) as whole, Run(folder, "killed", overrides) as killed:
+        whole.start(step_seconds=0)
+        counts = kill_until_done(killed, moments)
+        whole.finish()
 
     assert killed.shards() == whole.shards()
     assert [row["id"] for row in killed.rows()] == list(range(200))
@@ -82,11 +82,12 @@ def test_kills_of_a_real_model_leave_the_same_labels_and_confidences(folder, slo
         *("prompt.user='Which letter? {{ text }}'", "prompt.chat=false", "engine.backend=cpu"),
         *("engine.batch_size=4", "engine.window=40", "output.shard_rows=16"),
     ]
-    whole, killed = (Run(folder, name, overrides) for name in ("whole", "killed"))
-    uninterrupted = whole.start(step_seconds=0)
     chance = random.Random(1)
-    counts = kill_until_done(killed, [(chance.uniform(0.05, 0.3), True) for _ in range(20 if slow else 3)])
-    whole.finish(uninterrupted)
+    moments = [(chance.randint(1, 8), chance.uniform(0, 0.05)) for _ in range(20 if slow else 3)]
+    with Run(folder, "whole", overrides) as whole, Run(folder, "killed", overrides) as killed:
+        whole.start(step_seconds=0)
+        counts = kill_until_done(killed, moments)
+        whole.finish()
 
     assert 0 < counts[-1] < 200
     assert len(killed.committed()) == 200
@@ -119,8 +120,8 @@ def test_many_rows_take_no_more_memory_than_few(folder, slow):
             *("engine.backend=fake", "job=label", "job.labels=[good,bad]", "dataset=jsonl", f"dataset.path={path}"),
             *("prompt.user='Good or bad? {{ text }}'", "output.keep=[id]", f"run_name=r{rows}"),
         ]
-        words = [sys.executable, "-c", textwrap.dedent(code), *overrides]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
+        done = runs.python(textwrap.dedent(code), *overrides, cwd=folder)
+        assert done.returncode == 0, done.stderr
         finished, errors, state, peak = done.stdout.split()
         assert (int(finished), errors, state) == (rows, "0", "finished")
         data = datasets.load_from_disk(str(folder / "outputs" / f"r{rows}"))

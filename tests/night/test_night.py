@@ -6,8 +6,6 @@ import http.server
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from runner.night.schedule import Gate, Schedule, ScheduleConf
 from runner.session import session
 from runner.signals import Stop
 from runner.types import UserError
+from tests.support import runs
 
 ROWS = 12
 
@@ -66,12 +65,11 @@ def gate(machine, stop=None, **keys):
 def _in_a_folder_with_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
-    Path("rows.csv").write_text("id,text\n" + "".join(f"{i},text {i:02d}\n" for i in range(ROWS)))
+    runs.write_rows(ROWS, "text {:02d}")
 
 
 def overrides(*more):
-    words = ["engine.backend=fake", "engine.batch_size=2", "job=generate", "dataset=csv", "dataset.path=rows.csv"]
-    return [*words, "prompt.user='{{ text }}'", "run_name=run", *more]
+    return runs.overrides("engine.batch_size=2", *more)
 
 
 @pytest.fixture
@@ -224,9 +222,7 @@ def test_failures_are_told_too(on, monkeypatch):
 
 def test_the_supervisor_tells_when_it_gives_up():
     words = overrides("engine.max_restarts=0", "notify.command='echo $ROWMILL_EVENT >> told'")
-    environment = {**os.environ, "ROWMILL_FAKE_FAULT": "abort:text"}
-    command = [sys.executable, "-m", "runner.cli", "run", *words]
-    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 3
+    assert runs.rowmill("run", *words, fault="abort:text").returncode == 3
     assert Path("told").read_text() == "failed\n"
 
 
@@ -286,11 +282,13 @@ def test_a_webhook_that_answers_anything_is_logged_and_no_more(caplog):
 def test_sleep_is_held_off_by_the_systems_own_program(monkeypatch, platform, found, begins):
     monkeypatch.setattr(awake.sys, "platform", platform)
     monkeypatch.setattr(awake.shutil, "which", lambda name: found)
+    # Which program it is shows only where it is installed.
     command = awake._command(7)
     assert (command and command[: len(begins)]) == begins
 
 
 def test_the_program_runs_while_it_is_held_and_not_longer(monkeypatch):
+    # A program that every machine has, and the process that it is.
     monkeypatch.setattr(awake, "_command", lambda pid: ["sleep", "60"])
     with Awake() as held:
         held.hold()

@@ -21,7 +21,8 @@ from runner.machine.facts import boot_id
 from runner.night.guard import GuardedEngine
 from runner.results.status import read_status
 from runner.sequences import Gauge, Generation, Sequence
-from runner.types import UserError
+from tests.support import runs
+from tests.support.runs import finished, outcome, rows_of
 from tests.support.world import CountingEngine
 
 ROWS = 24
@@ -35,25 +36,17 @@ def _in_a_folder_with_data(tmp_path, monkeypatch):
 
 
 def write_rows(count):
-    Path("rows.csv").write_text("id,text\n" + "".join(f"{i},text number <{i}>\n" for i in range(count)))
+    runs.write_rows(count, "text number <{}>")
 
 
-def command(*more, job="generate"):
-    words = ["engine.backend=fake", "engine.batch_size=4", f"job={job}", "dataset=csv", "dataset.path=rows.csv"]
-    words += ["prompt.user='{{ text }}'", "run_name=run", *more]
-    return [sys.executable, "-m", "runner.cli", "run", *words]
+@pytest.fixture
+def start(start):
+    return lambda *more, **options: start(runs.command("run", *runs.overrides(*more)), **options)
 
 
-def start(*more, fault="", delay=0.0, job="generate"):
-    environment = {**os.environ, "ROWMILL_FAKE_FAULT": fault, "ROWMILL_FAKE_DELAY": str(delay)}
-    words, pipe = command(*more, job=job), subprocess.PIPE
-    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment)
-
-
-def run(*more, fault="", job="generate"):
-    process = start(*more, fault=fault, job=job)
-    said = process.communicate()
-    return process.returncode, *said
+def run(*more, **options):
+    done = runs.rowmill("run", *runs.overrides(*more), **options)
+    return done.returncode, done.stdout, done.stderr
 
 
 def asked(query):
@@ -66,21 +59,10 @@ def deaths():
     return [(session, why, bool(memory), json.loads(rows)) for session, why, memory, rows in found]
 
 
-def output():
-    return datasets.load_from_disk("outputs/run").to_list()
-
-
 def wait_for(process, rows):
     while process.poll() is None and finished() < rows:
         time.sleep(0.02)
     return read_status(Path("outputs/run"))["pid"]
-
-
-def finished():
-    try:
-        return read_status(Path("outputs/run"))["finished"]
-    except UserError:
-        return 0
 
 
 def is_alive(pid):
@@ -97,7 +79,7 @@ def test_a_row_that_aborts_the_process_is_run_alone_and_quarantined_at_its_third
     code, said, errors = run("--json", fault="abort:<6>")
     assert code == 1, errors
     assert json.loads(said)["finished"] == ROWS
-    rows = output()
+    rows = rows_of()
     assert [row["id"] for row in rows] == list(range(ROWS))
     assert [row["id"] for row in rows if row["error"]] == [6]
     assert rows[6]["error"] == (
@@ -118,7 +100,7 @@ def test_lack_of_memory_makes_batches_smaller_and_is_recorded():
     assert "Insufficient Memory" in errors  # what the libraries say still reaches the user
     assert [(why, memory) for _, why, memory, _ in deaths()] == [("of SIGABRT, as when memory runs out", True)]
     assert "batches and KV caches take 70% of their size" in Path("outputs/run/run.log").read_text()
-    assert not [row for row in output() if row["error"]]
+    assert not [row for row in rows_of() if row["error"]]
 
 
 def test_an_exception_that_nobody_caught_is_a_death_too():
@@ -163,10 +145,10 @@ def test_figures_that_fail_after_the_last_row_change_neither_exit_code_nor_start
     Path("own.py").write_text(spoilt + OWN)
     Path("mine/job").mkdir(parents=True)
     Path("mine/job/own.yaml").write_text("_target_: own.Own\n")
-    code, said, errors = run("--config-dir", "mine", "dataset.gold=id", job="own")
+    code, said, errors = run("--config-dir", "mine", "dataset.gold=id", "job=own")
     assert code == 0, errors
     assert asked("SELECT session, why FROM sessions") == [(1, "finished")]
-    assert [row["label"] for row in output()] == ["even", "unheard of"] * (ROWS // 2)
+    assert [row["label"] for row in rows_of()] == ["even", "unheard of"] * (ROWS // 2)
     assert "starting it again" not in errors
     again = {"raises": "rowmill evaluate outputs/run --gold id"}.get(
         how, "rowmill run --config-dir mine engine.backend=fake"
@@ -176,23 +158,22 @@ def test_figures_that_fail_after_the_last_row_change_neither_exit_code_nor_start
 
 
 def test_a_model_that_never_loads_ends_with_3():
-    code = "import sys; from runner.night import supervisor; supervisor._LOADING_SECONDS = float(sys.argv[1])\n"
-    code += "sys.exit(supervisor.supervise(['run'], sys.argv[2:]))"
-    words = command("engine.stall_minutes=0.001", "engine.max_restarts=0")[4:]
-    environment = {**os.environ, "ROWMILL_FAKE_FAULT": "load"}
-    started = [sys.executable, "-c", code, "0.5", *words]
-    done = subprocess.run(started, capture_output=True, text=True, env=environment, check=False)
+    # The patience with a model that loads is an hour, and no key: a constant of the supervisor's own.
+    code = "import sys; from runner.night import supervisor; supervisor._LOADING_SECONDS = 0.5\n"
+    code += "sys.exit(supervisor.supervise(['run'], sys.argv[1:]))"
+    words = runs.overrides("engine.stall_minutes=0.001", "engine.max_restarts=0")
+    done = runs.python(code, *words, fault="load")
     assert done.returncode == 3, done.stderr
     assert "because it stalled: nothing came into its engine" in done.stderr
 
 
-def test_a_run_that_cannot_go_on_after_a_death_is_told():
+def test_a_run_that_cannot_go_on_after_a_death_is_told(start):
     process = start("notify.command='echo $ROWMILL_MESSAGE >> told'", delay=0.2)
     worker = wait_for(process, 4)
     Path("rows.csv").write_text("id,text\n1,other\n")
     os.kill(worker, signal.SIGKILL)
-    said = process.communicate()[1]
-    assert process.returncode == 2, said
+    code, _, said = outcome(process)
+    assert code == 2, said
     assert "dataset.fingerprint" in said
     assert Path("told").read_text().startswith("run failed: its process died, and the run could not go on")
 
@@ -205,7 +186,7 @@ def test_a_fresh_run_that_dies_goes_on_in_the_folder_it_made():
     assert len(datasets.load_from_disk("outputs/run-2")) == ROWS
 
 
-def test_who_kills_the_supervisor_ends_the_worker_and_blames_no_row():
+def test_who_kills_the_supervisor_ends_the_worker_and_blames_no_row(start):
     process = start(delay=0.2)
     worker = wait_for(process, 4)
     assert worker != process.pid
@@ -235,20 +216,20 @@ def test_a_row_that_takes_the_whole_machine_down_is_put_aside_too():
         ("when the machine went down", False),
         ("when the machine went down", True),
     ]
-    assert [row["id"] for row in output() if row["error"]] == [6]
+    assert [row["id"] for row in rows_of() if row["error"]] == [6]
 
 
-def test_a_stopped_worker_has_not_stalled():
+def test_a_stopped_worker_has_not_stalled(start):
     process = start("engine.stall_minutes=0.02", delay=0.1)
     worker = wait_for(process, 4)
     os.kill(worker, signal.SIGSTOP)
     time.sleep(3)
     os.kill(worker, signal.SIGCONT)
-    assert process.wait() == 0
+    assert outcome(process)[0] == 0
     assert deaths() == []
 
 
-def test_ctrl_z_stops_the_worker_too():
+def test_ctrl_z_stops_the_worker_too(start):
     process = start("engine.stall_minutes=0.02", delay=0.1)
     worker = wait_for(process, 4)
     process.send_signal(signal.SIGTSTP)
@@ -257,7 +238,7 @@ def test_ctrl_z_stops_the_worker_too():
     time.sleep(2)
     assert finished() == before < ROWS
     process.send_signal(signal.SIGCONT)
-    assert process.wait() == 0
+    assert outcome(process)[0] == 0
     assert deaths() == []
     assert not is_alive(worker)
 
@@ -275,7 +256,7 @@ def test_a_wrong_configuration_is_told_once():
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_random_kills_of_the_worker_lose_nothing_and_repeat_nothing(slow):
+def test_random_kills_of_the_worker_lose_nothing_and_repeat_nothing(slow, start):
     """200 SIGKILLs over 5,000 rows at full length; every commit stays, every row comes once."""
     rows, kills = (5000, 200) if slow else (400, 6)
     write_rows(rows)
@@ -293,11 +274,9 @@ def test_random_kills_of_the_worker_lose_nothing_and_repeat_nothing(slow):
         now = dict(asked("SELECT row, rowid || ' ' || body FROM completions"))
         assert done.items() <= now.items()  # committed completions stay where they are
         done = now
-    process.stdout.close()
-    process.stderr.read()
-    process.wait()
+    assert outcome(process)[0] == 0
     assert killed == kills
-    assert [row["id"] for row in output()] == list(range(rows))
+    assert [row["id"] for row in rows_of()] == list(range(rows))
     assert len(asked("SELECT DISTINCT row FROM completions")) == len(asked("SELECT row FROM completions")) == rows
     for (blamed,) in asked("SELECT rows FROM deaths"):
         assert len(json.loads(blamed)) <= 4
@@ -454,13 +433,12 @@ def test_nothing_is_added_while_memory_is_short(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_hours_of_work_and_restarts_take_no_more_memory(slow, tiny_model_folder, capsys):
+def test_hours_of_work_and_restarts_take_no_more_memory(slow, start, tiny_model_folder, capsys):
     """30 minutes of the tiny model, its process killed every minute, at full length."""
     minutes, every_s = (30, 60) if slow else (0.2, 5)
     write_rows(1_000_000)
     model = ["engine.backend=cpu", f"model.path={tiny_model_folder}", "prompt.chat=false", "engine.max_tokens=4"]
-    words = [word for word in command(*model, "engine.max_restarts=9") if word != "engine.backend=fake"]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start(*model, "engine.max_restarts=9", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     supervisors, workers = [], []
     ends = time.monotonic() + 60 * minutes
     while time.monotonic() < ends:
@@ -471,8 +449,6 @@ def test_hours_of_work_and_restarts_take_no_more_memory(slow, tiny_model_folder,
         os.kill(worker, signal.SIGKILL)
         while is_alive(worker):
             time.sleep(0.05)
-    process.kill()
-    process.wait()
     with capsys.disabled():
         print(f"\nsupervisor {supervisors[0]} to {supervisors[-1]} MB, worker {workers[0]} to {workers[-1]} MB")
     assert supervisors[-1] - supervisors[0] < 10

@@ -201,6 +201,7 @@ def test_texts_are_cut_and_made_visible():
 def test_the_speed_does_not_jump_at_a_mark_that_follows_closely():
     times = [*range(1, 31), 30.01]
     marks = [{"active_s": at, "elapsed_s": at, "finished": int(2 * at) + (at > 30), "session": 1} for at in times]
+    # In the picture, a speed is a coordinate.
     _, rates = charts._rates(marks)
     assert max(rates) < 3
     assert charts._rates(marks)[0][-1] == 30.01

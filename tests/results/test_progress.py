@@ -50,6 +50,7 @@ def advance(bar, store, clock, seconds, rows_per_s):
     for _ in range(seconds):
         clock.now += 1
         store.finished += rows_per_s
+        # The second thread of a bar, without the thread.
         bar._remember(store.totals())
 
 

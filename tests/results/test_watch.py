@@ -1,11 +1,7 @@
 """``watch`` shows a run as it is, running, killed or finished, and leaves it alone."""
 
 import io
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from rich.console import Console
@@ -17,6 +13,7 @@ from runner.results import watch as watching
 from runner.results.watch import curve, pace_now, read_watch, watch
 from runner.sequences import Gauge
 from runner.types import UserError
+from tests.support import runs
 from tests.support.clocks import Clock, work
 from tests.support.forks import Fork
 from tests.support.stores import open_store, output
@@ -129,15 +126,13 @@ def test_curves():
     assert len(curve(list(range(1000)))) <= 60
 
 
-def test_ctrl_c_ends_the_watching_only(tmp_path):
+def test_ctrl_c_ends_the_watching_only(tmp_path, start):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
     with open_store(tmp_path / "run", rows=60):
-        command = [sys.executable, "-m", "runner.cli", "watch", str(tmp_path / "run")]
-        environment = {**os.environ, "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and b"running" not in process.stdout.readline():
-                pass
-            process.send_signal(2)
-            assert process.wait(60) == 0
+        terminal = {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
+        process = start(runs.command("watch", str(tmp_path / "run")), env=terminal)
+        while "running" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert runs.outcome(process)[0] == 0
         assert read_watch(tmp_path / "run")["state"] == "running"

@@ -189,6 +189,7 @@ class FakeMetal:
 
 def test_the_wired_limit_is_set_and_restored(monkeypatch):
     metal = FakeMetal()
+    # MLX on a Mac, which a test's machine need not be.
     monkeypatch.setattr(device, "_import_mlx", lambda: metal)
     with device.wired(Device("metal", "Apple M1", None, 22_906_503_168)):
         assert metal.limit == 22_906_503_168
@@ -200,6 +201,7 @@ def test_the_wired_limit_is_set_and_restored(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_no_other_machine_is_wired(kind, monkeypatch):
+    # Whoever asks for MLX fails.
     monkeypatch.setattr(device, "_import_mlx", lambda: pytest.fail("nothing to set"))
     with device.wired(Device(kind, "", None, 5)), device.wired(None):
         pass
@@ -230,4 +232,5 @@ def test_newer_macs_pass(monkeypatch, macos):
     monkeypatch.setattr(device.platform, "system", lambda: "Darwin")
     monkeypatch.setattr(device.platform, "machine", lambda: "arm64")
     monkeypatch.setattr(device.platform, "mac_ver", lambda: (macos, ("", "", ""), "arm64"))
+    # All that follows it needs the Mac itself.
     device._check_mac()

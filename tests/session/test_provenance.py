@@ -6,6 +6,8 @@ import sqlite3
 from pathlib import Path
 
 from runner.cli import main
+
+# Models of the hub and quantised ones are not at hand: their two facts are read by themselves.
 from runner.session.identity import _commit, _quantization
 
 

@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from runner.session import session
 from runner.session.prepare import prepare
 from runner.signals import stop_on_signals
 from runner.types import UserError
+from tests.support import runs
 
 ROWS = 60
 PROGRAM = str(Path(sys.executable).with_name("rowmill"))
@@ -46,12 +46,8 @@ def write_csv(name, rows):
 
 
 def overrides(*more):
-    words = [
-        *("engine.backend=fake", "engine.batch_size=4", "job=label", "job.labels=[ham,spam]", "dataset=csv"),
-        *("dataset.path=mail.csv", "prompt.user='Ham or spam? {{ text }}'", "run_name=mail"),
-    ]
-    keys = [word.split("=")[0] for word in more]
-    return [word for word in words if word.split("=")[0] not in keys] + list(more)
+    words = ["job=label", "job.labels=[ham,spam]", "dataset.path=mail.csv", "prompt.user='Ham or spam? {{ text }}'"]
+    return runs.overrides(*words, "run_name=mail", *more)
 
 
 def rows_of(path):
@@ -63,21 +59,8 @@ def sessions_of(path="outputs/mail"):
         return database.execute("SELECT why, provenance FROM sessions ORDER BY session").fetchall()
 
 
-def interrupt(*more, after=3):
-    """Run, get SIGINT in a step, and tell what the user is told."""
-    steps = []
-
-    def step(self, original=FakeEngine.step):
-        steps.append(1)
-        if len(steps) == after:
-            signal.raise_signal(signal.SIGINT)
-        return original(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FakeEngine, "step", step)
-        with pytest.raises(KeyboardInterrupt) as stopped:
-            run(overrides(*more))
-    return str(stopped.value)
+def interrupt(*more):
+    return runs.interrupt(overrides(*more))
 
 
 # The figures
@@ -89,7 +72,7 @@ def test_run_returns_the_figures_of_status_and_the_path():
     assert (figures["rows"], figures["finished"], figures["errors"], figures["state"]) == (ROWS, ROWS, 0, "finished")
     assert {"rows_per_s", "prompt_tokens", "cached_tokens", "completion_tokens", "model_share"} <= figures.keys()
     assert figures["evaluation"]["rows"] == ROWS
-    status = subprocess.run([PROGRAM, "status", "outputs/mail", "--json"], capture_output=True, text=True, check=True)
+    status = runs.rowmill("status", "outputs/mail", "--json")
     assert json.loads(status.stdout) == {k: v for k, v in figures.items() if k not in ("path", "evaluation")}
     assert list(rows_of("outputs/mail")[7]) == ["id", "kind", "label", "confidence", "probabilities", "error", "usage"]
 
@@ -220,7 +203,7 @@ def test_rows_in_error_are_tried_once_more_when_asked(monkeypatch):
     """As on a machine with more memory; what was answered before is not computed again."""
     computed = []
 
-    def answer(self, sequence, original=FakeEngine._answer):
+    def answer(self, sequence, original=FakeEngine.answer):
         computed.append(sequence.key[0])
         return original(self, sequence)
 
@@ -229,9 +212,9 @@ def test_rows_in_error_are_tried_once_more_when_asked(monkeypatch):
         return failed if sequence.key[0] == 9 else answer(self, sequence)
 
     whole = rows_of(run(overrides("run_name=whole"))["path"])
-    monkeypatch.setattr(FakeEngine, "_answer", too_small)
+    monkeypatch.setattr(FakeEngine, "answer", too_small)
     assert run(overrides("output.shard_rows=20"))["errors"] == 1
-    monkeypatch.setattr(FakeEngine, "_answer", answer)
+    monkeypatch.setattr(FakeEngine, "answer", answer)
     assert run(overrides("output.shard_rows=20"))["errors"] == 1
     computed.clear()
     figures = run(overrides("output.shard_rows=20", "resume=errors"))
@@ -403,60 +386,50 @@ def test_an_interrupted_run_in_python_says_how_to_go_on():
     assert shlex.split(forced)[-1] == "run_name=mail-2"
 
 
-def start(*more, **environment):
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
-    return subprocess.Popen([PROGRAM, "run", *overrides(*more)], stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def finished_rows(path="outputs/mail"):
-    try:
-        return read_status(Path(path))["finished"]
-    except UserError:
-        return 0
-
-
-def wait_for_rows(process, rows):
-    while process.poll() is None and finished_rows() < rows:
-        time.sleep(0.02)
+@pytest.fixture
+def start(start):
+    """Starts the program as it is installed, which is the one that its lines name."""
+    return lambda *more, **options: start([PROGRAM, "run", *overrides(*more)], **options)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_process_with_130_and_a_line_that_resumes_when_pasted(number):
-    process = start(ROWMILL_FAKE_DELAY="0.1")
-    wait_for_rows(process, 8)
+def test_a_signal_ends_the_process_with_130_and_a_line_that_resumes_when_pasted(start, number):
+    process = start(delay=0.1)
+    while process.poll() is None and runs.finished("mail") < 8:
+        time.sleep(0.02)
     process.send_signal(number)
-    _, errors = process.communicate()
-    assert process.returncode == 130, errors
+    code, _, errors = runs.outcome(process)
+    assert code == 130, errors
     assert "Traceback" not in errors
-    assert 8 <= finished_rows() < ROWS
-    assert finished_rows() % 4 == 0  # whole steps
+    assert 8 <= runs.finished("mail") < ROWS
+    assert runs.finished("mail") % 4 == 0  # whole steps
     command = errors.strip().splitlines()[-1]
-    again = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    again = runs.ended(["sh", "-c", command])
     assert again.returncode == 0, again.stderr
-    assert finished_rows() == ROWS
+    assert runs.finished("mail") == ROWS
 
 
-def test_a_second_ctrl_c_ends_at_once():
-    process = start(ROWMILL_FAKE_DELAY="300")
+def test_a_second_ctrl_c_ends_at_once(start):
+    process = start(delay=300)
     while process.poll() is None and not Path("outputs/mail/config.yaml").exists():
         time.sleep(0.02)
     time.sleep(0.5)  # let the step begin; a signal before that ends at once as well
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    code, _, errors = runs.outcome(process)
+    assert code == 130
     assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_data_are_read_leaves_no_traceback(number):
+def test_a_signal_while_data_are_read_leaves_no_traceback(start, number):
     os.mkfifo("fifo.csv")
     process = start("dataset.path=fifo.csv")
     with _writer("fifo.csv"):  # who reads waits for what is never written
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+        code, _, errors = runs.outcome(process)
+    assert code == 130, errors
     assert "Traceback" not in errors
 
 

@@ -1,6 +1,9 @@
 """Runs in processes of their own that are killed at any moment, and what is known of them from outside."""
 
 import dataclasses
+import json
+import os
+import select
 import signal
 import sqlite3
 import subprocess
@@ -8,35 +11,44 @@ import sys
 import time
 from pathlib import Path
 
-import datasets
+from tests.support import runs
 
 STEP_SECONDS = 0.02
-NOTING = """
-import os, sys, time
-from runner import cli
+SERVER = """
+import json, os, sys, time
+import datasets, hydra  # before the forks, so that a run costs no start of an interpreter
+from runner.cli import main
 from runner.session import session
 
-notes = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-original = session.open_engine
+
+def noting(notes, step_seconds):
+    def open_engine(ready, share, original=session.open_engine):
+        engine = original(ready, share)
+        step = engine.step
+
+        def noted():
+            time.sleep(step_seconds)
+            generations = step()
+            os.write(notes, "".join(f"{g.key[0]} {g.key[1]}\\n" for g in generations).encode())
+            return generations
+
+        engine.step = noted
+        os.write(notes, b"open\\n")
+        return engine
+
+    session.open_engine = open_engine
 
 
-def open_engine(ready, share):
-    engine = original(ready, share)
-    step = engine.step
-
-    def noting():
-        time.sleep(float(sys.argv[2]))
-        generations = step()
-        os.write(notes, "".join(f"{g.key[0]} {g.key[1]}\\n" for g in generations).encode())
-        return generations
-
-    engine.step = noting
-    os.write(notes, b"open\\n")
-    return engine
-
-
-session.open_engine = open_engine
-sys.exit(cli.main(["run", *sys.argv[3:]]))
+for line in sys.stdin:
+    name, step_seconds, words = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        notes, log = (os.open(f"{name}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_APPEND) for kind in ("notes", "log"))
+        os.dup2(log, 1), os.dup2(log, 2)
+        noting(notes, step_seconds)
+        os._exit(main(["run", *words]))
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
@@ -48,34 +60,44 @@ class Run:
     name: str
     overrides: list
 
+    def __enter__(self):
+        given = runs.settings(cwd=self.folder, stdin=subprocess.PIPE, stderr=None, text=False, bufsize=0)
+        self.server = subprocess.Popen([sys.executable, "-c", SERVER], **given)
+        return self
+
+    def __exit__(self, *_):
+        self.server.communicate(timeout=runs.SECONDS)
+
     def start(self, step_seconds=STEP_SECONDS):
-        words = [sys.executable, "-c", NOTING, str(self.folder / f"{self.name}.notes"), str(step_seconds)]
-        log = (self.folder / f"{self.name}.log").open("ab")
-        with log:
-            return subprocess.Popen(
-                [*words, *self.overrides, f"run_name={self.name}"], cwd=self.folder, stdout=log, stderr=log
-            )
+        """Start the run; its process id."""
+        words = [*self.overrides, f"run_name={self.name}"]
+        self.server.stdin.write(json.dumps([self.name, step_seconds, words]).encode() + b"\n")
+        return int(self.server.stdout.readline())
 
-    def finish(self, process=None):
-        process = process or self.start(step_seconds=0)
-        assert process.wait() == 0, (self.folder / f"{self.name}.log").read_text()
+    def finish(self):
+        """Wait until what was started has ended."""
+        assert self.exit_code() == 0, (self.folder / f"{self.name}.log").read_text()
 
-    def kill(self, after_s, *, at_work):
-        """Start the run and kill it after this time at work, or from its start."""
-        sessions = self.sessions()
-        process = self.start()
-        while at_work and process.poll() is None and self.sessions() == sessions:
+    def exit_code(self):
+        return int(self.server.stdout.readline())
+
+    def is_over(self):
+        return bool(select.select([self.server.stdout], [], [], 0)[0])
+
+    def kill(self, answers, pause_s):
+        """Start the run and kill it so long after its engine answered so many requests."""
+        computed = len(self.computed())
+        pid = self.start()
+        while answers and len(self.computed()) < computed + answers and not self.is_over():
             time.sleep(0.005)
-        time.sleep(after_s)
-        process.kill()
-        return process.wait() == -signal.SIGKILL
+        time.sleep(pause_s)
+        assert not self.is_over(), f"the run ended before it was killed, with {self.exit_code()}"
+        os.kill(pid, signal.SIGKILL)
+        assert self.exit_code() == -signal.SIGKILL
 
     def notes(self):
         file = self.folder / f"{self.name}.notes"
         return file.read_text().splitlines() if file.exists() else []
-
-    def sessions(self):
-        return self.notes().count("open")
 
     def computed(self):
         """The requests that the engine answered, in all sessions, in order."""
@@ -96,23 +118,24 @@ class Run:
         return {(row, number): rest for row, number, *rest in rows}
 
     def shards(self):
-        return {file.name: file.read_bytes() for file in sorted((self.folder / "outputs" / self.name).glob("data-*"))}
+        return runs.shards(self.name, self.folder / "outputs")
 
     def rows(self):
-        return datasets.load_from_disk(str(self.folder / "outputs" / self.name)).to_list()
+        return runs.rows_of(self.name, self.folder / "outputs")
 
 
 def kill_until_done(run, moments):
     """Kill the run at these moments, let it finish; the numbers of completions on disk after each kill."""
     counts = []
-    for after_s, at_work in moments:
+    for answers, pause_s in moments:
         before, computed = run.committed(), len(run.computed())
-        assert run.kill(after_s, at_work=at_work), "the run ended before it was killed"
+        run.kill(answers, pause_s)
         after = run.committed()
         assert before.items() <= after.items()
         assert before.keys().isdisjoint(run.computed()[computed:])
         counts.append(len(after))
     before, computed = run.committed(), len(run.computed())
+    run.start(step_seconds=0)
     run.finish()
     assert before.items() <= run.committed().items()
     assert before.keys().isdisjoint(run.computed()[computed:])

@@ -49,9 +49,9 @@ class CountingEngine(FakeEngine):
         super().__init__(batch_size)
         self.computed, self.fails = [], fails
 
-    def _answer(self, sequence):
+    def answer(self, sequence):
         self.computed.append(sequence)
-        generation = super()._answer(sequence)
+        generation = super().answer(sequence)
         problem = self.fails(sequence)
         return generation if problem is None else type(generation)(sequence.key, finish_reason="error", error=problem)
 

@@ -159,8 +159,8 @@ class Cut(CountingEngine):
 
     needed = 100
 
-    def _answer(self, sequence):
-        generation = super()._answer(sequence)
+    def answer(self, sequence):
+        generation = super().answer(sequence)
         short = sequence.max_tokens < self.needed
         return type(generation)(sequence.key, [97], "length" if short else "stop")
 

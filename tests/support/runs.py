@@ -1,0 +1,98 @@
+"""Runs of a small table with the fake engine: their words, their processes, and what lies in their folders."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+
+from runner import run
+from runner.engine.fake import DELAY, FAULT, FakeEngine
+from runner.results.status import read_status
+from runner.types import UserError
+
+SECONDS = 300  # a process that takes longer hangs, however loaded the machine is
+
+
+def write_rows(count, text="text number {}", path="rows.csv"):
+    Path(path).write_text("id,text\n" + "".join(f"{i},{text.format(i)}\n" for i in range(count)))
+
+
+def overrides(*more):
+    """The words of a run of ``rows.csv``; of two about one key the later counts."""
+    words = ["engine.backend=fake", "engine.batch_size=4", "job=generate", "dataset=csv", "dataset.path=rows.csv"]
+    words += ["prompt.user='{{ text }}'", "run_name=run", *more]
+    return list({word.partition("=")[0]: word for word in words}.values())
+
+
+# Processes
+
+
+def rowmill(*words, **options):
+    """``rowmill`` in a process of its own, once it has ended; for the options see ``python``."""
+    return ended(command(*words), **options)
+
+
+def python(code, *words, **options):
+    """Python with this code, once it has ended; the options are those of ``subprocess.run`` and ``environment``."""
+    return ended([sys.executable, "-c", code, *words], **options)
+
+
+def command(*words):
+    return [sys.executable, "-m", "runner.cli", *words]
+
+
+def ended(command, **options):
+    return subprocess.run(command, timeout=SECONDS, check=False, **settings(**options))
+
+
+def settings(delay=0.0, fault="", env=None, **options):
+    """For a process whose output is text and kept, with the ``delay`` and the ``fault`` of its fake engine."""
+    as_users_have_it = {name: value for name, value in os.environ.items() if name != "MLX_DISABLE_COMPILE"}
+    env = {**as_users_have_it, DELAY: str(delay), FAULT: fault, **(env or {})}
+    return {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env, **options}
+
+
+def outcome(process):
+    """The exit code of a process, once it has ended, and what it said on stdout and on stderr."""
+    out, err = process.communicate(timeout=SECONDS)
+    return process.returncode, out, err
+
+
+def interrupt(words, after=3):
+    """Run in this process and get SIGINT in this step; what the user is told."""
+    taken = []
+
+    def step(self, original=FakeEngine.step):
+        taken.append(1)
+        if len(taken) == after:
+            signal.raise_signal(signal.SIGINT)
+        return original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeEngine, "step", step)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            run(words)
+    return str(stopped.value)
+
+
+# Folders
+
+
+def finished(name="run"):
+    """How many rows are finished, also of a run that has not begun."""
+    try:
+        return read_status(Path("outputs", name))["finished"]
+    except UserError:
+        return 0
+
+
+def rows_of(name="run", folder="outputs"):
+    return datasets.load_from_disk(str(Path(folder, name))).to_list()
+
+
+def shards(name="run", folder="outputs"):
+    return {file.name: file.read_bytes() for file in sorted(Path(folder, name).glob("data-*.arrow"))}
