@@ -14,7 +14,7 @@ from runner.engine.fake import DELAY, FAULT, FakeEngine
 from runner.results.status import read_status
 from runner.types import UserError
 
-SECONDS = 300  # a process that takes longer hangs, however loaded the machine is
+SECONDS = 900  # a process that takes longer hangs, however loaded the machine is
 
 
 def write_rows(count, text="text number {}", path="rows.csv"):
