@@ -6,13 +6,17 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from runner.keys import check_keys, key
 from runner.text.structure import Structure
-from runner.types import Columns, Request, Row, Steps, UserError
+from runner.types import Columns, Request, Row, Steps
 
 
 @dataclass
 class Generate:
-    """Generate text, or JSON that follows a schema.
+    r"""Generate text, or JSON that follows a schema.
+
+        rowmill run job=generate dataset=csv dataset.path=mail.csv 'output.choices=[urgent, "not urgent"]' \
+            'prompt.user=Is this mail urgent? Mail: {{ text }}' run_name=urgency
 
     ``output.schema`` (a JSON Schema), ``output.regex`` or ``output.choices`` determine what every answer looks like; a
     prompt's own file may contain the same under ``output:``. Unless the schema says otherwise, objects have only the
@@ -24,13 +28,12 @@ class Generate:
     at 0 all of them are equal. If one sample fails, the row is an error.
     """
 
-    samples: int = 1
+    samples: int = key(1, least=1)
     structure: Structure | None = field(default=None, init=False)  # of an answer
     raw: bool = field(default=False, init=False)  # whether the text is kept beside the columns made of it
 
     def __post_init__(self) -> None:
-        if not isinstance(self.samples, int) or isinstance(self.samples, bool) or self.samples < 1:
-            raise UserError("job.samples", "it must be a whole number, at least 1", value=self.samples)
+        check_keys(self, "job.")
 
     def take_structure(self, structure: Structure | None, raw: bool) -> None:
         """Let answers look like this, and their columns follow from it."""

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from runner.data.readers.openai_batch import invalid_value, read_messages
+from runner.keys import check_keys, key
 from runner.text.spelling import up_to
 from runner.text.structure import JSON_OBJECT, StructureConf, read_structure
 from runner.types import Columns, Completion, Request, Row, RowError, Sampling, Steps, UserError
@@ -56,14 +57,13 @@ class OpenAIBatch:
     of an answer's tokens and of the likeliest alternatives, before the temperature and without the reasoning.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float = key(1.0, least=0, most=2)
+    top_p: float = key(1.0, least=0, most=1)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= 2:
-            raise UserError("job.temperature", "it must be from 0 to 2", value=self.temperature)
-        if not 0 < self.top_p <= 1:
-            raise UserError("job.top_p", "it must be above 0 and at most 1", value=self.top_p)
+        check_keys(self, "job.")
+        if self.top_p == 0:
+            raise UserError("job.top_p", "it must be above 0", value=self.top_p)
 
     def schema(self) -> pa.Schema:
         """The output columns.

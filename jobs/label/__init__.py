@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.label.match import Matcher
-from jobs.label.prior import PRIORS, batch_prior, content_free_prior, fit_temperature, score, without_content
+from jobs.label.prior import batch_prior, content_free_prior, fit_temperature, score, without_content
+from runner.keys import check_keys, key
 from runner.text.labels import read_labels
 from runner.types import Columns, Completion, Request, Row, RowError, Steps, UserError
 
@@ -30,12 +31,16 @@ if TYPE_CHECKING:
 __all__ = ["Label"]
 
 METHODS = ("choice", "generate")
+PRIORS = ("none", "content_free", "batch")
 MANY = 20  # labels; of more, only the beginnings are scored
 
 
 @dataclass
 class Label:
     r"""Assign one of a fixed set of labels to each row.
+
+        rowmill run job=label 'job.labels=[ham,spam]' dataset=csv dataset.path=mail.csv dataset.gold=kind \
+            'prompt.user=Is this mail ham or spam? Mail: {{ text }}' run_name=labelled
 
     With ``job.method=choice`` the model scores every label as a continuation of the prompt, and the likeliest one wins.
     With ``job.method=generate`` it writes freely, and its answer is searched for a label.
@@ -58,13 +63,13 @@ class Label:
     """
 
     labels: Any = field(default_factory=list)
-    method: str = "choice"
+    method: str = key("choice", among=METHODS)
     label_end: str = ""
     whole: bool | None = None
-    votes: int = 1
-    abstain_below: float | None = None
-    prior: str = "none"
-    prior_rows: int = 100
+    votes: int = key(1, least=1)
+    abstain_below: float | None = key(None, least=0, most=1)
+    prior: str = key("none", among=PRIORS)
+    prior_rows: int = key(100, least=1)
     logprobs: bool = False
 
     def __post_init__(self) -> None:
@@ -204,19 +209,9 @@ class Label:
         return replace(self._request, variables={**row, **self._request.variables})
 
     def _check(self) -> None:
-        if self.method not in METHODS:
-            raise UserError("job.method", f"it must be {' or '.join(METHODS)}", value=self.method)
-        if self.prior not in PRIORS:
-            raise UserError("job.prior", f"it must be one of {', '.join(PRIORS)}", value=self.prior)
-        for name, value, least in (("votes", self.votes, 1), ("prior_rows", self.prior_rows, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"job.{name}={value}: it must be a whole number, at least {least}")
+        check_keys(self, "job.")
         if self.whole not in (None, True, False):
             raise UserError("job.whole", "it must be true, false or null", value=self.whole)
-        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
-            raise UserError(
-                "job.abstain_below", "it must be a confidence, from 0 to 1, or null", value=self.abstain_below
-            )
         if self.method == "choice" and self.votes > 1:
             raise UserError("job.votes", "only written answers can vote: add job.method=generate", value=self.votes)
         if self.method == "generate" and (self.prior != "none" or self.logprobs):

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from runner.types import Completion, Request, Row, RowError
 
-PRIORS = ("none", "content_free", "batch")
 CONTENT_FREE = ("N/A", "[MASK]", "")  # the texts of Zhao et al. 2021
 ASKED_TOGETHER = 250  # requests, so that a large sample is not all rendered at once
 TEMPERATURES = (0.05, 20.0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from jobs.summarize.split import Piece, sentences, split
+from runner.keys import check_keys, key
 from runner.types import TOO_LONG, Columns, Completion, Request, Row, RowError, Sampling, Setting, Steps, UserError
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ Asking = Generator[Request | list[Request], Any, Any]
 class Summarize:
     """Summarise documents of any length.
 
+        rowmill run job=summarize dataset=csv dataset.path=mail.csv job.target_words=20 run_name=short
+
     A document longer than ``job.chunk_tokens`` is split between paragraphs, or else sentences.
     ``job.method=map_reduce`` summarises its chunks, then merges up to ``job.fan_in`` summaries at a time until one is
     left; ``refine`` goes through the chunks in order and improves one summary; ``stuff`` never splits, and a document
@@ -64,21 +67,16 @@ class Summarize:
     """
 
     column: str = "text"
-    method: str = "map_reduce"
+    method: str = key("map_reduce", among=METHODS)
     chunk_tokens: int | None = None
-    overlap_tokens: int = 0
-    fan_in: int = 8
-    target_words: int = 100
-    retries: int = 1
+    overlap_tokens: int = key(0, least=0)
+    fan_in: int = key(8, least=2)
+    target_words: int = key(100, least=1)
+    retries: int = key(1, least=0)
     intermediate: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UserError("job.method", f"it must be one of {', '.join(METHODS)}", value=self.method)
-        least = {"overlap_tokens": 0, "fan_in": 2, "target_words": 1, "retries": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise UserError(f"job.{name}={getattr(self, name)}: it must be at least {bound}")
+        check_keys(self, "job.")
 
     def check_source(self, source: DataSource, prompter: Prompter) -> None:
         """Ask for the package that compares summaries with gold ones before there are any, not after."""

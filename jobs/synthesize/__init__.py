@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from jobs.synthesize import filters, ordered
 from jobs.synthesize.filters import Draft
+from runner.keys import check_keys, key
 from runner.types import SEED_ROW, Columns, RejectedError, Request, Row, Sampling, Setting, Steps, UserError
 
 if TYPE_CHECKING:
@@ -65,25 +66,21 @@ class Synthesize:
     and ``column``.
     """
 
-    target: int = 100
+    target: int = key(100, least=1)
     max_attempts: int | None = None
     column: str = "text"
     attributes: dict[str, Any] = field(default_factory=dict)
-    combine: str = "sample"
-    shots: int = 3
+    combine: str = key("sample", among=COMBINE)
+    shots: int = key(3, least=0)
     examples: list[dict[str, Any]] = field(default_factory=list)
-    temperature: float = 0.8
-    top_p: float = 0.95
-    ahead: int = 256
+    temperature: float = key(0.8, least=0)
+    top_p: float = key(0.95, least=0, most=1)
+    ahead: int = key(256, least=1)
     filters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.combine not in COMBINE:
-            raise UserError("job.combine", f"it must be {' or '.join(COMBINE)}", value=self.combine)
+        check_keys(self, "job.")
         self.most = ATTEMPTS_A_ROW * self.target if self.max_attempts is None else self.max_attempts
-        for name, least in {"target": 1, "shots": 0, "ahead": 1, "temperature": 0}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"job.{name}={getattr(self, name)}: it must be at least {least}")
         if self.most < self.target:
             raise UserError("job.max_attempts", f"it must be at least job.target={self.target}", value=self.most)
         self.weights = read_weights(self.attributes)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runner.types import UserError
 
-_JOB = '''"""The job `NAME`: what is asked of each row, and what is made of the answers."""
+_JOB = '''"""The job `NAME`: the questions about each row, and the columns made from the answers."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class CLASS:
         """Yield requests, receive the model's answers, return the columns. No clock, no unseeded randomness."""
         topic = yield Request({"question": "What is this about? Answer with one word."})
         if not topic.text.strip():
-            raise RowError("no topic", "the model said nothing")
+            raise RowError("no topic", "the answer is empty")
         question = f"Summarise what it says about {topic.text.strip()} in at most {self.words} words."
         summary = yield Request({"question": question}, max_tokens=4 * self.words)
         return {"topic": topic.text.strip(), "summary": summary.text.strip()}

@@ -21,7 +21,7 @@ log = logging.getLogger("rowmill")
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 60.0
-PACE_SECONDS = 600.0  # over which the time left is foretold: long prompts come in stretches
+PACE_SECONDS = 600.0  # over which the time left is predicted: long prompts come in stretches
 WARM_SECONDS = 30.0  # of a session, during which the speed of the earlier ones says more
 _BAR = 12  # columns
 

@@ -193,7 +193,7 @@ def test_steps_end_with_a_reason():
     [
         ("job.target=0", "job.target=0: it must be at least 1"),
         ("job.max_attempts=5", "job.max_attempts=5: it must be at least job.target=100"),
-        ("job.combine=all", "job.combine=all: it must be sample or product"),
+        ("job.combine=all", "job.combine=all: it can be sample, product"),
         ("job.column=body", "job.column=body: the examples have no such column; they have id, text"),
         ("job.filters.lenght={}", "job.filters.lenght: there is no such filter; available: complete, length"),
         ("job.filters.length={min: 3}", "job.filters.length: "),
