@@ -23,13 +23,13 @@ def count_of(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
-def shown(message: str) -> str:
-    """A message for people, without what only machines read in it."""
+def without_hashes(message: str) -> str:
+    """A message for people, without the SHA-256 in ``wheel:`` addresses, which only machines read."""
     return _HASH.sub("", message)
 
 
-def visible(text: str) -> str:
-    """Cells may hold what would steer a terminal."""
+def escaped(text: str) -> str:
+    """A text with its control characters escaped: a cell may hold some that would steer a terminal."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 

@@ -30,7 +30,7 @@ from typing import NoReturn
 from runner.cli.commands import COMMANDS, EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, GROUPS
 from runner.console import mute, muted, open_streams, own_traceback, tell
 from runner.types import UserError
-from runner.words import shown
+from runner.words import without_hashes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where it is known what a failure means
         return code
     except UserError as error:
-        tell(f"rowmill: {shown(str(error))}")
+        tell(f"rowmill: {without_hashes(str(error))}")
         return error.exit_code
     except KeyboardInterrupt as stop:
         tell(f"\nrowmill: {stop}" if str(stop) else "\nrowmill: interrupted")
@@ -70,7 +70,7 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record's message; of a traceback what the user's own files have to do with it."""
-        line = shown(record.getMessage())
+        line = without_hashes(record.getMessage())
         if record.exc_info and record.exc_info[1]:
             line += "\n" + own_traceback(record.exc_info[1]) + "\n(run.log has the whole traceback)"
         bars = sys.modules.get("tqdm")

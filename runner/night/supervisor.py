@@ -250,6 +250,6 @@ def _without_figures(worker: WorkerProcess, death: Death) -> int:
 
 def _say(line: str) -> None:
     from runner.console import tell
-    from runner.words import shown
+    from runner.words import without_hashes
 
-    tell(f"\nrowmill: {shown(line)}")
+    tell(f"\nrowmill: {without_hashes(line)}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from runner.report.figures import Figures
 from runner.report.svg import GRID, INK, MUTED, SECOND, SERIES, SURFACE, chart
-from runner.words import visible
+from runner.words import escaped
 
 _POINTS = 240  # of a curve
 _LABELS = 24
@@ -127,7 +127,7 @@ def bars(name: str, counts: dict[str, int], label: str) -> str:
         shown[f"{len(counts) - _LABELS:,} others"] = sum(list(counts.values())[_LABELS:])
     names = [_short(name) for name in shown]
     whole, most = sum(counts.values()), max(shown.values())
-    said = ", ".join(f"{visible(name)} {count:,}" for name, count in list(shown.items())[:5])
+    said = ", ".join(f"{escaped(name)} {count:,}" for name, count in list(shown.items())[:5])
     with chart(name, f"{label}: {said}", height=0.75 + 0.26 * len(shown)) as drawn:
         places = range(len(shown))
         drawn.axes.barh(places, list(shown.values()), 0.7, color=SERIES)
@@ -217,5 +217,5 @@ def _number(value: float) -> str:
 
 
 def _short(text: str) -> str:
-    text = visible(text)
+    text = escaped(text)
     return textwrap.shorten(text, 24, placeholder="…") or text[:24]

@@ -16,7 +16,7 @@ from runner.checkpoint.records import clean
 from runner.report.charts import charts
 from runner.report.figures import Figures
 from runner.report.quality import sections
-from runner.words import duration, shown, visible
+from runner.words import duration, escaped, without_hashes
 
 MOST_BYTES = 1_900_000
 _CELL, _LEAST_CELL = 500, 40  # characters shown of a cell
@@ -112,11 +112,11 @@ def _what(figures: Figures) -> list[tuple[str, str]]:
         machine["memory"] = _gb(machine["memory"])
     facts = {
         "job": (identity.get("job") or {}).get("_target_"),
-        "model": shown(str(model.get("path") or model.get("backend"))),
+        "model": without_hashes(str(model.get("path") or model.get("backend"))),
         "revision": provenance.get("commit") or model.get("revision"),
         "weights": model.get("weights"),
         "quantisation": _pairs(provenance.get("quantization")),
-        "data": shown(str(provenance.get("dataset") or data.get("path"))),
+        "data": without_hashes(str(provenance.get("dataset") or data.get("path"))),
         "fingerprint": data.get("fingerprint"),
         "prompt hash": provenance.get("prompt_sha256"),
         "seed": identity.get("seed"),
@@ -177,7 +177,7 @@ def _cell(value: Any, most: int) -> tuple[str, str]:
 def text_of(text: str, most: int) -> str:
     """At most ``most`` characters of a text, valid Unicode, its control characters written out."""
     rest = len(text) - most
-    return visible(clean(text[:most])) + (f"… and {rest:,} characters" if rest > 0 else "")
+    return escaped(clean(text[:most])) + (f"… and {rest:,} characters" if rest > 0 else "")
 
 
 def _number(value: float) -> str:

@@ -13,7 +13,7 @@ from runner.checkpoint.identity import difference
 from runner.console import line, say
 from runner.results.run import Run
 from runner.types import UserError
-from runner.words import visible
+from runner.words import escaped
 
 FLIPS = 10  # rows shown that differ
 _UNSAID = ("confidence", "probabilities")  # follow from the label, and differ by rounding alone
@@ -162,14 +162,14 @@ def show_comparison(figures: dict[str, Any], say: Callable[[str], None] = say) -
     """The comparison as text."""
     for name in ("configuration", "versions"):
         for at, differing in enumerate(figures[name] or ["the same"]):
-            line("config" if name == "configuration" and not at else name if not at else "", visible(differing))
+            line("config" if name == "configuration" and not at else name if not at else "", escaped(differing))
     if figures["rows"] is None:
         line("rows", "not compared: the runs have different rows; --by COLUMN matches them by a column of both outputs")
         return
     line("rows", f"{figures['rows']:,} finished in both")
     for name, share in figures["columns"].items():
         extra = f", Cohen's kappa {figures['kappa']:.3f}" if name == "label" and figures["kappa"] is not None else ""
-        line("agree" if name == next(iter(figures["columns"])) else "", f"{share:.2%} in {visible(name)}{extra}")
+        line("agree" if name == next(iter(figures["columns"])) else "", f"{share:.2%} in {escaped(name)}{extra}")
     errors = figures["errors"]
     if any(errors.values()):
         line(
@@ -182,9 +182,9 @@ def show_comparison(figures: dict[str, Any], say: Callable[[str], None] = say) -
     for flip in figures["flips"]:
         before, after = (_brief(flip[side]) for side in ("a", "b"))
         text = f"   {_brief(flip['text'])}" if flip["text"] else ""
-        say(f"  {flip['row']:>7,} {visible(flip['column'])}: {before} -> {after}{text}")
+        say(f"  {flip['row']:>7,} {escaped(flip['column'])}: {before} -> {after}{text}")
 
 
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else "null" if value is None else str(value)
-    return visible(" ".join(text[: _CHARS // 2].split())) + ("…" if len(text) > _CHARS // 2 else "")
+    return escaped(" ".join(text[: _CHARS // 2].split())) + ("…" if len(text) > _CHARS // 2 else "")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.console import line
-from runner.words import clock, count_of, duration, visible
+from runner.words import clock, count_of, duration, escaped
 
 _CLASSES = 30  # shown; the JSON has them all
 _MATRIX = 12
@@ -38,7 +38,7 @@ def show_run(figures: dict[str, Any]) -> None:
 def show_evaluation(found: dict[str, Any]) -> None:
     """How right a run's labels are; see ``runner.results.evaluate``."""
     for name, text in verdict_lines(found):
-        line(name, visible(text))
+        line(name, escaped(text))
 
 
 def show_status(figures: Mapping[str, Any]) -> None:
@@ -65,12 +65,12 @@ def _show_figures(figures: Mapping[str, Any]) -> None:
     errors = f", {figures['errors']:,} with an error" if figures["errors"] else ", no errors"
     line("rows", f"{figures['finished']:,} of {figures['rows']:,}{errors}")
     for kind, count in list(figures["error_kinds"].items())[:5]:
-        line("", f"{count:,} x {visible(kind)}")
+        line("", f"{count:,} x {escaped(kind)}")
     if rejected := figures.get("rejected"):
         taken = sum(rejected.values())
         line("rejected", f"{taken:,} of {taken + figures['finished']:,} attempts, by reason:")
         for kind, count in rejected.items():
-            line("", f"{count:,} x {visible(kind)}")
+            line("", f"{count:,} x {escaped(kind)}")
     forced = f" ({figures['forced_tokens']:,} of them forced by the grammar)" if figures["forced_tokens"] else ""
     if prompt:
         best = figures.get("best_cached_share")

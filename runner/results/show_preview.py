@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from runner.console import line, say
-from runner.words import duration, visible
+from runner.words import duration, escaped
 
 _SHOWN_CHARS, _SHOWN_TOKENS = 3000, 700  # of a prompt's prefix, and of the rest
 _BAR = 30  # columns
@@ -25,7 +25,7 @@ def show_preview(figures: dict[str, Any]) -> None:
     scope = "all of them" if looked == figures["rows"] else f"{looked:,} of them, from several places,"
     line("rows", f"{figures['rows']:,}; the figures below come from {scope} (first requests only)")
     if figures["unusable_rows"]:
-        line("", f"{figures['unusable_rows']:,} will be errors, the first one with: {visible(figures['unusable'])}")
+        line("", f"{figures['unusable_rows']:,} will be errors, the first one with: {escaped(figures['unusable'])}")
     unit = "bytes instead of tokens (the fake engine has no tokenizer)" if figures["fake"] else "tokens"
     spread = f"{tokens['min']:,} to {tokens['max']:,}, median {tokens['median']:,.0f}, mean {tokens['mean']:,.1f}"
     line("prompt", f"{spread} {unit}")
@@ -42,14 +42,14 @@ def show_preview(figures: dict[str, Any]) -> None:
     if figures["differs"]:
         line("", "it holds a different run, so `rowmill run` will refuse: choose another run_name or resume=force")
         for differing in figures["differs"]:
-            line("", f"  {visible(differing)}")
+            line("", f"  {escaped(differing)}")
 
 
 def _answer(figures: dict[str, Any]) -> str:
     choices = figures["choices"]
     if choices is None:
         return f"up to {figures['max_tokens']:,} tokens of text"
-    names = [f"{visible(name)} ({count})" for name, count in list(choices.items())[:20]]
+    names = [f"{escaped(name)} ({count})" for name, count in list(choices.items())[:20]]
     more = f" and {len(choices) - 20:,} more" if len(choices) > 20 else ""
     return f"one of {', '.join(names)}{more}; every label is scored (in brackets: its tokens)"
 
@@ -90,20 +90,20 @@ def _prompt(prompt: dict[str, Any], whole: bool) -> str:
     prefix, suffix = prompt["prefix_tokens"], prompt["suffix_tokens"]
     if not (sys.stdout.isatty() and "NO_COLOR" not in os.environ):
         text = "".join(prefix)
-        start = _cut(text) if whole or len(text) <= 50 else f"... {visible(text[-40:])}"
+        start = _cut(text) if whole or len(text) <= 50 else f"... {escaped(text[-40:])}"
         return (f"[shared: {start}]" if prefix else "") + _cut("".join(suffix)) + f"[answer: {prompt['expected']}]"
     dots = "" if whole or len(prefix) <= 12 else "... "
     shown = prefix if whole else prefix[-12:]
-    expected = f"\x1b[{_ANSWER}m{visible(prompt['expected'])}\x1b[0m"
+    expected = f"\x1b[{_ANSWER}m{escaped(prompt['expected'])}\x1b[0m"
     return dots + _coloured(shown, _PREFIX) + _coloured(suffix, _SUFFIX) + expected
 
 
 def _coloured(tokens: list[str], colours: tuple[str, str]) -> str:
     shown = tokens[:_SHOWN_TOKENS]
     rest = f" ... and {len(tokens) - len(shown):,} tokens" if len(shown) < len(tokens) else ""
-    return "".join(f"\x1b[{colours[at % 2]}m{visible(text)}\x1b[0m" for at, text in enumerate(shown)) + rest
+    return "".join(f"\x1b[{colours[at % 2]}m{escaped(text)}\x1b[0m" for at, text in enumerate(shown)) + rest
 
 
 def _cut(text: str) -> str:
     rest = len(text) - _SHOWN_CHARS
-    return visible(text[:_SHOWN_CHARS]) + (f"... and {rest:,} characters" if rest > 0 else "")
+    return escaped(text[:_SHOWN_CHARS]) + (f"... and {rest:,} characters" if rest > 0 else "")

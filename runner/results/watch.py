@@ -17,7 +17,7 @@ from rich.text import Text
 
 from runner.results.run import Run
 from runner.results.show import NOW_SECONDS
-from runner.words import clock, count_of, duration, visible
+from runner.words import clock, count_of, duration, escaped
 
 EVERY_SECONDS = 1.0
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -69,7 +69,7 @@ def _head(run_dir: Path, seen: dict[str, Any]) -> Panel:
     left = rows - finished
     if left and seen["state"] == "running" and now:
         facts.insert(1, f"{duration(left / now)} left, until {clock(time.time() + left / now)}")
-    title = Text(f" {visible(Path(run_dir).resolve().name)}: {seen['state']} ", style="bold")
+    title = Text(f" {escaped(Path(run_dir).resolve().name)}: {seen['state']} ", style="bold")
     lines = Table.grid(expand=True)
     lines.add_row(ProgressBar(total=max(1, rows), completed=finished))
     lines.add_row(Text(", ".join(fact for fact in facts if fact)))
@@ -126,7 +126,7 @@ def _counts(title: str, counts: dict[str, int], style: str = "cyan") -> Panel:
     whole, most = sum(counts.values()), max(counts.values(), default=0)
     for name, count in list(counts.items())[:_SHOWN]:
         bar = Text("█" * max(1, round(16 * count / most)), style=style)
-        table.add_row(Text(visible(name)[:30]), bar, f"{count:,} ({count / whole:.0%})")
+        table.add_row(Text(escaped(name)[:30]), bar, f"{count:,} ({count / whole:.0%})")
     if len(counts) > _SHOWN:
         table.add_row(f"and {len(counts) - _SHOWN:,} more")
     if not counts:
@@ -156,4 +156,4 @@ def _row_text(columns: dict[str, Any]) -> Text:
 
 def _line(text: str) -> str:
     """A text in one line, its control characters written out."""
-    return visible(" ".join(text[:400].split()))
+    return escaped(" ".join(text[:400].split()))
