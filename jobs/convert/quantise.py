@@ -18,7 +18,7 @@ from runner.cache import sync_files
 from runner.checkpoint.lease import LOCK, Lease
 from runner.disk import disk_errors
 from runner.keys import key
-from runner.models.tensors import Tensor, read_tensors, values
+from runner.models.tensors import Tensor, read_tensors, weight_count
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
@@ -205,7 +205,7 @@ def precisions(tensors: dict[str, Tensor], config: dict[str, Any]) -> list[Preci
         layer, _, last = name.rpartition(".")
         if last in ("scales", "biases") and f"{layer}.scales" in tensors:
             continue
-        count = values(name, tensors, config)
+        count = weight_count(name, tensors, config)
         size, group = tensor.size_bytes, None
         if last == "weight" and (scales := tensors.get(f"{layer}.scales")):
             group = count // max(1, _product(scales.shape))
@@ -256,7 +256,7 @@ def peak(tensors: dict[str, Tensor], config: dict[str, Any]) -> int:
         if held + tensor.size_bytes > SHARD_GB << 30:
             held = 0
         quantised = f"{name.rpartition('.')[0]}.scales" in tensors
-        work = int(WORK_BYTES * values(name, tensors, config)) if quantised else tensor.size_bytes
+        work = int(WORK_BYTES * weight_count(name, tensors, config)) if quantised else tensor.size_bytes
         most, held = max(most, held + work), held + tensor.size_bytes
     return most
 

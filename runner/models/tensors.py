@@ -67,7 +67,7 @@ def weight_bytes(folder: Path, config: dict[str, Any], kind: str | None = None) 
         return None
     if kind != "cpu":
         return sum(tensor.size_bytes for tensor in tensors.values())
-    return 4 * sum(values(name, tensors, config) for name in tensors)
+    return 4 * sum(weight_count(name, tensors, config) for name in tensors)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for header in headers for name, tensor in header.items()}
 
 
-def values(name: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> int:
+def weight_count(name: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> int:
     """How many numbers a tensor stands for once it is dequantised; 0 for the scales that go into another."""
     layer, _, last = name.rpartition(".")
     scales = tensors.get(f"{layer}.scales")

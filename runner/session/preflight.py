@@ -13,7 +13,7 @@ from runner.engine.budget import Budget
 from runner.engine.conf import EngineConf
 from runner.machine.device import Device
 from runner.models.recipes import ModelConf, largest_that_fits
-from runner.models.tensors import KVShape, kv_shape, read_tensors, values, weight_bytes
+from runner.models.tensors import KVShape, kv_shape, read_tensors, weight_bytes, weight_count
 from runner.session.prepare import Prepared
 from runner.session.sample import Length, lengths, look, plan_prefixes
 from runner.types import UserError
@@ -116,7 +116,7 @@ def _weights(folder: Path, config: dict[str, Any]) -> int:
         tensors = read_tensors(folder)
     except (OSError, ValueError, KeyError, struct.error):
         return 0
-    return sum(values(name, tensors, config) for name in tensors)
+    return sum(weight_count(name, tensors, config) for name in tensors)
 
 
 def _gb(size: int) -> str:
