@@ -150,7 +150,7 @@ def _cell(option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any
     """A column's cell, or a template over all of them."""
     if "{{" in what:
         template = Template(option, what)
-        template.check(columns)
+        template.check_names(columns)
         return template.render
     if what not in columns:
         raise UserError(f"{option}: no column {what!r}{did_you_mean(what, columns)}; a template has {{{{ }}}} in it")

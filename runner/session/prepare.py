@@ -66,7 +66,7 @@ def prepare(config: Config) -> Prepared:
     variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
     prompter = Prompter(conf.prompt, tokenizer, date, variables)
     hooks = Hooks.of(config.job)
-    prompter.check(source.column_names, list(hooks.variables.variables()) if hooks.variables else [])
+    prompter.check_templates(source.column_names, list(hooks.variables.variables()) if hooks.variables else [])
     _check_job(conf, hooks)
     if hooks.checks_source:
         hooks.checks_source.check_source(source, prompter)

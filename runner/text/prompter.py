@@ -91,7 +91,7 @@ class Prompter:
         self._examples: list[Message] | None = None
         self._continuations: dict[Any, tuple[tuple[int, ...], ...]] = {}
 
-    def check(self, column_names: Iterable[str], variables: Iterable[str] = ()) -> None:
+    def check_templates(self, column_names: Iterable[str], variables: Iterable[str] = ()) -> None:
         """Raise UserError for a template that uses what is neither a column nor one of the job's ``variables``.
 
         The same for an example that lacks a variable, and for a chat template that refuses system messages.
@@ -99,7 +99,7 @@ class Prompter:
         variables = set(variables)
         known = [*column_names, *variables]
         for template in self._templates():
-            template.check(known)
+            template.check_names(known)
         for number, example in enumerate(self.conf.examples):
             self._check_example(f"prompt.examples[{number}]", example, variables)
         if self.conf.chat and self.conf.answer_prefix:

@@ -44,7 +44,7 @@ class Template:
         self.names = frozenset(meta.find_undeclared_variables(tree) - environment.globals.keys())
         self.needs = self.names - _optional(tree)
 
-    def check(self, known: list[str]) -> None:
+    def check_names(self, known: list[str]) -> None:
         """Raise UserError for a variable that is not known."""
         for name in sorted(self.needs - set(known)):
             raise UserError(self.key, f"no column {name!r}{did_you_mean(name, known)}")

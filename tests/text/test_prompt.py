@@ -174,12 +174,12 @@ def test_odd_characters(tokenizer):
 )
 def test_mistakes_are_named_before_the_start(tokenizer, conf, message):
     with pytest.raises(UserError, match=message):
-        prompter(tokenizer, **conf).check(["text", "label"])
+        prompter(tokenizer, **conf).check_templates(["text", "label"])
 
 
 def test_check_accepts_defaults_and_the_jobs_variables(tokenizer):
     p = prompter(tokenizer, user="{{ title | default('none') }}{% if x is defined %}{{ x }}{% endif %}{{ labels }}")
-    p.check(["text"], ["labels"])
+    p.check_templates(["text"], ["labels"])
 
 
 def test_a_model_without_chat_template():
@@ -191,7 +191,7 @@ def test_a_model_without_chat_template():
 def test_a_template_that_takes_no_system_message():
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     with pytest.raises(UserError, match="no system"):
-        prompter(small_tokenizer(template=refusing), system="x").check(["text"])
+        prompter(small_tokenizer(template=refusing), system="x").check_templates(["text"])
 
 
 def test_templates_are_not_code(tokenizer):
@@ -207,7 +207,7 @@ def test_decode_leaves_control_tokens_out(tokenizer):
 
 def test_bytes():
     p = prompter(ByteTokenizer())
-    p.check(["text"])
+    p.check_templates(["text"])
     assert bytes(render(p, "é<|im_end|>")).decode() == "user: é<|im_end|>\n\nassistant:"
     assert p.continuations([1, 2], ["ab"]) == ((97, 98),)
     assert answer(p, [104, 105, 256]) == "hi"
@@ -225,7 +225,7 @@ def test_bytes():
 def test_no_other_error_from_any_template_and_cell(user, cell, chat):
     try:
         p = prompter(_cached_tokenizer(), user=user, chat=chat)
-        p.check(["text"])
+        p.check_templates(["text"])
         p.render(Request(), {"text": cell})
     except (UserError, RowError):
         pass
