@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -99,6 +101,40 @@ def test_a_folder_has_at_most_12_files_and_a_file_at_most_350_lines():
         assert len(files) <= MOST_FILES, f"{folder.relative_to(ROOT)}: {', '.join(sorted(files))}"
     for path in MODULES.values():
         assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES, path.relative_to(ROOT)
+
+
+def spelled_names(path: Path) -> Iterator[tuple[str, int]]:
+    """The dotted names of ours in a module's strings, its docstrings and the code that it hands to processes."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            # Neither a part of a longer name, nor a file, an address or an example of one's own.
+            for found in re.finditer(r"(?<![\w./-])(?:runner|jobs)(?:\.[A-Za-z_]\w*)+(?![\w/-])", node.value):
+                yield found[0], node.lineno
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    module, attributes = name, []
+    while module not in MODULES:
+        module, _, last = module.rpartition(".")
+        attributes.insert(0, last)
+    found: object = importlib.import_module(module)
+    for attribute in attributes:
+        declared = getattr(found, "__annotations__", {})  # a field without a default is no attribute
+        if not hasattr(found, attribute) and attribute not in declared:
+            return False
+        found = getattr(found, attribute, None)
+    return True
+
+
+def test_every_dotted_name_of_ours_in_a_string_exists():
+    unknown = [
+        f"{name}:{line} names {spelled}"
+        for name, path in MODULES.items()
+        for spelled, line in spelled_names(path)
+        if not exists(spelled)
+    ]
+    assert not unknown, "\n".join(unknown)
 
 
 def package_map(package: str) -> str:

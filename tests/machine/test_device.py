@@ -1,6 +1,6 @@
 """What device.set_up promises. MLX is loaded once in a process, so each real preparation has a process of its own."""
 
-# Facts are asked for by functions private to the module: `prepare` asks this machine alone, and once a process.
+# Facts are asked for by functions private to the module: `set_up` asks this machine alone, and once a process.
 import logging
 import sys
 
