@@ -276,7 +276,7 @@ def _work(ready: Ready, store: Store, stop: Stop, checked: bool) -> None:
         del model
         mx.clear_cache()
     if store.totals().finished < len(ready.windows):
-        raise KeyboardInterrupt("interrupted; what was computed is safe: type the same line again to go on")
+        raise KeyboardInterrupt("interrupted; what was computed is safe: run the same command again to resume")
 
 
 def _groups(ready: Ready, store: Store, streams: int) -> Iterator[list[list[int]]]:

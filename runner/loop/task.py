@@ -11,7 +11,7 @@ from runner.types import Completion, Job, RejectedError, Request, Row, RowError,
 
 ERROR_CHARS = 2000  # of a row's error; exceptions may print all they hold
 PRELUDE = -1  # the index of a task that is no row: what a job asks before the first one
-EMPTY_YIELDS = 1000  # in a row, after which a job is taken to ask for nothing for ever
+EMPTY_YIELDS = 1000  # in a row, after which a job is assumed to ask for nothing forever
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ class Awake:
     """Holds off sleep until ``release``, or the end of this process, however it ends.
 
     macOS: ``caffeinate -i -w PID``. Linux: ``systemd-inhibit`` around a ``tail`` that ends with this process. Where
-    neither is to be had, nothing is held off.
+    neither is available, nothing is held off.
     """
 
     def __init__(self, wanted: bool = True) -> None:

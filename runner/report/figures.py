@@ -228,7 +228,7 @@ def _add_inputs(rows: dict[int, dict[str, Any]], source: DataSource | None, job:
 
 
 def _evaluate(figures: Figures, source: DataSource | None) -> dict[str, Any] | None:
-    """The evaluation of labels against the run's gold column, where both can be had."""
+    """The evaluation of labels against the run's gold column, where both are available."""
     if source is None or not source.conf.gold or not figures.labels:
         return None
     from runner.results.evaluate import evaluate_labels
@@ -241,7 +241,7 @@ def _evaluate(figures: Figures, source: DataSource | None) -> dict[str, Any] | N
 
 
 def _score(figures: Figures, source: DataSource | None) -> dict[str, Any] | None:
-    """ROUGE of summaries against the run's references, where both can be had in a few seconds."""
+    """ROUGE of summaries against the run's references, where both are available within a few seconds."""
     if source is None or not source.conf.gold or "summary" not in figures.columns.job:
         return None
     if figures.status["finished"] > SCORED:

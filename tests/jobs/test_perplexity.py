@@ -240,7 +240,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(words, tmp_path, c
 
     monkeypatch.setattr(perplexity, "losses", interrupted)
     assert main(["perplexity", *words, "engine.batch_size=1", "run_name=stopped"]) == 130
-    assert "type the same line again" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     assert 0 < _finished(tmp_path / "outputs" / "stopped") < whole["windows"]
     assert len(calls) == 3
     perplexity(*words, "engine.batch_size=1", "run_name=stopped")
