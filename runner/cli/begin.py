@@ -21,11 +21,11 @@ def init_arguments(parser: argparse.ArgumentParser) -> None:
 
 def init(options: argparse.Namespace) -> int:
     """Look at a data file and write a commented configuration for it: data set, job and prompt."""
-    from runner.config.starter import propose, write_starter
+    from runner.config.init import propose, write_starter_config
 
     folder = Path(options.config_dir)
     found = propose(options.file, options.table, folder, options.keys)
-    name, written = write_starter(found, folder, options.name)
+    name, written = write_starter_config(found, folder, options.name)
     gold = f"; column {found.gold!r} holds the labels: {', '.join(found.labels)}" if found.gold else ""
     print(f"{options.file}: {found.rows:,} rows; job {found.job} on column {found.text!r}{gold}")
     for path in written:
@@ -44,10 +44,10 @@ def new_arguments(parser: argparse.ArgumentParser) -> None:
 
 def new(options: argparse.Namespace) -> int:
     """Write a working job of your own to start from: class, configuration, prompt and test."""
-    from runner.config.skeleton import new_job
+    from runner.config.new import write_starter_job
 
     folder = Path(options.config_dir)
-    for path in new_job(options.name, folder):
+    for path in write_starter_job(options.name, folder):
         print(path)
     print(f"try it:   rowmill run --config-dir {folder} job={options.name} dataset=csv dataset.path=FILE.csv")
     print(f"test it:  pytest {folder}/test_{options.name}.py")

@@ -6,9 +6,9 @@ conf      The configuration: typed groups composed by Hydra from ``conf/``, a us
 declared  Configuration keys as their dataclasses declare them, read from the source without importing it.
 groups    The files that a group of the configuration can be set to: ``job=NAME`` takes ``conf/job/NAME.yaml``.
 hooks     What a job may have beside ``steps`` and ``schema``: each hook is a method that a run calls if it is there.
+init      ``rowmill init``: a commented configuration to start from, proposed after a look at a data file.
 job       The job that the configuration names by ``_target_``, made and checked before anything is loaded for it.
 load      From words on the command line to a checked configuration and its job.
+new       ``rowmill new``: a new job as files that work at once: the class, its configuration, its prompt, its test.
 quoting   What a user typed: quotes and escapes in overrides, names that look like numbers, sweeps over several values.
-skeleton  A new job as files that work at once: the class, its configuration, its prompt, its test.
-starter   A commented configuration to start from, proposed after a look at a data file.
 """

@@ -1,4 +1,4 @@
-"""A commented configuration to start from, proposed after a look at a data file."""
+"""``rowmill init``: a commented configuration to start from, proposed after a look at a data file."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def propose(path: str, table: str | None = None, folder: Path | None = None, key
     return Proposal(conf, len(source), text, job, chars, gold, labels)
 
 
-def write_starter(found: Proposal, folder: Path, name: str | None = None) -> tuple[str, list[Path]]:
+def write_starter_config(found: Proposal, folder: Path, name: str | None = None) -> tuple[str, list[Path]]:
     """Write ``dataset/NAME.yaml``, ``job/NAME.yaml`` and ``prompt/NAME.yaml`` into ``folder``; NAME and the files.
 
     NAME is the file's own by default, with ``my_`` before it where rowmill has one. Raises UserError; nothing is

@@ -15,7 +15,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_skeleton_passes_its_own_test_and_runs(folder, capsys):
+def test_the_starter_passes_its_own_test_and_runs(folder, capsys):
     assert main(["new", "job", "mail_triage"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:4] == [

@@ -10,7 +10,7 @@ import pytest
 
 from runner import open_run
 from runner.cli import main
-from runner.config.starter import propose
+from runner.config.init import propose
 from runner.types import UserError
 
 

@@ -1,4 +1,4 @@
-"""A new job as files that work at once: the class, its configuration, its prompt, its test."""
+"""``rowmill new``: a new job as files that work at once: the class, its configuration, its prompt, its test."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_run(tmp_path):
 '''
 
 
-def new_job(name: str, folder: Path) -> list[Path]:
+def write_starter_job(name: str, folder: Path) -> list[Path]:
     """Write the job's files into ``folder``, a --config-dir; the files. UserError if one of them is there already."""
     _check_name(name, folder)
     class_name = "".join(part.capitalize() for part in name.split("_"))
