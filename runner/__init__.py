@@ -38,7 +38,7 @@ loop        A row's way through a run: requests, the plan, the batch, the answer
 machine     This machine: its device and memory, its linear algebra, the versions that run on it.
 models      A model's files on this disk: found, fetched, converted from GGUF, measured.
 night       A night's run beside its user: when it works, what keeps the machine awake, whom it notifies.
-report      The morning report: one HTML file that says what a run was, what came out, and how far to trust it.
+report      The morning report: one HTML file on a run, its results and how far to trust them.
 results     What came out of a run, read without disturbing it: rows, status, evaluation, comparison, for people.
 rowmill     rowmill: put a prompt through every row of a data set with one local LLM, resumably.
 sequences   The engine's side of a run: sequences in, generations out, and the engine between them.

@@ -32,15 +32,16 @@ from pathlib import Path
 from typing import Any
 
 from runner.types import UserError
+from runner.words import count_of
 
 _SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
 _SUFFIXES |= {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite"}
 
 
 def export(options: Any) -> Iterator[str]:
-    """Write the rows of a run to ``target``; what to tell the user. ``options``: see ``rowmill export --help``.
+    """Write the rows of a run to ``target``; yields messages for the user. ``options``: see ``rowmill export --help``.
 
-    Raises UserError for whatever is wrong; a file that was there is then untouched.
+    Raises UserError for whatever is wrong; an existing file is then left untouched.
     """
     from runner.export.hub import HUB, push
     from runner.export.select import Selection
@@ -56,27 +57,25 @@ def export(options: Any) -> Iterator[str]:
     selection = Selection(run, options.join or options.data is not None, options.where, columns)
     if options.target.startswith(HUB):
         if kind != "parquet":
-            raise UserError(f"--format {kind}: a data set on the hub is Parquet")
+            raise UserError("--format", "data sets on the hub are written as parquet", value=kind)
         count = push(options.target, selection, public=options.public, overwrite=options.overwrite)
     elif kind == "openai-batch":
         from runner.export.openai import errors_file, write_openai_batch
 
         count, failed = write_openai_batch(options.target, selection, overwrite=options.overwrite)
         if failed:
-            yield f"{failed:,} errors written to {errors_file(options.target)}"
+            yield f"{count_of(failed, 'error')} written to {errors_file(options.target)}"
     elif kind in RECORDS:
         sides = Sides(run, options.system, options.prompt, options.completion)
         share = options.validation
         counts = write_training(options.target, selection, kind, sides, share, overwrite=options.overwrite)
-        yield from (f"{count:,} examples written to {name}" for name, count in counts.items())
+        yield from (f"{count_of(count, 'example')} written to {name}" for name, count in counts.items())
         return
     else:
         count = _write(kind, selection, options)
     status = run.status
-    unfinished = (
-        "" if status["finished"] == status["rows"] else f"; {status['rows'] - status['finished']:,} are not done"
-    )
-    yield f"{count:,} of {status['rows']:,} rows written to {options.target}{unfinished}"
+    unfinished = "" if status["finished"] == status["rows"] else f"; {status['rows'] - status['finished']:,} unfinished"
+    yield f"{count:,} of {count_of(status['rows'], 'row')} written to {options.target}{unfinished}"
 
 
 def _write_rejected(kind: str, options: Any) -> str:
@@ -84,9 +83,9 @@ def _write_rejected(kind: str, options: Any) -> str:
     from runner.results.run import Run
 
     if kind != "jsonl":
-        raise UserError(f"--rejected: {options.target}: they are written as JSONL; let the name end in .jsonl")
+        raise UserError("--rejected", f"attempts are written as JSON lines, so {options.target} must end in .jsonl")
     count = write_lines(options.target, Run(Path(options.run_dir)).rejected(), overwrite=options.overwrite)
-    return f"{count:,} rejected attempts written to {options.target}"
+    return f"{count_of(count, 'rejected attempt')} written to {options.target}"
 
 
 def _write(kind: str, selection: Any, options: Any) -> int:
@@ -109,7 +108,7 @@ def _by_name(target: str) -> str:
     kind = _SUFFIXES.get(Path(name).suffix)
     if kind is None:
         known = ", ".join(_SUFFIXES)
-        raise UserError(f"{target}: the name says no format ({known}, hub:OWNER/NAME); --format says it")
+        raise UserError(f"{target}: the name implies no format ({known}, hub:OWNER/NAME): give --format")
     if name != target and kind not in ("jsonl", "csv"):
         raise UserError(f"{target}: {kind} files are not compressed as a whole; leave out {Path(target).suffix}")
     return kind

@@ -28,7 +28,7 @@ _ANSWERS = ("label", "text", "summary", "response")  # output columns that peopl
 
 @dataclass
 class Annotation:
-    """What people will see and check: the columns ``shown`` with the model's ``answer``, one of ``labels`` if any."""
+    """A task for people to check: the columns ``shown`` with the model's ``answer``, one of ``labels`` if any."""
 
     run: Run
     shown: list[str]
@@ -41,10 +41,10 @@ class Annotation:
         run = selection.run
         answer = next((name for name in _ANSWERS if name in run.columns.job), None)
         if answer is None:
-            raise UserError(f"{run.path} has none of the columns {', '.join(_ANSWERS)} to be checked")
+            raise UserError(f"{run.path} has nothing to annotate: none of the columns {', '.join(_ANSWERS)}")
         columns = run.source.column_names
         if text is not None and text not in columns:
-            raise UserError(f"--text: the input has no column {text!r}{did_you_mean(text, columns)}")
+            raise UserError("--text", f"the input has no column {text!r}{did_you_mean(text, columns)}")
         shown = [text] if text is not None else _in_prompt(run, columns)
         if not shown:
             raise UserError(f"--text COLUMN is needed: the prompt of {run.path} uses no column of the input")
@@ -65,7 +65,7 @@ class Annotation:
         return "" if cell is None else cell if isinstance(cell, str) else to_json(cell)
 
     def answers(self, row: dict[str, Any]) -> list[str]:
-        """What the model said, none for a row in error."""
+        """The model's answers, none for a row in error."""
         said = row.get(self.answer)
         texts = said if isinstance(said, list) else [said]
         return [] if row.get("error") is not None else [str(text) for text in texts if text is not None]

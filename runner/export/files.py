@@ -20,7 +20,7 @@ _PACKED = {".gz": "gzip", ".zst": "zstd"}
 
 @contextlib.contextmanager
 def fresh(target: str, *, overwrite: bool) -> Iterator[Path]:
-    """A path beside ``target`` to write to, which takes its place at the end; UserError if there is something."""
+    """A path beside ``target`` to write to, which takes its place at the end; UserError if it exists."""
     path = Path(target).expanduser()
     if path.exists() and (not overwrite or path.is_dir()):
         what = "is a folder" if path.is_dir() else "exists: --overwrite replaces it"
@@ -88,7 +88,7 @@ def write_parquet(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -
     import pyarrow.parquet as pq
 
     if target == STDOUT:
-        raise UserError("--format parquet needs a file, not the standard output")
+        raise UserError("--format", "it needs a file, not the standard output", value="parquet")
     rest = iter(tables)
     first = next(rest)
     count = 0
@@ -107,7 +107,7 @@ def write_sqlite(target: str, tables: Iterable[pa.Table], *, overwrite: bool, na
     from sqlite_utils import Database
 
     if target == STDOUT:
-        raise UserError("--format sqlite needs a file, not the standard output")
+        raise UserError("--format", "it needs a file, not the standard output", value="sqlite")
     flattened = (_storable(flat(table)) for table in tables)
     first = next(flattened)
     with fresh(target, overwrite=overwrite) as path:

@@ -23,8 +23,8 @@ _SIZES = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 def push(target: str, selection: Selection, *, public: bool, overwrite: bool) -> int:
     """Upload to ``hub:owner/name``, private unless ``public``; how many rows.
 
-    A repository that is there is replaced only with ``overwrite``. UserError if the hub refuses, and if the repository
-    is public already and nobody said that it may be.
+    An existing repository is replaced only with ``overwrite``. UserError if the hub refuses, and if the repository
+    is public already without ``public``.
     """
     name = target.removeprefix(HUB)
     if name.count("/") != 1 or not all(name.split("/")):
@@ -51,7 +51,9 @@ def _upload(name: str, folder: Path, *, public: bool, overwrite: bool) -> None:
         if not overwrite:
             raise UserError(f"hub:{name} exists: --overwrite replaces its data; nothing was uploaded")
         if not public and not api.dataset_info(name).private:
-            raise UserError(f"hub:{name} is public: --public says that all may read this; nothing was uploaded")
+            raise UserError(
+                f"hub:{name} is public: --public confirms that anyone may read the data; nothing was uploaded"
+            )
     else:
         api.create_repo(name, repo_type="dataset", private=not public)
     api.upload_folder(

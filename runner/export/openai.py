@@ -29,10 +29,10 @@ _CONTEXT_EXCEEDED = "context_length_exceeded"
 def write_openai_batch(target: str, selection: Selection, *, overwrite: bool) -> tuple[int, int]:
     """The results in ``target``, the errors, if there are any, in NAME.errors.jsonl; how many of each."""
     if target == STDOUT:
-        raise UserError("--format openai-batch writes two files: name one")
+        raise UserError("--format", "it writes two files, so it needs a file name", value="openai-batch")
     run = selection.run
     if not holds_requests(run.config["dataset"]):
-        raise UserError(f"--format openai-batch: {run.path} was not made from dataset=openai_batch")
+        raise UserError("--format", f"{run.path} was not made from dataset=openai_batch", value="openai-batch")
     selection.join = True
     failed = errors_file(target)
     if failed.exists() and not overwrite:

@@ -87,7 +87,7 @@ class Selection:
     def _check_columns(self, table: pa.Table) -> None:
         for name in self.columns:
             if name not in table.column_names:
-                raise UserError(f"--columns: no column {name!r}{did_you_mean(name, table.column_names)}")
+                raise UserError("--columns", f"no column {name!r}{did_you_mean(name, table.column_names)}")
 
 
 def _filtered(mask: Mask, table: pa.Table) -> pa.Array:

@@ -102,9 +102,9 @@ def write_training(
     How many went into each file. UserError if there is none.
     """
     if not 0 <= validation < 1:
-        raise UserError(f"--validation {validation:g}: it must be at least 0 and below 1")
+        raise UserError("--validation", "it must be at least 0 and below 1", value=f"{validation:g}")
     if validation and target == STDOUT:
-        raise UserError("--validation writes two files: name one")
+        raise UserError("--validation", "it writes two files, so it needs a file name", value=f"{validation:g}")
     selection.join = True
     names = [target, *([validation_file(target)] if validation else [])]
     counts = dict.fromkeys(names, 0)
@@ -153,7 +153,7 @@ def _cell(option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any
         template.check_names(columns)
         return template.render
     if what not in columns:
-        raise UserError(f"{option}: no column {what!r}{did_you_mean(what, columns)}; a template has {{{{ }}}} in it")
+        raise UserError(option, f"no column {what!r}{did_you_mean(what, columns)}; a template needs {{{{ }}}}")
     return lambda row: row[what]
 
 

@@ -14,7 +14,7 @@ itself. ``notify.webhook`` and ``notify.macos`` report the end, failures and pau
 
 Modules:
 awake       The machine is kept awake while a run works; the display may sleep.
-guard       The engine as a run uses it: what is in it is on disk, and rows that were there at deaths are kept apart.
+guard       The engine as a run uses it: its rows are noted on disk, and rows seen at deaths are isolated.
 link        What connects a worker to the supervisor that started it: how it reports, and how it ends.
 night       One session's night: the schedule, the machine's sleep and the notices, put together.
 notify      Notifications of how a run is going: a command, a webhook, a macOS notification.

@@ -1,4 +1,4 @@
-"""The engine as a run uses it: what is in it is on disk, and rows that were there at deaths are kept apart."""
+"""The engine as a run uses it: its rows are noted on disk, and rows seen at deaths are isolated."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Key = tuple[int, int]
 class GuardedEngine:
     """An Engine around the one that ``opened`` makes; see the protocol.
 
-    ``alone``: rows that are computed one at a time, after all others that are to hand. ``quarantined``: rows that are
-    answered with this error. ``wait(beat, release)`` is called before every step and may take hours; it calls ``beat``
-    meanwhile, ``release`` to give the model's memory back, and returns whether to go on. While the engine takes more
-    than ``watermark`` bytes nothing is added to what it has.
+    ``alone``: rows to be computed one at a time, after all others available. ``quarantined``: rows to be answered with
+    this error. ``wait(beat, release)`` is called before every step and may take hours; meanwhile it calls ``beat``,
+    may call ``release`` to free the model's memory, and returns whether to continue. ``watermark`` (bytes): while the
+    engine uses more memory, nothing is added to it.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class GuardedEngine:
         return ended
 
     def release(self) -> None:
-        """Free the device; what is in the engine is computed anew when it goes on."""
+        """Free the device; the sequences in the engine are computed again when it is reopened."""
         if self._inner is not None:
             self._work = self.work
             self._inner.close()

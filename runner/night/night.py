@@ -71,12 +71,13 @@ class Night:
         self._notify("finished", outcome())
 
     def _tell(self, paused: bool, why: Obstacle) -> None:
-        log.info("%s: %s", "paused" if paused else "resumed, no longer", why.text)
+        said = ("paused", why.text) if paused else ("resumed", f"the pause is over ({why.text})")
+        log.info("%s: %s", *said)
         if paused and why.kind == BATTERY:
             self._awake.release()
         elif not paused:
             self._awake.hold()
-        self._notify("paused" if paused else "resumed", why.text if paused else f"no longer {why.text}")
+        self._notify(*said)
 
     def _notify(self, event: str, what: str) -> None:
         notify(self._whom, event, f"{self._run_dir.name} {event}: {what}", str(self._run_dir.resolve()))

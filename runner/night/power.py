@@ -30,7 +30,7 @@ class Machine(Protocol):
         ...
 
     def on_battery(self) -> bool:
-        """Whether no mains power is there."""
+        """Whether there is no mains power."""
         ...
 
     def load(self) -> float:

@@ -44,7 +44,7 @@ class ScheduleConf:
 
 
 def check_schedule(conf: ScheduleConf) -> None:
-    """Raise UserError for texts that are no hours and durations."""
+    """Raise UserError for texts that are not times of day or durations."""
     Schedule(conf)
 
 
@@ -56,7 +56,7 @@ class Obstacle(NamedTuple):
 
 
 class Schedule:
-    """A ScheduleConf with its texts read."""
+    """A ScheduleConf with its texts parsed."""
 
     def __init__(self, conf: ScheduleConf) -> None:
         self.conf = conf
@@ -67,7 +67,7 @@ class Schedule:
     def obstacle(self, machine: Machine) -> Obstacle | None:
         """Why the run must not work now; None if it may."""
         if self.window and not _inside(machine.now().time(), *self.window):
-            return Obstacle(WINDOW, f"outside of schedule.window={self.conf.window}")
+            return Obstacle(WINDOW, f"outside schedule.window={self.conf.window}")
         if self.conf.on_battery == "pause" and machine.on_battery():
             return Obstacle(BATTERY, "on battery power")
         if self.conf.max_load is not None and (load := machine.load()) > self.conf.max_load:
@@ -78,8 +78,8 @@ class Schedule:
 class Gate:
     """What a run passes before every step. ``began``: its start in the machine's monotonic seconds.
 
-    ``stopped`` says that a stop was asked for, ``stop`` asks for one. ``tell(paused, why)`` is called when a pause
-    begins and ends.
+    ``stopped`` returns whether a stop was requested, ``stop`` requests one. ``tell(paused, why)`` is called when a
+    pause begins and ends.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Gate:
         self.is_over = False  # because of stop_after
 
     def wait(self, beat: Callable[[], None] = lambda: None, release: Callable[[], None] | None = None) -> bool:
-        """Return when the run may work, or with False when it must stop. A look costs nothing most of the time.
+        """Return True when the run may work, False when it must stop; most calls look at nothing and cost nothing.
 
         ``beat`` is called all the time in a pause, ``release`` once if it gets long (None: nothing is held yet).
         """
@@ -115,7 +115,7 @@ class Gate:
         if self._machine.monotonic() - self._began < self._schedule.stop_after_s:
             return False
         if not self.is_over:
-            log.info("schedule.stop_after=%s is over", self._schedule.conf.stop_after)
+            log.info("schedule.stop_after=%s has passed", self._schedule.conf.stop_after)
             self.is_over = True
             self._stop()
         return True
@@ -128,7 +128,7 @@ class Gate:
             self._machine.sleep(_PATIENCE_SECONDS)
             now = self._machine.monotonic()
             if release and now - paused > self._schedule.release_after_s:
-                log.info("the pause is long: giving the model's memory back")
+                log.info("a long pause: releasing the model's memory")
                 release()
                 release = None
             if now - self._looked >= LOOK_SECONDS:

@@ -1,10 +1,10 @@
-"""The morning report: one HTML file that says what a run was, what came out, and how far to trust it.
+"""The morning report: one HTML file on a run, its results and how far to trust them.
 
 Modules:
 charts   The charts of a report: figures in, inline SVG out; "" where there is nothing to draw.
 figures  The figures of a report, read from a run directory: plain data, nothing about how they look.
-page     A report's figures as one HTML page that loads nothing and takes no row's text for markup.
-quality  What a report says about the quality of labels, summaries and made-up texts: names and values, read with care.
+page     A report's figures as one HTML page that loads nothing and escapes every text of a row.
+quality  The quality of labels, summaries and synthetic texts in a report, as names and values.
 svg      Matplotlib figures as inline SVG that takes its colours and its type from the page, light or dark.
 """
 
@@ -24,7 +24,7 @@ def write_report(run_dir: Path, source: DataSource | None = None, known: Mapping
     """Write ``report.html`` into a run directory, finished or not, and return its path.
 
     ``source`` is the run's data set if it is open already, else it is opened from what the checkpoint says;
-    ``known`` are figures that need not be computed again: ``evaluation`` of labels, ``rouge`` of summaries. Raises
+    ``known``: figures that need not be computed again: ``evaluation`` of labels, ``rouge`` of summaries. Raises
     UserError without a checkpoint.
     """
     from runner.disk import disk_errors, write_text

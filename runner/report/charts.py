@@ -11,7 +11,7 @@ import numpy as np
 
 from runner.report.figures import Figures
 from runner.report.svg import GRID, INK, MUTED, SECOND, SERIES, SURFACE, chart
-from runner.words import escaped
+from runner.words import count_of, escaped
 
 _POINTS = 240  # of a curve
 _LABELS = 24
@@ -25,8 +25,8 @@ def charts(figures: Figures) -> dict[str, str]:
         "speed": speed(marks),
         "memory": memory(marks),
         "slots": slots(marks),
-        "prompts": histogram("prompts", figures.prompt_tokens, "tokens in a row's prompts"),
-        "answers": histogram("answers", figures.completion_tokens, "tokens generated for a row"),
+        "prompts": histogram("prompts", figures.prompt_tokens, "prompt tokens per row"),
+        "answers": histogram("answers", figures.completion_tokens, "tokens generated per row"),
         "labels": bars("labels", figures.labels, "rows with each label"),
         "confidence": histogram("confidence", figures.confidence, "confidence", (0.0, 1.0)),
         "reliability": reliability(figures.reliability),
@@ -46,7 +46,7 @@ def speed(marks: Sequence[dict[str, Any]]) -> str:
     if len(hours) < 2:
         return ""
     unit, scale = _unit(hours[-1])
-    with chart("speed", f"Rows a second over the run: between {min(rates):,.1f} and {max(rates):,.1f}") as drawn:
+    with chart("speed", f"Rows per second over the run: between {min(rates):,.1f} and {max(rates):,.1f}") as drawn:
         drawn.axes.plot(hours / scale, rates, color=SERIES)
         _over_time(drawn.axes, marks, unit, scale, "rows/s")
     return drawn.svg
@@ -92,7 +92,7 @@ def histogram(name: str, values: np.ndarray, label: str, span: tuple[float, floa
     low, high = span or (float(values.min()), float(values.max()))
     most = float(np.quantile(values, 0.995))
     if span is None and high - low > 1.5 * (most - low) > 0:  # a few far rows would squeeze all others together
-        label = f"{label} ({int((values > most).sum()):,} rows beyond, up to {_number(high)})"
+        label = f"{label} ({count_of(int((values > most).sum()), 'row')} beyond, up to {_number(high)})"
         high = most
     bins = int(min(_BINS, high - low + 1)) if whole else _BINS
     edges = np.linspace(low, high + (1 if whole else 0), bins + 1)
@@ -144,7 +144,7 @@ def bars(name: str, counts: dict[str, int], label: str) -> str:
 
 
 def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
-    """How often rows of some confidence are right, against the diagonal on which a calibrated model lies."""
+    """How often rows of a given confidence are right, against the diagonal of a calibrated model."""
     if not bins:
         return ""
     confidence, right, rows = map(np.array, zip(*bins, strict=True))
@@ -154,13 +154,13 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
         drawn.axes.plot(confidence, right, color=SERIES)
         sizes = 20 + 130 * np.sqrt(rows / rows.max())
         drawn.axes.scatter(confidence, right, s=sizes, color=SERIES, edgecolors=SURFACE, linewidths=1, zorder=3)
-        drawn.axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel="mean confidence of the rows", ylabel="share right")
+        drawn.axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel="mean confidence of the rows", ylabel="share correct")
         drawn.axes.grid(True, axis="both", color=GRID)
     return drawn.svg
 
 
 def coverage(points: Sequence[dict[str, Any]]) -> str:
-    """Accuracy of the surest rows, as more of them count; ``points``: {coverage, accuracy, ...}, both shares."""
+    """Accuracy of the most confident rows, as more of them count; ``points``: {coverage, accuracy}, both shares."""
     known = [(p["coverage"], p["accuracy"]) for p in points if None not in (p.get("coverage"), p.get("accuracy"))]
     if len(known) < 2:
         return ""
@@ -169,7 +169,7 @@ def coverage(points: Sequence[dict[str, Any]]) -> str:
         "coverage", f"Accuracy {accuracy[0]:.0%} at {shares[0]:.0%} of the rows, {accuracy[-1]:.0%} at most"
     ) as drawn:
         drawn.axes.plot(shares, accuracy, color=SERIES)
-        drawn.axes.set(xlim=(0, 1.02), xlabel="share of the rows kept, the surest first", ylabel="accuracy")
+        drawn.axes.set(xlim=(0, 1.02), xlabel="share of rows kept, most confident first", ylabel="accuracy")
         drawn.axes.set_ylim(max(0.0, accuracy.min() - 0.1), min(1.02, accuracy.max() + 0.1))  # noise stays small
     return drawn.svg
 

@@ -90,7 +90,7 @@ def reopen(run: Run) -> tuple[DataSource | None, str | None]:
 
 @dataclass
 class _Sums:
-    """What is gathered while the rows pass by."""
+    """Sums over the rows, gathered block by block."""
 
     positions: list[np.ndarray] = field(default_factory=list)
     arrays: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
@@ -215,7 +215,7 @@ def _pick_rows(
 
 
 def _add_inputs(rows: dict[int, dict[str, Any]], source: DataSource | None, job: list[str]) -> None:
-    """Put the input columns that the output lacks beside it, and the right answer as ``gold``."""
+    """Put the input columns that the output lacks beside it, and the gold label as ``gold``."""
     if source is None:
         return
     for row, columns in rows.items():

@@ -1,4 +1,4 @@
-"""A report's figures as one HTML page that loads nothing and takes no row's text for markup."""
+"""A report's figures as one HTML page that loads nothing and escapes every text of a row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.checkpoint.records import clean
 from runner.report.charts import charts
 from runner.report.figures import Figures
 from runner.report.quality import sections
-from runner.words import duration, escaped, without_hashes
+from runner.words import count_of, duration, escaped, without_hashes
 
 MOST_BYTES = 1_900_000
 _CELL, _LEAST_CELL = 500, 40  # characters shown of a cell
@@ -38,6 +38,7 @@ def render(figures: Figures) -> str:
         page = template.render(
             **_content(figures, cell),
             charts=drawn,
+            count_of=count_of,
             own_charts=[name for name in drawn if ":" in name],
             style=Markup(style),
             script=Markup(script),
@@ -53,7 +54,7 @@ def _resource(name: str) -> str:
 
 
 def _content(figures: Figures, cell: int) -> dict[str, Any]:
-    """What the template sees; every text in it is cut and shows its control characters."""
+    """The template's variables; every text among them is cut and shows its control characters."""
     status, identity = figures.status, figures.identity
     seconds = status["active_s"]
     tokens = status["prompt_tokens"] + status["completion_tokens"]

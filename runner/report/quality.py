@@ -1,6 +1,6 @@
-"""What a report says about the quality of labels, summaries and made-up texts: names and values, read with care.
+"""The quality of labels, summaries and synthetic texts in a report, as names and values.
 
-The figures come from whoever computed them; what is missing is left out.
+Missing figures are left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from runner.report.figures import Figures
+from runner.words import count_of
 
 Facts = list[tuple[str, str]]
 _NAMES = {"accuracy": "accuracy", "kappa": "Cohen's kappa", "macro_f1": "macro F1", "ece": "calibration error (ECE)"}
@@ -20,7 +21,7 @@ _ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 def sections(figures: Figures) -> list[tuple[str, Facts]]:
     """Titles and their facts; those without facts are left out."""
     found = [
-        ("How right the labels are", label_facts(figures.evaluation or {})),
+        ("Label quality", label_facts(figures.evaluation or {})),
         ("Summaries", summary_facts(figures)),
         ("Diversity", diversity_facts(figures)),
         ("Rejected attempts", [(kind, f"{n:,}") for kind, n in (figures.status.get("rejected") or {}).items()][:20]),
@@ -29,7 +30,7 @@ def sections(figures: Figures) -> list[tuple[str, Facts]]:
 
 
 def label_facts(evaluation: dict[str, Any]) -> Facts:
-    """Overall figures with their 95% intervals, then precision and recall by class."""
+    """Overall figures with their 95% intervals, then precision, recall and F1 by class."""
     if not evaluation.get("rows") or evaluation.keys() <= {"rows", "accuracy", "confusion"}:  # is on the page already
         return []
     intervals = {"ece": evaluation.get("intervals_ece"), **(evaluation.get("intervals") or {})}
@@ -39,7 +40,7 @@ def label_facts(evaluation: dict[str, Any]) -> Facts:
         if isinstance(evaluation.get(name), float)
     ]
     if evaluation.get("abstained"):
-        facts.append(("abstained", f"{evaluation['abstained']:,} rows"))
+        facts.append(("abstained", count_of(evaluation["abstained"], "row")))
     for name, figure in list((evaluation.get("classes") or {}).items())[:20]:
         facts.append(
             (name, f"precision {figure['precision']:.3f}, recall {figure['recall']:.3f}, F1 {figure['f1']:.3f}")
@@ -56,7 +57,7 @@ def summary_facts(figures: Figures) -> Facts:
     compression = figures.numbers.get("compression")
     if compression is not None and len(compression):
         facts.append(
-            ("compression", f"the median document is {np.median(compression):.1f} times longer than its summary")
+            ("compression", f"the median document is {np.median(compression):.1f} times as long as its summary")
         )
     return facts
 
@@ -72,7 +73,7 @@ def diversity_facts(figures: Figures) -> Facts:
         grams = Counter(gram for one in words for gram in zip(*(one[i:] for i in range(n)), strict=False))
         if grams:
             facts.append((f"distinct-{n}", f"{len(grams) / grams.total():.3f} of the {n}-grams of {len(texts)} rows"))
-    return [*facts, ("copies", f"{len(texts) - len(set(texts)):,} of {len(texts):,} texts stand there before")]
+    return [*facts, ("copies", f"{len(texts) - len(set(texts)):,} of {len(texts):,} texts repeat an earlier one")]
 
 
 def _with_interval(value: float, interval: Any) -> str:

@@ -1,15 +1,15 @@
 """What came out of a run, read without disturbing it: rows, status, evaluation, comparison, for people.
 
 Modules:
-compare       Two runs side by side: what differs in what they were, and in the rows that came out.
+compare       Two runs side by side: how their configurations and their rows differ.
 diversity     How different synthetic texts are from each other, and how the share of duplicates grew.
-evaluate      How right a run's labels are, against a gold column: read block by block, whatever the number of rows.
-progress      What a run shows while it works: a tqdm bar on a terminal or in a notebook, a line a minute elsewhere.
-rouge         How near summaries are to reference texts: ROUGE-1, ROUGE-2 and ROUGE-L, with intervals.
+evaluate      How accurate a run's labels are against a gold column, read block by block whatever the number of rows.
+progress      The progress of a working run: a tqdm bar on a terminal or in a notebook, a line per minute elsewhere.
+rouge         How close summaries are to reference texts: ROUGE-1, ROUGE-2 and ROUGE-L, with intervals.
 run           A run directory from Python: how far it is, what it was, its rows, its errors.
-scores        How right labels and confidences are, with bootstrap intervals: arrays in, figures out.
+scores        How accurate labels and confidences are, with bootstrap intervals: arrays in, figures out.
 show          Figures as text for people: what ``run`` and ``status`` print on the standard output.
-show_preview  What ``preview`` prints: prompts with their tokens in colour, and figures.
-status        What a run directory says about itself, all of it derived from the checkpoint.
+show_preview  The output of ``preview``: prompts with their tokens in colour, and figures.
+status        The state and the figures of a run directory, all of them derived from the checkpoint.
 watch         ``rowmill watch``: a run seen live from a second terminal, read from its checkpoint and nowhere else.
 """

@@ -1,4 +1,4 @@
-"""Two runs side by side: what differs in what they were, and in the rows that came out."""
+"""Two runs side by side: how their configurations and their rows differ."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runner.checkpoint.identity import difference
 from runner.console import line, say
 from runner.results.run import Run
 from runner.types import UserError
-from runner.words import escaped
+from runner.words import count_of, escaped
 
 FLIPS = 10  # rows shown that differ
-_UNSAID = ("confidence", "probabilities")  # follow from the label, and differ by rounding alone
+_UNSAID = ("confidence", "probabilities")  # follow from the label, and may differ by rounding
 _BESIDES = ("rows", "shard_rows", "columns")  # in an identity: they follow from the rest, or do not matter
 _CHARS = 160
 
@@ -49,7 +49,8 @@ def compare(a: Path, b: Path, by: str | None = None) -> dict[str, Any]:
     Keys: ``configuration`` (lines ``key: old -> new``), ``versions`` (the same), ``rows`` compared (None: the data sets
     differ and there is no ``by``), ``columns`` (name: share of rows with equal values), ``kappa`` (Cohen's, of
     ``label``; None without one), ``errors`` (rows in error ``in_a``, ``in_b``, ``in_both``), ``flipped`` (rows that
-    differ) and ``flips`` (a sample of them). Raises UserError for what is no run, and for a ``by`` that one lacks.
+    differ) and ``flips`` (a sample of them). Raises UserError for folders that are not runs, and for a ``by`` that a
+    run lacks.
     """
     runs = Run(a), Run(b)
     old, new = ({name: v for name, v in run.identity.items() if name not in _BESIDES} for run in runs)
@@ -97,7 +98,7 @@ def _compare_rows(a: Run, b: Run, by: str | None) -> Columns:
     for run in (a, b):
         if by is not None and by not in run.columns.kept:
             kept = ", ".join(run.columns.kept) or "none"
-            raise UserError(f"--by {by}: the output of {run.path} has no input column of this name; it has {kept}")
+            raise UserError("--by", f"the output of {run.path} has no such input column; it has {kept}", value=by)
     texts = [name for name in a.columns.kept if name != by]
     columns, rng = Columns(same=Counter(dict.fromkeys(names, 0))), random.Random(0)
     for row, first, second in _pairs(a, b, [*names, "error"], texts, by):
@@ -178,7 +179,7 @@ def show_comparison(figures: dict[str, Any], say: Callable[[str], None] = say) -
             f"{errors['in_both']:,} in both",
         )
     if figures["flips"]:
-        line("differ", f"{figures['flipped']:,} rows, {len(figures['flips'])} of them here:")
+        line("differ", f"{count_of(figures['flipped'], 'row')}, {len(figures['flips'])} of them shown:")
     for flip in figures["flips"]:
         before, after = (_brief(flip[side]) for side in ("a", "b"))
         text = f"   {_brief(flip['text'])}" if flip["text"] else ""

@@ -14,14 +14,14 @@ from typing import Any
 from runner.checkpoint.records import error_kind
 from runner.results.run import Run
 
-TEXTS = 10_000  # looked at, the first of them
+TEXTS = 10_000  # the first so many are measured
 SAMPLED, ORDERS = 100, 4  # texts and n-gram lengths of self-BLEU
 STRETCHES = 10  # of the attempts
 DUPLICATES = ("exact", "near")
 
 
 def diversity(run_dir: Path, attempts: int) -> dict[str, Any]:
-    """Figures over the accepted texts and the rejected attempts of a run that made so many ``attempts``.
+    """Figures over the accepted texts and the rejected ones among the ``attempts`` of a run.
 
     ``distinct_1`` and ``distinct_2``: distinct words and pairs of words as shares of all (Li et al. 2016).
     ``self_bleu``: the mean BLEU-4 of up to 100 sampled texts, each against the others (Zhu et al. 2018; counts plus

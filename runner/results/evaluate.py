@@ -1,4 +1,4 @@
-"""How right a run's labels are, against a gold column: read block by block, whatever the number of rows."""
+"""How accurate a run's labels are against a gold column, read block by block whatever the number of rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.results.scores import accuracy_by_coverage, calibration_error, label
 from runner.types import UserError
 
 NONE = "(none)"
-MOST_CLASSES = 1000  # where nobody says which there are
+MOST_CLASSES = 1000  # where neither the job nor the data set names them
 Golds = Callable[[int, pa.Table], list[str | None]]  # of a block: its first row and its columns
 
 
@@ -40,28 +40,28 @@ def _occurring(run: Run, golds: Golds, also: Sequence[str] = ()) -> list[str]:
         seen.update(None if label is None else str(label) for label in table["label"].unique().to_pylist())
         seen.update(golds(start, table))
         if len(seen) > MOST_CLASSES:
-            raise UserError(f"more than {MOST_CLASSES:,} different values in the column label and the gold column")
+            raise UserError(f"the label and gold columns have more than {MOST_CLASSES:,} different values")
     return sorted(name for name in seen if name is not None)
 
 
 def evaluate_run(run_dir: Path, gold: str) -> dict[str, Any]:
-    """The figures against any column that the output kept or the data set has. Raises UserError if there is none."""
+    """The figures against any column that the output kept or the data set has. UserError if it does not exist."""
     run = Run(run_dir)
     columns = run.columns.names
     if "label" not in columns:
-        raise UserError(f"{run_dir} has no column label: its job gave {', '.join(columns)}")
+        raise UserError(f"{run_dir} has no column label: its columns are {', '.join(columns)}")
     labels = _label_names(run)
     kept = [name for name in columns if name != "label"]
     try:
         source, lost = run.source if run.is_row_by_row else None, None
-    except (UserError, OSError) as problem:  # moved or changed: what the output kept may do
+    except (UserError, OSError) as problem:  # moved or changed: the kept columns may suffice
         source, lost = None, str(problem)
     if source is not None and gold in source.column_names:
         return evaluate_labels(run_dir, source.with_gold(gold, labels or []), labels)
     if gold not in kept:
         known = dict.fromkeys([*kept, *(source.column_names if source else [])])
         why = f" ({lost})" if lost else ""
-        raise UserError(f"--gold {gold}: there is no such column{why}; there are {', '.join(known)}")
+        raise UserError("--gold", f"there is no such column{why}; valid: {', '.join(known)}", value=gold)
     classes = [str(name) for name in run.config["dataset"].get("classes") or labels or []]
 
     def golds(start: int, table: pa.Table) -> list[str | None]:
@@ -77,7 +77,7 @@ def _named(value: Any, classes: list[str]) -> str | None:
 
 
 def _label_names(run: Run) -> list[str] | None:
-    """The labels in the job's order; None for a job of one's own, which may give any."""
+    """The labels in the job's order; None for a job of the user's own, which may return any."""
     from runner.text.labels import read_labels
 
     try:
@@ -88,7 +88,7 @@ def _label_names(run: Run) -> list[str] | None:
 
 @dataclass
 class Evaluation:
-    """A run's labels read beside ``golds``. ``labels`` are all names; ``also``: output columns that ``golds`` needs."""
+    """A run's labels compared with ``golds``. ``labels``: all names; ``also``: output columns that ``golds`` reads."""
 
     run: Run
     labels: list[str]
@@ -146,7 +146,7 @@ class Evaluation:
         return found
 
     def _effect_of_prior(self, gold: Any, plain: Any, right: Any) -> dict[str, Any]:
-        """What the labels would have been without the prior, abstained rows included, in error rows none."""
+        """The accuracy of the labels without the prior: abstained rows count, error rows have no label."""
         prior = self.run.prelude["prior"]
         return {**prior, "accuracy_without": float((plain == gold).mean()), "accuracy": float(right.mean())}
 

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a tqdm bar on a terminal or in a notebook, a line a minute elsewhere."""
+"""The progress of a working run: a tqdm bar on a terminal or in a notebook, a line per minute elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("rowmill")
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 60.0
-PACE_SECONDS = 600.0  # over which the time left is predicted: long prompts come in stretches
+PACE_SECONDS = 600.0  # over which the time left is estimated: long prompts come in stretches
 WARM_SECONDS = 30.0  # of a session, during which the speed of the earlier ones says more
 _BAR = 12  # columns
 
@@ -66,7 +66,7 @@ class Progress:
             self.show()
 
     def show(self) -> None:
-        """Show the latest totals; ``run.log`` has a line a minute also where there is a bar."""
+        """Show the latest totals; ``run.log`` has a line per minute even where there is a bar."""
         totals = self.store.totals()
         self._remember(totals)
         self.shown = self.points[-1].at

@@ -1,4 +1,4 @@
-"""How near summaries are to reference texts: ROUGE-1, ROUGE-2 and ROUGE-L, with intervals."""
+"""How close summaries are to reference texts: ROUGE-1, ROUGE-2 and ROUGE-L, with intervals."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 from runner.data.source import DataSource
 from runner.results.run import Run
 from runner.types import UserError
+from runner.words import count_of
 
 KINDS = ("rouge1", "rouge2", "rougeL")
 RESAMPLES, SEED = 1000, 0
 
 
 def need_rouge(gold: str) -> None:
-    """UserError if the package that computes the scores is not there."""
+    """UserError if the package that computes the scores is not installed."""
     if find_spec("rouge_score") is None:
         raise UserError(
             "dataset.gold",
-            "scores need the package rouge-score: pip install 'rowmill[summarize]'; without them, dataset.gold=null",
+            "scores need the package rouge-score: pip install 'rowmill[summarize]'; or dataset.gold=null for no scores",
             value=gold,
         )
 
@@ -59,4 +60,4 @@ def rouge_lines(rouge: dict[str, Any]) -> list[str]:
     """The scores as text, one line each."""
     names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     lines = ["{} {f1:.3f} ({low:.3f} to {high:.3f})".format(names[kind], **rouge[kind]) for kind in KINDS]
-    return [*lines, f"mean F1 and its 95% interval over {rouge['rows']:,} rows with a reference"]
+    return [*lines, f"mean F1 and its 95% interval over {count_of(rouge['rows'], 'row')} with a reference"]

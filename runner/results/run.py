@@ -69,7 +69,7 @@ class RowBlock(NamedTuple):
 class Run:
     """A run directory, running, interrupted or finished; see ``runner.open_run``. ``data``: where its input lies now.
 
-    Whatever is read raises UserError if there is no run, or if it is damaged.
+    Every property and method raises UserError if the run is missing or damaged.
     """
 
     path: Path
@@ -83,17 +83,17 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """How far it is by now: the figures of ``rowmill status --json``."""
+        """How far it has come: the figures of ``rowmill status --json``."""
         return read_status(self.path)
 
     @cached_property
     def begun(self) -> float:
-        """When the first session began, in Unix time."""
+        """When the first session began, as a Unix time in seconds."""
         return self.status["started"]
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration that it was begun with, as plain values."""
+        """The configuration that it was started with, as plain values."""
         import yaml
 
         file = self.path / "config.yaml"
@@ -121,7 +121,7 @@ class Run:
 
     @cached_property
     def source(self) -> DataSource:
-        """The rows that went in, from where they lay. UserError if they have changed or are gone."""
+        """The input rows, read from their original place. UserError if they have changed or are gone."""
         from runner.data.conf import DatasetConf
         from runner.data.source import open_source
 
@@ -131,7 +131,7 @@ class Run:
             conf = conf.changed(path=self.data or str(self.path / COPY))
         source = open_source(conf, folders=self._reader_folders(), modules=self.config.get("modules", ()))
         if source.fingerprint != recorded["fingerprint"]:
-            raise UserError(f"{conf.display_name} holds other rows than {self.path} was made from")
+            raise UserError(f"{conf.display_name} does not hold the rows that {self.path} was made from")
         return source
 
     def _reader_folders(self) -> list[str]:
@@ -143,7 +143,7 @@ class Run:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """All that decided what came out."""
+        """Everything that determined the output."""
         with open_reader(self.path) as connection:
             return read_identity(connection)
 
@@ -210,7 +210,7 @@ class Run:
         return found
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[RowBlock]:
-        """The finished rows in the order of the input, some at a time: whole shards, and what is done of others.
+        """The finished rows in the order of the input, some at a time: whole shards, and the finished parts of others.
 
         ``columns`` of the output, all by default. The data set is opened only if there are kept columns among them,
         and rows of shards that are not whole yet.
@@ -254,7 +254,7 @@ class Run:
                 return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
         except (OSError, pa.ArrowException) as error:
             problem = str(error)
-        raise UserError(f"{path} cannot be read ({problem}): `rowmill run` with the run's command makes it again")
+        raise UserError(f"{path} cannot be read ({problem}): run the original command again to rebuild it")
 
 
 def _job_schema(connection: sqlite3.Connection, columns: dict[str, str]) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""How right labels and confidences are, with bootstrap intervals: arrays in, figures out.
+"""How accurate labels and confidences are, with bootstrap intervals: arrays in, figures out.
 
 The bootstrap draws how often each kind of row (gold label and label, or confidence and whether right) would occur in a
 new sample of as many rows: the same as drawing rows, at a cost that does not grow with them.
@@ -99,7 +99,7 @@ def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple
 
 
 def accuracy_by_coverage(confidence: Floats, right: npt.NDArray[np.bool_], rows: int) -> list[dict[str, Any]]:
-    """Accuracy among the surest rows, for rising thresholds; ``coverage`` is their share of ``rows``."""
+    """Accuracy of the most confident rows, for rising thresholds; ``coverage`` is their share of ``rows``."""
     order = np.argsort(-confidence, kind="stable")
     falling, hits = confidence[order], np.cumsum(right[order])
     rng = np.random.default_rng(0)

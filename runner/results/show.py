@@ -15,7 +15,7 @@ NOW_SECONDS = 60.0  # what "now" means of a speed
 
 
 def show_run(figures: dict[str, Any]) -> None:
-    """The end of a run: how right it is where that is known, then the figures and the output's path."""
+    """The end of a run: its accuracy where that is known, then the figures and the output's path."""
     evaluation = figures.get("evaluation")
     if evaluation and evaluation["rows"]:
         show_evaluation(evaluation)
@@ -36,13 +36,13 @@ def show_run(figures: dict[str, Any]) -> None:
 
 
 def show_evaluation(found: dict[str, Any]) -> None:
-    """How right a run's labels are; see ``runner.results.evaluate``."""
+    """How accurate a run's labels are; see ``runner.results.evaluate``."""
     for name, text in verdict_lines(found):
         line(name, escaped(text))
 
 
 def show_status(figures: Mapping[str, Any]) -> None:
-    """A run seen from outside: how far it is and, where that can be known, how long it will take."""
+    """A run seen from outside: how far it has come and, if that is known, how long the rest will take."""
     pid = f" (process {figures['pid']})" if figures.get("pid") else ""
     line("state", f"{figures['state']}{pid}")
     _show_figures(figures)
@@ -68,7 +68,7 @@ def _show_figures(figures: Mapping[str, Any]) -> None:
         line("", f"{count:,} x {escaped(kind)}")
     if rejected := figures.get("rejected"):
         taken = sum(rejected.values())
-        line("rejected", f"{taken:,} of {taken + figures['finished']:,} attempts, by reason:")
+        line("rejected", f"{taken:,} of {count_of(taken + figures['finished'], 'attempt')}, by reason:")
         for kind, count in rejected.items():
             line("", f"{count:,} x {escaped(kind)}")
     forced = f" ({figures['forced_tokens']:,} of them forced by the grammar)" if figures["forced_tokens"] else ""
@@ -91,7 +91,7 @@ def _show_figures(figures: Mapping[str, Any]) -> None:
 
 def verdict_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     """(name, text) pairs; a name may be empty. ``found`` has rows."""
-    lines = [("accuracy", f"{_with(found, 'accuracy')} on {found['rows']:,} rows with a gold label")]
+    lines = [("accuracy", f"{_with(found, 'accuracy')} on {count_of(found['rows'], 'row')} with a gold label")]
     if found["labelled"] < found["rows"]:
         lost = [
             f"{found[kind]:,} {text}"
@@ -111,7 +111,7 @@ def verdict_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     if one := found.get("calibration"):
         effect = f"{one['ece_before']:.3f} {_range(one['interval_before'])} before, "
         effect += f"{one['ece']:.3f} {_range(one['interval'])} after"
-        fitted = f"temperature {one['temperature']:.2f}, fitted on {one['fitted_on']:,} rows"
+        fitted = f"temperature {one['temperature']:.2f}, fitted on {count_of(one['fitted_on'], 'row')}"
         lines.append(("calibr.", f"{fitted}; calibration error on the other {one['rows']:,}: {effect}"))
     return lines
 

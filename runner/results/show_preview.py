@@ -1,4 +1,4 @@
-"""What ``preview`` prints: prompts with their tokens in colour, and figures."""
+"""The output of ``preview``: prompts with their tokens in colour, and figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from runner.console import line, say
-from runner.words import duration, escaped
+from runner.words import count_of, duration, escaped
 
 _SHOWN_CHARS, _SHOWN_TOKENS = 3000, 700  # of a prompt's prefix, and of the rest
 _BAR = 30  # columns
@@ -18,7 +18,7 @@ def show_preview(figures: dict[str, Any]) -> None:
     """The first prompts, their tokens coloured by part on a terminal, then the figures."""
     for number, prompt in enumerate(figures["prompts"]):
         shared = f", of which {prompt['shared_tokens']:,} are a shared prefix" if prompt["shared_tokens"] else ""
-        say(f"--- row {prompt['row']:,}: {prompt['tokens']:,} tokens{shared}")
+        say(f"--- row {prompt['row']:,}: {count_of(prompt['tokens'], 'token')}{shared}")
         say(_prompt(prompt, whole=number == 0))
     say("---")
     tokens, looked = figures["prompt_tokens"], figures["rows_looked_at"]
@@ -33,7 +33,9 @@ def show_preview(figures: dict[str, Any]) -> None:
     line("cache", f"{figures['shared_share']:.1%} of the prompt tokens are shared prefixes, computed once")
     line("answer", _answer(figures))
     if figures["too_long"]:
-        line("too long", f"{figures['too_long']:,} prompts with their answers exceed the context and will be errors")
+        line(
+            "too long", f"{count_of(figures['too_long'], 'row')} will be in error: prompt and answer exceed the context"
+        )
     if figures["context"]:
         line("context", f"{figures['context']:,} tokens")
     line("memory", _memory(figures["memory"]))
@@ -48,7 +50,7 @@ def show_preview(figures: dict[str, Any]) -> None:
 def _answer(figures: dict[str, Any]) -> str:
     choices = figures["choices"]
     if choices is None:
-        return f"up to {figures['max_tokens']:,} tokens of text"
+        return f"up to {count_of(figures['max_tokens'], 'token')} of text"
     names = [f"{escaped(name)} ({count})" for name, count in list(choices.items())[:20]]
     more = f" and {len(choices) - 20:,} more" if len(choices) > 20 else ""
     return f"one of {', '.join(names)}{more}; every label is scored (in brackets: its tokens)"
@@ -63,15 +65,17 @@ def _memory(memory: dict[str, Any] | None) -> str:
 
 def _time(estimate: dict[str, Any] | None) -> str:
     if estimate is None:
-        return "not known before a trial: `rowmill preview --trial 20` with the same keys computes 20 rows of the run"
+        return (
+            "unknown before a trial: `rowmill preview --trial 20` with the same overrides computes 20 rows of the run"
+        )
     if not estimate["left"]:
         return f"none: the run is finished (at {estimate['rows_per_s']:,.1f} rows/s)"
-    pace = f"{duration(estimate['seconds'])} for {estimate['left']:,} rows"
+    pace = f"{duration(estimate['seconds'])} for {count_of(estimate['left'], 'row')}"
     if "trial_rows" not in estimate:
         return f"{pace} at the {estimate['rows_per_s']:,.1f} rows/s so far"
     margin = estimate["margin_s"]
     known = f", give or take {duration(margin)} (95%)" if margin is not None else ", a margin needs a larger trial"
-    begun = f"{estimate['trial_rows']:,} rows took {duration(estimate['trial_s'])} and are kept by the run"
+    begun = f"{count_of(estimate['trial_rows'], 'row')} took {duration(estimate['trial_s'])}, kept by the run"
     return f"{pace}{known}: {begun}"
 
 

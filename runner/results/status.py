@@ -1,4 +1,4 @@
-"""What a run directory says about itself, all of it derived from the checkpoint."""
+"""The state and the figures of a run directory, all of them derived from the checkpoint."""
 
 from __future__ import annotations
 

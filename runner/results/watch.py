@@ -26,7 +26,7 @@ _SHOWN = 8  # labels, kinds of errors
 
 
 def watch(run_dir: Path, console: Console) -> None:
-    """Show the run until it ends or the user interrupts; once where it is not running or nobody watches live."""
+    """Show the run until it ends or the user interrupts; once if it is not running or the console is not a terminal."""
     seen = read_watch(run_dir)
     if seen["state"] != "running" or not console.is_terminal:
         console.print(screen(run_dir, seen))
@@ -49,7 +49,7 @@ def read_watch(run_dir: Path) -> dict[str, Any]:
 
 
 def screen(run_dir: Path, seen: dict[str, Any]) -> Group:
-    """What is shown."""
+    """The whole screen."""
     side = Table.grid(expand=True, padding=(0, 1))
     side.add_row(_counts("labels", seen["labels"]), _counts("errors", seen["error_kinds"], "red"))
     return Group(_head(run_dir, seen), _course(seen["marks"]), side, _latest(seen["latest"]))

@@ -179,7 +179,7 @@ def test_where(export, where, kept, name):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["out.xyz"], "out.xyz: the name says no format (.parquet"),
+        (["out.xyz"], "out.xyz: the name implies no format (.parquet"),
         (["out.parquet.gz"], "parquet files are not compressed as a whole"),
         (["out.jsonl", "--where", "confidnce > 1"], "--where: no column 'confidnce' (did you mean 'confidence'?)"),
         (["out.jsonl", "--where", "confidence >"], "--where: expected"),
@@ -188,10 +188,10 @@ def test_where(export, where, kept, name):
         (["mail.csv"], "mail.csv exists: --overwrite replaces it; nothing was written"),
         (["outputs", "--format", "csv"], "outputs is a folder; nothing was written"),
         (["mail.csv/out.csv"], "mail.csv/out.csv cannot be written"),
-        (["-", "--format", "parquet"], "--format parquet needs a file"),
+        (["-", "--format", "parquet"], "--format=parquet: it needs a file"),
         (["out.jsonl", "--data", "nope.csv"], "no such file: nope.csv"),
         (["hub:nobody"], "hub:nobody: write hub:OWNER/NAME"),
-        (["hub:a/b", "--format", "csv"], "a data set on the hub is Parquet"),
+        (["hub:a/b", "--format", "csv"], "data sets on the hub are written as parquet"),
         (["out.json", "--format", "label-studio", "--text", "txet"], "--text: the input has no column 'txet'"),
     ],
 )
@@ -219,7 +219,7 @@ def test_a_moved_input_is_found_and_a_changed_one_refused(export, folder):
         assert "no such file: mail.csv" in export("out.jsonl", "--join")[1]
         assert export("out.jsonl", "--data", "out-moved.csv")[0] == 0
         (folder / "out-moved.csv").write_text(MAIL + "5,more,ham\n")
-        assert "holds other rows" in export("out.csv", "--data", "out-moved.csv")[1]
+        assert "does not hold the rows" in export("out.csv", "--data", "out-moved.csv")[1]
     finally:
         (folder / "mail.csv").write_text(MAIL)
 

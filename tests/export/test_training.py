@@ -127,7 +127,7 @@ def test_messages_of_a_batch_file(folder):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--validation", "1"], "--validation 1: it must be at least 0 and below 1"),
+        (["--validation", "1"], "--validation=1: it must be at least 0 and below 1"),
         (["--completion", "lable"], "--completion: no column 'lable' (did you mean 'label'?)"),
         (["--prompt", "{{ txet }}"], "--prompt: no column 'txet'"),
         (["--prompt", "{{ text"], "--prompt: no column '{{ text'"),

@@ -191,7 +191,7 @@ def test_a_run_pauses_in_the_middle_frees_the_model_and_goes_on(on, monkeypatch,
     assert figures["finished"] == ROWS
     assert machine.slept > 9000
     assert len(opened) == 2
-    assert "paused: outside of schedule.window=22:00-07:00" in caplog.text
+    assert "paused: outside schedule.window=22:00-07:00" in caplog.text
     assert Path("told").read_text().split() == ["paused", "resumed", "finished"]
     assert figures["active_s"] < 60  # a pause is no work
 

@@ -54,7 +54,13 @@ def test_a_label_run_s_report(folder):
     write_mail(folder, [f"mail number {i}" for i in range(120)])
     content, page = report_of(folder)
     text = " ".join("".join(page.text).split())
-    for said in ("120 of 120 rows", "accuracy on 120 gold rows", "Reliability", "Confusion", "50 least sure rows"):
+    for said in (
+        "120 of 120 rows",
+        "accuracy on 120 rows with gold",
+        "Reliability",
+        "Confusion",
+        "50 least confident rows",
+    ):
         assert said in text
     assert "A sample of 120 rows" in text
     assert "Ham or spam? {{ text }}" in text
@@ -123,8 +129,8 @@ def test_without_the_data_set_the_rest_is_there(folder):
     report_of(folder)
     (folder / "mail.csv").write_text("id,text,kind\n1,changed,ham\n")
     content = write_report(folder / "outputs/mail").read_text()
-    assert "cannot be read again" in content
-    assert "mail.csv holds other rows than" in content
+    assert "can no longer be read" in content
+    assert "mail.csv does not hold the rows that" in content
     (folder / "mail.csv").unlink()
     content = write_report(folder / "outputs/mail").read_text()
     assert "accuracy on" not in content
@@ -138,7 +144,7 @@ def test_the_command_finds_the_gold_column_itself(folder, capsys):
     capsys.readouterr()
     assert main(["report", "outputs/mail"]) == 0
     assert capsys.readouterr().out == "outputs/mail/report.html\n"
-    assert "accuracy on 20 gold rows" in (folder / "outputs/mail/report.html").read_text()
+    assert "accuracy on 20 rows with gold" in (folder / "outputs/mail/report.html").read_text()
 
 
 def test_an_unfinished_run_has_a_report_too(folder):

@@ -77,7 +77,7 @@ def test_rows_of_other_order_are_matched_by_a_column(folder, capsys):
     figures = compare(a, b, by="id")
     assert figures["rows"] == 100
     assert figures["columns"] == {"label": 1.0}
-    with pytest.raises(UserError, match=r"--by nope: .* it has id, text"):
+    with pytest.raises(UserError, match=r"--by=nope: .* it has id, text"):
         compare(a, b, by="nope")
 
 

@@ -178,13 +178,13 @@ def test_a_column_that_the_output_kept_does_when_the_data_are_gone(tmp_path):
     first = label(60, lambda i: "ham", "output.keep=[other]")["evaluation"]
     (tmp_path / "mail.jsonl").unlink()
     assert evaluate_run("outputs/mail", "other") == first
-    with pytest.raises(UserError, match="--gold kind: there is no such column"):
+    with pytest.raises(UserError, match="--gold=kind: there is no such column"):
         evaluate_run("outputs/mail", "kind")
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line():
     label()
-    with pytest.raises(UserError, match=r"--gold kid: there is no such column; there are .*kind"):
+    with pytest.raises(UserError, match=r"--gold=kid: there is no such column; valid: .*kind"):
         evaluate_run("outputs/mail", "kid")
     with pytest.raises(UserError, match=r"'mail 0' is not among the labels \(ham, spam\)"):
         evaluate_run("outputs/mail", "text")

@@ -174,8 +174,8 @@ def test_a_run_agrees_with_itself(run, name):
 
 REFUSED = {  # part of the message, by run and format; the rest is written
     **{(name, "openai-batch"): "was not made from dataset=openai_batch" for name in RUNS},
-    ("perplexity", "label-studio"): "has none of the columns",
-    ("perplexity", "argilla"): "has none of the columns",
+    ("perplexity", "label-studio"): "has nothing to annotate: none of the columns",
+    ("perplexity", "argilla"): "has nothing to annotate: none of the columns",
     **{("perplexity", kind): "--completion COLUMN is needed" for kind in ("chat", "alpaca", "prompt-completion")},
     ("perplexity", "join"): "was not made row by row from its data set",
     ("summarize", "label-studio"): "uses no column of the input",

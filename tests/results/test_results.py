@@ -84,7 +84,7 @@ def test_errors_are_rows_with_their_place(folder):
 def test_a_changed_input_is_refused(folder):
     run = interrupted(8)
     (folder / "rows.jsonl").write_text('{"text": "another"}\n')
-    with pytest.raises(UserError, match=r"rows.jsonl holds other rows than outputs/half"):
+    with pytest.raises(UserError, match=r"rows.jsonl does not hold the rows that outputs/half was made from"):
         _ = run.source
 
 
