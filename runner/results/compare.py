@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from runner.checkpoint.identity import difference
 from runner.console import line, say
 from runner.results.run import Run
+from runner.results.scores import kappa
 from runner.types import UserError
 from runner.words import count_of, escaped
 
@@ -65,25 +69,17 @@ def compare(a: Path, b: Path, by: str | None = None) -> dict[str, Any]:
     return figures | {
         "rows": columns.rows,
         "columns": {name: count / columns.rows for name, count in columns.same.items() if columns.rows},
-        "kappa": kappa(columns.pairs),
+        "kappa": _kappa(columns.pairs),
         "errors": {name: columns.errors[name] for name in ("in_a", "in_b", "in_both")},
         "flipped": columns.flipped,
         "flips": [flip._asdict() for flip in sorted(columns.flips)],
     }
 
 
-def kappa(pairs: Counter[tuple[Any, Any]]) -> float | None:
-    """Cohen's kappa (1960): agreement beyond what two independent labellers with these frequencies would have."""
-    rows = sum(pairs.values())
-    if not rows:
-        return None
-    first, second = Counter[Any](), Counter[Any]()
-    for (a, b), count in pairs.items():
-        first[a] += count
-        second[b] += count
-    agreed = sum(count for (a, b), count in pairs.items() if a == b) / rows
-    by_chance = sum(first[name] * second[name] for name in first) / rows**2
-    return 1.0 if by_chance == 1 else (agreed - by_chance) / (1 - by_chance)
+def _kappa(pairs: Counter[tuple[Any, Any]]) -> float | None:
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(itertools.chain.from_iterable(pairs)))}
+    first, second = (np.array([numbers[pair[side]] for pair in pairs], np.int64) for side in (0, 1))
+    return kappa(first, second, np.array(list(pairs.values()), np.int64))
 
 
 def _versions(run: Run) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def label_figures(gold: Ints, label: Ints, names: list[str]) -> dict[str, Any]:
 
     A row without a label is wrong: it counts against accuracy and recall, and as a label of its own in kappa.
     """
-    from sklearn.metrics import cohen_kappa_score, precision_recall_fscore_support
+    from sklearn.metrics import precision_recall_fscore_support
 
     L = len(names)
     kinds, counts = np.unique(gold * (L + 1) + label, return_counts=True)
@@ -45,10 +45,9 @@ def label_figures(gold: Ints, label: Ints, names: list[str]) -> dict[str, Any]:
     known = list(range(L))
     by_class = precision_recall_fscore_support(golds, labels, labels=known, zero_division=0, **weighted)
     low, high = _interval(rates(_resample(counts), golds, labels, L))
-    agree = len(set(golds) | set(labels)) > 1
     overall = {
         "accuracy": float((gold == label).mean()),
-        "kappa": float(cohen_kappa_score(golds, labels, **weighted)) if agree else None,
+        "kappa": kappa(golds, labels, counts),
         "macro_f1": float(by_class[2].mean()),
     }
     matrix = np.zeros((L, L + 1), np.int64)
@@ -72,6 +71,18 @@ def label_figures(gold: Ints, label: Ints, names: list[str]) -> dict[str, Any]:
             name: dict(zip([*names, "(none)"], matrix[at].tolist(), strict=True)) for at, name in enumerate(names)
         },
     }
+
+
+def kappa(first: Ints, second: Ints, counts: Ints) -> float | None:
+    """Cohen's kappa (1960) of two labellers, each pair of labels as often as ``counts`` says.
+
+    None without rows, and where both give one label only: chance alone would agree as well.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    if len({*first.tolist(), *second.tolist()}) < 2:
+        return None
+    return float(cohen_kappa_score(first, second, sample_weight=counts))
 
 
 def rates(counts: Ints, gold: Ints, label: Ints, L: int) -> Rates:

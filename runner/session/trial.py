@@ -17,9 +17,6 @@ from runner.session.runlog import run_log
 from runner.session.session import open_store, work
 from runner.signals import Stop
 
-# Two-sided 95% quantiles of Student's t for 2, 3, ... degrees of freedom.
-_STUDENT = (4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09)
-
 
 class Moment(NamedTuple):
     """How far a trial was, and when (seconds)."""
@@ -120,4 +117,7 @@ def _spread(tokens: Sequence[int], rows: int) -> float | None:
 
 
 def _student(freedom: int) -> float:
-    return _STUDENT[min(freedom - 2, len(_STUDENT) - 1)]
+    """The two-sided 95% quantile of Student's t."""
+    from scipy.stats import t  # late: a second that only trials need
+
+    return float(t.ppf(0.975, freedom))

@@ -1,14 +1,15 @@
 """``rowmill diff`` tells two runs apart, in what they were and in what came out."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runner.cli import main
 from runner.config.conf import EngineConf
-from runner.results.compare import compare, kappa
+from runner.results.compare import compare
+from runner.results.scores import kappa
 from runner.types import UserError
 
 KEYS = [
@@ -104,11 +105,10 @@ def test_no_run_is_refused(folder, capsys):
     assert "not a run directory" in capsys.readouterr().err
 
 
-def test_kappa():
-    from sklearn.metrics import cohen_kappa_score
-
-    pairs = Counter({("a", "a"): 20, ("a", "b"): 5, ("b", "a"): 10, ("b", "b"): 15, ("c", "a"): 3})
-    first, second = zip(*pairs.elements(), strict=True)
-    assert kappa(pairs) == pytest.approx(cohen_kappa_score(first, second))
-    assert kappa(Counter()) is None
-    assert kappa(Counter({("a", "a"): 3})) == 1.0
+def test_kappa_is_agreement_beyond_chance_and_none_where_chance_alone_agrees():
+    labels = (np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]))
+    # Half of the rows by chance (25 * 30 + 25 * 20 of 50 * 50), 35 of 50 observed.
+    assert kappa(*labels, np.array([20, 5, 10, 15])) == pytest.approx((0.7 - 0.5) / (1 - 0.5))
+    nothing = np.zeros(0, np.int64)
+    assert kappa(nothing, nothing, nothing) is None
+    assert kappa(np.array([0]), np.array([0]), np.array([3])) is None
