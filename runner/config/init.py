@@ -172,11 +172,12 @@ def _dataset(found: Proposal) -> str:
         if found.gold
         else ("# gold: COLUMN # the column with the right answers, if there is one: adds accuracy to the report")
     )
+    places = {"path": conf.path, "table": conf.table, "delimiter": conf.delimiter}
     lines = [
         f"# The rows to read: {found.rows:,} at the time of writing.",
         *([] if conf.target else [f"kind: {conf.kind}"]),
         *(f"{name}: {_quoted(value)}" for name, value in conf.own.items()),
-        *(f"{name}: {_quoted(value)}" for name in ("path", "table", "delimiter") if (value := getattr(conf, name))),
+        *(f"{name}: {_quoted(value)}" for name, value in places.items() if value),
         gold,
         "# limit: 100 # only this many rows, to try things out",
         "# shuffle_seed: 0 # with limit: a random sample instead of the first rows",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, TypedDict
 
 from runner.console import line, say
 from runner.words import count_of, duration, escaped
@@ -14,7 +14,59 @@ _BAR = 30  # columns
 _PREFIX, _SUFFIX, _ANSWER = ("34", "36"), ("39", "33"), "1;32"  # blue and cyan, plain and yellow, green
 
 
-def show_preview(figures: dict[str, Any]) -> None:
+class PromptTokens(TypedDict):
+    """How long the prompts are."""
+
+    min: int
+    median: float
+    mean: float
+    max: int
+
+
+class Prompt(TypedDict):
+    """A prompt taken apart: its text up to the last snapshot and after it, whole and by token."""
+
+    row: int
+    tokens: int
+    shared_tokens: int
+    prefix: str
+    suffix: str
+    prefix_tokens: list[str]
+    suffix_tokens: list[str]
+    expected: str
+
+
+class Preview(TypedDict):
+    """The figures of ``rowmill preview --json``, of the first requests of ``rows_looked_at`` rows.
+
+    ``unusable``: why the first of the ``unusable_rows`` has no prompt. ``lengths``: the prompts' histogram (least and
+    greatest number of tokens, how many). ``shared_share``: of the prompt tokens, those that a cache will serve.
+    ``choices``: the tokens of each label, None where text is written. ``too_long``: requests beyond the ``context``.
+    ``memory``: ``runner.session.preflight.Needs`` with ``line``, and ``refusal``: why the run would be refused.
+    ``differs``: lines that say why the run of this name is another one, which `rowmill run` refuses.
+    """
+
+    rows: int
+    rows_looked_at: int
+    requests: int
+    unusable_rows: int
+    unusable: str | None
+    prompt_tokens: PromptTokens
+    lengths: list[tuple[int, int, int]]
+    shared_share: float
+    choices: dict[str, int] | None
+    max_tokens: int
+    context: int | None
+    too_long: int
+    memory: dict[str, Any] | None
+    time: dict[str, Any] | None
+    differs: list[str]
+    path: str
+    prompts: list[Prompt]
+    fake: bool
+
+
+def show_preview(figures: Preview) -> None:
     """The first prompts, their tokens coloured by part on a terminal, then the figures."""
     for number, prompt in enumerate(figures["prompts"]):
         shared = f", of which {prompt['shared_tokens']:,} are a shared prefix" if prompt["shared_tokens"] else ""
@@ -24,7 +76,7 @@ def show_preview(figures: dict[str, Any]) -> None:
     tokens, looked = figures["prompt_tokens"], figures["rows_looked_at"]
     scope = "all of them" if looked == figures["rows"] else f"{looked:,} of them, from several places,"
     line("rows", f"{figures['rows']:,}; the figures below come from {scope} (first requests only)")
-    if figures["unusable_rows"]:
+    if figures["unusable"] is not None:
         line("", f"{figures['unusable_rows']:,} will be errors, the first one with: {escaped(figures['unusable'])}")
     unit = "bytes instead of tokens (the fake engine has no tokenizer)" if figures["fake"] else "tokens"
     spread = f"{tokens['min']:,} to {tokens['max']:,}, median {tokens['median']:,.0f}, mean {tokens['mean']:,.1f}"
@@ -47,7 +99,7 @@ def show_preview(figures: dict[str, Any]) -> None:
             line("", f"  {escaped(differing)}")
 
 
-def _answer(figures: dict[str, Any]) -> str:
+def _answer(figures: Preview) -> str:
     choices = figures["choices"]
     if choices is None:
         return f"up to {count_of(figures['max_tokens'], 'token')} of text"
@@ -89,7 +141,7 @@ def _histogram(bins: list[tuple[int, int, int]]) -> None:
         line("lengths" if not at else "", f"{name:>{width}} {bar:<{_BAR}} {count:,}")
 
 
-def _prompt(prompt: dict[str, Any], whole: bool) -> str:
+def _prompt(prompt: Prompt, whole: bool) -> str:
     """A prompt's tokens, each in the other colour than the one before it; without colours, its parts in brackets."""
     prefix, suffix = prompt["prefix_tokens"], prompt["suffix_tokens"]
     if not (sys.stdout.isatty() and "NO_COLOR" not in os.environ):

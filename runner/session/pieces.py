@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Ids
-from typing import Any
 
+from runner.results.show_preview import Prompt
 from runner.sequences import Sequence
 from runner.session.prepare import Prepared
 from runner.text.vocabulary import Vocabulary
@@ -14,7 +14,7 @@ _MOST = 1500  # tokens taken apart, the rest is one piece
 _CHOICES = 6
 
 
-def parts(ready: Prepared, text: str, sequence: Sequence) -> dict[str, Any]:
+def parts(ready: Prepared, text: str, sequence: Sequence) -> Prompt:
     """A prompt's text up to the last snapshot and after it, whole and by token, and the answer that is expected."""
     shared = sequence.boundaries[-1] if sequence.boundaries else 0
     vocabulary = ready.prompter.vocabulary

@@ -11,6 +11,7 @@ from typing import Any
 from runner.checkpoint.identity import difference
 from runner.config.load import Config
 from runner.results.run import Run
+from runner.results.show_preview import Preview, show_preview
 from runner.sequences import Sequence
 from runner.session.identity import identity
 from runner.session.pieces import choices, parts
@@ -23,16 +24,12 @@ from runner.types import UserError
 BINS = 10  # of the histogram of prompt lengths
 
 
-def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None) -> dict[str, Any]:
+def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None) -> Preview:
     """The figures of a run that is yet to come; with ``show`` they are also printed, after the first prompts.
 
     Loads no weights, takes no lease, writes nothing into the run directory, unless so many rows are to be computed in a
     ``trial``, which the run then keeps; ``stop`` may end it. Raises UserError like the run itself, and when not one of
-    the rows looked at gives a prompt. Keys: ``rows``, ``rows_looked_at``, ``requests`` (first ones of these rows),
-    ``unusable_rows`` and ``unusable`` (why, the first), ``prompt_tokens`` (min, median, mean, max), ``lengths`` (their
-    histogram), ``shared_share`` (of the prompt tokens looked at, those a cache will serve), ``choices`` (label: tokens)
-    or None, ``max_tokens``, ``context``, ``too_long`` (requests), ``memory``, ``time``, ``differs`` (lines: why the run
-    of this name is another one, which `rowmill run` refuses), ``path``, ``prompts``.
+    the rows looked at gives a prompt.
     """
     conf = replace(config.conf, resume="auto")  # forced or not, the time is that of the run with this name
     ready = prepare(replace(config, conf=conf))
@@ -48,13 +45,11 @@ def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None
         own = [len(one.tokens) - (one.boundaries[-1] if one.boundaries else 0) for one in looked.sequences]
         figures["time"] = foretell(run_trial(ready, trial, stop or Stop()), own) or _recorded(ready)[0]
     if show:
-        from runner.results.show_preview import show_preview
-
         show_preview(figures)
     return figures
 
 
-def _figures(ready: Prepared, looked: Looked, shared: int) -> dict[str, Any]:
+def _figures(ready: Prepared, looked: Looked, shared: int) -> Preview:
     engine = ready.config.conf.engine
     lengths = [len(sequence.tokens) for sequence in looked.sequences]
     context = _context(ready)

@@ -94,10 +94,11 @@ def _steps(moments: list[Moment]) -> list[tuple[float, int]]:
 
 def _ratio(first: Moment, last: Moment, row_tokens: float) -> float:
     """How much more work a row of the whole is than one of the trial."""
-    names = ("prompt_tokens", "cached_tokens", "completion_tokens", "finished")
-    prompt, cached, generated, rows = (getattr(last.totals, name) - getattr(first.totals, name) for name in names)
+    before, after = first.totals, last.totals
+    generated = after.completion_tokens - before.completion_tokens
+    prompt, cached = after.prompt_tokens - before.prompt_tokens, after.cached_tokens - before.cached_tokens
     done = prompt - cached + generated
-    return float(row_tokens * rows + generated) / done if done else 1.0
+    return (row_tokens * (after.finished - before.finished) + generated) / done if done else 1.0
 
 
 def _margin(steps: list[tuple[float, int]]) -> float:
