@@ -226,11 +226,11 @@ def test_another_window_is_another_run(words, capsys):
 
 
 def test_an_interrupted_evaluation_goes_on_to_the_same_result(words, tmp_path, capsys, monkeypatch):
-    from jobs import perplexity
+    from jobs import perplexity as module
 
     perplexity(*words, "engine.batch_size=1", "run_name=whole")
     (whole,) = figures(tmp_path)
-    calls, exact = [], perplexity.losses
+    calls, exact = [], module.losses
 
     def interrupted(*given):
         calls.append(given)
@@ -238,7 +238,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(words, tmp_path, c
             signal.raise_signal(signal.SIGINT)
         return exact(*given)
 
-    monkeypatch.setattr(perplexity, "losses", interrupted)
+    monkeypatch.setattr(module, "losses", interrupted)
     assert main(["perplexity", *words, "engine.batch_size=1", "run_name=stopped"]) == 130
     assert "run the same command again to resume" in capsys.readouterr().err
     assert 0 < _finished(tmp_path / "outputs" / "stopped") < whole["windows"]
