@@ -106,7 +106,7 @@ def test_text_and_json(folder, capsys):
     assert "[shared: user: Is this mail ham or spam?" in said
     assert re.search(r"cache +\d+\.\d% of the prompt tokens", said)
     assert "one of ham (3), spam (4)" in said
-    assert "not known before a trial" in said
+    assert "known before a trial" in said
     assert main(["preview", *LABEL, PROMPT, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 40
 
