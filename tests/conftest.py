@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if importlib.util.find_spec("rowmill") is None:  # a checkout that is not installed: pyproject.toml names the folder
     _file = Path(__file__).parents[1] / "runner" / "rowmill" / "__init__.py"
@@ -14,8 +15,13 @@ if importlib.util.find_spec("rowmill") is None:  # a checkout that is not instal
     sys.modules["rowmill"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["rowmill"])
 
-# MLX compiles for CPUs with g++, a second for each expression. Tests about what is compiled enable it again.
+# MLX compiles for CPUs with g++, a second for each expression. Tests about what is compiled enable it again, and
+# processes that tests start have it as users do, see tests/support/runs.py.
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+
+# No examples fail because the machine is busy.
+settings.register_profile("rowmill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rowmill")
 
 
 def pytest_configure(config):

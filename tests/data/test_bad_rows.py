@@ -271,7 +271,6 @@ PIECES = [piece.replace("~", "|") for line in PIECES.splitlines() for piece in l
 TEMPLATES = st.text(max_size=40) | st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
 FUZZ = settings(
     max_examples=int(os.environ.get("ROWMILL_FUZZ", "8")),
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

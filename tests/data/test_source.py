@@ -329,7 +329,7 @@ def test_a_hub_data_set(monkeypatch):
         source("missing", "hub")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.binary(max_size=60)
     | st.lists(st.sampled_from([b"a", b",", b"\n", b"\r", b'"', b"\x00", b"\xff", b"1", b" ", b"{", b"}", b":"])).map(

@@ -1,3 +1,8 @@
+"""The checks that CUDA's attention kernels must pass before they are used, over what stands in for them on a CPU.
+
+The kernels themselves need a GPU, so that no test of `.ci/run` runs them: `tests/bench/gpu` does.
+"""
+
 import mlx.core as mx
 import pytest
 

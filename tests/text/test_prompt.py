@@ -77,7 +77,7 @@ def test_a_raw_template_may_spell_out_control_tokens(tokenizer):
     assert render(p, "hello")[0] == ids_of(tokenizer, plain)[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "hello ", "  world", "é", "\n", "<"]), max_size=8))
 def test_pieces_encode_as_the_whole(parts):
     tokenizer = _cached_tokenizer()
@@ -213,7 +213,7 @@ def test_bytes():
     assert answer(p, [104, 105, 256]) == "hi"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.text(max_size=40)
     | st.lists(
