@@ -137,7 +137,7 @@ def test_messages_of_a_batch_file(folder):
 def test_mistakes(labelled, capsys, words, message):
     assert main(["export", "outputs/mail", "out.jsonl", "--format", "chat", *words]) == 2
     said = capsys.readouterr().err
-    assert message in said or "--prompt line 1" in said
+    assert message in said or "--prompt: line 1" in said
     assert len(said.splitlines()) == 1
     assert not Path("out.jsonl").exists()
 
