@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from jobs.perplexity.windows import Estimate
+from runner.results.perplexity import Estimate
 
 
 @dataclass(frozen=True)

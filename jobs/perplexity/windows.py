@@ -1,4 +1,4 @@
-"""The command ``perplexity``: how surprised a model is by a text, window by window.
+"""A text cut into windows, and how surprised a model is by each of their tokens.
 
 A text of N tokens is cut into windows of at most ``window`` tokens, the next one beginning ``stride`` later. A window
 scores the tokens that no window before it held, given those before them in it; its first token has nothing before it
@@ -8,15 +8,14 @@ log-likelihood (in nats) of the scored tokens.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jobs.perplexity.conf import PerplexityConf
 from runner.data.source import DataSource
-from runner.keys import key
+from runner.results.perplexity import exp
 from runner.text.vocabulary import Vocabulary, clean
 from runner.types import UserError
 from runner.words import did_you_mean
@@ -25,50 +24,12 @@ SCORE_BYTES = {"cpu": 128 << 20, "metal": 512 << 20, "cuda": 2 << 30}  # of floa
 READ_ROWS = 1000
 
 
-@dataclass
-class PerplexityConf:
-    r"""What is measured, and on how much of the text.
-
-    Attributes:
-        window: The length of a window in tokens.
-        stride: How many tokens after the last one the next window begins.
-        max_tokens: Use only this many tokens of the text. null: all.
-        column: The column with the documents. null: ``text``, or the only column of texts.
-        separator: What joins the documents. null: the model's end token; a text such as ``\n`` makes all rows one
-            document, as for a book.
-    """
-
-    window: int = key(4096, least=2)
-    stride: int = key(4096, least=1)
-    max_tokens: int | None = key(100_000, least=2)
-    column: str | None = None
-    separator: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.stride > self.window:
-            raise UserError(
-                "perplexity.stride", f"beyond perplexity.window={self.window} tokens are lost", value=self.stride
-            )
-        if self.separator is not None:  # Hydra leaves escapes as they are typed
-            self.separator = self.separator.replace("\\n", "\n").replace("\\t", "\t")
-
-
 class Window(NamedTuple):
     """Tokens [``begin``, ``end``), of which the last ``scored`` are scored."""
 
     begin: int
     end: int
     scored: int
-
-
-class Estimate(NamedTuple):
-    """``nll``: mean of ``tokens`` scored ones, in nats. Errors are standard errors over windows, None for one only."""
-
-    perplexity: float
-    standard_error: float | None
-    nll: float
-    tokens: int
-    windows: int
 
 
 def text_column(source: DataSource, asked: str | None) -> str:
@@ -129,7 +90,7 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def windows(tokens: int, window: int, stride: int) -> list[Window]:
+def cut_windows(tokens: int, window: int, stride: int) -> list[Window]:
     """The windows over a text, in order; none scores nothing."""
     found, covered = [], 0
     for begin in range(0, tokens, stride):
@@ -143,37 +104,20 @@ def windows(tokens: int, window: int, stride: int) -> list[Window]:
     return found
 
 
-def estimate(nlls: Sequence[float], scored: Sequence[int]) -> Estimate:
-    """From the windows' sums of negative log-likelihoods and their numbers of tokens.
-
-    The mean is a ratio of sums, so its error is the ratio estimator's: the spread of what each window has above its
-    share (Cochran, Sampling Techniques, 1977, 6.3). The perplexity's error is that of the mean times the perplexity.
-    """
-    total, count, n = math.fsum(nlls), sum(scored), len(nlls)
-    mean = total / count
-    error = None
-    if n > 1:
-        spread = math.fsum((nll - mean * tokens) ** 2 for nll, tokens in zip(nlls, scored, strict=True))
-        error = math.sqrt(n / (n - 1) * spread) / count
-    perplexity = _exp(mean)
-    return Estimate(perplexity, None if error is None else error * perplexity, mean, count, n)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 709 else math.inf
-
-
 def chunk_tokens(kind: str, config: dict[str, Any], sequences: int) -> int:
     """How many tokens of ``sequences`` go through the model at once, for a device (cpu, metal, cuda)."""
     width = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size") or 1 << 18
     return max(16, SCORE_BYTES[kind] // (4 * int(width) * sequences))
 
 
-def losses(model: Any, batches: list[np.ndarray], streams: list[Any], chunk: int) -> list[np.ndarray]:
+def losses(
+    model: Any, batches: list[np.ndarray], streams: list[Any], chunk: int, beat: Callable[[], None] = lambda: None
+) -> list[np.ndarray]:
     """Negative log-likelihoods of tokens[:, 1:] for token ids [B, L] each: float32 [B, L - 1].
 
     Batches run side by side, one on each stream. The text goes through the model ``chunk`` tokens at a time behind KV
-    caches, so that the logits of no more are held; they are float32 when they are normalised.
+    caches, so that the logits of no more are held; they are float32 when they are normalised. ``beat`` is called after
+    each chunk.
     """
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
@@ -188,6 +132,7 @@ def losses(model: Any, batches: list[np.ndarray], streams: list[Any], chunk: int
                     logits = model(mx.array(batch[:, at:stop]), cache=cache)
                     result.append(loss(logits, mx.array(batch[:, at + 1 : stop + 1])))
         mx.eval([result[-1] for result in results], [layer.state for cache in caches for layer in cache])
+        beat()
     return [np.concatenate([np.array(part) for part in result], axis=1) for result in results]
 
 
@@ -230,8 +175,8 @@ def self_check(model: Any, batches: list[np.ndarray], streams: list[Any], chunk:
     return Check(
         len(single),
         sum(map(len, single)),
-        _exp(float(np.concatenate(batched).mean(dtype=np.float64))),
-        _exp(float(np.concatenate(single).mean(dtype=np.float64))),
+        exp(float(np.concatenate(batched).mean(dtype=np.float64))),
+        exp(float(np.concatenate(single).mean(dtype=np.float64))),
         max(float(np.abs(one).max()) for one in differences),
         max(abs(float(one.mean())) for one in differences),
     )

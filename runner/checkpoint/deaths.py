@@ -33,11 +33,12 @@ _LAST_SESSION = "SELECT session, ended, provenance FROM sessions ORDER BY sessio
 
 
 class Death(NamedTuple):
-    """What a supervisor saw. ``session`` is 0 if the process died before it had one."""
+    """What a supervisor saw. ``session`` of ``run_dir`` is 0 if the process died before it had one."""
 
     session: int
     why: str
     memory: bool = False
+    run_dir: str | None = None
 
 
 @dataclass

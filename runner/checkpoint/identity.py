@@ -52,6 +52,7 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(identity)
     if (identity.get("job") or {}).get("_target_") == "jobs.perplexity":
         found["made"] = True
+        found["dataset"] = {key: value for key, value in identity["dataset"].items() if key != "path"}
     keep = identity.get("keep") or []
     if isinstance(keep, list):
         found["keep"] = {name: _source_name(name, identity) for name in keep}

@@ -22,6 +22,12 @@ def add_overrides(parser: argparse.ArgumentParser, epilog: str) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="configuration overrides")
 
 
+def add_no_supervise(parser: argparse.ArgumentParser) -> None:
+    """``--no-supervise``."""
+    once = "keep the model in this process, for debuggers; nothing restarts it if it dies"
+    parser.add_argument("--no-supervise", action="store_true", help=once)
+
+
 def add_run_dir(parser: argparse.ArgumentParser) -> None:
     """The folder of a run."""
     parser.add_argument("run_dir", metavar="RUN_DIR", help="the folder of a run, such as outputs/mail")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from typing import TYPE_CHECKING
 
-from runner.cli.arguments import add_overrides
+from runner.cli.arguments import add_no_supervise, add_overrides
 from runner.cli.commands import EXIT_OK
 from runner.config.groups import group_files
+
+if TYPE_CHECKING:
+    from jobs.perplexity import Measured
 
 _CONVERT_KEYS = """keys:
   model.path=openai/gpt-oss-20b|FOLDER         convert.bits=6 convert.group_size=32 convert.folder=FOLDER
@@ -20,6 +24,7 @@ _PERPLEXITY_KEYS = """keys:
   perplexity.window=4096 perplexity.stride=4096 perplexity.max_tokens=100000 (null: all)
   'perplexity.separator=\\n'                    rows are lines of one document; null: documents, joined by the end token
   model=NAME|model.path=... engine.batch_size=N run_name=NAME output.dir=outputs resume=auto|force
+  schedule.window=22:00-07:00 notify.command=COMMAND   as for rowmill run; see rowmill help perplexity, night
   -m model=gpt_oss_20b_q8g64,gpt_oss_20b_q6g32 several variants in one table, each compared with the first
 """
 _BENCHMARK_KEYS = """keys:
@@ -59,28 +64,43 @@ def perplexity_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--multirun", action="store_true", help="one variant for each value of KEY=A,B,C")
     parser.add_argument("--self-check", action="store_true", help="compare a batch with forward passes one by one")
     add_overrides(parser, _PERPLEXITY_KEYS)
+    add_no_supervise(parser)
 
 
 def perplexity(options: argparse.Namespace) -> int:
     """Measure the perplexity of a text under one model, or several in one table; resumes like a run."""
-    from jobs.perplexity import run_perplexities
-    from jobs.perplexity.table import as_text
+    from jobs.perplexity import Asked, run_perplexities
+    from runner.night.link import Link
     from runner.signals import stop_on_signals
 
+    asked = Asked(options.overrides, options.config_dir, options.multirun, options.self_check)
+    if options.is_program and not options.no_supervise:
+        from runner.night.supervisor import supervise
+
+        return supervise(["perplexity", *asked.options, *["--json"] * options.json], options.overrides)
     with stop_on_signals() as stop:
-        variants, checks, files = run_perplexities(
-            options.overrides, options.config_dir, options.multirun, options.self_check, stop
-        )
-    if options.json:
-        print(files["json"].read_text(encoding="utf-8"), end="")
-        return EXIT_OK
-    for check in checks:
+        if Link.current:
+            Link.current.report(ready=True)
+        measured = run_perplexities(asked, stop, Link.current)
+    if not options.json:
+        _show_perplexity(measured)
+    elif measured.files:
+        print(measured.files["json"].read_text(encoding="utf-8"), end="")
+    return EXIT_OK
+
+
+def _show_perplexity(measured: Measured) -> None:
+    from jobs.perplexity.table import as_text
+
+    for check in measured.checks:
         print(
             f"self-check of {check.windows} windows, {check.tokens:,} tokens: perplexity {check.batched:.4f} in a "
             f"batch, {check.single:.4f} one by one; largest difference for a token {check.largest:.1e} nats"
         )
-    print(f"{as_text(variants)}\nwritten to {', '.join(str(path) for path in files.values())}")
-    return EXIT_OK
+    if measured.files:
+        print(f"{as_text(measured.variants)}\nwritten to {measured.files['txt']}, .md and .json")
+    for report in measured.reports:
+        print(f"report {report}")
 
 
 def benchmark_arguments(parser: argparse.ArgumentParser) -> None:

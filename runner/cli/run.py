@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 
-from runner.cli.arguments import add_overrides, run_keys
+from runner.cli.arguments import add_no_supervise, add_overrides, run_keys
 from runner.cli.commands import EXIT_CANNOT_RUN, EXIT_OK
 from runner.types import UserError
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser, run_keys())
-    once = "keep the model in this process, for debuggers; nothing restarts it if it dies"
-    parser.add_argument("--no-supervise", action="store_true", help=once)
+    add_no_supervise(parser)
 
 
 def run(options: argparse.Namespace) -> int:

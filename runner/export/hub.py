@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def card(name: str, selection: Selection, rows: int, schema: pa.Schema) -> str:
     }
     columns = "\n".join(f"| `{field.name}` | {field.type} |" for field in schema)
     facts = "\n".join(f"| {what} | {value} |" for what, value in _facts(run, rows, selection.where))
-    prompt = run.config["prompt"]
+    prompt = run.config.get("prompt") or {}
     prompts = "".join(
         f"## {title}\n\n````\n{prompt[key]}\n````\n\n"
         for key, title in (("system", "System prompt"), ("user", "Prompt"))
@@ -123,9 +123,15 @@ def card(name: str, selection: Selection, rows: int, schema: pa.Schema) -> str:
     )
     return (
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name.partition('/')[2]}\n\n"
-        "Written by a language model, row by row, with rowmill. Nobody has checked the answers.\n\n"
+        f"{_made(prompt)}\n\n"
         f"| | |\n| --- | --- |\n{facts}\n\n{prompts}## Columns\n\n| Column | Type |\n| --- | --- |\n{columns}\n"
     )
+
+
+def _made(prompt: Mapping[str, Any]) -> str:
+    if not prompt:
+        return "Measured with rowmill on a language model, which wrote none of it."
+    return "Written by a language model, row by row, with rowmill. Nobody has checked the answers."
 
 
 def _facts(run: Run, rows: int, where: str | None) -> Iterator[tuple[str, Any]]:
@@ -133,10 +139,12 @@ def _facts(run: Run, rows: int, where: str | None) -> Iterator[tuple[str, Any]]:
     data, engine = config["dataset"], config["engine"]
     path = str(data["path"])
     yield "rows", f"{rows:,}" + (f" (where `{where}`)" if where else "")
-    yield "of", f"{status['rows']:,} in the input, {status['errors']:,} with an error"
-    yield "job", f"`{config['job'].get('_target_', '')}`"
+    whole = "in the input" if run.is_row_by_row else "in the run"
+    yield "of", f"{status['rows']:,} {whole}, {status['errors']:,} with an error"
+    yield "job", f"`{run.identity['job'].get('_target_', '')}`"
     yield "model", f"`{model_name(run)}`" + (f" at {rev}" if (rev := config["model"].get("revision")) else "")
     yield "input", f"`{path if data['kind'] == 'hub' else Path(path.partition('#')[0]).name}` ({data['kind']})"
-    yield "sampling", ", ".join(f"{key} {engine[key]}" for key in ("temperature", "top_p", "max_tokens"))
-    yield "seed", config["seed"]
-    yield "date", config["date"]
+    if "prompt" in config:
+        yield "sampling", ", ".join(f"{key} {engine[key]}" for key in ("temperature", "top_p", "max_tokens"))
+        yield "seed", config["seed"]
+        yield "date", config["date"]

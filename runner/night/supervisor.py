@@ -141,7 +141,7 @@ class WorkerProcess:
         no_memory = status in (-signal.SIGKILL, 128 + signal.SIGKILL, EXIT_NO_MEMORY)
         no_memory |= bool(NO_MEMORY.search(self.tail.decode(errors="replace")))
         why = self.ended or _why(status, no_memory)
-        return Death(self.facts.get("session", 0), why, no_memory and not self.ended)
+        return Death(self.facts.get("session", 0), why, no_memory and not self.ended, self.facts.get("run_dir"))
 
 
 def _why(status: int, no_memory: bool) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from runner.report.figures import Figures
+from runner.results.perplexity import estimate, exp
 from runner.words import count_of
 
 Facts = list[tuple[str, str]]
@@ -22,6 +23,7 @@ def sections(figures: Figures) -> list[tuple[str, Facts]]:
     """Titles and their facts; those without facts are left out."""
     found = [
         ("Label quality", label_facts(figures.evaluation or {})),
+        ("Perplexity", perplexity_facts(figures)),
         ("Summaries", summary_facts(figures)),
         ("Diversity", diversity_facts(figures)),
         ("Rejected attempts", [(kind, f"{n:,}") for kind, n in (figures.status.get("rejected") or {}).items()][:20]),
@@ -60,6 +62,21 @@ def summary_facts(figures: Figures) -> Facts:
             ("compression", f"the median document is {np.median(compression):.1f} times as long as its summary")
         )
     return facts
+
+
+def perplexity_facts(figures: Figures) -> Facts:
+    """Of windows with the sums of negative log-likelihoods ``nll`` of ``tokens``: the perplexity, with its interval."""
+    nlls, tokens = (figures.numbers.get(name) for name in ("nll", "tokens"))
+    if (figures.identity.get("job") or {}).get("_target_") != "jobs.perplexity" or nlls is None or tokens is None:
+        return []
+    found = estimate(nlls.tolist(), tokens.tolist())
+    spread = None if found.standard_error is None else 1.96 * found.standard_error / found.perplexity
+    interval = None if spread is None else [exp(found.nll - spread), exp(found.nll + spread)]
+    return [
+        ("perplexity", _with_interval(found.perplexity, interval)),
+        ("negative log-likelihood", f"{found.nll:.4f} nats a token"),
+        ("scored", f"{int(found.tokens):,} tokens in {found.windows:,} windows"),
+    ]
 
 
 def diversity_facts(figures: Figures) -> Facts:

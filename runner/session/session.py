@@ -1,15 +1,13 @@
-"""One session of a run: everything is checked and opened, the loop works, the result is told."""
+"""A job's run: its store and engine opened, the loop at work, its figures."""
 
 from __future__ import annotations
 
 import logging
 import math
-import re
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,9 @@ from omegaconf import OmegaConf
 from runner.checkpoint.counts import SessionWork
 from runner.checkpoint.deaths import Death
 from runner.checkpoint.store import Store
+from runner.config.conf import RunConf
 from runner.config.load import Config
+from runner.data.source import DataSource
 from runner.data.stdin import keep_copy
 from runner.data.survey import Survey
 from runner.engine.budget import Budget
@@ -33,12 +33,13 @@ from runner.night.guard import GuardedEngine
 from runner.night.link import Link
 from runner.night.night import Night
 from runner.results.progress import Progress
+from runner.results.run import Run
 from runner.sequences import Engine
-from runner.session.finish import finish
+from runner.session.drive import drive
 from runner.session.identity import identity, provenance
 from runner.session.preflight import check_memory
 from runner.session.prepare import Prepared, prepare
-from runner.session.runlog import run_log
+from runner.session.runnable import resumed
 from runner.signals import Stop
 from runner.text.grammar import answer_grammars
 
@@ -46,28 +47,81 @@ log = logging.getLogger("rowmill")
 
 
 def run_session(config: Config, stop: Stop, link: Link | None = None) -> dict[str, Any]:
-    """Run or resume; see ``runner.run``. When ``stop`` is asked for, the step in flight is finished and committed.
+    """Run or resume what a configuration describes; see ``runner.run`` and ``drive``."""
+    return drive(JobRun(prepare(config)), stop, link)
 
-    ``link``: the supervisor, if this is its worker.
 
-    Raises UserError, and KeyboardInterrupt saying how to go on if the session was interrupted.
-    """
-    ready = prepare(config)
-    conf = ready.config.conf
-    night = Night(conf.schedule, conf.notify, ready.run_dir, stop, link.began if link else None)
-    try:
-        with open_store(ready, link.death if link else None) as store, run_log(ready.run_dir):
-            _tell(ready, store, link)
-            if is_complete(ready, store):
-                log.info("all %d rows were finished before", store.totals().finished)
-            else:
-                with night.notifying(lambda: _outcome(ready, store), supervised=link is not None):
-                    work(ready, store, stop, night)
-            store.end_at(store.totals().finished)
-            store.close("finished")
-        return finish(ready, resume_command(ready), link)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; what was computed is safe. To go on:\n{resume_command(ready)}") from None
+@dataclass
+class JobRun:
+    """A job's run, as a session drives it; see ``Runnable``."""
+
+    ready: Prepared
+
+    @property
+    def conf(self) -> RunConf:
+        return self.ready.config.conf
+
+    @property
+    def run_dir(self) -> Path:
+        return self.ready.run_dir
+
+    @property
+    def source(self) -> DataSource:
+        return self.ready.source
+
+    @property
+    def command(self) -> list[str]:
+        folder = self.ready.config.config_dir
+        return ["run", *(["--config-dir", folder] if folder else []), *self.overrides]
+
+    @property
+    def overrides(self) -> list[str]:
+        return self.ready.config.overrides
+
+    def resuming(self, words: list[str]) -> list[str]:
+        name = self.run_dir.name
+        return resumed(words, None if name == self.ready.config.run_name else name)
+
+    def open_store(self, death: Death | None) -> Store:
+        return open_store(self.ready, death)
+
+    def is_complete(self, store: Store) -> bool:
+        return is_complete(self.ready, store)
+
+    def outcome(self, store: Store) -> str:
+        finished, rows = store.totals().finished, self.ready.rows
+        if finished == rows:
+            return f"all {finished:,} rows are finished" if finished != 1 else "its row is finished"
+        return f"{finished:,} of {rows:,} rows; attempts are spent"
+
+    def work(self, store: Store, stop: Stop, night: Night) -> None:
+        work(self.ready, store, stop, night)
+
+    @property
+    def wants_report(self) -> bool:
+        wanted = self.conf.output.report
+        return self.ready.folder is not None if wanted is None else wanted
+
+    def figures(self) -> dict[str, Any]:
+        """What the job says of its rows; of one of the user's own that says nothing, how right its labels are."""
+        if self.ready.hooks.figures is not None:
+            return dict(self.ready.hooks.figures.figures(Run(self.run_dir), self.source))
+        if self._has_gold_labels:
+            from runner.results.evaluate import evaluate_labels
+
+            return {"evaluation": evaluate_labels(self.run_dir, self.source)}
+        return {}
+
+    @property
+    def figures_command(self) -> str | None:
+        gold = self.source.conf.gold
+        words = ["rowmill", "evaluate", str(self.run_dir), "--gold", str(gold)]
+        return shlex.join(words) if self._has_gold_labels else None
+
+    @property
+    def _has_gold_labels(self) -> bool:
+        ready = self.ready
+        return bool(ready.source.conf.gold) and ready.attempts is None and "label" in ready.job.schema().names
 
 
 def is_complete(ready: Prepared, store: Store) -> bool:
@@ -75,34 +129,6 @@ def is_complete(ready: Prepared, store: Store) -> bool:
     finished = store.totals().finished
     spent = ready.attempts is not None and finished + store.rejected()[0] >= ready.attempts.most
     return finished == ready.rows or spent
-
-
-def _outcome(ready: Prepared, store: Store) -> str:
-    finished = store.totals().finished
-    if finished == ready.rows:
-        return f"all {finished:,} rows are finished" if finished != 1 else "its row is finished"
-    return f"{finished:,} of {ready.rows:,} rows; attempts are spent"
-
-
-def _tell(ready: Prepared, store: Store, link: Link | None) -> None:
-    """Say what deaths of earlier sessions lead to, and to the supervisor where to look."""
-    if store.died:
-        log.warning("%s", store.died)
-    if store.deaths.memory:
-        log.warning(
-            "memory ran out before: batches and KV caches take %.0f%% of their size", 100 * store.deaths.budget_share
-        )
-    if link:
-        engine = ready.config.conf.engine
-        link.report(
-            run_dir=str(ready.run_dir.resolve()),
-            session=store.flight.session,
-            stall_s=60 * engine.stall_minutes,
-            max_restarts=engine.max_restarts,
-            resume=resume_command(ready),
-            notify=vars(ready.config.conf.notify),
-            overrides=_resuming(ready.config.overrides, ready),
-        )
 
 
 def open_store(ready: Prepared, death: Death | None = None) -> Store:
@@ -208,28 +234,3 @@ def _note_work(engine: GuardedEngine, loop: Loop, seconds: float) -> None:
         chosen = {"snapshot_cost": plan.costs.snapshot, "level_cost": plan.costs.level, "batch_size": engine.batch_size}
         loop.store.note(work, chosen)
         log.debug("%s, chosen: %s", work, chosen)
-
-
-def resume_command(ready: Prepared) -> str:
-    """The exact command line that goes on with this run, from the same folder."""
-    config = ready.config
-    program, *typed = sys.argv
-    if Path(program).name == "rowmill" and typed[:1] == ["run"]:
-        program = "rowmill" if _is_on_path(program) else program
-    else:
-        program, typed = "rowmill", ["run", *(["--config-dir", config.config_dir] if config.config_dir else [])]
-        typed += config.overrides
-    return shlex.join([program, *_resuming(typed, ready)])
-
-
-def _resuming(words: list[str], ready: Prepared) -> list[str]:
-    """The words of a command line that began this run, changed so that they go on with it."""
-    words = [word for word in words if not re.match(r"\+{0,2}resume=", word)]
-    if ready.run_dir.name == ready.config.run_name:
-        return words
-    return [word for word in words if not re.match(r"\+{0,2}run_name=", word)] + [f"run_name={ready.run_dir.name}"]
-
-
-def _is_on_path(program: str) -> bool:
-    found = shutil.which("rowmill")
-    return found is not None and Path(program).exists() and Path(found).samefile(program)

@@ -1,18 +1,32 @@
+import contextlib
 import json
 import math
+import os
+import re
+import shlex
+import shutil
 import signal
-import subprocess
+import sqlite3
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import runner
+from jobs.perplexity import Asked, prepare_all, scorer
+from jobs.perplexity.conf import PerplexityConf
+from jobs.perplexity.run import PerplexityRun
 from jobs.perplexity.table import Variant, as_json, as_markdown, as_text, delta
-from jobs.perplexity.windows import PerplexityConf, Window, estimate, read_tokens, windows
+from jobs.perplexity.windows import Window, cut_windows, read_tokens
+from runner.checkpoint.deaths import Deaths, read_flight
 from runner.cli import main
 from runner.config.quoting import combinations
 from runner.data.conf import DatasetConf
 from runner.data.source import open_source
+from runner.machine.device import cpu_streams
+from runner.night import night
+from runner.results.perplexity import estimate
 from runner.text.vocabulary import ByteTokenizer
 from runner.types import UserError
 from tests.support import runs
@@ -35,31 +49,31 @@ def text(tmp_path_factory):
 def words(tiny_model_folder, text, tmp_path):
     window = ["perplexity.window=128", "perplexity.stride=128"]
     where = [f"model.path={tiny_model_folder}", "engine.backend=cpu", f"output.dir={tmp_path / 'outputs'}"]
-    return [f"dataset.path={text}", *window, *where]
+    return [f"dataset.path={text}", *window, *where, "output.report=false"]
 
 
 def perplexity(*words):
     assert main(["perplexity", *words]) == 0
 
 
-def figures(tmp_path):
-    return json.loads((tmp_path / "outputs" / "perplexity.json").read_text())
+def figures(tmp_path, place="perplexity-tiny-text/perplexity"):
+    return json.loads((tmp_path / "outputs" / f"{place}.json").read_text())
 
 
 # Windows
 
 
 def test_windows_side_by_side_leave_each_ones_first_token_out():
-    assert windows(10, 4, 4) == [Window(0, 4, 3), Window(4, 8, 3), Window(8, 10, 1)]
+    assert cut_windows(10, 4, 4) == [Window(0, 4, 3), Window(4, 8, 3), Window(8, 10, 1)]
 
 
 def test_overlapping_windows_score_new_tokens_only():
-    assert windows(10, 4, 2) == [Window(0, 4, 3), Window(2, 6, 2), Window(4, 8, 2), Window(6, 10, 2)]
+    assert cut_windows(10, 4, 2) == [Window(0, 4, 3), Window(2, 6, 2), Window(4, 8, 2), Window(6, 10, 2)]
 
 
 @pytest.mark.parametrize(("tokens", "window", "stride"), [(100, 7, 3), (100, 7, 7), (5, 7, 7), (8, 7, 1), (2, 2, 1)])
 def test_no_token_is_scored_twice_and_every_window_scores(tokens, window, stride):
-    found = windows(tokens, window, stride)
+    found = cut_windows(tokens, window, stride)
     scored = [token for one in found for token in range(one.end - one.scored, one.end)]
     assert len(scored) == len(set(scored))
     assert all(one.scored > 0 and one.end - one.begin <= window for one in found)
@@ -69,7 +83,7 @@ def test_no_token_is_scored_twice_and_every_window_scores(tokens, window, stride
 
 
 def test_a_last_window_of_one_token_scores_nothing():
-    assert windows(9, 4, 4) == [Window(0, 4, 3), Window(4, 8, 3)]
+    assert cut_windows(9, 4, 4) == [Window(0, 4, 3), Window(4, 8, 3)]
 
 
 # The text
@@ -155,10 +169,10 @@ def test_batches_chunks_and_streams_change_nothing(words, tmp_path, monkeypatch)
     from jobs.perplexity import windows as module
 
     perplexity(*words, "run_name=one", "engine.batch_size=1")
-    (one,) = figures(tmp_path)
+    (one,) = figures(tmp_path, "one/perplexity")
     monkeypatch.setitem(module.SCORE_BYTES, "cpu", 1)
     perplexity(*words, "run_name=many", "engine.batch_size=5")
-    (many,) = figures(tmp_path)
+    (many,) = figures(tmp_path, "many/perplexity")
     assert many["nll"] == pytest.approx(one["nll"], rel=1e-6)
     assert many["tokens"] == one["tokens"]
 
@@ -201,7 +215,7 @@ def test_the_windows_lie_in_an_arrow_data_set(words, tmp_path):
     import datasets
 
     perplexity(*words, "run_name=sea")
-    (found,) = figures(tmp_path)
+    (found,) = figures(tmp_path, "sea/perplexity")
     saved = datasets.load_from_disk(str(tmp_path / "outputs" / "sea"))
     assert sum(saved["tokens"]) == found["tokens"]
     assert math.fsum(saved["nll"]) / sum(saved["tokens"]) == pytest.approx(found["nll"])
@@ -226,11 +240,9 @@ def test_another_window_is_another_run(words, capsys):
 
 
 def test_an_interrupted_evaluation_goes_on_to_the_same_result(words, tmp_path, capsys, monkeypatch):
-    from jobs import perplexity as module
-
     perplexity(*words, "engine.batch_size=1", "run_name=whole")
-    (whole,) = figures(tmp_path)
-    calls, exact = [], module.losses
+    (whole,) = figures(tmp_path, "whole/perplexity")
+    calls, exact = [], scorer.losses
 
     def interrupted(*given):
         calls.append(given)
@@ -238,35 +250,90 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_result(words, tmp_path, c
             signal.raise_signal(signal.SIGINT)
         return exact(*given)
 
-    monkeypatch.setattr(module, "losses", interrupted)
-    assert main(["perplexity", *words, "engine.batch_size=1", "run_name=stopped"]) == 130
-    assert "run the same command again to resume" in capsys.readouterr().err
+    monkeypatch.setattr(scorer, "losses", interrupted)
+    stopped = [*words, "engine.batch_size=1", "run_name=stopped"]
+    assert main(["perplexity", *stopped]) == 130
+    assert f"To go on:\n{shlex.join(['rowmill', 'perplexity', *stopped])}" in capsys.readouterr().err
     assert 0 < _finished(tmp_path / "outputs" / "stopped") < whole["windows"]
     assert len(calls) == 3
-    perplexity(*words, "engine.batch_size=1", "run_name=stopped")
-    (found,) = figures(tmp_path)
+    perplexity(*stopped)
+    (found,) = figures(tmp_path, "stopped/perplexity")
     assert found["nll"] == pytest.approx(whole["nll"], rel=1e-9)
     assert (found["tokens"], found["windows"]) == (whole["tokens"], whole["windows"])
 
 
-def test_a_killed_evaluation_goes_on_to_the_same_result(words, tmp_path, start):
+@pytest.fixture
+def long_words(words, tmp_path):
+    """A command line of many windows, one at a time."""
     write_text(tmp_path / "long.txt", 400)
     command = [word for word in words if not word.startswith(("dataset.path", "perplexity."))]
     command += [f"dataset.path={tmp_path / 'long.txt'}", "perplexity.window=64", "perplexity.stride=64"]
-    command += ["engine.batch_size=1", "run_name=killed"]
-    folder = tmp_path / "outputs" / "killed"
-    child = start(runs.command("perplexity", *command), stdout=subprocess.DEVNULL)
+    return [*command, "engine.batch_size=1"]
+
+
+@pytest.fixture
+def evaluate(start):
+    """Start the program itself, with its supervisor."""
+    return lambda *words: start(runs.command("perplexity", *words))
+
+
+def kill_worker(folder, child):
+    """Kill the worker once some windows are finished; how many were."""
     while _finished(folder) <= 5:
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.05)
-    child.kill()
-    child.wait()
-    done = _finished(folder)
-    perplexity(*command)
-    (killed,) = figures(tmp_path)
+    os.kill(runner.open_run(folder).status["pid"], signal.SIGKILL)
+    return _finished(folder)
+
+
+def test_after_a_kill_of_its_worker_an_evaluation_goes_on_by_itself_to_the_same_result(long_words, tmp_path, evaluate):
+    folder = tmp_path / "outputs" / "killed"
+    child = evaluate(*long_words, "run_name=killed")
+    done = kill_worker(folder, child)
+    code, said, errors = runs.outcome(child)
+    assert code == 0, errors
+    assert errors.count("starting it again") == 1
+    assert "written to" in said
+    (killed,) = figures(tmp_path, "killed/perplexity")
     assert 5 < done < killed["windows"]
-    perplexity(*command[:-1], "run_name=whole")
-    (whole,) = figures(tmp_path)
+    sessions = runner.open_run(folder).sessions
+    assert [session["why"] for session in sessions] == ["died of SIGKILL, as when memory runs out", "finished"]
+    with contextlib.closing(sqlite3.connect(folder / "run.db")) as connection:
+        ((rows,),) = connection.execute("SELECT rows FROM deaths").fetchall()
+    assert len(json.loads(rows)) <= cpu_streams()  # those at work at that moment, if there were any
+    assert "died of SIGKILL" in (folder / "run.log").read_text()
+    perplexity(*long_words, "run_name=whole")
+    (whole,) = figures(tmp_path, "whole/perplexity")
+    assert killed["nll"] == pytest.approx(whole["nll"], rel=1e-9)
+
+
+def test_a_kill_in_a_sweeps_second_variant_resumes_the_second(long_words, tmp_path, evaluate):
+    first, second = (tmp_path / "outputs" / f"sweep-{size}" for size in (100000, 90000))
+    child = evaluate("-m", *long_words, "perplexity.max_tokens=100000,90000", "run_name=sweep")
+    kill_worker(second, child)
+    code, _, errors = runs.outcome(child)
+    assert code == 0, errors
+    one, other = (runner.open_run(folder) for folder in (first, second))
+    assert other.sessions[0]["why"].startswith("died of SIGKILL")
+    assert one.sessions[0]["why"] == "finished"
+    with contextlib.closing(sqlite3.connect(first / "run.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM deaths").fetchone() == (0,)
+    assert [found["name"] for found in figures(tmp_path, "sweep")] == [
+        "tiny perplexity.max_tokens=100000",
+        "tiny perplexity.max_tokens=90000",
+    ]
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_result(long_words, tmp_path, evaluate):
+    folder = tmp_path / "outputs" / "killed"
+    child = evaluate("--no-supervise", *long_words, "run_name=killed")
+    done = kill_worker(folder, child)
+    assert runs.outcome(child)[0] == -signal.SIGKILL
+    perplexity(*long_words, "run_name=killed")
+    (killed,) = figures(tmp_path, "killed/perplexity")
+    assert 5 < done < killed["windows"]
+    perplexity(*long_words, "run_name=whole")
+    (whole,) = figures(tmp_path, "whole/perplexity")
     assert killed["nll"] == pytest.approx(whole["nll"], rel=1e-9)
 
 
@@ -277,6 +344,140 @@ def _finished(folder):
         return read_status(folder)["finished"]
     except UserError:
         return 0
+
+
+def test_a_run_has_a_log_a_report_and_its_tables_in_its_folder(words, tmp_path, capsys):
+    perplexity(*words[:-1], "run_name=sea")
+    folder = tmp_path / "outputs" / "sea"
+    assert f"written to {folder / 'perplexity.txt'}, .md and .json" in capsys.readouterr().out
+    assert not list((tmp_path / "outputs").glob("perplexity.*"))
+    assert "rows/s" in (folder / "run.log").read_text()
+    (found,) = figures(tmp_path, "sea/perplexity")
+    page = (folder / "report.html").read_text()
+    assert f"{found['perplexity']:.3f} (95%: " in page
+    assert f"{found['tokens']:,} tokens in {found['windows']} windows" in page
+    (folder / "report.html").unlink()
+    assert main(["report", str(folder)]) == 0
+    assert f"{found['perplexity']:.3f} (95%: " in (folder / "report.html").read_text()
+
+
+def test_the_user_is_notified_and_the_schedule_kept(words, tmp_path, capsys):
+    notice = tmp_path / "notice"
+    tell = f"notify.command='echo $ROWMILL_EVENT $ROWMILL_MESSAGE >> {notice}'"
+    assert main(["perplexity", *words, "run_name=sea", "schedule.stop_after=0s", tell]) == 130
+    perplexity(*words, "run_name=sea", tell)
+    stopped, finished = notice.read_text().splitlines()
+    assert stopped == "stopped sea stopped: stopped after 0s"
+    assert re.fullmatch(r"finished sea finished: all \d+ windows are finished", finished)
+    capsys.readouterr()
+    assert main(["perplexity", *words, "schedule.window=25:00-26:00"]) == 2
+    assert "schedule.window=25:00-26:00: it must be two different times of day" in capsys.readouterr().err
+
+
+def test_a_long_pause_gives_the_models_memory_back_and_changes_nothing(words, tmp_path, monkeypatch):
+    perplexity(*words, "engine.batch_size=1", "run_name=whole")
+    (whole,) = figures(tmp_path, "whole/perplexity")
+    from runner.engine import weights
+
+    loads, load = [], weights.load
+    monkeypatch.setattr(weights, "load", lambda *given: loads.append(given) or load(*given))
+    monkeypatch.setattr(
+        night.Night, "waiter", lambda self, leave_out: lambda beat, release: beat() or release() or True
+    )
+    perplexity(*words, "engine.batch_size=1", "run_name=paused")
+    (paused,) = figures(tmp_path, "paused/perplexity")
+    assert len(loads) > paused["windows"] // cpu_streams()
+    assert paused["nll"] == pytest.approx(whole["nll"], rel=1e-9)
+
+
+def test_what_is_at_work_is_on_disk_and_each_chunk_is_a_step(words, tmp_path, monkeypatch):
+    folder, seen, exact = tmp_path / "outputs" / "sea", [], scorer.losses
+
+    def watched(model, batches, streams, chunk, beat):
+        before = read_flight(folder)
+        found = exact(model, batches, streams, 16, beat)
+        after = read_flight(folder)
+        seen.append((sum(map(len, batches)), len(before.rows), before.working, after.beats - before.beats))
+        return found
+
+    monkeypatch.setattr(scorer, "losses", watched)
+    perplexity(*words, "run_name=sea")
+    assert all(windows == rows and working and beats > 0 for windows, rows, working, beats in seen)
+    after = read_flight(folder)
+    assert (after.rows, after.working) == ((), False)
+    (found,) = figures(tmp_path, "sea/perplexity")
+    assert after.done == found["windows"]
+
+
+def test_a_window_of_two_deaths_is_computed_alone_after_the_others(words, tmp_path, monkeypatch):
+    sizes, exact = [], scorer.losses
+    monkeypatch.setattr(Deaths, "alone", lambda self: frozenset([0, 3]))
+
+    def noted(model, batches, *given):
+        sizes.append(sum(map(len, batches)))
+        return exact(model, batches, *given)
+
+    monkeypatch.setattr(scorer, "losses", noted)
+    perplexity(*words, "engine.batch_size=4")
+    assert sizes[0] == 4 * cpu_streams()
+    assert sizes[-2:] == [1, 1]
+    (found,) = figures(tmp_path)
+    assert sum(sizes) == found["windows"]
+
+
+def test_force_begins_anew_beside_and_deletes_nothing(words, tmp_path, capsys):
+    perplexity(*words, "run_name=sea")
+    before = figures(tmp_path, "sea/perplexity")
+    perplexity(*words, "run_name=sea", "resume=force")
+    assert figures(tmp_path, "sea/perplexity") == before
+    (again,) = figures(tmp_path, "sea-2/perplexity")
+    assert again["nll"] == pytest.approx(before[0]["nll"], rel=1e-9)
+
+
+def test_force_gives_all_runs_of_a_sweep_one_new_name_that_goes_on_with_them(words, tmp_path):
+    sweep = ["-m", *words, "perplexity.max_tokens=1000,900"]
+    perplexity(*sweep)
+    asked = Asked([*sweep[1:], "resume=force"], sweep=True)
+    runs = prepare_all(asked)
+    assert [run.run_dir.name for run in runs] == ["perplexity-text-2-1000", "perplexity-text-2-900"]
+    words = runs[0].resuming(asked.overrides)
+    assert words == [*sweep[1:], "run_name=perplexity-text-2"]
+    assert [run.run_dir for run in prepare_all(Asked(words, sweep=True))] == [run.run_dir for run in runs]
+
+
+def test_the_code_of_a_reader_of_ones_own_belongs_to_the_run(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = "from dataclasses import dataclass\n\n\n@dataclass\nclass Ships:\n    def read(self):\n"
+    code += "        return [{'text': 'the ship came home'}] * 50\n"
+    Path("ships.py").write_text(code)
+    own = [word for word in words if not word.startswith("dataset.path")]
+    own += ["dataset=own", "dataset._target_=ships.Ships", "run_name=own"]
+    perplexity(*own)
+    run = runner.open_run(tmp_path / "outputs" / "own")
+    assert list(run.identity["reader"]) == ["ships.py"]
+    assert run.config["dataset"]["_target_"] == "ships.Ships"
+    Path("ships.py").write_text(code + "# changed\n")
+    assert main(["perplexity", *own]) == 2
+    assert "reader.ships.py: " in capsys.readouterr().err
+
+
+def test_the_text_may_move(words, tmp_path, text):
+    perplexity(*words, "run_name=sea")
+    moved = tmp_path / "moved.txt"
+    moved.write_bytes(text.read_bytes())
+    others = [word for word in words if not word.startswith("dataset.path")]
+    perplexity(*others, f"dataset.path={moved}", "run_name=sea")
+    assert runner.open_run(tmp_path / "outputs" / "sea").status["sessions"] == 2
+
+
+def test_a_failing_table_changes_nothing_of_how_the_run_ended(words, tmp_path, capsys, monkeypatch):
+    import jobs.perplexity
+
+    monkeypatch.setattr(jobs.perplexity, "as_markdown", lambda variants: 1 / 0)
+    perplexity(*words)
+    errors = capsys.readouterr().err
+    assert "no table: ZeroDivisionError: division by zero; the rows are safe" in errors
+    assert shlex.join(["rowmill", "perplexity", *words]) in errors
 
 
 # Sweeps and tables
@@ -290,33 +491,44 @@ def test_a_sweep_gives_one_table_with_deltas(words, tmp_path, capsys):
     rest = [word for word in words if word != first]
     perplexity("-m", f"{first},{tmp_path / 'other'}", *rest)
     told = capsys.readouterr().out
-    one, other = figures(tmp_path)
+    one, other = figures(tmp_path, "perplexity-tiny-text-other-text")
     assert one["delta"] is None
     assert other["delta"]["perplexity"] == pytest.approx(other["perplexity"] - one["perplexity"])
     assert other["delta"]["ratio"] == pytest.approx(other["perplexity"] / one["perplexity"] - 1)
     assert other["delta"]["standard_error"] > 0
     assert [line.split()[0] for line in told.splitlines()[:3]] == ["variant", "tiny", "other"]
-    table = (tmp_path / "outputs" / "perplexity.md").read_text().splitlines()
+    table = (tmp_path / "outputs" / "perplexity-tiny-text-other-text.md").read_text().splitlines()
     assert table[0].startswith("| variant | ")
     assert table[1].startswith("| --- | ---: |")
     assert table[3].startswith("| other | ")
-    assert (tmp_path / "outputs" / "perplexity.txt").read_text().strip() in told
+    assert (tmp_path / "outputs" / "perplexity-tiny-text-other-text.txt").read_text().strip() in told
 
 
 def test_a_sweep_computes_nothing_before_all_of_it_is_found_right(words, tmp_path, capsys, monkeypatch):
-    from jobs import perplexity
-
-    monkeypatch.setattr(perplexity, "evaluate", lambda *_: pytest.fail("a variant was computed"))
+    monkeypatch.setattr(PerplexityRun, "work", lambda *_: pytest.fail("a variant was computed"))
     first = next(word for word in words if word.startswith("model.path="))
     rest = [word for word in words if word != first]
     assert main(["perplexity", "-m", f"{first},{tmp_path / 'nowhere'}", *rest]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
 
 
+def test_a_sweep_reads_no_standard_input(words, capsys):
+    others = [word for word in words if not word.startswith("dataset.path")]
+    assert main(["perplexity", "-m", *others, "dataset.path=-", "perplexity.max_tokens=1000,900"]) == 2
+    assert "the standard input can be read once" in capsys.readouterr().err
+
+
+def test_variants_of_one_name_need_a_run_name(words, tmp_path, capsys, tiny_model_folder):
+    shutil.copytree(tiny_model_folder, tmp_path / "copy" / "tiny")
+    rest = [word for word in words if not word.startswith("model.path=")]
+    assert main(["perplexity", "-m", f"model.path={tiny_model_folder},{tmp_path / 'copy' / 'tiny'}", *rest]) == 2
+    assert "run_name is not set: it keeps apart the variants" in capsys.readouterr().err
+
+
 def test_any_key_can_be_swept_over(words, tmp_path):
     rest = [word for word in words if not word.startswith("perplexity.stride")]
-    perplexity("-m", "perplexity.stride=128,64", *rest)
-    one, other = figures(tmp_path)
+    perplexity("-m", "perplexity.stride=128,64", *rest, "run_name=strides")
+    one, other = figures(tmp_path, "strides")
     assert [one["name"], other["name"]] == ["tiny perplexity.stride=128", "tiny perplexity.stride=64"]
     assert other["tokens"] > one["tokens"]
     assert other["delta"]["standard_error"] is None  # other windows: nothing pairs up

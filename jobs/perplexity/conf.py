@@ -1,0 +1,68 @@
+"""The configuration of ``rowmill perplexity``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runner.checkpoint.conf import CheckpointConf
+from runner.data.conf import DatasetConf
+from runner.engine.conf import EngineConf
+from runner.keys import key
+from runner.models.recipes import ModelConf
+from runner.night.notify import NotifyConf
+from runner.night.schedule import ScheduleConf
+from runner.types import UserError
+
+
+@dataclass
+class PerplexityConf:
+    r"""What is measured, and on how much of the text.
+
+    Attributes:
+        window: The length of a window in tokens.
+        stride: How many tokens after the last one the next window begins.
+        max_tokens: Use only this many tokens of the text. null: all.
+        column: The column with the documents. null: ``text``, or the only column of texts.
+        separator: What joins the documents. null: the model's end token; a text such as ``\n`` makes all rows one
+            document, as for a book.
+    """
+
+    window: int = key(4096, least=2)
+    stride: int = key(4096, least=1)
+    max_tokens: int | None = key(100_000, least=2)
+    column: str | None = None
+    separator: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.stride > self.window:
+            raise UserError(
+                "perplexity.stride", f"beyond perplexity.window={self.window} tokens are lost", value=self.stride
+            )
+        if self.separator is not None:  # Hydra leaves escapes as they are typed
+            self.separator = self.separator.replace("\\n", "\n").replace("\\t", "\t")
+
+
+@dataclass
+class PerplexityOutputConf:
+    """``dir``: the folder that holds run folders. ``report``: whether to write ``report.html`` at the end."""
+
+    dir: str = "outputs"
+    report: bool = True
+
+
+@dataclass
+class PerplexityRunConf:
+    """The groups of ``rowmill perplexity``; see ``RunConf`` for the keys without a group."""
+
+    perplexity: PerplexityConf = field(default_factory=PerplexityConf)
+    dataset: DatasetConf = field(default_factory=DatasetConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    engine: EngineConf = field(default_factory=EngineConf)
+    output: PerplexityOutputConf = field(default_factory=PerplexityOutputConf)
+    checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    notify: NotifyConf = field(default_factory=NotifyConf)
+    run_name: str | None = None
+    resume: str = key("auto", among=("auto", "force"))
+    offline: bool = False
+    modules: list[str] = field(default_factory=list)

@@ -1,0 +1,67 @@
+"""One session of any run: leased, logged, worked on by schedule, ended, its figures and report written."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from runner.checkpoint.deaths import Death
+from runner.checkpoint.store import Store
+from runner.night.link import Link
+from runner.night.night import Night
+from runner.session.finish import finish
+from runner.session.runlog import run_log
+from runner.session.runnable import Runnable, resume_command
+from runner.signals import Stop
+
+log = logging.getLogger("rowmill")
+
+
+def drive(run: Runnable, stop: Stop, link: Link | None = None, *, is_last: bool = True) -> dict[str, Any]:
+    """Begin the run or go on with it, to its end; its figures and ``path``.
+
+    When ``stop`` is asked for, the step in flight is finished and committed. ``link``: the supervisor, if this is its
+    worker, which goes on to other runs unless this ``is_last``.
+
+    Raises UserError, and KeyboardInterrupt saying how to go on if the session was interrupted.
+    """
+    conf = run.conf
+    night = Night(conf.schedule, conf.notify, run.run_dir, stop, link.began if link else None)
+    try:
+        with run.open_store(_death(run, link)) as store, run_log(run.run_dir):
+            _tell(run, store, link)
+            if run.is_complete(store):
+                log.info("all %d rows were finished before", store.totals().finished)
+            else:
+                with night.notifying(lambda: run.outcome(store), supervised=link is not None):
+                    run.work(store, stop, night)
+            store.end_at(store.totals().finished)
+            store.close("finished")
+        return finish(run, link if is_last else None)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; what was computed is safe. To go on:\n{resume_command(run)}") from None
+
+
+def _death(run: Runnable, link: Link | None) -> Death | None:
+    """How the worker before this one died, if it was at work on this run."""
+    death = link.death if link else None
+    return death if death and death.run_dir == str(run.run_dir.resolve()) else None
+
+
+def _tell(run: Runnable, store: Store, link: Link | None) -> None:
+    """Say what deaths of earlier sessions lead to, and to the supervisor where to look."""
+    if store.died:
+        log.warning("%s", store.died)
+    if store.deaths.memory:
+        share = 100 * store.deaths.budget_share
+        log.warning("memory ran out before: batches and KV caches take %.0f%% of their size", share)
+    if link:
+        link.report(
+            run_dir=str(run.run_dir.resolve()),
+            session=store.flight.session,
+            stall_s=60 * run.conf.engine.stall_minutes,
+            max_restarts=run.conf.engine.max_restarts,
+            resume=resume_command(run),
+            notify=vars(run.conf.notify),
+            overrides=run.resuming(run.overrides),
+        )
