@@ -15,7 +15,8 @@ beside its runs, under its ``run_name`` or a name made of its variants.
 
 The output has a row for each window, with these columns beside ``error`` and ``usage``:
 
-    ``begin``, ``end``: The window's tokens, as positions in the text; ``end`` is the first one behind it.
+    ``begin``: The position of the window's first token in the text.
+    ``end``: The position after its last one.
     ``tokens``: How many of them are scored: those that no window before it held.
     ``nll``: The sum of their negative log-likelihoods, in nats.
 

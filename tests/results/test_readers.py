@@ -208,6 +208,17 @@ def test_export_in_each_format(run, name, kind, tmp_path, capsys):
         assert all(row.get("input_text", row["text"]) == f"mail {row['row']} about tea." for row in rows)
 
 
+def test_the_card_for_the_hub_says_what_the_run_was(run, name):
+    from runner.export.hub import card
+    from runner.export.select import Selection
+
+    schema = next(run.blocks()).table.schema
+    said = card("me/data", Selection(run, False, None, None), 3, schema)
+    assert f"| job | `{run.identity['job']['_target_']}` |" in said
+    assert f"{run.status['rows']:,} in the {'input' if run.is_row_by_row else 'run'}" in said
+    assert ("Measured with rowmill" in said) == (name == "perplexity")
+
+
 # Damage
 
 READERS = {
