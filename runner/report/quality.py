@@ -5,12 +5,12 @@ Missing figures are left out.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from runner.report.figures import Figures
+from runner.results.diversity import distinct, words_of
 from runner.results.perplexity import estimate, exp
 from runner.words import count_of
 
@@ -84,12 +84,8 @@ def diversity_facts(figures: Figures) -> Facts:
     texts = [columns["text"] for _, columns in figures.sample if isinstance(columns.get("text"), str)]
     if "text" not in figures.columns.job or len(texts) < 10:
         return []
-    words = [text.split() for text in texts]
-    facts = []
-    for n in (1, 2):
-        grams = Counter(gram for one in words for gram in zip(*(one[i:] for i in range(n)), strict=False))
-        if grams:
-            facts.append((f"distinct-{n}", f"{len(grams) / grams.total():.3f} of the {n}-grams of {len(texts)} rows"))
+    words = [words_of(text) for text in texts]
+    facts = [(f"distinct-{n}", f"{distinct(words, n):.3f} of the {n}-grams of {len(texts)} rows") for n in (1, 2)]
     return [*facts, ("copies", f"{len(texts) - len(set(texts)):,} of {len(texts):,} texts repeat an earlier one")]
 
 

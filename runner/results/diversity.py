@@ -28,9 +28,9 @@ def diversity(run_dir: Path, attempts: int) -> dict[str, Any]:
     one); None for fewer than two. ``duplicates``: for each tenth of the attempts the share that were duplicates.
     """
     texts = list(islice(_texts(run_dir), TEXTS))
-    words = [re.findall(r"\w+", text.lower()) for text in texts]
+    words = [words_of(text) for text in texts]
     figures: dict[str, Any] = {"texts": len(texts)}
-    figures |= {f"distinct_{n}": _distinct(words, n) for n in (1, 2)}
+    figures |= {f"distinct_{n}": distinct(words, n) for n in (1, 2)}
     return figures | {"self_bleu": _self_bleu(words), "duplicates": _duplicates(run_dir, attempts)}
 
 
@@ -51,7 +51,13 @@ def _texts(run_dir: Path) -> Iterator[str]:
         yield from block.table.column("text").to_pylist()
 
 
-def _distinct(texts: list[list[str]], n: int) -> float:
+def words_of(text: str) -> list[str]:
+    """The text's words in lower case, without punctuation."""
+    return re.findall(r"\w+", text.lower())
+
+
+def distinct(texts: list[list[str]], n: int) -> float:
+    """Different n-grams as a share of all n-grams (Li et al. 2016); 0 without any."""
     grams = Counter(gram for words in texts for gram in _grams(words, n))
     return len(grams) / grams.total() if grams else 0.0
 
