@@ -128,7 +128,7 @@ ERRORS: Entries = [
         "``cat rows.jsonl | rowmill run dataset=jsonl dataset.path=- ...``; resuming needs no pipe.",
     ),
     (
-        "... holds other rows than ... was made from",
+        "... does not hold the rows that ... was made from",
         "The input has changed: ``rowmill export --data PATH`` says where the original is.",
     ),
     ("this model has no chat template", "Set ``prompt.chat=false``."),
