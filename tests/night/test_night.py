@@ -176,7 +176,7 @@ def test_a_run_waits_for_its_window_before_the_model_is_loaded(on, monkeypatch):
     machine = on(FakeMachine("21:30"))
     opened = []
     original = session.open_engine
-    monkeypatch.setattr(session, "open_engine", lambda ready: opened.append(machine.slept) or original(ready))
+    monkeypatch.setattr(session, "open_engine", lambda *given: opened.append(machine.slept) or original(*given))
     assert run(overrides("schedule.window=22:00-07:00"))["finished"] == ROWS
     assert opened == [pytest.approx(1800, abs=6)]
 
@@ -185,7 +185,7 @@ def test_a_run_pauses_in_the_middle_frees_the_model_and_goes_on(on, monkeypatch,
     machine = on(FakeMachine("06:59:50", step_s=1.0))
     opened = []
     original = session.open_engine
-    monkeypatch.setattr(session, "open_engine", lambda ready: opened.append(original(ready)) or opened[-1])
+    monkeypatch.setattr(session, "open_engine", lambda *given: opened.append(original(*given)) or opened[-1])
     with caplog.at_level("INFO", "rowmill"):
         figures = run(overrides("schedule.window=22:00-07:00", "notify.command='echo $ROWMILL_EVENT >> told'"))
     assert figures["finished"] == ROWS
