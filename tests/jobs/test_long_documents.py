@@ -56,11 +56,12 @@ def test_kills_in_the_middle_of_documents_lose_only_what_was_in_flight(tmp_path,
         *("dataset=documents", "dataset.path=books", "engine.backend=fake", "engine.batch_size=2"),
         *("engine.max_tokens=200", "engine.temperature=0.7", "output.shard_rows=2", "output.keep=[file]"),
     ]
-    whole, killed = (Run(tmp_path, name, overrides) for name in ("whole", "killed"))
-    uninterrupted = whole.start(step_seconds=0)
     chance = random.Random(0)
-    counts = kill_until_done(killed, [(chance.uniform(0.05, 0.25), True) for _ in range(KILLS)])
-    whole.finish(uninterrupted)
+    moments = [(chance.randint(2, 6), chance.uniform(0, 0.02)) for _ in range(KILLS)]
+    with Run(tmp_path, "whole", overrides) as whole, Run(tmp_path, "killed", overrides) as killed:
+        whole.start(step_seconds=0)
+        counts = kill_until_done(killed, moments)
+        whole.finish()
     assert killed.shards() == whole.shards()
     assert killed.committed().keys() == whole.committed().keys()
     assert len([count for count in counts if 0 < count < len(whole.committed())]) >= KILLS - 2
@@ -143,8 +144,8 @@ def test_steps_of_different_documents_share_batches(tmp_path, monkeypatch):
     steps = []
     original = session.open_engine
 
-    def counting(ready):
-        engine = original(ready)
+    def counting(*given):
+        engine = original(*given)
         step = engine.step
 
         def counted():

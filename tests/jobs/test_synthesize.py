@@ -239,11 +239,12 @@ def test_kills_change_nothing_of_what_is_accepted(folder):
         *(ATTRIBUTES, "job.filters.judge={least: 2.7}"),
         "job.filters.overlap=null",
     ]
-    whole, killed = (Run(folder, name, overrides) for name in ("whole", "killed"))
-    uninterrupted = whole.start(step_seconds=0)
     chance = random.Random(0)
-    counts = kill_until_done(killed, [(chance.uniform(0.05, 0.3), True) for _ in range(4)])
-    whole.finish(uninterrupted)
+    moments = [(chance.randint(12, 60), chance.uniform(0, 0.02)) for _ in range(4)]
+    with Run(folder, "whole", overrides) as whole, Run(folder, "killed", overrides) as killed:
+        whole.start(step_seconds=0)
+        counts = kill_until_done(killed, moments)
+        whole.finish()
     assert killed.shards() == whole.shards()
     rejected = [list(open_run(folder / "outputs" / name).rejected()) for name in ("whole", "killed")]
     assert rejected[0] == rejected[1]
@@ -260,10 +261,10 @@ def test_kills_of_a_real_model_change_nothing_either(folder):
         *("job.target=40", "job.ahead=16", "job.shots=1", "job.filters.complete=null", "job.filters.length=null"),
         *("job.filters.judge={least: 3.0}", "engine.max_tokens=12", "engine.batch_size=4", "output.report=false"),
     ]
-    whole, killed = (Run(folder, name, overrides) for name in ("whole", "killed"))
-    uninterrupted = whole.start(step_seconds=0)
-    kill_until_done(killed, [(after_s, True) for after_s in (0.3, 0.6, 0.1, 0.5)])
-    whole.finish(uninterrupted)
+    with Run(folder, "whole", overrides) as whole, Run(folder, "killed", overrides) as killed:
+        whole.start(step_seconds=0)
+        kill_until_done(killed, [(answers, 0.01) for answers in (6, 12, 2, 9)])
+        whole.finish()
     texts = [[(row["text"], row["attempt"], row["score"]) for row in run.rows()] for run in (whole, killed)]
     rejected = [list(open_run(folder / "outputs" / name).rejected()) for name in ("whole", "killed")]
     assert [one[:2] for one in texts[0]] == [one[:2] for one in texts[1]]
