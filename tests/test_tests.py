@@ -1,6 +1,7 @@
 """The tests themselves: each file can be run, renamed or deleted alone, and lies where the room that it tests does."""
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 
@@ -28,6 +29,17 @@ def test_no_file_imports_a_test():
         for file in files
     }
     assert {file: names for file, names in found.items() if names} == {}
+
+
+def test_what_measuring_programs_import_exists():
+    """They run by hand, some on a GPU only: what was renamed would be found too late."""
+    for file in sorted((TESTS / "bench").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("runner", "jobs", "tests")):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    assert hasattr(module, alias.name) or importlib.util.find_spec(name), f"{file.name}: {name}"
 
 
 def test_each_folder_is_named_like_the_room_that_it_tests():

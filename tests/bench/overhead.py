@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 
 from runner import run
-from runner.checkpoint import database, flight, store
+from runner.checkpoint import database, deaths, store
 from runner.checkpoint.records import Staged
 from runner.night import supervisor
-from runner.session import session
+from runner.session import drive, session
 
 WAYS = ("supervised", "alone", "memory", "nothing")
 
@@ -110,12 +110,12 @@ def one(way, words):
     walls, threads = [], []
     if way == "nothing":
         store.Store.record = count
-        flight.Flight.beat = lambda *_, **__: None
+        deaths.Flight.beat = lambda *_, **__: None
     else:
         if way == "memory":
             database.sqlite3 = InMemory()
         store.Store.record = timed(store.Store.record, walls, threads)
-        flight.Flight.beat = timed(flight.Flight.beat, walls, threads)
+        deaths.Flight.beat = timed(deaths.Flight.beat, walls, threads)
 
     def work(ready, opened, *given, original=session.work):
         began = time.thread_time()
@@ -124,7 +124,7 @@ def one(way, words):
         told = {"rows_per_s": rows / active, "share": sum(walls) / active, "row_us": 1e6 * sum(threads) / rows}
         print(json.dumps(told | {"cpu_share": sum(threads) / (time.thread_time() - began)}))
 
-    session.work, session.result = work, lambda ready: {}
+    session.work, drive.finish = work, lambda run, link: {}
     run(words)
 
 
