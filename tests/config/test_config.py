@@ -134,7 +134,7 @@ MISTAKES = [
     ("job.labels=7", "job.labels=7", "a list"),
     ("job.labels=[ham,ham]", "job.labels", "'ham'"),
     ("'job.labels=[ham,{name: spam, srf: x}]'", "job.labels", "surface"),
-    ("job.method=guess", "job.method=guess", "choice or generate"),
+    ("job.method=guess", "job.method=guess", "choice, generate"),
     ("job.method=null", "job.method=null", "a text"),
     ("dataset.gold=kind job.labels=[ham,eggs]", "dataset.gold=kind", "'spam' is not among job.labels"),
     ("dataset.gold=kind dataset.classes=[ham]", "dataset.classes", "'spam'"),

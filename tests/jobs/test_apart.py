@@ -11,7 +11,7 @@ from runner.types import UserError
 
 def measure(task):
     if task["way"] == "refuse":
-        raise UserError("no room", 3)
+        raise UserError("no room", exit_code=3)
     return {"seconds": 1 / task["speed"]}
 
 print("what a library prints")

@@ -80,10 +80,11 @@ def test_a_book_of_300_000_tokens_takes_little_more_memory_than_a_chapter(tmp_pa
     monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
     save_tiny_llama(tmp_path / "tiny")
     code = """
-        import resource, sys
+        import sys
         from runner import run
+        from runner.machine.facts import peak_memory
         figures = run(sys.argv[1:])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+        peak = peak_memory() / (1 << 20)
         print(figures["finished"], figures["errors"], peak)
     """
     peaks = []

@@ -49,7 +49,7 @@ def exchange(steps, answers):
         mine, answers = answers[: len(asked)], answers[len(asked) :]
         failed = next((answer for answer in mine if answer.error), None)
         try:
-            asked = steps.throw(RowError(failed.error, mine)) if failed else steps.send(mine)
+            asked = steps.throw(RowError.read(failed.error, mine)) if failed else steps.send(mine)
         except StopIteration as returned:
             return returned.value
 

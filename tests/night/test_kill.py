@@ -105,10 +105,11 @@ def test_kills_of_a_real_model_leave_the_same_labels_and_confidences(folder, slo
 @pytest.mark.slow
 def test_many_rows_take_no_more_memory_than_few(folder, slow):
     code = """
-        import resource, sys
+        import sys
         from runner import run
+        from runner.machine.facts import peak_memory
         figures = run(sys.argv[1:])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+        peak = peak_memory() / (1 << 20)
         print(figures["finished"], figures["errors"], figures["state"], peak)
     """
     peaks = []
