@@ -161,10 +161,11 @@ class Evaluation:
                 raise UserError(f"the gold value {unknown[0]!r} is not among the labels ({', '.join(self.labels)})")
             known = np.array([name is not None for name in names], np.bool_)
             gold = np.array([index.get(name or "", 0) for name in names], np.int64)
-            label = np.array([index.get(str(name), len(index)) for name in table["label"].to_pylist()], np.int64)
+            none = len(index)
+            given = [none if one is None else index.get(str(one), none) for one in table["label"].to_pylist()]
             before, plain = self._without_prelude(table)
             arrays = (
-                *(gold, label, _floats(table, "confidence"), before, plain),
+                *(gold, np.array(given, np.int64), _floats(table, "confidence"), before, plain),
                 *(start + np.arange(len(table)), _flags(table, "abstained"), table["error"].is_valid().to_numpy()),
             )
             yield tuple(array[known] for array in arrays)

@@ -196,6 +196,12 @@ def test_gold_numbers_are_named_by_the_classes():
     assert evaluate_labels("outputs/mail", Run("outputs/mail").source, ["ham", "spam"]) == found
 
 
+def test_a_row_without_a_label_is_not_taken_for_a_label_named_none():
+    found = label(10, lambda i: "None", "job.labels=['None',spam]", "job.abstain_below=1")["evaluation"]
+    assert (found["labelled"], found["abstained"], found["accuracy"]) == (0, 10, 0)
+    assert found["confusion"]["None"] == {"None": 0, "spam": 0, "(none)": 10}
+
+
 def test_without_any_gold_there_is_no_accuracy():
     found = label(10, lambda i: None)["evaluation"]
     assert (found["rows"], found["accuracy"]) == (0, None)
