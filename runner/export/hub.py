@@ -10,10 +10,12 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from runner.data.conf import DatasetConf
 from runner.export.annotate import model_name
 from runner.export.select import Selection
 from runner.results.run import Run
 from runner.types import UserError
+from runner.words import first_line
 
 HUB = "hub:"
 FILE_BYTES = 500 << 20  # of Arrow data in one Parquet file
@@ -38,8 +40,7 @@ def push(target: str, selection: Selection, *, public: bool, overwrite: bool) ->
         except UserError:
             raise
         except Exception as error:  # the hub client raises many kinds; each means that nothing was uploaded
-            first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{target} cannot be written: {first_line}; `hf auth login` gives access") from error
+            raise UserError(f"{target} cannot be written: {first_line(error)}; `hf auth login` gives access") from error
     return rows
 
 
@@ -137,14 +138,19 @@ def _made(prompt: Mapping[str, Any]) -> str:
 def _facts(run: Run, rows: int, where: str | None) -> Iterator[tuple[str, Any]]:
     config, status = run.config, run.status
     data, engine = config["dataset"], config["engine"]
-    path = str(data["path"])
     yield "rows", f"{rows:,}" + (f" (where `{where}`)" if where else "")
     whole = "in the input" if run.is_row_by_row else "in the run"
     yield "of", f"{status['rows']:,} {whole}, {status['errors']:,} with an error"
     yield "job", f"`{run.identity['job'].get('_target_', '')}`"
     yield "model", f"`{model_name(run)}`" + (f" at {rev}" if (rev := config["model"].get("revision")) else "")
-    yield "input", f"`{path if data['kind'] == 'hub' else Path(path.partition('#')[0]).name}` ({data['kind']})"
+    yield "input", _input(DatasetConf.of(data))
     if "prompt" in config:
         yield "sampling", ", ".join(f"{key} {engine[key]}" for key in ("temperature", "top_p", "max_tokens"))
         yield "seed", config["seed"]
         yield "date", config["date"]
+
+
+def _input(data: DatasetConf) -> str:
+    if data.target:
+        return f"`{data.target}` (own reader)"
+    return f"`{data.path if data.kind == 'hub' else Path(data.display_name).name}` ({data.kind})"

@@ -117,7 +117,7 @@ def _what(figures: Figures) -> list[tuple[str, str]]:
         "revision": provenance.get("commit") or model.get("revision"),
         "weights": model.get("weights"),
         "quantisation": _pairs(provenance.get("quantization")),
-        "data": without_hashes(str(provenance.get("dataset") or data.get("path"))),
+        "data": without_hashes(str(provenance.get("dataset") or data.get("_target_") or data.get("path"))),
         "fingerprint": data.get("fingerprint"),
         "prompt hash": provenance.get("prompt_sha256"),
         "seed": identity.get("seed"),

@@ -47,6 +47,11 @@ class Pages:
 class Silent:
     pages: int = 3
 
+@dataclass
+class Numbers:
+    def read(self):
+        return [{"text": f"page {n}"} for n in range(3)]
+
 class Plain:
     def read(self):
         return []
@@ -134,6 +139,17 @@ def test_export_joins_the_columns_it_gives(capsys):
     assert main(["export", "outputs/r", "out.jsonl", "--join"]) == 0
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert rows[2]["gold"] == "yes"
+
+
+def test_the_card_and_the_report_name_the_reader():
+    from runner.export.hub import card
+    from runner.export.select import Selection
+
+    Path("own/dataset/numbers.yaml").write_text("_target_: mine.Numbers\n")
+    run([*RUN[1:], "dataset=numbers", "output.report=true"], "own")
+    selection = Selection(open_run("outputs/r"), False, None, None)
+    assert "| input | `mine.Numbers` (own reader) |" in card("me/data", selection, 3, pa.schema([]))
+    assert "mine.Numbers" in Path("outputs/r/report.html").read_text().partition("Everything that determines")[0]
 
 
 def test_preview_shows_its_rows(capsys):
