@@ -108,6 +108,10 @@ class Run:
 
         if not self.status["shards"] or not (self.path / "state.json").is_file():
             raise UserError(f"{self.path} has no finished shard yet; `rows()` gives the rows that are finished")
+        with open_reader(self.path) as connection:
+            shards = list(read_shards(connection))
+        for shard in shards:
+            self._sealed(shard)  # UserError if it is damaged
         return datasets.load_from_disk(str(self.path))
 
     @property

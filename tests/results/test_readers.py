@@ -275,7 +275,7 @@ def test_a_changed_row_is_refused(copy, reader, capsys):
     assert "\n" not in said
 
 
-@pytest.mark.parametrize("reader", ["report", "evaluate", "diff", "export", "chat", "rows", "errors"])
+@pytest.mark.parametrize("reader", ["report", "evaluate", "diff", "export", "chat", "rows", "dataset", "errors"])
 def test_a_changed_shard_is_refused(copy, reader, capsys):
     file = min(copy.glob("data-*.arrow"))
     data = bytearray(file.read_bytes())
