@@ -1,9 +1,6 @@
 """A row's way through a run: requests, the plan, the batch, the answers. No MLX in here.
 
 Modules:
-setting   What a job is told of its run before the first row.
-
-Modules:
 feed      Where the loop's rows come from and where they go: a data set, or attempts until enough are accepted.
 loop      The loop: rows become tasks, tasks ask, the engine answers, the store keeps.
 plan      The order in which waiting sequences are computed, and the prefixes they share. Pure: no MLX.
