@@ -39,6 +39,20 @@ question that depends on an answer is simply the next ``yield``; a list of reque
 makes the row an error. ``steps`` must not look at clocks or use unseeded randomness, because a resumed run replays the
 recorded answers into it.
 
+A run also calls these methods, if the job has them:
+
+    ``open(setting)``: Before the first row and before weights load; ``setting`` (``rowmill.Setting``) says what the
+        run is. Like the next two it may raise UserError.
+    ``check_run(conf)``: To refuse keys of the run that do not go with the job.
+    ``check_source(source, prompter)``: To refuse a data set or a tokenizer that does not.
+    ``take_structure(structure, raw)``: To learn what answers must look like, ahead of ``schema`` and ``steps``.
+    ``prelude(survey)``: A generator like ``steps`` that asks something once, before the first row.
+    ``begin(found)``: To get what ``prelude`` returned, in every session of the run.
+    ``attempts()``: To make rows of its own (``rowmill.Attempts``) instead of one for each row of the data set.
+    ``choice_names()``: What the choices of its first request are called, in their order; ``preview`` shows them.
+    ``made_from(columns)``: The prompt's variables behind an output row; ``export --format chat`` needs them.
+    ``figures(run, source)``: How good the finished rows are, as JSON values by name.
+
 ``rowmill new job NAME`` writes a working job with its prompt and its test. A job lies in a Python file in
 ``--config-dir`` or in the current folder; classes of installed modules need ``modules=[NAME]``.
 

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from runner.cli import command_parser, main, topics
+from runner.config import hooks
 from runner.config.compose import keys
 from runner.config.conf import RunConf
 from runner.config.declared import find_class
@@ -190,6 +191,11 @@ def test_options_of_a_job_are_those_of_its_class_and_each_has_a_meaning(job):
 
 def test_every_job_has_a_topic():
     assert set(group_files("job")) == set(topics.JOBS)
+
+
+def test_the_help_on_jobs_of_ones_own_names_every_method_that_a_run_calls():
+    text = topics.help_text("own-job")
+    assert [name for name in hooks.NAMES if f"{name}(" not in text] == []
 
 
 def test_columns_in_the_help_are_those_of_the_schema():
