@@ -27,9 +27,9 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
-from runner.cli.commands import COMMANDS, EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, GROUPS
+from runner.cli.commands import COMMANDS, GROUPS
 from runner.console import mute, muted, open_streams, own_traceback, tell
-from runner.types import UserError
+from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, UserError
 from runner.words import without_hashes
 
 
@@ -150,7 +150,3 @@ def _version(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
 
     print(f"rowmill {__version__}")
     return EXIT_OK
-
-
-if __name__ == "__main__":
-    sys.exit(main())

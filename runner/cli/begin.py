@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from runner.cli.commands import EXIT_OK
+from runner.types import EXIT_OK
 
 
 def init_arguments(parser: argparse.ArgumentParser) -> None:

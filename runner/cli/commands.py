@@ -6,10 +6,6 @@ its arguments. Modules import what they need when they run: ``rowmill --help`` m
 
 from typing import NamedTuple
 
-from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE
-
-__all__ = ["EXIT_CANNOT_RUN", "EXIT_INTERRUPTED", "EXIT_OK", "EXIT_ROW_ERRORS", "EXIT_USAGE"]
-
 
 class Command(NamedTuple):
     """A command: its module in runner/cli, and its line in ``rowmill --help``."""

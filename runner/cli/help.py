@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import shutil
 
-from runner.cli.commands import COMMANDS, EXIT_OK
+from runner.cli.commands import COMMANDS
+from runner.types import EXIT_OK
 
 
 def help_arguments(parser: argparse.ArgumentParser) -> None:

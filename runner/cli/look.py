@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 
 from runner.cli.arguments import add_json, add_run_dir
-from runner.cli.commands import EXIT_OK
-from runner.types import UserError
+from runner.types import EXIT_OK, UserError
 
 
 def status_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ import json
 from typing import TYPE_CHECKING
 
 from runner.cli.arguments import add_no_supervise, add_overrides
-from runner.cli.commands import EXIT_OK
 from runner.config.groups import group_files
+from runner.types import EXIT_OK
 
 if TYPE_CHECKING:
     from jobs.perplexity import Measured

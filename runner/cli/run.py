@@ -6,8 +6,7 @@ import argparse
 import json
 
 from runner.cli.arguments import add_no_supervise, add_overrides, run_keys
-from runner.cli.commands import EXIT_CANNOT_RUN, EXIT_OK
-from runner.types import UserError
+from runner.types import EXIT_CANNOT_RUN, EXIT_OK, UserError
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:

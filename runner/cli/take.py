@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from runner.cli.arguments import add_json, add_run_dir
-from runner.cli.commands import EXIT_OK
+from runner.types import EXIT_OK
 
 FORMATS = [
     *("parquet", "jsonl", "csv", "sqlite"),
