@@ -79,12 +79,6 @@ _OTHER_GROUPS = {  # of commands other than run
     "perplexity": ("jobs.perplexity", "PerplexityConf"),
     "benchmark": ("jobs.benchmark", "BenchmarkConf"),
 }
-WINDOW_COLUMNS: Entries = [
-    ("begin", "The number of the window's first token in the text."),
-    ("end", "The number of the token behind its last."),
-    ("tokens", "How many of its tokens are scored."),
-    ("nll", "The sum of their negative log-likelihoods, in nats."),
-]
 WRITTEN = "Every key of the configuration, written by `python -m runner.cli.topics > conf/README.md`."
 EXIT_CODES: Entries = [
     ("0", "Every row is finished, and none has an error."),
@@ -173,9 +167,6 @@ def blocks(name: str) -> Iterator[Block]:
         yield from _group(group, _groups()[group])
     if name == "dataset":
         yield Block("entries", entries=list(_choices("dataset")))
-    if name == "perplexity":
-        yield Block("prose", "The run of a variant has a row for each window, with these columns:")
-        yield Block("entries", entries=WINDOW_COLUMNS)
 
 
 def configuration_page() -> str:
