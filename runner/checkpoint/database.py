@@ -62,9 +62,7 @@ def connect(run_dir: Path, *, power: bool) -> Database:
         connection.execute(f"PRAGMA fullfsync = {int(power)}")
         connection.execute(f"PRAGMA checkpoint_fullfsync = {int(power)}")
         connection.execute("PRAGMA cache_size = -65536")  # KiB
-        connection.execute(
-            "PRAGMA wal_autocheckpoint = 16384"
-        )  # pages: random digests dirty the same index pages often
+        connection.execute("PRAGMA wal_autocheckpoint = 16384")  # pages: random digests dirty the same ones often
         return Database(connection, execute_plugins=False)
     except BaseException:
         connection.close()

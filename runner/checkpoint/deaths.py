@@ -26,6 +26,9 @@ from runner.checkpoint.records import with_crc
 from runner.machine.facts import boot_id
 from runner.words import count_of
 
+FLIGHT = "run.flight"
+_HEAD = struct.Struct("<QQQ?I")  # session, beats, answers on disk, at work, rows
+_MOST_ROWS = 4096
 ALONE_AFTER, QUARANTINED_AFTER = 2, 3  # deaths of a row
 _SHRINK = 0.7  # of the budget, for each death caused by lack of memory
 _LEAST_SHARE = 0.05
@@ -102,15 +105,6 @@ def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None
 def _machine_went_down(provenance: str | None) -> bool:
     before = json.loads(provenance or "{}").get("machine", {}).get("boot")
     return bool(before and boot_id()) and before != boot_id()
-
-
-FLIGHT = "run.flight"
-
-
-_HEAD = struct.Struct("<QQQ?I")  # session, beats, answers on disk, at work, rows
-
-
-_MOST_ROWS = 4096
 
 
 class InFlight(NamedTuple):

@@ -124,9 +124,8 @@ def _sound_shards(run_dir: Path, identity: dict[str, Any], hashes: dict[str, str
         data = path.read_bytes()
         sha256 = hashlib.sha256(data).hexdigest()
         full = min(size, rows - shard * size)
-        least = (
-            1 if hashes.get(path.name) == sha256 else full
-        )  # a run out of attempts ends with fewer rows than asked for
+        # A run out of attempts ends with fewer rows than asked for.
+        least = 1 if hashes.get(path.name) == sha256 else full
         table = _table(data, identity["columns"], range(least, full + 1))
         if table is None or hashes.get(path.name, sha256) != sha256:
             lost.append(f"{path.name} is damaged: its rows will be rebuilt")

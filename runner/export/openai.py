@@ -19,7 +19,7 @@ from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
 from runner.export.select import Selection
 from runner.results.run import Run
-from runner.types import TOO_LONG, UserError
+from runner.types import TOO_LONG, RowError, UserError
 
 _NEEDED = ("choices", "usage", "error")
 _PARAM = re.compile(r"body\.([\w.\[\]]+)")
@@ -76,10 +76,10 @@ def _record(run: Run, row: dict[str, Any], model: str) -> dict[str, Any]:
     if row["error"] is None:
         response = {"status_code": 200, "request_id": f"req_{name}", "body": _completion(run, row, name, model)}
         return record | {"response": response, "error": None}
-    code, _, message = row["error"].partition(": ")
+    failed = RowError.read(row["error"])
     if row["problem"] is not None:
-        return record | {"response": None, "error": {"code": code, "message": message}}
-    status, error = _refusal(code, message)
+        return record | {"response": None, "error": {"code": failed.kind, "message": failed.detail}}
+    status, error = _refusal(failed.kind, failed.detail)
     return record | {
         "response": {"status_code": status, "request_id": f"req_{name}", "body": {"error": error}},
         "error": None,

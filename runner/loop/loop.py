@@ -46,7 +46,7 @@ class Loop:
     plan: Plan = field(default_factory=Plan)
     tasks: dict[int, Task] = field(default_factory=dict)  # unfinished rows that were read, in order
     last: int = 0  # row read
-    told: bool = False  # of the first exception that a job did not mean to raise
+    reported: bool = False  # of the first exception that a job did not mean to raise
     asked: dict[Key, Sequence] = field(default_factory=dict)  # sequences in the plan or the engine
     digests: dict[Key, bytes] = field(default_factory=dict)  # of the requests without an answer on disk
     twins: dict[bytes, list[Key]] = field(default_factory=dict)  # requests that wait for an identical one's answer
@@ -130,8 +130,8 @@ class Loop:
 
     def _tell(self, task: Task) -> None:
         """Show where the job went wrong, once: a mistake in a job tends to fail every row."""
-        if task.problem is not None and not self.told:
-            self.told = True
+        if task.problem is not None and not self.reported:
+            self.reported = True
             log.warning("row %d: the job failed, and this is shown once:", task.index, exc_info=task.problem)
 
     def _ask(self, requests: list[Asked]) -> None:

@@ -53,13 +53,13 @@ def sequence_of(
     grammar = follows.after(tokens) if follows else None
     sampling = request.sampling or defaults.sampling
     max_tokens = request.max_tokens or defaults.max_tokens
-    told: dict[str, Any] = {"mean_logprob": request.mean_logprob, "top_logprobs": request.top_logprobs}
+    wanted: dict[str, Any] = {"mean_logprob": request.mean_logprob, "top_logprobs": request.top_logprobs}
     if sampling.temperature <= 0:
-        return Sequence(key, tokens, max_tokens, _GREEDY, grammar=grammar, **told)
+        return Sequence(key, tokens, max_tokens, _GREEDY, grammar=grammar, **wanted)
     seeds = (defaults.seed, origin, key[1]) if request.seed is None else (request.seed,)
     draws = hashlib.blake2b(repr(seeds).encode(), digest_size=8).digest()
     draw_seed = int.from_bytes(draws, "little")
-    return Sequence(key, tokens, max_tokens, sampling, draw_seed, grammar=grammar, **told)
+    return Sequence(key, tokens, max_tokens, sampling, draw_seed, grammar=grammar, **wanted)
 
 
 def _grammar(request: Request, defaults: Defaults) -> AnswerGrammar | None:

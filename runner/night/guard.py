@@ -42,9 +42,8 @@ class GuardedEngine:
         self._alone, self._quarantined = alone, quarantined or {}
         self._inner: Engine | None = opened()
         self._flying: dict[Key, Sequence] = {}
-        self._entering: list[
-            Sequence
-        ] = []  # of those flying, not yet in the engine: on disk first, for adding may kill
+        # Of those flying, not yet in the engine: on disk first, for adding may kill.
+        self._entering: list[Sequence] = []
         self._apart: deque[Sequence] = deque()  # waiting for the engine to be empty
         self._refused: list[Generation] = []
         self._poison: dict[tuple[int, ...], str] = {}  # prompts of quarantined rows, for those that ask the same

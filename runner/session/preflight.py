@@ -19,6 +19,7 @@ from runner.session.sample import Length, lengths, look, plan_prefixes
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
+CHECKED_ROWS = 8  # a place, when a run begins
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,6 @@ def _weights(folder: Path, config: dict[str, Any]) -> int:
 
 def _gb(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
-
-
-CHECKED_ROWS = 8  # a place, when a run begins
 
 
 def check_memory(ready: Prepared) -> None:

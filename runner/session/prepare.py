@@ -59,7 +59,7 @@ def prepare(config: Config) -> Prepared:
     if conf.resume == "force":
         with disk_errors(run_dir):
             run_dir = fresh_dir(run_dir)
-        log.info("resume=force: starting anew in %s", run_dir)
+        log.info("resume=force: starting over in %s", run_dir)
     source = open_source(conf.dataset, conf.offline, run_dir, job_folders(config.config_dir), conf.modules)
     date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)

@@ -29,14 +29,14 @@ def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None
 
     Loads no weights, takes no lease, writes nothing into the run directory, unless so many rows are to be computed in a
     ``trial``, which the run then keeps; ``stop`` may end it. Raises UserError like the run itself, and when not one of
-    the rows looked at gives a prompt.
+    the rows sampled yields a prompt.
     """
     conf = replace(config.conf, resume="auto")  # forced or not, the time is that of the run with this name
     ready = prepare(replace(config, conf=conf))
     looked = look(ready)
     if not looked.sequences:
         reason = looked.errors[0] if looked.errors else "the job asks nothing about them"
-        raise UserError(f"none of the {looked.rows:,} rows looked at gives a prompt: {reason}")
+        raise UserError(f"none of the {looked.rows:,} rows sampled yields a prompt: {reason}")
     shared = plan_prefixes(looked.sequences)
     figures = _figures(ready, looked, shared)
     if trial:
