@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 from runner.types import UserError
 
 _SHOWN = 60
+_COLUMN = re.compile(r"(.*?): (\w+<.*>|\w+(?:[^\w:][^:]*)?)", re.DOTALL)
 
 
 def check_identity(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -43,8 +45,13 @@ def column_list(fields: Iterable[Any]) -> list[str]:
 def output_columns(identity: Mapping[str, Any]) -> OutputColumns:
     """The columns of the run with this identity, which is ``completed``."""
     kept = dict(identity["keep"])
-    pairs = [column.partition(": ")[::2] for column in identity["columns"][len(kept) : -2]]  # less error and usage
-    return OutputColumns(kept, dict(pairs))
+    return OutputColumns(kept, dict(map(_name_and_type, identity["columns"][len(kept) : -2])))  # less error and usage
+
+
+def _name_and_type(column: str) -> tuple[str, str]:
+    """Of a column as in ``column_list``; a colon may stand in its name, and in the type of a list or a struct."""
+    found = _COLUMN.fullmatch(column)
+    return (found[1], found[2]) if found else (column, "")
 
 
 def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +69,7 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
 def _source_name(name: str, identity: Mapping[str, Any]) -> str:
     """The gold column was called ``gold`` where the job has a column of its name."""
     gold = identity["dataset"].get("gold") if name == "gold" else None
-    job = [column.partition(": ")[0] for column in identity["columns"][len(identity["keep"]) :]]
+    job = [_name_and_type(column)[0] for column in identity["columns"][len(identity["keep"]) :]]
     return str(gold) if gold in job else name
 
 

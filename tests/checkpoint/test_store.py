@@ -13,6 +13,7 @@ import pytest
 from runner import disk
 from runner.checkpoint import shards
 from runner.checkpoint import store as store_module
+from runner.checkpoint.identity import column_list, output_columns
 from runner.checkpoint.lease import fresh_dir
 from runner.checkpoint.records import Output, Record
 from runner.disk import disk_errors
@@ -517,3 +518,11 @@ def test_sessions_note_provenance_and_why_they_ended(tmp_path):
     with sqlite3.connect(tmp_path / "run.db") as connection:
         sessions = connection.execute("SELECT provenance, why FROM sessions").fetchall()
     assert sessions == [('{"mlx": "1"}', "interrupted"), ('{"mlx": "2"}', "finished")]
+
+
+def test_columns_with_colons_in_their_names_are_known_again():
+    types = [pa.string(), pa.list_(pa.struct([("x: y", pa.int64())])), pa.dictionary(pa.int32(), pa.string())]
+    schema = pa.schema([(f"{name}{at}", kind) for at, kind in enumerate(types) for name in ("a", "a: b", ": ")])
+    ours = [*schema, pa.field("error", pa.string()), pa.field("usage", pa.struct([("n", pa.int32())]))]
+    found = output_columns({"keep": {}, "columns": column_list(ours)})
+    assert found.job == {field.name: str(field.type) for field in schema}
