@@ -38,7 +38,7 @@ _BASH = r"""_rowmill() {
                 compopt -o filenames 2> /dev/null
                 while IFS= read -r file; do COMPREPLY+=("$file"); done \
                     < <(compgen "$([[ $reply == :files ]] && echo -f || echo -d)" -- "${cur##*=}") ;;
-            *)
+            ?*)
                 [[ $reply == *= ]] && compopt -o nospace 2> /dev/null
                 COMPREPLY+=("${reply#"${cur%"${cur##*[=:]}"}"}") ;;
         esac
@@ -83,10 +83,16 @@ def _argument(before: list[str], word: str) -> list[str]:
     options = re.findall(r"--[\w-]+", usage)
     if before[-1] == "--config-dir":
         return [FOLDERS]
-    if choices := re.search(rf"{re.escape(before[-1])} \{{([^}}]*)\}}", usage):
+    after = rf"{re.escape(before[-1])} (?:\[.*\] )?" if len(before) == 1 else f"{re.escape(before[-1])} "
+    if choices := re.search(rf"{after}\{{([^}}]*)\}}", " ".join(usage.split())):
         return choices[1].split(",")
     if word.startswith("-"):
         return ["--help", *options]
+    if before == ["help"]:
+        from runner.cli.commands import COMMANDS
+        from runner.cli.topics import TOPICS, known_keys
+
+        return [*dict.fromkeys([*TOPICS, *COMMANDS, *known_keys()])]
     if before[0] in _SCHEMAS:
         return _override(before, word)
     return [FOLDERS] if ("RUN_DIR" in usage and len(before) == 1) or "RUN_B" in usage else [FILES]

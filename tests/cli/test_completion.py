@@ -30,6 +30,8 @@ from runner.cli.completion import FILES, FOLDERS, SCRIPTS, completions
         (["run", "output.report=t"], ["output.report=true"]),
         (["run", "job=summarize", "job.target"], ["job.target_words="]),
         (["run", "resume=e"], ["resume=errors"]),
+        (["new", ""], ["job"]),
+        (["help", "engine.ba"], ["engine.backend", "engine.batch_size"]),
         (["wrod", ""], []),
     ],
 )
@@ -63,6 +65,7 @@ def test_the_script_is_one_that_the_shell_reads(shell, capsys):
         ("rowmill run dataset.path=ma", ["mail.csv"]),
         ("rowmill run dataset.pa", ["dataset.path="]),
         ("rowmill status ", ["outputs"]),
+        ("rowmill run dataset.limit=5", []),
     ],
 )
 def test_bash_completes(line, replies, tmp_path, cache):
@@ -73,7 +76,7 @@ def test_bash_completes(line, replies, tmp_path, cache):
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m runner.cli "$@"\n')
     program.chmod(0o755)
     script = f'{SCRIPTS["bash"]}\nPATH="{program.parent}:$PATH" COMP_LINE="$1" COMP_POINT=${{#1}}\n_rowmill\n'
-    asked = [*("bash", "--norc", "-c"), f'{script}printf "%s\\n" "${{COMPREPLY[@]}}"', "bash", line]
+    asked = [*("bash", "--norc", "-c"), f'{script}for one in "${{COMPREPLY[@]}}"; do echo "$one"; done', "bash", line]
     done = subprocess.run(asked, cwd=tmp_path / "work", capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == replies
 
