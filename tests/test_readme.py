@@ -233,6 +233,13 @@ def test_help_explains_a_key(capsys):
     assert capsys.readouterr().out.startswith("  engine.batch_size  (whole number from 1 or null; default null)\n")
 
 
+def test_help_explains_the_keys_of_jobs_and_of_other_commands(capsys):
+    for topic in (*topics.JOBS, *NEED_A_MODEL):
+        for key in _keys_of(topic):
+            assert main(["help", key.name]) == 0
+            assert f"\n  {key.name}  (" in f"\n{capsys.readouterr().out}", key.name
+
+
 def test_help_explains_a_command(capsys):
     assert main(["help", "preview"]) == 0
     assert "usage: rowmill preview" in capsys.readouterr().out

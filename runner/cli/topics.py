@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import NamedTuple
 
+from runner.cli.commands import COMMANDS
 from runner.config.declared import Class, Key, columns, commented, find_class, groups, keys, prose
 from runner.config.groups import group_files
 from runner.types import UserError
@@ -140,7 +141,15 @@ def help_text(name: str, width: int = 80) -> str:
     """A topic or a key as text. UserError, with what was perhaps meant, if there is none of this name."""
     if name in known_keys() and name not in TOPICS:
         return as_text([Block("keys", keys=[known_keys()[name]])], width)
+    if found := [block for topic in (*JOBS, *_OTHER_GROUPS) for block in _with_key(topic, name)]:
+        return as_text(found, width)
     return as_text(blocks(_topic_name(name)), width)
+
+
+def _with_key(topic: str, name: str) -> Iterator[Block]:
+    """A key that only a job or another command than ``run`` has."""
+    if found := [key for block in blocks(topic) for key in block.keys if key.name == name]:
+        yield from (Block("prose", TOPICS[topic].title), Block("keys", keys=found))
 
 
 def blocks(name: str) -> Iterator[Block]:
@@ -318,7 +327,7 @@ def _topic_name(name: str) -> str:
     found = ALIASES.get(asked, asked)
     if found in TOPICS:
         return found
-    close = get_close_matches(asked, [*TOPICS, *ALIASES, *known_keys()], n=1)
+    close = get_close_matches(asked, [*TOPICS, *COMMANDS, *ALIASES, *known_keys()], n=1)
     hint = f"did you mean {close[0]}?" if close else "rowmill help lists the topics"
     raise UserError(f"there is no help on {name!r}: {hint}")
 
