@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from runner.console import own_traceback
 from runner.types import Attempts, Columns, Job, Setting, Steps, UserError
 
 if TYPE_CHECKING:
@@ -128,16 +130,27 @@ class Hooks:
         )
 
 
+@contextmanager
+def calling(hook: str) -> Iterator[None]:
+    """What a job raises in one of its hooks as a UserError: starting again would not help."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # a user's class may raise anything
+        raise UserError(f"the job's {hook}() fails:\n{own_traceback(error)}") from error
+
+
 def check_hooks(job: Job, where: str) -> None:
     """Raise UserError for a method that is nearly called like a hook, and for a hook that is no method."""
-    own = [name for name in vars(type(job)) if not name.startswith("_")]
+    own = [name for name in dir(type(job)) if not name.startswith("_") and callable(getattr(type(job), name))]
     fields = getattr(type(job), "__dataclass_fields__", {})
     for name in NAMES:
         if hasattr(job, name):
             if not callable(getattr(job, name)):
                 raise UserError(where, f"{name} must be a method, which the run calls; call the key otherwise")
             continue
-        methods = [one for one in own if one not in fields and one not in NAMES and callable(getattr(job, one))]
+        methods = [one for one in own if one not in fields and one not in NAMES]
         if near := difflib.get_close_matches(name, methods, 1, ALIKE):
             raise UserError(where, f"{near[0]} is never called; did you mean {name}? If not, begin it with _")
     if hasattr(job, "prelude") and not hasattr(job, "begin"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.config.hooks import Opens, Surveys
+from runner.config.hooks import Opens, Surveys, calling
 from runner.data.source import DataSource
 from runner.data.survey import Survey
 from runner.loop.loop import Loop
@@ -30,16 +30,16 @@ def open_job(
     """Call the job's ``open``, if it has one; what it raises is a UserError."""
     if job is None:
         return
-    job.open(
-        Setting(
-            source,
-            seed,
-            max_tokens,
-            _context(model_config),
-            lambda texts: count_tokens(prompter, texts),
-            lambda request: _prompt_tokens(prompter, request, source),
-        )
+    setting = Setting(
+        source,
+        seed,
+        max_tokens,
+        _context(model_config),
+        lambda texts: count_tokens(prompter, texts),
+        lambda request: _prompt_tokens(prompter, request, source),
     )
+    with calling("open"):
+        job.open(setting)
 
 
 @dataclass
@@ -70,7 +70,8 @@ def begin(job: Surveys | None, survey: Survey, loop: Loop, tick: Callable[[], No
             raise UserError(f"what the job asks before the first row failed: {output.error}")
         found = output.columns
         loop.store.record_prelude(found)
-    job.begin(found)
+    with calling("begin"):
+        job.begin(found)
     return True
 
 

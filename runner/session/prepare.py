@@ -12,7 +12,7 @@ from typing import Any
 from runner.checkpoint.database import open_reader, read_identity
 from runner.checkpoint.lease import fresh_dir
 from runner.config.conf import RunConf
-from runner.config.hooks import Hooks
+from runner.config.hooks import Hooks, MakesAttempts, calling
 from runner.config.job import job_folders
 from runner.config.load import Config
 from runner.data.kept import Kept, choose
@@ -69,12 +69,14 @@ def prepare(config: Config) -> Prepared:
     prompter.check_templates(source.column_names, list(hooks.variables.variables()) if hooks.variables else [])
     _check_job(conf, hooks)
     if hooks.checks_source:
-        hooks.checks_source.check_source(source, prompter)
+        with calling("check_source"):
+            hooks.checks_source.check_source(source, prompter)
     open_job(hooks.opens, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
-    attempts = hooks.attempts.attempts() if hooks.attempts else None
+    attempts = _attempts(hooks.attempts) if hooks.attempts else None
     structure = _structure(config)
     if hooks.structured:
-        hooks.structured.take_structure(structure, conf.output.raw)
+        with calling("take_structure"):
+            hooks.structured.take_structure(structure, conf.output.raw)
     job = retrying(config, structure is not None, prompter)
     keep = choose(conf.output.keep if attempts is None else _refuse_keep(conf.output.keep), source, job.schema())
     log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
@@ -120,13 +122,23 @@ def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, A
 def _check_job(conf: RunConf, hooks: Hooks) -> None:
     """Fail early on settings of the run that its job cannot use."""
     if hooks.checks_run:
-        hooks.checks_run.check_run(conf)
+        with calling("check_run"):
+            hooks.checks_run.check_run(conf)
     if conf.calibrate.rows and hooks.surveys is None:
         raise UserError("calibrate.rows", "this job has no confidences to calibrate", value=conf.calibrate.rows)
     if conf.calibrate.rows and conf.dataset.gold is None:
         raise UserError(
             "calibrate.rows", "dataset.gold must name the column with the right labels", value=conf.calibrate.rows
         )
+
+
+def _attempts(job: MakesAttempts) -> Attempts:
+    with calling("attempts"):
+        found = job.attempts()
+        for name in ("target", "most", "ahead", "row", "judge"):
+            if not hasattr(found, name):
+                raise TypeError(f"it returns {found!r:.80}, which has no {name}")
+        return found
 
 
 def recorded_date(run_dir: Path) -> str | None:
