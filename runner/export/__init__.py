@@ -91,11 +91,13 @@ def _write_rejected(kind: str, options: Any) -> str:
 def _write(kind: str, selection: Any, options: Any) -> int:
     from runner.export.annotate import ANNOTATORS
     from runner.export.files import WRITERS
+    from runner.export.select import ROW
 
     if kind in ANNOTATORS:
         return ANNOTATORS[kind](options.target, selection, options.text, overwrite=options.overwrite)
     tables = selection.gathered() if kind == "parquet" else selection.tables()
-    details = {"name": options.table} if kind == "sqlite" else {}
+    key = ROW if ROW not in selection.run.columns.names else None  # a kept column of this name may hold anything
+    details = {"name": options.table, "key": key} if kind == "sqlite" else {}
     return WRITERS[kind](options.target, tables, overwrite=options.overwrite, **details)
 
 

@@ -55,6 +55,11 @@ class Annotation:
         """The name of the model that answered."""
         return model_name(self.run)
 
+    @property
+    def has_confidence(self) -> bool:
+        """Whether the column ``confidence`` is the job's, not one of the input."""
+        return "confidence" in self.run.columns.job
+
     def tag(self, column: str) -> str:
         """The column's name as both tools take it."""
         return re.sub(r"\W", "_", column)
@@ -115,7 +120,7 @@ def _task(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
         value = {"choices": answers} if annotation.labels else {"text": answers}
         names = {"from_name": _control(annotation.tag(annotation.answer), shown), "to_name": shown[0]}
         prediction = {"model_version": annotation.model, "result": [{**names, "type": kind, "value": value}]}
-        if isinstance(row.get("confidence"), float):
+        if annotation.has_confidence and isinstance(row.get("confidence"), float):
             prediction["score"] = row["confidence"]
         task["predictions"].append(prediction)
     return task
@@ -126,7 +131,7 @@ def _record(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
     suggestions = {}
     if answers := annotation.answers(row):
         suggestion: dict[str, Any] = {"value": answers[0], "agent": annotation.model}
-        if isinstance(row.get("confidence"), float):
+        if annotation.has_confidence and isinstance(row.get("confidence"), float):
             suggestion["score"] = row["confidence"]
         suggestions[_control(annotation.tag(annotation.answer), list(fields))] = suggestion
     return {"id": str(row["row"]), "fields": fields, "suggestions": suggestions, "metadata": {"row": row["row"]}}
@@ -161,7 +166,10 @@ def _in_prompt(run: Run, columns: list[str]) -> list[str]:
 def _labels(run: Run) -> list[str]:
     from runner.text.labels import read_labels
 
-    return [choice.name for choice in read_labels(run.config["job"].get("labels"))]
+    try:
+        return [choice.name for choice in read_labels(run.config["job"].get("labels"))]
+    except UserError:  # a job of the user's own, which may return any
+        return sorted(run.label_counts)
 
 
 def model_name(run: Run) -> str:

@@ -102,8 +102,10 @@ def write_parquet(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -
     return count
 
 
-def write_sqlite(target: str, tables: Iterable[pa.Table], *, overwrite: bool, name: str = "rows") -> int:
-    """A table of an SQLite database, its key the row's position where that is a column."""
+def write_sqlite(
+    target: str, tables: Iterable[pa.Table], *, overwrite: bool, name: str = "rows", key: str | None = None
+) -> int:
+    """A table of an SQLite database; ``key``: the column with the rows' positions, if there is one."""
     from sqlite_utils import Database
 
     if target == STDOUT:
@@ -114,7 +116,7 @@ def write_sqlite(target: str, tables: Iterable[pa.Table], *, overwrite: bool, na
         path.unlink(missing_ok=True)
         database = Database(path, execute_plugins=False)
         try:
-            key = "row" if "row" in first.column_names else None
+            key = key if key in first.column_names else None
             table = database.table(name)
             table.create({field.name: _sqlite_type(field.type) for field in first.schema}, pk=key)
             database.execute("PRAGMA synchronous = OFF")  # the file is renamed when it is whole

@@ -187,7 +187,10 @@ def _same(run: Run, hooks: Hooks | None, missing: Set[str]) -> Mapping[str, Any]
 def _surfaces(run: Run) -> dict[str, str]:
     from runner.text.labels import read_labels
 
-    return {choice.name: choice.surface for choice in read_labels(run.config["job"].get("labels"))}
+    try:
+        return {choice.name: choice.surface for choice in read_labels(run.config["job"].get("labels"))}
+    except UserError:  # a job of the user's own, which may return any
+        return {}
 
 
 def _messages(system: Any, user: Any) -> Messages:

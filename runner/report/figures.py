@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.records import error_kind
+from runner.checkpoint.shards import OURS
 from runner.data.source import DataSource
 from runner.results.run import RowBlock, Run
 from runner.results.status import Session, Status
@@ -75,9 +76,15 @@ def collect(run_dir: Path, source: DataSource | None, known: Mapping[str, Any]) 
     else:
         run.source = source
     _read_rows(figures, run, source)
-    figures.evaluation = known.get("evaluation") or _evaluate(figures, source)
-    figures.rouge = known.get("rouge") or _score(figures, source)
+    figures.evaluation = _ours(known, "evaluation", "confusion") or _evaluate(figures, source)
+    figures.rouge = _ours(known, "rouge", "rows") or _score(figures, source)
     return figures
+
+
+def _ours(known: Mapping[str, Any], name: str, part: str) -> dict[str, Any] | None:
+    """The figures of this name unless a job of one's own means others by it."""
+    found = known.get(name)
+    return found if isinstance(found, dict) and part in found else None
 
 
 def reopen(run: Run) -> tuple[DataSource | None, str | None]:
@@ -222,7 +229,7 @@ def _add_inputs(rows: dict[int, dict[str, Any]], source: DataSource | None, job:
         for values in source.rows(row, row + 1):
             if source.conf.gold:
                 columns["gold"] = source.gold_name(values.pop(source.conf.gold))
-                if source.conf.gold not in job:
+                if source.conf.gold not in (*job, *OURS.names):
                     columns.pop(source.conf.gold, None)
             columns.update({name: value for name, value in values.items() if name not in columns})
 

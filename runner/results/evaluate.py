@@ -48,8 +48,8 @@ def evaluate_run(run_dir: Path, gold: str) -> dict[str, Any]:
     """The figures against any column that the output kept or the data set has. UserError if it does not exist."""
     run = Run(run_dir)
     columns = run.columns.names
-    if "label" not in columns:
-        raise UserError(f"{run_dir} has no column label: its columns are {', '.join(columns)}")
+    if "label" not in run.columns.job:
+        raise UserError(f"{run_dir} has no column label of its job, whose columns are {', '.join(run.columns.job)}")
     labels = _label_names(run)
     kept = [name for name in columns if name != "label"]
     try:
@@ -153,9 +153,9 @@ class Evaluation:
     def _parts(self) -> Iterator[tuple[Any, ...]]:
         """Arrays over the rows with gold of each block, in the order in which ``figures`` takes them."""
         index = {name: at for at, name in enumerate(self.labels)}
-        columns = ("label", "confidence", "abstained", "probabilities", "error")
-        ours = [name for name in columns if name in self.run.columns.names]
-        for start, table in self.run.blocks([*ours, *self.also]):
+        job = ("label", "confidence", "abstained", "probabilities")
+        ours = [*(name for name in job if name in self.run.columns.job), "error"]
+        for start, table in self.run.blocks(list(dict.fromkeys([*ours, *self.also]))):
             names = self.golds(start, table)
             if unknown := sorted({name for name in names if name is not None and name not in index}):
                 raise UserError(f"the gold value {unknown[0]!r} is not among the labels ({', '.join(self.labels)})")
@@ -164,9 +164,10 @@ class Evaluation:
             none = len(index)
             given = [none if one is None else index.get(str(one), none) for one in table["label"].to_pylist()]
             before, plain = self._without_prelude(table)
+            said = table.select(ours)
             arrays = (
-                *(gold, np.array(given, np.int64), _floats(table, "confidence"), before, plain),
-                *(start + np.arange(len(table)), _flags(table, "abstained"), table["error"].is_valid().to_numpy()),
+                *(gold, np.array(given, np.int64), _floats(said, "confidence"), before, plain),
+                *(start + np.arange(len(table)), _flags(said, "abstained"), table["error"].is_valid().to_numpy()),
             )
             yield tuple(array[known] for array in arrays)
 

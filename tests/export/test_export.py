@@ -130,6 +130,16 @@ def test_sqlite_holds_numbers_larger_than_its_integers(tmp_path):
     database.close()
 
 
+def test_an_input_column_called_row_is_no_key_of_the_sqlite_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mail.csv").write_text("row,text\n7,win\n7,lunch\n")
+    runner.run([*(word for word in AS_TYPED if not word.startswith("output.keep")), "output.report=false"])
+    assert main(["export", "outputs/mail", "out.db"]) == 0
+    database = sqlite3.connect("out.db")
+    assert database.execute("SELECT row, text FROM rows").fetchall() == [(7, "win"), (7, "lunch")]
+    database.close()
+
+
 def test_the_standard_output(folder, rows):
     done = runs.rowmill("export", "outputs/mail", "-")
     assert [json.loads(line) for line in done.stdout.splitlines()] == rows

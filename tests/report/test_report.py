@@ -50,6 +50,14 @@ def report_of(folder, **keys):
     return content, page
 
 
+def test_a_gold_column_called_error_hides_no_error(folder):
+    with (folder / "mail.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "error"), ("", "ham"), ("lunch", "spam")])
+    content, _ = report_of(folder, dataset_gold="error")
+    table = content[content.index("A sample of 2 rows") :]
+    assert "is null" in table
+
+
 def test_a_label_run_s_report(folder):
     write_mail(folder, [f"mail number {i}" for i in range(120)])
     content, page = report_of(folder)
