@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner.console import line
@@ -11,28 +11,47 @@ from runner.words import clock, count_of, duration, escaped
 
 _CLASSES = 30  # shown; the JSON has them all
 _MATRIX = 12
+Lines = list[tuple[str, str]]  # names, some of them empty, and texts
 NOW_SECONDS = 60.0  # what "now" means of a speed
 
 
 def show_run(figures: dict[str, Any]) -> None:
     """The end of a run: its accuracy where that is known, then the figures and the output's path."""
-    evaluation = figures.get("evaluation")
-    if evaluation and evaluation["rows"]:
-        show_evaluation(evaluation)
-    if "diversity" in figures:
-        from runner.results.diversity import diversity_lines
-
-        for name, text in zip(["diverse", ""], diversity_lines(figures["diversity"]), strict=False):
-            line(name, text)
-    if figures.get("rouge", {}).get("rows"):
-        from runner.results.rouge import rouge_lines
-
-        for name, text in zip(["score", "", "", ""], rouge_lines(figures["rouge"]), strict=True):
-            line(name, text)
+    for find in (_evaluation, _diversity, _rouge):
+        for name, text in _found(find, figures):
+            line(name, escaped(text))
     _show_figures(figures)
     line("output", figures["path"])
     if figures.get("report"):
         line("report", figures["report"])
+
+
+def _found(find: Callable[[dict[str, Any]], Lines], figures: dict[str, Any]) -> Lines:
+    try:
+        return find(figures)
+    except (LookupError, TypeError, ValueError, AttributeError):  # a job of one's own means other figures by this name
+        return []
+
+
+def _evaluation(figures: dict[str, Any]) -> Lines:
+    found = figures.get("evaluation")
+    return verdict_lines(found) if found and found["rows"] else []
+
+
+def _diversity(figures: dict[str, Any]) -> Lines:
+    if "diversity" not in figures:
+        return []
+    from runner.results.diversity import diversity_lines
+
+    return list(zip(["diverse", ""], diversity_lines(figures["diversity"]), strict=False))
+
+
+def _rouge(figures: dict[str, Any]) -> Lines:
+    if not figures.get("rouge", {}).get("rows"):
+        return []
+    from runner.results.rouge import rouge_lines
+
+    return list(zip(["score", "", "", ""], rouge_lines(figures["rouge"]), strict=True))
 
 
 def show_evaluation(found: dict[str, Any]) -> None:

@@ -29,13 +29,18 @@ def finish(run: Runnable, link: Link | None = None) -> dict[str, Any]:
     if link:
         link.report(ended=exit_code(status), resume=resume)
     with run_log(run.run_dir):
-        found = tried("figures", run.figures_command or resume, lambda: json.loads(json.dumps(run.figures())))
+        found = tried("figures", run.figures_command or resume, lambda: _as_json(run.figures()))
         figures = (found or {}) | status
         if run.wants_report:
             again = shlex.join(["rowmill", "report", str(run.run_dir)])
             if report := tried("report", again, lambda: _report(run, figures)):
                 figures["report"] = report
     return figures
+
+
+def _as_json(figures: dict[str, Any]) -> Any:
+    """What the figures are as JSON, which has no NaN and no infinities: null."""
+    return json.loads(json.dumps(figures), parse_constant=lambda name: None)
 
 
 def exit_code(status: dict[str, Any]) -> int:

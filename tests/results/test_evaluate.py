@@ -182,6 +182,14 @@ def test_a_column_that_the_output_kept_does_when_the_data_are_gone(tmp_path):
         evaluate_run("outputs/mail", "kind")
 
 
+def test_a_column_that_the_figures_need_anyway_may_be_asked_for():
+    label(4, empty=2)
+    with pytest.raises(UserError, match=r"the gold value '.*column text is null' is not among the labels"):
+        evaluate_run(Path("outputs/mail"), "error")
+    with pytest.raises(UserError, match=r"the gold value '0.* is not among the labels"):
+        evaluate_run(Path("outputs/mail"), "confidence")
+
+
 def test_what_cannot_be_compared_is_refused_in_one_line():
     label()
     with pytest.raises(UserError, match=r"--gold=kid: there is no such column; valid: .*kind"):
@@ -228,6 +236,43 @@ class Own:
         yield Request()
         return {"label": row["said"]}
 """
+
+
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [
+        ({"evaluation": 0.5, "rouge": 0.5, "diversity": 3}, {"evaluation": 0.5, "rouge": 0.5, "diversity": 3}),
+        ({"evaluation": {"rows": 3}, "rouge": {"rows": 3}}, {"evaluation": {"rows": 3}, "rouge": {"rows": 3}}),
+        ({"mean": float("nan")}, {"mean": None}),
+    ],
+)
+def test_a_job_of_ones_own_calls_its_figures_as_it_likes(own, kept, tmp_path, capsys):
+    Path("said.csv").write_text("said,kind\nham,ham\neggs,ham\n")
+    (tmp_path / "mine/job").mkdir(parents=True)
+    figures = f"def figures(self, run, source):\n        nan = float('nan')\n        return {own}\n"
+    (tmp_path / "mine/own.py").write_text(f"{OWN}\n    {figures}")
+    (tmp_path / "mine/job/own.yaml").write_text("_target_: own.Own\n")
+    words = ["job=own", "dataset=csv", "dataset.path=said.csv", "dataset.gold=kind", "engine.backend=fake"]
+    words += ["prompt.user='{{ said }}'", "run_name=own", "output.report=true"]
+    assert cli.main(["run", "--config-dir", "mine", *words]) == 0
+    said = capsys.readouterr()
+    assert "2 of 2, no errors" in said.out and "report.html" in said.out and "Traceback" not in said.err
+    figures = run(words, "mine")
+    assert {name: figures[name] for name in kept} == kept
+
+
+def test_input_columns_called_like_a_job_s_are_taken_for_nothing_else(tmp_path, capsys):
+    Path("said.csv").write_text("said,kind,confidence,abstained,probabilities\nham,ham,high,no,x\neggs,ham,low,yes,y\n")
+    (tmp_path / "mine/job").mkdir(parents=True)
+    (tmp_path / "mine/own.py").write_text(OWN)
+    (tmp_path / "mine/job/own.yaml").write_text("_target_: own.Own\n")
+    words = ["job=own", "dataset=csv", "dataset.path=said.csv", "engine.backend=fake", "prompt.user='{{ said }}'"]
+    path = run([*words, "run_name=own"], "mine")["path"]
+    assert evaluate_run(Path(path), "kind")["accuracy"] == 0.5
+    for kind in ("label-studio", "argilla", "chat"):
+        assert cli.main(["export", path, f"{kind}.json", "--format", kind]) == 0
+    assert '<Choice value="eggs"/>' in Path("label-studio.xml").read_text()
+    assert json.loads(Path("chat.json").read_text().splitlines()[0])["messages"][1]["content"] == "ham"
 
 
 def test_labels_of_a_job_of_ones_own_are_those_that_occur_and_the_gold_values(tmp_path, capsys):
