@@ -275,6 +275,13 @@ def test_input_columns_called_like_a_job_s_are_taken_for_nothing_else(tmp_path, 
     assert json.loads(Path("chat.json").read_text().splitlines()[0])["messages"][1]["content"] == "ham"
 
 
+def test_an_input_column_called_label_is_no_answer():
+    Path("mail.csv").write_text("text,label,kind\nwin,spam,spam\n")
+    words = ["job=generate", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake", "prompt.user='{{ text }}'"]
+    with pytest.raises(UserError, match="has no column label of its job"):
+        evaluate_run(Path(run([*words, "run_name=mail"])["path"]), "kind")
+
+
 def test_labels_of_a_job_of_ones_own_are_those_that_occur_and_the_gold_values(tmp_path, capsys):
     said, golds = ["ham", "ham", "eggs", "spam"], ["ham", "spam", "ham", "beans"]
     lines = [f"{one},{gold}" for one, gold in zip(said, golds, strict=True)]
