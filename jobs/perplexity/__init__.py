@@ -62,6 +62,7 @@ from runner.session.finish import tried
 from runner.session.runnable import resume_command
 from runner.signals import Stop
 from runner.types import UserError
+from runner.words import count_of
 
 __all__ = ["Asked", "Measured", "PerplexityConf", "PerplexityRunConf", "run_perplexities"]
 
@@ -185,7 +186,7 @@ def prepare(asked: Asked, composed: Composed, run_dir: Path, new_name: str | Non
     tokens = read_tokens(source, column, as_vocabulary(tokenizer), end, conf.perplexity)
     cut = cut_windows(len(tokens), conf.perplexity.window, conf.perplexity.stride)
     _check_context(conf, context_length(config))
-    log.info("%s: %s tokens in %s windows", source.describe(), f"{len(tokens):,}", f"{len(cut):,}")
+    log.info("%s: %s tokens in %s", source.describe(), f"{len(tokens):,}", count_of(len(cut), "window"))
     place = (run_dir, new_name, folder, config, found)
     return PerplexityRun(asked, conf, composed.config, composed.label, *place, source, tokens, cut)
 

@@ -100,7 +100,8 @@ class PerplexityRun:
         return is_checked and store.totals().finished == len(self.windows)
 
     def outcome(self, store: Store) -> str:
-        return f"all {store.totals().finished:,} windows are finished"
+        finished = store.totals().finished
+        return f"all {finished:,} windows are finished" if finished != 1 else "its window is finished"
 
     def figures(self) -> dict[str, Any]:
         found = self.variant()

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from runner.types import EXIT_OK
+from runner.words import count_of
 
 
 def init_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def init(options: argparse.Namespace) -> int:
     found = propose(options.file, options.table, folder, options.keys)
     name, written = write_starter_config(found, folder, options.name)
     gold = f"; column {found.gold!r} holds the labels: {', '.join(found.labels)}" if found.gold else ""
-    print(f"{options.file}: {found.rows:,} rows; job {found.job} on column {found.text!r}{gold}")
+    print(f"{options.file}: {count_of(found.rows, 'row')}; job {found.job} on column {found.text!r}{gold}")
     for path in written:
         print(f"written   {path}")
     keys = f"--config-dir {shlex.quote(options.config_dir)} job={name} dataset={name}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from runner.cli.arguments import add_json, add_run_dir
 from runner.types import EXIT_OK
+from runner.words import count_of
 
 FORMATS = [
     *("parquet", "jsonl", "csv", "sqlite"),
@@ -61,8 +62,9 @@ def repair(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**done._asdict(), "aside": str(done.aside)}))
         return EXIT_OK
-    print(f"kept {done.rows:,} rows in {done.shards:,} shards, {done.finished:,} other finished rows and", end=" ")
-    print(f"{done.answers:,} recorded answers; the damaged checkpoint is now in {done.aside}")
+    kept = [count_of(done.rows, "row"), count_of(done.shards, "shard"), count_of(done.finished, "other finished row")]
+    print("kept {} in {}, {}".format(*kept), end=" and ")
+    print(f"{count_of(done.answers, 'recorded answer')}; the damaged checkpoint is now in {done.aside}")
     for loss in done.lost:
         print(f"lost: {loss}")
     print("run the original command again to continue")

@@ -77,7 +77,8 @@ def show_preview(figures: Preview) -> None:
     scope = "all of them" if looked == figures["rows"] else f"{looked:,} of them, from several places,"
     line("rows", f"{figures['rows']:,}; the figures below come from {scope} (first requests only)")
     if figures["unusable"] is not None:
-        line("", f"{figures['unusable_rows']:,} will be errors, the first one with: {escaped(figures['unusable'])}")
+        rows = count_of(figures["unusable_rows"], "row")
+        line("", f"{rows} will be in error, the first with: {escaped(figures['unusable'])}")
     unit = "bytes instead of tokens (the fake engine has no tokenizer)" if figures["fake"] else "tokens"
     spread = f"{tokens['min']:,} to {tokens['max']:,}, median {tokens['median']:,.0f}, mean {tokens['mean']:,.1f}"
     line("prompt", f"{spread} {unit}")

@@ -31,7 +31,8 @@ def drive(run: Runnable, stop: Stop, link: Link | None = None, *, is_last: bool 
         with run.open_store(_death(run, link)) as store, run_log(run.run_dir):
             _tell(run, store, link)
             if run.is_complete(store):
-                log.info("all %d rows were finished before", store.totals().finished)
+                finished = store.totals().finished
+                log.info("%s finished before", f"all {finished:,} rows were" if finished != 1 else "its row was")
             else:
                 with night.notifying(lambda: run.outcome(store), supervised=link is not None):
                     run.work(store, stop, night)

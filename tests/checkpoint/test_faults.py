@@ -24,6 +24,7 @@ from runner.checkpoint.deaths import read_flight
 from runner.engine.fake import FakeEngine
 from runner.results.status import read_status
 from runner.types import UserError
+from runner.words import count_of
 from tests.support import runs
 from tests.support.runs import rows_of, shards
 
@@ -291,7 +292,7 @@ def test_a_truncated_checkpoint_is_refused_and_repaired_from_the_shards(capsys):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert "`rowmill repair outputs/run`" in refusal()
     assert cli.main(["repair", "outputs/run"]) == 0
-    assert f"kept {8 * len(sealed)} rows in {len(sealed)} shards" in capsys.readouterr().out
+    assert f"kept {8 * len(sealed)} rows in {count_of(len(sealed), 'shard')}, " in capsys.readouterr().out
     assert run(overrides())["state"] == "finished"
     assert shards() == shards("whole")
     assert Path("outputs/run/run.db.damaged-1").exists()

@@ -77,12 +77,14 @@ def test_what_the_answer_may_look_like(folder):
     assert generate["max_tokens"] == 7
 
 
-def test_rows_that_cannot_be_rendered_are_counted(folder):
+def test_rows_that_cannot_be_rendered_are_counted(folder, capsys):
     Path("mail.csv").write_text('id,text\n1,fine\n2,\n3,"fine too"\n')
     figures = figures_of(*LABEL, "prompt.user={{ text[0] }}")
     assert figures["rows"] == 3
     assert figures["unusable_rows"] == 1
     assert "prompt.user" in figures["unusable"]
+    assert main(["preview", *LABEL, "prompt.user={{ text[0] }}"]) == 0
+    assert "1 row will be in error, the first with: prompt.user" in capsys.readouterr().out
 
 
 def test_no_usable_row_at_all_is_refused(folder):
