@@ -60,7 +60,11 @@ class UserError(Exception):
 
     def adding(self, more: str) -> UserError:
         """The same, with more to say at the end."""
-        words = [self.text + more] if self.key is None else [self.key, self.text + more]
+        return self.saying(self.text + more)
+
+    def saying(self, text: str) -> UserError:
+        """The same, in other words."""
+        words = [text] if self.key is None else [self.key, text]
         return UserError(*words, value=self.value, exit_code=self.exit_code)
 
     def __str__(self) -> str:

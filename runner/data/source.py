@@ -55,7 +55,7 @@ def open_source(
     except UserError as error:
         if not piped:
             raise
-        raise UserError(error.key or "dataset.path", error.text.replace(path, "the standard input")) from None
+        raise error.saying(error.text.replace(path, "the standard input")) from None
     except (OSError, pa.ArrowException) as error:
         raise UserError("dataset.path", f"{conf.path} cannot be read as {conf.kind}: {error}") from error
     if not loaded.table.num_columns:

@@ -65,6 +65,8 @@ def test_mistakes_name_the_standard_input(rowmill):
     assert wrong.returncode == 2
     assert wrong.stderr.startswith(b"rowmill: dataset.path: the standard input line 2 is not JSON")
     assert len(wrong.stderr.splitlines()) == 1
+    encoding = rowmill("preview", *WORDS, "dataset.kind=csv", "dataset.encoding=klingon", piped=b"text\nhello\n")
+    assert encoding.stderr.startswith(b"rowmill: dataset.encoding=klingon: it is not a known encoding")
 
 
 def test_a_notebook_has_no_pipe(monkeypatch, tmp_path):
