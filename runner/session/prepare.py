@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoint.database import open_reader, read_identity
 from runner.checkpoint.lease import fresh_dir
 from runner.config.conf import RunConf
 from runner.config.hooks import Hooks, MakesAttempts, calling
@@ -20,6 +19,7 @@ from runner.data.source import DataSource, open_source
 from runner.disk import disk_errors
 from runner.loop.prelude import open_job
 from runner.loop.retrying import Retrying
+from runner.results.run import Run
 from runner.text.prompter import Prompter
 from runner.text.structure import Structure, read_structure
 from runner.text.vocabulary import ByteTokenizer
@@ -144,7 +144,6 @@ def _attempts(job: MakesAttempts) -> Attempts:
 def recorded_date(run_dir: Path) -> str | None:
     """The date that the run in this directory was begun with."""
     try:
-        with open_reader(run_dir) as connection:
-            return str(read_identity(connection)["date"])
+        return str(Run(run_dir).identity["date"])
     except (UserError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
         return None
