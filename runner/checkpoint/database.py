@@ -6,6 +6,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from runner.checkpoint.identity import check_identity, completed
 from runner.checkpoint.lease import holder
 from runner.checkpoint.records import checked, with_crc
-from runner.disk import damaged, disk_errors, sync_folder, write_json
+from runner.disk import DamagedError, damaged, disk_errors, sync_folder, write_json
 from runner.types import UserError
 
 if TYPE_CHECKING:
@@ -117,13 +118,21 @@ def _expected() -> list[tuple[str, str | None]]:
         return _tables(fresh)
 
 
+@cache
+def _table_names() -> frozenset[str]:
+    return frozenset(name for name, _ in _expected())
+
+
 def read_identity(connection: sqlite3.Connection) -> dict[str, Any]:
     """What decides the output of the run, as it is written today, whichever version wrote it. Raises DamagedError."""
     return completed(_stored_identity(connection))
 
 
 def _stored_identity(connection: sqlite3.Connection) -> dict[str, Any]:
-    (identity,) = checked("run", *connection.execute("SELECT * FROM run").fetchone())
+    row = connection.execute("SELECT * FROM run").fetchone()
+    if row is None:
+        raise DamagedError("the table run is empty")
+    (identity,) = checked("run", *row)
     return dict(json.loads(identity))
 
 
@@ -156,6 +165,15 @@ def check_version(connection: sqlite3.Connection, path: Path) -> bool:
     return bool(version)
 
 
+def check_is_run(run_dir: Path) -> None:
+    """Raise UserError for a folder without a checkpoint."""
+    if (run_dir / DATABASE).is_file():
+        return
+    if (run_dir / IDENTITY).is_file():
+        raise damaged(run_dir, "it is missing")
+    raise UserError(f"{run_dir} is not a run directory: it has no {DATABASE}")
+
+
 @contextlib.contextmanager
 def open_reader(run_dir: Path) -> Iterator[sqlite3.Connection]:
     """A connection that reads one consistent state of a run's checkpoint, whether or not the run is at work.
@@ -169,9 +187,8 @@ def open_reader(run_dir: Path) -> Iterator[sqlite3.Connection]:
 @contextlib.contextmanager
 def open_read_only(run_dir: Path, *, live: bool) -> Iterator[sqlite3.Connection]:
     """A connection that reads one consistent state of the checkpoint; ``live`` says that a run may be writing to it."""
+    check_is_run(run_dir)
     path = run_dir / DATABASE
-    if not path.is_file():
-        raise UserError(f"{run_dir} is not a run directory: it has no {DATABASE}")
     wal = path.with_name(path.name + "-wal")
     # Without a log the file is complete in itself; ``immutable`` then works in folders that cannot be written to.
     mode = "mode=ro" if live or wal.exists() else "immutable=1"
@@ -179,5 +196,9 @@ def open_read_only(run_dir: Path, *, live: bool) -> Iterator[sqlite3.Connection]
         connection.execute("PRAGMA busy_timeout = 5000")
         connection.execute("BEGIN")
         if not check_version(connection, path):
+            if (run_dir / IDENTITY).exists():
+                raise damaged(run_dir, "it is empty")
             raise UserError(f"{path} is empty: the run never started")
+        if missing := _table_names() - {name for name, _ in _tables(connection)}:
+            raise damaged(run_dir, f"it has no table {min(missing)}")
         yield connection

@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runner.checkpoint.counts import read_label_counts
-from runner.checkpoint.database import DATABASE, open_reader, read_identity
+from runner.checkpoint.database import check_is_run, open_reader, read_identity
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.marks import read_marks
 from runner.checkpoint.records import Shard, Staged, read_prelude, read_rejected, read_shards, read_staged
@@ -46,6 +46,7 @@ from runner.data.stdin import COPY, STDIN
 from runner.disk import damage
 from runner.results.status import Session, Status, read_sessions, read_status
 from runner.types import UserError
+from runner.words import first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -78,8 +79,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.path = Path(self.path)
-        if not (self.path / DATABASE).is_file():
-            raise UserError(f"{self.path} is not a run directory: it has no {DATABASE}")
+        check_is_run(self.path)
 
     @property
     def status(self) -> Status:
@@ -99,7 +99,10 @@ class Run:
         file = self.path / "config.yaml"
         if not file.is_file():
             raise UserError(f"{self.path} has no config.yaml: the run never started")
-        return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+        try:
+            return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({first_line(error)}): run the original command again") from error
 
     @property
     def dataset(self) -> datasets.Dataset:
@@ -112,7 +115,11 @@ class Run:
             shards = list(read_shards(connection))
         for shard in shards:
             self._sealed(shard)  # UserError if it is damaged
-        return datasets.load_from_disk(str(self.path))
+        try:
+            return datasets.load_from_disk(str(self.path))
+        except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+            problem = f"{self.path} cannot be read as a data set ({first_line(error)})"
+            raise UserError(f"{problem}: run the original command again") from error
 
     @property
     def errors(self) -> list[dict[str, Any]]:

@@ -284,6 +284,28 @@ def test_a_changed_shard_is_refused(copy, reader, capsys):
     assert f"{file.name} cannot be read" in refusal(reader, copy, capsys)
 
 
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("loss", ["DELETE FROM run", "DROP TABLE staged", "empty", "missing"])
+def test_a_checkpoint_that_has_lost_something_is_called_damaged(copy, reader, loss, capsys):
+    if loss in ("empty", "missing"):
+        for file in copy.glob("run.db*"):
+            file.unlink()
+        (copy / "run.db").touch() if loss == "empty" else None
+    else:
+        with contextlib.closing(sqlite3.connect(copy / "run.db")) as connection, connection:
+            connection.execute(loss)
+    said = refusal(reader, copy, capsys)
+    assert "run.db is damaged" in said and "rowmill repair" in said and "\n" not in said
+
+
+def test_other_damaged_files_are_named(copy, capsys):
+    (copy / "state.json").write_text("{")
+    assert "cannot be read as a data set" in refusal("dataset", copy, capsys)
+    for text in ("][ : :", ""):
+        (copy / "config.yaml").write_text(text)
+        assert "config.yaml cannot be read" in refusal("export", copy, capsys)
+
+
 def test_a_changed_prelude_is_refused(copy, capsys):
     with contextlib.closing(sqlite3.connect(copy / "run.db")) as connection, connection:
         connection.execute("DELETE FROM prelude")
