@@ -184,7 +184,7 @@ class Supervisor:
             death = worker.death(status)
             fruitless = 1 if done else fruitless + 1
             if self.interrupted:
-                _say("interrupted; what was computed is safe, and the same line resumes")
+                _say("interrupted; what was computed is safe, and the same command resumes it")
                 return EXIT_INTERRUPTED
             if "ended" in worker.facts:
                 return _without_figures(worker, death)
