@@ -76,9 +76,12 @@ def write_starter_config(found: Proposal, folder: Path, name: str | None = None)
     targets = {folder / group / f"{name}.yaml": content for group, content in contents.items()}
     if there := [target for target in targets if target.exists()]:
         raise UserError(f"{there[0]} exists already: choose another --name or --config-dir; nothing was written")
-    for target, content in targets.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(content, encoding="utf-8")
+    try:
+        for target, content in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error}") from error
     return name, list(targets)
 
 

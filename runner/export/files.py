@@ -30,7 +30,7 @@ def fresh(target: str, *, overwrite: bool) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, sqlite3.OperationalError) as error:
         raise UserError(f"{path} cannot be written: {error}") from error
     finally:
         with contextlib.suppress(OSError):
@@ -124,8 +124,6 @@ def write_sqlite(
                 for one in (one for tables_ in ([first], flattened) for one in tables_):
                     table.insert_all(one.to_pylist(), pk=key)
             return int(table.count)
-        except sqlite3.OperationalError as error:
-            raise UserError(f"{target} cannot be written: {error}") from error
         finally:
             database.close()
 

@@ -130,3 +130,10 @@ def test_what_counts_as_labels(folder):
     assert propose("b.csv").gold is None
     with pytest.raises(UserError, match="no such file"):
         propose("c.csv")
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(folder, capsys):
+    write_csv("mail.csv", (f"{i},mail number {i},ham" for i in range(4)))
+    Path("my_conf").write_text("a file")
+    assert main(["init", "mail.csv"]) == 2
+    assert capsys.readouterr().err.startswith("rowmill: my_conf cannot be written: ")

@@ -140,6 +140,15 @@ def test_an_input_column_called_row_is_no_key_of_the_sqlite_table(tmp_path, monk
     database.close()
 
 
+@pytest.mark.parametrize("name", ["out.db", "out.csv", "out.parquet"])
+def test_a_place_that_cannot_be_written_to_is_told_in_one_line(export, name):
+    Path(f"{name}.tmp").mkdir()
+    code, said = export(name)
+    Path(f"{name}.tmp").rmdir()
+    assert code == 2
+    assert said.startswith(f"rowmill: {name} cannot be written: ")
+
+
 def test_the_standard_output(folder, rows):
     done = runs.rowmill("export", "outputs/mail", "-")
     assert [json.loads(line) for line in done.stdout.splitlines()] == rows
