@@ -141,6 +141,13 @@ class Shard(NamedTuple):
         return cls._make(checked("shards", *values))
 
 
+class Rejections(NamedTuple):
+    """How many attempts were rejected, and the number of the last of them (-1: none)."""
+
+    attempts: int
+    last: int
+
+
 class Rejected(NamedTuple):
     """An attempt that was not accepted. ``reason`` reads ``filter: detail``; ``output`` has what the job made of it."""
 

@@ -33,7 +33,7 @@ from runner.checkpoint.digests import Digests
 from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.marks import Marks
-from runner.checkpoint.records import Output, Record, Rejected, Shard, Staged, error_kind
+from runner.checkpoint.records import Output, Record, Rejected, Rejections, Shard, Staged, error_kind
 from runner.disk import damage, disk_errors, write_dataset, write_stream, write_text
 from runner.sequences import Gauge
 from runner.types import Completion, UserError
@@ -180,9 +180,9 @@ class Store:
         self._layout = dataclasses.replace(self._layout, rows=rows)
         self._seal_complete([*self._staged, 0])
 
-    def rejected(self) -> tuple[int, ...]:
-        """How many attempts were rejected, and the last of them (-1: none)."""
-        return tuple(self._select("SELECT count(*), coalesce(max(attempt), -1) FROM rejected")[0])
+    def rejections(self) -> Rejections:
+        """How many attempts were rejected so far, and which was the last."""
+        return Rejections(*self._select("SELECT count(*), coalesce(max(attempt), -1) FROM rejected")[0])
 
     def recorded(self, rows: Iterable[int]) -> dict[int, dict[int, Record]]:
         """The committed completions of these rows (a ``range`` of step 1 is fastest): row -> number -> record."""

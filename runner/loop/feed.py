@@ -82,7 +82,7 @@ class AttemptFeed:
         self._missing = bytearray(attempts.target)
         for span in store.unfinished():
             self._missing[span.start : span.stop] = b"\1" * len(span)
-        self._known = store.rejected()[1]
+        self._known = store.rejections().last
         self._waiting: dict[int, Output] = {}
         self.begun = self.decided = self.accepted = 0
 

@@ -127,7 +127,7 @@ class JobRun:
 def is_complete(ready: Prepared, store: Store) -> bool:
     """Whether all rows are finished, or no attempt is left to make more from."""
     finished = store.totals().finished
-    spent = ready.attempts is not None and finished + store.rejected()[0] >= ready.attempts.most
+    spent = ready.attempts is not None and finished + store.rejections().attempts >= ready.attempts.most
     return finished == ready.rows or spent
 
 
