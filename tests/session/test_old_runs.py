@@ -11,7 +11,7 @@ import pytest
 import runner
 from runner.cli import main
 
-KEPT = Path(__file__).parent / "old_runs"  # what iterdump made of run.db, and config.yaml
+KEPT = Path(__file__).parent / "old_runs"  # run.db as its version's tables and each run's rows, and config.yaml
 ROWS = 24
 LABEL = ["job=label", "job.labels=[ham,spam]", "prompt.user=Ham or spam? {{ text }}"]
 SCHEMA = "{type: object, properties: {n: {type: integer}, kind: {enum: [a, b]}}, required: [n, kind]}"
@@ -40,7 +40,8 @@ def name(request, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     shutil.copyfile(KEPT / f"{request.param}.yaml", folder / "config.yaml")
     with closing(sqlite3.connect(folder / "run.db")) as connection:
-        connection.executescript((KEPT / f"{request.param}.sql").read_text())
+        for part in ("schema", request.param):
+            connection.executescript((KEPT / f"{part}.sql").read_text())
     return request.param
 
 

@@ -1,6 +1,4 @@
 BEGIN TRANSACTION;
-CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, crc INTEGER,
-    PRIMARY KEY (row, number));
 INSERT INTO "completions" VALUES(0,0,X'45F3337B115E5ED1AE22D084167815F0','{"text":"{\"n\": 7, \"kind\": \"a\"}","prompt_tokens":35,"completion_tokens":21}',36197880);
 INSERT INTO "completions" VALUES(1,0,X'F19599A667E3317754EDB35079EF39DB','{"text":"{\"n\": 34584, \"kind\": \"a\"}","prompt_tokens":35,"completion_tokens":25}',4236917305);
 INSERT INTO "completions" VALUES(2,0,X'3B2F325C7D0BB525660D3CD719E7181E','{"text":"{\"n\": 9, \"kind\": \"a\"}","prompt_tokens":35,"completion_tokens":21}',522007867);
@@ -21,26 +19,9 @@ INSERT INTO "completions" VALUES(16,0,X'4CA84F193A2FC2876639ADBE83B4F4BD','{"tex
 INSERT INTO "completions" VALUES(17,0,X'39A22241C53DE775F3952D80405EBE96','{"text":"{\"n\": 9, \"kind\": \"a\"}","prompt_tokens":36,"completion_tokens":21}',1993973879);
 INSERT INTO "completions" VALUES(18,0,X'ACB7E98B864C0F68F661474A3D1CD228','{"text":"{\"n\": 99, \"kind\": \"a\"}","prompt_tokens":36,"completion_tokens":22}',3323596546);
 INSERT INTO "completions" VALUES(19,0,X'67E038F25297C94444B4FB545DE82E9F','{"text":"{\"n\": 2, \"kind\": \"a\"}","prompt_tokens":36,"completion_tokens":21}',897516873);
-CREATE TABLE deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TEXT, crc INTEGER);
-CREATE TABLE digested (upto INTEGER NOT NULL, crc INTEGER);
 INSERT INTO "digested" VALUES(0,4108050209);
-CREATE TABLE digests (digest BLOB PRIMARY KEY, row INTEGER, number INTEGER) WITHOUT ROWID;
-CREATE TABLE latest (row INTEGER, error TEXT, body TEXT);
-CREATE TABLE prelude (found TEXT NOT NULL, crc INTEGER);
-CREATE TABLE progress (session INTEGER, time REAL, elapsed_s REAL, finished INTEGER, errors INTEGER,
-    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, shards INTEGER, memory_bytes INTEGER,
-    slots INTEGER, slots_total INTEGER);
-CREATE TABLE rejected (attempt INTEGER PRIMARY KEY, reason TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER,
-    completion_tokens INTEGER, body TEXT NOT NULL, crc INTEGER);
-CREATE TABLE run (identity TEXT NOT NULL, crc INTEGER);
 INSERT INTO "run" VALUES('{"job": {"_target_": "jobs.generate.Generate", "samples": 1}, "code": {}, "prompt": {"system": null, "user": "{{ text }}", "examples": [], "chat": true, "separator": "\n\n", "answer_prefix": "", "stop": []}, "dataset": {"kind": "jsonl", "table": null, "split": "train", "subset": null, "revision": null, "where": null, "shuffle_seed": null, "limit": null, "gold": null, "classes": [], "delimiter": null, "encoding": "utf-8", "fingerprint": "6c80bc437edae1f566c90b71efd515598711f082ca204ae100ca94537b80548c"}, "model": {"backend": "fake"}, "engine": {"max_tokens": 256, "max_kv_size": null, "temperature": 0.7, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "reasoning_effort": null}, "calibrate": {"rows": 0.0}, "keep": ["text", "summary_of_old"], "seed": 0, "date": "2026-11-29", "answers": {"grammar": "body: %json {\"type\": \"object\", \"properties\": {\"n\": {\"type\": \"integer\", \"minimum\": -9007199254740991, \"maximum\": 9007199254740991}, \"kind\": {\"enum\": [\"a\", \"b\"]}}, \"required\": [\"n\", \"kind\"], \"additionalProperties\": false, \"x-guidance\": {\"whitespace_flexible\": false, \"item_separator\": \", \", \"key_separator\": \": \"}}", "raw": false, "reasoning": false}, "rows": 24, "shard_rows": 1000, "columns": ["text: string", "summary_of_old: string", "n: int64", "kind: dictionary<values=string, indices=int32, ordered=0>", "error: string", "usage: struct<prompt_tokens: int32, cached_tokens: int32, completion_tokens: int32, finish_reason: string, retries: int32, seed: int64>"]}',92996090);
-CREATE TABLE sessions (session INTEGER PRIMARY KEY, started REAL, pid INTEGER, provenance TEXT, ended REAL, why TEXT);
 INSERT INTO "sessions" VALUES(1,1.79598246360687613483e+09,1,'{}',NULL,NULL);
-CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes INTEGER, sha256 TEXT,
-    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT, labels TEXT,
-    crc INTEGER);
-CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER, cached_tokens INTEGER,
-    completion_tokens INTEGER, finish_reason TEXT, retries INTEGER, seed INTEGER, body TEXT NOT NULL, crc INTEGER);
 INSERT INTO "staged" VALUES(0,NULL,35,0,21,'stop',0,6301843024424383696,'{"n":7,"kind":"a"}',551008980);
 INSERT INTO "staged" VALUES(1,NULL,35,0,25,'stop',0,3753847908453547370,'{"n":34584,"kind":"a"}',1813606693);
 INSERT INTO "staged" VALUES(2,NULL,35,0,21,'stop',0,-1439347269578935619,'{"n":9,"kind":"a"}',1063469691);
@@ -58,4 +39,3 @@ INSERT INTO "staged" VALUES(13,NULL,36,0,21,'stop',0,-2206247526049151332,'{"n":
 INSERT INTO "staged" VALUES(14,NULL,36,0,31,'stop',0,-2906933457551859822,'{"n":48487075508,"kind":"a"}',3327161801);
 INSERT INTO "staged" VALUES(15,NULL,36,0,23,'stop',0,-6201808773547090820,'{"n":723,"kind":"a"}',2871528626);
 COMMIT;
-PRAGMA user_version = 7;

@@ -1,6 +1,4 @@
 BEGIN TRANSACTION;
-CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, crc INTEGER,
-    PRIMARY KEY (row, number));
 INSERT INTO "completions" VALUES(-1,10,X'D25C0625A4ED17E3609EBE639A09FC00','{"finish_reason":"choice","prompt_tokens":49,"logprobs":[-9.000123402189724,-0.0001234021897231763]}',3166102395);
 INSERT INTO "completions" VALUES(-1,11,X'ABE52F5E00C9C53AD8E4898ED17F439E','{"finish_reason":"choice","prompt_tokens":49,"logprobs":[-0.008094665109888322,-4.820594665109889]}',2595971757);
 INSERT INTO "completions" VALUES(-1,12,X'3B17D41A9E7AF53A9F3DA02043B6DED3','{"finish_reason":"choice","prompt_tokens":49,"logprobs":[-0.01038185799211,-4.57288185799211]}',404381813);
@@ -38,27 +36,10 @@ INSERT INTO "completions" VALUES(4,0,X'23E786298D906774826C8433807B1320','{"fini
 INSERT INTO "completions" VALUES(5,0,X'A181ED09B2F93ECF1D6B518C1746AD55','{"finish_reason":"choice","prompt_tokens":48,"cached_tokens":48,"logprobs":[-7.937857034364222,-0.0003570343642218532]}',177952102);
 INSERT INTO "completions" VALUES(6,0,X'30D5D6FE68109C4E59809668260D5F21','{"finish_reason":"choice","prompt_tokens":48,"cached_tokens":48,"logprobs":[-2.9298821791580782,-0.05488217915807825]}',1998471382);
 INSERT INTO "completions" VALUES(7,0,X'BA994290E12E77A11BD14DA39F11450A','{"finish_reason":"choice","prompt_tokens":48,"cached_tokens":48,"logprobs":[-0.048587351573742055,-3.048587351573742]}',2526000811);
-CREATE TABLE deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TEXT, crc INTEGER);
-CREATE TABLE digested (upto INTEGER NOT NULL, crc INTEGER);
 INSERT INTO "digested" VALUES(0,4108050209);
-CREATE TABLE digests (digest BLOB PRIMARY KEY, row INTEGER, number INTEGER) WITHOUT ROWID;
-CREATE TABLE latest (row INTEGER, error TEXT, body TEXT);
-CREATE TABLE prelude (found TEXT NOT NULL, crc INTEGER);
 INSERT INTO "prelude" VALUES('{"prior":{"kind":"batch","rows":24,"logprobs":{"ham":-0.21012996076027193,"spam":-1.6632549607602722}},"calibration":{"temperature":5.640741541192185,"rows":[11,12,16,18,19]}}',1883012589);
-CREATE TABLE progress (session INTEGER, time REAL, elapsed_s REAL, finished INTEGER, errors INTEGER,
-    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, shards INTEGER, memory_bytes INTEGER,
-    slots INTEGER, slots_total INTEGER);
-CREATE TABLE rejected (attempt INTEGER PRIMARY KEY, reason TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER,
-    completion_tokens INTEGER, body TEXT NOT NULL, crc INTEGER);
-CREATE TABLE run (identity TEXT NOT NULL, crc INTEGER);
 INSERT INTO "run" VALUES('{"job": {"_target_": "jobs.label.Label", "labels": ["ham", "spam"], "method": "choice", "label_end": "", "whole": null, "prior": "batch", "prior_rows": 100, "logprobs": false, "votes": 1, "abstain_below": null}, "code": {}, "prompt": {"system": null, "user": "Ham or spam? {{ text }}", "examples": [], "chat": true, "separator": "\n\n", "answer_prefix": "", "stop": []}, "dataset": {"kind": "jsonl", "table": null, "split": "train", "subset": null, "revision": null, "where": null, "shuffle_seed": null, "limit": null, "gold": "kind", "classes": [], "delimiter": null, "encoding": "utf-8", "fingerprint": "6c80bc437edae1f566c90b71efd515598711f082ca204ae100ca94537b80548c"}, "model": {"backend": "fake"}, "engine": {"max_tokens": 256, "max_kv_size": null, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "reasoning_effort": null}, "calibrate": {"rows": 0.2}, "keep": ["text"], "seed": 0, "date": "2026-11-29", "rows": 24, "shard_rows": 1000, "columns": ["text: string", "label: string", "confidence: double", "probabilities: struct<ham: double, spam: double>", "error: string", "usage: struct<prompt_tokens: int32, cached_tokens: int32, completion_tokens: int32, finish_reason: string, retries: int32, seed: int64>"]}',569210402);
-CREATE TABLE sessions (session INTEGER PRIMARY KEY, started REAL, pid INTEGER, provenance TEXT, ended REAL, why TEXT);
 INSERT INTO "sessions" VALUES(1,1.79598245421271586422e+09,1,'{}',NULL,NULL);
-CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes INTEGER, sha256 TEXT,
-    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT, labels TEXT,
-    crc INTEGER);
-CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER, cached_tokens INTEGER,
-    completion_tokens INTEGER, finish_reason TEXT, retries INTEGER, seed INTEGER, body TEXT NOT NULL, crc INTEGER);
 INSERT INTO "staged" VALUES(0,NULL,48,48,0,'choice',0,NULL,'{"label":"spam","confidence":0.5338808174224189,"probabilities":{"ham":0.46611918257758106,"spam":0.5338808174224189}}',3147209705);
 INSERT INTO "staged" VALUES(1,NULL,48,48,0,'choice',0,NULL,'{"label":"spam","confidence":0.68293592671201,"probabilities":{"ham":0.31706407328799,"spam":0.68293592671201}}',3236769695);
 INSERT INTO "staged" VALUES(2,NULL,48,48,0,'choice',0,NULL,'{"label":"ham","confidence":0.7407441361701961,"probabilities":{"ham":0.7407441361701961,"spam":0.259255863829804}}',936168669);
@@ -68,4 +49,3 @@ INSERT INTO "staged" VALUES(5,NULL,48,48,0,'choice',0,NULL,'{"label":"spam","con
 INSERT INTO "staged" VALUES(6,NULL,48,48,0,'choice',0,NULL,'{"label":"spam","confidence":0.68293592671201,"probabilities":{"ham":0.31706407328799,"spam":0.68293592671201}}',445921233);
 INSERT INTO "staged" VALUES(7,NULL,48,48,0,'choice',0,NULL,'{"label":"ham","confidence":0.5681316960321002,"probabilities":{"ham":0.5681316960321002,"spam":0.4318683039678997}}',2436626249);
 COMMIT;
-PRAGMA user_version = 7;

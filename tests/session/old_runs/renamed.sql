@@ -1,6 +1,4 @@
 BEGIN TRANSACTION;
-CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, crc INTEGER,
-    PRIMARY KEY (row, number));
 INSERT INTO "completions" VALUES(0,0,X'9BFE6DCE87D61191581A12E125009A7E','{"finish_reason":"choice","prompt_tokens":48,"logprobs":[-0.4073510472537265,-1.0948510472537265]}',511713884);
 INSERT INTO "completions" VALUES(1,0,X'2FC463A312ADAFB2620C148448E30D12','{"finish_reason":"choice","prompt_tokens":48,"logprobs":[-2.929882179158078,-0.054882179158077804]}',3574798183);
 INSERT INTO "completions" VALUES(2,0,X'2E77730CDD92E3F7CD815DC184BAE592','{"finish_reason":"choice","prompt_tokens":48,"logprobs":[-0.0006265303872891592,-7.375626530387289]}',4174442722);
@@ -21,27 +19,10 @@ INSERT INTO "completions" VALUES(16,0,X'06B8FAC01AEAAE91E245F6553C03E3D9','{"fin
 INSERT INTO "completions" VALUES(17,0,X'F5F75915FADF10393F135892083424BA','{"finish_reason":"choice","prompt_tokens":49,"logprobs":[-0.027972901141330553,-3.5904729011413306]}',1628340842);
 INSERT INTO "completions" VALUES(18,0,X'D0DC3A6A13E9B44ED30DC351F68ADB52','{"finish_reason":"choice","prompt_tokens":49,"logprobs":[-0.010381857992110444,-4.57288185799211]}',1321075540);
 INSERT INTO "completions" VALUES(19,0,X'F959E3BA718F21D63AB78F9F0852093C','{"finish_reason":"choice","prompt_tokens":49,"logprobs":[-0.0015991234105856428,-6.439099123410585]}',3478743519);
-CREATE TABLE deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TEXT, crc INTEGER);
-CREATE TABLE digested (upto INTEGER NOT NULL, crc INTEGER);
 INSERT INTO "digested" VALUES(0,4108050209);
-CREATE TABLE digests (digest BLOB PRIMARY KEY, row INTEGER, number INTEGER) WITHOUT ROWID;
-CREATE TABLE latest (row INTEGER, error TEXT, body TEXT);
-CREATE TABLE prelude (found TEXT NOT NULL, crc INTEGER);
 INSERT INTO "prelude" VALUES('{}',2745614147);
-CREATE TABLE progress (session INTEGER, time REAL, elapsed_s REAL, finished INTEGER, errors INTEGER,
-    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, shards INTEGER, memory_bytes INTEGER,
-    slots INTEGER, slots_total INTEGER);
-CREATE TABLE rejected (attempt INTEGER PRIMARY KEY, reason TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER,
-    completion_tokens INTEGER, body TEXT NOT NULL, crc INTEGER);
-CREATE TABLE run (identity TEXT NOT NULL, crc INTEGER);
 INSERT INTO "run" VALUES('{"job": {"_target_": "jobs.label.Label", "labels": ["ham", "spam"], "method": "choice", "label_end": "", "whole": null, "prior": "none", "prior_rows": 100, "logprobs": false, "votes": 1, "abstain_below": null}, "code": {}, "prompt": {"system": null, "user": "Ham or spam? {{ text }}", "examples": [], "chat": true, "separator": "\n\n", "answer_prefix": "", "stop": []}, "dataset": {"kind": "jsonl", "table": null, "split": "train", "subset": null, "revision": null, "where": null, "shuffle_seed": null, "limit": null, "gold": "label", "classes": [], "delimiter": null, "encoding": "utf-8", "fingerprint": "867ee0d20143837f94d5f599f7403cbb6e3cbc0da3481a5b8523fdac09f7d94a"}, "model": {"backend": "fake"}, "engine": {"max_tokens": 256, "max_kv_size": null, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "reasoning_effort": null}, "calibrate": {"rows": 0.0}, "keep": ["text", "gold"], "seed": 0, "date": "2026-11-29", "rows": 24, "shard_rows": 1000, "columns": ["text: string", "gold: string", "label: string", "confidence: double", "probabilities: struct<ham: double, spam: double>", "error: string", "usage: struct<prompt_tokens: int32, cached_tokens: int32, completion_tokens: int32, finish_reason: string, retries: int32, seed: int64>"]}',2001914828);
-CREATE TABLE sessions (session INTEGER PRIMARY KEY, started REAL, pid INTEGER, provenance TEXT, ended REAL, why TEXT);
 INSERT INTO "sessions" VALUES(1,1.79598244386885213847e+09,1,'{}',NULL,NULL);
-CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes INTEGER, sha256 TEXT,
-    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT, labels TEXT,
-    crc INTEGER);
-CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER, cached_tokens INTEGER,
-    completion_tokens INTEGER, finish_reason TEXT, retries INTEGER, seed INTEGER, body TEXT NOT NULL, crc INTEGER);
 INSERT INTO "staged" VALUES(0,NULL,48,0,0,'choice',0,NULL,'{"label":"ham","confidence":0.665410558746814,"probabilities":{"ham":0.665410558746814,"spam":0.33458944125318596}}',3255279795);
 INSERT INTO "staged" VALUES(1,NULL,48,0,0,'choice',0,NULL,'{"label":"spam","confidence":0.9465966702001757,"probabilities":{"ham":0.053403329799824234,"spam":0.9465966702001757}}',3093823243);
 INSERT INTO "staged" VALUES(2,NULL,48,0,0,'choice',0,NULL,'{"label":"ham","confidence":0.9993736658418905,"probabilities":{"ham":0.9993736658418905,"spam":0.0006263341581094201}}',3215543537);
@@ -59,4 +40,3 @@ INSERT INTO "staged" VALUES(13,NULL,49,0,0,'choice',0,NULL,'{"label":"spam","con
 INSERT INTO "staged" VALUES(14,NULL,49,0,0,'choice',0,NULL,'{"label":"spam","confidence":0.9985896415033819,"probabilities":{"ham":0.001410358496618023,"spam":0.9985896415033819}}',2604410294);
 INSERT INTO "staged" VALUES(15,NULL,49,0,0,'choice',0,NULL,'{"label":"ham","confidence":0.9986749775827868,"probabilities":{"ham":0.9986749775827868,"spam":0.0013250224172131609}}',167943803);
 COMMIT;
-PRAGMA user_version = 7;

@@ -1,6 +1,4 @@
 BEGIN TRANSACTION;
-CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, crc INTEGER,
-    PRIMARY KEY (row, number));
 INSERT INTO "completions" VALUES(0,0,X'AC082E6963653678E36716FE90ECC74F','{"text":"reed larch north jetty heath north","prompt_tokens":131,"completion_tokens":34}',1840371185);
 INSERT INTO "completions" VALUES(1,0,X'DE74E450DDD577941337CEE4AB1176E6','{"text":"reed larch cedar reed amber knoll","prompt_tokens":131,"completion_tokens":33}',1939523528);
 INSERT INTO "completions" VALUES(2,0,X'70582DA30EBCE4D2EDF6C4097A5966E8','{"text":"inlet amber inlet","prompt_tokens":131,"completion_tokens":17}',1791700879);
@@ -21,26 +19,9 @@ INSERT INTO "completions" VALUES(16,0,X'6F2E586AF4E60D1775BA9731C76A264F','{"tex
 INSERT INTO "completions" VALUES(17,0,X'923EDFC4FACC48CCDA35943D5FFD7AD3','{"text":"oak ember larch","prompt_tokens":132,"completion_tokens":15}',1860659472);
 INSERT INTO "completions" VALUES(18,0,X'6742FA9E437BE44B52A92FD396BA0454','{"text":"reed birch ember amber dune inlet","prompt_tokens":132,"completion_tokens":33}',1157999714);
 INSERT INTO "completions" VALUES(19,0,X'CBBC0E39A56B142B96921930E748311E','{"text":"inlet pine reed","prompt_tokens":132,"completion_tokens":15}',3670022337);
-CREATE TABLE deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TEXT, crc INTEGER);
-CREATE TABLE digested (upto INTEGER NOT NULL, crc INTEGER);
 INSERT INTO "digested" VALUES(0,4108050209);
-CREATE TABLE digests (digest BLOB PRIMARY KEY, row INTEGER, number INTEGER) WITHOUT ROWID;
-CREATE TABLE latest (row INTEGER, error TEXT, body TEXT);
-CREATE TABLE prelude (found TEXT NOT NULL, crc INTEGER);
-CREATE TABLE progress (session INTEGER, time REAL, elapsed_s REAL, finished INTEGER, errors INTEGER,
-    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, shards INTEGER, memory_bytes INTEGER,
-    slots INTEGER, slots_total INTEGER);
-CREATE TABLE rejected (attempt INTEGER PRIMARY KEY, reason TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER,
-    completion_tokens INTEGER, body TEXT NOT NULL, crc INTEGER);
-CREATE TABLE run (identity TEXT NOT NULL, crc INTEGER);
 INSERT INTO "run" VALUES('{"job": {"_target_": "jobs.summarize.Summarize", "column": "text", "method": "map_reduce", "chunk_tokens": null, "overlap_tokens": 0, "fan_in": 8, "target_words": 100, "retries": 1, "intermediate": false}, "code": {}, "prompt": {"system": null, "user": "{% if step == \"merge\" -%}\nHere are summaries of consecutive parts of one document. Write one summary of the whole document, in your own words and at most {{ words }} words. Write nothing else.\n{%- elif step == \"refine\" -%}\nHere is the next part of a document, then a summary of the parts before it. Write one summary of all of them, in your own words and at most {{ words }} words. Write nothing else.\n{%- elif step == \"shorten\" -%}\nWrite this text again in at most {{ words }} words. Write nothing else.\n{%- else -%}\nSummarise this {{ \"part of a document\" if step == \"part\" else \"document\" }} in your own words and at most {{ words }} words. Write nothing else.\n{%- endif %}\n\n{{ passage }}\n{%- if step == \"refine\" %}\n\nSummary of the parts before:\n{{ summary }}\n{%- endif %}\n\nSummary:\n", "examples": [], "chat": true, "separator": "\n\n", "answer_prefix": "", "stop": []}, "dataset": {"kind": "jsonl", "table": null, "split": "train", "subset": null, "revision": null, "where": null, "shuffle_seed": null, "limit": null, "gold": "summary_of_old", "classes": [], "delimiter": null, "encoding": "utf-8", "fingerprint": "6c80bc437edae1f566c90b71efd515598711f082ca204ae100ca94537b80548c"}, "model": {"backend": "fake"}, "engine": {"max_tokens": 256, "max_kv_size": null, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "reasoning_effort": null}, "calibrate": {"rows": 0.0}, "keep": ["text", "kind", "summary_of_old"], "seed": 0, "date": "2026-11-29", "rows": 24, "shard_rows": 1000, "columns": ["text: string", "kind: string", "summary_of_old: string", "summary: string", "flaw: string", "chunks: int32", "levels: int32", "tokens: int32", "flawed_parts: int32", "error: string", "usage: struct<prompt_tokens: int32, cached_tokens: int32, completion_tokens: int32, finish_reason: string, retries: int32, seed: int64>"]}',2616131527);
-CREATE TABLE sessions (session INTEGER PRIMARY KEY, started REAL, pid INTEGER, provenance TEXT, ended REAL, why TEXT);
 INSERT INTO "sessions" VALUES(1,1.79598248418485784529e+09,1,'{}',NULL,NULL);
-CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes INTEGER, sha256 TEXT,
-    prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, error_kinds TEXT, labels TEXT,
-    crc INTEGER);
-CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER, cached_tokens INTEGER,
-    completion_tokens INTEGER, finish_reason TEXT, retries INTEGER, seed INTEGER, body TEXT NOT NULL, crc INTEGER);
 INSERT INTO "staged" VALUES(0,NULL,131,0,34,'stop',0,NULL,'{"summary":"reed larch north jetty heath north","flaw":null,"chunks":1,"levels":1,"tokens":17,"flawed_parts":0}',3445765563);
 INSERT INTO "staged" VALUES(1,NULL,131,0,33,'stop',0,NULL,'{"summary":"reed larch cedar reed amber knoll","flaw":null,"chunks":1,"levels":1,"tokens":17,"flawed_parts":0}',3691526275);
 INSERT INTO "staged" VALUES(2,NULL,131,0,17,'stop',0,NULL,'{"summary":"inlet amber inlet","flaw":null,"chunks":1,"levels":1,"tokens":17,"flawed_parts":0}',748059458);
@@ -58,4 +39,3 @@ INSERT INTO "staged" VALUES(13,NULL,132,0,21,'stop',0,NULL,'{"summary":"dune jet
 INSERT INTO "staged" VALUES(14,NULL,132,0,19,'stop',0,NULL,'{"summary":"dune quay oak knoll","flaw":null,"chunks":1,"levels":1,"tokens":18,"flawed_parts":0}',3543830737);
 INSERT INTO "staged" VALUES(15,NULL,132,0,23,'stop',0,NULL,'{"summary":"jetty ember cedar inlet","flaw":null,"chunks":1,"levels":1,"tokens":18,"flawed_parts":0}',2836656863);
 COMMIT;
-PRAGMA user_version = 7;
