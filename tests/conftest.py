@@ -62,9 +62,9 @@ def gpt_oss():
     folder = Path(__file__).parents[2] / "shared" / "gpt-oss-20b"
     if not (folder / "tokenizer.json").exists():
         pytest.skip("the tokenizer of gpt-oss-20b is not beside the checkout")
-    from tests.support.prompts import load_tokenizer
+    from tests.support.prompts import plain_tokenizer
 
-    return load_tokenizer(folder)
+    return plain_tokenizer(folder)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from runner.cli import command_parser, main, topics
 from runner.config import hooks
 from runner.config.compose import keys
 from runner.config.conf import RunConf
-from runner.config.declared import find_class
+from runner.config.declared import declared_class
 from runner.config.declared import keys as declared_keys
 from runner.config.groups import group_files
 
@@ -186,7 +186,7 @@ def test_options_of_a_job_are_those_of_its_class_and_each_has_a_meaning(job):
     listed = {key.name.removeprefix("job."): key for key in _keys_of(job)}
     assert {option for option in listed if "." not in option} == set(fields)
     assert [option for option, key in listed.items() if not key.meaning] == []
-    assert {key.name for key in declared_keys(find_class(module, name))} == set(fields)
+    assert {key.name for key in declared_keys(declared_class(module, name))} == set(fields)
 
 
 def test_every_job_has_a_topic():

@@ -62,7 +62,7 @@ from runner.session.finish import tried
 from runner.session.runnable import resume_command
 from runner.signals import Stop
 from runner.types import UserError
-from runner.words import count_of
+from runner.words import count_of, first_line
 
 __all__ = ["Asked", "Measured", "PerplexityConf", "PerplexityRunConf", "run_perplexities"]
 
@@ -147,7 +147,7 @@ def compose(overrides: Sequence[str], config_dir: str | None, differing: Sequenc
         conf = cast(PerplexityRunConf, OmegaConf.to_object(tree))
         config = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        raise UserError(first_line(error)) from error
     check_keys(conf)
     check_schedule(conf.schedule)
     check_notify(conf.notify)

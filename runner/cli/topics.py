@@ -15,7 +15,7 @@ from functools import cache
 from typing import NamedTuple
 
 from runner.cli.commands import COMMANDS
-from runner.config.declared import Class, Key, columns, commented, find_class, groups, keys, prose
+from runner.config.declared import Class, Key, columns, commented, declared_class, groups, keys, prose
 from runner.config.groups import group_files
 from runner.types import UserError
 
@@ -171,7 +171,7 @@ def blocks(name: str) -> Iterator[Block]:
     elif name == "model":
         yield Block("entries", entries=list(_choices("model")))
     elif name == "config":
-        yield from _group("", find_class("runner.config.conf", "RunConf"))
+        yield from _group("", declared_class("runner.config.conf", "RunConf"))
     for group in topic.groups if name != "config" else _groups():
         yield from _group(group, _groups()[group])
     if name == "dataset":
@@ -197,19 +197,19 @@ def as_markdown(content: Iterable[Block]) -> str:
 @cache
 def known_keys() -> dict[str, Key]:
     """All keys of a run, the options of jobs as ``job.NAME`` apart."""
-    return {key.name: key for key in keys(find_class("runner.config.conf", "RunConf")) if key.name != "job"}
+    return {key.name: key for key in keys(declared_class("runner.config.conf", "RunConf")) if key.name != "job"}
 
 
 def job_class(job: str) -> Class:
     """The class that ``conf/job`` names."""
     module, _, name = commented(group_files("job")[job])["_target_"][0].rpartition(".")
-    return find_class(module, name)
+    return declared_class(module, name)
 
 
 @cache
 def _groups() -> dict[str, Class]:
-    ours = groups(find_class("runner.config.conf", "RunConf"))
-    return ours | {name: find_class(*place) for name, place in _OTHER_GROUPS.items()}
+    ours = groups(declared_class("runner.config.conf", "RunConf"))
+    return ours | {name: declared_class(*place) for name, place in _OTHER_GROUPS.items()}
 
 
 def _job(name: str) -> Iterator[Block]:

@@ -31,7 +31,7 @@ from runner.config.groups import GROUPS, group_files
 from runner.config.quoting import check_names, quoted, refuse_retyped, unescaped
 from runner.keys import in_words
 from runner.types import UserError
-from runner.words import did_you_mean
+from runner.words import did_you_mean, first_line
 
 OPEN = "job"  # its keys are those of the job's own class, see runner.config.job.make_job
 READER = "dataset"  # with a ``_target_`` its keys are also those of the reader's own class
@@ -53,7 +53,7 @@ class Composer:
         try:
             return OmegaConf.to_object(composed), choices
         except OmegaConfBaseException as error:
-            raise UserError(str(error).splitlines()[0]) from error
+            raise UserError(first_line(error)) from error
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         """The tree and which file each group took; UserError for every mistake.
@@ -276,7 +276,7 @@ def _parse(word: str) -> tuple[Override | None, str]:
     try:
         return OverridesParser.create().parse_override(word), ""
     except HydraException as error:
-        return None, str(error).splitlines()[0]
+        return None, first_line(error)
 
 
 def _is_text(hint: Any) -> bool:
@@ -307,5 +307,5 @@ def _chain(error: BaseException | None) -> str:
 def _yaml_problem(error: yaml.YAMLError, file: Path | None = None) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     at = f"{file or (mark.name if mark else 'a configuration file')}{f' line {mark.line + 1}' if mark else ''}"
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    problem = getattr(error, "problem", None) or first_line(error)
     return f"{at} is not YAML: {problem}; texts with {{ }} : or # need quotes"

@@ -38,14 +38,14 @@ class Class(NamedTuple):
         return _prose(ast.get_docstring(self.node) or "")
 
 
-def find_class(module: str, name: str) -> Class:
+def declared_class(module: str, name: str) -> Class:
     """The class that ``module`` defines or imports under this name. KeyError if there is none."""
     tree = parse(module)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and node.name == name:
             return Class(module, tree, node)
         if isinstance(node, ast.ImportFrom) and node.module and name in [alias.name for alias in node.names]:
-            return find_class(node.module, name)
+            return declared_class(node.module, name)
     raise KeyError(f"{module}.{name}")
 
 
@@ -66,7 +66,7 @@ def groups(found: Class) -> dict[str, Class]:
     """The fields that are groups of keys themselves, by name."""
     names = {name: ast.unparse(node.annotation) for name, node in _fields(found).items()}
     return {
-        name: find_class(found.module, kind)
+        name: declared_class(found.module, kind)
         for name, kind in names.items()
         if kind.endswith("Conf") and kind.isidentifier()
     }
@@ -120,7 +120,7 @@ def _meanings(found: Class) -> dict[str, str]:
 
 def _bases(found: Class) -> list[Class]:
     names = [base.id for base in found.node.bases if isinstance(base, ast.Name)]
-    return [find_class(found.module, name) for name in names]
+    return [declared_class(found.module, name) for name in names]
 
 
 def _fields(found: Class) -> dict[str, ast.AnnAssign]:

@@ -18,6 +18,7 @@ from runner.keys import check_keys
 from runner.night.notify import check_notify
 from runner.night.schedule import check_schedule
 from runner.types import Job, UserError
+from runner.words import first_line
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def recorded_config(plain: dict[str, Any], config_dir: str | None = None) -> Con
         composed = OmegaConf.merge(open_schema(RunConf), plain)
         conf = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise UserError(f"the run was made by another version: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the run was made by another version: {first_line(error)}") from error
     assert isinstance(conf, RunConf)
     return Config(conf, make_job(plain["job"], config_dir), plain, [], config_dir)
 

@@ -20,12 +20,12 @@ from runner.text.structure import StructureConf, read_structure
 from runner.text.vocabulary import as_vocabulary
 from runner.types import Sampling
 from tests.support.engines import finish, plain_score
-from tests.support.prompts import load_tokenizer
+from tests.support.prompts import plain_tokenizer
 
 
 @pytest.fixture(scope="module")
 def vocabulary(tiny_model_folder):
-    return as_vocabulary(load_tokenizer(tiny_model_folder))
+    return as_vocabulary(plain_tokenizer(tiny_model_folder))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ CHATML = (
 CORPUS = ["the review is positive or negative, sentiment: good bad film <|im_start|>user\n hello world"] * 50
 
 
-def load_tokenizer(folder):
+def plain_tokenizer(folder):
     """A folder's tokenizer, which may have no model beside it."""
     from transformers import AutoTokenizer
 
