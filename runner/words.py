@@ -42,6 +42,23 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
 
 
+def age(seconds: float) -> str:
+    """How long ago something was, in its largest unit: ``12 s``, ``5 min``, ``2 h``, ``3 days``."""
+    for unit, length in (("day", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            whole = int(seconds // length)
+            return count_of(whole, unit) if unit == "day" else f"{whole} {unit}"
+    return f"{int(seconds)} s"
+
+
+def size(count: int) -> str:
+    """Of a file: ``512 B``, ``3.4 kB``, ``18.30 GB``."""
+    for unit, power, digits in (("GB", 1e9, 2), ("MB", 1e6, 1), ("kB", 1e3, 1)):
+        if count >= power:
+            return f"{count / power:,.{digits}f} {unit}"
+    return f"{count} B"
+
+
 def clock(at: float) -> str:
     """A future time for people: ``06:12`` within half a day, ``Wed 06:12`` within some days, else the date."""
     ahead, local = at - time.time(), time.localtime(at)

@@ -3,13 +3,13 @@
 Modules:
 __main__    ``python -m runner.cli``: the program ``rowmill`` from a checkout.
 arguments   Arguments that several commands share.
-begin       ``rowmill init``, ``new`` and ``completion``: files to start from, and a shell that knows the keys.
+begin       ``rowmill help init new completion``: what there is to know, files to start from, and keys in a shell.
 commands    The table of ``rowmill``'s commands, grouped as its help shows them.
 completion  Shell completion: the scripts for bash and zsh, and the words that they ask for.
-help        ``rowmill help``: every key, job, file and message, by topic.
 look        ``rowmill status watch report evaluate diff``: what has become of a run; they write report.html, no more.
 model       ``rowmill convert perplexity benchmark``: commands about a model rather than about a run.
 run         ``rowmill run`` and ``rowmill preview``: what makes the rows, and what it would make of them.
+shelf       ``rowmill runs`` and ``rowmill delete``: all runs of a folder, and one that is no longer needed.
 take        ``rowmill export`` and ``rowmill repair``: a run's rows for others, and a damaged checkpoint made whole.
 topics      What ``rowmill help`` and ``conf/README.md`` print: keys from their dataclasses, prose from the docstrings.
 worker      The worker: a process that a supervisor started to do what the command line says.

@@ -16,7 +16,7 @@ class Command(NamedTuple):
 
 GROUPS: dict[str, dict[str, Command]] = {
     "Get started": {
-        "help": Command("help", "explain a topic or a key of the configuration; list the topics"),
+        "help": Command("begin", "explain a topic or a key of the configuration; list the topics"),
         "init": Command("begin", "propose a configuration for a data file"),
         "new": Command("begin", "write a job of your own: class, configuration, prompt and test"),
         "completion": Command("begin", "print a completion script for bash or zsh"),
@@ -31,10 +31,12 @@ GROUPS: dict[str, dict[str, Command]] = {
         "report": Command("look", "write report.html: the results, how far to trust them, how the run went"),
         "evaluate": Command("look", "compare a run's labels with a column of correct ones"),
         "diff": Command("look", "compare two runs: their configuration and their rows"),
+        "runs": Command("shelf", "list all runs of a folder: rows, errors, speed, age, size, accuracy"),
     },
     "Take away": {
         "export": Command("take", "write a run's rows as Parquet, JSONL, CSV, SQLite or training data, or to the hub"),
         "repair": Command("take", "rebuild a damaged run.db from the shards and whatever can still be read"),
+        "delete": Command("shelf", "delete the files of a run, after asking"),
     },
     "Models": {
         "convert": Command("model", "quantise a model into an MLX folder with a model card"),

@@ -6,6 +6,7 @@
     ``run.db``: The checkpoint, an SQLite database.
     ``config.yaml``: The configuration of the run.
     ``run.log``: What happened, with whole tracebacks.
+    ``figures.json``: The figures that it ended with, as ``rowmill run --json`` prints them.
     ``report.html``: One page to read offline, written when all rows are finished, or by ``rowmill report``.
 
 Every row has these columns beside those of its job (see ``rowmill help jobs``):
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     import datasets
 
     from runner.data.source import DataSource
+
+FIGURES = "figures.json"
 
 
 class RowBlock(NamedTuple):
@@ -103,6 +106,16 @@ class Run:
             return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
         except (yaml.YAMLError, TypeError, ValueError) as error:
             raise UserError(f"{file} cannot be read ({first_line(error)}): run the original command again") from error
+
+    @property
+    def figures(self) -> dict[str, Any] | None:
+        """What ``rowmill run --json`` printed when all rows were finished; None before."""
+        try:
+            return dict(json.loads((self.path / FIGURES).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{self.path / FIGURES} cannot be read ({first_line(error)}): delete it") from error
 
     @property
     def dataset(self) -> datasets.Dataset:

@@ -8,7 +8,9 @@ import shlex
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from runner.disk import write_json
 from runner.night.link import Link
+from runner.results.run import FIGURES
 from runner.results.status import read_status
 from runner.session.runlog import run_log
 from runner.session.runnable import Runnable, resume_command
@@ -35,6 +37,7 @@ def finish(run: Runnable, link: Link | None = None) -> dict[str, Any]:
             again = shlex.join(["rowmill", "report", str(run.run_dir)])
             if report := tried("report", again, lambda: _report(run, figures)):
                 figures["report"] = report
+        tried("figures.json", resume, lambda: write_json(run.run_dir / FIGURES, figures, power=False))
     return figures
 
 

@@ -1,0 +1,51 @@
+"""``rowmill delete``: the files of a run removed, and nothing else."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+from runner.checkpoint.database import DATABASE, IDENTITY
+from runner.checkpoint.lease import LOCK, Lease
+from runner.data.stdin import COPY
+from runner.results.run import FIGURES
+from runner.types import UserError
+from runner.words import count_of
+
+OURS = (
+    "run.*",
+    "data-*.arrow",
+    "state.json",
+    "dataset_info.json",
+    IDENTITY,
+    "config.yaml",
+    "report.html",
+    COPY,
+    FIGURES,
+    "*.tmp",
+)
+
+
+def delete_run(run_dir: Path) -> None:
+    """Remove a run directory. UserError if it is none, is a link, is at work, or holds files of others."""
+    _check(run_dir)
+    lease = Lease(run_dir)
+    try:
+        for path in sorted(run_dir.iterdir(), key=lambda path: path.name in (DATABASE, IDENTITY, LOCK)):
+            path.unlink(missing_ok=True)
+        run_dir.rmdir()
+    except OSError as error:
+        raise UserError(f"{run_dir} cannot be deleted: {error.strerror} ({error.filename})") from error
+    finally:
+        lease.release()
+
+
+def _check(run_dir: Path) -> None:
+    if run_dir.is_symlink():
+        raise UserError(f"{run_dir} is a link to {run_dir.resolve()}: delete that")
+    if not any((run_dir / name).is_file() for name in (DATABASE, IDENTITY)):
+        raise UserError(f"{run_dir} is not a run directory: it has no {DATABASE}")
+    others = [path.name for path in run_dir.iterdir() if not any(fnmatch(path.name, name) for name in OURS)]
+    if others:
+        more = f" and {count_of(len(others) - 1, 'other')}" if len(others) > 1 else ""
+        raise UserError(f"{run_dir} holds {min(others)}{more}, which the run did not write: move that first")

@@ -1,0 +1,147 @@
+"""``rowmill runs``: all runs of a folder in one table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from runner.checkpoint.database import DATABASE, IDENTITY
+from runner.results.run import Run
+from runner.results.status import Status
+from runner.types import UserError
+from runner.words import age, count_of, escaped, first_line, size
+
+COLUMNS = ("name", "job", "model", "state", "rows", "errors", "speed", "age", "size", "accuracy")
+
+
+class Summary(TypedDict):
+    """A run of the table. All but ``name`` and ``bytes`` are None where ``problem`` says why it cannot be read.
+
+    ``age_s``: seconds since it began, ``bytes``: of all its files, ``accuracy``: where it ended with one.
+    """
+
+    name: str
+    job: str | None
+    model: str | None
+    state: str | None
+    rows: int | None
+    finished: int | None
+    errors: int | None
+    rows_per_s: float | None
+    age_s: float | None
+    bytes: int
+    accuracy: float | None
+    problem: str | None
+
+
+def list_runs(folder: Path, sort: str = "name") -> list[Summary]:
+    """The runs in ``folder`` and in folders inside of it, sorted by one of ``COLUMNS``.
+
+    Of numbers the largest come first, of ages the youngest; runs without a value come last. UserError if there is no
+    such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: name one that holds runs, such as outputs")
+    found = sorted((summary(path, folder) for path in run_dirs(folder)), key=lambda one: one["name"])
+    field = {"rows": "finished", "speed": "rows_per_s", "age": "age_s", "size": "bytes"}.get(sort, sort)
+    return sorted(found, key=lambda one: _place(one.get(field), largest_first=sort != "age"))
+
+
+def _place(value: Any, *, largest_first: bool) -> tuple[bool, Any]:
+    numeric = isinstance(value, int | float)
+    return value is None, (-value if numeric and largest_first else value) if value is not None else 0
+
+
+def run_dirs(folder: Path) -> Iterator[Path]:
+    """The run directories in a folder, itself among them, without looking for others inside of one."""
+    if (folder / DATABASE).is_file() or (folder / IDENTITY).is_file():
+        yield folder
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            yield from run_dirs(path)
+
+
+def summary(run_dir: Path, folder: Path) -> Summary:
+    """What the table says of a run, whatever state it is in."""
+    name = str(run_dir.relative_to(folder)) if run_dir != folder else run_dir.resolve().name
+    total = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
+    found: dict[str, Any] = {**dict.fromkeys(Summary.__annotations__), "name": name, "bytes": total}
+    try:
+        found |= _figures(Run(run_dir))
+    except UserError as error:
+        found["problem"] = first_line(error)
+    return cast(Summary, found)
+
+
+def _figures(run: Run) -> dict[str, Any]:
+    status = run.status
+    shared = ("state", "rows", "finished", "errors", "rows_per_s")
+    since = time.time() - status["started"] if status["started"] else None
+    of_status = {name: status.get(name) for name in shared}
+    return of_status | {"job": _job(run), "model": _model(run), "age_s": since, "accuracy": _accuracy(run, status)}
+
+
+def _accuracy(run: Run, status: Status) -> float | None:
+    """As computed when the run ended; None if rows have changed since."""
+    found = run.figures or {}
+    same = all(found.get(name) == status.get(name) for name in ("finished", "errors"))
+    evaluation = found.get("evaluation") if same else None
+    return evaluation.get("accuracy") if isinstance(evaluation, dict) else None
+
+
+def _job(run: Run) -> str | None:
+    """``label`` for ``jobs.label.Label``; a class of one's own by its whole name."""
+    target = str((run.identity.get("job") or {}).get("_target_") or "")
+    _, ours, rest = target.partition("jobs.")
+    return (rest.split(".")[0] if ours else target) or None
+
+
+def _model(run: Run) -> str | None:
+    """The end of the model's path, which tells models apart; ``fake`` for the engine that needs none."""
+    if run.identity.get("model", {}).get("backend") == "fake":
+        return "fake"
+    conf = run.config.get("model") or {}
+    path = str(conf.get("path") or conf.get("base") or "").partition("#")[0]
+    return path.rstrip("/").rpartition("/")[2] or None
+
+
+def show_runs(found: Sequence[Summary]) -> None:
+    """Print the table; on a narrow terminal the model's name is cut first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="")
+    for name in COLUMNS:
+        right = name in ("rows", "errors", "speed", "age", "size", "accuracy")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for one in found:
+        table.add_row(*cells(one))
+    console = Console(highlight=False, markup=False)
+    console.print(table, soft_wrap=not console.is_terminal)
+
+
+def cells(one: Summary) -> list[str]:
+    """The texts of a run's line, in the order of ``COLUMNS``."""
+    if one["problem"] is not None:
+        return [escaped(one["name"]), "", "", "damaged", "", "", "", "", size(one["bytes"]), ""]
+    rows, finished = one["rows"] or 0, one["finished"] or 0
+    return [
+        *(escaped(one["name"]), escaped(one["job"] or ""), escaped(one["model"] or ""), one["state"] or ""),
+        f"{finished:,}" if finished == rows else f"{finished:,} of {rows:,}",
+        f"{one['errors'] or 0:,}",
+        f"{one['rows_per_s']:,.1f}/s" if one["rows_per_s"] else "",
+        age(one["age_s"]) if one["age_s"] is not None else "",
+        size(one["bytes"]),
+        f"{one['accuracy']:.3f}" if one["accuracy"] is not None else "",
+    ]
+
+
+def in_words(one: Summary) -> str:
+    """A run in one line, as the question shows it before it is deleted."""
+    if one["problem"] is not None:
+        return f"{one['problem']}; {size(one['bytes'])}"
+    rows, errors = count_of(one["finished"] or 0, "finished row"), count_of(one["errors"] or 0, "error")
+    return f"{one['state']}: {rows}, {errors}, {size(one['bytes'])}"
