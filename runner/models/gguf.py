@@ -1,11 +1,10 @@
 """A GGUF file rewritten as the kind of model folder that mlx-lm loads.
 
-MLX reads the file itself and keeps Q4_0, Q4_1 and Q8_0 tensors quantised (weight, scales, biases in groups of 32);
-other types arrive as float16. What is left to do: names, the row order of the query and key projections, the tokenizer
-and config.json. Metadata keys are those of ggml's docs/gguf.md.
+Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K and Q5_K tensors stay quantised (weight, scales, biases in groups of 32); other types
+become float32 beside them, float16 by themselves. What is left to do: names, the row order of the query and key
+projections, the tokenizer and config.json. Metadata keys are those of ggml's docs/gguf.md.
 
-``main([FILE, FOLDER])`` does one conversion, in a process of its own because MLX's reader crashes on some damaged
-files.
+``main([FILE, FOLDER])`` does one conversion, in a process of its own that a damaged file may bring down.
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import mlx.core as mx
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, ReaderField
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from runner.models.blocks import GROUP_SIZE, WrongBlocksError, decode, stays_quantised
 from runner.types import UserError
+from runner.words import first_line
 
-# Raise it when the same GGUF file would give another folder.
-CONVERTER_VERSION = 1
-
-_GROUP_SIZE = 32
 _CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
 _NAMES = {
@@ -52,16 +50,14 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
     Raises UserError for what this converter does not know: it never guesses. A damaged file may crash the process.
     """
-    import mlx.core as mx
-
     mx.set_default_device(mx.cpu)
     try:
-        loaded: Any = mx.load(str(gguf), return_metadata=True)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"{gguf} is not a readable GGUF file: {error}") from error
-    tensors, meta = loaded[0], _Metadata(gguf, loaded[1])
-    _refuse_unsupported(meta, tensors)
-    weights = _weights(mx, meta, tensors)
+        reader = GGUFReader(gguf)
+        meta = _Metadata(gguf, reader)
+    except Exception as error:  # whatever the package meets in a damaged file
+        raise UserError(f"{gguf} is not a readable GGUF file: {first_line(error)}") from error
+    _refuse_unsupported(meta)
+    weights = _weights(meta)
     config = _config(meta, weights)
     _write_json(folder / "config.json", config)
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(meta))
@@ -70,21 +66,18 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 class _Metadata:
-    """The file's key-value pairs as plain Python values."""
+    """The file's key-value pairs as plain Python values; ``tensors`` by name."""
 
-    def __init__(self, gguf: Path, values: dict[str, Any]):
+    def __init__(self, gguf: Path, reader: GGUFReader):
         self.gguf = gguf
-        self._values = values
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._values = {name: _plain(field) for name, field in reader.fields.items()}
+        if reader.byte_order != "I":
+            raise self.error("its byte order is not this machine's")
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of ``key``; a float32 becomes the shortest decimal that rounds to it."""
-        value = self._values.get(key)
-        if value is None or isinstance(value, str | list):
-            return default if value is None else value
-        array = np.array(value)
-        if array.ndim:
-            return array.tolist()
-        return float(str(array)) if array.dtype.kind == "f" else array.item()
+        """The value of ``key``."""
+        return self._values.get(key, default)
 
     def need(self, key: str) -> Any:
         """The value of ``key``; raises UserError where the file lacks it."""
@@ -100,44 +93,65 @@ class _Metadata:
         )
 
 
-def _refuse_unsupported(meta: _Metadata, tensors: dict[str, Any]) -> None:
+def _plain(field: ReaderField) -> Any:
+    """A field's value; a float32 becomes the shortest decimal that rounds to it."""
+    if field.types == [GGUFValueType.FLOAT32]:
+        return float(str(field.parts[-1][0]))
+    return field.contents()
+
+
+def _refuse_unsupported(meta: _Metadata) -> None:
     architecture, tokenizer = meta.need("general.architecture"), meta.need("tokenizer.ggml.model")
     if architecture != "llama":
         raise meta.error(f"architecture {architecture} (only llama is supported)")
     scaling = meta.get("llama.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in tensors:
+    if scaling != "none" or "rope_freqs.weight" in meta.tensors:
         raise meta.error("scaled rotary positions are not supported")
     if tokenizer != "gpt2":
         raise meta.error(f"tokenizer {tokenizer} (only gpt2, byte-level BPE, is supported)")
     pre = meta.get("tokenizer.ggml.pre", "default")
     if pre not in _DIGITS_APART:
         raise meta.error(f"pre-tokenizer {pre} (supported: {', '.join(_DIGITS_APART)})")
+    if (parts := meta.get("split.count", 1)) > 1:
+        raise meta.error(f"it is one of {parts} parts")
 
 
-def _weights(mx: Any, meta: _Metadata, tensors: dict[str, Any]) -> dict[str, Any]:
+def _weights(meta: _Metadata) -> dict[str, mx.array]:
     """The tensors under mlx-lm's names, query and key rows in order, in one floating type.
 
     That is float32 where anything is quantised: float16 scales are ten times slower on a CPU.
     """
     heads = meta.need("llama.attention.head_count")
     kv_heads = meta.get("llama.attention.head_count_kv", heads)
-    dtype = mx.float32 if any(t.dtype == mx.uint32 for t in tensors.values()) else tensors["token_embd.weight"].dtype
+    dtype = _dtype(meta)
     weights = {}
-    for name, tensor in tensors.items():
+    for name, tensor in meta.tensors.items():
         target = _target_name(meta, name)
-        if "q_proj" in target or "k_proj" in target:
-            tensor = _unpermute(tensor, heads if "q_proj" in target else kv_heads)
-        weights[target] = tensor if tensor.dtype == mx.uint32 else tensor.astype(dtype)
+        try:
+            arrays = decode(tensor, dtype)
+        except (NotImplementedError, ValueError, WrongBlocksError) as problem:
+            raise meta.error(first_line(problem)) from problem
+        for leaf, array in arrays.items():
+            if "q_proj" in target or "k_proj" in target:
+                array = _unpermute(array, heads if "q_proj" in target else kv_heads)
+            weights[f"{target}.{leaf}"] = array
     return weights
 
 
+def _dtype(meta: _Metadata) -> mx.Dtype:
+    if any(stays_quantised(tensor) for tensor in meta.tensors.values()):
+        return mx.float32
+    kinds = {GGMLQuantizationType.F32: mx.float32, GGMLQuantizationType.BF16: mx.bfloat16}
+    embedding = meta.tensors.get("token_embd.weight")
+    return kinds.get(embedding.tensor_type, mx.float16) if embedding else mx.float16
+
+
 def _target_name(meta: _Metadata, name: str) -> str:
-    """``blk.7.attn_q.scales`` -> ``model.layers.7.self_attn.q_proj.scales``."""
+    """``blk.7.attn_q.weight`` -> ``model.layers.7.self_attn.q_proj``."""
     *block, part, leaf = name.split(".")
-    known = part in _NAMES and leaf in ("weight", "scales", "biases") and (not block or block[0] == "blk")
-    if not known:
+    if part not in _NAMES or leaf != "weight" or (block and block[0] != "blk"):
         raise meta.error(f"tensor {name} is not part of a plain llama model")
-    return ".".join([*(("model.layers", block[1]) if block else ()), _NAMES[part], leaf])
+    return ".".join([*(("model.layers", block[1]) if block else ()), _NAMES[part]])
 
 
 def _unpermute(tensor: Any, heads: int) -> Any:
@@ -180,15 +194,15 @@ def _quantization(weights: dict[str, Any]) -> dict[str, Any]:
     bits = {
         name.removesuffix(".scales"): weights[name.replace(".scales", ".weight")].shape[1]
         * 32
-        // (scales.shape[1] * _GROUP_SIZE)
+        // (scales.shape[1] * GROUP_SIZE)
         for name, scales in weights.items()
         if name.endswith(".scales")
     }
     if not bits:
         return {}
     common = Counter(bits.values()).most_common(1)[0][0]
-    others = {layer: {"group_size": _GROUP_SIZE, "bits": n} for layer, n in sorted(bits.items()) if n != common}
-    return {"group_size": _GROUP_SIZE, "bits": common, **others}
+    others = {layer: {"group_size": GROUP_SIZE, "bits": n} for layer, n in sorted(bits.items()) if n != common}
+    return {"group_size": GROUP_SIZE, "bits": common, **others}
 
 
 def _tokenizer(meta: _Metadata) -> Tokenizer:

