@@ -25,6 +25,11 @@ class Totals(NamedTuple):
     completion_tokens: int = 0
     shards: int = 0
 
+    @property
+    def cached_share(self) -> float | None:
+        """Of the prompt tokens, those that came from a computed prefix; None without any."""
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else None
+
     def plus(self, rows: Iterable[Staged]) -> Totals:
         """The totals when these rows are finished too."""
         finished, errors, prompt, cached, completion, shards = self
@@ -58,6 +63,15 @@ class SessionWork(Work):
     prompt: int = 0
     served: int = 0
     shareable: int = 0
+
+    @property
+    def missed_share(self) -> float | None:
+        """Of the prompt tokens that were computed, those that an unlimited cache would have spared; None if none were.
+
+        Unlike their counts, this share holds for a run of which some sessions were killed or left rows unfinished.
+        """
+        spared = self.cached + self.served
+        return min(1.0, max(0, self.shareable - spared) / (self.prompt - spared)) if self.prompt > spared else None
 
     def to_json(self) -> dict[str, float]:
         """As a session's provenance holds it, beside other facts."""

@@ -52,6 +52,7 @@ class Figures:
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
     balance: dict[str, dict[str, int]] = field(default_factory=dict)
     rouge: dict[str, Any] | None = None
+    diversity: dict[str, Any] | None = None
     reliability: list[tuple[float, float, int]] = field(default_factory=list)
     errors: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     least_sure: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
@@ -78,6 +79,7 @@ def collect(run_dir: Path, source: DataSource | None, known: Mapping[str, Any]) 
     _read_rows(figures, run, source)
     figures.evaluation = _ours(known, "evaluation", "confusion") or _evaluate(figures, source)
     figures.rouge = _ours(known, "rouge", "rows") or _score(figures, source)
+    figures.diversity = _ours(known, "diversity", "copies") or _diversity(figures)
     return figures
 
 
@@ -261,6 +263,16 @@ def _score(figures: Figures, source: DataSource | None) -> dict[str, Any] | None
     except (UserError, ValueError, KeyError, OSError, ImportError, pa.ArrowException) as problem:
         log.warning("the report has no scores of summaries: %s", problem)
         return None
+
+
+def _diversity(figures: Figures) -> dict[str, Any] | None:
+    """How different the job's texts are from each other, if it writes one a row."""
+    if figures.columns.job.get("text") != "string":
+        return None
+    from runner.results.diversity import diversity
+
+    status = figures.status
+    return diversity(figures.path, status["finished"] + sum(status["rejected"].values()))
 
 
 def _label_names(figures: Figures) -> list[str]:

@@ -56,14 +56,11 @@ def _resource(name: str) -> str:
 def _content(figures: Figures, cell: int) -> dict[str, Any]:
     """The template's variables; every text among them is cut and shows its control characters."""
     status, identity = figures.status, figures.identity
-    seconds = status["active_s"]
-    tokens = status["prompt_tokens"] + status["completion_tokens"]
     return {
         "name": figures.path.resolve().name,
         "status": status,
         "identity": identity,
         "written": time.time(),
-        "tokens_per_s": tokens / seconds if seconds else 0.0,
         "sessions": _sessions(figures),
         "what": _what(figures),
         "prompt": _prompt(identity.get("prompt") or {}),

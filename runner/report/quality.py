@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from runner.report.figures import Figures
-from runner.results.diversity import distinct, words_of
 from runner.results.perplexity import estimate, exp
 from runner.words import count_of
 
 Facts = list[tuple[str, str]]
+LEAST_TEXTS = 10  # of which diversity says something
 _NAMES = {"accuracy": "accuracy", "kappa": "Cohen's kappa", "macro_f1": "macro F1", "ece": "calibration error (ECE)"}
 _ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 
@@ -80,13 +80,15 @@ def perplexity_facts(figures: Figures) -> Facts:
 
 
 def diversity_facts(figures: Figures) -> Facts:
-    """Distinct-n of the sampled texts (Li et al. 2016): different n-grams among all; and how many texts are copies."""
-    texts = [columns["text"] for _, columns in figures.sample if isinstance(columns.get("text"), str)]
-    if "text" not in figures.columns.job or len(texts) < 10:
+    """Of texts: different n-grams among all, how alike the texts are, and how many are copies."""
+    found = figures.diversity or {}
+    texts = found.get("texts", 0)
+    if texts < LEAST_TEXTS:
         return []
-    words = [words_of(text) for text in texts]
-    facts = [(f"distinct-{n}", f"{distinct(words, n):.3f} of the {n}-grams of {len(texts)} rows") for n in (1, 2)]
-    return [*facts, ("copies", f"{len(texts) - len(set(texts)):,} of {len(texts):,} texts repeat an earlier one")]
+    facts = [(f"distinct-{n}", f"{found[f'distinct_{n}']:.3f} of the {n}-grams of {texts:,} texts") for n in (1, 2)]
+    if found["self_bleu"] is not None:
+        facts.append(("self-BLEU", f"{found['self_bleu']:.3f}"))
+    return [*facts, ("copies", f"{found['copies']:,} of {texts:,} texts repeat an earlier one")]
 
 
 def _with_interval(value: float, interval: Any) -> str:

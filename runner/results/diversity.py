@@ -23,13 +23,14 @@ DUPLICATES = ("exact", "near")
 def diversity(run_dir: Path, attempts: int) -> dict[str, Any]:
     """Figures over the accepted texts and the rejected ones among the ``attempts`` of a run.
 
-    ``distinct_1`` and ``distinct_2``: distinct words and pairs of words as shares of all (Li et al. 2016).
+    ``texts``: how many were measured; ``copies``: those of them that repeat an earlier one. ``distinct_1`` and
+    ``distinct_2``: distinct words and pairs of words as shares of all (Li et al. 2016).
     ``self_bleu``: the mean BLEU-4 of up to 100 sampled texts, each against the others (Zhu et al. 2018; counts plus
     one); None for fewer than two. ``duplicates``: for each tenth of the attempts the share that were duplicates.
     """
     texts = list(islice(_texts(run_dir), TEXTS))
     words = [words_of(text) for text in texts]
-    figures: dict[str, Any] = {"texts": len(texts)}
+    figures: dict[str, Any] = {"texts": len(texts), "copies": len(texts) - len(set(texts))}
     figures |= {f"distinct_{n}": distinct(words, n) for n in (1, 2)}
     return figures | {"self_bleu": _self_bleu(words), "duplicates": _duplicates(run_dir, attempts)}
 
@@ -48,7 +49,7 @@ def diversity_lines(figures: dict[str, Any]) -> list[str]:
 
 def _texts(run_dir: Path) -> Iterator[str]:
     for block in Run(run_dir).blocks(["text"]):
-        yield from block.table.column("text").to_pylist()
+        yield from block.table.column("text").drop_null().to_pylist()
 
 
 def words_of(text: str) -> list[str]:

@@ -103,7 +103,7 @@ class Progress:
             f"{now.rows:,.1f} rows/s ({overall:,.1f} overall)",
             count_of(totals.errors, "error"),
             f"{now.tokens:,.0f} tokens/s",
-            f"{totals.cached_tokens / totals.prompt_tokens if totals.prompt_tokens else 0.0:.0%} cached",
+            f"{totals.cached_share or 0.0:.0%} cached",
         ]
 
     def _pace(self, seconds: float) -> Pace:

@@ -80,7 +80,7 @@ def _pace(left: int, figures: Mapping[str, Any]) -> str:
 
 def _show_figures(figures: Mapping[str, Any]) -> None:
     seconds = figures["active_s"] or 0.0
-    prompt, cached, completion = (figures[f"{kind}_tokens"] for kind in ("prompt", "cached", "completion"))
+    prompt, completion = figures["prompt_tokens"], figures["completion_tokens"]
     errors = f", {figures['errors']:,} with an error" if figures["errors"] else ", no errors"
     line("rows", f"{figures['finished']:,} of {figures['rows']:,}{errors}")
     for kind, count in list(figures["error_kinds"].items())[:5]:
@@ -92,16 +92,14 @@ def _show_figures(figures: Mapping[str, Any]) -> None:
             line("", f"{count:,} x {escaped(kind)}")
     forced = f" ({figures['forced_tokens']:,} of them forced by the grammar)" if figures["forced_tokens"] else ""
     if prompt:
-        best = figures.get("best_cached_share")
-        missed = None if best is None else best - figures["cached_share"]  # of sessions that came to their end
-        most = "" if missed is None else f", {cached / prompt + missed:.1%} at best"
-        cache = f"({cached / prompt:.1%} from cache{most})"
+        best = figures["best_cached_share"]
+        most = "" if best is None else f", {best:.1%} at best"
+        cache = f"({figures['cached_share']:.1%} from cache{most})"
         line("tokens", f"{prompt:,} in prompts {cache}, {completion:,} generated{forced}")
     if seconds and figures["finished"]:
-        tokens_per_s = (prompt + completion) / seconds
         share = figures.get("model_share")
         model = "" if share is None else f", {share:.0%} of the time in the model"
-        line("speed", f"{figures['rows_per_s']:,.1f} rows/s, {tokens_per_s:,.0f} tokens/s{model}")
+        line("speed", f"{figures['rows_per_s']:,.1f} rows/s, {figures['tokens_per_s']:,.0f} tokens/s{model}")
         line("time", duration(seconds))
     if figures.get("slot_occupancy") is not None:
         padding = figures["padding_share"] or 0.0

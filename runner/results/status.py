@@ -28,12 +28,13 @@ class Status(TypedDict):
     """The figures of ``rowmill status --json``: those of Totals, and how it goes.
 
     ``state``: running (the lease is held), finished (all rows are) or interrupted. ``pid``: of the runner. ``started``:
-    Unix time of the first session. ``active_s``, ``rows_per_s``: over the time that sessions were at work, each known
-    to a second. ``rejected``: attempts that no row was made of, by what took them. Of ended sessions, None if unknown:
+    Unix time of the first session. ``active_s``, ``rows_per_s``, ``tokens_per_s`` (read and generated): over the time
+    that sessions were at work, each known to a second. ``cached_share``: ``cached_tokens`` of ``prompt_tokens``; None
+    without any. ``rejected``: attempts that no row was made of, by what took them. Of ended sessions, None if unknown:
     ``model_share`` (of the time at work, what was spent in the model), ``slot_occupancy`` (of the batch's slots in
-    every step, those taken), ``padding_share`` (of prompt tokens in attention), ``cached_share`` and
-    ``best_cached_share`` (of prompt tokens computed or spared, those spared, and what an unlimited cache would have
-    spared in any order); ``forced_tokens``, generated ones that a grammar knew before.
+    every step, those taken), ``padding_share`` (of prompt tokens in attention), ``best_cached_share`` (what
+    ``cached_share`` would have been with an unlimited cache, in any order); ``forced_tokens``, generated ones that a
+    grammar knew before.
     """
 
     rows: int
@@ -49,6 +50,7 @@ class Status(TypedDict):
     sessions: int
     active_s: float
     rows_per_s: float
+    tokens_per_s: float
     model_share: float | None
     slot_occupancy: float | None
     padding_share: float | None
@@ -95,11 +97,12 @@ def read_status(run_dir: Path) -> Status:
         "sessions": sessions,
         "active_s": active,
         "rows_per_s": totals.finished / active if active else 0.0,
+        "tokens_per_s": (totals.prompt_tokens + totals.completion_tokens) / active if active else 0.0,
         "model_share": _share(work.model_s, work.loop_s),
         "slot_occupancy": _share(work.lanes, work.slots),
         "padding_share": _share(work.padded, work.padded + work.prefilled),
-        "cached_share": _share(work.cached + work.served, work.prompt),
-        "best_cached_share": _share(work.shareable, work.prompt),
+        "cached_share": totals.cached_share,
+        "best_cached_share": _best(totals.cached_share, work.missed_share),
         "forced_tokens": work.forced,
         "error_kinds": kinds,
         "rejected": rejected,
@@ -110,6 +113,10 @@ def read_status(run_dir: Path) -> Status:
 def _read_work(connection: sqlite3.Connection) -> SessionWork:
     """What engines did, over all sessions that have ended."""
     return SessionWork.total(SessionWork.from_json(one["provenance"]) for one in read_sessions(connection))
+
+
+def _best(cached: float | None, missed: float | None) -> float | None:
+    return None if cached is None or missed is None else cached + (1 - cached) * missed
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -58,11 +58,10 @@ def screen(run_dir: Path, seen: dict[str, Any]) -> Group:
 def _head(run_dir: Path, seen: dict[str, Any]) -> Panel:
     finished, rows = seen["finished"], seen["rows"]
     now = pace_now(seen["marks"])
-    tokens = seen["prompt_tokens"]
     facts = [
         f"{finished:,} of {rows:,} rows",
         f"{now:,.1f} rows/s now, {seen['rows_per_s']:,.1f} overall",
-        f"{seen['cached_tokens'] / tokens:.0%} cached" if tokens else "",
+        "" if seen["cached_share"] is None else f"{seen['cached_share']:.0%} cached",
         count_of(seen["errors"], "error"),
         count_of(seen["sessions"] - 1, "restart"),
     ]

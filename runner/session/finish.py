@@ -32,13 +32,25 @@ def finish(run: Runnable, link: Link | None = None) -> dict[str, Any]:
         link.report(ended=exit_code(status), resume=resume)
     with run_log(run.run_dir):
         found = tried("figures", run.figures_command or resume, lambda: _as_json(run.figures()))
-        figures = (found or {}) | status
+        figures = _renamed(found or {}, {*status, "report"}) | status
         if run.wants_report:
             again = shlex.join(["rowmill", "report", str(run.run_dir)])
             if report := tried("report", again, lambda: _report(run, figures)):
                 figures["report"] = report
         tried("figures.json", resume, lambda: write_json(run.run_dir / FIGURES, figures, power=False))
     return figures
+
+
+def _renamed(found: dict[str, Any], taken: set[str]) -> dict[str, Any]:
+    """The job's figures, those with the name of one of the run's own under another name."""
+    names = {name: name for name in found}
+    for name in sorted(taken & names.keys()):
+        new = f"job_{name}"
+        while new in taken or new in found:
+            new += "_"
+        log.warning("the job's figure %s is called %s here: the run has one of that name", name, new)
+        names[name] = new
+    return {names[name]: value for name, value in found.items()}
 
 
 def _as_json(figures: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import pytest
 from runner.cli import main
 from runner.report.charts import coverage
 from runner.report.quality import label_facts
+from runner.results.diversity import diversity
 from tests.support.page import Page
 
 
@@ -34,9 +35,17 @@ def test_summaries_have_compression_and_rouge(folder):
 
 def test_generated_texts_have_their_diversity(folder):
     said = text_of(folder, "job=generate", "prompt.user={{ text }}", "engine.temperature=1")
-    assert re.search(r"distinct-2 ?[01]\.\d{3} of the 2-grams of 30 rows", said)
+    assert re.search(r"distinct-2 ?[01]\.\d{3} of the 2-grams of 30 texts", said)
     assert re.search(r"\d+ of 30 texts repeat an earlier one", said)
     assert "Summaries" not in said
+
+
+def test_the_diversity_in_the_report_is_that_of_the_run(folder):
+    words = ("job=synthesize", "job.target=20", "prompt.user=Write a text.", "engine.temperature=1")
+    said = text_of(folder, *words)
+    found = diversity(folder / "outputs/x", 0)
+    assert f"distinct-1{found['distinct_1']:.3f} of the 1-grams of 20 texts" in said
+    assert f"self-BLEU{found['self_bleu']:.3f}" in said
 
 
 def test_label_figures_are_taken_as_they_come():

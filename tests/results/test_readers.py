@@ -12,8 +12,8 @@ from runner.cli import main
 from runner.cli.take import FORMATS
 from runner.config.load import load_config
 from runner.session.session import run_session
-from runner.signals import Stop
 from runner.types import UserError
+from tests.support.runs import StopAfter
 
 ROWS = 60
 SHARD_ROWS = {"renamed": 1000}  # whose rows are all staged; 5 elsewhere
@@ -32,18 +32,6 @@ INPUTS = {"renamed": ["text", "gold"], "all": ["text", "kind", "summary_of_old"]
 INPUTS |= {"kept_null": INPUTS["all"], "summarize": INPUTS["all"]}
 ANSWERS = {"renamed": "label", "all": "label", "kept_null": "label", "kept_none": "label", "synthesize": "text"}
 ANSWERS |= {"summarize": "summary", "perplexity": "nll"}
-
-
-class StopAfter(Stop):
-    """Asks for an end after some steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.steps = steps
-
-    def is_asked(self):
-        self.steps -= 1
-        return self.steps <= 0
 
 
 def write_rows(folder):

@@ -12,8 +12,8 @@ import runner
 from runner.checkpoint.database import connect
 from runner.config.load import load_config
 from runner.session.session import run_session
-from runner.signals import Stop
 from runner.types import UserError
+from tests.support.runs import StopAfter
 
 MAIL = "id,text,kind\n1,win money now,spam\n2,see you at lunch,ham\n3,cheap pills,spam\n4,meeting at 3,ham\n"
 
@@ -33,18 +33,6 @@ def test_the_examples_in_the_docstrings(folder):
         assert test.examples
         checker.run(test)
     assert checker.summarize().failed == 0
-
-
-class StopAfter(Stop):
-    """Asks for an end after some steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.steps = steps
-
-    def is_asked(self):
-        self.steps -= 1
-        return self.steps <= 0
 
 
 def interrupted(steps, *words, job=("job=generate",)):

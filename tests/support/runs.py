@@ -12,6 +12,7 @@ import pytest
 from runner import run
 from runner.engine.fake import DELAY, FAULT, FakeEngine
 from runner.results.status import read_status
+from runner.signals import Stop
 from runner.types import UserError
 
 SECONDS = 900  # a process that takes longer hangs, however loaded the machine is
@@ -60,6 +61,18 @@ def outcome(process):
     """The exit code of a process, once it has ended, and what it said on stdout and on stderr."""
     out, err = process.communicate(timeout=SECONDS)
     return process.returncode, out, err
+
+
+class StopAfter(Stop):
+    """Asks for an end after some steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def is_asked(self):
+        self.steps -= 1
+        return self.steps <= 0
 
 
 def interrupt(words, after=3):
