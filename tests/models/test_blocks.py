@@ -17,6 +17,7 @@ from tests.models.test_gguf import byte_tokens
 from tests.support.llama import Llama
 
 CPU = Device("cpu", "a CPU", None, 1 << 34)
+# The package keeps the list of what it can decode to itself.
 KINDS = [Kind.F32, Kind.F16, *quants._type_traits]
 STAY = [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q4_K, Kind.Q5_K]
 WIDTH, INNER, HEADS, KV_HEADS, LAYERS = 256, 512, 4, 2, 2
@@ -70,7 +71,8 @@ def plain(mx, arrays):
 def test_blocks_of_every_type_are_the_numbers_that_the_gguf_package_reads(tmp_path, kind, monkeypatch):
     import mlx.core as mx
 
-    monkeypatch.setattr(blocks, "_CHUNK", 1024)  # two rows at a time
+    # Real chunks would be slow here: two rows at a time.
+    monkeypatch.setattr(blocks, "_CHUNK", 1024)
     tensor = one(tmp_path, kind)
     arrays = blocks.decode(tensor, mx.float32)
     want = quants.dequantize(tensor.data, kind)
@@ -105,6 +107,7 @@ def test_each_32_weights_of_a_k_block_have_a_scale_and_a_minimum_of_their_own(tm
 def test_blocks_that_would_be_read_in_two_ways_are_refused(tmp_path, monkeypatch):
     import mlx.core as mx
 
+    # No file can be made that does it.
     monkeypatch.setattr(blocks, "_levels", lambda found: np.zeros((*found.shape, 256), np.uint8))
     with pytest.raises(blocks.WrongBlocksError, match=r"t \(Q4_K\)"):
         blocks.decode(one(tmp_path, Kind.Q4_K), mx.float32)
