@@ -41,7 +41,7 @@ night       A night's run beside its user: when it works, what keeps the machine
 report      The morning report: one HTML file on a run, its results and how far to trust them.
 results     What came out of a run, read without disturbing it: rows, status, evaluation, comparison, for people.
 rowmill     rowmill: put a prompt through every row of a data set with one local LLM, resumably.
-runs        Many run directories at once.
+runs        What many runs have in common: a table of them, answers that they share.
 sequences   The engine's side of a run: sequences in, generations out, and the engine between them.
 session     One session of a run: checked, opened, worked, ended.
 signals     Ctrl-C and SIGTERM: an end after the step in flight while the loop works, at once otherwise.

@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Take away": {
         "export": Command("take", "write a run's rows as Parquet, JSONL, CSV, SQLite or training data, or to the hub"),
         "repair": Command("take", "rebuild a damaged run.db from the shards and whatever can still be read"),
+        "cache": Command("shelf", "show or prune the answers that runs with cache=true share"),
         "delete": Command("shelf", "delete the files of a run, after asking"),
     },
     "Models": {

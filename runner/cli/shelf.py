@@ -1,4 +1,4 @@
-"""``rowmill runs`` and ``rowmill delete``: all runs of a folder, and one that is no longer needed."""
+"""``rowmill runs``, ``cache`` and ``delete``: what many runs left, and what is no longer needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from runner.cli.arguments import add_json, add_run_dir
+from runner.console import line
 from runner.types import EXIT_OK, UserError
+from runner.words import count_of, size
 
 
 def runs_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,3 +56,37 @@ def delete(options: argparse.Namespace) -> int:
     delete_run(run_dir)
     print(f"deleted {run_dir}")
     return EXIT_OK
+
+
+def cache_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--older-than", metavar="DAYS", type=_amount, help="delete answers not used for so many days")
+    parser.add_argument("--larger-than", metavar="GB", type=_amount, help="delete the longest unused down to this size")
+    add_json(parser)
+
+
+def cache(options: argparse.Namespace) -> int:
+    """Show how many answers runs with cache=true share, and how often they were used; prune them."""
+    from runner.runs import answers
+
+    most = None if options.larger_than is None else int(options.larger_than * 1e9)
+    pruned = answers.prune(options.older_than, most) if (options.older_than, most) != (None, None) else None
+    found = answers.measure()
+    if options.json:
+        print(json.dumps(found if pruned is None else {**found, "pruned": pruned}))
+        return EXIT_OK
+    if pruned is not None:
+        line("pruned", count_of(pruned, "answer"))
+    line("answers", f"{found['answers']:,}, used {count_of(found['hits'], 'time')} in place of computing them")
+    line("size", size(found["bytes"]))
+    line("path", found["path"])
+    return EXIT_OK
+
+
+def _amount(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
+    return amount

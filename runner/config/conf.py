@@ -66,6 +66,8 @@ class RunConf:
             folder and deletes nothing.
         seed: Determines all random draws.
         date: What chat templates take for today, such as 2026-01-31. null: the day the run began.
+        cache: Whether to reuse the answers that other runs with ``cache=true`` got from the same model to the same
+            prompt, and keep those of this run for others. ``rowmill cache`` shows how many there are.
         offline: Fetch nothing; use only what is in the caches.
         modules: Installed Python modules, apart from rowmill's own, whose classes may be used as jobs and filters.
     """
@@ -84,5 +86,6 @@ class RunConf:
     resume: str = key("auto", among=("auto", "errors", "force"))
     seed: int = key(0, least=0)
     date: str | None = None
+    cache: bool = False
     offline: bool = False
     modules: list[str] = field(default_factory=list)

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from runner.checkpoint.records import Output, Record
 from runner.checkpoint.store import Store
@@ -24,6 +25,16 @@ READ_ROWS = 256  # rows read, rendered and looked up together
 log = logging.getLogger("rowmill")
 
 Key = tuple[int, int]  # row, number of the request in it
+
+
+class OtherAnswers(Protocol):
+    """Answers of other runs by digest."""
+
+    def find(self, digests: Iterable[bytes]) -> dict[bytes, Completion]: ...
+
+    def keep(self, answers: Iterable[tuple[bytes, Completion]]) -> None: ...
+
+
 Answer = tuple[Key, Completion]
 Asked = tuple[Task, int, Request]
 
@@ -43,6 +54,7 @@ class Loop:
     defaults: Defaults
     window: int
     stopped: Callable[[], bool] = lambda: False
+    others: OtherAnswers | None = None
     plan: Plan = field(default_factory=Plan)
     tasks: dict[int, Task] = field(default_factory=dict)  # unfinished rows that were read, in order
     last: int = 0  # row read
@@ -87,7 +99,10 @@ class Loop:
         answers, self.answers = self.answers, []
         outputs, self.outputs = self.outputs, []
         if answers or outputs:
-            self.feed.record((Record(*key, self.digests.pop(key, None), one) for key, one in answers), outputs)
+            records = [Record(*key, self.digests.pop(key, None), one) for key, one in answers]
+            self.feed.record(records, outputs)
+            if self.others is not None:
+                self.others.keep((one.digest, one.completion) for one in records if one.digest and _is_computed(one))
         return answers
 
     def _read(self) -> None:
@@ -180,6 +195,8 @@ class Loop:
                 self.twins[digest] = []
                 first[digest] = sequence
         known = self.store.lookup(first) if first else {}
+        if self.others is not None:
+            known |= self.others.find(first.keys() - known.keys())
         for digest, sequence in first.items():
             if digest in known:
                 self._answer(sequence.key, self._again(known[digest]))
@@ -242,6 +259,11 @@ class Loop:
         """The answer to a request that is identical to one computed: nothing of its prompt was."""
         self.plan.serve(completion.prompt_tokens)
         return dataclasses.replace(completion, cached_tokens=completion.prompt_tokens)
+
+
+def _is_computed(record: Record) -> bool:
+    """Whether the answer is this run's own; others count their whole prompt as cached."""
+    return record.completion.error is None and record.completion.cached_tokens < record.completion.prompt_tokens
 
 
 def _why(problem: Exception) -> str:

@@ -23,19 +23,13 @@ def identity(ready: Prepared) -> dict[str, Any]:
         key: plain["engine"][key]
         for key in ("max_tokens", "max_kv_size", "temperature", "top_p", "top_k", "min_p", "reasoning_effort")
     }
-    if ready.folder is None:
-        model: dict[str, Any] = {"backend": "fake"}
-    else:
-        from runner.models.tensors import weights_hash
-
-        model = {"path": conf.model.path, "revision": conf.model.revision, "weights": weights_hash(ready.folder)}
     dataset = {key: value for key, value in plain["dataset"].items() if key != "path"}
     return {
         "job": plain["job"],
         "code": job_code(plain["job"], job_folders(ready.config.config_dir)),
         "prompt": _prompt(ready),
         "dataset": {**dataset, "fingerprint": ready.source.fingerprint},
-        "model": model,
+        "model": _model(ready),
         "engine": engine,
         "calibrate": plain["calibrate"],
         "keep": dict(ready.keep.columns),
@@ -45,6 +39,23 @@ def identity(ready: Prepared) -> dict[str, Any]:
         **({"reader": job_code(plain["dataset"], job_folders(ready.config.config_dir))} if conf.dataset.target else {}),
         **_answers(ready),
     }
+
+
+def _model(ready: Prepared) -> dict[str, Any]:
+    if ready.folder is None:
+        return {"backend": "fake"}
+    from runner.models.tensors import weights_hash
+
+    conf = ready.config.conf.model
+    return {"path": conf.path, "revision": conf.revision, "weights": weights_hash(ready.folder)}
+
+
+def scope(ready: Prepared) -> dict[str, Any]:
+    """What decides the answer to a request beside the request itself, in whichever run it is asked."""
+    conf = ready.config.conf
+    model = {name: value for name, value in _model(ready).items() if name in ("backend", "weights")}
+    prompt = {"chat": conf.prompt.chat, "stop": conf.prompt.stop, "answer_prefix": conf.prompt.answer_prefix}
+    return {"model": model, "max_kv_size": conf.engine.max_kv_size, "prompt": prompt}
 
 
 def _answers(ready: Prepared) -> dict[str, Any]:

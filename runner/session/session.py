@@ -34,9 +34,10 @@ from runner.night.link import Link
 from runner.night.night import Night
 from runner.results.progress import Progress
 from runner.results.run import Run
+from runner.runs.answers import Answers
 from runner.sequences import Engine
 from runner.session.drive import drive
-from runner.session.identity import identity, provenance
+from runner.session.identity import identity, provenance, scope
 from runner.session.preflight import check_memory
 from runner.session.prepare import Prepared, prepare
 from runner.session.runnable import resumed
@@ -201,7 +202,8 @@ def work(
         feed: Feed = RowFeed(ready.source, store, limit)
     else:
         feed = AttemptFeed(ready.attempts, store, limit)
-    loop = Loop(ready.job, feed, ready.prompter, engine, store, defaults, window, stop.is_asked, plan)
+    others = Answers(scope(ready)) if ready.config.conf.cache else None
+    loop = Loop(ready.job, feed, ready.prompter, engine, store, defaults, window, stop.is_asked, others, plan)
     survey = Survey(ready.source, conf.seed, conf.calibrate.rows)
     began = time.perf_counter()
     try:
@@ -217,6 +219,8 @@ def work(
     finally:
         _note_work(engine, loop, time.perf_counter() - began)
         engine.close()
+        if others:
+            others.close()
     if is_complete(ready, store):
         return
     if stop.is_asked():
