@@ -102,7 +102,7 @@ def test_a_cache_that_fails_never_stops_a_run(broken, cache, monkeypatch, caplog
     elif broken == "folder":
         cache.write_text("a file where the folder should be")
     else:
-        monkeypatch.setattr(answers, "_TABLES", f"{answers._TABLES} PRAGMA max_page_count = 8;")  # SQLite's full disk
+        monkeypatch.setattr(answers, "_TABLES", f"{answers._TABLES} PRAGMA max_page_count = 1;")  # SQLite's full disk
     run(overrides("cache=true"))
     assert len(rows_of()) == 40
     assert caplog.text.count("going on without it") == 1
