@@ -27,7 +27,7 @@ training  Rows as training data: chat messages, Alpaca's instruction and output,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ def export(options: Any) -> Iterator[str]:
         yield from (f"{count_of(count, 'example')} written to {name}" for name, count in counts.items())
         return
     else:
-        count = _write(kind, selection, options)
+        notes: list[str] = []
+        count = _write(kind, selection, options, notes.append)
+        yield from notes
     status = run.status
     unfinished = "" if status["finished"] == status["rows"] else f"; {status['rows'] - status['finished']:,} unfinished"
     yield f"{count:,} of {count_of(status['rows'], 'row')} written to {options.target}{unfinished}"
@@ -88,7 +90,7 @@ def _write_rejected(kind: str, options: Any) -> str:
     return f"{count_of(count, 'rejected attempt')} written to {options.target}"
 
 
-def _write(kind: str, selection: Any, options: Any) -> int:
+def _write(kind: str, selection: Any, options: Any, say: Callable[[str], None]) -> int:
     from runner.export.annotate import ANNOTATORS
     from runner.export.files import WRITERS
     from runner.export.select import ROW
@@ -97,7 +99,9 @@ def _write(kind: str, selection: Any, options: Any) -> int:
         return ANNOTATORS[kind](options.target, selection, options.text, overwrite=options.overwrite)
     tables = selection.gathered() if kind == "parquet" else selection.tables()
     key = ROW if ROW not in selection.run.columns.names else None  # a kept column of this name may hold anything
-    details = {"name": options.table, "key": key} if kind == "sqlite" else {}
+    details: dict[str, Any] = {"name": options.table, "key": key} if kind == "sqlite" else {}
+    if kind in ("sqlite", "csv"):
+        details["say"] = say
     return WRITERS[kind](options.target, tables, overwrite=options.overwrite, **details)
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from runner.export.plain import flat, to_json
+from runner.export.plain import flat, to_json, too_wide
 from runner.types import UserError
 
 STDOUT = "-"
+Say = Callable[[str], None]
+_SHEET_COLUMNS = 16_384  # of a sheet in Excel and LibreOffice
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
+
+
+def _nothing(text: str) -> None:
+    """Nobody is told."""
 
 
 @contextlib.contextmanager
@@ -30,7 +36,7 @@ def fresh(target: str, *, overwrite: bool) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-    except (OSError, sqlite3.OperationalError) as error:
+    except (OSError, sqlite3.OperationalError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be written: {error}") from error
     finally:
         with contextlib.suppress(OSError):
@@ -65,11 +71,11 @@ def write_jsonl(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -> 
     return write_lines(target, (row for table in tables for row in table.to_pylist()), overwrite=overwrite)
 
 
-def write_csv(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -> int:
+def write_csv(target: str, tables: Iterable[pa.Table], *, overwrite: bool, say: Say = _nothing) -> int:
     """CSV with a header; texts are quoted, a null is an empty cell without quotes."""
     from pyarrow import csv
 
-    flattened = map(flat, tables)
+    flattened = _flattened(tables, _SHEET_COLUMNS, "a spreadsheet", say)
     first = next(flattened)
     count = 0
     delimiter = "\t" if ".tsv" in Path(target).suffixes else ","
@@ -81,6 +87,17 @@ def write_csv(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -> in
             writer.write_table(table)
             count += len(table)
     return count
+
+
+def _flattened(tables: Iterable[pa.Table], most: int, reader: str, say: Say) -> Iterator[pa.Table]:
+    """The tables without structs, those left whole for which ``reader`` has too few columns."""
+    whole: list[str] | None = None
+    for table in tables:
+        if whole is None:
+            whole = too_wide(table.schema, most)
+            for name in whole:
+                say(f"{name} is one column of JSON: {reader} holds at most {most:,} columns")
+        yield flat(table, whole)
 
 
 def write_parquet(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -> int:
@@ -103,34 +120,65 @@ def write_parquet(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -
 
 
 def write_sqlite(
-    target: str, tables: Iterable[pa.Table], *, overwrite: bool, name: str = "rows", key: str | None = None
+    target: str,
+    tables: Iterable[pa.Table],
+    *,
+    overwrite: bool,
+    name: str = "rows",
+    key: str | None = None,
+    say: Say = _nothing,
 ) -> int:
     """A table of an SQLite database; ``key``: the column with the rows' positions, if there is one."""
     from sqlite_utils import Database
+    from sqlite_utils.db import SQLITE_MAX_VARS
 
     if target == STDOUT:
         raise UserError("--format", "it needs a file, not the standard output", value="sqlite")
-    flattened = (_storable(flat(table)) for table in tables)
+    flattened = (_storable(table) for table in _flattened(tables, SQLITE_MAX_VARS, "a table of SQLite", say))
     first = next(flattened)
+    if (columns := first.num_columns) > SQLITE_MAX_VARS:
+        few = f"at most {SQLITE_MAX_VARS}, and there are {columns:,}: choose some with --columns"
+        raise UserError(f"{target}: the number of columns of a table of SQLite is {few}")
+    names = _apart(first.column_names, say)
     with fresh(target, overwrite=overwrite) as path:
         path.unlink(missing_ok=True)
         database = Database(path, execute_plugins=False)
         try:
-            key = key if key in first.column_names else None
+            key = key if key in names else None
             table = database.table(name)
-            table.create({field.name: _sqlite_type(field.type) for field in first.schema}, pk=key)
+            table.create({n: _sqlite_type(field.type) for n, field in zip(names, first.schema, strict=True)}, pk=key)
             database.execute("PRAGMA synchronous = OFF")  # the file is renamed when it is whole
             with database.atomic():
                 for one in (one for tables_ in ([first], flattened) for one in tables_):
-                    table.insert_all(one.to_pylist(), pk=key)
+                    table.insert_all(one.rename_columns(names).to_pylist(), pk=key)
             return int(table.count)
         finally:
             database.close()
 
 
+def _apart(names: Sequence[str], say: Say) -> list[str]:
+    """Names that differ in more than the case of ASCII letters, which SQLite does not see."""
+    taken: set[str] = set()
+    found, all_names = [], set(map(_lower, names))
+    for name in names:
+        new = name
+        while _lower(new) in (taken if new == name else taken | all_names):
+            new += "_"
+        if new != name:
+            say(f"column {name} is called {new} there: SQLite does not tell small letters from capitals")
+        taken.add(_lower(new))
+        found.append(new)
+    return found
+
+
+def _lower(name: str) -> str:
+    return "".join(letter.lower() if letter.isascii() else letter for letter in name)
+
+
 def _storable(table: pa.Table) -> pa.Table:
-    """The table with texts for numbers that may be larger than SQLite's integers."""
-    kinds = [pa.string() if pa.types.is_uint64(field.type) else field.type for field in table.schema]
+    """The table with texts for numbers that may be larger than SQLite's integers or longer than its floats."""
+    t = pa.types
+    kinds = [pa.string() if t.is_uint64(kind) or t.is_decimal(kind) else kind for kind in table.schema.types]
     return table.cast(pa.schema(zip(table.column_names, kinds, strict=True)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,38 +19,75 @@ def to_json(value: Any) -> str:
         return _STRICT(_finite(value))
 
 
-def flat(table: pa.Table) -> pa.Table:
-    """The table with a column for each part of a struct, such as usage_prompt_tokens, and lists as JSON text."""
-    while any(pa.types.is_struct(column.type) for column in table.schema):
+def flat(table: pa.Table, whole: Sequence[str] = ()) -> pa.Table:
+    """The table with a column for each part of a struct, such as usage_prompt_tokens, and lists as JSON text.
+
+    The columns named in ``whole`` become JSON text as they are.
+    """
+    for name in whole:
+        at = table.column_names.index(name)
+        table = table.set_column(at, name, pa.chunked_array([_cells(table.column(at))]))
+    while any(_has_parts(column.type) for column in table.schema):
         table = _unfolded(table)
     columns = [_cells(column) for column in table.columns]
     return pa.Table.from_arrays(columns, names=table.column_names)
+
+
+def too_wide(schema: pa.Schema, most: int) -> list[str]:
+    """The structs, the widest first, that must stay whole for ``flat`` to make at most so many columns."""
+    widths = {field.name: _width(field.type) for field in schema}
+    structs = [field.name for field in schema if widths[field.name] > 1]
+    whole: list[str] = []
+    for name in sorted(structs, key=lambda name: -widths[name]):
+        if sum(widths.values()) <= most:
+            break
+        whole.append(name)
+        widths[name] = 1
+    return whole
+
+
+def _width(kind: pa.DataType) -> int:
+    return sum(_width(part.type) for part in kind) if _has_parts(kind) else 1
+
+
+def _has_parts(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind) and kind.num_fields)
 
 
 def _unfolded(table: pa.Table) -> pa.Table:
     columns, names = [], []
     taken = set(table.column_names)
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if not pa.types.is_struct(column.type):
+        if not _has_parts(column.type):
             columns.append(column)
             names.append(name)
             continue
         for part, values in zip(column.type, pa.table({name: column}).flatten().columns, strict=True):
-            new = f"{name}_{part.name}"
-            while new in taken:
-                new += "_"
-            taken.add(new)
             columns.append(values)
-            names.append(new)
+            names.append(free_name(f"{name}_{part.name}", taken))
+            taken.add(names[-1])
     return pa.Table.from_arrays(columns, names=names)
 
 
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, with underscores after it until it is none of those taken."""
+    while name in taken:
+        name += "_"
+    return name
+
+
 def _cells(column: pa.ChunkedArray) -> Any:
-    kind = column.type
-    t = pa.types
-    if t.is_nested(kind) or t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind):
+    kind, t = column.type, pa.types
+    if t.is_null(kind) or t.is_dictionary(kind) or t.is_string_view(kind):
+        return column.cast(pa.string())
+    if t.is_nested(kind) or t.is_interval(kind) or _is_bytes(kind):
         return pa.array([None if value is None else _text(value) for value in column.to_pylist()], pa.string())
-    return column.cast(pa.string()) if t.is_null(kind) or t.is_dictionary(kind) else column
+    return column
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    t = pa.types
+    return any(is_it(kind) for is_it in (t.is_binary, t.is_large_binary, t.is_fixed_size_binary, t.is_binary_view))
 
 
 def _text(value: Any) -> str:
