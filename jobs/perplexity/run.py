@@ -37,7 +37,7 @@ from runner.types import UserError
 SCHEMA = pa.schema([("begin", pa.int64()), ("end", pa.int64()), ("tokens", pa.int32()), ("nll", pa.float64())])
 SHARD_WINDOWS = 1000
 # By how much a window's mean may differ from that of a pass by itself, in nats.
-TOLERANCE = {"cpu": 1e-4, "metal": 1e-2, "cuda": 1e-2}
+TOLERANCE = {"cpu": 1e-5, "metal": 1e-2, "cuda": 1e-2}
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,21 @@ def loss(logits: Any, targets: Any) -> Any:
     """Negative log-likelihoods [B, T] of ``targets`` [B, T] under ``logits`` [B, T, V], in float32."""
     import mlx.core as mx
 
+    from runner.engine.sampling import normaliser
+
     logits = logits.astype(mx.float32)
-    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return normaliser(logits) - mx.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+def exact_loss(logits: Any, targets: np.ndarray) -> np.ndarray:
+    """What ``loss`` is in float64, by NumPy alone: [T] of ``targets`` [T] under ``logits`` [T, V]."""
+    import mlx.core as mx
+
+    found = np.empty(len(targets))
+    for place, target in enumerate(targets):  # one after the other: all of them would take twice the memory again
+        row = np.array(logits[place].astype(mx.float32)).astype(np.float64)
+        found[place] = np.log(np.exp(row - row.max()).sum()) + row.max() - row[target]
+    return found
 
 
 class Check(NamedTuple):
@@ -158,7 +171,8 @@ class Check(NamedTuple):
 
 
 def self_check(model: Any, batches: list[np.ndarray], streams: list[Any], chunk: int) -> Check:
-    """Compare ``losses`` with a forward pass for each window, without caches, chunks, batches or streams.
+    """Compare ``losses`` with a forward pass for each window, without caches, chunks, batches or streams, whose logits
+    NumPy normalises in float64.
 
     Windows are cut so that a pass holds no more logits than a chunk of all batches does.
     """
@@ -169,8 +183,7 @@ def self_check(model: Any, batches: list[np.ndarray], streams: list[Any], chunk:
     batched = [row for part in losses(model, batches, streams, chunk) for row in part]
     single = []
     for row in (row for batch in batches for row in batch):
-        ids = mx.array(row[None])
-        single.append(np.array(loss(model(ids[:, :-1]), ids[:, 1:]))[0])
+        single.append(exact_loss(model(mx.array(row[None, :-1]))[0], row[1:]))
     differences = [a.astype(np.float64) - b for a, b in zip(batched, single, strict=True)]
     return Check(
         len(single),

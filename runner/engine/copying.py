@@ -22,7 +22,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from runner.engine.attention.resident import ALIKE, distance
 from runner.engine.masks import Grammars, Matching, bitmasks
-from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, pairs, uniforms
+from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, normaliser, pairs, uniforms
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
 from runner.types import TOO_LONG
 
@@ -305,12 +305,13 @@ def _batches(model: Any) -> bool:
 
 def _logprobs(logits: mx.array) -> mx.array:
     logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return logits - normaliser(logits)[..., None]
 
 
 def _scored(response: Any, count: int) -> Scored:
-    (top,) = pairs(*likeliest(response.logprobs[None], count)) if count else [()]
-    return Scored(float(response.logprobs[int(response.token)]), top)
+    logprobs = _logprobs(response.logprobs)  # mlx-lm's are not quite normalised
+    (top,) = pairs(*likeliest(logprobs[None], count)) if count else [()]
+    return Scored(float(logprobs[int(response.token)]), top)
 
 
 def _greedy(logprobs: mx.array) -> mx.array:

@@ -1,7 +1,7 @@
 """Drawing tokens from logits so that a row's draws depend on its own seed alone, never on its batch.
 
 A draw is the inverse of the cumulative distribution at one uniform number, made on the host from (seed, position): the
-same on every device, one number a token.
+same on every device, one number a token. What it goes through are integers, so that no token is too unlikely to come.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.engine.attention.parts import shifted_exp
+from runner.engine.kernels.sums import passed, portion, shares, total
 from runner.sequences import Scored, Sequence
 from runner.types import Sampling
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
-    """Uniform numbers in [0, 1), one for each (seed, position): the SplitMix64 generator of Steele et al. 2014."""
+def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Uniform numbers below 2**64, one for each (seed, position): the SplitMix64 generator of Steele et al. 2014."""
     with np.errstate(over="ignore"):
         z = seeds + (positions + np.uint64(1)) * GOLDEN
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    return (z >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+        return z ^ (z >> np.uint64(31))
 
 
 def masked(logits: mx.array, allowed: npt.NDArray[np.uint32]) -> mx.array:
@@ -36,7 +36,7 @@ def masked(logits: mx.array, allowed: npt.NDArray[np.uint32]) -> mx.array:
     return mx.where(bits.reshape(R, -1)[:, :V] != 0, logits, mx.array(-mx.inf, logits.dtype))
 
 
-def draw(logits: mx.array, samplings: list[Sampling], uniform: npt.NDArray[np.float32]) -> mx.array:
+def draw(logits: mx.array, samplings: list[Sampling], uniform: npt.NDArray[np.uint64]) -> mx.array:
     """One token id for each row of logits [R, V], drawn by that row's sampling and uniform number: [R] int32."""
     greedy = logits.argmax(axis=-1).astype(mx.int32)
     warm = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
@@ -60,10 +60,9 @@ def _draw(logits: mx.array, samplings: list[Sampling], uniform: mx.array) -> mx.
         weights = mx.where(weights >= _floor(weights, samplings), weights, 0.0)
     min_p = mx.array([sampling.min_p for sampling in samplings])[:, None]
     weights = mx.where(weights >= min_p, weights, 0.0)
-    mass = mx.cumsum(weights, axis=-1)
-    # The first token past the number, never one without weight, however the sums are rounded.
-    passed = (mass > uniform[:, None] * mass[:, -1:]) & (weights > 0)
-    return mx.where(passed.any(axis=-1), passed.argmax(axis=-1), weights.argmax(axis=-1)).astype(mx.int32)
+    tickets = shares(weights)
+    goal = portion(total(tickets)[:, None], uniform[:, None])
+    return passed(tickets, goal).astype(mx.int32)
 
 
 def _floor(weights: mx.array, samplings: list[Sampling]) -> mx.array:
@@ -72,17 +71,22 @@ def _floor(weights: mx.array, samplings: list[Sampling]) -> mx.array:
     falling = -mx.sort(-weights, axis=-1)
     top_k = mx.array([min(sampling.top_k or V, V) for sampling in samplings])[:, None]
     kept = mx.where(mx.arange(V)[None] < top_k, falling, 0.0)
-    top_p = mx.array([sampling.top_p for sampling in samplings])[:, None]
-    mass = mx.cumsum(kept, axis=-1)
-    inside = (mass - kept < top_p * mass[:, -1:]) & (kept > 0)
-    last = mx.maximum(inside.sum(axis=-1, keepdims=True) - 1, 0)
+    if all(sampling.top_p >= 1 for sampling in samplings):
+        last = top_k - 1
+    else:
+        fractions = [min(int(sampling.top_p * (1 << 64)), (1 << 64) - 1) for sampling in samplings]
+        tickets = shares(kept)
+        mass = tickets.cumsum(axis=-1)
+        goal = portion(mass[:, -1:], mx.array(np.array(fractions, np.uint64)[:, None]))
+        inside = (mass - tickets < goal) & (tickets > 0)
+        last = mx.maximum(inside.sum(axis=-1, keepdims=True) - 1, 0)
     return mx.take_along_axis(kept, last, axis=-1)
 
 
 def normaliser(logits: mx.array) -> mx.array:
-    """The logarithm of the sum of the exponentials of logits [N, V]: [N]."""
+    """The logarithm of the sum of the exponentials of logits [..., V]: [...]."""
     top = logits.max(axis=-1, keepdims=True)
-    return (top + mx.log(shifted_exp(logits, top).sum(axis=-1, keepdims=True)))[:, 0]
+    return top[..., 0] + mx.log(total(shifted_exp(logits, top)))
 
 
 def likeliest(logits: mx.array, count: int) -> tuple[mx.array, mx.array]:

@@ -18,7 +18,7 @@ from jobs.perplexity import Asked, prepare_all, scorer
 from jobs.perplexity.conf import PerplexityConf
 from jobs.perplexity.run import PerplexityRun
 from jobs.perplexity.table import Variant, as_json, as_markdown, as_text, delta
-from jobs.perplexity.windows import Window, cut_windows, read_tokens
+from jobs.perplexity.windows import Window, cut_windows, exact_loss, loss, read_tokens
 from runner.checkpoint.deaths import Deaths, read_flight
 from runner.cli import main
 from runner.config.quoting import combinations
@@ -180,7 +180,7 @@ def test_batches_chunks_and_streams_change_nothing(words, tmp_path, monkeypatch)
 def test_sliding_windows_of_the_model_are_kept_in_chunks(monkeypatch):
     import mlx.core as mx
 
-    from jobs.perplexity.windows import loss, losses
+    from jobs.perplexity.windows import losses
     from tests.support.tiny import tiny_gpt_oss
 
     model = tiny_gpt_oss()
@@ -206,6 +206,27 @@ def test_self_check_fails_where_they_differ(words, capsys, monkeypatch):
     monkeypatch.setattr(module, "losses", lambda *given: [part + 0.01 for part in exact(*given)])
     assert main(["perplexity", *words, "--self-check"]) == 3
     assert "self-check: batches differ from single passes by 0.01 nats" in capsys.readouterr().err
+
+
+def test_self_check_fails_where_the_loss_itself_is_off(words, capsys, monkeypatch):
+    """As sums in single precision were: batches and single passes agreed on what was wrong."""
+    from jobs.perplexity import windows as module
+
+    exact = module.loss
+    monkeypatch.setattr(module, "loss", lambda *given: exact(*given) - 1e-4)
+    assert main(["perplexity", *words, "--self-check"]) == 3
+    assert "self-check: batches differ from single passes by 0.0001 nats" in capsys.readouterr().err
+
+
+def test_losses_under_a_large_vocabulary_are_those_of_double_precision():
+    import mlx.core as mx
+
+    random = np.random.default_rng(0)
+    logits, targets = random.normal(0, 2.5, (2, 3, 262_144)).astype(np.float32), random.integers(0, 262_144, (2, 3))
+    logits[..., :5] += 9
+    found = np.array(loss(mx.array(logits), mx.array(targets)))
+    for row, scores, wanted in zip(found, logits, targets, strict=True):
+        assert np.abs(row - exact_loss(mx.array(scores), wanted)).max() < 3e-6
 
 
 # Like every job
