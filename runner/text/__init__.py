@@ -2,7 +2,7 @@
 
 Modules:
 channels    What a model thinks and what it answers, told apart by token ids: harmony's channels, <think> tags.
-chat        Chat templates: messages to the text a model was trained on, with the date pinned.
+chat        Messages to the text a model was trained on, its own control tokens marked.
 choices     Choices as a trie: every distinct beginning is computed once, every choice scored exactly.
 columns     A JSON Schema as Arrow types: what each property becomes in the output.
 grammar     The grammar that an answer must follow, as text: a structure's rules in the channel of the answer.

@@ -27,11 +27,12 @@ import jinja2
 
 from runner import sequences
 from runner.text.channels import Answer, Channels
-from runner.text.chat import ChatTemplate
+from runner.text.chat.marks import Marks, plain, unmarked
+from runner.text.chat.template import ChatTemplate
 from runner.text.spelling import spell, up_to
 from runner.text.structure import StructureConf
 from runner.text.templates import Template
-from runner.text.vocabulary import FUSE, Vocabulary, as_vocabulary, clean, control_pattern, defuse, encode_defused
+from runner.text.vocabulary import FUSE, Vocabulary, as_vocabulary, clean, defuse, fused
 from runner.types import Request, Row, RowError, UserError
 
 _TAIL_TOKENS = 4
@@ -79,14 +80,14 @@ class Prompter:
         self.vocabulary: Vocabulary = as_vocabulary(tokenizer)
         self.end_tokens = self.vocabulary.end_tokens
         self.stop = _stop_texts(conf.stop)
-        self._pattern = control_pattern(self.vocabulary.control)
+        self._marks = Marks(self.vocabulary.control)
         self.channels = Channels(self.vocabulary, conf.chat)
         self._chat = self._chat_template(date, chat_template_kwargs or {}) if conf.chat else None
         self._system = Template("prompt.system", conf.system) if conf.system else None
         user, moved = _without_end_spaces(conf)
         self._user = Template("prompt.user", user)
         self.answer_prefix = "" if conf.chat else moved + conf.answer_prefix
-        literal = not conf.chat and self._has_control(_literal_text(conf))
+        literal = not conf.chat and self._marks.spells(_literal_text(conf))
         self._fuse = self._defuse_cell if literal else None
         self._examples: list[Message] | None = None
         self._continuations: dict[Any, tuple[tuple[int, ...], ...]] = {}
@@ -117,23 +118,24 @@ class Prompter:
     def render_many(self, requests: Sequence[tuple[Request, Row]]) -> list[list[int] | RowError]:
         """Token ids of each (request, row), or why that one has none. Faster by the hundred than one by one."""
         results: list[list[int] | RowError] = []
-        whole: dict[int, str] = {}
+        texts: dict[bool, dict[int, str]] = {False: {}, True: {}}
         for at, (request, row) in enumerate(requests):
             try:
-                text, defused = self._text(request, row)
+                text, marked = self._text(request, row)
             except RowError as error:
                 results.append(error)
                 continue
-            results.append(encode_defused(text, self.vocabulary, self._pattern) if defused else [])
-            if not defused:
-                whole[at] = text
-        for at, ids in zip(whole, self.vocabulary.encode(list(whole.values())), strict=True):
-            results[at] = ids
+            results.append([])
+            texts[marked][at] = text
+        for marked, encode in ((False, self.vocabulary.encode), (True, self.vocabulary.encode_marked)):
+            for at, ids in zip(texts[marked], encode(list(texts[marked].values())), strict=True):
+                results[at] = ids
         return [r if isinstance(r, RowError) or self.conf.chat else self.vocabulary.bos + r for r in results]
 
     def text(self, request: Request, row: Row) -> str:
         """The prompt as text, for people to look at."""
-        return self._text(request, row)[0].replace(FUSE, "")
+        text, marked = self._text(request, row)
+        return plain(text) if marked else text
 
     def continuations(self, prompt: Sequence[int], choices: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Token ids of each choice as what follows the prompt; UserError for a choice without text.
@@ -173,23 +175,26 @@ class Prompter:
         return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
 
     def _text(self, request: Request, row: Row) -> tuple[str, bool]:
-        """The prompt's text, and whether it is defused: see ``runner.text.vocabulary``."""
+        """The prompt's text, and whether its control tokens are marked: see ``runner.text.chat.marks``."""
         messages = self._messages(request, row)
         if self._chat is None:
             return self._raw_text(messages, request)
-        plain = not any(self._has_control(text) for text in _strings(messages))
-        messages = messages if plain else _map_strings(messages, self._defuse)
+        marked = any(map(self._marks.may_forge, _strings(messages)))
         try:
-            text = clean(self._chat.render(messages))
+            text = clean(self._render_marked(self._chat, messages) if marked else self._chat.render(messages))
         except Exception as error:  # the template is the model's: whatever it raises concerns this row only
             raise RowError("the model's chat template refuses the messages", str(error)) from error
-        return text + (self.channels.skip(text) if request.choices else ""), not plain
+        skip = self.channels.skip(plain(text)) if request.choices else ""
+        return text + (self._marks.settled(self._marks.literal(skip)) if marked else skip), marked
+
+    def _render_marked(self, chat: ChatTemplate, messages: list[Message]) -> str:
+        return chat.render_marked(_map_strings(messages, unmarked))
 
     def _raw_text(self, messages: list[Message], request: Request) -> tuple[str, bool]:
         text = _join_raw(messages, self.conf.separator, self.answer_prefix)
         if self._fuse is not None and request.messages is None:
-            return text, True
-        return (defuse(text, self._pattern), True) if self._has_control(text) else (text, False)
+            return fused(text, self._marks.pattern), True
+        return (unmarked(text), True) if self._marks.spells(text) else (text, False)
 
     def _messages(self, request: Request, row: Row) -> list[Message]:
         if request.messages is not None:
@@ -235,7 +240,8 @@ class Prompter:
     def _chat_template(self, date: str, variables: Mapping[str, Any]) -> ChatTemplate:
         if self.vocabulary.chat_template is None:
             raise UserError("this model has no chat template: set prompt.chat=false for a raw prompt")
-        return ChatTemplate(self.vocabulary.chat_template, date, {**self.vocabulary.template_variables, **variables})
+        variables = {**self.vocabulary.template_variables, **variables}
+        return ChatTemplate(self.vocabulary.chat_template, date, variables, self.vocabulary.control)
 
     def _try_chat(self, chat: ChatTemplate) -> None:
         system = [_message("system", "a")] if self._system else []
@@ -256,15 +262,9 @@ class Prompter:
     def _templates(self) -> list[Template]:
         return [self._user, *([self._system] if self._system else [])]
 
-    def _has_control(self, text: str) -> bool:
-        return self._pattern is not None and self._pattern.search(text) is not None
-
     def _defuse_cell(self, text: str) -> str:
         """Raw mode with control tokens in the template: fuses on both sides keep cells from completing one."""
-        return FUSE + defuse(text, self._pattern) + FUSE
-
-    def _defuse(self, text: str) -> str:
-        return defuse(text, self._pattern)
+        return FUSE + defuse(unmarked(text), self._marks.pattern) + FUSE
 
 
 def _stop_texts(stop: list[str]) -> tuple[str, ...]:

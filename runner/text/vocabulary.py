@@ -1,8 +1,8 @@
 """Text to token ids and back, with text from cells kept apart from control tokens.
 
 A *control* token is one of the tokenizer's special tokens or another added token written in brackets, such as
-``<|im_end|>`` or ``<think>``. A ``Vocabulary`` reads them in text as what they are; text in which some must be read as
-plain characters goes through ``defuse`` first (see ``encode_defused``).
+``<|im_end|>`` or ``<think>``. ``Vocabulary.encode`` reads them in text as what they are; in text that ``encode_marked``
+reads they are spelled with marks (see ``runner.text.chat.marks``), and everything else is plain characters.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+from runner.text.chat.marks import control_pattern, mark
 from runner.types import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
 
 FUSE = "\ufdd0"  # a code point that Unicode reserves for inner use: breaks a control token's text in two
 _BRACKETED = re.compile(r"[<\[{].*[>\]}]", re.DOTALL)
@@ -52,6 +57,10 @@ class Vocabulary(Hashable, Protocol):
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, control tokens read as such, nothing added at the ends."""
+        ...
+
+    def encode_marked(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, those control tokens read as such whose texts are marked."""
         ...
 
     def encode_plain(self, text: str) -> list[int]:
@@ -102,6 +111,42 @@ class TransformersVocabulary:
         # One object for each number: prompts that wait then take 8 bytes a token, not 36.
         known = self._known.setdefault
         return [[known(number, number) for number in ids] for ids in cast(list[list[int]], encoded["input_ids"])]
+
+    def encode_marked(self, texts: list[str]) -> list[list[int]]:
+        """See Vocabulary: the same pipeline, with the control tokens under their marked names."""
+        twin, ids = self._twin
+        results = []
+        for text, found in zip(texts, twin.encode_batch(texts, add_special_tokens=False), strict=True):
+            if self._forged(found):
+                found = twin.encode(defuse(text, control_pattern(self.control)), add_special_tokens=False)
+            pairs = zip(found.tokens, found.ids, strict=True)
+            results.append([ids.get(token, id) for token, id in pairs if token != FUSE])
+        return results
+
+    @cached_property
+    def _twin(self) -> tuple[Tokenizer, dict[str, int]]:
+        """A tokenizer that shares the model and knows control tokens by marked names alone; what ids they have."""
+        from tokenizers import AddedToken, Tokenizer
+
+        twin = Tokenizer(self._backend.model)
+        for part in ("normalizer", "pre_tokenizer"):
+            if (value := getattr(self._backend, part)) is not None:
+                setattr(twin, part, value)
+        ids: dict[str, int] = {}
+        tokens = [AddedToken(FUSE, normalized=False)]
+        for number, token in self._tokenizer.added_tokens_decoder.items():
+            is_control = token.content in self.control
+            name = mark(token.content) if is_control else token.content
+            ids[name] = number
+            flags = {flag: getattr(token, flag) for flag in ("single_word", "lstrip", "rstrip")}
+            tokens.append(AddedToken(name, normalized=token.normalized and not is_control, **flags))
+        twin.add_tokens(tokens)
+        return twin, ids
+
+    def _forged(self, found: Encoding) -> bool:
+        """Whether the model itself makes a control token of plain characters."""
+        unknown = self._tokenizer.unk_token
+        return any(token in self.control and token != unknown for token in found.tokens)
 
     def encode_plain(self, text: str) -> list[int]:
         """See Vocabulary: the tokenizer's pipeline without the step that looks for added tokens."""
@@ -164,6 +209,10 @@ class ByteTokenizer:
         """See Vocabulary."""
         return [self.encode_plain(text) for text in texts]
 
+    def encode_marked(self, texts: list[str]) -> list[list[int]]:
+        """See Vocabulary: there are no control tokens to mark."""
+        return self.encode(texts)
+
     def encode_plain(self, text: str) -> list[int]:
         """See Vocabulary."""
         return list(text.encode("utf-8", "replace"))
@@ -187,38 +236,18 @@ def clean(text: str) -> str:
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
-def control_pattern(control: Iterable[str]) -> re.Pattern[str] | None:
-    """Matches any of these texts, the longest first; captures it. None if there are none."""
-    longest_first = sorted(control, key=lambda text: (-len(text), text))
-    return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
-
-
 def defuse(text: str, pattern: re.Pattern[str] | None) -> str:
-    """The text with every control token's text broken by FUSE, so that ``encode_defused`` reads it as characters."""
+    """The text with every control token's text broken by FUSE, so that ``fused`` leaves it plain."""
     text = text.replace(FUSE, "\ufffd")
     while pattern is not None and pattern.search(text):
         text = pattern.sub(lambda match: match[0][0] + FUSE + match[0][1:], text)
     return text
 
 
-def encode_defused(text: str, vocabulary: Vocabulary, pattern: re.Pattern[str] | None) -> list[int]:
-    """Token ids of a text in which FUSE breaks what must be read as characters; the FUSEs leave no trace.
-
-    Tokenizers split a text at control tokens before anything else, so encoding the pieces between them one by one
-    gives the same ids as encoding the whole.
-    """
-    pieces = pattern.split(text) if pattern is not None else [text]
-    ids: list[int] = []
-    for at, piece in enumerate(pieces):
-        if at % 2:
-            ids.append(vocabulary.control[piece].id)
-            continue
-        if at and vocabulary.control[pieces[at - 1]].rstrip:
-            piece = piece.lstrip()
-        if at + 1 < len(pieces) and vocabulary.control[pieces[at + 1]].lstrip:
-            piece = piece.rstrip()
-        ids += vocabulary.encode_plain(piece.replace(FUSE, "")) if FUSE in piece else vocabulary.encode([piece])[0]
-    return ids
+def fused(text: str, pattern: re.Pattern[str] | None) -> str:
+    """The text for ``encode_marked``: what FUSE breaks is plain, the control tokens that it left whole are marked."""
+    text = pattern.sub(lambda match: mark(match[0]), text) if pattern is not None else text
+    return text.replace(FUSE, "")
 
 
 def _is_wrapper(tokenizer: Any) -> bool:

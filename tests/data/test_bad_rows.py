@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner import cli
-from runner.text.chat import ChatTemplate
+from runner.text.chat.template import ChatTemplate
 from runner.text.prompter import PromptConf, Prompter
 from runner.text.vocabulary import TransformersVocabulary
 from runner.types import Request, RowError, UserError

@@ -66,8 +66,11 @@ def tiny_gpt_oss(seed=0, **overrides):
 MODELS = {"llama": tiny_llama, "gpt_oss": tiny_gpt_oss}
 
 
-def save_tiny_llama(folder, seed=0):
-    """A tiny llama over single bytes as a model folder, tokenizer included: what ``model.path`` takes."""
+def save_tiny_llama(folder, seed=0, tags=()):
+    """A tiny llama over single bytes as a model folder, tokenizer included: what ``model.path`` takes.
+
+    ``tags`` are further tokens, which are not special ones.
+    """
     import json
 
     from mlx.utils import tree_flatten
@@ -79,6 +82,7 @@ def save_tiny_llama(folder, seed=0):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("<end>", special=True)])
+    tokenizer.add_tokens(list(tags))
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>", "model_max_length": 512}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

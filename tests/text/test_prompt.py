@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.text.vocabulary import ByteTokenizer, TransformersVocabulary, control_pattern, defuse, encode_defused
+from runner.text.chat.marks import Marks
+from runner.text.vocabulary import ByteTokenizer, TransformersVocabulary
 from runner.types import Request, RowError, UserError
 from tests.support.prompts import (
     CHATML,
@@ -79,15 +80,14 @@ def test_a_raw_template_may_spell_out_control_tokens(tokenizer):
 
 @settings(max_examples=60)
 @given(st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "hello ", "  world", "é", "\n", "<"]), max_size=8))
-def test_pieces_encode_as_the_whole(parts):
+def test_marked_texts_encode_as_the_tokenizer_does_and_others_as_characters(parts):
     tokenizer = _cached_tokenizer()
     vocabulary = TransformersVocabulary(tokenizer)
-    pattern = control_pattern(vocabulary.control)
-    text = "".join(parts)
-    assert encode_defused(text, vocabulary, pattern) == ids_of(tokenizer, text)
-    fused = encode_defused(defuse(text, pattern), vocabulary, pattern)
-    assert fused == vocabulary.encode_plain(text)
-    assert vocabulary.decode(fused) == text
+    marks, text = Marks(vocabulary.control), "".join(parts)
+    marked, plain = vocabulary.encode_marked([marks.settled(marks.literal(text)), text])
+    assert marked == ids_of(tokenizer, text)
+    assert plain == vocabulary.encode_plain(text)
+    assert vocabulary.decode(plain) == text
 
 
 _cache = []
@@ -260,7 +260,7 @@ CONVERSATIONS = [
 def test_gpt_oss_is_rendered_as_transformers_does_on_that_day(gpt_oss, monkeypatch, messages, date, effort):
     from transformers.utils import chat_template_utils
 
-    from runner.text.chat import ChatTemplate
+    from runner.text.chat.template import ChatTemplate
 
     class Then(datetime.datetime):
         @classmethod
