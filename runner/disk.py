@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,12 +26,18 @@ _UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EACCES, errno.EPERM}
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 _GARBLED = ("Could not decode to UTF-8", "malformed JSON")  # messages about flipped bits in a text
 _SHOWN = 200  # characters of what is wrong
+SYNC_SECONDS = 0.5  # the time that a sync itself takes comes on top
 
 
 class DamagedError(Exception):
     """Stored data does not match its checksum."""
+
+
+DISK_ERRORS = (sqlite3.Error, DamagedError, UnicodeDecodeError, json.JSONDecodeError, OSError)
 
 
 class Written(NamedTuple):
@@ -40,19 +47,14 @@ class Written(NamedTuple):
     sha256: str
 
 
-def write_stream(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], *, power: bool) -> Written:
-    """Publish an Arrow IPC stream at ``path``: written beside it, synced, renamed. The same rows give the same bytes.
-
-    With ``power`` the rename, too, is on the disk when this returns. What fails half-way leaves ``path`` untouched.
-    """
+def write_stream(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> Written:
+    """Publish an Arrow IPC stream at ``path``, on the disk when this returns. The same rows give the same bytes."""
     import pyarrow as pa  # late: readers of a run do not need it
 
-    with _published(path, power=power) as file:
+    with _published(path) as file:
         with pa.ipc.new_stream(file, schema) as stream:
             for rows in tables:
                 stream.write_table(rows.combine_chunks())
-        file.flush()
-        sync(file.fileno(), power=power)
         file.seek(0)
         written = Written(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
     return written
@@ -69,7 +71,7 @@ def damage(path: Path, size: int, sha256: str) -> str | None:
     return None if same else f"{path} has changed since it was written"
 
 
-def write_dataset(run_dir: Path, files: Sequence[tuple[str, str]], *, power: bool) -> None:
+def write_dataset(run_dir: Path, files: Sequence[tuple[str, str]], *, synced: bool) -> None:
     """Make ``run_dir`` loadable by ``datasets.load_from_disk``, with the rows of ``files`` (name, SHA-256) in order.
 
     The format is that of ``Dataset.save_to_disk``; the features follow from the Arrow schema.
@@ -78,80 +80,157 @@ def write_dataset(run_dir: Path, files: Sequence[tuple[str, str]], *, power: boo
     state: dict[str, Any] = dict.fromkeys(keys) | {"_format_kwargs": {}, "_output_all_columns": False}
     state["_data_files"] = [{"filename": name} for name, _ in files]
     state["_fingerprint"] = hashlib.sha256("".join(digest for _, digest in files).encode()).hexdigest()[:16]
-    write_json(run_dir / "dataset_info.json", {}, power=power)
-    write_json(run_dir / "state.json", state, power=power)
+    write_json(run_dir / "dataset_info.json", {}, synced=synced)
+    write_json(run_dir / "state.json", state, synced=synced)
 
 
-def write_json(path: Path, value: Any, *, power: bool) -> None:
-    """Publish ``value`` as JSON at ``path`` by rename."""
-    write_text(path, json.dumps(value, indent=2) + "\n", power=power)
+def write_json(path: Path, value: Any, *, synced: bool = False) -> None:
+    """Publish ``value`` as JSON at ``path``."""
+    write_text(path, json.dumps(value, indent=2) + "\n", synced=synced)
 
 
-def write_text(path: Path, text: str, *, power: bool) -> None:
-    """Publish ``text`` at ``path`` by rename."""
-    with _published(path, power=power) as file:
+def write_text(path: Path, text: str, *, synced: bool = False) -> None:
+    """Publish ``text`` at ``path``; what is not ``synced`` may be empty after a power cut."""
+    with _published(path, synced=synced) as file:
         file.write(text.encode())
-        file.flush()
-        if power:
-            sync(file.fileno(), power=True)
 
 
-def copy_file(source: Path, path: Path, *, power: bool) -> None:
-    """Publish a copy of ``source`` at ``path`` by rename."""
-    with _published(path, power=power) as file:
-        with source.open("rb") as content:
-            shutil.copyfileobj(content, file, 1 << 20)
-        file.flush()
-        sync(file.fileno(), power=power)
+def copy_file(source: Path, path: Path) -> None:
+    """Publish a copy of ``source`` at ``path``, on the disk when this returns."""
+    with _published(path) as file, source.open("rb") as content:
+        shutil.copyfileobj(content, file, 1 << 20)
 
 
 @contextlib.contextmanager
-def _published(path: Path, *, power: bool) -> Iterator[Any]:
+def _published(path: Path, *, synced: bool = True) -> Iterator[Any]:
+    """A file that is written beside ``path`` and gets its name at the end; what fails leaves ``path`` untouched."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("w+b") as file:
             yield file
-        temporary.replace(path)
+        if synced:
+            publish_file(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()  # a full disk gets its space back
         raise
-    if power:
-        sync_folder(path.parent)
 
 
-def sync(descriptor: int, *, power: bool) -> None:
-    """Flush a file to its disk; with ``power`` also out of the disk's cache where fsync alone does not (macOS)."""
-    if power and hasattr(fcntl, "F_FULLFSYNC"):
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
+def publish_file(temporary: Path, path: Path) -> None:
+    """Rename a file. When this returns, content and name are on the disk; a power cut leaves the old one or the new."""
+    with temporary.open("rb+") as file:
+        sync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync(descriptor: int) -> None:
+    """Flush a file to its disk, also out of the disk's cache where fsync alone does not (macOS)."""
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        with contextlib.suppress(OSError):  # a file system that lacks it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries (renames, new files) to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Flush a folder's entries (renames, new files) to the disk, where the file system knows how to."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one that we may pass through, but not read
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def disk_errors(run_dir: Path, doing: str = "written") -> Iterator[None]:
-    """Turn errors of the disk or SQLite into a UserError: a full or failing disk exits with 3, the rest with 2.
+class Syncer:
+    """Keeps a file that grows on its disk: whatever ``wrote`` told of is there a second later.
 
-    ``doing``: what was tried, ``written`` or ``read``. Programming errors (a row recorded twice, SQL that is wrong)
-    pass through.
+    A thread does it, so that nobody waits for the disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Sync an existing file of which this process is the only writer, and its name."""
+        self._descriptor = os.open(path, os.O_RDWR)
+        self._dirty = True
+        self._error: OSError | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(path.parent,), name="sync", daemon=True)
+        self._thread.start()
+
+    def wrote(self) -> None:
+        """Something was written. Raises the OSError of a sync that failed since."""
+        self._dirty = True
+        if self._error is not None:
+            raise self._error
+
+    def sync(self) -> None:
+        """Sync what was written before this call, if anything was."""
+        if self._dirty:
+            self._dirty = False
+            sync(self._descriptor)
+
+    def close(self) -> None:
+        """Sync for the last time; may be repeated."""
+        if self._descriptor >= 0:
+            self._ended.set()
+            self._thread.join()
+            try:
+                self.sync()
+            finally:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+    def _work(self, folder: Path) -> None:
+        try:
+            self.sync()
+            sync_folder(folder)
+            while not self._ended.wait(SYNC_SECONDS):
+                self.sync()
+        except OSError as error:
+            self._error = error
+
+
+def lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file until it is closed; False, without waiting, if another process has the lock.
+
+    The lock is the kernel's, so that a killed holder leaves nothing to clean up. Raises OSError (ENOLCK and its like)
+    on a share that has no locks.
     """
     try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def disk_errors(run_dir: Path, doing: str = "written") -> Iterator[None]:
+    """Let DISK_ERRORS inside come out as ``disk_error`` has them."""
+    try:
         yield
-    except sqlite3.Error as error:
-        raise _database_error(run_dir, error, doing) from error
-    except (DamagedError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise damaged(run_dir, str(error)[:_SHOWN]) from error
-    except OSError as error:
-        raise _file_error(run_dir, error, doing) from error
+    except DISK_ERRORS as error:
+        raise disk_error(run_dir, error, doing) from error
+
+
+def disk_error(run_dir: Path, error: Exception, doing: str = "written") -> Exception:
+    """An error of the disk or SQLite as a UserError: a full or failing disk exits with 3, the rest with 2.
+
+    ``doing``: what was tried, ``written`` or ``read``. Programming errors (a row recorded twice, SQL that is wrong)
+    come back as they are.
+    """
+    if isinstance(error, sqlite3.Error):
+        return _database_error(run_dir, error, doing)
+    if isinstance(error, OSError):
+        return _file_error(run_dir, error, doing)
+    return damaged(run_dir, str(error)[:_SHOWN])
 
 
 def damaged(run_dir: Path, why: str) -> UserError:

@@ -204,7 +204,7 @@ def _tables(runs: list[PerplexityRun]) -> tuple[list[Variant], dict[str, Path]]:
     with disk_errors(place.parent):
         for ending, text in (("txt", as_text), ("md", as_markdown), ("json", as_json)):
             written[ending] = place.with_name(f"{place.name}.{ending}")
-            write_text(written[ending], text(variants) + "\n", power=False)
+            write_text(written[ending], text(variants) + "\n")
     return variants, written
 
 

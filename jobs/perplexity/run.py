@@ -125,7 +125,7 @@ class PerplexityRun:
             death=death,
         )
         if self.source.spool is not None:
-            keep_copy(self.source.spool, self.run_dir, power=durability == "power")
+            keep_copy(self.source.spool, self.run_dir)
         return store
 
     def _identity(self) -> dict[str, Any]:

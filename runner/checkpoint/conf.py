@@ -12,8 +12,8 @@ class CheckpointConf:
     """How safely answers are stored.
 
     Attributes:
-        durability: process survives any death of the process; power also survives a power cut, because every commit
-            waits for the disk. After a power cut with process, the last commits may have to be computed again.
+        durability: what a power cut may take: with process the answers of the last second, which are computed again;
+            with power none, for every commit waits for the disk. No death of a process takes any.
     """
 
     durability: str = key("process", among=("process", "power"))

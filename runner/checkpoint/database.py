@@ -9,16 +9,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.checkpoint.identity import check_identity, completed
 from runner.checkpoint.lease import holder
 from runner.checkpoint.records import checked, with_crc
-from runner.disk import DamagedError, damaged, disk_errors, sync_folder, write_json
-from runner.types import UserError
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
+from runner.disk import (
+    DISK_ERRORS,
+    DamagedError,
+    Syncer,
+    damaged,
+    disk_error,
+    disk_errors,
+    publish_file,
+    sync_folder,
+    write_json,
+)
+from runner.types import EXIT_CANNOT_RUN, UserError
 
 DATABASE = "run.db"
 IDENTITY = "identity.json"  # a copy of the one in the checkpoint, in case that is damaged
@@ -51,53 +58,140 @@ _VERIFIED = ("run", "prelude", "digested", "shards", "deaths", "rejected")  # sm
 _VARIABLES = 500  # bound parameters of one statement
 
 
-def connect(run_dir: Path, *, power: bool) -> Database:
-    """Open or create the checkpoint for its only writer; with ``power`` each commit is on the disk when it returns."""
-    from sqlite_utils import Database  # half a second where pandas is installed; reading the status does without
+def create_if_new(run_dir: Path, identity: Mapping[str, Any]) -> None:
+    """Make the checkpoint of a run that has none: it appears whole, on the disk, before anything else of the run does.
 
+    Raises UserError where there has been one.
+    """
+    path = run_dir / DATABASE
+    if _has_tables(path):
+        if not _is_json(run_dir / IDENTITY):
+            write_json(run_dir / IDENTITY, identity)
+        return
+    if _is_json(run_dir / IDENTITY):
+        raise damaged(run_dir, "it is empty or missing")
+    if found := sorted(one.name for one in run_dir.glob("data-*.arrow")):
+        raise UserError(
+            f"{run_dir} holds {found[0]} but no checkpoint: choose another run_name; nothing was overwritten"
+        )
+    new = path.with_name(f"{DATABASE}.tmp")
+    for left in (new, path):
+        for ending in ("-journal", "-wal", "-shm"):  # of a killed creation: they must not be taken for ours
+            left.with_name(left.name + ending).unlink(missing_ok=True)
+    new.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        create_tables(connection, identity)
+    publish_file(new, path)
+    for folder in run_dir.parents:
+        sync_folder(folder)
+    write_json(run_dir / IDENTITY, identity)
+
+
+def _has_tables(path: Path) -> bool:
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        return check_version(connection, path)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError):  # a power cut could leave those of earlier versions empty
+        return False
+
+
+class Writer:
+    """The only writer of a checkpoint; ``connection`` is for reading, and for writing inside of ``commit``."""
+
+    def __init__(self, run_dir: Path, identity: Mapping[str, Any], *, power: bool) -> None:
+        """Open the checkpoint, or make it; with ``power`` a commit is on the disk when it returns, else a second later.
+
+        Raises UserError if it is damaged, of another version or identity.
+        """
+        create_if_new(run_dir, identity)
+        self._run_dir, self._path = run_dir, run_dir / DATABASE
+        self.connection = connect(run_dir, power=power)
+        try:
+            check(self.connection, run_dir, identity)
+            self._place = self._placed()
+            # Without such a log, as on some shares, every commit is synced.
+            is_logged = self.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        except BaseException:
+            self.connection.close()
+            raise
+        self._syncer = Syncer(run_dir / f"{DATABASE}-wal") if is_logged and not power else None
+
+    @contextlib.contextmanager
+    def commit(self) -> Iterator[None]:
+        """A transaction, undone by any exception; errors of the disk become UserErrors."""
+        try:
+            if self._placed() != self._place:
+                raise UserError(
+                    f"{self._path} was removed or replaced while the run was at work: nothing more can be recorded. "
+                    "Put the folder back, or run the same command again to start over",
+                    exit_code=EXIT_CANNOT_RUN,
+                )
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                self.connection.rollback()
+                raise
+            if self._syncer is not None:
+                self._syncer.wrote()
+        except DISK_ERRORS as error:
+            raise disk_error(self._run_dir, error) from error
+
+    def close(self) -> None:
+        """Put what was committed on the disk, if it takes it."""
+        if self._syncer is not None:
+            with contextlib.suppress(OSError):
+                self._syncer.close()
+        self.connection.close()
+
+    def _placed(self) -> tuple[int, int] | None:
+        """What lies at the path, as the system knows it."""
+        try:
+            found = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_dev, found.st_ino
+
+
+def connect(run_dir: Path, *, power: bool) -> sqlite3.Connection:
+    """Open the checkpoint for its only writer; with ``power`` each commit is on the disk when it returns."""
     connection = sqlite3.connect(run_dir / DATABASE, isolation_level=None)
     try:
         connection.execute("PRAGMA busy_timeout = 5000")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if power else 'NORMAL'}")
-        connection.execute(f"PRAGMA fullfsync = {int(power)}")
-        connection.execute(f"PRAGMA checkpoint_fullfsync = {int(power)}")
+        connection.execute("PRAGMA fullfsync = 1")  # macOS: out of the disk's cache, too
+        connection.execute("PRAGMA checkpoint_fullfsync = 1")
         connection.execute("PRAGMA cache_size = -65536")  # KiB
         connection.execute("PRAGMA wal_autocheckpoint = 16384")  # pages: random digests dirty the same ones often
-        return Database(connection, execute_plugins=False)
+        return connection
     except BaseException:
         connection.close()
         raise
 
 
-def create_or_check(connection: sqlite3.Connection, run_dir: Path, identity: Mapping[str, Any], *, power: bool) -> None:
-    """Make the tables of a new checkpoint.
+def check(connection: sqlite3.Connection, run_dir: Path, identity: Mapping[str, Any]) -> None:
+    """Raise UserError for a checkpoint of another identity, or a damaged one.
 
-    Raises UserError if there is one of another version or identity, or a damaged one: its structure is checked here
-    (1.6 s for a million rows of 500 bytes) and the small tables' checksums, those of answers and rows when they are
-    read.
+    Its structure is checked here (1.6 s for a million rows of 500 bytes) and the small tables' checksums, those of
+    answers and rows when they are read.
     """
-    if check_version(connection, run_dir / DATABASE):
-        if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise damaged(run_dir, " ".join(found.split()))
-        if _tables(connection) != _expected():
-            raise damaged(run_dir, "its tables are not those that were written")
-        for table in _VERIFIED:
-            for row in connection.execute(f"SELECT * FROM {table}"):
-                checked(table, *row)
-        check_identity(run_dir, _stored_identity(connection), identity)
-        return
-    if (run_dir / IDENTITY).exists():
-        raise damaged(run_dir, "it is empty or missing")
-    if found := sorted(path.name for path in run_dir.glob("data-*.arrow")):
-        raise UserError(
-            f"{run_dir} holds {found[0]} but no checkpoint: choose another run_name; nothing was overwritten"
-        )
-    create_tables(connection, identity)
-    write_json(run_dir / IDENTITY, identity, power=power)
-    if power:
-        sync_folder(run_dir)
-        sync_folder(run_dir.parent)
+    if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        raise damaged(run_dir, " ".join(found.split()))
+    if _tables(connection) != _expected():
+        raise damaged(run_dir, "its tables are not those that were written")
+    for table in _VERIFIED:
+        for row in connection.execute(f"SELECT * FROM {table}"):
+            checked(table, *row)
+    check_identity(run_dir, _stored_identity(connection), identity)
 
 
 def create_tables(connection: sqlite3.Connection, identity: Mapping[str, Any]) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import errno
 import os
 import time
 from pathlib import Path
 
+from runner.disk import NO_LOCKS, lock
 from runner.types import UserError
 
 LOCK = "run.lock"
+_NOBODY = {errno.ENOENT, errno.ENOTDIR, *NO_LOCKS}  # without locks, no run can be at work
 
 
 class Lease:
     """The right to write in a run directory, held until ``release`` or the end of the process, however it ends.
 
-    The lock is the kernel's (``flock``), so a killed holder leaves nothing to clean up; ``run.lock`` holds the pid for
-    the message only. A child made by ``fork`` without ``exec`` shares the lease and would keep it alive.
+    ``run.lock`` holds the pid for the message only. A child made by ``fork`` without ``exec`` shares the lease and
+    would keep it alive.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -47,8 +48,7 @@ class Lease:
 def _lock(descriptor: int) -> bool:
     # A few tries: ``holder`` below takes the lock for a microsecond to ask whether anyone has it.
     for _ in range(10):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock(descriptor):
             return True
         time.sleep(0.02)
     return False
@@ -58,13 +58,11 @@ def holder(run_dir: Path) -> int | None:
     """The pid of the process that holds the lease of ``run_dir``, 0 if it is not known, None if nobody does."""
     try:
         with (run_dir / LOCK).open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read(32) or 0)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    return None
+            return None if lock(file.fileno(), shared=True) else int(file.read(32) or 0)
+    except OSError as error:
+        if error.errno not in _NOBODY:
+            raise
+        return None
 
 
 def fresh_dir(run_dir: Path) -> Path:

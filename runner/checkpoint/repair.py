@@ -19,7 +19,7 @@ from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.records import Record, Rejected, Shard, Staged, checked, error_kind
 from runner.checkpoint.shards import shard_file
-from runner.disk import DamagedError, disk_errors, sync_folder
+from runner.disk import DamagedError, disk_errors, publish_file
 from runner.types import UserError
 from runner.words import count_of
 
@@ -78,8 +78,7 @@ def _repair(run_dir: Path) -> Repaired:
         _copy(old, new, "deaths", lost, partial(checked, "deaths"))
         new.execute("COMMIT")
     aside = _put_aside(run_dir)
-    new_path.rename(run_dir / DATABASE)
-    sync_folder(run_dir)
+    publish_file(new_path, run_dir / DATABASE)
     return Repaired(len(shards), sum(shard.rows for shard in shards), answers, finished, lost, aside)
 
 

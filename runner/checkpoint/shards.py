@@ -40,7 +40,6 @@ class ShardLayout:
     keep: pa.Schema
     kept: Callable[[int, int], pa.Table]
     columns: pa.Schema
-    power: bool
 
     def span(self, shard: int) -> tuple[int, int]:
         """The shard's rows [start, stop)."""

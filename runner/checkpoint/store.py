@@ -21,30 +21,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from runner.checkpoint import records, shards
 from runner.checkpoint.counts import SessionWork, Totals, count_labels, read_totals
-from runner.checkpoint.database import conditions, connect, create_or_check, unfinish_errors
+from runner.checkpoint.database import Writer, conditions, unfinish_errors
 from runner.checkpoint.deaths import Death, Flight, note_death, read_deaths
 from runner.checkpoint.digests import Digests
 from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.marks import Marks
-from runner.checkpoint.records import Output, Record, Rejected, Rejections, Shard, Staged, error_kind
-from runner.disk import damage, disk_errors, write_dataset, write_stream, write_text
+from runner.checkpoint.records import Output, Record, Rejected, Rejections, Shard, error_kind
+from runner.disk import DISK_ERRORS, damage, disk_error, disk_errors, write_dataset, write_stream, write_text
 from runner.sequences import Gauge
 from runner.types import Completion, UserError
 
-if TYPE_CHECKING:
-    from sqlite_utils import Database
-
 log = logging.getLogger("rowmill")
+T = TypeVar("T")
 
 _ORPHAN = re.compile(
-    r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info|identity)\.json|config\.yaml|run\.db|stdin)\.tmp"
+    r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info|identity)\.json|config\.yaml|run\.db|stdin)\.tmp(-journal)?"
 )
 _SPAN = "WHERE row >= ? AND row < ?"
 _SUMS = "coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(completion_tokens), 0)"
@@ -58,11 +56,11 @@ class Store:
     for each free completion, for completions are never deleted.
     """
 
-    def __init__(self, run_dir: Path, layout: shards.ShardLayout, lease: Lease, database: Database) -> None:
+    def __init__(self, run_dir: Path, layout: shards.ShardLayout, lease: Lease, writer: Writer) -> None:
         """Use ``open``."""
         self.run_dir = run_dir
-        self._layout, self._lease, self._database = layout, lease, database
-        self._connection: sqlite3.Connection = database.conn
+        self._layout, self._lease, self._writer = layout, lease, writer
+        self._connection = writer.connection
         self._staged: Counter[int] = Counter()  # rows staged for each shard not yet sealed
         self._sealed: set[int] = set()
         self._published = 0  # sealed shards that state.json lists
@@ -92,7 +90,8 @@ class Store:
         columns it must equal what the directory was created with. ``provenance`` (versions, machine) is noted for
         each session, ``config`` (YAML) goes into ``config.yaml``. ``schema`` has the job's columns, ``keep`` the kept
         input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``:
-        ``process`` survives any death of the process; ``power`` also a power cut, for a disk sync at each commit.
+        with ``process`` a power cut loses what was committed in the last second, with ``power`` nothing, for a disk
+        sync at each commit.
         ``death``: how a supervisor saw the last session end; see ``runner.checkpoint.deaths`` for what follows.
         With ``retry`` rows in error become unfinished, and their failed requests are asked again.
 
@@ -105,7 +104,7 @@ class Store:
         if shard_rows < 1:
             raise UserError("output.shard_rows", "it must be at least 1", value=shard_rows)
         columns = shards.shard_schema(keep, schema)
-        layout = shards.ShardLayout(rows, shard_rows, schema, keep, kept, columns, durability == "power")
+        layout = shards.ShardLayout(rows, shard_rows, schema, keep, kept, columns)
         whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}
         full = json.loads(json.dumps(whole))
         run_dir = Path(run_dir)
@@ -113,17 +112,16 @@ class Store:
             run_dir.mkdir(parents=True, exist_ok=True)
             lease = Lease(run_dir)
             undo.callback(lease.release)
-            database = connect(run_dir, power=layout.power)
-            undo.callback(database.close)
-            create_or_check(database.conn, run_dir, full, power=layout.power)
-            store = cls(run_dir, layout, lease, database)
+            writer = Writer(run_dir, full, power=durability == "power")
+            undo.callback(writer.close)
+            store = cls(run_dir, layout, lease, writer)
             if retry:
-                with database.atomic():
-                    unfinish_errors(database.conn)
+                with writer.commit():
+                    unfinish_errors(writer.connection)
             store._resume(provenance or {}, death)
             undo.callback(store.flight.close)
             if config is not None:
-                write_text(run_dir / "config.yaml", config, power=layout.power)
+                write_text(run_dir / "config.yaml", config)
             undo.pop_all()
         return store
 
@@ -132,6 +130,7 @@ class Store:
 
         ``gauge`` is asked for the engine's memory and slots at each mark of progress.
         """
+        pa.array([0])  # the first one loads pandas where it is installed: half a second that is not the run's
         self._marks.start(gauge)
 
     def leave_out(self, seconds: float) -> None:
@@ -156,7 +155,7 @@ class Store:
         answers = [record.values() for record in completions]
         rows = shards.stage(self._checked(finished), self._layout.job)
         totals = self._totals.plus(rows).plus_tokens(one.output.usage for one in rejected)
-        with disk_errors(self.run_dir), self._database.atomic():
+        with self._writer.commit():
             if answers:
                 self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?)", answers)
                 self._digests.follow(answers)
@@ -195,27 +194,25 @@ class Store:
 
     def forget(self, keys: Iterable[tuple[int, int]]) -> None:
         """Remove completions (row, number) of unfinished rows, whose requests are others now or that failed."""
-        with disk_errors(self.run_dir), self._database.atomic():
+        with self._writer.commit():
             self._connection.executemany("DELETE FROM completions WHERE row = ? AND number = ?", keys)
             self._digests.forgot()
 
     def lookup(self, digests: Iterable[bytes]) -> dict[bytes, Completion]:
         """The committed answers to requests with these digests, failed ones excepted."""
         wanted = set(digests)
-        with disk_errors(self.run_dir):
-            keys = self._digests.find(wanted)
+        keys = self._guarded(self._digests.find, wanted)
         one = "SELECT * FROM completions WHERE row = ? AND number = ?"
         found = [record for key in keys for record in self._select(one, key, Record.of)]
         return {record.digest: record.completion for record in found if record.digest in wanted}
 
     def prelude(self) -> dict[str, Any] | None:
         """What the job found before the first row; None if that is still to do."""
-        with disk_errors(self.run_dir):
-            return records.read_prelude(self._connection)
+        return self._guarded(records.read_prelude, self._connection)
 
     def record_prelude(self, found: Mapping[str, Any]) -> None:
         """Commit what the job found before the first row (JSON values)."""
-        with disk_errors(self.run_dir):
+        with self._writer.commit():
             records.insert_prelude(self._connection, found)
 
     def unfinished(self) -> Iterator[range]:
@@ -244,15 +241,14 @@ class Store:
     def close(self, why: str = "closed") -> None:
         """End the session, saying ``why`` (finished, interrupted...), and give the lease back; may be repeated."""
         if self._lease.held:
-            if self._published < len(self._sealed):
-                with contextlib.suppress(OSError, UserError):
-                    self._publish()
-            with contextlib.suppress(sqlite3.Error), self._database.atomic():
-                if self._totals != self._first:  # time in which nothing was done does not count
-                    self._marks.note(self._totals[:5], len(self._sealed), last=True)
-                ended = (time.time(), why, self._session)
-                self._connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", ended)
-            self._database.close()
+            with contextlib.suppress(OSError, UserError):
+                with self._writer.commit():
+                    if self._totals != self._first:  # time in which nothing was done does not count
+                        self._marks.note(self._totals[:5], len(self._sealed), last=True)
+                    ended = (time.time(), why, self._session)
+                    self._connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", ended)
+                self._publish(synced=True)  # behind the commit, which looks whether the directory is still ours
+            self._writer.close()
             self.flight.close()
             self._lease.release()
 
@@ -265,8 +261,14 @@ class Store:
     def _select(
         self, query: str, values: Iterable[Any] = (), read: Callable[..., Any] = lambda *columns: columns
     ) -> list[Any]:
-        with disk_errors(self.run_dir):
-            return [read(*row) for row in self._connection.execute(query, tuple(values))]
+        return self._guarded(lambda: [read(*row) for row in self._connection.execute(query, tuple(values))])
+
+    def _guarded(self, work: Callable[..., T], *given: Any) -> T:
+        """What ``work`` returns; an error of the disk as a UserError."""
+        try:
+            return work(*given)
+        except DISK_ERRORS as error:
+            raise disk_error(self.run_dir, error) from error
 
     def _resume(self, provenance: Mapping[str, Any], death: Death | None) -> None:
         self.died = note_death(self._connection, self.run_dir, death)
@@ -276,10 +278,11 @@ class Store:
         self._remove_orphans()
         staged = f"SELECT row / {self._layout.shard_rows}, count(*) FROM staged GROUP BY 1"
         self._staged.update(dict(self._select(staged)))
-        session = {"started": time.time(), "pid": os.getpid(), "provenance": json.dumps(provenance, default=str)}
-        self._session = self._database.table("sessions").insert(session, pk="session").last_pk
+        session = (time.time(), os.getpid(), json.dumps(provenance, default=str))
+        query = "INSERT INTO sessions (started, pid, provenance) VALUES (?, ?, ?)"
+        self._session = int(self._connection.execute(query, session).lastrowid or 0)
         self._marks = Marks(self._connection, self._session)
-        with self._database.atomic():
+        with self._writer.commit():
             self._digests = Digests(self._connection)
         self.flight = Flight(self.run_dir, self._session)
         self._publish()
@@ -290,7 +293,7 @@ class Store:
         for shard, name, size, sha256 in self._select("SELECT shard, file, bytes, sha256 FROM shards"):
             if problem := damage(self.run_dir / name, size, sha256):
                 log.warning("%s: its rows will be rebuilt, from recorded completions where there are any", problem)
-                with self._database.atomic():
+                with self._writer.commit():
                     self._connection.execute("DELETE FROM shards WHERE shard = ?", (shard,))
 
     def _remove_orphans(self) -> None:
@@ -313,16 +316,16 @@ class Store:
         for shard in sorted(set(candidates)):
             start, stop = self._layout.span(shard)
             if shard not in self._sealed and self._staged[shard] == stop - start:
-                with disk_errors(self.run_dir):
-                    self._seal(shard, start, stop)
+                self._guarded(self._seal, shard, start, stop)
 
     def _seal(self, shard: int, start: int, stop: int) -> None:
         layout = self._layout
         name = shards.shard_file(shard)
-        tables = (shards.table(rows, layout) for rows in self._read(start, stop))
-        written = write_stream(self.run_dir / name, layout.columns, tables, power=layout.power)
+        staged = records.read_staged(self._connection, _SPAN, (start, stop))
+        tables = (shards.table(rows, layout) for rows in shards.batches(staged))
+        written = write_stream(self.run_dir / name, layout.columns, tables)
         span = (start, stop)
-        with self._database.atomic():
+        with self._writer.commit():
             errors = self._connection.execute(f"SELECT error FROM staged {_SPAN} AND error NOTNULL ORDER BY row", span)
             kinds = Counter(error_kind(error) for (error,) in errors)
             labels = count_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}
@@ -337,13 +340,10 @@ class Store:
         if len(self._sealed) == len(layout) or len(self._sealed) >= 1.01 * self._published:
             self._publish()
 
-    def _read(self, start: int, stop: int) -> Iterator[list[Staged]]:
-        return shards.batches(records.read_staged(self._connection, _SPAN, (start, stop)))
-
-    def _publish(self) -> None:
+    def _publish(self, *, synced: bool = False) -> None:
         files = self._select("SELECT file, sha256 FROM shards ORDER BY shard")
         if files:
-            write_dataset(self.run_dir, files, power=self._layout.power)
+            write_dataset(self.run_dir, files, synced=synced)
         else:
             (self.run_dir / "state.json").unlink(missing_ok=True)
         self._published = len(files)

@@ -42,10 +42,10 @@ def spooled(run_dir: Path | None) -> Path:
     raise UserError("dataset.path", "it reads the standard input, but nothing is piped in", value=STDIN)
 
 
-def keep_copy(spool: Path, run_dir: Path, *, power: bool) -> None:
+def keep_copy(spool: Path, run_dir: Path) -> None:
     """Put the file into the run directory, where a later session finds it."""
     if not (run_dir / COPY).exists():
-        copy_file(spool, run_dir / COPY, power=power)
+        copy_file(spool, run_dir / COPY)
 
 
 def _new_file() -> Path:

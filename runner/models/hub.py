@@ -8,7 +8,6 @@ into the cache's blobs, where the client then finds them.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from runner.cache import file_sha256
+from runner.disk import lock
 from runner.types import UserError
 from runner.words import count_of, first_line
 
@@ -149,10 +149,8 @@ def _fetch(model: str, name: str, url: str, blob: Path, size: int) -> None:
 def _locked(model: str, name: str, part: Path) -> Iterator[Any]:
     """The partial file, open and locked. UserError while another process has it."""
     with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise _refusal(model, f"another process is fetching {name}: wait for it") from error
+        if not lock(file.fileno()):
+            raise _refusal(model, f"another process is fetching {name}: wait for it")
         yield file
 
 

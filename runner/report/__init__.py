@@ -34,5 +34,5 @@ def write_report(run_dir: Path, source: DataSource | None = None, known: Mapping
     path = Path(run_dir) / "report.html"
     page = render(collect(Path(run_dir), source, known or {}))
     with disk_errors(Path(run_dir)):
-        write_text(path, page, power=False)
+        write_text(path, page)
     return path

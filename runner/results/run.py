@@ -266,7 +266,7 @@ class Run:
         keep = inputs.schema() if inputs else pa.schema([])
         read = inputs.table if inputs else lambda start, stop: pa.table({})
         whole = shard_schema(keep, job)
-        return ShardLayout(self.identity["rows"], self.identity["shard_rows"], job, keep, read, whole, False)
+        return ShardLayout(self.identity["rows"], self.identity["shard_rows"], job, keep, read, whole)
 
     def _sealed(self, shard: Shard) -> pa.Table:
         """A shard's rows; its file is compared with its checksum when it is read for the first time."""

@@ -37,7 +37,7 @@ def finish(run: Runnable, link: Link | None = None) -> dict[str, Any]:
             again = shlex.join(["rowmill", "report", str(run.run_dir)])
             if report := tried("report", again, lambda: _report(run, figures)):
                 figures["report"] = report
-        tried("figures.json", resume, lambda: write_json(run.run_dir / FIGURES, figures, power=False))
+        tried("figures.json", resume, lambda: write_json(run.run_dir / FIGURES, figures))
     return figures
 
 

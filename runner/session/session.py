@@ -150,7 +150,7 @@ def open_store(ready: Prepared, death: Death | None = None) -> Store:
         death=death,
     )
     if ready.source.spool is not None:
-        keep_copy(ready.source.spool, ready.run_dir, power=conf.checkpoint.durability == "power")
+        keep_copy(ready.source.spool, ready.run_dir)
     return store
 
 

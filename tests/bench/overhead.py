@@ -9,6 +9,7 @@ JSON, checksums and Arrow, without which there would be no output.
 """
 
 import argparse
+import contextlib
 import json
 import resource
 import sqlite3
@@ -129,13 +130,18 @@ def one(way, words):
 
 
 class InMemory:
-    """The module sqlite3, but that no database is on disk."""
+    """The module sqlite3, but that a checkpoint stays as it was when it was opened: what is written is in memory."""
 
     def __getattr__(self, name):
         return getattr(sqlite3, name)
 
     def connect(self, path, **options):
-        return sqlite3.connect(":memory:", **options)
+        if Path(path).name != "run.db":
+            return sqlite3.connect(path, **options)
+        memory = sqlite3.connect(":memory:", **options)
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            file.backup(memory)
+        return memory
 
 
 def count(self, completions=(), finished=(), rejected=()):

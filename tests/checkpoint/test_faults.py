@@ -61,13 +61,13 @@ def interrupted(steps=4, name="run", **more):
 KILLS = """
 import json, os, signal, sqlite3, sys
 from pathlib import Path
-from runner.checkpoint import shards, store
+from runner.checkpoint import database, shards, store
 from runner.cli import main
 from runner.engine.fake import FakeEngine
 
 points = json.loads(sys.argv[1])
 # A kill between two steps of a commit needs the steps themselves; one that was renamed would never be reached.
-steps = {store: "connect", store.Store: "start _seal_complete", shards: "table", Path: "replace"}
+steps = {database: "connect", store.Store: "start _seal_complete", shards: "table", Path: "replace"}
 gone = [name for owner, names in steps.items() for name in names.split() if not hasattr(owner, name)]
 assert not gone, f"where the kills come was renamed: {gone}"
 
@@ -77,8 +77,8 @@ def die():
 
 
 def at_statement(start, count):
-    def opened(run_dir, original=store.connect, **how):
-        database = original(run_dir, **how)
+    def opened(run_dir, original=database.connect, **how):
+        connection = original(run_dir, **how)
         left = [count]
 
         def seen(statement):
@@ -87,9 +87,9 @@ def at_statement(start, count):
                 if not left[0]:
                     die()
         store.Store.start = lambda self, gauge=None, start=store.Store.start: (
-            start(self, gauge), database.conn.set_trace_callback(seen))
-        return database
-    store.connect = opened
+            start(self, gauge), connection.set_trace_callback(seen))
+        return connection
+    database.connect = opened
 
 
 def at_rename(name, after):

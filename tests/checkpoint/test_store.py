@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
+import threading
 from pathlib import Path
 
 import datasets
@@ -71,9 +73,9 @@ def test_sealed_shards_can_be_read_while_the_run_goes_on(tmp_path):
 def test_listing_shards_takes_work_in_proportion_to_their_number(tmp_path, monkeypatch):
     listed = []
 
-    def count(run_dir, files, *, power, original=store_module.write_dataset):
+    def count(run_dir, files, *, synced, original=store_module.write_dataset):
         listed.append(len(files))
-        original(run_dir, files, power=power)
+        original(run_dir, files, synced=synced)
 
     monkeypatch.setattr(store_module, "write_dataset", count)
     with open_store(tmp_path, rows=400, shard_rows=1) as store:
@@ -358,6 +360,64 @@ def test_a_full_disk_while_recording_is_told_with_exit_code_3_and_the_run_resume
         assert caught.value.exit_code == 3
     with open_store(tmp_path) as store:
         assert [*store.recorded(range(10))] == [0]
+
+
+@pytest.mark.parametrize("harm", ["removed", "replaced", "moved away", "moved with its parent"])
+def test_a_run_whose_folder_is_taken_from_under_it_says_so_at_the_next_commit(tmp_path, harm):
+    run_dir = tmp_path / "outputs" / "run"
+    store = open_store(run_dir)
+    store.finish([output(0)])
+    if harm in ("removed", "replaced"):
+        shutil.rmtree(run_dir)
+    else:
+        moved = run_dir if harm == "moved away" else run_dir.parent
+        moved.rename(tmp_path / "elsewhere")
+    if harm == "replaced":
+        finish_all(run_dir)
+    left = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() and run_dir in file.parents}
+    with pytest.raises(UserError, match=r"run\.db was removed or replaced while the run was at work") as caught, store:
+        store.finish([output(1)])
+    assert caught.value.exit_code == 3
+    assert left == {file: file.read_bytes() for file in left}
+    if harm.startswith("moved"):
+        there = tmp_path / "elsewhere" / ("run" if harm.endswith("parent") else "")
+        assert read_status(there)["finished"] == 1
+
+
+def test_what_is_recorded_is_synced_within_a_second_by_a_thread(tmp_path, monkeypatch):
+    synced = threading.Semaphore(0)
+    threads = set()
+
+    def sync(descriptor):
+        threads.add(threading.current_thread().name)
+        synced.release()
+
+    assert disk.SYNC_SECONDS < 1
+    with open_store(tmp_path) as store, monkeypatch.context() as patch:
+        patch.setattr(disk, "sync", sync)
+        for row in range(3):
+            store.finish([output(row)])
+            assert synced.acquire(timeout=60)
+    assert "MainThread" not in threads
+
+
+def test_a_log_that_the_disk_does_not_take_ends_the_run_with_3(tmp_path, monkeypatch):
+    def fail(descriptor):
+        failed.set()
+        raise OSError(5, "Input/output error")
+
+    failed = threading.Event()
+    with open_store(tmp_path) as store, monkeypatch.context() as patch:
+        patch.setattr(disk, "sync", fail)
+        store.finish([output(0)])
+        assert failed.wait(60)
+        # The thread has failed, and may not have said so yet.
+        store._writer._syncer._thread.join()
+        with pytest.raises(UserError, match="the disk is failing") as caught:
+            store.finish([output(1)])
+        assert caught.value.exit_code == 3
+    finish_all(tmp_path)
+    assert load(tmp_path)["id"][:] == list(range(10))
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
