@@ -99,6 +99,11 @@ def _structure(config: Config) -> Structure | None:
 def retrying(config: Config, structured: bool, prompter: Prompter) -> Job:
     """The configuration's job, asking again for what is cut off where that can be told."""
     reasoning = config.conf.output.reasoning
+    if reasoning and not prompter.channels.kind:
+        log.warning(
+            "output.reasoning=true: no tokens around thoughts that are known in this model's vocabulary; "
+            "prompt.thinking_tags=[BEGIN, END] names others"
+        )
     if structured or reasoning or prompter.channels.kind:
         return Retrying(config.job, config.conf.engine.max_tokens, structured, reasoning)
     return config.job

@@ -1,7 +1,7 @@
 """Text to token ids and back: templates, vocabularies, and what an answer may look like.
 
 Modules:
-channels    What a model thinks and what it answers, told apart by token ids: harmony's channels, <think> tags.
+channels    What a model thinks and what it answers, told apart by token ids: harmony's channels, tags around thoughts.
 chat        Messages to the text a model was trained on, its own control tokens marked.
 choices     Choices as a trie: every distinct beginning is computed once, every choice scored exactly.
 columns     A JSON Schema as Arrow types: what each property becomes in the output.

@@ -1,4 +1,4 @@
-"""What a model thinks and what it answers, told apart by token ids: harmony's channels, <think> tags.
+"""What a model thinks and what it answers, told apart by token ids: harmony's channels, tags around thoughts.
 
 Harmony, as OpenAI's cookbook defines it: an answer is a chain of messages ``<|channel|>NAME<|message|>BODY``, each
 closed by ``<|end|>`` and followed by ``<|start|>assistant``; ``analysis`` holds reasoning, ``final`` the answer, which
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from runner.text.vocabulary import Vocabulary
+from runner.types import UserError
 
 HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>")
-THINK = ("<think>", "</think>")
 _FINAL = "<|channel|>final<|message|>"
 _HARMONY_GRAMMAR = """start: analysis? answer
 analysis: <|channel|> "analysis" <|message|> TEXT <|end|> <|start|> "assistant"
@@ -21,10 +21,39 @@ answer: <|channel|> "final" <|message|> body
 TEXT: /(.|\\n)*/
 """
 _THINK_GRAMMAR = """start: {think} body
-think: {begin} TEXT </think> SPACE
+think: {begin} TEXT {end} SPACE
 TEXT: /(.|\\n)*/
 SPACE: /\\n{{0,2}}/
 """
+
+
+class Tags(NamedTuple):
+    """Two control tokens around thoughts; an empty thought is ``begin + inside + end + after``.
+
+    ``title`` stands at the beginning of thoughts and is none of them.
+    """
+
+    begin: str
+    end: str
+    inside: str = ""
+    after: str = ""
+    title: str = ""
+
+
+TAGS = (
+    Tags("<think>", "</think>", "\n\n", "\n\n"),
+    Tags("[THINK]", "[/THINK]"),  # Magistral, Ministral
+    Tags("<|channel>", "<channel|>", "thought\n", title="thought\n"),  # Gemma 4
+    Tags("<seed:think>", "</seed:think>"),
+    Tags("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+    Tags("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    Tags("<|begin_of_thought|>", "<|end_of_thought|>", "\n\n", "\n\n"),
+    Tags("\u25c1think\u25b7", "\u25c1/think\u25b7"),  # Kimi-VL
+    Tags("<longcat_think>", "</longcat_think>", "\n", "\n"),
+    Tags("<thought>", "</thought>", "\n", "\n"),  # EXAONE
+    Tags("<thinking>", "</thinking>", "\n", "\n"),
+    Tags("<reasoning>", "</reasoning>", "\n", "\n"),
+)
 
 
 class Answer(NamedTuple):
@@ -38,37 +67,55 @@ class Answer(NamedTuple):
 class Channels:
     """The channels of one model's answers; ``kind`` is harmony, think or None (all is answer)."""
 
-    def __init__(self, vocabulary: Vocabulary, chat: bool) -> None:
-        """Raw prompts (``chat`` False) are continued without channels."""
+    def __init__(self, vocabulary: Vocabulary, chat: bool, tags: Sequence[str] = ()) -> None:
+        """Raw prompts (``chat`` False) are continued without channels.
+
+        ``tags``: the control tokens around thoughts, if they are none of TAGS. Raises UserError unless they are two.
+        """
         self.vocabulary = vocabulary
         self.id = {name: token.id for name, token in vocabulary.control.items()}
-        found = [kind for kind, names in (("harmony", HARMONY), ("think", THINK)) if set(names) <= self.id.keys()]
-        self.kind = found[0] if chat and found else None
+        known = [Tags(*self._two(tags))] if tags else TAGS
+        found = next((one for one in known if {one.begin, one.end} <= self.id.keys()), None) if chat else None
+        is_harmony = chat and not tags and set(HARMONY) <= self.id.keys()
+        self.kind = "harmony" if is_harmony else "think" if found else None
+        self._tags = found or TAGS[0]
+        self._begin, self._end = (self.id.get(name, -1) for name in self._tags[:2])
+
+    def _two(self, tags: Sequence[str]) -> Sequence[str]:
+        if len(tags) != 2:
+            raise UserError("prompt.thinking_tags", "it must be the two tokens that begin and end thoughts")
+        if unknown := [tag for tag in tags if tag not in self.id]:
+            raise UserError("prompt.thinking_tags", f"the model's tokenizer has no control token {unknown[0]!r}")
+        return tags
 
     def is_open(self, prompt: Sequence[int]) -> bool:
-        """Whether the prompt ends inside an open <think>."""
-        if self.kind != "think":
-            return False
-        tags = [token for token in prompt[-8:] if token in (self.id["<think>"], self.id["</think>"])]
-        return tags[-1:] == [self.id["<think>"]]
+        """Whether the prompt ends inside of a thought."""
+        return self.kind == "think" and self._last_tag(prompt) == self._begin
+
+    def _last_tag(self, prompt: Sequence[int]) -> int | None:
+        return next((token for token in reversed(prompt[-8:]) if token in (self._begin, self._end)), None)
 
     def skip(self, prompt: str) -> str:
         """What to append to a prompt's text so that the answer follows at once, without reasoning."""
         if self.kind == "harmony":
             return _FINAL
-        if self.kind != "think":
+        if self.kind != "think" or prompt.rstrip().endswith(self._tags.end):
             return ""
-        is_open = prompt.rstrip().endswith("<think>")
-        return "\n</think>\n\n" if is_open else "<think>\n\n</think>\n\n" if not _closed(prompt) else ""
+        begin, end, inside, after, _ = self._tags
+        _, opened, thought = prompt[-40:].rpartition(begin)
+        if opened and inside.startswith(thought):
+            return inside.removeprefix(thought) + end + after
+        return end + after if opened and not thought.strip() else begin + inside + end + after
 
     def grammar(self, body: str, prompt: Sequence[int]) -> str:
         """Lark for an answer after the prompt: reasoning is free, and ``body`` (the rule of that name) its answer."""
         if self.kind == "harmony":
             return _HARMONY_GRAMMAR + body
-        if self.kind != "think" or _closed_ids(prompt, self.id):
+        if self.kind != "think" or self._last_tag(prompt) == self._end:
             return "start: body\n" + body
         is_open = self.is_open(prompt)
-        return _THINK_GRAMMAR.format(think="think" if is_open else "think?", begin="" if is_open else "<think>") + body
+        begin, end = "" if is_open else f"<[{self._begin}]>", f"<[{self._end}]>"
+        return _THINK_GRAMMAR.format(think="think" if is_open else "think?", begin=begin, end=end) + body
 
     def read(self, ids: Sequence[int], prompt: Sequence[int] = ()) -> Answer:
         """The answer among generated ids and its reasoning, control tokens left out."""
@@ -84,9 +131,9 @@ class Channels:
             return self._harmony_span(list(ids))
         if self.kind != "think":
             return slice(0, len(ids))
-        if self.id["</think>"] in ids:
-            return slice(list(ids).index(self.id["</think>"]) + 1, len(ids))
-        return slice(0, 0 if self.is_open(prompt) or self.id["<think>"] in ids[:4] else len(ids))
+        if self._end in ids:
+            return slice(list(ids).index(self._end) + 1, len(ids))
+        return slice(0, 0 if self.is_open(prompt) or self._begin in ids[:4] else len(ids))
 
     def _harmony_span(self, ids: list[int]) -> slice:
         head = len(ids) - ids[::-1].index(self.id["<|channel|>"])
@@ -116,19 +163,13 @@ class Channels:
         return Answer("", thought or "", False) if final is None else Answer(final, thought)
 
     def _think(self, ids: list[int], is_open: bool) -> Answer:
-        begin, end = self.id["<think>"], self.id["</think>"]
-        start = ids.index(begin) + 1 if begin in ids[:4] else 0
-        if end not in ids:
+        start = ids.index(self._begin) + 1 if self._begin in ids[:4] else 0
+        if self._end not in ids:
             text = self.vocabulary.decode(ids[start:])
-            return Answer("", text, False) if is_open or start else Answer(text)
-        at = ids.index(end)
-        return Answer(self.vocabulary.decode(ids[at + 1 :]).lstrip("\n"), self.vocabulary.decode(ids[start:at]).strip())
+            return Answer("", self._thought(text), False) if is_open or start else Answer(text)
+        at = ids.index(self._end)
+        thought = self._thought(self.vocabulary.decode(ids[start:at]))
+        return Answer(self.vocabulary.decode(ids[at + 1 :]).lstrip("\n"), thought.strip())
 
-
-def _closed(prompt: str) -> bool:
-    return prompt.rstrip().endswith("</think>")
-
-
-def _closed_ids(prompt: Sequence[int], ids: dict[str, int]) -> bool:
-    tags = [token for token in prompt[-8:] if token in (ids["<think>"], ids["</think>"])]
-    return tags[-1:] == [ids["</think>"]]
+    def _thought(self, text: str) -> str:
+        return text.removeprefix(self._tags.title)

@@ -54,6 +54,8 @@ class PromptConf:
         separator: What stands between the parts of a raw prompt.
         answer_prefix: What comes before each answer in a raw prompt, such as a space after "Sentiment:".
         stop: Texts that end an answer and are left out of it.
+        thinking_tags: The two tokens around what the model thinks, such as [<think>, </think>], where they are not
+            among those that are known.
     """
 
     system: str | None = None
@@ -63,6 +65,7 @@ class PromptConf:
     separator: str = "\n\n"
     answer_prefix: str = ""
     stop: list[str] = field(default_factory=list)
+    thinking_tags: list[str] = field(default_factory=list)
     output: StructureConf = field(default_factory=StructureConf)
 
 
@@ -81,7 +84,7 @@ class Prompter:
         self.end_tokens = self.vocabulary.end_tokens
         self.stop = _stop_texts(conf.stop)
         self._marks = Marks(self.vocabulary.control)
-        self.channels = Channels(self.vocabulary, conf.chat)
+        self.channels = Channels(self.vocabulary, conf.chat, conf.thinking_tags)
         self._chat = self._chat_template(date, chat_template_kwargs or {}) if conf.chat else None
         self._system = Template("prompt.system", conf.system) if conf.system else None
         user, moved = _without_end_spaces(conf)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 FUSE = "\ufdd0"  # a code point that Unicode reserves for inner use: breaks a control token's text in two
-_BRACKETED = re.compile(r"[<\[{].*[>\]}]", re.DOTALL)
+_BRACKETED = re.compile(r"[<\[{\u25c1].*[>\]}\u25b7]", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Ends of an answer that not every tokenizer's configuration lists.
 _KNOWN_ENDS = ("<|return|>", "<|call|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>")

@@ -10,11 +10,11 @@ from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
 from runner.engine.masks import Grammars
 from runner.sequences import Sequence
-from runner.text.channels import Answer, Channels
+from runner.text.channels import TAGS, Answer, Channels
 from runner.text.grammar import AnswerGrammar
 from runner.text.structure import StructureConf, read_structure
 from runner.text.vocabulary import TransformersVocabulary
-from runner.types import Request, Sampling
+from runner.types import Request, Sampling, UserError
 from tests.support.engines import finish
 from tests.support.prompts import prompter, render, small_tokenizer
 from tests.support.tiny import tiny_gpt_oss
@@ -58,6 +58,33 @@ def test_think_tags_are_read(thinker):
     assert read(thinker, "<think>good") == Answer("", "good", False)
     assert read(thinker, "film") == Answer("film")
     assert read(thinker, "film", prompt="<think></think>") == Answer("film")
+
+
+@pytest.mark.parametrize(("begin", "end", "title"), [(one.begin, one.end, one.title) for one in TAGS])
+def test_other_tags_are_read_as_think_tags_are(begin, end, title):
+    tokenizer = small_tokenizer()
+    tokenizer.add_tokens([begin, end])
+    assert read(tokenizer, f"{begin}{title}good bad{end}\n\nfilm") == Answer("film", "good bad")
+    assert read(tokenizer, f"{begin}{title}good") == Answer("", "good", False)
+    assert read(tokenizer, f"good{end}film", prompt=f"hello {begin}") == Answer("film", "good")
+    assert read(tokenizer, "film") == Answer("film")
+    assert accepts(tokenizer, "", f'{begin}good{end}{{"ok": true, "n": 22}}')
+    assert not accepts(tokenizer, f"hello {begin}", '{"ok": true, "n": 22}')
+    p = prompter(tokenizer)
+    asked = Request(choices=("good", "bad"))
+    assert read(tokenizer, p.text(asked, {"text": "x"}).partition("assistant\n")[2] + "good") == Answer("good", "")
+
+
+def test_tags_of_ones_own_are_read_and_must_be_tokens():
+    tokenizer = small_tokenizer()
+    tokenizer.add_tokens(["<ponder>", "</ponder>"])
+    p = prompter(tokenizer, thinking_tags=["<ponder>", "</ponder>"])
+    assert p.channels.read(ids(tokenizer, "<ponder>good</ponder>film")) == Answer("film", "good")
+    assert prompter(tokenizer).channels.kind is None
+    with pytest.raises(UserError, match="the two tokens"):
+        prompter(tokenizer, thinking_tags=["<ponder>"])
+    with pytest.raises(UserError, match="no control token '<muse>'"):
+        prompter(tokenizer, thinking_tags=["<ponder>", "<muse>"])
 
 
 @cache
