@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from jobs.label.match import Matcher
 from jobs.label.prior import batch_prior, content_free_prior, fit_temperature, score, without_content
+from runner.data.gold import gold_values
 from runner.keys import check_keys, key
 from runner.text.labels import read_labels
 from runner.types import Columns, Completion, Request, Row, RowError, Steps, UserError
@@ -135,7 +136,7 @@ class Label:
         found: Columns = {}
         if self.prior != "none":
             found["prior"] = yield from self._find_prior(survey)
-        if known := survey.calibration():
+        if known := survey.calibration(self.names):
             bias = list(found["prior"]["logprobs"].values()) if found else self._bias
             found["calibration"] = yield from self._find_temperature(known, bias)
         return found
@@ -244,19 +245,12 @@ class Label:
 
 
 def _check_gold(source: DataSource, gold: str, names: list[str]) -> None:
-    import pyarrow.compute as pc
-
-    try:
-        values = pc.unique(source.table(0, len(source), [gold]).column(0)).to_pylist()
-    except pa.ArrowException as error:
-        raise UserError(
-            "dataset.gold", "labels cannot be compared with a column of lists or objects", value=gold
-        ) from error
-    for value in values:
-        if value is not None and source.gold_name(value) not in names:
+    for value in gold_values(source.table(0, len(source), [gold]), gold):
+        name = source.gold_name(value, names)
+        if name is not None and name not in names:
             raise UserError(
                 "dataset.gold",
-                f"the value {source.gold_name(value)!r} is not among job.labels "
+                f"the value {name!r} is not among job.labels "
                 f"({', '.join(names)}); dataset.classes=[...] names the values 0, 1, ...",
                 value=gold,
             )

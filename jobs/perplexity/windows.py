@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jobs.perplexity.conf import PerplexityConf
+from runner.data.cells import shown
 from runner.data.source import DataSource
 from runner.results.perplexity import exp
 from runner.text.vocabulary import Vocabulary, clean
@@ -83,7 +84,7 @@ def _documents(source: DataSource, column: str, separator: str | None) -> Iterat
         return
     for start in range(0, len(source), READ_ROWS):
         table = source.table(start, start + READ_ROWS, [column])
-        yield [clean(text) for text in map(_cell, table.column(0).to_pylist()) if text.strip()]
+        yield [clean(text) for text in map(_cell, shown(table.column(0))) if text.strip()]
 
 
 def _cell(value: Any) -> str:

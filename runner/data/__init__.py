@@ -1,8 +1,11 @@
 """Rows in: the files of a data set become rows by position.
 
 Modules:
+cells    Cells as Python values, those that Python cannot hold included.
 conf     The group ``dataset`` of the configuration: which rows to read.
+gold     Right answers: which label a cell of the gold column means.
 kept     The input columns that go into the output: which, under what names, and whether `datasets` can load them.
+layout   Arrow data checked before a cell is read: offsets and indices that lead outside of their buffers.
 load     The files of a data set: where they lie, the hash of their contents, and whether they have changed.
 readers  The kinds of data sets and what reads each of them: a new kind is a line in ``READERS``.
 source   Data sets in: files of many kinds, an Arrow folder, a database table or a hub data set become rows by position.

@@ -11,24 +11,29 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from runner.data.cells import values
 from runner.data.conf import DatasetConf
+from runner.data.gold import gold_name, gold_values
+from runner.data.layout import check_layout
 from runner.data.load import FORMAT_VERSION, check_unchanged, hash_json
 from runner.data.readers import READERS, Loaded
 from runner.data.stdin import STDIN, spooled
 from runner.data.where import parse_where
-from runner.types import Row, UnreadableRow, UserError
+from runner.types import Row, UnreadableCell, UnreadableRow, UserError
 from runner.words import count_of, did_you_mean
 
 if TYPE_CHECKING:
     import datasets
     import numpy as np
 
+log = logging.getLogger("rowmill")
 _CELLS_PER_READ = 100_000
 _BYTES_PER_READ = 16 << 20
 
@@ -62,6 +67,7 @@ def open_source(
         raise UserError(_key(conf), f"{conf.display_name} has no columns: empty data set")
     if not len(loaded.table):
         raise UserError(_key(conf), f"{conf.display_name} has no rows: empty data set")
+    check_layout(loaded.table, conf.display_name)
     return DataSource(conf, loaded, Path(path) if piped else None)
 
 
@@ -141,10 +147,10 @@ class DataSource:
         stop = len(self) if stop is None else min(stop, len(self))
         for at in range(start, stop, self._read_rows):
             table = self.table(at, min(at + self._read_rows, stop), self.column_names)
-            columns = [column.to_pylist() for column in table.columns]
+            columns = [values(name, table[name]) for name in self.column_names]
             check_unchanged(self._mapped)
-            for values in zip(*columns, strict=True):
-                row = dict(zip(self.column_names, values, strict=True))
+            for cells in zip(*columns, strict=True):
+                row = dict(zip(self.column_names, cells, strict=True))
                 why = row[self._unreadable] if self._unreadable else None
                 yield row if why is None else UnreadableRow(row, why)
 
@@ -172,15 +178,18 @@ class DataSource:
         positions = np.array(rows) if self._order is None else self._order[rows]
         return pa.Table.from_batches([piece(columns) for piece in self._gathered(positions)], schema)
 
-    def gold_name(self, value: Any) -> str | None:
-        """The class name of a value of the gold column: ``classes[i]`` for i or "i", the value's text otherwise."""
-        if value is None:
-            return None
-        names = self.conf.classes or self._class_names.get(self.conf.gold or "", [])
-        number = _as_index(value)
-        if names and number is not None and 0 <= number < len(names) and str(value) not in names:
-            return names[number]
-        return str(value)
+    def gold_name(self, value: Any, labels: Collection[str] = ()) -> str | None:
+        """The label that a value of the gold column means; see ``runner.data.gold``."""
+        return gold_name(value, self._classes, labels)
+
+    def golds(self, start: int, stop: int, labels: Collection[str] = ()) -> list[str | None]:
+        """The right answers of rows [start, stop)."""
+        gold = self.conf.gold or ""
+        return [self.gold_name(value, labels) for value in values(gold, self.table(start, stop, [gold])[gold])]
+
+    @property
+    def _classes(self) -> list[str]:
+        return self.conf.classes or self._class_names.get(self.conf.gold or "", [])
 
     def with_gold(self, column: str, classes: list[str]) -> DataSource:
         """The same rows with the right answers in another column; ``classes`` are for a source that has none."""
@@ -239,12 +248,12 @@ class DataSource:
             return
         if gold not in self.column_names:
             raise UserError("dataset.gold", f"no column {gold!r}{did_you_mean(gold, self.column_names)}")
-        if not classes or pa.types.is_nested(table.schema.field(gold).type):
+        if pa.types.is_nested(table.schema.field(gold).type):
             return
-        import pyarrow.compute as pc
-
-        values = pc.unique(table.column(gold)).to_pylist()
-        wrong = [v for v in values if v is not None and self.gold_name(v) not in classes]
+        found = gold_values(table, gold)
+        if bad := [value for value in found if isinstance(value, UnreadableCell)]:
+            log.warning("dataset.gold: rows whose right answer cannot be read have none (%s)", bad[0].why)
+        wrong = [v for v in found if self.gold_name(v) not in (None, *classes)] if classes else []
         if wrong:
             raise UserError(
                 "dataset.classes",
@@ -291,10 +300,3 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
         return {name: f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("names")}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-
-
-def _as_index(value: Any) -> int | None:
-    if isinstance(value, int):
-        return value
-    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10
-    return int(value) if digits else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from runner.data.source import DataSource
@@ -29,12 +30,12 @@ class Survey:
         found = {at: next(self.source.rows(at, at + 1)) for at in sorted(drawn)}
         return {at: row for at, row in found.items() if not isinstance(row, UnreadableRow)}
 
-    def calibration(self) -> dict[int, tuple[Row, str]]:
+    def calibration(self, labels: Collection[str] = ()) -> dict[int, tuple[Row, str]]:
         """The rows to calibrate on, those without a gold label left out, with their gold labels; often none."""
         gold = self.source.conf.gold
         if not self.calibration_share or gold is None:
             return {}
         count = min(CALIBRATION_ROWS, max(1, round(self.calibration_share * len(self.source))))
         rows = self.sample(count, "calibrate")
-        named = {at: self.source.gold_name(row[gold]) for at, row in rows.items()}
+        named = {at: self.source.gold_name(row[gold], labels) for at, row in rows.items()}
         return {at: (rows[at], name) for at, name in named.items() if name is not None}

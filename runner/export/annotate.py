@@ -16,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 
 from jinja2 import Environment, TemplateError, meta
 
+from runner.data.cells import records
 from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
 from runner.export.select import INPUT, Selection
@@ -140,7 +141,7 @@ def _record(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
 def _rows(selection: Selection) -> Iterator[dict[str, Any]]:
     selection.join = True
     for table in selection.tables():
-        yield from table.to_pylist()
+        yield from records(table)
 
 
 def _write_list(target: str, records: Iterable[Any], *, overwrite: bool) -> int:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
+from runner.data.cells import records
 from runner.export.plain import flat, to_json, too_wide
 from runner.types import UserError
 
@@ -68,7 +69,7 @@ def write_lines(target: str, records: Iterable[Any], *, overwrite: bool) -> int:
 
 def write_jsonl(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -> int:
     """JSON lines."""
-    return write_lines(target, (row for table in tables for row in table.to_pylist()), overwrite=overwrite)
+    return write_lines(target, (row for table in tables for row in records(table)), overwrite=overwrite)
 
 
 def write_csv(target: str, tables: Iterable[pa.Table], *, overwrite: bool, say: Say = _nothing) -> int:
@@ -150,7 +151,7 @@ def write_sqlite(
             database.execute("PRAGMA synchronous = OFF")  # the file is renamed when it is whole
             with database.atomic():
                 for one in (one for tables_ in ([first], flattened) for one in tables_):
-                    table.insert_all(one.rename_columns(names).to_pylist(), pk=key)
+                    table.insert_all(records(one.rename_columns(names)), pk=key)
             return int(table.count)
         finally:
             database.close()

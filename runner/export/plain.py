@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.data.cells import shown
+
 
 def to_json(value: Any) -> str:
     """One line of valid JSON. NaN and infinities become null, bytes base64, dates and times ISO 8601."""
@@ -78,16 +80,42 @@ def free_name(name: str, taken: Collection[str]) -> str:
 
 def _cells(column: pa.ChunkedArray) -> Any:
     kind, t = column.type, pa.types
-    if t.is_null(kind) or t.is_dictionary(kind) or t.is_string_view(kind):
-        return column.cast(pa.string())
     if t.is_nested(kind) or t.is_interval(kind) or _is_bytes(kind):
-        return pa.array([None if value is None else _text(value) for value in column.to_pylist()], pa.string())
-    return column
+        return pa.array([None if value is None else _text(value) for value in shown(column)], pa.string())
+    if t.is_null(kind) or t.is_dictionary(kind) or t.is_string_view(kind):
+        return _as_text(column)
+    return _as_text(column) if t.is_timestamp(kind) and not _is_known(kind) else _valid(column)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
     t = pa.types
     return any(is_it(kind) for is_it in (t.is_binary, t.is_large_binary, t.is_fixed_size_binary, t.is_binary_view))
+
+
+def _is_known(kind: pa.DataType) -> bool:
+    """Whether there is such a time zone."""
+    try:
+        return bool(pa.scalar(0, kind).cast(pa.string()))
+    except pa.ArrowInvalid:
+        return False
+
+
+def _as_text(column: pa.ChunkedArray) -> Any:
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([None if value is None else str(value) for value in shown(column)], pa.string())
+
+
+def _valid(column: pa.ChunkedArray) -> Any:
+    """The column, its texts as UTF-8."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return pa.array(shown(column), column.type)
+    return column
 
 
 def _text(value: Any) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.hooks import Hooks
+from runner.data.cells import records
 from runner.data.readers import holds_requests
 from runner.export.files import STDOUT, opened
 from runner.export.plain import to_json
@@ -133,7 +134,7 @@ def _examples(selection: Selection, sides: Sides) -> Iterator[Example]:
         if not prepared:
             sides.prepare(table.column_names)
             prepared = True
-        for row in table.to_pylist():
+        for row in records(table):
             try:
                 yield from sides.examples(row)
             except RowError as error:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.records import error_kind
 from runner.checkpoint.shards import OURS
+from runner.data.cells import records, shown
 from runner.data.source import DataSource
 from runner.results.run import RowBlock, Run
 from runner.results.status import Session, Status
@@ -109,7 +110,7 @@ class _Sums:
 
 def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
     sums = _Sums()
-    job = list(figures.columns.job)
+    job, labels = list(figures.columns.job), _label_names(figures)
     for block in run.blocks([*job, "error", "usage"]):
         table = block.table
         sums.positions.append(block.positions)
@@ -120,7 +121,7 @@ def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
             sums.arrays[f"job.{name}"].append(_numbers(table, name))
             _count_texts(sums.texts[name], table, name)
         sums.arrays["job.compression"].append(_compression(block, source, figures.identity))
-        sums.right.append(_right(block, source))
+        sums.right.append(_right(block, source, labels))
         _note_errors(figures, block)
     if not sums.positions:
         return
@@ -164,18 +165,17 @@ def _compression(block: RowBlock, source: DataSource | None, identity: dict[str,
     column = (identity.get("job") or {}).get("column")
     if "summary" not in table.column_names or source is None or column not in source.column_names:
         return np.full(len(table), np.nan)
-    documents = source.table(start, start + len(table), [column]).column(0).to_pylist()
+    documents = shown(source.table(start, start + len(table), [column]).column(0))
     pairs = zip(table.column("summary").to_pylist(), documents, strict=True)
     return np.array([len(document) / len(summary) if summary and document else np.nan for summary, document in pairs])
 
 
-def _right(block: RowBlock, source: DataSource | None) -> np.ndarray:
+def _right(block: RowBlock, source: DataSource | None, labels: list[str]) -> np.ndarray:
     """1.0 for rows whose label is the gold one, 0.0 for others, NaN where there is no gold."""
     start, table = block
     if source is None or not source.conf.gold or not {"label", "confidence"} <= set(table.column_names):
         return np.full(len(table), np.nan)
-    golds = source.table(start, start + len(table), [source.conf.gold]).column(0).to_pylist()
-    names = map(source.gold_name, golds)
+    names = source.golds(start, start + len(table), labels)
     labels = table.column("label").to_pylist()
     return np.array(
         [np.nan if gold is None else float(gold == label) for gold, label in zip(names, labels, strict=True)]
@@ -218,19 +218,19 @@ def _pick_rows(
     job = list(figures.columns.job)
     has_inputs = source is not None or figures.status["state"] == "finished"
     rows = run.take([*unsure, *sampled], None if has_inputs else [*job, "error", "usage"])
-    _add_inputs(rows, source, job)
+    _add_inputs(rows, source, job, _label_names(figures))
     figures.least_sure = [(row, rows[row]) for row in unsure if row in rows]
     figures.sample = [(row, rows[row]) for row in sampled if row in rows]
 
 
-def _add_inputs(rows: dict[int, dict[str, Any]], source: DataSource | None, job: list[str]) -> None:
+def _add_inputs(rows: dict[int, dict[str, Any]], source: DataSource | None, job: list[str], labels: list[str]) -> None:
     """Put the input columns that the output lacks beside it, and the gold label as ``gold``."""
     if source is None:
         return
     for row, columns in rows.items():
-        for values in source.rows(row, row + 1):
+        for values in records(source.table(row, row + 1, source.column_names)):
             if source.conf.gold:
-                columns["gold"] = source.gold_name(values.pop(source.conf.gold))
+                columns["gold"] = source.gold_name(values.pop(source.conf.gold), labels)
                 if source.conf.gold not in (*job, *OURS.names):
                     columns.pop(source.conf.gold, None)
             columns.update({name: value for name, value in values.items() if name not in columns})

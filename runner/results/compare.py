@@ -14,6 +14,7 @@ import numpy as np
 
 from runner.checkpoint.identity import difference
 from runner.console import line, say
+from runner.data.cells import records
 from runner.results.run import Run
 from runner.results.scores import kappa
 from runner.types import UserError
@@ -126,7 +127,7 @@ def _pairs(
 
 def _rows(run: Run, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     for start, table in run.blocks(list(dict.fromkeys(names))):
-        yield from enumerate(table.to_pylist(), start)
+        yield from enumerate(records(table), start)
 
 
 def _hashable(value: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from runner.data.cells import values
+from runner.data.gold import gold_name
 from runner.data.source import DataSource
 from runner.results.run import Run
 from runner.results.scores import accuracy_by_coverage, calibration_error, label_figures
@@ -27,8 +29,7 @@ def evaluate_labels(run_dir: Path, source: DataSource, labels: list[str] | None 
     """
 
     def golds(start: int, table: pa.Table) -> list[str | None]:
-        column = source.table(start, start + len(table), [source.conf.gold or ""]).column(0)
-        return [source.gold_name(value) for value in column.to_pylist()]
+        return source.golds(start, start + len(table), labels or ())
 
     run = Run(run_dir)
     return Evaluation(run, _occurring(run, golds) if labels is None else labels, golds).figures()
@@ -62,18 +63,12 @@ def evaluate_run(run_dir: Path, gold: str) -> dict[str, Any]:
         known = dict.fromkeys([*kept, *(source.column_names if source else [])])
         why = f" ({lost})" if lost else ""
         raise UserError("--gold", f"there is no such column{why}; valid: {', '.join(known)}", value=gold)
-    classes = [str(name) for name in run.config["dataset"].get("classes") or labels or []]
+    classes = [str(name) for name in run.config["dataset"].get("classes") or labels or ()]
 
     def golds(start: int, table: pa.Table) -> list[str | None]:
-        return [_named(value, classes) for value in table.column(gold).to_pylist()]
+        return [gold_name(value, classes, labels or ()) for value in values(gold, table.column(gold))]
 
     return Evaluation(run, _occurring(run, golds, [gold]) if labels is None else labels, golds, [gold]).figures()
-
-
-def _named(value: Any, classes: list[str]) -> str | None:
-    if isinstance(value, int) and str(value) not in classes and 0 <= value < len(classes):
-        return classes[value]
-    return None if value is None else str(value)
 
 
 def _label_names(run: Run) -> list[str] | None:

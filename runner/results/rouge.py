@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from runner.data.cells import shown
 from runner.data.source import DataSource
 from runner.results.run import Run
 from runner.types import UserError
@@ -49,7 +50,7 @@ def _scores(run_dir: Path, source: DataSource) -> Iterator[tuple[float, ...]]:
 
     scorer = RougeScorer(KINDS, use_stemmer=True)
     for start, table in Run(run_dir).blocks(["summary"]):
-        references = source.table(start, start + len(table), [source.conf.gold or ""]).column(0).to_pylist()
+        references = shown(source.table(start, start + len(table), [source.conf.gold or ""]).column(0))
         for reference, summary in zip(references, table.column("summary").to_pylist(), strict=True):
             if reference:
                 score = scorer.score(str(reference), summary or "")

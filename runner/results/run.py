@@ -42,6 +42,7 @@ from runner.checkpoint.marks import read_marks
 from runner.checkpoint.records import Shard, Staged, read_prelude, read_rejected, read_shards, read_staged
 from runner.checkpoint.shards import ShardLayout, batches, shard_schema
 from runner.checkpoint.shards import table as staged_table
+from runner.data.cells import records
 from runner.data.kept import Kept
 from runner.data.stdin import COPY, STDIN
 from runner.disk import damage
@@ -221,7 +222,7 @@ class Run:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The finished rows in the order of the input, as dicts; ``row`` is their position in it."""
         for start, table in self.blocks():
-            for number, row in enumerate(table.to_pylist(), start):
+            for number, row in enumerate(records(table), start):
                 yield {"row": number, **row}
 
     def take(self, positions: Iterable[int], columns: list[str] | None = None) -> dict[int, dict[str, Any]]:
@@ -230,7 +231,7 @@ class Run:
         found: dict[int, dict[str, Any]] = {}
         for start, table in self.blocks(columns):
             here = wanted[(wanted >= start) & (wanted < start + len(table))]
-            found.update(zip(here.tolist(), table.take(here - start).to_pylist(), strict=True))
+            found.update(zip(here.tolist(), records(table.take(here - start)), strict=True))
         return found
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[RowBlock]:

@@ -58,6 +58,8 @@ class Template:
             nulls = sorted(name for name in self.names if variables.get(name, "") is None)
             what = f"column {', '.join(nulls)} is null" if nulls else "a value is null"
             raise RowError(self.key, what) from None
+        except RowError:  # of a cell that cannot be read
+            raise
         except Exception as error:  # templates compute with cells: any error concerns this row only
             raise RowError(self.key, f"{type(error).__name__}: {error}") from error
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from runner.data.conf import DatasetConf
+from runner.data.layout import cast
 from runner.data.load import FORMAT_VERSION, hash_files, hash_json, hash_readable, local_paths
 from runner.data.readers import Loaded
 from runner.data.readers.compressed import compression, open_bytes
@@ -171,7 +172,7 @@ def aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The batch with the schema's columns, types and metadata; a column it lacks is null."""
     place = {name: index for index, name in enumerate(batch.schema.names)}
     columns = [
-        batch.column(place[f.name]).cast(f.type) if f.name in place else pa.nulls(batch.num_rows, f.type)
+        cast(batch.column(place[f.name]), f.type) if f.name in place else pa.nulls(batch.num_rows, f.type)
         for f in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

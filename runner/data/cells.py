@@ -1,0 +1,104 @@
+"""Cells as Python values, those that Python cannot hold included.
+
+Arrow holds more than Python objects can: dates beyond the year 9999, time zones that nobody knows, nanoseconds of a
+day, texts whose bytes are no UTF-8. Such a cell, or such a part of a list or a struct, becomes an ``UnreadableCell``,
+which concerns nobody who does not use it; every other cell of its column stays what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from runner.types import UnreadableCell
+
+Instead = Callable[[pa.Scalar, str], Any]  # what stands for a cell that cannot be read, and why it cannot
+
+
+def values(name: str, column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """A column's cells as jobs and templates see them."""
+    return _values(column, lambda _, why: UnreadableCell(f"column {name!r}: {why}"))
+
+
+def shown(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """A column's cells for people and files: what Python cannot hold is spelled as Arrow spells it."""
+    return _values(column, lambda cell, _: _spelled(cell))
+
+
+def records(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows for people and files."""
+    columns = [shown(column) for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.Array | pa.ChunkedArray, instead: Instead) -> list[Any]:
+    try:
+        found = column.to_pylist()
+        if not _may_lose(column.type) or _same(found, column):
+            return list(found)
+    except Exception:  # pyarrow raises many kinds
+        pass
+    return [_value(cell, instead) for cell in column]
+
+
+def _value(cell: pa.Scalar, instead: Instead) -> Any:
+    t, kind = pa.types, cell.type
+    if not cell.is_valid:
+        return None
+    try:
+        if t.is_struct(kind):
+            return {field.name: _value(cell[at], instead) for at, field in enumerate(kind)}
+        if t.is_map(kind):
+            return [tuple(_value(part[at], instead) for at in range(2)) for part in cell.values]
+        if _is_list(kind):
+            return [_value(part, instead) for part in cell.values]
+        if t.is_dictionary(kind):
+            return _value(cell.value, instead)
+        found = cell.as_py()
+        if _may_lose(kind) and pa.scalar(found, kind) != cell:
+            raise OverflowError
+        return found
+    except Exception as problem:  # pyarrow raises many kinds
+        return instead(cell, _why(kind, problem))
+
+
+def _why(kind: pa.DataType, problem: Exception) -> str:
+    if isinstance(problem, OverflowError):
+        return f"this {kind} lies outside of what Python can hold"
+    if isinstance(problem, pa.ArrowInvalid) and pa.types.is_timestamp(kind):
+        return f"the time zone {kind.tz!r} is not known"
+    return str(problem).partition("\n")[0]
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    t = pa.types
+    tests = (t.is_list, t.is_large_list, t.is_fixed_size_list, t.is_list_view, t.is_large_list_view)
+    return any(test(kind) for test in tests)
+
+
+def _may_lose(kind: pa.DataType) -> bool:
+    """Whether a cell of this type may become another value without an error."""
+    t = pa.types
+    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
+        return _may_lose(kind.value_type)
+    inner = any(_may_lose(kind.field(at).type) for at in range(kind.num_fields))
+    return inner or t.is_time(kind) or t.is_date64(kind)
+
+
+def _same(found: list[Any], column: pa.Array | pa.ChunkedArray) -> bool:
+    return bool(pa.chunked_array([pa.array(found, column.type)]).equals(pa.chunked_array(column, type=column.type)))
+
+
+def _spelled(cell: pa.Scalar) -> str | None:
+    """Text for what Python cannot hold: bytes that are no UTF-8 as U+FFFD, times as ISO 8601."""
+    t, kind = pa.types, cell.type
+    try:
+        if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
+            return bytes(cell.as_buffer()).decode(errors="replace")
+        if t.is_timestamp(kind) and kind.tz:
+            cell = cell.cast(pa.timestamp(kind.unit, "UTC"))
+        return str(cell.cast(pa.string()).as_py())
+    except Exception:  # pyarrow raises many kinds
+        return None

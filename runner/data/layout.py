@@ -1,0 +1,96 @@
+"""Arrow data checked before a cell is read: offsets and indices that lead outside of their buffers.
+
+A file may claim that a text lies anywhere in memory; reading it then ends the process, or shows what lies there.
+Whether the bytes make sense (UTF-8, times of a day) is left to who reads them: a cell that does not concerns its own
+row only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from runner.types import UserError
+
+Others = tuple[tuple[Callable[[pa.DataType], bool], pa.DataType], ...]
+_DECIMALS = (pa.types.is_decimal32, pa.types.is_decimal64, pa.types.is_decimal128, pa.types.is_decimal256)
+_TEXTS = (
+    (pa.types.is_string, pa.binary()),
+    (pa.types.is_large_string, pa.large_binary()),
+    (pa.types.is_string_view, pa.binary_view()),
+)
+_CHECKED = (
+    *_TEXTS,
+    (pa.types.is_date64, pa.int64()),
+    (pa.types.is_time32, pa.int32()),
+    (pa.types.is_time64, pa.int64()),
+    *((test, pa.binary(size)) for test, size in zip(_DECIMALS, (4, 8, 16, 32), strict=True)),
+)
+
+
+def check_layout(table: pa.Table, where: str) -> None:
+    """Raise UserError naming the first column that refers to what lies outside of its buffers."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = _other(column.type, _CHECKED)
+        for chunk in column.chunks:
+            try:
+                pa.array(_As(chunk, kind)).validate(full=True)
+            except (pa.ArrowException, IndexError, ValueError) as error:
+                problem = str(error).partition("\n")[0]
+                raise UserError(
+                    "dataset.path", f"{where} is damaged: column {name!r} refers to what it does not hold: {problem}"
+                ) from None
+
+
+def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The column as this type; texts are copied as they are, UTF-8 or not."""
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:
+        as_bytes = pa.array(_As(column, _other(column.type, _TEXTS))).cast(_other(kind, _TEXTS))
+        return pa.array(_As(as_bytes, kind))
+
+
+@dataclass(frozen=True)
+class _As:
+    """An array as one of another type with the same buffers, through Arrow's C data interface."""
+
+    array: pa.Array
+    type: pa.DataType
+
+    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]:
+        return self.type.__arrow_c_schema__(), self.array.__arrow_c_array__()[1]
+
+
+def _other(kind: pa.DataType, others: Others) -> pa.DataType:
+    """The type with ``others`` in place of those that pass their tests."""
+    t = pa.types
+    for test, other in others:
+        if test(kind):
+            return other
+    if isinstance(kind, pa.BaseExtensionType):
+        return _other(kind.storage_type, others)
+    if t.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _other(kind.value_type, others), kind.ordered)
+    if t.is_run_end_encoded(kind):
+        return pa.run_end_encoded(kind.run_end_type, _other(kind.value_type, others))
+    return _nested(kind, others) if t.is_nested(kind) else kind
+
+
+def _nested(kind: pa.DataType, others: Others) -> pa.DataType:
+    t = pa.types
+    if t.is_map(kind):
+        entries = [field.with_type(_other(field.type, others)) for field in (kind.key_field, kind.item_field)]
+        return pa.map_(*entries, kind.keys_sorted)
+    fields = [kind.field(at).with_type(_other(kind.field(at).type, others)) for at in range(kind.num_fields)]
+    if t.is_struct(kind):
+        return pa.struct(fields)
+    if t.is_union(kind):
+        return pa.union(fields, kind.mode, kind.type_codes)
+    if t.is_fixed_size_list(kind):
+        return pa.list_(fields[0], kind.list_size)
+    makers = ((t.is_list, pa.list_), (t.is_large_list, pa.large_list), (t.is_list_view, pa.list_view))
+    return next((make(fields[0]) for test, make in makers if test(kind)), None) or pa.large_list_view(fields[0])

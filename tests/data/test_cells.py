@@ -1,0 +1,169 @@
+"""Cells that Python cannot hold, and files that refer to what they do not hold."""
+
+import datetime
+import struct
+from decimal import Decimal
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from runner.data.cells import records, shown, values
+from runner.data.conf import DatasetConf
+from runner.data.gold import gold_name
+from runner.data.source import open_source
+from runner.text.templates import Template
+from runner.types import RowError, UnreadableCell, UserError
+
+BAD = pa.Array.from_buffers(
+    pa.string(), 2, [None, pa.py_buffer(struct.pack("<3i", 0, 1, 3)), pa.py_buffer(b"a\xff\xfe")]
+)
+UNHELD = {
+    "date": pa.array([0, 10**7], pa.date32()),
+    "negative date": pa.array([0, -(10**7)], pa.date32()),
+    "fraction of a day": pa.array([0, 1], pa.date64()),
+    "time stamp": pa.array([0, 2**50], pa.timestamp("s")),
+    "duration": pa.array([0, 2**50], pa.duration("s")),
+    "nanosecond": pa.array([0, 1], pa.time64("ns")),
+    "time past midnight": pa.array([0, 100_000], pa.time32("s")),
+    "bytes": BAD,
+    "large": BAD.cast(pa.large_binary()).view(pa.large_string()),
+    "dictionary": pa.DictionaryArray.from_arrays(pa.array([0, 1]), BAD),
+    "list": pa.ListArray.from_arrays([0, 1, 2], BAD),
+    "struct": pa.StructArray.from_arrays([BAD], ["x"]),
+    "map": pa.MapArray.from_arrays([0, 1, 2], pa.array(["k", "k"]), BAD),
+}
+
+
+@pytest.mark.parametrize("column", UNHELD.values(), ids=UNHELD.keys())
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_a_cell_that_python_cannot_hold_fails_only_where_it_is_used(tmp_path, kind, column):
+    if kind == "parquet" and (pa.types.is_date64(column.type) or pa.types.is_dictionary(column.type)):
+        pytest.skip("Parquet files hold whole days, and pyarrow refuses their dictionaries of bytes that are no UTF-8")
+    table = pa.table({"text": ["a", "b"], "odd": column})
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    template, other = Template("prompt.user", "{{ odd }}"), Template("prompt.user", "{{ text }}")
+    first, second = open_source(DatasetConf(kind=kind, path=str(path))).rows()
+    assert (other.render(first), other.render(second)) == ("a", "b")
+    template.render(first)
+    with pytest.raises(RowError, match="unreadable: column 'odd': "):
+        template.render(second)
+
+
+def test_what_python_cannot_hold_is_spelled_for_people():
+    assert shown(UNHELD["date"]) == [datetime.date(1970, 1, 1), "29349-01-26"]
+    assert shown(UNHELD["nanosecond"]) == [datetime.time(), "00:00:00.000000001"]
+    assert records(pa.table({"a": UNHELD["list"]})) == [{"a": ["a"]}, {"a": ["\ufffd\ufffd"]}]
+    zone = pa.array([0, None], pa.timestamp("us", "Mars/Base"))
+    assert shown(zone) == ["1970-01-01 00:00:00.000000Z", None]
+    assert values("zone", zone)[0].why == "column 'zone': the time zone 'Mars/Base' is not known"
+
+
+@pytest.mark.parametrize(
+    "use", [str, repr, bool, len, list, hash, int, lambda c: c == 1, lambda c: c.year, lambda c: c[0], lambda c: 1 + c]
+)
+def test_no_use_of_an_unreadable_cell_goes_unnoticed(use):
+    with pytest.raises(RowError, match="unreadable: why"):
+        use(UnreadableCell("why"))
+
+
+def test_kept_columns_are_written_byte_for_byte(tmp_path):
+    from runner.data.kept import choose
+
+    path = tmp_path / "rows.arrow"
+    table = pa.table({"text": ["a", "b"], **UNHELD})
+    with pa.ipc.new_file(path, table.schema) as file:
+        file.write_table(table)
+    source = open_source(DatasetConf(kind="arrow", path=str(path)))
+    kept = choose(None, source, pa.schema([])).table(0, 2)
+    assert kept["bytes"].cast(pa.binary()).to_pylist() == [b"a", b"\xff\xfe"]
+    assert kept["date"].cast(pa.int32()).to_pylist() == [0, 10**7]
+
+
+# Files that refer to what they do not hold
+
+
+def damaged(path, array, old, new):
+    """An Arrow file of the array in which these integers of its buffers are others."""
+    schema = pa.schema([("text", pa.string()), ("odd", array.type)])
+    batch = pa.record_batch([pa.array(["x"] * len(array)), array], schema=schema)
+    with pa.ipc.new_file(path, schema) as file:
+        file.write_batch(batch)
+    content = path.read_bytes()
+    old, new = (struct.pack(f"<{len(numbers)}i", *numbers) for numbers in (old, new))
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+
+
+LISTS = pa.ListArray.from_arrays(pa.array([0, 13, 17], pa.int32()), pa.array([7] * 17))
+DAMAGED = {
+    "text": (pa.array(["z" * 13, "zzzz"]), (0, 13, 17), (0, 1 << 30, 17)),
+    "binary": (pa.array([b"z" * 13, b"zzzz"]), (0, 13, 17), (0, -13, 17)),
+    "list": (LISTS, (0, 13, 17), (0, 1 << 30, 17)),
+    "struct": (pa.StructArray.from_arrays([pa.array(["z" * 13, "zzzz"])], ["x"]), (0, 13, 17), (0, 1 << 30, 17)),
+    "dictionary": (
+        pa.DictionaryArray.from_arrays(pa.array([3, 1, 2, 0, 3], pa.int32()), pa.array(list("abcd"))),
+        (3, 1, 2, 0, 3),
+        (3, 1, 2, 99, 3),
+    ),
+    "view": (pa.array(["z" * 33], pa.string_view()), (33, 0x7A7A7A7A), (1 << 30, 0x7A7A7A7A)),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_file_that_refers_to_what_it_does_not_hold_is_refused_naming_the_column(tmp_path, case):
+    path = tmp_path / "rows.arrow"
+    damaged(path, *case)
+    with pytest.raises(
+        UserError, match=r"rows.arrow is damaged: column 'odd' refers to what it does not hold"
+    ) as caught:
+        open_source(DatasetConf(kind="arrow", path=str(path)))
+    assert caught.value.exit_code == 2
+
+
+def test_a_damaged_saved_data_set_is_refused_naming_the_column(tmp_path):
+    datasets.Dataset.from_dict({"text": ["z" * 13, "zzzz"]}).save_to_disk(str(tmp_path / "ds"))
+    (file,) = (tmp_path / "ds").glob("*.arrow")
+    content = file.read_bytes()
+    old = struct.pack("<3i", 0, 13, 17)
+    assert content.count(old) == 1
+    file.write_bytes(content.replace(old, struct.pack("<3i", 0, 1 << 30, 17)))
+    with pytest.raises(UserError, match="column 'text' refers to what it does not hold"):
+        open_source(DatasetConf(kind="arrow", path=str(tmp_path / "ds")))
+
+
+# Right answers
+
+
+@pytest.mark.parametrize(
+    ("value", "classes", "labels", "name"),
+    [
+        (1.0, ["neg", "pos"], [], "pos"),
+        ("1.0", ["neg", "pos"], [], "pos"),
+        (Decimal("0.00"), ["neg", "pos"], [], "neg"),
+        (True, ["neg", "pos"], [], "pos"),
+        (True, [], ["true", "false"], "true"),
+        (False, [], ["True", "False"], "False"),
+        (True, [], [], "true"),
+        (1.0, [], ["0", "1"], "1"),
+        (1.0, [], ["0.0", "1.0"], "1.0"),
+        (1.5, [], ["1.5"], "1.5"),
+        (-1, ["neg", "pos"], [], None),
+        (-1.0, [], ["neg", "pos"], None),
+        (-1, [], ["-1", "0", "1"], "-1"),
+        ("", ["neg", "pos"], [], None),
+        (float("nan"), ["neg", "pos"], [], None),
+        (float("inf"), ["neg", "pos"], [], "inf"),
+        (2, ["neg", "pos"], [], "2"),
+        ("1", ["1", "2"], [], "1"),
+        (UnreadableCell("why"), ["neg", "pos"], [], None),
+    ],
+)
+def test_a_gold_cell_means_a_label_however_it_is_written(value, classes, labels, name):
+    assert gold_name(value, classes, labels) == name
