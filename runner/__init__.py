@@ -38,6 +38,7 @@ loop        A row's way through a run: requests, the plan, the batch, the answer
 machine     This machine: its device and memory, its linear algebra, the versions that run on it.
 models      A model's files on this disk: found, fetched, converted from GGUF, measured.
 night       A night's run beside its user: when it works, what keeps the machine awake, whom it notifies.
+patterns    Regular expressions of users, which no text keeps busy for good.
 report      The morning report: one HTML file on a run, its results and how far to trust them.
 results     What came out of a run, read without disturbing it: rows, status, evaluation, comparison, for people.
 rowmill     rowmill: put a prompt through every row of a data set with one local LLM, resumably.

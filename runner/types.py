@@ -155,6 +155,7 @@ class Request:
     ``grammar``: rules that the answer must follow in place of the run's (``runner.text.structure.Structure.body``).
 
     ``retry`` marks a question asked again because its last answer would not do; the row's ``usage`` counts them.
+    ``once``: it is not to be asked again, whatever the answer; ``max_tokens`` is then a limit that holds.
 
     Raises ValueError for ``max_tokens`` below 1, for no choices, and for an empty one.
     """
@@ -170,6 +171,7 @@ class Request:
     top_logprobs: int | None = None
     grammar: str | None = None
     retry: bool = False
+    once: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:

@@ -77,7 +77,7 @@ def prepare(config: Config) -> Prepared:
     if hooks.structured:
         with calling("take_structure"):
             hooks.structured.take_structure(structure, conf.output.raw)
-    job = retrying(config, structure is not None, prompter)
+    job = retrying(config, structure, prompter)
     keep = choose(conf.output.keep if attempts is None else _refuse_keep(conf.output.keep), source, job.schema())
     log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
     opened = (source, prompter, folder, model_config, device)
@@ -93,20 +93,27 @@ def _refuse_keep(wanted: list[str] | None) -> list[str]:
 def _structure(config: Config) -> Structure | None:
     """What answers must look like, if the configuration says so."""
     folders = [Path.cwd(), *([Path(config.config_dir)] if config.config_dir else [])]
-    return read_structure(config.conf.output, config.conf.prompt.output, folders)
+    structure = read_structure(config.conf.output, config.conf.prompt.output, folders)
+    for note in structure.notes if structure else ():
+        log.warning("%s", note)
+    return structure
 
 
-def retrying(config: Config, structured: bool, prompter: Prompter) -> Job:
-    """The configuration's job, asking again for what is cut off where that can be told."""
-    reasoning = config.conf.output.reasoning
+def retrying(config: Config, structure: Structure | None, prompter: Prompter) -> Job:
+    """The configuration's job, asking again for answers that were cut off or are not valid where that can be told."""
+    conf = config.conf
+    reasoning = conf.output.reasoning
     if reasoning and not prompter.channels.kind:
         log.warning(
             "output.reasoning=true: no tokens around thoughts that are known in this model's vocabulary; "
             "prompt.thinking_tags=[BEGIN, END] names others"
         )
-    if structured or reasoning or prompter.channels.kind:
-        return Retrying(config.job, config.conf.engine.max_tokens, structured, reasoning)
-    return config.job
+    if structure is None and not reasoning and not prompter.channels.kind:
+        return config.job
+    made = Retrying(config.job, conf.engine.max_tokens, structure is not None, reasoning)
+    if structure is not None:
+        made.problem, made.sampling = structure.problem, conf.engine.sampling()
+    return made
 
 
 def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, Any]:

@@ -4,10 +4,10 @@ Modules:
 channels    What a model thinks and what it answers, told apart by token ids: harmony's channels, tags around thoughts.
 chat        Messages to the text a model was trained on, its own control tokens marked.
 choices     Choices as a trie: every distinct beginning is computed once, every choice scored exactly.
-columns     A JSON Schema as Arrow types: what each property becomes in the output.
 grammar     The grammar that an answer must follow, as text: a structure's rules in the channel of the answer.
 labels      The labels that the job ``label`` chooses among, as a user writes them.
 prompter    Templates to messages to the model's chat template to token ids; ids back to text.
+schema      JSON Schemas as programs write them: read, narrowed for a grammar, held against answers, as columns.
 spelling    Generated tokens as people and the OpenAI API see them: their text, bytes and log-probabilities.
 structure   What an answer must look like (JSON Schema, regular expression, choices), and its output columns.
 templates   One Jinja2 template over a row's columns: sandboxed, with missing and null columns as errors.

@@ -5,28 +5,47 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import yaml
 
-from runner.text.columns import Column, column_of
+from runner.patterns import pattern
+from runner.text.schema.check import ANNOTATIONS, SchemaCheck, read_json, schema_problem
+from runner.text.schema.columns import Column, column_of
+from runner.text.schema.dialects import modern
+from runner.text.schema.files import read_schema_file
+from runner.text.schema.narrow import Narrowing
+from runner.text.schema.nodes import subschemas
 from runner.types import RowError, UserError
 
 # JSON as Python writes it, on one line: a model left to itself fills its room with white space.
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 JSON_OBJECT = f"body: %json {json.dumps({'type': 'object', 'x-guidance': _STYLE})}"  # any object
-_SAFE = 2**53 - 1  # the integers that every JSON reader takes exactly (RFC 8259, section 6)
-_KEYWORDS = (
+_FOLLOWED = (  # by grammars, or by the check of a whole answer
     *("type", "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties"),
     *("items", "prefixItems", "minItems", "maxItems", "enum", "const", "anyOf", "allOf", "oneOf", "pattern", "format"),
     *("minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-    *("title", "description", "default", "examples", "definitions", "uniqueItems", "contains", "not", "$ref", "$defs"),
+    *("definitions", "uniqueItems", "$ref", "$defs"),
 )
+_NOT_FOLLOWED = (
+    *("contains", "minContains", "maxContains", "not", "if", "then", "else", "propertyNames", "dependencies"),
+    *("dependentRequired", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties", "additionalItems"),
+    *("$dynamicRef", "$recursiveRef"),
+)
+_SAY_NOTHING = (  # of the answer
+    *ANNOTATIONS,
+    *("$schema", "$id", "id", "$anchor", "$vocabulary", "$dynamicAnchor", "$recursiveAnchor"),
+    *("contentEncoding", "contentMediaType", "contentSchema"),
+    *("example", "discriminator", "xml", "externalDocs", "nullable", "components"),  # of OpenAPI
+)
+_KEYWORDS = (*_FOLLOWED, *_NOT_FOLLOWED, *_SAY_NOTHING)
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_MOST_DIGITS = 4  # significant ones of multipleOf: a grammar needs a state for each remainder
 
 
 @dataclass
@@ -46,11 +65,16 @@ class StructureConf:
 
 @dataclass(frozen=True)
 class Structure:
-    """``body``: Lark rules for an answer, in llguidance's dialect. ``column`` is None where an answer stays a text."""
+    """``body``: Lark rules for an answer, in llguidance's dialect. ``column`` is None where an answer stays a text.
+
+    ``check`` is what an answer is held against when it is complete. ``notes`` say what only that sees.
+    """
 
     body: str
     column: Column | None = None
     choices: tuple[str, ...] = ()
+    check: SchemaCheck | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = ()
 
     def fields(self) -> list[pa.Field]:
         """The output columns of an answer, ``text`` if it is no object."""
@@ -61,14 +85,31 @@ class Structure:
         return [pa.field("text", pa.dictionary(pa.int32(), pa.string()) if self.choices else pa.string())]
 
     def values(self, text: str) -> dict[str, Any]:
-        """The columns of one answer; RowError if it does not parse."""
+        """The columns of one answer; RowError if it is not what it must be."""
         if self.column is None:
             return {"text": text.strip() if self.choices else text}
         try:
-            value = self.column.value(json.loads(text))
-        except (ValueError, TypeError) as problem:
-            raise RowError("invalid JSON", str(problem)) from problem
+            value = self.column.value(self._valid(text))
+        except OverflowError as problem:
+            raise RowError("invalid answer", str(problem)) from problem
         return value if self.column.kind == "object" else {"value": value}
+
+    def problem(self, text: str) -> RowError | None:
+        """What is wrong with a complete answer, if anything is."""
+        try:
+            self.values(text)
+        except RowError as error:
+            return error
+        return None
+
+    def _valid(self, text: str) -> Any:
+        try:
+            value = read_json(text)
+        except ValueError as problem:
+            raise RowError("invalid JSON", str(problem)) from problem
+        if self.check is not None and (wrong := self.check.problem(value)):
+            raise RowError("invalid answer", wrong)
+        return value
 
 
 def read_structure(conf: StructureConf, own: StructureConf, folders: list[Path]) -> Structure | None:
@@ -87,19 +128,55 @@ def read_structure(conf: StructureConf, own: StructureConf, folders: list[Path])
 
 
 def _schema(key: str, value: Any, folders: list[Path]) -> Structure:
-    schema = _load(key, value, folders) if isinstance(value, str) else value
-    if not isinstance(schema, dict) or schema.keys().isdisjoint(_KEYWORDS):
-        raise UserError(
-            key, "it must be a JSON Schema such as {type: object, properties: ...}, or the name of its file"
-        )
-    for path, node in _nodes(schema):
-        _check_node(f"{key}{path}", node)
-    schema = json.loads(json.dumps(schema))
-    closed = _closed(schema, not _mixes(schema))
-    body = f"body: %json {json.dumps({**closed, 'x-guidance': _STYLE})}"
+    if isinstance(value, str):
+        return structure_of(key, read_schema_file(key, value, folders))
+    for path, node in subschemas(value):
+        _check_yaml(f"{key}{path}", node)
+    return structure_of(key, value)
+
+
+def structure_of(key: str, given: Any) -> Structure:
+    """The structure of a schema as JSON gives it; UserError that blames ``key``."""
+    if not isinstance(given, dict) or not given:
+        raise UserError(key, _LIKE)
+    for path, node in subschemas(given):
+        _check_names(f"{key}{path}", node)
+    if given.keys().isdisjoint(_KEYWORDS):
+        raise UserError(f"{key}.{next(iter(given))}", f"it is not a keyword of JSON Schema: {_LIKE}")
+    schema = modern(json.loads(json.dumps(given)))
+    _check_schema(key, schema)
+    body, wider = _schema_body(schema)
     if problem := _problem(body):
         raise UserError(key, _where(problem, schema))
-    return Structure(body, column_of(schema, schema))
+    return Structure(body, column_of(schema, schema), check=SchemaCheck(schema), notes=tuple(_notes(key, wider)))
+
+
+def _notes(key: str, wider: list[tuple[str, str]]) -> Iterator[str]:
+    """What grammars do not follow."""
+    if formats := [text for word, text in dict.fromkeys(wider) if word == "format"]:
+        yield f"{key}: any text will do where the format is {' or '.join(formats)}"
+    for word, text in dict.fromkeys(wider):
+        if word != "format":
+            yield f"{key}: {word}={text} is checked when an answer is complete; one that breaks it is asked for again"
+
+
+_LIKE = "it must be a JSON Schema such as {type: object, properties: ...}, or the name of its file"
+
+
+def _schema_body(schema: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """The rule for a schema's answers, and the keywords that it does not follow."""
+    narrowing = Narrowing(schema, _is_known)
+    narrow = narrowing.schema()
+    body = f"body: %json {json.dumps({**narrow, 'x-guidance': _STYLE})}"
+    if "oneOf" in body and _problem(body):  # alternatives that may overlap
+        body = f"body: %json {json.dumps({**narrow, 'x-guidance': {**_STYLE, 'coerce_one_of': True}})}"
+    return body, narrowing.wider
+
+
+@lru_cache(maxsize=256)
+def _is_known(form: str) -> bool:
+    """Whether grammars know a format."""
+    return _problem(f"body: %json {json.dumps({'type': 'string', 'format': form})}") is None
 
 
 def _regex(key: str, value: str, _: list[Path]) -> Structure:
@@ -124,48 +201,46 @@ def _choices(key: str, value: list[Any], _: list[Path]) -> Structure:
 _READERS: dict[str, Any] = {"schema": _schema, "regex": _regex, "choices": _choices}
 
 
-def _load(key: str, name: str, folders: list[Path]) -> Any:
-    found = [folder / name for folder in folders if (folder / name).is_file()]
-    if not found:
-        raise UserError(key, f"there is no such file in {' or '.join(map(str, folders))}", value=name)
-    try:
-        return yaml.safe_load(found[0].read_text(encoding="utf-8"))  # JSON is YAML
-    except (OSError, ValueError, yaml.YAMLError) as problem:
-        first = str(problem).splitlines()[0]
-        raise UserError(key, f"{found[0]} is neither JSON nor YAML: {first}", value=name) from problem
+def _check_yaml(where: str, node: dict[Any, Any]) -> None:
+    """Refuse what a configuration, which is YAML, may have taken for something else."""
+    values = node.get("enum")
+    if isinstance(values, list) and node.get("type") != "boolean" and any(isinstance(one, bool) for one in values):
+        raise UserError(f"{where}.enum", "YAML reads yes, no, on and off as true and false; put them in quotes")
 
 
-def _nodes(schema: Any, path: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
-    """Every subschema and its path."""
-    if not isinstance(schema, dict):
-        return
-    yield path, schema
-    for word in ("items", "additionalProperties", "not"):
-        yield from _nodes(schema.get(word), f"{path}.{word}")
-    for word in ("properties", "patternProperties", "$defs", "definitions"):
-        for name, one in _as(dict, schema.get(word)).items():
-            yield from _nodes(one, f"{path}.{word}.{name}")
-    for word in ("anyOf", "allOf", "oneOf", "prefixItems"):
-        for number, one in enumerate(_as(list, schema.get(word))):
-            yield from _nodes(one, f"{path}.{word}[{number}]")
-
-
-def _as(kind: type, value: Any) -> Any:
-    return value if isinstance(value, kind) else kind()
-
-
-def _check_node(where: str, node: dict[Any, Any]) -> None:
-    """Refuse what YAML took for something else, and misspelt keywords, which JSON Schema ignores silently."""
+def _check_names(where: str, node: dict[Any, Any]) -> None:
+    """Refuse names that YAML took for something else, and misspelt keywords, which JSON Schema ignores silently."""
     for name in (*node, *(node["properties"] if isinstance(node.get("properties"), dict) else ())):
         if not isinstance(name, str):
             raise UserError(where, f"YAML reads a name as {name!r}; put it in quotes")
-    values = node.get("enum")
-    if values is not None and node.get("type") != "boolean" and any(isinstance(one, bool) for one in values):
-        raise UserError(f"{where}.enum", "YAML reads yes, no, on and off as true and false; put them in quotes")
     for word in node:
         close = get_close_matches(word, _KEYWORDS, n=1, cutoff=0.8)
         if word not in _KEYWORDS and close:
             raise UserError(f"{where}.{word}", f"it is not a keyword of JSON Schema (did you mean {close[0]!r}?)")
+
+
+def _check_schema(key: str, schema: dict[str, Any]) -> None:
+    """Refuse values that JSON Schema does not allow, those of annotations aside, and those too much for a grammar."""
+    for path, node in subschemas(schema):
+        plain = {word: value for word, value in node.items() if word in (*_FOLLOWED, *_NOT_FOLLOWED)}
+        if found := schema_problem(plain):
+            place = ".".join([f"{path}.{found[0][0]}".lstrip(".") if found[0] else path, *map(str, found[0][1:])])
+            raise UserError(key, f"the keyword {place}: {_said(node, found)}")
+        try:
+            for text in (node.get("pattern", ""), *node.get("patternProperties", ())):
+                pattern(text)
+        except ValueError as problem:
+            raise UserError(key, f"the keyword {f'{path}.pattern'.lstrip('.')}: {problem}") from problem
+        digits = Decimal(str(node.get("multipleOf", 1))).normalize().as_tuple().digits
+        if len(digits) > _MOST_DIGITS:
+            place = f"{path}.multipleOf".lstrip(".")
+            raise UserError(key, f"the keyword {place}: it may have {_MOST_DIGITS} significant digits")
+
+
+def _said(node: dict[str, Any], found: tuple[list[Any], str]) -> str:
+    if found[0][:1] == ["type"]:
+        return f"{node['type']!r} is none of {', '.join(_TYPES)}"
+    return found[1]
 
 
 def _problem(body: str) -> str | None:
@@ -181,57 +256,18 @@ def _problem(body: str) -> str | None:
 
 
 def _where(problem: str, schema: dict[str, Any]) -> str:
-    """The problem, after the place of the keyword that it names."""
-    named = re.search(r'Unimplemented keys: \["([^"]+)"', problem)
-    word = named[1] if named else "oneOf" if "oneOf" in problem else None
-    place = next((path for path, node in _nodes(schema) if word in node), None)
-    if word is None or place is None:
-        at = next((f"{path}.{word}".lstrip(".") for path, word, value in _texts(schema) if value in problem), None)
-        return f"the keyword {at}: {problem}" if at else f"this schema is not supported: {problem}"
-    return f"the keyword {f'{place}.{word}'.lstrip('.')} is not supported"
+    """The problem, after the place of the keyword that makes it: the innermost subschema that has it, too."""
+    shared: dict[str, Any] = {word: schema[word] for word in ("$defs", "definitions", "components") if word in schema}
 
+    def problem_of(node: dict[str, Any]) -> str | None:
+        return _problem(_schema_body({**shared, **node})[0])
 
-def _texts(schema: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Keywords whose value may be what is wrong: path, keyword, value."""
-    for path, node in _nodes(schema):
-        for word in ("format", "pattern", "$ref", "type"):
-            if isinstance(node.get(word), str) and (word != "type" or node[word] not in _TYPES):
-                yield path, word, node[word]
-
-
-def _mixes(schema: dict[str, Any]) -> bool:
-    """Whether objects combine several subschemas: each must then allow the others' properties."""
-    words = ("anyOf", "oneOf", "$ref")
-    return any(
-        "allOf" in node or ("properties" in node and any(w in node for w in words)) for _, node in _nodes(schema)
-    )
-
-
-def _kinds(schema: dict[str, Any]) -> set[str]:
-    kinds = schema.get("type", [])
-    return {kinds} if isinstance(kinds, str) else set(kinds)
-
-
-def _closed(schema: Any, close: bool) -> Any:
-    """The schema, narrowed where it says nothing: objects have only the properties they name, integers 53 bits."""
-    if isinstance(schema, list):
-        return [_closed(one, close) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    narrow = dict(schema)
-    for word in ("items", "additionalProperties", "anyOf", "allOf", "oneOf", "prefixItems"):
-        if word in schema:
-            narrow[word] = _closed(schema[word], close)
-    for word in ("properties", "patternProperties", "$defs", "definitions"):
-        if isinstance(schema.get(word), dict):
-            narrow[word] = {name: _closed(one, close) for name, one in schema[word].items()}
-    if {"properties", "items"} & schema.keys() and not {"type", "enum", "const"} & schema.keys():
-        narrow["type"] = "object" if "properties" in schema else "array"
-    if close and "properties" in schema and "patternProperties" not in schema:
-        narrow.setdefault("additionalProperties", False)
-    if _kinds(schema) >= {"integer"} and "number" not in _kinds(schema) and not {"enum", "const"} & schema.keys():
-        if "exclusiveMinimum" not in schema:
-            narrow.setdefault("minimum", -_SAFE)
-        if "exclusiveMaximum" not in schema:
-            narrow.setdefault("maximum", _SAFE)
-    return narrow
+    for path, node in sorted(subschemas(schema), key=lambda found: -found[0].count(".")):
+        if inner := problem_of(node):
+            words = (word for word in node if word not in shared)
+            word = next((one for one in words if not problem_of({k: v for k, v in node.items() if k != one})), None)
+            place = f"{path}.{word or ''}".strip(".")
+            if word in _NOT_FOLLOWED:
+                return f"the keyword {place} is not supported"
+            return f"the keyword {place}: {inner}" if place else f"this schema is not supported: {inner}"
+    return f"this schema is not supported: {problem}"

@@ -1,0 +1,126 @@
+"""A JSON Schema as Arrow types: what each property becomes in the output.
+
+Objects become structs, arrays lists, enums of texts dictionary-encoded strings. What no single type holds (objects
+without named properties, alternatives of different types, schemas that contain themselves, integers beyond 64 bits)
+stays JSON text: no file format that is in use has a union. Dates and times stay texts as the schema has them, offset
+and all.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from runner.text.schema.narrow import LONG, fits_long
+from runner.text.schema.nodes import implied_type, target
+
+_PLAIN = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
+_PLAIN |= {"enum": pa.dictionary(pa.int32(), pa.string()), "null": pa.null(), "json": pa.string()}
+_OF_VALUE = {str: "enum", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+_NUMBERS, _TEXTS = {"integer", "number"}, {"enum", "string"}
+_NARROWEST = ("integer", "enum")  # of two kinds that a value has at once
+
+
+@dataclass(frozen=True)
+class Column:
+    """A value's type: ``kind`` is a JSON type, ``enum`` (of texts) or ``json`` (any value, kept as text)."""
+
+    kind: str
+    fields: dict[str, Column] = field(default_factory=dict)
+    inner: Column | None = None
+
+    @property
+    def type(self) -> pa.DataType:
+        if self.kind == "object":
+            return pa.struct([(name, column.type) for name, column in self.fields.items()])
+        return pa.list_(self.inner.type) if self.inner else _PLAIN[self.kind]
+
+    def value(self, value: Any) -> Any:
+        """A parsed JSON value as the column stores it; properties that the schema does not name are left out."""
+        if self.kind == "json" and value is not None:
+            return json.dumps(value, ensure_ascii=False)
+        if self.kind == "object" and isinstance(value, dict):
+            return {name: column.value(value.get(name)) for name, column in self.fields.items()}
+        if self.inner and isinstance(value, list):
+            return [self.inner.value(one) for one in value]
+        return float(value) if self.kind == "number" and value is not None else value
+
+
+_ANY = Column("json")
+
+
+def column_of(schema: Any, root: dict[str, Any], seen: tuple[str, ...] = ()) -> Column:
+    """The column of a subschema of ``root``, which is of draft 2020-12."""
+    if not isinstance(schema, dict):
+        return _ANY
+    if "enum" in schema or "const" in schema:
+        return _union([_of_value(value) for value in schema.get("enum", [schema.get("const")])])
+    said = [_referred(schema["$ref"], root, seen)] if "$ref" in schema else []
+    said += [column_of(one, root, seen) for one in schema.get("allOf", ())]
+    said += [
+        _union([column_of(one, root, seen) for one in schema[word]]) for word in ("anyOf", "oneOf") if word in schema
+    ]
+    kinds = schema.get("type", implied_type(schema) or ([] if said else "json"))
+    if own := [_typed(kind, schema, root, seen) for kind in ([kinds] if isinstance(kinds, str) else kinds)]:
+        said.append(_union(own))
+    return _both(said)
+
+
+def _of_value(value: Any) -> Column:
+    is_long = isinstance(value, int) and not LONG[0] <= value <= LONG[1]
+    return _ANY if is_long else Column(_OF_VALUE.get(type(value), "json"))
+
+
+def _typed(kind: str, schema: dict[str, Any], root: dict[str, Any], seen: tuple[str, ...]) -> Column:
+    if kind == "object":
+        named = schema.get("properties") or {}
+        if not {"additionalProperties", "patternProperties"} & schema.keys():
+            named = {**named, **{name: {} for name in schema.get("required", ()) if name not in named}}
+        fields = {str(name): column_of(one, root, seen) for name, one in named.items()}
+        return Column("object", fields) if fields else _ANY
+    if kind == "array":
+        rest = schema.get("items", not schema.get("prefixItems"))
+        inside = [*schema.get("prefixItems", ()), *([] if rest is False else [rest])]
+        return Column("array", inner=_union([column_of(one, root, seen) for one in inside] or [_ANY]))
+    if kind == "integer" and not fits_long(schema):
+        return _ANY
+    return Column(kind if kind in _PLAIN else "json")
+
+
+def _referred(pointer: str, root: dict[str, Any], seen: tuple[str, ...]) -> Column:
+    return _ANY if pointer in seen else column_of(target(pointer, root), root, (*seen, pointer))
+
+
+def _union(columns: list[Column]) -> Column:
+    """The column that holds the values of all of these."""
+    some = [column for column in columns if column.kind != "null"] or columns[:1] or [_ANY]
+    kinds = {column.kind for column in some}
+    if len(kinds) > 1:
+        return Column("number" if kinds <= _NUMBERS else "string" if kinds <= _TEXTS else "json")
+    if kinds == {"object"}:
+        return _objects(some, _union)
+    if kinds == {"array"}:
+        return Column("array", inner=_union([column.inner for column in some if column.inner]))
+    return some[0]
+
+
+def _both(columns: list[Column]) -> Column:
+    """The column of values that are what each of these says."""
+    some = [column for column in columns if column.kind != "json"] or columns[:1] or [_ANY]
+    kinds = {column.kind for column in some}
+    if kinds == {"object"}:
+        return _objects(some, _both)
+    if kinds == {"array"}:
+        return Column("array", inner=_both([column.inner for column in some if column.inner]))
+    return next((one for kind in _NARROWEST for one in some if one.kind == kind), some[0])
+
+
+def _objects(columns: list[Column], combined: Any) -> Column:
+    named: dict[str, list[Column]] = {}
+    for column in columns:
+        for name, one in column.fields.items():
+            named.setdefault(name, []).append(one)
+    return Column("object", {name: combined(same) for name, same in named.items()})

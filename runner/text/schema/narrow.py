@@ -1,0 +1,206 @@
+"""A JSON Schema as grammars take it: narrowed where it says nothing, wider where grammars cannot follow.
+
+Where it says nothing, objects have no other properties than those named, tuples no further items, and integers fit
+into 53 bits. What is wider (``uniqueItems``, look-around in patterns, formats that are not known) is left to the check
+of the whole answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runner.text.schema.nodes import components, implied_type, kinds, target
+
+SAFE = 2**53 - 1  # the integers that every JSON reader takes exactly (RFC 8259, section 6)
+LONG = (-(2**63), 2**63 - 1)  # those of an Arrow column
+_SHAPE = {"properties", "patternProperties", "additionalProperties", "required"}  # keywords about an object's names
+_CHOICES = ("anyOf", "oneOf")
+_SHARED = ("$schema", "$defs", "definitions", "components")
+_DEFINED = ("$defs", "definitions")
+_BOUNDS: tuple[tuple[str, Callable[[list[Any]], Any]], ...] = (("minimum", max), ("maximum", min))
+_LOOK = re.compile(r"\?<?[=!]")
+_ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+
+
+class Narrowing:
+    """``root``: a schema of draft 2020-12. ``is_known`` tells whether grammars know a format.
+
+    An object whose properties several subschemas name (``allOf``, alternatives beside ``properties``) is closed as a
+    whole; each of its parts then allows the others' properties.
+    """
+
+    def __init__(self, root: dict[str, Any], is_known: Callable[[str], bool]) -> None:
+        self.root = root
+        self.is_known = is_known
+        self.wider: list[tuple[str, str]] = []  # keyword and value that grammars do not follow
+        self._open: dict[str, str] = {}  # pointers and the names of their copies that allow other properties
+        self._copies: dict[str, Any] = {}
+
+    def schema(self) -> dict[str, Any]:
+        """The root, narrowed."""
+        made = dict(self.node(self.root))
+        if self._copies:
+            made["$defs"] = {**made.get("$defs", {}), **self._copies}
+        return made
+
+    def node(self, schema: Any, open: bool = False) -> Any:
+        """A subschema; ``open``: it is part of an object that others describe, too."""
+        if not isinstance(schema, dict):
+            return schema
+        if not open and self._is_mixed(schema):
+            return self._mixed(schema)
+        made = self._inner(schema, open)
+        if (kind := implied_type(schema)) is not None:
+            made["type"] = kind
+        if "prefixItems" in schema and not {"items", "unevaluatedItems"} & schema.keys():
+            made["items"] = False
+        if not open and {"properties", "patternProperties", "required"} & schema.keys():
+            made.setdefault("additionalProperties", False)
+            _add_required(schema, made)
+        return _bounded(schema, made)
+
+    def _inner(self, schema: dict[str, Any], open: bool) -> dict[str, Any]:
+        made = dict(schema)
+        for word in ("items", "additionalProperties"):
+            if word in schema:
+                made[word] = self.node(schema[word])
+        for word in ("properties", "patternProperties", *_DEFINED):
+            if isinstance(schema.get(word), dict):
+                made[word] = {name: self.node(one) for name, one in schema[word].items()}
+        for word in ("anyOf", "oneOf", "allOf"):
+            if isinstance(schema.get(word), list):
+                made[word] = [self.node(one, open) for one in schema[word]]
+        if isinstance(schema.get("prefixItems"), list):
+            made["prefixItems"] = [self.node(one) for one in schema["prefixItems"]]
+        if isinstance(shared := components(schema), dict):
+            made["components"] = {"schemas": {name: self.node(one) for name, one in shared.items()}}
+        if open and isinstance(schema.get("$ref"), str):
+            made["$ref"] = self._opened(schema["$ref"])
+        return self._widened(made)
+
+    def _widened(self, made: dict[str, Any]) -> dict[str, Any]:
+        """Without what grammars cannot follow."""
+        if isinstance(form := made.get("format"), str) and not self.is_known(form):
+            self.wider.append(("format", form))
+            del made["format"]
+        if made.get("uniqueItems") is True:
+            self.wider.append(("uniqueItems", "true"))
+        if isinstance(made.get("uniqueItems"), bool):
+            del made["uniqueItems"]
+        if isinstance(text := made.get("pattern"), str) and (plain := without_assertions(text)) != text:
+            self.wider.append(("pattern", text))
+            made["pattern"] = plain
+        return made
+
+    def _is_mixed(self, schema: dict[str, Any]) -> bool:
+        parts = schema.get("allOf")
+        beside = [word for word in ("$ref", *_CHOICES) if word in schema]
+        if isinstance(parts, list) and len(parts) > 1:
+            return True
+        return bool(_SHAPE & schema.keys() and (beside or parts)) or bool(parts and beside)
+
+    def _mixed(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """An object that several subschemas describe: the alternatives outside, each with all that is said of it."""
+        word = next((one for one in _CHOICES if isinstance(schema.get(one), list)), None)
+        if word is not None:
+            shared = {one: schema[one] for one in schema if one in _SHARED}
+            rest = {one: value for one, value in schema.items() if one != word and one not in shared}
+            if not self._names(rest):
+                return self._inner(schema, True)
+            made = self._inner(shared, False)
+            return {**made, "anyOf": [self._mixed({"allOf": [rest, one]}) for one in schema[word]]}
+        names = self._names(schema)
+        made = self._inner(schema, True)
+        if (kind := implied_type(schema)) is not None:
+            made["type"] = kind
+        if names and "additionalProperties" not in schema:
+            own = made.get("properties", {})
+            made["properties"] = {**own, **{name: {} for name in names if name not in own}}
+            made["additionalProperties"] = False
+        return _bounded(schema, made)
+
+    def _names(self, schema: Any, seen: tuple[str, ...] = ()) -> list[str] | None:
+        """The properties that a subschema names; None where others are allowed in so many words."""
+        if not isinstance(schema, dict):
+            return []
+        if "patternProperties" in schema or schema.get("additionalProperties", False) is not False:
+            return None
+        found = [*schema.get("properties", {}), *schema.get("required", ())]
+        parts = [one for word in ("allOf", *_CHOICES) for one in schema.get(word, ())]
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference not in seen:
+            seen = (*seen, reference)
+            parts.append(target(reference, self.root))
+        for part in parts:
+            names = self._names(part, seen)
+            if names is None:
+                return None
+            found += names
+        return list(dict.fromkeys(found))
+
+    def _opened(self, pointer: str) -> str:
+        """The pointer of a copy that allows other properties."""
+        place = target(pointer, self.root)
+        if not isinstance(place, dict):
+            return pointer
+        if pointer not in self._open:
+            name = self._open[pointer] = f"open-{len(self._open) + 1}"
+            self._copies[name] = {}
+            inner = {one: value for one, value in place.items() if place is not self.root or one not in _SHARED}
+            self._copies[name] = self.node(inner, True)
+        return f"#/$defs/{self._open[pointer]}"
+
+
+def _add_required(schema: Mapping[str, Any], made: dict[str, Any]) -> None:
+    """Required properties that the schema does not describe may be anything, where it does not forbid them."""
+    if {"additionalProperties", "patternProperties"} & schema.keys():
+        return
+    own = schema.get("properties", {})
+    missing: dict[str, Any] = {name: {} for name in schema.get("required", ()) if name not in own}
+    if missing:
+        made["properties"] = {**made.get("properties", {}), **missing}
+
+
+def _bounded(schema: Mapping[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """Integers of 53 bits where the schema says nothing, of 64 where it says more."""
+    if "integer" not in kinds(schema) or "number" in kinds(schema) or {"enum", "const"} & schema.keys():
+        return made
+    low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
+    high = schema.get("maximum", schema.get("exclusiveMaximum", 0))
+    if "exclusiveMinimum" not in schema:
+        made.setdefault("minimum", -SAFE if high >= -SAFE else LONG[0])
+    if "exclusiveMaximum" not in schema:
+        made.setdefault("maximum", SAFE if low <= SAFE else LONG[1])
+    if fits_long(schema):
+        for (word, nearer), end in zip(_BOUNDS, LONG, strict=True):
+            given = [schema[one] for one in (word, f"exclusive{word.capitalize()}") if one in schema]
+            if given and nearer([*given, end]) == end:
+                made[word] = end
+    return made
+
+
+def fits_long(schema: Mapping[str, Any]) -> bool:
+    """Whether a column of 64 bits holds some of an integer schema's values."""
+    low = max(schema.get("minimum", LONG[0]), schema.get("exclusiveMinimum", LONG[0] - 1))
+    high = min(schema.get("maximum", LONG[1]), schema.get("exclusiveMaximum", LONG[1] + 1))
+    return bool(low <= LONG[1] and high >= LONG[0])
+
+
+def without_assertions(pattern: str) -> str:
+    """The pattern without look-around and word boundaries: what matches it is found by this one, too."""
+    kept: list[str] = []
+    depth: list[bool] = []  # of the groups that are open: whether they are left out
+    at = 0
+    while at < len(pattern):
+        found = _ATOM.match(pattern, at)
+        assert found is not None
+        atom, at = found[0], found.end()
+        if atom == "(":
+            depth.append(bool(_LOOK.match(pattern, at)) or any(depth))
+        if not any(depth) and atom not in (r"\b", r"\B"):
+            kept.append(atom)
+        if atom == ")" and depth:
+            depth.pop()
+    return "".join(kept)

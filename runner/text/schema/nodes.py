@@ -1,0 +1,77 @@
+"""The parts of a JSON Schema: its subschemas, what they refer to, what a keyword says of the type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+ONE = (  # keywords that hold a subschema,
+    *("items", "additionalProperties", "propertyNames", "not", "contains", "if", "then", "else"),
+    *("unevaluatedItems", "unevaluatedProperties", "additionalItems"),
+)
+NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # some by name,
+LISTED = ("anyOf", "allOf", "oneOf", "prefixItems")  # some in a row
+
+_FAMILIES = {
+    "object": "properties patternProperties additionalProperties required minProperties maxProperties propertyNames",
+    "array": "items prefixItems minItems maxItems uniqueItems contains",
+    "string": "pattern minLength maxLength format",
+    "number": "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf",
+}
+_FAMILY = {word: kind for kind, words in _FAMILIES.items() for word in words.split()}
+_SAID = {"type", "enum", "const", "$ref", "anyOf", "allOf", "oneOf", "not", "if"}
+
+
+def subschemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
+    """Every subschema and its path."""
+    if not isinstance(schema, dict):
+        return
+    yield path, schema
+    for word, one in schema.items():
+        if word in ONE:
+            yield from subschemas(one, f"{path}.{word}")
+        if word in NAMED and isinstance(one, dict):
+            for name, part in one.items():
+                yield from subschemas(part, f"{path}.{word}.{name}")
+        if (word in LISTED or word == "items") and isinstance(one, list):
+            for number, part in enumerate(one):
+                yield from subschemas(part, f"{path}.{word}[{number}]")
+    if isinstance(shared := components(schema), dict):
+        for name, part in shared.items():
+            yield from subschemas(part, f"{path}.components.schemas.{name}")
+
+
+def components(schema: Mapping[Any, Any]) -> Any:
+    """The schemas of an OpenAPI document."""
+    found = schema.get("components")
+    return found.get("schemas") if isinstance(found, dict) else None
+
+
+def target(pointer: str, root: Any) -> Any:
+    """What ``#/a/b`` refers to; None if there is no such place."""
+    place = root if pointer.startswith("#") else None
+    for part in unquote(pointer).lstrip("#").strip("/").split("/") if pointer not in ("#", "#/") else ():
+        part = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(place, list):
+            place = place[int(part)] if part.isdigit() and int(part) < len(place) else None
+        else:
+            place = place.get(part) if isinstance(place, dict) else None
+    return place
+
+
+def kinds(schema: Mapping[Any, Any]) -> set[str]:
+    """The types that it names."""
+    named = schema.get("type", [])
+    return {named} if isinstance(named, str) else set(named)
+
+
+def implied_type(schema: Mapping[Any, Any]) -> str | None:
+    """The one type that its keywords are about, where it names none."""
+    for word, kind in (("properties", "object"), ("items", "array")):
+        if word in schema and not {"type", "enum", "const"} & schema.keys():
+            return kind
+    if _SAID & schema.keys():
+        return None
+    families = {_FAMILY[word] for word in schema if word in _FAMILY}
+    return next(iter(families)) if len(families) == 1 else None
