@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+from runner.patterns import pattern
+from runner.text.schema.check import SchemaCheck, read_json, schema_problem
+from runner.text.schema.dialects import modern
 from runner.text.templates import Template
 from runner.types import Request, Row, UserError
 
@@ -66,13 +68,13 @@ class Deny:
 
     def __post_init__(self) -> None:
         try:
-            self._compiled = [re.compile(pattern) for pattern in self.patterns]
-        except (re.error, TypeError) as error:
+            self._compiled = [pattern(text) for text in self.patterns]
+        except (ValueError, TypeError) as error:
             raise UserError("patterns", str(error), value=self.patterns) from error
 
     def reason(self, draft: Draft) -> str | None:
         """See Filter."""
-        found = (pattern.search(draft.text) for pattern in self._compiled)
+        found = (one.search(draft.text) for one in self._compiled)
         return next((f"contains {match[0]!r:.60}" for match in found if match), None)
 
 
@@ -84,24 +86,18 @@ class Schema:
 
     def __post_init__(self) -> None:
         _need("jsonschema", "jsonschema")
-        from jsonschema import SchemaError
-        from jsonschema.validators import validator_for
-
-        try:
-            validator = validator_for(self.schema)
-            validator.check_schema(self.schema)
-        except SchemaError as error:
-            raise UserError("schema", f"it is not a JSON Schema: {error.message}") from error
-        self._validator = validator(self.schema)
+        schema = modern(self.schema)
+        if problem := schema_problem(schema):
+            raise UserError("schema", f"it is not a JSON Schema: {problem[1]}")
+        self._check = SchemaCheck(schema)
 
     def reason(self, draft: Draft) -> str | None:
         """See Filter."""
         try:
-            value = json.loads(draft.text)
-        except (ValueError, RecursionError) as error:
+            value = read_json(draft.text)
+        except ValueError as error:
             return f"not JSON ({error})"
-        problems = self._validator.iter_errors(value)
-        return next((f"{problem.json_path}: {problem.message:.120}" for problem in problems), None)
+        return self._check.problem(value)
 
 
 @dataclass
