@@ -41,7 +41,8 @@ class Scored(NamedTuple):
 class Generation:
     """The engine's answer to one sequence; see Completion for the fields. ``tokens`` excludes the end token.
 
-    ``scored`` has an entry for each of ``tokens`` if the sequence has ``top_logprobs``.
+    ``scored`` has an entry for each of ``tokens`` if the sequence has ``top_logprobs``. ``seat``: which one of a fleet
+    computed it.
     """
 
     key: tuple[int, int]
@@ -52,6 +53,7 @@ class Generation:
     mean_logprob: float | None = None
     error: str | None = None
     scored: tuple[Scored, ...] | None = None
+    seat: int | None = None
 
 
 class Costs(NamedTuple):
@@ -66,11 +68,15 @@ class Costs(NamedTuple):
 
 
 class Gauge(NamedTuple):
-    """What an engine uses: sequences in its latest step, how many it can hold, bytes of memory; None: not known."""
+    """What an engine uses: sequences in its latest step, how many it can hold, bytes of memory; None: not known.
+
+    ``seats``: of a fleet, how many answers each has given.
+    """
 
     slots: int | None = None
     slots_total: int | None = None
     memory_bytes: int | None = None
+    seats: dict[str, int] | None = None
 
 
 @dataclass

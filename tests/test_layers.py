@@ -19,6 +19,7 @@ ROOMS = [
     *(
         "runner.checkpoint",
         "runner.night",
+        "runner.fleet",
         "runner.results",
         "runner.runs",
         "runner.report",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner.checkpoint.conf import CheckpointConf
+from runner.checkpoint.database import CheckpointConf
 from runner.data.conf import DatasetConf
 from runner.engine.conf import EngineConf
 from runner.keys import key

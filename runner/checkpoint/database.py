@@ -6,6 +6,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -25,22 +26,24 @@ from runner.disk import (
     sync_folder,
     write_json,
 )
+from runner.keys import key
 from runner.types import EXIT_CANNOT_RUN, UserError
 
 DATABASE = "run.db"
 IDENTITY = "identity.json"  # a copy of the one in the checkpoint, in case that is damaged
-SCHEMA_VERSION = 7
+SCHEMA_VERSION, OLDER_VERSION = 8, 7  # the older one had no seats
 
+_SEATS = "CREATE TABLE seats (seat INTEGER PRIMARY KEY, session INTEGER, name TEXT, facts TEXT)"
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE run (identity TEXT NOT NULL, crc INTEGER);
 CREATE TABLE sessions (session INTEGER PRIMARY KEY, started REAL, pid INTEGER, provenance TEXT, ended REAL, why TEXT);
 CREATE TABLE progress (session INTEGER, time REAL, elapsed_s REAL, finished INTEGER, errors INTEGER,
     prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, shards INTEGER, memory_bytes INTEGER,
-    slots INTEGER, slots_total INTEGER);
+    slots INTEGER, slots_total INTEGER, seats TEXT);
 CREATE TABLE prelude (found TEXT NOT NULL, crc INTEGER);
 CREATE TABLE latest (row INTEGER, error TEXT, body TEXT);
-CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, crc INTEGER,
+CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, crc INTEGER, seat INTEGER,
     PRIMARY KEY (row, number));
 CREATE TABLE digests (digest BLOB PRIMARY KEY, row INTEGER, number INTEGER) WITHOUT ROWID;
 CREATE TABLE digested (upto INTEGER NOT NULL, crc INTEGER);
@@ -52,10 +55,32 @@ CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows INTEGER, file TEXT, bytes I
 CREATE TABLE deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TEXT, crc INTEGER);
 CREATE TABLE rejected (attempt INTEGER PRIMARY KEY, reason TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER,
     completion_tokens INTEGER, body TEXT NOT NULL, crc INTEGER);
+{_SEATS};
 PRAGMA user_version = {SCHEMA_VERSION};
+"""
+_BACK = "ALTER TABLE progress DROP COLUMN seats; ALTER TABLE completions DROP COLUMN seat; DROP TABLE seats;"
+_FORWARD = f"""
+BEGIN;
+ALTER TABLE progress ADD COLUMN seats TEXT;
+ALTER TABLE completions ADD COLUMN seat INTEGER;
+{_SEATS};
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
 """
 _VERIFIED = ("run", "prelude", "digested", "shards", "deaths", "rejected")  # small tables whose rows decide something
 _VARIABLES = 500  # bound parameters of one statement
+
+
+@dataclass
+class CheckpointConf:
+    """How safely answers are stored.
+
+    Attributes:
+        durability: what a power cut may take: with process the answers of the last second, which are computed again;
+            with power none, for every commit waits for the disk. No death of a process takes any.
+    """
+
+    durability: str = key("process", among=("process", "power"))
 
 
 def create_if_new(run_dir: Path, identity: Mapping[str, Any]) -> None:
@@ -186,6 +211,8 @@ def check(connection: sqlite3.Connection, run_dir: Path, identity: Mapping[str, 
     """
     if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
         raise damaged(run_dir, " ".join(found.split()))
+    if _version(connection) == OLDER_VERSION and _tables(connection) == _expected(OLDER_VERSION):
+        connection.executescript(_FORWARD)
     if _tables(connection) != _expected():
         raise damaged(run_dir, "its tables are not those that were written")
     for table in _VERIFIED:
@@ -206,15 +233,17 @@ def _tables(connection: sqlite3.Connection) -> list[tuple[str, str | None]]:
     return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
 
 
-def _expected() -> list[tuple[str, str | None]]:
+@cache
+def _expected(version: int = SCHEMA_VERSION) -> list[tuple[str, str | None]]:
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
         fresh.executescript(_SCHEMA)
+        if version == OLDER_VERSION:
+            fresh.executescript(_BACK)
         return _tables(fresh)
 
 
-@cache
-def _table_names() -> frozenset[str]:
-    return frozenset(name for name, _ in _expected())
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def read_identity(connection: sqlite3.Connection) -> dict[str, Any]:
@@ -249,9 +278,9 @@ def conditions(column: str, values: Iterable[Any]) -> Iterator[tuple[str, tuple[
 
 def check_version(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether the checkpoint has its tables (False: the file is new). UserError if another version made it."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = _version(connection)
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if version != SCHEMA_VERSION and (version or tables):
+    if version not in (SCHEMA_VERSION, OLDER_VERSION) and (version or tables):
         raise UserError(
             f"{path} has checkpoint version {version}, but this rowmill reads version {SCHEMA_VERSION}: use another "
             f"run_name or, if this rowmill wrote it, `rowmill repair {path.parent}`"
@@ -293,6 +322,7 @@ def open_read_only(run_dir: Path, *, live: bool) -> Iterator[sqlite3.Connection]
             if (run_dir / IDENTITY).exists():
                 raise damaged(run_dir, "it is empty")
             raise UserError(f"{path} is empty: the run never started")
-        if missing := _table_names() - {name for name, _ in _tables(connection)}:
+        expected = {name for name, _ in _expected(_version(connection))}
+        if missing := expected - {name for name, _ in _tables(connection)}:
             raise damaged(run_dir, f"it has no table {min(missing)}")
         yield connection

@@ -18,7 +18,7 @@ MOST = 2000  # marks kept of a run, beside the last of each session
 LATEST, LATEST_CHARS = 10, 1000  # finished rows kept to look at, characters of a column
 _COLUMNS = (
     *("session", "time", "elapsed_s", "finished", "errors", "prompt_tokens", "cached_tokens", "completion_tokens"),
-    *("shards", "memory_bytes", "slots", "slots_total"),
+    *("shards", "memory_bytes", "slots", "slots_total", "seats"),
 )
 _INSERT = f"INSERT INTO progress ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _UPDATE = f"UPDATE progress SET {', '.join(f'{name} = ?' for name in _COLUMNS)} WHERE rowid = ?"
@@ -49,7 +49,7 @@ class Marks:
         self._count = connection.execute("SELECT count(*) FROM progress").fetchone()[0]
         self._limit = max(MOST, 2 * self._count)
         self._latest: deque[Staged] = deque(maxlen=LATEST)
-        self._measured: tuple[int | None, ...] = (None, None, None)  # memory, slots in use, all slots
+        self._measured: tuple[Any, ...] = (None, None, None, None)  # memory, slots in use, all slots, seats
         self._open: tuple[int, float] | None = None  # the newest mark: its rowid, the elapsed time it began at
         self.start(None)
 
@@ -78,7 +78,8 @@ class Marks:
         self._noted, elapsed = now, now - self._clock
         if not last:  # at the end the engine is gone, and the latest figures stand
             gauge = self._gauge()
-            self._measured = (gauge.memory_bytes, gauge.slots, gauge.slots_total)
+            seats = None if gauge.seats is None else json.dumps(gauge.seats)
+            self._measured = (gauge.memory_bytes, gauge.slots, gauge.slots_total, seats)
         self._put(elapsed, (self._session, time.time(), elapsed, *totals, shards, *self._measured))
         self._put_latest()
 
@@ -110,11 +111,18 @@ def _brief(body: str) -> str:
 
 
 def read_marks(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    """A run's marks in order: the columns of ``progress`` and ``active_s``, the seconds at work up to the mark."""
+    """A run's marks in order: the columns of ``progress`` and ``active_s``, the seconds at work up to the mark.
+
+    ``seats``: how many answers each seat of a fleet has given in the session; None without a fleet.
+    """
     before, latest, marks = 0.0, 0.0, []
     session = None
-    for values in connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM progress ORDER BY rowid"):
-        mark = dict(zip(_COLUMNS, values, strict=True))
+    found = connection.execute("SELECT * FROM progress ORDER BY rowid")
+    for values in found:
+        mark: dict[str, Any] = dict.fromkeys(_COLUMNS) | dict(
+            zip((name for name, *_ in found.description), values, strict=True)
+        )
+        mark["seats"] = mark["seats"] and json.loads(mark["seats"])
         if mark["session"] != session:
             session, before = mark["session"], latest
         latest = before + mark["elapsed_s"]

@@ -44,24 +44,28 @@ class Usage(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A completion to commit: request ``number`` of ``row``. ``digest``: see ``runner.loop.requests``."""
+    """A completion to commit: request ``number`` of ``row``. ``digest``: see ``runner.loop.requests``.
+
+    ``seat``: the one that computed it, if a fleet did (see ``runner.checkpoint.seats``).
+    """
 
     row: int
     number: int
     digest: bytes | None
     completion: Completion
+    seat: int | None = None
 
     def values(self) -> tuple[Any, ...]:
         """The table's columns; a failed request has no digest, so that its answer is never reused."""
-        row, number, digest, completion = self
+        row, number, digest, completion, seat = self
         body = to_json(completion.to_json())
-        return with_crc(row, number, digest if completion.error is None else None, body)
+        return *with_crc(row, number, digest if completion.error is None else None, body), seat
 
     @classmethod
-    def of(cls, row: int, number: int, digest: bytes | None, body: str, crc: int) -> Record:
+    def of(cls, row: int, number: int, digest: bytes | None, body: str, crc: int, seat: int | None = None) -> Record:
         """The inverse of ``values``. Raises DamagedError if they are not what was written."""
         checked("completions", row, number, digest, body, crc)
-        return cls(row, number, digest, Completion.from_json(json.loads(body)))
+        return cls(row, number, digest, Completion.from_json(json.loads(body)), seat)
 
 
 def with_crc(*values: Any) -> tuple[Any, ...]:

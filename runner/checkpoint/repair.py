@@ -23,6 +23,7 @@ from runner.disk import DamagedError, disk_errors, publish_file
 from runner.types import UserError
 from runner.words import count_of
 
+_LONGER = ("completions", "progress")  # tables that have one column more than in the version before
 _LEAP = 1 << 20  # the longest gap of row numbers that is jumped over behind a damaged page
 
 
@@ -74,7 +75,8 @@ def _repair(run_dir: Path) -> Repaired:
         _copy(old, new, "prelude", lost, partial(checked, "prelude"))
         _copy(old, new, "rejected", lost, Rejected.of, gaps=False)
         _copy(old, new, "sessions", lost, lambda *row: json.loads(row[3] or "{}"))
-        _copy(old, new, "progress", lost, lambda *row: [0.0 + value for value in row if value is not None])
+        _copy(old, new, "progress", lost, lambda *row: [0.0 + value for value in row[:12] if value is not None])
+        _copy(old, new, "seats", lost, lambda *row: json.loads(row[3] or "{}"))
         _copy(old, new, "deaths", lost, partial(checked, "deaths"))
         new.execute("COMMIT")
     aside = _put_aside(run_dir)
@@ -163,6 +165,7 @@ def _copy(
     kept = damaged = 0
     width = len(new.execute(f"PRAGMA table_info({table})").fetchall())
     for row in _readable(old, table, _LEAP if gaps else 1):
+        row += (None,) * (table in _LONGER and len(row) == width - 1)
         try:
             if len(row) != width:
                 raise DamagedError(f"the table {table} lacks columns")

@@ -34,6 +34,7 @@ from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.marks import Marks
 from runner.checkpoint.records import Output, Record, Rejected, Rejections, Shard, error_kind
+from runner.checkpoint.seats import Seats
 from runner.disk import DISK_ERRORS, damage, disk_error, disk_errors, write_dataset, write_stream, write_text
 from runner.sequences import Gauge
 from runner.types import Completion, UserError
@@ -106,13 +107,12 @@ class Store:
         columns = shards.shard_schema(keep, schema)
         layout = shards.ShardLayout(rows, shard_rows, schema, keep, kept, columns)
         whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}
-        full = json.loads(json.dumps(whole))
         run_dir = Path(run_dir)
         with disk_errors(run_dir), contextlib.ExitStack() as undo:
             run_dir.mkdir(parents=True, exist_ok=True)
             lease = Lease(run_dir)
             undo.callback(lease.release)
-            writer = Writer(run_dir, full, power=durability == "power")
+            writer = Writer(run_dir, json.loads(json.dumps(whole)), power=durability == "power")
             undo.callback(writer.close)
             store = cls(run_dir, layout, lease, writer)
             if retry:
@@ -157,7 +157,7 @@ class Store:
         totals = self._totals.plus(rows).plus_tokens(one.output.usage for one in rejected)
         with self._writer.commit():
             if answers:
-                self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?)", answers)
+                self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?)", answers)
                 self._digests.follow(answers)
             if rows:
                 values = (row.values() for row in rows)
@@ -276,8 +276,8 @@ class Store:
         self._forget_damaged_shards()
         self._sealed = {shard for (shard,) in self._select("SELECT shard FROM shards")}
         self._remove_orphans()
-        staged = f"SELECT row / {self._layout.shard_rows}, count(*) FROM staged GROUP BY 1"
-        self._staged.update(dict(self._select(staged)))
+        query = f"SELECT row / {self._layout.shard_rows}, count(*) FROM staged GROUP BY 1"
+        self._staged.update(dict(self._select(query)))
         session = (time.time(), os.getpid(), json.dumps(provenance, default=str))
         query = "INSERT INTO sessions (started, pid, provenance) VALUES (?, ?, ?)"
         self._session = int(self._connection.execute(query, session).lastrowid or 0)
@@ -285,6 +285,7 @@ class Store:
         with self._writer.commit():
             self._digests = Digests(self._connection)
         self.flight = Flight(self.run_dir, self._session)
+        self.seats = Seats(self._writer, self._session, self.deaths)
         self._publish()
         self._seal_complete([*self._staged, 0])
         self._totals = self._first = read_totals(self._connection)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.checkpoint.conf import CheckpointConf
+from runner.checkpoint.database import CheckpointConf
 from runner.data.conf import DatasetConf
 from runner.engine.conf import EngineConf
+from runner.fleet.conf import FleetConf
 from runner.keys import key
 from runner.models.recipes import ModelConf
 from runner.night.notify import NotifyConf
@@ -77,6 +78,7 @@ class RunConf:
     dataset: DatasetConf = field(default_factory=DatasetConf)
     model: ModelConf = field(default_factory=ModelConf)
     engine: EngineConf = field(default_factory=EngineConf)
+    fleet: FleetConf = field(default_factory=FleetConf)
     output: OutputConf = field(default_factory=OutputConf)
     checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
     schedule: ScheduleConf = field(default_factory=ScheduleConf)

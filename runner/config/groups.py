@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-GROUPS = ("job", "prompt", "dataset", "model", "engine")
+GROUPS = ("job", "prompt", "dataset", "model", "engine", "fleet")
 
 
 def group_files(group: str, config_dir: str | None = None) -> dict[str, Path]:

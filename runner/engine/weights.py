@@ -43,6 +43,16 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
         raise UserError(f"the tokenizer in {folder} does not load: {first_line(error)}") from error
 
 
+def load_plain_tokenizer(folder: Path) -> Any:
+    """The same without mlx-lm's wrapper, and without MLX: for a process that has no model."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever transformers meets in the files
+        raise UserError(f"the tokenizer in {folder} does not load: {first_line(error)}") from error
+
+
 def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
     """The model as its folder holds it, and its configuration; tensors are read when used. Raises UserError."""
     from mlx_lm.utils import load_model

@@ -63,6 +63,7 @@ class Loop:
     digests: dict[Key, bytes] = field(default_factory=dict)  # of the requests without an answer on disk
     twins: dict[bytes, list[Key]] = field(default_factory=dict)  # requests that wait for an identical one's answer
     answers: list[Answer] = field(default_factory=list)  # to be committed
+    seats: dict[Key, int] = field(default_factory=dict)  # of a fleet, which gave these answers
     outputs: list[Output] = field(default_factory=list)  # rows finished, to be committed
 
     def work(self, tick: Callable[[], None] = lambda: None) -> None:
@@ -99,11 +100,14 @@ class Loop:
         answers, self.answers = self.answers, []
         outputs, self.outputs = self.outputs, []
         if answers or outputs:
-            records = [Record(*key, self.digests.pop(key, None), one) for key, one in answers]
+            records = [self._record(*answer) for answer in answers]
             self.feed.record(records, outputs)
             if self.others is not None:
                 self.others.keep((one.digest, one.completion) for one in records if one.digest and _is_computed(one))
         return answers
+
+    def _record(self, key: Key, completion: Completion) -> Record:
+        return Record(*key, self.digests.pop(key, None), completion, self.seats.pop(key, None))
 
     def _read(self) -> None:
         """Open rows until the window is full, some at a time."""
@@ -232,6 +236,8 @@ class Loop:
 
     def _receive(self, generation: Generation) -> None:
         sequence = self.asked.pop(generation.key)
+        if generation.seat is not None:
+            self.seats[generation.key] = generation.seat
         if generation.error is not None:
             self._answer(generation.key, Completion(finish_reason="error", error=generation.error))
             return

@@ -18,6 +18,24 @@ from runner.sequences import Costs, Engine, Gauge, Generation, Sequence, Work
 Key = tuple[int, int]
 
 
+class Quarantine:
+    """Rows seen at deaths. ``alone``: to be computed one at a time. ``rows``: not to be computed, with their errors."""
+
+    def __init__(self, alone: Collection[int] = (), rows: Mapping[int, str] | None = None) -> None:
+        self.alone, self.rows = alone, rows or {}
+        self._poison: dict[tuple[int, ...], str] = {}  # prompts of quarantined rows, for those that ask the same
+
+    def error(self, sequence: Sequence) -> str | None:
+        """What to answer instead of computing this; None if it may be computed."""
+        if not self.rows:
+            return None
+        prompt = tuple(sequence.tokens)
+        error = self.rows.get(sequence.key[0])
+        if error is not None:
+            self._poison[prompt] = error
+        return error or self._poison.get(prompt)
+
+
 class GuardedEngine:
     """An Engine around the one that ``opened`` makes; see the protocol.
 
@@ -39,14 +57,13 @@ class GuardedEngine:
         self._wait, self._watermark = wait, watermark
         self._opened, self._flight = opened, flight
         flight.work(True)  # loading may hang, too
-        self._alone, self._quarantined = alone, quarantined or {}
+        self._quarantine = Quarantine(alone, quarantined)
         self._inner: Engine | None = opened()
         self._flying: dict[Key, Sequence] = {}
         # Of those flying, not yet in the engine: on disk first, for adding may kill.
         self._entering: list[Sequence] = []
         self._apart: deque[Sequence] = deque()  # waiting for the engine to be empty
         self._refused: list[Generation] = []
-        self._poison: dict[tuple[int, ...], str] = {}  # prompts of quarantined rows, for those that ask the same
         self._lonely = self._changed = False
         self._answers = 0  # handed out by the last step: on disk when the next one begins
         self._work = Work()
@@ -95,9 +112,9 @@ class GuardedEngine:
         """See Engine."""
         together = []
         for sequence in sequences:
-            if (error := self._error(sequence)) is not None:
+            if (error := self._quarantine.error(sequence)) is not None:
                 self._refused.append(Generation(sequence.key, finish_reason="error", error=error))
-            elif sequence.key[0] in self._alone:
+            elif sequence.key[0] in self._quarantine.alone:
                 self._apart.append(sequence)
             else:
                 together.append(sequence)
@@ -139,15 +156,6 @@ class GuardedEngine:
 
     def _rows(self) -> set[int]:
         return {row for row, _ in self._flying}
-
-    def _error(self, sequence: Sequence) -> str | None:
-        if not self._quarantined:
-            return None
-        prompt = tuple(sequence.tokens)
-        error = self._quarantined.get(sequence.key[0])
-        if error is not None:
-            self._poison[prompt] = error
-        return error or self._poison.get(prompt)
 
     def _enter(self, sequences: list[Sequence]) -> None:
         if sequences:

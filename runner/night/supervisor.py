@@ -138,13 +138,18 @@ class WorkerProcess:
 
     def death(self, status: int) -> Death:
         """How it died, for the checkpoint."""
-        no_memory = status in (-signal.SIGKILL, 128 + signal.SIGKILL, EXIT_NO_MEMORY)
-        no_memory |= bool(NO_MEMORY.search(self.tail.decode(errors="replace")))
-        why = self.ended or _why(status, no_memory)
+        no_memory = ran_out(status, self.tail.decode(errors="replace"))
+        why = self.ended or why_it_died(status, no_memory)
         return Death(self.facts.get("session", 0), why, no_memory and not self.ended, self.facts.get("run_dir"))
 
 
-def _why(status: int, no_memory: bool) -> str:
+def ran_out(status: int, said: str) -> bool:
+    """Whether a process with this exit status, which ``said`` this at its end, seems to have lacked memory."""
+    return status in (-signal.SIGKILL, 128 + signal.SIGKILL, EXIT_NO_MEMORY) or bool(NO_MEMORY.search(said))
+
+
+def why_it_died(status: int, no_memory: bool) -> str:
+    """The exit status of a process that died, in words that follow "died"."""
     if status in (EXIT_CRASHED, EXIT_NO_MEMORY):
         return "because memory ran out" if no_memory else "of an exception"
     name = f"signal {-status}"

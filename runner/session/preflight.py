@@ -126,7 +126,7 @@ def _gb(size: int) -> str:
 
 def check_memory(ready: Prepared) -> None:
     """State what the run will take, from a few of its rows. Raises UserError, exit code 3, for what cannot fit."""
-    if ready.folder is None:
+    if ready.folder is None or ready.device is None:  # each seat of a fleet checks its own
         return
     looked = look(ready, CHECKED_ROWS)
     plan_prefixes(looked.sequences)

@@ -30,7 +30,10 @@ log = logging.getLogger("rowmill")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run checked and ready, its weights not yet loaded. ``folder`` is the model's, None for the fake engine."""
+    """A run checked and ready, its weights not yet loaded. ``folder`` is the model's, None for the fake engine.
+
+    ``device`` is None for the fake engine, and where seats compute.
+    """
 
     config: Config
     job: Job  # asks again for what is cut off, where the configuration's own does not
@@ -126,8 +129,10 @@ def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, A
     from runner.models.recipes import model_path
 
     folder = resolve.resolve(model_path(conf.model), conf.model.revision, conf.offline)
-    found = device.set_up(conf.engine.backend)
     model_config = resolve.read_config(folder)
+    if conf.fleet.kind != "none":
+        return folder, model_config, weights.load_plain_tokenizer(folder), None
+    found = device.set_up(conf.engine.backend)
     return folder, model_config, weights.load_tokenizer(folder, model_config), found
 
 

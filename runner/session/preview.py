@@ -100,8 +100,8 @@ def _context(ready: Prepared) -> int | None:
 
 
 def _memory(ready: Prepared, sequences: list[Sequence]) -> dict[str, Any] | None:
-    """``runner.session.preflight.Needs``, and ``refusal``: why the run would be refused; None for the fake engine."""
-    if ready.folder is None:
+    """``runner.session.preflight.Needs``, and ``refusal``; None where no device is known."""
+    if ready.folder is None or ready.device is None:
         return None
     needs = estimate(ready.folder, ready.model_config, ready.device, ready.config.conf.engine, lengths(sequences))
     why = refusal(needs, ready.config.conf.model, ready.folder, ready.model_config, ready.device.kind)

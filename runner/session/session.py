@@ -183,15 +183,10 @@ def work(
     ``tick`` is called when the model is loaded and after each step.
     """
     conf = ready.config.conf
-    deaths = store.deaths
     check_memory(ready)
     if not night.wait():
         raise KeyboardInterrupt
-    wait = night.waiter(store.leave_out)
-    most = Budget.of(conf.engine, ready.device).watermark if ready.device else math.inf
-    engine = GuardedEngine(
-        lambda: open_engine(ready, deaths.budget_share), store.flight, deaths.alone(), deaths.quarantined(), wait, most
-    )
+    engine = _engine(ready, store, stop, night)
     store.start(engine.gauge)
     grammars = answer_grammars(ready.prompter.channels, ready.prompter.answer_prefix)
     grammar = grammars(ready.structure.body) if ready.structure is not None else None
@@ -229,7 +224,22 @@ def work(
         raise RuntimeError(f"the loop ended after {store.totals().finished} of {ready.rows} rows")
 
 
-def _note_work(engine: GuardedEngine, loop: Loop, seconds: float) -> None:
+def _engine(ready: Prepared, store: Store, stop: Stop, night: Night) -> Engine:
+    """What computes, in this process or in others."""
+    conf, deaths = ready.config.conf, store.deaths
+    wait = night.waiter(store.leave_out)
+    if conf.fleet.kind != "none":
+        from runner.fleet.start import open_fleet, spec_of
+
+        spec = spec_of(conf.model, conf.engine, conf.prompt, conf.offline, conf.schedule.keep_awake)
+        return open_fleet(conf.fleet, spec, ready.folder, store, wait, stop.is_asked)
+    most = Budget.of(conf.engine, ready.device).watermark if ready.device else math.inf
+    return GuardedEngine(
+        lambda: open_engine(ready, deaths.budget_share), store.flight, deaths.alone(), deaths.quarantined(), wait, most
+    )
+
+
+def _note_work(engine: Engine, loop: Loop, seconds: float) -> None:
     """Keep what the session's engine did beside what the planner saw that could be shared."""
     if engine.work.slots:
         plan = loop.plan

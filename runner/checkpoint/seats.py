@@ -1,0 +1,61 @@
+"""The seats of a run's fleets: who they were, what they did, how they died."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from runner.checkpoint.database import Writer
+from runner.checkpoint.deaths import Deaths
+from runner.checkpoint.records import with_crc
+
+
+class Seats:
+    """The seats of one session, for the checkpoint's only writer. ``deaths``: those of the run, kept up to date."""
+
+    def __init__(self, writer: Writer, session: int, deaths: Deaths) -> None:
+        self._writer, self._session, self.deaths = writer, session, deaths
+
+    def join(self, name: str, facts: Mapping[str, Any]) -> int:
+        """Record a seat; its number, which its answers bear."""
+        values = (self._session, name, json.dumps(facts))
+        query = "INSERT INTO seats (session, name, facts) VALUES (?, ?, ?)"
+        with self._writer.commit():
+            return int(self._writer.connection.execute(query, values).lastrowid or 0)
+
+    def note(self, facts: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+        """Record what is known of seats now, beside what was."""
+        values = [(json.dumps(known), seat) for seat, known in facts]
+        query = "UPDATE seats SET facts = json_patch(facts, ?) WHERE seat = ?"
+        with self._writer.commit():
+            self._writer.connection.executemany(query, values)
+
+    def note_death(self, rows: Collection[int], why: str) -> None:
+        """Record that a seat died while it computed these rows."""
+        values = with_crc(self._session, time.time(), why, 0, json.dumps(sorted(rows)))  # its memory is its own matter
+        with self._writer.commit():
+            self._writer.connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?, ?, ?)", values)
+        self.deaths.rows.update(rows)
+        self.deaths.why.update(dict.fromkeys(rows, why))
+
+    def memory_deaths(self, name: str) -> int:
+        """How often a seat of this name ran out of memory, in all sessions."""
+        query = "SELECT sum(json_extract(facts, '$.memory_deaths')) FROM seats WHERE name = ?"
+        return int(self._writer.connection.execute(query, (name,)).fetchone()[0] or 0)
+
+
+def read_seats(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    """A run's seats in the order of their joining: ``seat``, ``session``, ``name``, ``answers`` and their facts."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'seats'").fetchone():
+        return []  # an earlier version's
+    seats = connection.execute("SELECT seat, session, name, facts FROM seats ORDER BY seat").fetchall()
+    if not seats:
+        return []
+    given = dict(connection.execute("SELECT seat, count(*) FROM completions WHERE seat NOTNULL GROUP BY seat"))
+    return [
+        {"seat": seat, "session": session, "name": name, "answers": given.get(seat, 0), **json.loads(facts or "{}")}
+        for seat, session, name, facts in seats
+    ]

@@ -1,0 +1,284 @@
+"""Which seat computes what: by what seats do in a second, and by the prefixes that they hold. Pure.
+
+A sequence goes to the seat that would be done with it first: the work waiting there, its own and that of prefixes which
+the seat does not hold, divided by the seat's speed. Sequences come in the order of the plan, so what a seat gets is
+sorted, too. A seat that runs dry takes the end of what waits for another one, and when nothing waits any more, it
+computes again what the slowest has not answered: the first answer counts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from runner.sequences import Generation, Sequence
+
+Key = tuple[int, int]
+GRAIN = 8  # a seat's slots are filled in so many parts, each dealt as one
+THERE, HERE = 2, 1  # batches of a seat: one at work there and one that waits there, and as many that wait here
+SPARE = 1.5  # more than the others do until the slowest has done what it has
+MOST_S = 60.0  # of work for a seat
+FADING_S = 20.0  # time at work after which a speed counts half
+_FIRST_ANSWER = 32.0  # tokens of an answer, until some are known
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """A sequence, the hashes of its prefixes, and its work in tokens: prefixes apart."""
+
+    sequence: Sequence
+    path: tuple[int, ...]
+    work: float
+
+
+@dataclass
+class Hand:
+    """A seat as the dealer sees it: what waits for it, what it has, how fast it is."""
+
+    slots: int
+    waiting: deque[Dealt] = field(default_factory=deque)
+    flying: dict[Key, Dealt] = field(default_factory=dict)
+    work: float = 0.0  # of both
+    path: tuple[int, ...] = ()  # the prefixes of what it was dealt last
+    done: float = 0.0  # recently, of ``rows`` sequences in ``busy_s`` seconds
+    rows: float = 0.0
+    busy_s: float = 0.0
+
+    @property
+    def want(self) -> int:
+        """How many more sequences it can take."""
+        return max(0, THERE * self.slots - len(self.flying))
+
+    @property
+    def rows_per_s(self) -> float:
+        """What it answers in a second of work, 0 as long as that is not known."""
+        return self.rows / self.busy_s if self.busy_s else 0.0
+
+    def saw(self, rows: int, work: float, seconds: float) -> None:
+        """It did so much in a time in which it was at work."""
+        fading = 0.5 ** (seconds / FADING_S)
+        self.rows = fading * self.rows + rows
+        self.done, self.busy_s = fading * self.done + work, fading * self.busy_s + seconds
+
+
+class Deal:
+    """The sequences that are to be answered, and who has them. Seats have names; the order of joining breaks ties."""
+
+    def __init__(self) -> None:
+        self.hands: dict[str, Hand] = {}
+        self.asked: dict[Key, set[str]] = {}  # not answered yet: the seats that they wait for or are at
+        self.homeless: deque[Dealt] = deque()  # while there is no seat
+        self.lonely: set[Key] = set()  # to be at no seat but one
+        self.thefts = 0
+        self._answer = _FIRST_ANSWER
+        self._boundaries: tuple[int, ...] = ()  # of the sequence before, with the hashes of its prefixes
+        self._path: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+    def room(self) -> int:
+        """How many more sequences would keep all seats busy until the slowest has done what it has there."""
+        hands = self.hands.values()
+        slowest_s = max((THERE * hand.slots / hand.rows_per_s for hand in hands if hand.rows_per_s), default=0.0)
+        ahead_s = min(MOST_S, SPARE * slowest_s)
+        wanted = sum(max((THERE + HERE) * hand.slots, int(ahead_s * hand.rows_per_s)) for hand in hands)
+        return max(0, wanted - len(self.asked))
+
+    def speed(self, name: str) -> float | None:
+        """A seat's tokens in a second of work, None as long as nobody knows; of a new seat the mean of the others."""
+        hand = self.hands[name]
+        if hand.done > 0:
+            return hand.done / hand.busy_s
+        known = [other.done / other.busy_s for other in self.hands.values() if other.done > 0]
+        return sum(known) / len(known) if known else None
+
+    def backlog_s(self, name: str) -> float | None:
+        """How many seconds of work a seat has."""
+        speed = self.speed(name)
+        return None if speed is None else self.hands[name].work / speed
+
+    def join(self, name: str, slots: int) -> None:
+        """There is another seat."""
+        self.hands[name] = Hand(slots)
+        homeless, self.homeless = self.homeless, deque()
+        self._deal(homeless)
+
+    def leave(self, name: str) -> list[Sequence]:
+        """A seat is gone; what it had in flight and nobody else has. What only waited for it goes to others."""
+        hand = self.hands.pop(name)
+        lost = []
+        for key, dealt in hand.flying.items():
+            self.lonely.discard(key)
+            if (holders := self.asked.get(key)) is not None:
+                holders.discard(name)
+                if not holders:
+                    del self.asked[key]
+                    lost.append(dealt.sequence)
+        self._deal(hand.waiting)
+        return lost
+
+    def add(self, sequences: Iterable[Sequence], *, again: bool = False) -> None:
+        """Deal sequences, in the order of the plan; ``again``: they come before what waits."""
+        dealt = [Dealt(one, self._path_of(one), self._work_of(one)) for one in sequences]
+        self._deal(dealt, front=again)
+
+    def take(self, name: str, most: int | None = None) -> list[Sequence]:
+        """What a seat shall begin with now; from then on it is in flight there."""
+        hand = self.hands[name]
+        count = hand.want if most is None else min(most, hand.want)
+        if len(hand.waiting) < count:
+            self._steal(name, count - len(hand.waiting))
+        taken = [hand.waiting.popleft() for _ in range(min(count, len(hand.waiting)))]
+        if not taken and not hand.flying:
+            taken = self._again(name)
+        hand.flying.update((one.sequence.key, one) for one in taken)
+        return [one.sequence for one in taken]
+
+    def alone(self, name: str, sequence: Sequence) -> None:
+        """A sequence goes to this seat past all others."""
+        dealt = Dealt(sequence, self._path_of(sequence), self._work_of(sequence))
+        hand = self.hands[name]
+        hand.flying[sequence.key] = dealt
+        hand.work += dealt.work
+        self.asked[sequence.key] = {name}
+        self.lonely.add(sequence.key)
+
+    def recall(self, name: str) -> list[Sequence]:
+        """What a seat has in flight waits again: it was made to forget it. What was alone there is the caller's."""
+        hand = self.hands[name]
+        flying, hand.flying = hand.flying, {}
+        mine = [(key, dealt) for key, dealt in flying.items() if self.asked.get(key) == {name}]
+        hand.waiting.extendleft(dealt for key, dealt in reversed(mine) if key not in self.lonely)
+        alone = [dealt.sequence for key, dealt in mine if key in self.lonely]
+        for sequence in alone:
+            del self.asked[sequence.key]
+        return alone
+
+    def withhold(self, name: str) -> None:
+        """Give what waits for this seat to others, if there are any."""
+        hand = self.hands[name]
+        if len(self.hands) > 1:
+            waiting, hand.waiting = hand.waiting, deque()
+            hand.work -= sum(one.work for one in waiting)
+            self._deal(waiting, without=name)
+
+    def end(self, name: str, ended: Iterable[Generation], seconds: float) -> list[Generation]:
+        """A seat answered these, after so many seconds at work; those that nobody answered before."""
+        hand = self.hands[name]
+        work, rows, new = 0.0, 0, []
+        for generation in ended:
+            if (dealt := hand.flying.pop(generation.key, None)) is None:
+                continue
+            rows += 1
+            self.lonely.discard(generation.key)
+            work += dealt.work
+            if dealt.sequence.choices is None:
+                self._answer += 0.02 * (len(generation.tokens) - self._answer)
+            if self.asked.pop(generation.key, None) is not None:
+                new.append(generation)
+        hand.work = hand.work - work if hand.flying or hand.waiting else 0.0
+        hand.saw(rows, work, seconds)
+        return new
+
+    def _work_of(self, sequence: Sequence) -> float:
+        shared = sequence.boundaries[-1] if sequence.boundaries else 0
+        answer = 0.0 if sequence.choices else min(self._answer, sequence.max_tokens)
+        return len(sequence.tokens) - shared + answer
+
+    def _path_of(self, sequence: Sequence) -> tuple[int, ...]:
+        if sequence.boundaries is not self._boundaries:  # neighbours in a group have the very same tuple
+            self._boundaries = sequence.boundaries
+            self._path = tuple(hash(tuple(sequence.tokens[:end])) for end in sequence.boundaries)
+        return self._path
+
+    def _deal(self, dealt: Iterable[Dealt], *, front: bool = False, without: str | None = None) -> None:
+        """Some of one group at a time go to one seat."""
+        chosen, left, path = "", 0, None
+        fronts: dict[str, list[Dealt]] = {}
+        for one in dealt:
+            if not left or one.path != path:
+                path = one.path
+                chosen = self._choose(one, without)
+                left = max(1, self.hands[chosen].slots // GRAIN) if chosen else 1
+            left -= 1
+            self.asked[one.sequence.key] = {chosen} if chosen else set()
+            if not chosen:
+                self.homeless.append(one)
+                continue
+            hand = self.hands[chosen]
+            hand.work += one.work + _missing(one, hand)
+            hand.path = one.path
+            (fronts.setdefault(chosen, []) if front else hand.waiting).append(one)
+        for name, some in fronts.items():
+            self.hands[name].waiting.extendleft(reversed(some))
+
+    def _choose(self, one: Dealt, without: str | None) -> str:
+        """The seat that would be done with it first."""
+        names = [name for name in self.hands if name != without]
+        speeds = {name: self.speed(name) or self.hands[name].slots for name in names}
+        return min(
+            names, key=lambda name: (self.hands[name].work + _missing(one, self.hands[name])) / speeds[name], default=""
+        )
+
+    def _steal(self, thief: str, most: int) -> None:
+        """Take the end of what waits for the seat with the most to do, in proportion to the speeds of both."""
+        others = [name for name in self.hands if name != thief and self.hands[name].waiting]
+        if not others:
+            return
+        victim = max(others, key=lambda name: self.hands[name].work / (self.speed(name) or 1.0))
+        hand, other = self.hands[thief], self.hands[victim]
+        mine, theirs = self.speed(thief) or 1.0, self.speed(victim) or 1.0
+        count = min(most, max(1, round(len(other.waiting) * mine / (mine + theirs))))
+        at = _edge(other.waiting, len(other.waiting) - count)
+        taken = [other.waiting.pop() for _ in range(len(other.waiting) - at)]
+        for one in reversed(taken):
+            other.work -= one.work
+            hand.work += one.work + _missing(one, hand)
+            hand.path = one.path
+            hand.waiting.append(one)
+            self.asked[one.sequence.key] = {thief}
+        self.thefts += 1
+
+    def _again(self, name: str) -> list[Dealt]:
+        """What this seat, which has nothing, may compute a second time: what another will not have done before it."""
+        hand, speed = self.hands[name], self.speed(name)
+        late = [(self.backlog_s(other) or 0.0, other) for other in self.hands if other != name]
+        if speed is None or not late or any(self.hands[other].waiting for other in self.hands):
+            return []
+        left_s, slowest = max(late)
+        taken: list[Dealt] = []
+        for dealt in reversed(self.hands[slowest].flying.values()):  # the last ones sent are the last ones done
+            holders = self.asked.get(dealt.sequence.key)
+            if holders is None or len(holders) > 1 or dealt.sequence.key in self.lonely:
+                continue
+            if len(taken) >= hand.slots or (hand.work + dealt.work) / speed > left_s / 2:
+                break
+            holders.add(name)
+            hand.work += dealt.work
+            taken.append(dealt)
+        return taken
+
+
+def _missing(one: Dealt, hand: Hand) -> float:
+    """The tokens of its prefixes that the seat does not hold."""
+    boundaries = one.sequence.boundaries
+    if not one.path or one.path == hand.path:
+        return 0.0
+    held = 0
+    for mine, theirs, end in zip(one.path, hand.path, boundaries, strict=False):
+        if mine != theirs:
+            break
+        held = end
+    return boundaries[-1] - held
+
+
+def _edge(waiting: deque[Dealt], at: int) -> int:
+    """The place nearest to ``at``, of those with at least half as much behind them, where a group begins."""
+    reach = (len(waiting) - at) // 2
+    for away in range(reach + 1):
+        for place in (at - away, at + away):
+            if 0 < place < len(waiting) and waiting[place].path != waiting[place - 1].path:
+                return place
+    return max(0, at)

@@ -1,0 +1,55 @@
+"""What a seat says of itself, and how it must not differ from the driver."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+from runner.fleet.wire import WIRE, Hello
+from runner.machine.facts import package_version
+from runner.models.tensors import weights_hash
+from runner.sequences import Costs
+
+_SAME = {"wire": "protocol", "rowmill": "rowmill", "mlx": "mlx", "mlx_lm": "mlx-lm"}
+_SAME |= {"tokenizer": "tokenizer", "weights": "model files"}
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "generation_config.json")
+
+
+def hello_of(folder: Path | None) -> Hello:
+    """The versions here and the model in ``folder`` (None: the fake engine's); imports no MLX."""
+    rowmill, mlx, mlx_lm = (package_version(name) for name in ("rowmill", "mlx", "mlx-lm"))
+    weights = weights_hash(folder)[:16] if folder else None
+    tokenizer = _tokenizer_hash(folder) if folder else None
+    known = (rowmill, mlx, mlx_lm, weights, tokenizer)
+    return Hello(WIRE, *known, host(), os.getpid(), "fake", None, 1, Costs())
+
+
+def host() -> str:
+    """The name of this machine without its domain."""
+    return platform.node().partition(".")[0] or "localhost"
+
+
+def difference(theirs: Hello, ours: Hello) -> str | None:
+    """What keeps a seat from taking part, in words; what the driver does not know of itself may be anything."""
+    for name, what in _SAME.items():
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        if mine is not None and mine != other:
+            return f"its {what} differ{'' if what.endswith('s') else 's'} from the driver's: {other} is not {mine}"
+    return None
+
+
+def adopted(ours: Hello, theirs: Hello) -> Hello:
+    """The driver's, with the first seat's versions of what the driver does not have."""
+    known = {name: getattr(theirs, name) for name in _SAME if getattr(ours, name) is None}
+    return ours._replace(**known)
+
+
+def _tokenizer_hash(folder: Path) -> str:
+    """What tells the tokenizer in a model folder from others, and the ends of its answers."""
+    digest = hashlib.sha256()
+    for name in _TOKENIZER:
+        if (folder / name).is_file():
+            digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,168 @@
+"""A seat: a process with the model, which answers turns while a thread of its own computes."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+from runner.fleet.hello import hello_of
+from runner.fleet.wire import Ask, Failed, Hello, Spec, Turn
+from runner.night.awake import Awake
+from runner.night.link import NO_MEMORY
+from runner.sequences import Engine, Gauge, Generation, Sequence, Work
+from runner.types import UserError
+
+
+class Seat:
+    """The seat's side of the wire; every method answers within its ``wait_s`` and a moment, whatever the model does."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._changed = threading.Condition()
+        self._hello: Hello | None = None
+        self._failed: Failed | None = None
+        self._new: list[Sequence] = []
+        self._ended: list[Generation] = []
+        self._flying = self._steps = 0
+        self._released = False  # the model shall be given back
+        self._engine: Engine | None = None
+        self._gauge, self._slots = Gauge(), 1
+        self._work, self._before = Work(), Work()  # in all, and of engines that were released
+        Awake(spec.keep_awake).hold()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def hello(self, wait_s: float) -> Hello | Failed | None:
+        """What the seat is; None as long as its model loads."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._hello or self._failed, wait_s)
+            return self._failed or self._hello
+
+    def turn(self, number: int, new: list[Ask], wait_s: float, linger_s: float, enough: int) -> Turn | Failed:
+        """Begin with ``new``; what has ended since the turn before.
+
+        That is told when ``enough`` have ended, or some after ``linger_s``, at the latest after ``wait_s``.
+        """
+        began = time.monotonic()
+        with self._changed:
+            self._new += [ask.sequence() for ask in new]
+            self._flying += len(new)
+            self._released = False
+            self._changed.notify_all()
+            if self._flying:
+                self._changed.wait_for(lambda: self._is_worth_telling(enough), linger_s)
+                left = began + wait_s - time.monotonic()
+                self._changed.wait_for(lambda: self._is_worth_telling(1), left)
+            ended, self._ended = self._ended, []
+            self._flying -= len(ended)
+            return self._failed or Turn(number, ended, self._slots, self._steps, self._gauge, copy.copy(self._work))
+
+    def release(self) -> bool:
+        """Give the model's memory back; what was in flight is forgotten."""
+        with self._changed:
+            self._new, self._ended, self._flying = [], [], 0
+            self._released = True
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._engine is None, 30)
+
+    def _is_worth_telling(self, enough: int) -> bool:
+        return len(self._ended) >= min(enough, self._flying) or self._failed is not None
+
+    def _run(self) -> None:
+        try:
+            self._open()
+            while True:
+                self._step()
+        except UserError as error:
+            failed = Failed(str(error), is_final=True)
+        except BaseException as error:
+            traceback.print_exc()
+            said = f"{type(error).__name__}: {error}"
+            memory = bool(NO_MEMORY.search(said))
+            failed = Failed("because memory ran out" if memory else f"of an exception ({said})", memory)
+        with self._changed:
+            self._failed = failed
+            self._changed.notify_all()
+
+    def _open(self) -> None:
+        engine, facts = open_engine(self._spec)
+        with self._changed:
+            self._engine = engine
+            self._slots = engine.batch_size
+            self._hello = facts._replace(slots=engine.batch_size, costs=engine.costs)
+            self._changed.notify_all()
+
+    def _step(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._released or self._new or self._has_work())
+            new, self._new = self._new, []
+        if self._released:
+            self._close()
+            return
+        if self._engine is None:
+            self._engine, _ = open_engine(self._spec)
+        engine = self._engine
+        engine.add(new)
+        ended = engine.step()
+        with self._changed:
+            if not self._released:
+                self._ended += ended
+            self._steps += 1
+            self._slots, self._gauge = engine.batch_size, engine.gauge()
+            self._work = copy.copy(self._before)
+            self._work += engine.work
+            if ended:
+                self._changed.notify_all()
+
+    def _has_work(self) -> bool:
+        return self._flying > len(self._ended)
+
+    def _close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        with self._changed:
+            self._before, self._engine = copy.copy(self._work), None
+            self._gauge = Gauge()
+            self._changed.notify_all()
+        gc.collect()
+        if mlx := sys.modules.get("mlx.core"):
+            mlx.clear_cache()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._released)
+
+
+def open_engine(spec: Spec) -> tuple[Engine, Hello]:
+    """The engine of a seat, and what the seat is. UserError if the model cannot run here."""
+    from runner.engine.open import open_engine as open_mlx_engine
+    from runner.engine.open import stop_at
+
+    if spec.engine.backend == "fake":
+        from runner.engine.fake import FakeEngine
+        from runner.text.vocabulary import ByteTokenizer
+
+        prompter = _prompter(spec, ByteTokenizer())
+        stopped = stop_at(prompter) if prompter.stop else None
+        engine: Engine = FakeEngine(spec.engine.batch_size, stopped, spec.share)
+        return engine, hello_of(None)
+    from runner.engine.weights import load_tokenizer
+    from runner.machine.device import set_up
+    from runner.models.recipes import model_path
+    from runner.models.resolve import read_config, resolve
+
+    folder = resolve(model_path(spec.model), spec.model.revision, spec.offline)
+    device = set_up(spec.engine.backend)
+    prompter = _prompter(spec, load_tokenizer(folder, read_config(folder)))
+    engine = open_mlx_engine(folder, device, spec.engine, prompter, spec.share)
+    facts = hello_of(folder)._replace(device=f"{device.kind} ({device.name})", memory_bytes=device.memory_bytes)
+    return engine, facts
+
+
+def _prompter(spec: Spec, tokenizer: Any) -> Any:
+    """One that knows where answers end, and no prompts."""
+    from runner.text.prompter import PromptConf, Prompter
+
+    return Prompter(PromptConf(user="-", chat=spec.chat, stop=list(spec.stop)), tokenizer, "2000-01-01")

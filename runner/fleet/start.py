@@ -1,0 +1,38 @@
+"""From the configuration to a fleet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from runner.checkpoint.store import Store
+from runner.engine.conf import EngineConf
+from runner.fleet.conf import FleetConf
+from runner.fleet.fleet import Fleet, Wait
+from runner.fleet.hello import hello_of
+from runner.fleet.local import LocalTransport, local_gpus
+from runner.fleet.transport import Transport
+from runner.fleet.wire import Spec
+from runner.models.recipes import ModelConf
+from runner.text.prompter import PromptConf
+
+
+def spec_of(model: ModelConf, engine: EngineConf, prompt: PromptConf, offline: bool, keep_awake: bool) -> Spec:
+    """What seats are opened with. The model's name goes to them, not its files: a path is that of this machine."""
+    if model.path and Path(model.path).expanduser().exists():
+        model = dataclasses.replace(model, path=str(Path(model.path).expanduser().absolute()))
+    return Spec(model, engine, prompt.chat, tuple(prompt.stop), offline, keep_awake)
+
+
+def open_fleet(
+    conf: FleetConf, spec: Spec, folder: Path | None, store: Store, wait: Wait, stopped: Callable[[], bool]
+) -> Fleet:
+    """Seats at work, at least one of them. ``folder``: the model here. UserError, exit code 3, if there are none."""
+    return Fleet(transport_of(conf), spec, hello_of(folder), conf, store.seats, store.flight, wait, stopped)
+
+
+def transport_of(conf: FleetConf) -> Transport:
+    """The way to the seats."""
+    gpus = local_gpus()
+    return LocalTransport(conf.seats or len(gpus) or 1, gpus)

@@ -1,0 +1,267 @@
+"""Whatever happens to seats, a fleet's run has the shards of a run by one process."""
+
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+
+import runner
+from runner.checkpoint.seats import read_seats
+from runner.fleet import crew, fleet
+from runner.fleet.wire import GoneError
+from runner.types import UserError
+from tests.support import runs
+from tests.support.fleets import install
+
+ROWS = 300
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs.write_rows(ROWS)
+    monkeypatch.setattr(crew, "SEARCH_S", 0.02)
+    monkeypatch.setattr(fleet, "NOTE_S", 0.05)
+
+
+def words(*more):
+    return runs.overrides("output.shard_rows=64", "engine.window=64", *more)
+
+
+def alone(*more):
+    figures = runner.run(words("run_name=alone", *more))
+    return figures, runs.shards("alone")
+
+
+def together(*more):
+    figures = runner.run(words("run_name=fleet", "fleet=local", *more))
+    return figures, runs.shards("fleet")
+
+
+def seats(name="fleet"):
+    with closing(sqlite3.connect(f"outputs/{name}/run.db")) as connection:
+        return read_seats(connection)
+
+
+def select(query, name="fleet"):
+    with closing(sqlite3.connect(f"outputs/{name}/run.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
+JOBS = {
+    "generate": [],
+    "drawn": ["engine.temperature=0.7"],
+    "label": ["job=label", "job.labels=[ham,spam]"],
+    "structured": ["output.schema={type: object, properties: {n: {type: integer}}, required: [n]}"],
+    "synthesize": ["job=synthesize", "job.target=40", "job.ahead=8"],
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_shards_are_those_of_one_process(job, monkeypatch):
+    _, expected = alone(*JOBS[job])
+    install(monkeypatch, {"a": [{}], "b": [{}], "c": [{}]})
+    figures, found = together(*JOBS[job])
+    assert found == expected
+    assert figures["errors"] == 0
+    assert sum(one["answers"] for one in seats()) == select("SELECT count(*) FROM completions WHERE seat NOTNULL")[0][0]
+
+
+def test_the_checkpoint_says_which_seat_gave_each_answer_and_who_took_part(monkeypatch):
+    install(monkeypatch, {"a": [{"delay_s": 0.01}], "b": [{"delay_s": 0.01}]})
+    together()
+    one, other = seats()
+    assert {one["name"], other["name"]} == {"a", "b"}
+    assert one["answers"] + other["answers"] == ROWS
+    assert min(one["answers"], other["answers"]) > 0
+    assert {one["device"], one["rowmill"], one["state"]} == {"fake", one["rowmill"], "ended"}
+    marks = runner.open_run("outputs/fleet").marks
+    assert marks[-1]["seats"] is None or set(marks[-1]["seats"]) <= {str(one["seat"]), str(other["seat"])}
+
+
+@pytest.mark.parametrize("dies", range(6))
+def test_a_seat_that_dies_at_any_turn_changes_nothing(dies, monkeypatch):
+    _, expected = alone()
+    install(monkeypatch, {"a": [{"dies": dies}, {}], "b": [{"delay_s": 0.005}]})
+    _, found = together()
+    assert found == expected
+    assert [row["error"] for row in runs.rows_of("fleet")] == [None] * ROWS
+    assert [one["deaths"] for one in seats() if one["name"] == "a"] == [1]
+    ((why, memory),) = select("SELECT why, memory FROM deaths") or [("of SIGKILL on seat a", 0)]
+    assert (why, memory) == ("of SIGKILL on seat a", 0)
+
+
+def test_a_seat_that_gives_no_sign_of_life_costs_its_rows_in_flight_only_and_they_are_not_blamed(monkeypatch):
+    monkeypatch.setattr(crew, "WAIT_S", 0.1)
+    monkeypatch.setattr(fleet, "WAIT_S", 0.1)
+    _, expected = alone()
+    install(monkeypatch, {"a": [{"freezes": 2}, {"freezes": 0}], "b": [{"delay_s": 0.02}]})
+    _, found = together("fleet.grace_s=1")
+    assert found == expected
+    assert select("SELECT * FROM deaths") == []
+
+
+def test_a_seat_that_joins_late_takes_part(monkeypatch):
+    def present():
+        return ["a", "b"] if any(link.turns > 3 for link in transport.links["a"]) else ["a"]
+
+    _, expected = alone()
+    transport = install(monkeypatch, {"a": [{"delay_s": 0.03}], "b": [{}]})
+    transport.present = present
+    _, found = together()
+    assert found == expected
+    answers = {one["name"]: one["answers"] for one in seats()}
+    assert answers["b"] > answers["a"] > 0
+
+
+def test_when_all_seats_are_gone_the_run_waits_for_one_to_come_back(monkeypatch):
+    gone = []
+
+    def present():
+        first = [link for links in transport.links.values() for link in links[:1]]
+        if len(first) == 2 and all(link.is_killed for link in first):
+            gone.append(time.monotonic())
+            return ["a", "b"] if time.monotonic() > gone[0] + 0.5 else []
+        return [] if any(link.turns > 1 for link in first) else ["a", "b"]
+
+    _, expected = alone()
+    lost = GoneError("because its node is gone", is_blameless=True)
+    transport = install(monkeypatch, {"a": [{"dies": 2, "error": lost}, {}], "b": [{"dies": 2, "error": lost}, {}]})
+    transport.present = present
+    _, found = together()
+    assert found == expected
+    assert gone and select("SELECT * FROM deaths") == []
+
+
+def test_no_seat_for_too_long_ends_with_3(monkeypatch):
+    lost = GoneError("because its node is gone", is_blameless=True)
+    transport = install(monkeypatch, {"a": [{"dies": 2, "error": lost}]})
+    transport.present = lambda: [] if any(link.is_killed for link in transport.links["a"]) else True
+    with pytest.raises(UserError, match="no seat") as raised:
+        together("engine.stall_minutes=0.01")
+    assert raised.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("hello", "line"),
+    [
+        ({"weights": "other"}, "seat b is left out: its model files differ from the driver's: other is not"),
+        ({"tokenizer": "other"}, "seat b is left out: its tokenizer differs from the driver's: other is not"),
+        ({"mlx": "0.1"}, "seat b is left out: its mlx differs from the driver's: 0.1 is not"),
+        ({"mlx_lm": None}, "seat b is left out: its mlx-lm differs from the driver's: None is not"),
+        ({"rowmill": "0.0.1"}, "seat b is left out: its rowmill differs from the driver's: 0.0.1 is not"),
+    ],
+)
+def test_a_seat_that_differs_is_left_out_with_a_line_that_names_the_difference(hello, line, monkeypatch, caplog):
+    monkeypatch.setattr(crew.Crew, "ours", None, raising=False)
+    transport = install(monkeypatch, {"a": [{"delay_s": 0.01}], "b": [{"hello": hello}]})
+    original = crew.Crew.__init__
+
+    def init(self, transport, spec, ours, *rest):
+        original(self, transport, spec, ours._replace(weights="ours", tokenizer="ours", mlx="1.0", mlx_lm="1.0"), *rest)
+
+    monkeypatch.setattr(crew.Crew, "__init__", init)
+    same = {"weights": "ours", "tokenizer": "ours", "mlx": "1.0", "mlx_lm": "1.0"}
+    transport.plans["a"] = [{"delay_s": 0.01, "hello": same}]
+    transport.plans["b"] = [{"hello": same | hello}]
+    figures, _ = together()
+    assert figures["finished"] == ROWS
+    assert len([message for message in caplog.messages if message.startswith(line)]) == 1
+    (b,) = [one for one in seats() if one["name"] == "b"]
+    assert (b["state"], b["answers"]) == ("left out", 0)
+    transport.plans.pop("a")
+    transport.plans["b"] = [{"hello": same | hello}]
+    with pytest.raises(UserError, match="no seat is left: b: its") as raised:
+        runner.run(words("run_name=none", "fleet=local"))
+    assert raised.value.exit_code == 3
+
+
+def test_other_chips_are_refused_for_those_who_want_that(monkeypatch, caplog):
+    install(monkeypatch, {"a": [{"delay_s": 0.01}], "b": [{"hello": {"device": "another"}}]})
+    together("fleet.same_device=true")
+    states = {one["name"]: one["state"] for one in seats()}
+    assert sorted(states.values()) == ["ended", "left out"]
+
+
+def test_a_run_begins_alone_goes_on_with_three_and_ends_with_two(monkeypatch):
+    _, expected = alone("output.shard_rows=64")
+    assert "interrupted" in runs.interrupt(words("run_name=fleet"))
+    install(monkeypatch, {"a": [{}], "b": [{}], "c": [{}]})
+    steps = []
+
+    def stop_after(self, original=fleet.Fleet.step):
+        steps.append(1)
+        if len(steps) == 3:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet.Fleet, "step", stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            together()
+    before = dict(select("SELECT row, body FROM completions"))
+    assert 0 < len(before) < ROWS
+    install(monkeypatch, {"a": [{}], "b": [{}]})
+    figures, found = together()
+    assert found == expected
+    assert figures["sessions"] == 3
+    assert before.items() <= dict(select("SELECT row, body FROM completions")).items()
+
+
+def test_an_interrupted_fleet_keeps_what_its_seats_were_at(monkeypatch):
+    import signal
+
+    install(monkeypatch, {"a": [{"delay_s": 0.1}], "b": [{"delay_s": 0.1}]})
+    steps = []
+
+    def stop_after(self, original=fleet.Fleet.step):
+        steps.append(1)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(fleet.Fleet, "step", stop_after)
+    with pytest.raises(KeyboardInterrupt, match="interrupted"):
+        together()
+    kept = dict(select("SELECT seat, count(*) FROM completions GROUP BY seat"))
+    assert len(kept) == 2
+
+
+def test_seats_at_one_to_ten_get_shares_of_one_to_ten(monkeypatch):
+    runs.write_rows(2000)
+    install(monkeypatch, {"fast": [{"delay_s": 0.01}], "slow": [{"delay_s": 0.1}]})
+    together("engine.batch_size=8", "engine.window=2000")
+    answers = {one["name"]: one["answers"] for one in seats()}
+    assert answers["slow"] / 2000 == pytest.approx(1 / 11, rel=0.25)
+
+
+def test_lack_of_memory_makes_the_batches_of_that_seat_smaller_and_no_others(monkeypatch):
+    dead = {"dies": 1, "error": GoneError("because memory ran out", memory=True)}
+    transport = install(monkeypatch, {"a": [dead, {"delay_s": 0.01}], "b": [{"delay_s": 0.01}]})
+    together("engine.batch_size=10")
+    shares = {place: [link.seat._spec.share for link in links] for place, links in transport.links.items()}
+    assert shares == {"a": [1.0, 0.7], "b": [1.0]}
+    transport = install(monkeypatch, {"a": [{}], "b": [{}]})
+    runs.write_rows(ROWS)
+    runner.run(words("run_name=fleet", "fleet=local", "engine.batch_size=10", "resume=auto"))
+    assert select("SELECT sum(memory) FROM deaths") in ([(None,)], [(0,)])
+
+
+def test_a_pause_gives_the_memory_back_and_changes_nothing(monkeypatch):
+    _, expected = alone()
+    transport = install(monkeypatch, {"a": [{"delay_s": 0.005}], "b": [{"delay_s": 0.005}]})
+    steps = []
+
+    def releasing(self, original=fleet.Fleet.step):
+        steps.append(1)
+        if len(steps) in (2, 4):
+            self.release()
+            assert all(link.seat._engine is None for links in transport.links.values() for link in links)
+        return original(self)
+
+    monkeypatch.setattr(fleet.Fleet, "step", releasing)
+    _, found = together()
+    assert found == expected
