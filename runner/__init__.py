@@ -23,6 +23,7 @@ with another batch size.
 From Python, ``run`` computes and ``open_run`` reads, also while a run is at work or after it was interrupted.
 
 Modules:
+bare        Bare words: what stands without quotes, in YAML or on a command line, kept as typed until its key is known.
 cache       The cache folder; what appears in it appears by rename: whole, or not at all.
 checkpoint  The only truth about a run: what is committed in SQLite, and the Arrow shards that follow from it.
 cli         The command line: a word, then Hydra overrides or a run directory. Heavy packages load late.
@@ -32,6 +33,7 @@ custom      A user's own classes: where they may come from, what identifies them
 data        Rows in: the files of a data set become rows by position.
 disk        Files that appear whole or not at all, and errors of disks, and of SQLite on them, as UserErrors.
 engine      Token ids to token ids: one resident model, a batch of sequences, a prefix stored once.
+environ     Environment variables that a configuration names, as ``${oc.env:NAME}`` or ``${oc.env:NAME,DEFAULT}``.
 export      Runs out: tables, hub data sets, pre-annotations, training data, results as the OpenAI API writes them.
 fleet       One run on many machines: seats, each a process with the model, and a driver that deals and keeps.
 keys        The values that a configuration key takes, stated where the key is declared.
@@ -40,6 +42,7 @@ machine     This machine: its device and memory, its linear algebra, the version
 models      A model's files on this disk: found, fetched, converted from GGUF, measured.
 night       A night's run beside its user: when it works, what keeps the machine awake, whom it notifies.
 patterns    Regular expressions of users, which no text keeps busy for good.
+plain       Values of any kind as JSON, the same in prompts, exports and reports.
 report      The morning report: one HTML file on a run, its results and how far to trust them.
 results     What came out of a run, read without disturbing it: rows, status, evaluation, comparison, for people.
 rowmill     rowmill: put a prompt through every row of a data set with one local LLM, resumably.

@@ -101,12 +101,17 @@ def copy_file(source: Path, path: Path) -> None:
         shutil.copyfileobj(content, file, 1 << 20)
 
 
+def as_its_folder(path: str | Path, flags: int) -> int:
+    """``os.open`` for a new file that may be read by those who may look into its folder, and by nobody else."""
+    return os.open(path, flags, 0o666 & Path(path).parent.stat().st_mode)
+
+
 @contextlib.contextmanager
 def _published(path: Path, *, synced: bool = True) -> Iterator[Any]:
     """A file that is written beside ``path`` and gets its name at the end; what fails leaves ``path`` untouched."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w+b") as file:
+        with open(temporary, "w+b", opener=as_its_folder) as file:
             yield file
         if synced:
             publish_file(temporary, path)

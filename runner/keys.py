@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import types
 import typing
 from typing import Any
 
+from runner.bare import LATE, Bare, plain
 from runner.types import UserError
 
 _WORDS = {
     **{int: "a whole number", float: "a number", bool: "true or false", str: "a text"},
     **{dict: "{name: value, ...}", Any: "{name: value, ...} or a file"},
+}
+
+_TRUTH = {
+    "true": True,
+    "True": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "False": False,
+    "no": False,
+    "off": False,
 }
 
 
@@ -46,7 +59,7 @@ def _check_value(
 
 def in_words(hint: Any) -> str:
     """A type for people: ``a whole number or null``."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+    if _is_union(hint):
         return " or ".join("null" if one is type(None) else in_words(one) for one in typing.get_args(hint))
     if typing.get_origin(hint) is list:
         inner = (typing.get_args(hint) or (str,))[0]
@@ -54,11 +67,38 @@ def in_words(hint: Any) -> str:
     return _WORDS.get(typing.get_origin(hint) or hint, "of another type")
 
 
+def meant(value: Any, hint: Any) -> Any:
+    """A value as a field of this type wants it: a bare word becomes the text that was typed, or the number."""
+    hints = typing.get_args(hint) if _is_union(hint) else (hint,)
+    names = {typing.get_origin(one) or one: typing.get_args(one) for one in hints}
+    if isinstance(value, list):
+        inner = (names.get(list) or (Any,))[-1]
+        return [meant(one, inner) for one in value]
+    if isinstance(value, dict):
+        inner = (names.get(dict) or (Any,))[-1]
+        return {key: meant(one, inner) for key, one in value.items()}
+    if str in names:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and not {int, float} & names.keys()
+        return str(value) if is_number else value.removeprefix(LATE) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    word = value.removeprefix(LATE)
+    for kind, read in ((int, int), (float, float), (bool, _TRUTH.__getitem__)):
+        with contextlib.suppress(ValueError, KeyError):
+            if kind in names:
+                return read(word)
+    return plain(Bare(word)) if value.startswith(LATE) else value
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether a plain value is of a type; True for types that YAML knows nothing of."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+    if _is_union(hint):
         return any(fits(value, one) for one in typing.get_args(hint))
     hint = typing.get_origin(hint) or hint
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     return isinstance(value, hint) if hint in (bool, str, list, dict, type(None)) else True
+
+
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union

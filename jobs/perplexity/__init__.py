@@ -39,7 +39,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jobs.perplexity.conf import PerplexityConf, PerplexityRunConf
@@ -47,8 +46,9 @@ from jobs.perplexity.run import Asked, PerplexityRun
 from jobs.perplexity.table import Variant, as_json, as_markdown, as_text
 from jobs.perplexity.windows import Check, cut_windows, read_tokens, text_column
 from runner.config.compose import Composer
+from runner.config.flow import combinations
 from runner.config.job import job_folders
-from runner.config.quoting import combinations
+from runner.config.typed import as_object, as_plain
 from runner.data.source import open_source
 from runner.data.stdin import STDIN
 from runner.disk import disk_errors, write_text
@@ -144,8 +144,7 @@ def compose(overrides: Sequence[str], config_dir: str | None, differing: Sequenc
     """A variant's configuration, checked; ``differing`` overrides go into its name."""
     tree, choices = Composer(PerplexityRunConf, "perplexity", config_dir).compose(overrides)
     try:
-        conf = cast(PerplexityRunConf, OmegaConf.to_object(tree))
-        config = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
+        conf, config = cast(PerplexityRunConf, as_object(tree)), as_plain(tree)
     except OmegaConfBaseException as error:
         raise UserError(first_line(error)) from error
     check_keys(conf)

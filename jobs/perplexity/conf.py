@@ -44,9 +44,10 @@ class PerplexityConf:
 
 @dataclass
 class PerplexityOutputConf:
-    """``dir``: the folder that holds run folders. ``report``: whether to write ``report.html`` at the end."""
+    """``dir``, ``shared``: as for ``rowmill run``. ``report``: whether to write ``report.html`` at the end."""
 
     dir: str = "outputs"
+    shared: bool = False
     report: bool = True
 
 

@@ -108,7 +108,7 @@ class PerplexityRun:
         return {"perplexity": {"variant": found.name, **found.estimate._asdict()}}
 
     def open_store(self, death: Death | None) -> Store:
-        from omegaconf import OmegaConf
+        from runner.config.typed import as_yaml
 
         durability = self.conf.checkpoint.durability
         store = Store.open(
@@ -121,8 +121,9 @@ class PerplexityRun:
             kept=lambda start, stop: pa.table({}),
             durability=durability,
             provenance=self._provenance(),
-            config=OmegaConf.to_yaml(OmegaConf.create(self.config)),
+            config=as_yaml(self.config),
             death=death,
+            shared=self.conf.output.shared,
         )
         if self.source.spool is not None:
             keep_copy(self.source.spool, self.run_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from runner.disk import (
     DISK_ERRORS,
     DamagedError,
     Syncer,
+    as_its_folder,
     damaged,
     disk_error,
     disk_errors,
@@ -104,6 +106,7 @@ def create_if_new(run_dir: Path, identity: Mapping[str, Any]) -> None:
         for ending in ("-journal", "-wal", "-shm"):  # of a killed creation: they must not be taken for ours
             left.with_name(left.name + ending).unlink(missing_ok=True)
     new.unlink(missing_ok=True)
+    os.close(as_its_folder(new, os.O_RDWR | os.O_CREAT))
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         create_tables(connection, identity)

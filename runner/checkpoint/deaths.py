@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runner.checkpoint.records import with_crc
+from runner.disk import as_its_folder
 from runner.machine.facts import boot_id
 from runner.words import count_of
 
@@ -122,7 +123,7 @@ class Flight:
 
     def __init__(self, run_dir: Path, session: int) -> None:
         """Start with nothing in flight."""
-        self._descriptor = os.open(run_dir / FLIGHT, os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor = as_its_folder(run_dir / FLIGHT, os.O_RDWR | os.O_CREAT)
         self.session, self._beats, self._done = session, 0, 0
         self._working = False
         self._count = 0

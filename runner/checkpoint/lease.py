@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from runner.disk import NO_LOCKS, lock
+from runner.disk import NO_LOCKS, as_its_folder, lock
 from runner.types import UserError
 
 LOCK = "run.lock"
@@ -23,7 +23,7 @@ class Lease:
 
     def __init__(self, run_dir: Path) -> None:
         """Take the lease of an existing directory; UserError naming the holder's pid if another has it."""
-        self._descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor = as_its_folder(run_dir / LOCK, os.O_RDWR | os.O_CREAT)
         if not _lock(self._descriptor):
             pid = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self._descriptor)

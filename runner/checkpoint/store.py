@@ -83,6 +83,7 @@ class Store:
         provenance: Mapping[str, Any] | None = None,
         config: str | None = None,
         death: Death | None = None,
+        shared: bool = False,
         retry: bool = False,
     ) -> Store:
         """Create the run directory, or resume it if it holds the same run.
@@ -92,9 +93,8 @@ class Store:
         each session, ``config`` (YAML) goes into ``config.yaml``. ``schema`` has the job's columns, ``keep`` the kept
         input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``:
         with ``process`` a power cut loses what was committed in the last second, with ``power`` nothing, for a disk
-        sync at each commit.
-        ``death``: how a supervisor saw the last session end; see ``runner.checkpoint.deaths`` for what follows.
-        With ``retry`` rows in error become unfinished, and their failed requests are asked again.
+        sync at each commit. ``death``: how a supervisor saw the last session end; see ``runner.checkpoint.deaths``.
+        Unless ``shared``, nobody else may look into a new directory. With ``retry`` rows in error become unfinished.
 
         Raises UserError: column names clash; another process has the lease (its pid is named); the directory belongs
         to a different run (one line ``key: old -> new`` for each difference); the checkpoint is damaged, of another
@@ -109,7 +109,7 @@ class Store:
         whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}
         run_dir = Path(run_dir)
         with disk_errors(run_dir), contextlib.ExitStack() as undo:
-            run_dir.mkdir(parents=True, exist_ok=True)
+            run_dir.mkdir(0o777 if shared else 0o700, parents=True, exist_ok=True)
             lease = Lease(run_dir)
             undo.callback(lease.release)
             writer = Writer(run_dir, json.loads(json.dumps(whole)), power=durability == "power")

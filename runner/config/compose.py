@@ -20,22 +20,19 @@ import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.bare import Bare, read_yaml
+from runner.config.flow import read_value, values
 from runner.config.groups import GROUPS, group_files
-from runner.config.quoting import check_names, quoted, refuse_retyped, unescaped
+from runner.config.typed import OPEN, READER, as_object, field_type, is_text, open_schema, opened, own_files, settled
 from runner.keys import in_words
 from runner.types import UserError
 from runner.words import did_you_mean, first_line
 
-OPEN = "job"  # its keys are those of the job's own class, see runner.config.job.make_job
-READER = "dataset"  # with a ``_target_`` its keys are also those of the reader's own class
-NAMES = ("job.labels", "dataset.classes")  # keys that hold names, which may look like numbers
 _ORDER = re.compile(r"(\+\+|\+|~)?([^=]*?)(=.*)?", re.DOTALL)
 
 
@@ -51,7 +48,7 @@ class Composer:
         """``compose``, the tree as an instance of the schema. UserError for what its dataclasses refuse."""
         composed, choices = self.compose(overrides)
         try:
-            return OmegaConf.to_object(composed), choices
+            return as_object(composed), choices
         except OmegaConfBaseException as error:
             raise UserError(first_line(error)) from error
 
@@ -60,8 +57,9 @@ class Composer:
 
         A job with the data set's name is used if no job is given, and a prompt with the job's name if no prompt is.
         """
-        words = [self._checked(word) for word in overrides]
-        _refuse_twice(words)
+        given = [self._checked(word) for word in overrides]
+        _refuse_twice(overrides)
+        words = [f"{key}={value}" for key, value in given if key in GROUPS]
         composed, choices = self._compose(words)
         if OPEN in choices and not _asks(words, OPEN) and choices["dataset"] in self.options(OPEN):
             words.append(f"{OPEN}={choices['dataset']}")
@@ -73,8 +71,38 @@ class Composer:
             and choices[OPEN] in self.options("prompt")
         ):
             composed, choices = self._compose([*words, f"prompt={choices[OPEN]}"])
+        for key, typed in given:
+            if key not in GROUPS:
+                self._set(composed, key, typed)
         self._refuse_unknown(composed, self.schema, "", choices)
         return composed, choices
+
+    def _set(self, tree: DictConfig, key: str, typed: str) -> None:
+        hint = field_type(self.schema, key)
+        value = settled(self._read(key, typed, hint), key, hint, self.schema)
+        try:
+            OmegaConf.update(tree, key, value, force_add=hint is None)
+        except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
+            problem = opened(str(error)).splitlines()[0] if hint is None else f"it must be {in_words(hint)}"
+            raise UserError(key, problem, value=typed) from error
+
+    def _read(self, key: str, typed: str, hint: Any) -> Any:
+        """A text is what was typed, without quotes around all of it."""
+        if typed[:1] in ("'", '"') and typed[0] not in typed[1:]:
+            raise UserError(f"{key}={typed}: the quote {typed[0]} is not closed at the end of the value")
+        try:
+            value = read_value(typed)
+        except ValueError as error:
+            if is_text(hint):
+                return Bare(typed)
+            remedy = f"are all brackets closed? Texts with special characters need quotes: '{key}=[\"a, b\",c]'"
+            raise UserError(f"{key}={typed}: the value cannot be read ({error}); {remedy}") from error
+        if is_text(hint):
+            return value if isinstance(value, str) else Bare(typed)
+        if isinstance(value, Bare) and len(values(typed)) > 1:
+            several = "put a text with commas in quotes, a list in brackets"
+            raise UserError(f"{key}={typed}: {several}, such as '{key}=[{typed}]'; several runs are -m {key}={typed}")
+        return value
 
     def options(self, group: str) -> dict[str, Path]:
         """The files that a group can be set to, by name."""
@@ -87,8 +115,8 @@ class Composer:
 
     def _compose(self, words: list[str]) -> tuple[DictConfig, dict[str, str]]:
         ConfigStore.instance().store(name=f"{self.name}_schema", node=open_schema(self.schema))
-        searched = [f"hydra.searchpath=[file://{Path(self.config_dir).resolve()}]"] if self.config_dir else []
-        with _own_hydra(), hydra.initialize_config_module("conf", version_base="1.3"):
+        own = own_files(self.config_dir, self.schema)
+        with _own_hydra(), hydra.initialize_config_module("conf", version_base="1.3"), own as searched:
             try:
                 composed = cast(DictConfig, hydra.compose(self.name, words + searched, return_hydra_config=True))
                 choices = dict(composed.hydra.runtime.choices)
@@ -100,8 +128,8 @@ class Composer:
         del composed.hydra
         return composed, choices
 
-    def _checked(self, word: str) -> str:
-        """The override as Hydra is to see it. A text that its grammar cannot read is quoted."""
+    def _checked(self, word: str) -> tuple[str, str]:
+        """The override's key and value as typed; UserError for a key or a choice that does not exist."""
         sign, key, value = _parts(word)
         if not key:
             raise UserError(f"{word!r} is not KEY=VALUE: the key is missing")
@@ -113,10 +141,9 @@ class Composer:
             raise UserError(f"{word}: a key cannot be removed; set it to null or to another value")
         if key in GROUPS:
             self._check_choice(key, value or "")
-            return f"{key}={value}"
-        if not key.startswith((f"{OPEN}.", f"{READER}.")) or field_type(self.schema, key):
+        elif not key.startswith((f"{OPEN}.", f"{READER}.")) or field_type(self.schema, key):
             self._check_key(key, value or "")
-        return self._readable(word, key, value or "")
+        return key, value or ""
 
     def _no_value(self, word: str, key: str) -> str:
         close = get_close_matches(key.partition(":")[0], list(keys(self.schema)), n=1)
@@ -132,14 +159,13 @@ class Composer:
 
     def _check_file(self, group: str, file: Path, seen: tuple[Path, ...] = ()) -> None:
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            content = read_yaml(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise UserError(_yaml_problem(error, file)) from error
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} cannot be read: {error}") from error
         if not isinstance(content, dict):
             raise UserError(f"{file} has no `key: value` lines; {self._valid(group)}")
-        check_names(file, group)
         options = self.options(group)
         for base in content.get("defaults") or []:
             if isinstance(base, str) and base in options and options[base] not in (*seen, file):
@@ -151,24 +177,6 @@ class Composer:
             raise UserError(f"{key} is not a configuration key{self._alternatives(key)}")
         if dataclasses.is_dataclass(found):
             raise UserError(key, f"it is a group of keys; {self._valid(key)}", value=value)
-
-    def _readable(self, word: str, key: str, value: str) -> str:
-        sign = "" if field_type(self.schema, key) else "++"
-        if key in NAMES:
-            refuse_retyped(value, key)
-        value = unescaped(value)
-        override, problem = _parse(f"{key}{value if value.startswith('=') else '=' + value}")
-        if override is not None and not override.is_sweep_override():
-            return f"{sign}{key}={value}"
-        if _is_text(field_type(self.schema, key)) and value[:1] not in ("'", '"'):
-            return f"{key}={quoted(value)}"
-        if override is not None:
-            several = "put a text with commas in quotes, a list in brackets"
-            raise UserError(f"{word}: {several}, such as '{key}=[{value}]'; several runs are several command lines")
-        if value[:1] in ("'", '"') and value[-1:] != value[:1]:
-            raise UserError(f"{word}: the quote {value[0]} is not closed at the end of the value")
-        hint = f"are all brackets closed? Empty texts and those with special characters need quotes: '{key}=[\"\",b]'"
-        raise UserError(f"{word}: the value cannot be read ({problem}); {hint}")
 
     def _refuse_unknown(self, node: DictConfig, schema: Any, prefix: str, choices: dict[str, str]) -> None:
         """Refuse what ``+`` or a file's ``@package`` has added to the tree."""
@@ -199,7 +207,7 @@ class Composer:
 
     def _explained(self, error: Exception, words: list[str]) -> UserError:
         """Hydra's or OmegaConf's error as one line that names the key, the file and what would be right."""
-        text = _chain(error)
+        text = opened(_chain(error))
         absent = re.search(r"In '([^']+)': Could not (?:find|load) '([^']+)'", text)
         if absent:
             group, _, name = absent[2].rpartition("/")
@@ -219,7 +227,7 @@ class Composer:
             return UserError(key, problem) if given is None else UserError(key, problem, value=given)
         if key and "not in" in text:
             return UserError(f"{key} is not a configuration key{self._alternatives(key)}{place}")
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [line.strip() for line in opened(str(error)).splitlines() if line.strip()]
         if key:
             return UserError(key, f"{lines[0]}{place}")
         return UserError(" ".join(lines[:2]) or type(error).__name__)
@@ -242,14 +250,6 @@ def _own_hydra() -> Iterator[None]:
         host.hydra, version.version_base = before
 
 
-def open_schema(schema: Any) -> DictConfig:
-    """The tree of a schema; to ``dataset`` keys may be added, those of a reader of the user's own."""
-    node = cast(DictConfig, OmegaConf.structured(schema))
-    if READER in node:
-        OmegaConf.set_struct(node[READER], False)
-    return node
-
-
 def keys(schema: Any, prefix: str = "") -> Iterator[str]:
     """All keys of a schema, dotted."""
     for name, hint in typing.get_type_hints(schema).items():
@@ -259,40 +259,22 @@ def keys(schema: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def field_type(schema: Any, key: str) -> Any:
-    """The type of a dotted key, a dataclass for a group of keys; None if there is no such key."""
-    for part in key.split("."):
-        schema = typing.get_type_hints(schema).get(part) if dataclasses.is_dataclass(schema) else None
-    return schema
-
-
 def _parts(word: str) -> tuple[str | None, str, str | None]:
     match = _ORDER.fullmatch(word)
     assert match is not None
     return match[1], match[2], None if match[3] is None else match[3][1:]
 
 
-def _parse(word: str) -> tuple[Override | None, str]:
-    try:
-        return OverridesParser.create().parse_override(word), ""
-    except HydraException as error:
-        return None, first_line(error)
-
-
-def _is_text(hint: Any) -> bool:
-    return hint is str or (str in typing.get_args(hint) and typing.get_origin(hint) is not list)
-
-
 def _asks(words: list[str], group: str) -> bool:
     return any(word.startswith((f"{group}=", f"~{group}")) for word in words)
 
 
-def _refuse_twice(words: list[str]) -> None:
+def _refuse_twice(words: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for word in words:
         key = _parts(word)[1]
         if key in seen:
-            raise UserError(f"{key} is set twice: {seen[key]} and {word}; keep one of them".replace("++", ""))
+            raise UserError(f"{key} is set twice: {seen[key]} and {word}; keep one of them")
         seen[key] = word
 
 

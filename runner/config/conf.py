@@ -26,6 +26,7 @@ class OutputConf(StructureConf):
 
     Attributes:
         dir: The folder that holds run folders.
+        shared: Whether other users of this machine may look into a new run's folder.
         keep: The input columns to copy into the output. null: all whose names are not taken by the job's own columns.
         shard_rows: The number of rows in an Arrow file.
         report: Whether to write ``report.html`` once all rows are finished. null: unless the engine is the fake one.
@@ -34,6 +35,7 @@ class OutputConf(StructureConf):
     """
 
     dir: str = "outputs"
+    shared: bool = False
     keep: list[str] | None = None
     shard_rows: int = key(1000, least=1)
     report: bool | None = None

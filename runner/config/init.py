@@ -21,6 +21,7 @@ from runner.data.readers import SUFFIXES
 from runner.data.readers.compressed import open_bytes
 from runner.data.readers.csv import other_delimiter
 from runner.data.source import DataSource, open_source
+from runner.text.templates import cell
 from runner.types import UserError
 
 PACKED = (".gz", ".zst", ".bz2", ".lz4")
@@ -43,6 +44,7 @@ class Proposal:
     median_chars: int
     gold: str | None = None
     labels: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def propose(path: str, table: str | None = None, folder: Path | None = None, keys: Sequence[str] = ()) -> Proposal:
@@ -58,7 +60,7 @@ def propose(path: str, table: str | None = None, folder: Path | None = None, key
     text, chars = _text_column(source, rows)
     gold, labels = _label_column(source, rows, text)
     job = "label" if gold else "summarize" if chars >= LONG else "generate"
-    return Proposal(conf, len(source), text, job, chars, gold, labels)
+    return Proposal(conf, len(source), text, job, chars, gold, labels, tuple(source.column_names))
 
 
 def write_starter_config(found: Proposal, folder: Path, name: str | None = None) -> tuple[str, list[Path]]:
@@ -126,15 +128,11 @@ def _text_column(source: DataSource, rows: list[dict[str, Any]]) -> tuple[str, i
     lengths = {
         name: int(statistics.median([len(row[name] or "") for row in rows]))
         for name in source.column_names
-        if name.isidentifier()
-        and (pa.types.is_string(t := source.schema.field(name).type) or pa.types.is_large_string(t))
+        if pa.types.is_string(t := source.schema.field(name).type) or pa.types.is_large_string(t)
     }
     if not lengths or not any(lengths.values()):
         columns = ", ".join(source.column_names)
-        raise UserError(
-            f"{source.conf.display_name} has no column of texts to ask about (columns: {columns}); a template can only "
-            "use columns whose names consist of letters, digits and _"
-        )
+        raise UserError(f"{source.conf.display_name} has no column of texts to ask about (columns: {columns})")
     return max(lengths.items(), key=lambda pair: pair[1])
 
 
@@ -204,7 +202,7 @@ def _job(found: Proposal) -> str:
         return (
             f"# Each row's {found.text} is summarised; half of these have over {found.median_chars:,} characters.\n"
             "defaults: [summarize]\n"
-            f"column: {found.text}\n"
+            f"column: {_quoted(found.text)}\n"
             "target_words: 100\n"
         )
     samples = "samples: 1 # answers per row; more than one needs engine.temperature above 0"
@@ -223,12 +221,17 @@ def _prompt(found: Proposal) -> str:
             "  {% for label in labels %}\n"
             "  - {{ label.surface }}{% if label.description %}: {{ label.description }}{% endif %}\n"
             "  {% endfor %}\n\n"
-            f"  Text: {{{{ {found.text} }}}}\n"
-            f"# examples: # a few help small models\n#   - {{{found.text}: ..., answer: {_quoted(found.labels[0])}}}\n"
+            f"  Text: {cell(found.text, found.columns)}\n"
+            "# examples: # a few help small models\n"
+            f"#   - {{{_key(found.text)}: ..., answer: {_quoted(found.labels[0])}}}\n"
         )
     return (
         f"{about}# system: You answer briefly.\n"
         "user: |-\n"
         "  Say in one sentence what this is about.\n\n"
-        f"  {{{{ {found.text} }}}}\n"
+        f"  {cell(found.text, found.columns)}\n"
     )
+
+
+def _key(column: str) -> str:
+    return column if column.isidentifier() else _quoted(column)

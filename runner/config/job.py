@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from runner.config.hooks import NamesVariables, check_hooks
-from runner.custom.classes import find_class, import_class_module, make
+from runner.custom.classes import as_taken, find_class, import_class_module, make
 from runner.custom.code import targets
 from runner.data.kept import loadable
 from runner.types import Job, UserError
@@ -21,18 +21,27 @@ def make_job(node: Any, config_dir: str | None = None, modules: Sequence[str] = 
 
     The class may be one of ours, lie in a file of the user's folders, or in one of the installed ``modules``.
     """
-    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        raise UserError("job._target_ is not set: choose a job, such as job=label, or name your own class in it")
-    target, folders = node["_target_"], job_folders(config_dir)
-    for where, name in targets(node):
-        import_class_module(where, name, folders, modules)
+    target, found = _class(node, config_dir, modules)
     values = {key: value for key, value in node.items() if key != "_target_"}
-    job = make("job", find_class("job", target, "steps"), target, values)
+    job = make("job", found, target, values)
     if not isinstance(job, Job):
         raise UserError("job._target_", "the class lacks steps(row) or schema()", value=target)
     check_hooks(job, f"job._target_={target}")
     _check_schema(job, target)
     return job
+
+
+def typed_job(node: Any, config_dir: str | None = None, modules: Sequence[str] = ()) -> dict[str, Any]:
+    """The job's keys as its class takes them: a text that looks like a number is what was typed."""
+    return as_taken(_class(node, config_dir, modules)[1], node)
+
+
+def _class(node: Any, config_dir: str | None, modules: Sequence[str]) -> tuple[str, type]:
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        raise UserError("job._target_ is not set: choose a job, such as job=label, or name your own class in it")
+    for where, name in targets(node):
+        import_class_module(where, name, job_folders(config_dir), modules)
+    return node["_target_"], find_class("job", node["_target_"], "steps")
 
 
 def job_folders(config_dir: str | None) -> list[str]:

@@ -6,14 +6,15 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.compose import Composer, open_schema
+from runner.config.compose import Composer
 from runner.config.conf import RunConf
-from runner.config.job import make_job
+from runner.config.job import make_job, typed_job
+from runner.config.typed import as_object, as_plain, from_plain
 from runner.keys import check_keys
 from runner.night.notify import check_notify
 from runner.night.schedule import check_schedule
@@ -47,16 +48,15 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
             raise UserError(f"{missing[0]} is not set: {_how_to_set(missing[0], choices)}")
-        plain = OmegaConf.to_container(composed, resolve=True)
-        conf = OmegaConf.to_object(composed)
+        plain, conf = as_plain(composed), as_object(composed)
     except OmegaConfBaseException as error:
         at = getattr(error, "full_key", None)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise (UserError(at, reason) if at else UserError(reason)) from error
-    plain = cast(dict[str, Any], plain)
     assert isinstance(conf, RunConf)
     _check(conf)
     try:
+        plain["job"] = typed_job(plain["job"], config_dir, conf.modules)
         job = make_job(plain["job"], config_dir, conf.modules)
     except UserError as error:
         own = composer.own_file("job", choices["job"])
@@ -67,8 +67,7 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
 def recorded_config(plain: dict[str, Any], config_dir: str | None = None) -> Config:
     """The configuration of an earlier run from what was kept of it. UserError where that does not fit any more."""
     try:
-        composed = OmegaConf.merge(open_schema(RunConf), plain)
-        conf = OmegaConf.to_object(composed)
+        conf = as_object(from_plain(plain, RunConf))
     except OmegaConfBaseException as error:
         raise UserError(f"the run was made by another version: {first_line(error)}") from error
     assert isinstance(conf, RunConf)

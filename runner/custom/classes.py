@@ -6,12 +6,12 @@ import dataclasses
 import importlib.util
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runner.custom.code import import_job_module
-from runner.keys import fits, in_words
+from runner.keys import fits, in_words, meant
 from runner.types import UserError
 from runner.words import did_you_mean
 
@@ -64,6 +64,7 @@ def _is_own(value: Any, module: str, method: str) -> bool:
 
 def make(group: str, found: type, target: str, values: dict[str, Any]) -> Any:
     """An object of the class with these values; UserError that names the key of a value that it refuses."""
+    values = as_taken(found, values)
     _check_values(group, found, target, values)
     try:
         return found(**values)
@@ -73,6 +74,12 @@ def make(group: str, found: type, target: str, values: dict[str, Any]) -> Any:
         raise UserError(group, f"{target} does not take these values: {type(error).__name__}: {error}") from error
 
 
+def as_taken(found: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the fields of the class want them; see ``runner.keys.meant``."""
+    hints = _type_hints(found)
+    return {name: meant(value, hints.get(name, Any)) for name, value in values.items()}
+
+
 def _check_values(group: str, found: Any, target: str, values: dict[str, Any]) -> None:
     fields = [field for field in dataclasses.fields(found) if field.init]
     taken = [field.name for field in fields]
@@ -80,10 +87,6 @@ def _check_values(group: str, found: Any, target: str, values: dict[str, Any]) -
     for name, value in values.items():
         if name not in taken:
             raise UserError(f"{group}.{name} is not a key of {target}{did_you_mean(name, taken)}")
-        if value == "???":
-            raise UserError(
-                f"{group}.{name} is not set: give {group}.{name}=... on the command line or in your configuration"
-            )
         if name in hints and not fits(value, hints[name]):
             shown = "null" if value is None else value
             raise UserError(f"{group}.{name}", f"it must be {in_words(hints[name])}", value=shown)

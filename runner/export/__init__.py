@@ -20,7 +20,7 @@ annotate  Labels and texts as pre-annotations, for people to check: tasks for La
 files     Rows as a file: Parquet, JSON lines, CSV or an SQLite database, written beside its place and renamed.
 hub       A run as a data set on the Hugging Face hub: Parquet files and a card that says how they were made.
 openai    Results as the OpenAI Batch API writes them: a file of responses and one of errors, an object a request.
-plain     Values of any Arrow type as JSON, and as the flat cells that CSV and SQLite can hold.
+plain     Tables with the flat cells that CSV and SQLite can hold.
 select    Which rows and columns of a run are exported: joined to the input, filtered, chosen.
 training  Rows as training data: chat messages, Alpaca's instruction and output, or prompt and completion.
 """

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from jinja2 import Environment, TemplateError, meta
-
 from runner.data.cells import records
 from runner.export.files import STDOUT, opened
-from runner.export.plain import to_json
 from runner.export.select import INPUT, Selection
+from runner.plain import to_json
 from runner.results.run import Run
+from runner.text.templates import Template
 from runner.types import UserError
 from runner.words import did_you_mean
 
@@ -158,8 +157,8 @@ def _write_list(target: str, records: Iterable[Any], *, overwrite: bool) -> int:
 
 def _in_prompt(run: Run, columns: list[str]) -> list[str]:
     try:
-        used = meta.find_undeclared_variables(Environment().parse(run.config["prompt"]["user"]))
-    except TemplateError:
+        used = Template("prompt.user", run.config["prompt"]["user"]).names
+    except UserError:
         return []
     return [name for name in columns if name in used]
 

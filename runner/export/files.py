@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from runner.data.cells import records
-from runner.export.plain import flat, to_json, too_wide
+from runner.export.plain import flat, too_wide
+from runner.plain import to_json
 from runner.types import UserError
 
 STDOUT = "-"

@@ -16,8 +16,8 @@ from typing import Any
 from runner.data.readers import holds_requests
 from runner.export.annotate import model_name
 from runner.export.files import STDOUT, opened
-from runner.export.plain import to_json
 from runner.export.select import Selection
+from runner.plain import to_json
 from runner.results.run import Run
 from runner.types import TOO_LONG, RowError, UserError
 

@@ -1,24 +1,15 @@
-"""Values of any Arrow type as JSON, and as the flat cells that CSV and SQLite can hold."""
+"""Tables with the flat cells that CSV and SQLite can hold."""
 
 from __future__ import annotations
 
 import base64
-import json
-import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from runner.data.cells import shown
-
-
-def to_json(value: Any) -> str:
-    """One line of valid JSON. NaN and infinities become null, bytes base64, dates and times ISO 8601."""
-    try:
-        return _STRICT(value)
-    except ValueError:  # a number that JSON does not have
-        return _STRICT(_finite(value))
+from runner.plain import to_json
 
 
 def flat(table: pa.Table, whole: Sequence[str] = ()) -> pa.Table:
@@ -120,20 +111,3 @@ def _valid(column: pa.ChunkedArray) -> Any:
 
 def _text(value: Any) -> str:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else to_json(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-_STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain).encode

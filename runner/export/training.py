@@ -20,10 +20,10 @@ from runner.config.hooks import Hooks
 from runner.data.cells import records
 from runner.data.readers import holds_requests
 from runner.export.files import STDOUT, opened
-from runner.export.plain import to_json
-from runner.export.select import INPUT, Selection
+from runner.export.select import INPUT, ROW, Selection
+from runner.plain import to_json
 from runner.results.run import Run
-from runner.text.templates import Template
+from runner.text.templates import WHOLE, Template
 from runner.types import RowError, UserError
 from runner.words import did_you_mean
 
@@ -68,12 +68,13 @@ class Sides:
 
     def prepare(self, columns: list[str]) -> None:
         """Find out what each side is; UserError for a column that does not exist or a prompt that cannot be known."""
-        self._answer = _cell("--completion", self.completion or "", columns)
+        self._counted = ROW not in self.run.columns.names  # `row` is the place of a row, and no column of the data
+        self._answer = self._cell("--completion", self.completion or "", columns)
         self._asked = self._own_prompt(columns) if self.prompt is None else self._given_prompt(self.prompt, columns)
 
     def _given_prompt(self, prompt: str, columns: list[str]) -> Callable[[dict[str, Any]], Messages]:
-        user = _cell("--prompt", prompt, columns)
-        system = _cell("--system", self.system, columns) if self.system else None
+        user = self._cell("--prompt", prompt, columns)
+        system = self._cell("--system", self.system, columns) if self.system else None
         return lambda row: _messages(system(row) if system else None, user(row))
 
     def _own_prompt(self, columns: list[str]) -> Callable[[dict[str, Any]], Messages]:
@@ -85,14 +86,32 @@ class Sides:
         user = Template("prompt.user", prompt["user"])
         source = self.system or prompt["system"]
         system = Template("prompt.system", source) if source else None
-        filled = _filled(self.run, (user.names | (system.names if system else set())) - set(columns))
+        for template in (user, *([system] if system else [])):
+            template.take_columns([name for name in columns if name != ROW or not self._counted])
+        used = user.names | (system.names if system else set())
+        filled = _filled(self.run, used - {*columns, *WHOLE})
 
         def asked(row: dict[str, Any]) -> Messages:
-            cells = row | {name.removeprefix(INPUT): cell for name, cell in row.items() if name.startswith(INPUT)}
-            cells |= filled(row)
-            return _messages(system.render(cells) if system else None, user.render(cells))
+            cells = self._cells(row)
+            cells |= {name.removeprefix(INPUT): cell for name, cell in row.items() if name.startswith(INPUT)}
+            variables = {**cells, **filled(row)}
+            said = system.render(variables, row=cells) if system else None
+            return _messages(said, user.render(variables, row=cells))
 
         return asked
+
+    def _cell(self, option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any]], Any]:
+        """A column's cell, or a template over all of them."""
+        if "{{" in what or "{%" in what:
+            template = Template(option, what)
+            template.check_names(list(self._cells(dict.fromkeys(columns))))
+            return lambda row: template.render(self._cells(row))
+        if what not in columns:
+            raise UserError(option, f"no column {what!r}{did_you_mean(what, columns)}; a template needs {{{{ }}}}")
+        return lambda row: row[what]
+
+    def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: cell for name, cell in row.items() if name != ROW or not self._counted}
 
 
 def write_training(
@@ -145,17 +164,6 @@ def _place(of: Messages) -> float:
     """A number in [0, 1) that follows from the prompt, or the whole example."""
     digest = hashlib.blake2b(to_json(of).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
-
-
-def _cell(option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any]], Any]:
-    """A column's cell, or a template over all of them."""
-    if "{{" in what:
-        template = Template(option, what)
-        template.check_names(columns)
-        return template.render
-    if what not in columns:
-        raise UserError(option, f"no column {what!r}{did_you_mean(what, columns)}; a template needs {{{{ }}}}")
-    return lambda row: row[what]
 
 
 def _hooks(run: Run) -> Hooks | None:

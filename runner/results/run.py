@@ -46,6 +46,7 @@ from runner.data.cells import records
 from runner.data.kept import Kept
 from runner.data.stdin import COPY, STDIN
 from runner.disk import damage
+from runner.environ import filled
 from runner.results.status import Session, Status, read_sessions, read_status
 from runner.types import UserError
 from runner.words import first_line
@@ -151,7 +152,7 @@ class Run:
         from runner.data.source import open_source
 
         recorded = self.identity["dataset"]
-        conf = DatasetConf.of(self.config["dataset"])
+        conf = DatasetConf.of(filled(self.config["dataset"]))
         if self.data is not None or (conf.path == STDIN and not conf.target):
             conf = conf.changed(path=self.data or str(self.path / COPY))
         source = open_source(conf, folders=self._reader_folders(), modules=self.config.get("modules", ()))

@@ -6,6 +6,9 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from runner.disk import as_its_folder
 
 log = logging.getLogger("rowmill")
 
@@ -26,6 +29,9 @@ def run_log(run_dir: Path) -> Iterator[None]:
 
 class _LogFile(logging.FileHandler):
     """On a full disk the log ends; the run says why it does."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=as_its_folder)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 the base class's name
         """Let it be."""

@@ -14,7 +14,7 @@ from runner.checkpoint.store import Store
 from runner.data.source import DataSource
 from runner.engine.conf import EngineConf
 from runner.night.night import Night
-from runner.night.notify import NotifyConf
+from runner.night.notify import NotifyConf, masked
 from runner.night.schedule import ScheduleConf
 from runner.signals import Stop
 
@@ -83,13 +83,13 @@ class Runnable(Protocol):
 
 
 def resume_command(run: Runnable) -> str:
-    """The exact command line that goes on with this run, from the same folder."""
+    """The exact command line that goes on with this run, from the same folder; ``...`` in place of secrets."""
     program, *typed = sys.argv
     if Path(program).name == "rowmill" and typed[:1] == run.command[:1]:
         program = "rowmill" if _is_on_path(program) else program
     else:
         program, typed = "rowmill", run.command
-    return shlex.join([program, *run.resuming(typed)])
+    return shlex.join([program, *map(masked, run.resuming(typed))])
 
 
 def resumed(words: list[str], run_name: str | None) -> list[str]:

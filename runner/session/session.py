@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from runner.checkpoint.counts import SessionWork
 from runner.checkpoint.deaths import Death
 from runner.checkpoint.store import Store
 from runner.config.conf import RunConf
 from runner.config.load import Config
+from runner.config.typed import as_yaml
 from runner.data.source import DataSource
 from runner.data.stdin import keep_copy
 from runner.data.survey import Survey
@@ -146,8 +145,9 @@ def open_store(ready: Prepared, death: Death | None = None) -> Store:
         durability=conf.checkpoint.durability,
         provenance=provenance(ready),
         retry=conf.resume == "errors",
-        config=OmegaConf.to_yaml(OmegaConf.create(ready.config.plain | {"date": ready.date})),
+        config=as_yaml(ready.config.plain | {"date": ready.date}),
         death=death,
+        shared=conf.output.shared,
     )
     if ready.source.spool is not None:
         keep_copy(ready.source.spool, ready.run_dir)

@@ -35,6 +35,7 @@ from runner.text.templates import Template
 from runner.text.vocabulary import FUSE, Vocabulary, as_vocabulary, clean, defuse, fused
 from runner.types import Request, Row, RowError, UserError
 
+UNSET = "???"  # what Hydra calls missing
 _TAIL_TOKENS = 4
 _CACHED_CONTINUATIONS = 4096
 Message = dict[str, Any]
@@ -59,7 +60,7 @@ class PromptConf:
     """
 
     system: str | None = None
-    user: str = "???"
+    user: str = UNSET
     examples: list[dict[str, Any]] = field(default_factory=list)
     chat: bool = True
     separator: str = "\n\n"
@@ -88,7 +89,7 @@ class Prompter:
         self._chat = self._chat_template(date, chat_template_kwargs or {}) if conf.chat else None
         self._system = Template("prompt.system", conf.system) if conf.system else None
         user, moved = _without_end_spaces(conf)
-        self._user = Template("prompt.user", user)
+        self._user = Template("prompt.user", "" if user == UNSET else user)
         self.answer_prefix = "" if conf.chat else moved + conf.answer_prefix
         literal = not conf.chat and self._marks.spells(_literal_text(conf))
         self._fuse = self._defuse_cell if literal else None
@@ -203,9 +204,9 @@ class Prompter:
         if request.messages is not None:
             return [_map_strings(dict(message), clean) for message in request.messages]
         variables = {**row, **request.variables}
-        system = [_message("system", self._system.render(variables, self._fuse))] if self._system else []
+        system = [_message("system", self._system.render(variables, self._fuse, row))] if self._system else []
         examples = self._example_messages(request.variables)
-        return [*system, *examples, _message("user", self._user.render(variables, self._fuse))]
+        return [*system, *examples, _message("user", self._user.render(variables, self._fuse, row))]
 
     def _example_messages(self, variables: Mapping[str, Any]) -> list[Message]:
         """Earlier turns; rendered once if the examples alone have all that the template uses."""
@@ -213,7 +214,7 @@ class Prompter:
             return self._examples
         messages = []
         for example in self.conf.examples:
-            messages.append(_message("user", self._user.render({**variables, **example}, self._fuse)))
+            messages.append(_message("user", self._user.render({**variables, **example}, self._fuse, example)))
             messages.append(_message("assistant", clean(str(example.get("answer", "")))))
         if all(self._user.names <= example.keys() for example in self.conf.examples):
             self._examples = messages

@@ -1,19 +1,29 @@
-"""One Jinja2 template over a row's columns: sandboxed, with missing and null columns as errors."""
+"""One Jinja2 template over a row's columns: sandboxed, with missing and null columns as errors.
+
+A column is a variable, and ``row["Review Text"]`` is any column, whatever its name. Where a column is itself called
+``row``, the variable is that column, and ``columns["Review Text"]`` does the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
 from jinja2.sandbox import SandboxedEnvironment
 
+from runner.plain import to_json
 from runner.text.vocabulary import clean
 from runner.types import RowError, UserError
 from runner.words import did_you_mean
 
-_UNSET = "???"
+WHOLE = ("row", "columns")  # variables that hold all columns by name, unless a column has the name
+_RESERVED = {"and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "self", "loop", *WHOLE}
+_PRINTED = re.compile(r"\{\{-?\s*([^{}|\"'()\[\]]+?)\s*-?\}\}")
 Fuse = Callable[[str], str]
 
 
@@ -22,40 +32,62 @@ class _NullError(Exception):
 
 
 class Template:
-    """``names``: the variables that the template uses; ``needs``: those it uses without a default or a test.
+    """``names``: the variables and columns that the template uses; ``needs``: those without a default or a test.
 
     ``key`` is the configuration key that errors name. Raises UserError when the source is unset or malformed.
     """
 
     def __init__(self, key: str, source: str) -> None:
-        if not source or source == _UNSET:
+        if not source:
             raise UserError(f"{key} is not set: what is asked about a row, such as '{key}=\"Spam? {{{{ text }}}}\"'")
         self.key = key
         self._fuse: Fuse | None = None
         environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=self._finalize)
         del environment.globals["lipsum"], environment.filters["random"]  # a resumed run renders the same prompts
+        environment.filters["tojson"] = _tojson
         try:
-            tree = environment.parse(source)
+            self._tree = environment.parse(source)
             self._template = environment.from_string(source)
             self._template.globals = dict(self._template.globals)  # a chain of dicts, copied at every rendering
         except (jinja2.TemplateError, RecursionError, OverflowError, ValueError) as error:
             line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
-            raise UserError(key, f"{line}{error or type(error).__name__}") from error
-        self.names = frozenset(meta.find_undeclared_variables(tree) - environment.globals.keys())
-        self.needs = self.names - _optional(tree)
+            raise UserError(key, f"{line}{error or type(error).__name__}{_odd_name(environment, source)}") from error
+        self._whole = [name for name in WHOLE if name in _used(self._tree)]
+        self.take_columns(())
+
+    def take_columns(self, known: Iterable[str]) -> None:
+        """Learn what columns and other variables there are: those called ``row`` or ``columns`` are what they say."""
+        taken = set(WHOLE) - set(known)
+        cells = {name: node for node, name in _cells(self._tree, taken)}
+        used = set(_used(self._tree)) - _called(self._tree)
+        indirect = {name for name in taken & used if _count(self._tree, name) > _count_cells(self._tree, name)}
+        self.names = frozenset(used - taken | indirect | cells.keys())
+        self.needs = self.names - indirect - _optional(self._tree, taken)
 
     def check_names(self, known: list[str]) -> None:
         """Raise UserError for a variable that is not known."""
+        self.take_columns(known)
         for name in sorted(self.needs - set(known)):
-            raise UserError(self.key, f"no column {name!r}{did_you_mean(name, known)}")
+            raise UserError(self.key, f"no column {name!r}{did_you_mean(name, known)}{_written(name, known)}")
+        for name in sorted({*known} & {"self", *_constants(self._tree)}):
+            if name != "self" or name in _used(self._tree):
+                raise UserError(self.key, f"{name} is not the column of this name here; write {cell(name, known)}")
 
-    def render(self, variables: Mapping[str, Any], fuse: Fuse | None = None) -> str:
-        """The text; ``fuse`` is applied to what every ``{{ }}`` prints. RowError if anything goes wrong."""
+    def render(
+        self, variables: Mapping[str, Any], fuse: Fuse | None = None, row: Mapping[str, Any] | None = None
+    ) -> str:
+        """The text; ``fuse`` is applied to what every ``{{ }}`` prints. RowError if anything goes wrong.
+
+        ``row``: the columns, where other variables hide some of them.
+        """
         self._fuse = fuse
+        cells = variables if row is None else row
+        if self._whole:
+            variables = {**{name: dict(cells) for name in self._whole}, **variables}
         try:
             return clean(self._template.render(variables))
         except _NullError:
-            nulls = sorted(name for name in self.names if variables.get(name, "") is None)
+            nulls = sorted(name for name in self.names if variables.get(name, cells.get(name, "")) is None)
             what = f"column {', '.join(nulls)} is null" if nulls else "a value is null"
             raise RowError(self.key, what) from None
         except RowError:  # of a cell that cannot be read
@@ -69,8 +101,92 @@ class Template:
         return value if self._fuse is None or isinstance(value, jinja2.Undefined) else self._fuse(str(value))
 
 
-def _optional(tree: nodes.Template) -> set[str]:
-    """Variables that the template tests with ``is defined`` or gives a default."""
+def cell(column: str, columns: Iterable[str] = ()) -> str:
+    """How a template prints a column, whatever its name is and the ``columns`` beside it are called."""
+    taken = {column, *columns}
+    if column.isidentifier() and (column in WHOLE or column.lower() not in _RESERVED):
+        return f"{{{{ {column} }}}}"
+    whole = next((name for name in WHOLE if name not in taken), WHOLE[0])
+    return f"{{{{ {whole}[{json.dumps(column, ensure_ascii=False)}] }}}}"
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    return to_json(value, indent)
+
+
+def _used(tree: nodes.Template) -> set[str]:
+    """All variables, also those with the name of a function of Jinja's."""
+    environment = tree.environment
+    assert environment is not None
+    functions, environment.globals = environment.globals, {}
+    try:
+        found = meta.find_undeclared_variables(tree)
+    finally:
+        environment.globals = functions
+    return found | {node.name for node in tree.find_all(nodes.Name) if node.name == "self"}
+
+
+def _called(tree: nodes.Template) -> set[str]:
+    """Functions of Jinja's that are called."""
+    assert tree.environment is not None
+    called = {call.node.name for call in tree.find_all(nodes.Call) if isinstance(call.node, nodes.Name)}
+    return called & tree.environment.globals.keys()
+
+
+def _cells(tree: nodes.Template, taken: set[str]) -> Iterator[tuple[nodes.Expr, str]]:
+    """Each ``row["name"]`` or ``row.name``, and the column that it names."""
+    for node in tree.find_all((nodes.Getitem, nodes.Getattr)):
+        if (name := _cell_of(node, taken)) is not None:
+            yield node, name
+
+
+def _cell_of(node: nodes.Node, taken: set[str]) -> str | None:
+    if not isinstance(node, nodes.Getitem | nodes.Getattr) or not isinstance(node.node, nodes.Name):
+        return None
+    if node.node.name not in taken:
+        return None
+    if isinstance(node, nodes.Getattr):
+        return None if hasattr(dict, node.attr) else node.attr
+    return node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else None
+
+
+def _count(tree: nodes.Template, name: str) -> int:
+    return sum(node.name == name for node in tree.find_all(nodes.Name))
+
+
+def _count_cells(tree: nodes.Template, name: str) -> int:
+    return sum(1 for _ in _cells(tree, {name}))
+
+
+def _optional(tree: nodes.Template, taken: set[str]) -> set[str]:
+    """Variables and columns that the template tests with ``is defined`` or gives a default."""
     tests = (test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined"))
     filters = (f.node for f in tree.find_all(nodes.Filter) if f.name in ("default", "d"))
-    return {node.name for found in (tests, filters) for node in found if isinstance(node, nodes.Name)}
+    found = [node for some in (tests, filters) for node in some]
+    cells = {name for node in found if node is not None and (name := _cell_of(node, taken)) is not None}
+    return cells | {node.name for node in found if isinstance(node, nodes.Name)}
+
+
+def _constants(tree: nodes.Template) -> set[str]:
+    """``true``, ``false`` and ``none`` where they are printed, as a column of this name would be."""
+    printed = (part for output in tree.find_all(nodes.Output) for part in output.nodes if isinstance(part, nodes.Const))
+    names = {str(part.value) for part in printed if part.value is None or isinstance(part.value, bool)}
+    return names | {name.lower() for name in names}
+
+
+def _written(name: str, known: list[str]) -> str:
+    """How to write the column that may have been meant, if it is no variable by itself."""
+    odd = [column for column in known if "[" in cell(column)]
+    near = [column for column in odd if column.lower().lstrip().startswith(name.lower())]
+    close = near[:1] or get_close_matches(name, odd, n=1) or [column for column in odd if name in column]
+    return f"; write {cell(close[0], known)}" if close else ""
+
+
+def _odd_name(environment: jinja2.Environment, source: str) -> str:
+    """How to write the first ``{{ name }}`` that cannot be parsed."""
+    for found in _PRINTED.finditer(source):
+        try:
+            environment.parse(found[0])
+        except jinja2.TemplateError:
+            return f"; a column of this name is written {{{{ row[{json.dumps(found[1], ensure_ascii=False)}] }}}}"
+    return ""

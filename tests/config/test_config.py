@@ -92,7 +92,6 @@ MISTAKES = [
     ("output=x", "output=x", "output.dir"),
     ("output.dir=mail.csv", "mail.csv/x", "output.dir"),
     ("prompt.user=null", "prompt.user=null", "a text"),
-    ("prompt.user=[a]", "prompt.user=[a]", "a text"),
     ("prompt.stop=x", "prompt.stop=x", "a list like [a,b]"),
     ("prompt.chat=maybe", "prompt.chat=maybe", "true or false"),
     ("prompt.examples=[hi]", "prompt.examples", "a list such as"),
@@ -144,7 +143,8 @@ MISTAKES = [
     ("prompt.user='{{ text'", "prompt.user", "end of print statement"),
     ("prompt.user='{% if %}'", "prompt.user", "expression"),
     ("prompt.answer_prefix=x", "prompt.answer_prefix", "prompt.chat=false"),
-    ("'prompt.user=\"${dataset.nope}\"'", "prompt.user", "dataset.nope"),
+    ("'output.dir=${dataset.nope}'", "output.dir", "dataset.nope"),
+    ("'output.dir=${oc.env:NOT_SET_ANYWHERE}'", "output.dir", "NOT_SET_ANYWHERE is not set"),
     # syntax
     ("justaword", "'justaword' is not KEY=VALUE", "--help"),
     ("engine.batch_size", "'engine.batch_size' is not KEY=VALUE", "engine.batch_size=VALUE"),

@@ -66,7 +66,7 @@ def test_an_array_of_objects(folder, capsys):
 def test_long_documents_are_summarised(folder, capsys):
     Path("papers.jsonl").write_text("".join(json.dumps({"body": f"{i} words " * 800}) + "\n" for i in range(3)))
     assert main(["init", "papers.jsonl"]) == 0
-    assert "column: body" in Path("my_conf/job/papers.yaml").read_text()
+    assert 'column: "body"' in Path("my_conf/job/papers.yaml").read_text()
     assert all(row["summary"] for row in run_as_told(capsys))
 
 
@@ -112,7 +112,6 @@ def test_nothing_is_overwritten(folder, capsys):
         ("data.xyz", "a", "unknown file type"),
         ("empty.csv", "", "empty"),
         ("numbers.csv", "a,b\n1,2\n", "no column of texts"),
-        ("odd.csv", "the text\nhello there\n", "letters, digits and _"),
     ],
 )
 def test_what_cannot_be_proposed(folder, capsys, name, content, message):
@@ -121,6 +120,16 @@ def test_what_cannot_be_proposed(folder, capsys, name, content, message):
     assert main(["init", name]) == 2
     assert message in capsys.readouterr().err
     assert not Path("my_conf").exists()
+
+
+@pytest.mark.parametrize("names", ["id,Review Text,The Kind", "id,label-coarse,1st", "row, text,loop", "a.b,self,none"])
+def test_columns_with_any_name_are_proposed_and_used(folder, capsys, names):
+    write_csv("odd.csv", (f"{i},a mail of many words {i},{('ham', 'yes')[i % 2]}" for i in range(20)), names)
+    assert main(["init", "odd.csv"]) == 0
+    rows = run_as_told(capsys)
+    assert len(rows) == 20
+    assert not any(row["error"] for row in rows)
+    assert {row["label"] for row in rows} <= {"ham", "yes"}
 
 
 def test_what_counts_as_labels(folder):

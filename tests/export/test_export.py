@@ -300,7 +300,7 @@ def test_a_moved_input_is_found_and_a_changed_one_refused(export, folder):
 
 
 def test_numbers_that_json_does_not_have():
-    from runner.export.plain import to_json
+    from runner.plain import to_json
 
     assert (
         to_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": b"\x00"})

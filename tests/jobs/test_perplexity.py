@@ -21,7 +21,7 @@ from jobs.perplexity.table import Variant, as_json, as_markdown, as_text, delta
 from jobs.perplexity.windows import Window, cut_windows, exact_loss, loss, read_tokens
 from runner.checkpoint.deaths import Deaths, read_flight
 from runner.cli import main
-from runner.config.quoting import combinations
+from runner.config.flow import combinations
 from runner.data.conf import DatasetConf
 from runner.data.source import open_source
 from runner.machine.device import cpu_streams

@@ -165,7 +165,7 @@ def test_a_schedule_that_cannot_be_read_is_refused_before_anything_starts(key, v
 
 
 def test_a_webhook_that_is_no_address_is_refused():
-    with pytest.raises(UserError, match=r"notify\.webhook=example"):
+    with pytest.raises(UserError, match=r"^notify\.webhook: it must be an address"):
         load_config(overrides("notify.webhook=example"))
 
 

@@ -1,0 +1,208 @@
+"""What a value means under its key: a text is what was typed, and a dollar sign in a prompt or a label is one.
+
+OmegaConf takes ``${`` for the beginning of an interpolation and ``???`` for a value that is missing. Texts in which
+they are neither are sealed while it holds them, with characters that Unicode keeps for a program's own use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from omegaconf import DictConfig, OmegaConf
+
+from runner.bare import LATE, Bare, named, plain, read_yaml, schema, shown
+from runner.environ import REFERENCE, filled
+from runner.night.notify import kept
+
+OPEN = "job"  # its keys are those of the job's own class, see runner.config.job.make_job
+READER = "dataset"  # with a ``_target_`` its keys are also those of the reader's own class
+LITERAL = (
+    *("prompt", OPEN, "output.schema", "output.regex", "output.choices", "notify.command", "notify.webhook"),
+    *("dataset.where", "dataset.gold", "dataset.classes"),
+)
+NAMES = (f"{OPEN}.labels", "dataset.classes", "output.choices", "prompt.output.choices")
+SCHEMAS = ("output.schema", "prompt.output.schema")
+_SEALS = {"$": "\ufdd1", "?": "\ufdd2"}
+_SEALED, _OPENED = str.maketrans(_SEALS), str.maketrans({seal: sign for sign, seal in _SEALS.items()})
+_GIVEN = re.compile("\ufdd3(.*?)\ufdd4(.*?)\ufdd5", re.DOTALL)  # by the environment: the reference, the value
+_KEY = re.compile(r"\$\{([\w.]+)\}")
+_reading: ContextVar[type] = ContextVar("_reading")  # the schema of the files that Hydra reads
+
+
+def settled(value: Any, key: str, hint: Any, root: type) -> Any:
+    """A value of a key as OmegaConf can hold it until it is ``opened``; ``hint``: its type, None where it is open."""
+    if key in SCHEMAS and not isinstance(value, str):
+        value = schema(value)
+    elif key in NAMES:
+        value = named(value)
+    if isinstance(value, dict):
+        return {
+            name: settled(one, f"{key}.{name}".lstrip("."), _inner(hint, name), root) for name, one in value.items()
+        }
+    if isinstance(value, list):
+        inner = str if key.startswith(f"{OPEN}.attributes.") else _inner(hint)
+        return [settled(one, f"{key}[]", inner, root) for one in value]
+    if isinstance(value, Bare):
+        value = _of_type(value, key, hint)
+    return _held(value, key, hint, root) if isinstance(value, str) else value
+
+
+def is_text(hint: Any) -> bool:
+    """Whether a key of this type takes a text (or null)."""
+    return hint is str or (_is_union(hint) and str in typing.get_args(hint))
+
+
+def field_type(root: Any, key: str) -> Any:
+    """The type of a dotted key, a dataclass for a group of keys; None if there is no such key."""
+    for part in key.split("."):
+        root = typing.get_type_hints(root).get(part) if dataclasses.is_dataclass(root) else None
+    return root
+
+
+def opened(value: Any, recorded: bool = False) -> Any:
+    """What OmegaConf held, as it is meant. ``recorded``: with references to the environment in place of its values."""
+    if isinstance(value, str):
+        return _GIVEN.sub(r"\1" if recorded else r"\2", value).translate(_OPENED)
+    if isinstance(value, dict):
+        return {opened(name): opened(one, recorded) for name, one in value.items()}
+    if isinstance(value, list):
+        return [opened(one, recorded) for one in value]
+    if dataclasses.is_dataclass(value):
+        for name, one in vars(value).items():
+            setattr(value, name, opened(one, recorded))
+    return value
+
+
+def as_object(tree: DictConfig) -> Any:
+    """The tree as an instance of its schema."""
+    return opened(OmegaConf.to_object(tree))
+
+
+def as_plain(tree: DictConfig) -> dict[str, Any]:
+    """The tree as plain values to be kept; what the environment gave is not among them."""
+    found = cast(dict[str, Any], opened(OmegaConf.to_container(tree, resolve=True), recorded=True))
+    return found | ({"notify": kept(found["notify"])} if "notify" in found else {})
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """Plain values as a file."""
+    return str(yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
+
+
+def from_plain(values: dict[str, Any], root: type) -> DictConfig:
+    """The inverse of ``as_plain``: a tree that may be resolved again."""
+    return cast(DictConfig, OmegaConf.merge(open_schema(root), settled(values, "", root, root)))
+
+
+def open_schema(root: Any) -> DictConfig:
+    """The tree of a schema; to ``dataset`` keys may be added, those of a reader of the user's own."""
+    node = cast(DictConfig, OmegaConf.structured(root))
+    if READER in node:
+        OmegaConf.set_struct(node[READER], False)
+    return node
+
+
+def _of_type(word: Bare, key: str, hint: Any) -> Any:
+    value = plain(word)
+    if is_text(hint) or key in SCHEMAS:
+        return None if word == "null" else str(word)
+    if key.startswith("prompt.examples[]."):
+        return value if isinstance(value, bool) and not key.endswith(".answer") else shown(word)
+    if hint not in (None, Any):
+        return value if value is None else str(word)  # OmegaConf reads it
+    return f"{LATE}{word}" if key.startswith(f"{OPEN}.") and shown(word) != value else value
+
+
+def _held(text: str, key: str, hint: Any, root: type) -> str:
+    """A text sealed, where it stands for itself, or with references that can be told from what they give."""
+    if key == "defaults" or _refers(text, key, root):
+        return text
+    if text == "???" and key.startswith(f"{OPEN}.") and _is_top(key):
+        return text  # in a file: to be set by whoever uses it
+    if any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in LITERAL):
+        return text.translate(_SEALED)
+    return REFERENCE.sub(_marked, text) if hint in (None, Any) or is_text(hint) else text
+
+
+def _refers(text: str, key: str, root: type) -> bool:
+    """Whether a key of a job is as a whole another key, as in ``labels: ${dataset.classes}``."""
+    found = _KEY.fullmatch(text)
+    return bool(found and key.startswith(f"{OPEN}.") and _is_top(key) and field_type(root, found[1]))
+
+
+def _is_top(key: str) -> bool:
+    return key.count(".") == 1 and not key.endswith("]")
+
+
+def _marked(match: re.Match[str]) -> str:
+    return match[0].replace("${oc.env:", "${rowmill.env:")
+
+
+def _given(name: str, *default: str) -> str:
+    """What a reference to the environment resolves to: the value, behind what it was asked for by."""
+    reference = f"${{oc.env:{','.join([name, *map(str, default)])}}}"
+    return f"\ufdd3{reference}\ufdd4{filled(reference)}\ufdd5"
+
+
+OmegaConf.register_new_resolver("rowmill.env", _given, replace=True)
+
+
+def _inner(hint: Any, name: str | None = None) -> Any:
+    """The type of a part of a value: of the key ``name``, or of a list's items."""
+    if dataclasses.is_dataclass(hint):
+        return typing.get_type_hints(hint).get(str(name))
+    if _is_union(hint):
+        return next((inner for one in typing.get_args(hint) if (inner := _inner(one, name)) is not None), None)
+    parts = typing.get_args(hint)
+    return parts[-1] if parts else None
+
+
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+
+
+@contextlib.contextmanager
+def own_files(folder: str | None, root: type) -> Iterator[list[str]]:
+    """What makes Hydra search a user's folder, whose files then mean what they would on the command line."""
+    token = _reading.set(root)
+    try:
+        yield [f"hydra.searchpath=[{OwnFiles.scheme()}://{Path(folder).resolve()}]"] if folder else []
+    finally:
+        _reading.reset(token)
+
+
+class OwnFiles(FileConfigSource):  # type: ignore[misc]  # Hydra has no types for it
+    """A folder of a user's own configuration files."""
+
+    @staticmethod
+    def scheme() -> str:
+        """See ConfigSource."""
+        return "rowmill"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """See ConfigSource."""
+        file = Path(self.path, self._normalize_file_name(config_path))
+        if not file.exists():
+            raise ConfigLoadError(f"Config not found : {file}")
+        text = file.read_text(encoding="utf-8")
+        header = ConfigSource._get_header_dict(text)
+        package = header.get("package") or config_path.partition("/")[0]
+        key = "" if package == "_global_" else package
+        root = _reading.get()
+        content = settled(read_yaml(text) or {}, key, field_type(root, key) if key else root, root)
+        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", OmegaConf.create(content), header)
+
+
+Plugins.instance().register(OwnFiles)
