@@ -39,7 +39,7 @@ class Loader(yaml.SafeLoader):
                 key.tag = "tag:yaml.org,2002:str"
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    problem = f"found duplicate key {key.value}"
+                    problem = f"the name {key.value!r} occurs twice"
                     raise yaml.constructor.ConstructorError(None, node.start_mark, problem, key.start_mark)
                 seen.add(key.value)
         found = super().construct_mapping(node, deep)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import yaml
 
+from runner.bare import read_yaml, schema
 from runner.types import UserError
-
-_TRUTHS = {"true": True, "false": False}
 
 
 def read_schema_file(key: str, name: str, folders: list[Path]) -> Any:
@@ -48,7 +46,7 @@ def _parse(key: str, name: str, path: Path) -> Any:
         except json.JSONDecodeError as problem:
             if path.suffix.lower() == ".json":
                 raise UserError(key, f"{path} is not JSON: {problem}", value=name) from problem
-            return yaml.load(text, _Loader)
+            return schema(read_yaml(text))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as problem:
         mark = getattr(problem, "problem_mark", None)
         first = str(getattr(problem, "problem", None) or problem).splitlines()[0]
@@ -62,44 +60,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the name {next(one for one in names if names.count(one) > 1)!r} occurs twice in one object")
     return found
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which dates, yes and no are texts, as in JSON, and numbers are decimal."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 the base class's own form
-        first: [(tag, pattern) for tag, pattern in some if not tag.endswith(":timestamp")]
-        for first, some in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _boolean(loader: _Loader, node: yaml.ScalarNode) -> bool | str:
-    text = str(node.value)
-    return _TRUTHS.get(text.lower(), text)
-
-
-def _whole(loader: _Loader, node: yaml.ScalarNode) -> int:
-    number = loader.construct_yaml_int(node)
-    if str(number) != node.value.removeprefix("+"):
-        raise yaml.MarkedYAMLError(
-            problem=f"{node.value} would be read as {number}; put it in quotes if it is a text",
-            problem_mark=node.start_mark,
-        )
-    return int(number)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> Iterator[dict[Any, Any]]:
-    made: dict[Any, Any] = {}
-    yield made
-    names = [one.value for one, _ in node.value if one.tag != "tag:yaml.org,2002:merge"]
-    if twice := next((one for one in names if names.count(one) > 1), None):
-        raise yaml.MarkedYAMLError(problem=f"the name {twice!r} occurs twice", problem_mark=node.start_mark)
-    made.update(loader.construct_mapping(node))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:bool", _boolean)
-_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def _no_document(key: str, name: str, document: Any) -> Any:
