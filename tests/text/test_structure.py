@@ -264,8 +264,8 @@ def test_a_file_is_read_as_what_it_is(tmp_path):
     assert read("tabs.json", '\ufeff{\n\t"type":\t"boolean"\n}').fields()[0].type == pa.bool_()
     dated = read("dates.yaml", "{type: string, format: date, examples: [2024-01-31], enum: [2024-01-31, no, on]}")
     assert {text for text, _ in fake_answers(dated, 30)} == {'"2024-01-31"'}
-    typed = read("typed.yaml", "enum: [007, 1.10, 12:30, 1_0]")
-    assert {text for text, _ in fake_answers(typed, 60)} == {'"007"', '"1.10"', '"12:30"', '"1_0"'}
+    for typed in ("007", "1.10", "12:30", "1_0"):
+        assert {text for text, _ in fake_answers(read("typed.yaml", f"enum: [{typed}]"), 3)} == {f'"{typed}"'}
     api = "openapi: 3.0.3\npaths: {}\ncomponents: {schemas: {A: {$ref: '#/components/schemas/B'}, B: {type: boolean}}}"
     with pytest.raises(UserError, match=r"name one of its schemas: api.yaml#/components/schemas/A"):
         read("api.yaml", api)
