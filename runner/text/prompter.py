@@ -27,6 +27,7 @@ import jinja2
 
 from runner import sequences
 from runner.text.channels import Answer, Channels
+from runner.text.chat.conversation import Conversations
 from runner.text.chat.marks import Marks, plain, unmarked
 from runner.text.chat.template import ChatTemplate
 from runner.text.spelling import spell, up_to
@@ -54,6 +55,8 @@ class PromptConf:
         chat: Use the model's chat template. false: one raw text that the model continues.
         separator: What stands between the parts of a raw prompt.
         answer_prefix: What comes before each answer in a raw prompt, such as a space after "Sentiment:".
+        join: Join messages that the model's chat template does not take apart: several of one role in a row, and a
+            system message with the first question.
         stop: Texts that end an answer and are left out of it.
         thinking_tags: The two tokens around what the model thinks, such as [<think>, </think>], where they are not
             among those that are known.
@@ -65,6 +68,7 @@ class PromptConf:
     chat: bool = True
     separator: str = "\n\n"
     answer_prefix: str = ""
+    join: bool = False
     stop: list[str] = field(default_factory=list)
     thinking_tags: list[str] = field(default_factory=list)
     output: StructureConf = field(default_factory=StructureConf)
@@ -109,8 +113,16 @@ class Prompter:
             self._check_example(f"prompt.examples[{number}]", example, variables)
         if self.conf.chat and self.conf.answer_prefix:
             raise UserError("prompt.answer_prefix", "it applies to raw prompts only: set prompt.chat=false")
-        if self._chat is not None:
-            self._try_chat(self._chat)
+        self._check_roles()
+
+    def refusal(self, roles: Sequence[str]) -> str | None:
+        """Why the chat template does not take messages with these roles; None if it does."""
+        try:
+            if self._chat is not None:
+                self._chat.form(tuple(roles))
+        except jinja2.TemplateError as error:
+            return str(error)
+        return None
 
     def render(self, request: Request, row: Row) -> list[int]:
         """Token ids of the request's prompt; RowError when the row cannot be rendered."""
@@ -184,15 +196,14 @@ class Prompter:
         if self._chat is None:
             return self._raw_text(messages, request)
         marked = any(map(self._marks.may_forge, _strings(messages)))
+        if marked:
+            messages = _map_strings(messages, unmarked)
         try:
-            text = clean(self._render_marked(self._chat, messages) if marked else self._chat.render(messages))
+            text = clean(self._chat.render(messages, marked))
         except Exception as error:  # the template is the model's: whatever it raises concerns this row only
             raise RowError("the model's chat template refuses the messages", str(error)) from error
         skip = self.channels.skip(plain(text)) if request.choices else ""
         return text + (self._marks.settled(self._marks.literal(skip)) if marked else skip), marked
-
-    def _render_marked(self, chat: ChatTemplate, messages: list[Message]) -> str:
-        return chat.render_marked(_map_strings(messages, unmarked))
 
     def _raw_text(self, messages: list[Message], request: Request) -> tuple[str, bool]:
         text = _join_raw(messages, self.conf.separator, self.answer_prefix)
@@ -241,20 +252,19 @@ class Prompter:
                 return part
         return ()
 
-    def _chat_template(self, date: str, variables: Mapping[str, Any]) -> ChatTemplate:
+    def _chat_template(self, date: str, variables: Mapping[str, Any]) -> Conversations:
         if self.vocabulary.chat_template is None:
             raise UserError("this model has no chat template: set prompt.chat=false for a raw prompt")
         variables = {**self.vocabulary.template_variables, **variables}
-        return ChatTemplate(self.vocabulary.chat_template, date, variables, self.vocabulary.control)
+        template = ChatTemplate(self.vocabulary.chat_template, date, variables, self.vocabulary.control)
+        return Conversations(template, self.conf.join)
 
-    def _try_chat(self, chat: ChatTemplate) -> None:
-        system = [_message("system", "a")] if self._system else []
-        examples = [_message("user", "a"), _message("assistant", "a")] if self.conf.examples else []
-        try:
-            chat.render([*system, *examples, _message("user", "a")])
-        except jinja2.TemplateError as error:
+    def _check_roles(self) -> None:
+        system = ["system"] if self._system else []
+        refusal = self.refusal([*system, *(["user", "assistant"] * len(self.conf.examples)), "user"])
+        if refusal:
             keys = "prompt.system, prompt.examples" if self._system or self.conf.examples else "prompt.chat"
-            raise UserError(keys, f"the model's chat template refuses such a conversation: {error}") from error
+            raise UserError(keys, f"the model's chat template refuses such a conversation: {refusal}")
 
     def _check_example(self, name: str, example: Mapping[str, Any], variables: set[str]) -> None:
         missing = sorted(self._user.needs - example.keys() - variables)

@@ -255,10 +255,17 @@ def _is_wrapper(tokenizer: Any) -> bool:
 
 
 def _chat_template(tokenizer: Any) -> str | None:
-    try:
-        return cast(str, tokenizer.get_chat_template())
-    except ValueError:
-        return None
+    """The default template; the only one; or that of older models for images, which ``transformers`` leaves out."""
+    found = tokenizer.chat_template
+    if found is None:
+        file = Path(str(tokenizer.name_or_path)) / "chat_template.json"
+        found = json.loads(file.read_text(encoding="utf-8")).get("chat_template") if file.is_file() else None
+    if isinstance(found, list):
+        found = {one["name"]: one["template"] for one in found}
+    if isinstance(found, dict):
+        only = next(iter(found.values())) if len(found) == 1 else None
+        found = found.get("default", only)
+    return cast(str | None, found)
 
 
 def _end_tokens(tokenizer: Any, control: dict[str, Control]) -> frozenset[int]:
