@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,8 +23,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR}
+_RESUME = "run the same command again to resume"
+_AGAIN = f", but its folder can: the disk, a share or a quota may have refused it for a moment; {_RESUME}"
+_TROUBLE = {  # what is wrong with the machine, and what to do
+    errno.ENOSPC: ("the disk is full", "make room"),
+    errno.EDQUOT: ("the disk quota is used up", "make room"),
+    errno.EFBIG: ("the file system takes no larger file", "move the folder to another disk"),
+    errno.EIO: ("the disk is failing", "see to it"),
+    errno.ENODEV: ("the disk is gone", "attach it again"),
+    errno.ENXIO: ("the disk is gone", "attach it again"),
+    errno.ESTALE: ("the network share has lost it", "mount the share again"),
+    errno.ETIMEDOUT: ("the network share does not answer", "see to it"),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
+    errno.ENFILE: ("too many files are open on this machine", "close other programs"),
+    errno.ENOMEM: ("memory ran out", "close other programs"),
+}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EACCES, errno.EPERM}
@@ -246,40 +261,82 @@ def damaged(run_dir: Path, why: str) -> UserError:
     )
 
 
+def suspected(run_dir: Path, why: str) -> UserError:
+    """The error for a checkpoint that SQLite calls damaged, as it does when the disk could not be read, too."""
+    path = run_dir / "run.db"
+    try:
+        _read_through(path)
+        with contextlib.closing(sqlite3.connect(path)) as again:
+            if again.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
+                return UserError(f"{path} could not be read at first ({why}), but now: {_RESUME}", exit_code=3)
+    except sqlite3.Error:
+        pass
+    except OSError as error:
+        return _file_error(run_dir, error, "read")
+    return damaged(run_dir, why)
+
+
 def _database_error(run_dir: Path, error: sqlite3.Error, doing: str) -> Exception:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     path = run_dir / "run.db"
     if code == sqlite3.SQLITE_FULL:
-        return _no_space(run_dir)
-    if code in _CORRUPT or any(what in str(error) for what in _GARBLED):
+        return _file_error(run_dir, OSError(errno.ENOSPC, str(error)), doing)
+    if code in _CORRUPT:
+        return suspected(run_dir, str(error)[:_SHOWN])
+    if any(what in str(error) for what in _GARBLED):
         return damaged(run_dir, str(error)[:_SHOWN])
-    if code in _UNWRITABLE:
-        return UserError(f"{path} cannot be {doing} ({error}): check the folder's permissions")
-    if code == sqlite3.SQLITE_IOERR:
-        return UserError(
-            f"{path}: the disk is failing ({error}; {_free(run_dir)}): what was committed is safe", exit_code=3
-        )
+    if code in _REFUSED:
+        if (found := _refusal(run_dir, doing)) is not None:
+            return _file_error(run_dir, found, doing)
+        return UserError(f"{path} could not be {doing} ({error}; {_free(run_dir)}){_AGAIN}", exit_code=3)
     if code == sqlite3.SQLITE_BUSY:
         return UserError(f"{path} is locked by another program: close it, then run again")
     return error
 
 
-def _file_error(run_dir: Path, error: OSError, doing: str) -> Exception:
-    if error.errno in _NO_SPACE:
-        return _no_space(run_dir)
+def _refusal(run_dir: Path, doing: str) -> OSError | None:
+    """What the system says to us about the checkpoint and its folder. SQLite keeps that to itself."""
+    path, right = run_dir / "run.db", os.R_OK if doing == "read" else os.R_OK | os.W_OK
+    try:
+        next(run_dir.iterdir(), None)
+        if path.exists() and not os.access(path, right):
+            return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        if path.exists():
+            _read_through(path)
+        if doing != "read":
+            with tempfile.TemporaryFile(dir=run_dir) as file:
+                file.write(bytes(1 << 20))
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
+def _read_through(path: Path) -> None:
+    with path.open("rb") as file:
+        while file.read(1 << 20):
+            pass
+
+
+def _file_error(run_dir: Path, error: OSError, doing: str) -> UserError:
+    if error.errno in _TROUBLE:
+        return UserError(f"{run_dir} cannot be {doing}: {machine_trouble(error, _free(run_dir))}", exit_code=3)
+    if error.errno in NO_LOCKS:
+        return UserError(f"{run_dir} lies on a file system without locks ({error}): choose another output.dir")
     if error.errno in _FORBIDDEN | _NO_PLACE:
         remedy = "check the folder's permissions" if doing == "read" else "choose another output.dir"
         return UserError(f"{run_dir} cannot be {doing} ({error}): {remedy}")
-    if error.errno == errno.EIO:
-        return UserError(f"{run_dir}: the disk is failing ({error}): what was committed is safe", exit_code=3)
-    return error
+    return UserError(f"{run_dir} cannot be {doing} ({error}): {_RESUME}", exit_code=3)
 
 
-def _no_space(run_dir: Path) -> UserError:
-    return UserError(
-        f"the disk of {run_dir} is full ({_free(run_dir)}): make room, then run the same command again to resume",
-        exit_code=3,
-    )
+def machine_trouble(error: OSError, known: str | None = None) -> str | None:
+    """What is wrong with the machine, and what to do, if that is why a file cannot be used; ``known`` goes along."""
+    if error.errno not in _TROUBLE:
+        return None
+    why, remedy = _TROUBLE[error.errno]
+    told = f"{error}; {known}" if known else str(error)
+    return f"{why} ({told}): {remedy}, then {_RESUME}"
 
 
 def _free(run_dir: Path) -> str:

@@ -25,6 +25,7 @@ from runner.disk import (
     disk_error,
     disk_errors,
     publish_file,
+    suspected,
     sync_folder,
     write_json,
 )
@@ -92,8 +93,6 @@ def create_if_new(run_dir: Path, identity: Mapping[str, Any]) -> None:
     """
     path = run_dir / DATABASE
     if _has_tables(path):
-        if not _is_json(run_dir / IDENTITY):
-            write_json(run_dir / IDENTITY, identity)
         return
     if _is_json(run_dir / IDENTITY):
         raise damaged(run_dir, "it is empty or missing")
@@ -106,14 +105,13 @@ def create_if_new(run_dir: Path, identity: Mapping[str, Any]) -> None:
         for ending in ("-journal", "-wal", "-shm"):  # of a killed creation: they must not be taken for ours
             left.with_name(left.name + ending).unlink(missing_ok=True)
     new.unlink(missing_ok=True)
-    os.close(as_its_folder(new, os.O_RDWR | os.O_CREAT))
+    os.close(as_its_folder(new, os.O_RDWR | os.O_CREAT))  # SQLite would not say why it cannot make a file
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         create_tables(connection, identity)
     publish_file(new, path)
     for folder in run_dir.parents:
         sync_folder(folder)
-    write_json(run_dir / IDENTITY, identity)
 
 
 def _has_tables(path: Path) -> bool:
@@ -126,7 +124,7 @@ def _has_tables(path: Path) -> bool:
 def _is_json(path: Path) -> bool:
     try:
         return bool(json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError):  # a power cut could leave those of earlier versions empty
+    except (FileNotFoundError, ValueError):  # a power cut may leave it empty
         return False
 
 
@@ -139,17 +137,21 @@ class Writer:
         Raises UserError if it is damaged, of another version or identity.
         """
         create_if_new(run_dir, identity)
+        log = run_dir / f"{DATABASE}-wal"
+        os.close(as_its_folder(log, os.O_RDWR | os.O_CREAT))
         self._run_dir, self._path = run_dir, run_dir / DATABASE
         self.connection = connect(run_dir, power=power)
         try:
             check(self.connection, run_dir, identity)
+            if not _is_json(run_dir / IDENTITY):  # it is new, or a power cut left it empty
+                write_json(run_dir / IDENTITY, identity)
             self._place = self._placed()
             # Without such a log, as on some shares, every commit is synced.
             is_logged = self.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         except BaseException:
             self.connection.close()
             raise
-        self._syncer = Syncer(run_dir / f"{DATABASE}-wal") if is_logged and not power else None
+        self._syncer = Syncer(log) if is_logged and not power else None
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[None]:
@@ -213,7 +215,7 @@ def check(connection: sqlite3.Connection, run_dir: Path, identity: Mapping[str, 
     answers and rows when they are read.
     """
     if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-        raise damaged(run_dir, " ".join(found.split()))
+        raise suspected(run_dir, " ".join(found.split()))
     if _version(connection) == OLDER_VERSION and _tables(connection) == _expected(OLDER_VERSION):
         connection.executescript(_FORWARD)
     if _tables(connection) != _expected():

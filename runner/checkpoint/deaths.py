@@ -150,7 +150,8 @@ class Flight:
     def close(self) -> None:
         """What was in flight stays on record; it counts only if the session turns out to have died."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
         self._descriptor = -1
 
 

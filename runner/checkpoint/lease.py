@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -24,14 +25,16 @@ class Lease:
     def __init__(self, run_dir: Path) -> None:
         """Take the lease of an existing directory; UserError naming the holder's pid if another has it."""
         self._descriptor = as_its_folder(run_dir / LOCK, os.O_RDWR | os.O_CREAT)
-        if not _lock(self._descriptor):
-            pid = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
-            os.close(self._descriptor)
-            raise UserError(
-                f"{run_dir} is in use by process {pid or 'unknown'}: wait for it, stop it, or use another run_name"
-            )
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            if not _lock(self._descriptor):
+                pid = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                in_use = f"{run_dir} is in use by process {pid}"
+                raise UserError(f"{in_use}: wait for it, stop it, or use another run_name")
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            self.release()
+            raise
 
     @property
     def held(self) -> bool:
@@ -41,7 +44,8 @@ class Lease:
     def release(self) -> None:
         """Give the lease back; the lock file stays, for unlinking it would let two holders in."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
         self._descriptor = -1
 
 

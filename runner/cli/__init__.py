@@ -18,7 +18,6 @@ worker      The worker: a process that a supervisor started to do what the comma
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import inspect
 import logging
@@ -29,6 +28,7 @@ from typing import NoReturn
 
 from runner.cli.commands import COMMANDS, GROUPS
 from runner.console import mute, muted, open_streams, own_traceback, tell
+from runner.disk import machine_trouble
 from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, UserError
 from runner.words import without_hashes
 
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mute(sys.stdout)
         return code
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if (trouble := machine_trouble(error)) is None:
             raise
-        tell(f"rowmill: the disk is full: {error}")
+        tell(f"rowmill: {trouble}")
         mute(sys.stdout)
         return EXIT_CANNOT_RUN
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from runner.cache import cache_dir, remove_orphans
-from runner.disk import copy_file
+from runner.disk import copy_file, disk_errors
 from runner.types import UserError
 
 STDIN = "-"  # the dataset.path that means the standard input
@@ -43,9 +43,10 @@ def spooled(run_dir: Path | None) -> Path:
 
 
 def keep_copy(spool: Path, run_dir: Path) -> None:
-    """Put the file into the run directory, where a later session finds it."""
-    if not (run_dir / COPY).exists():
-        copy_file(spool, run_dir / COPY)
+    """Put the file into the run directory, where a later session finds it. Raises UserError."""
+    with disk_errors(run_dir):
+        if not (run_dir / COPY).exists():
+            copy_file(spool, run_dir / COPY)
 
 
 def _new_file() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,13 @@ log = logging.getLogger("rowmill")
 
 @contextlib.contextmanager
 def run_log(run_dir: Path) -> Iterator[None]:
-    """Append this session's log to ``run.log``."""
-    handler = _LogFile(run_dir / "run.log", encoding="utf-8", errors="replace")
+    """Append this session's log to ``run.log``. A log that cannot be written is told, and does not keep a run up."""
+    try:
+        handler = _LogFile(run_dir / "run.log", encoding="utf-8", errors="replace")
+    except OSError as error:
+        log.warning("this session has no log: %s", error)
+        yield
+        return
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
@@ -28,10 +34,12 @@ def run_log(run_dir: Path) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """On a full disk the log ends; the run says why it does."""
+    """A log that ends, after saying so, where its disk takes no more: the run says itself why it does."""
 
     def _open(self) -> Any:
         return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=as_its_folder)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 the base class's name
-        """Let it be."""
+        """Write nothing more."""
+        log.removeHandler(self)
+        log.warning("run.log ends here: %s", sys.exc_info()[1])

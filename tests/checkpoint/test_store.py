@@ -342,7 +342,7 @@ def test_a_full_disk_while_sealing_is_told_with_exit_code_3_and_the_run_resumes(
 
     with open_store(tmp_path) as store, monkeypatch.context() as patch:
         patch.setattr(disk, "sync", full)
-        with pytest.raises(UserError, match=r"is full \(\d+ MiB free\)") as caught:
+        with pytest.raises(UserError, match=r"is full \(.*; \d+ MiB free\)") as caught:
             store.finish([output(row) for row in range(4)])
         assert caught.value.exit_code == 3
     assert not [*tmp_path.glob("data-*")]
