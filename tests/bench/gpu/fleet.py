@@ -1,0 +1,177 @@
+"""Seats on the GPUs of one host against one engine: a model of Llama 8B's shape with random weights.
+
+``python -m tests.bench.gpu.fleet OUT_DIR``. Every figure is of the same rows (2,048 shared and 64 own tokens, 32
+generated) on the same machine; results are written to OUT_DIR/fleet.json as they come. ``--model FOLDER`` takes another
+model, such as the one that ``tests.bench.gpu.gpt_oss`` builds, ``--ray`` a Ray cluster that runs here, ``--tiny``
+shows on any machine that the program works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench.gpu.gpt_oss import Log
+from tests.bench.gpu.llama_8b import OUTPUT, prompts
+
+TINY = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "vocab_size": 100_000}
+TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+LLAMA_8B = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 128256}
+LLAMA_8B |= {"num_attention_heads": 32, "num_key_value_heads": 8}
+COMMON = {"model_type": "llama", "rms_norm_eps": 1e-5, "rope_theta": 5e5, "max_position_embeddings": 8192}
+
+
+def build(folder, shape):
+    """The model in bf16 as a folder; its tokenizer knows three words, for all prompts are token ids."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models.llama import Model, ModelArgs
+
+    from tests.support.tiny import tiny_tokenizer
+
+    folder.mkdir(parents=True)
+    config = COMMON | shape | {"tie_word_embeddings": False, "eos_token_id": shape["vocab_size"] - 1}
+    model = Model(ModelArgs.from_dict(config))
+    model.set_dtype(mx.bfloat16)
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())), {"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(config))
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    mx.clear_cache()
+
+
+class Bench:
+    def __init__(self, folder, rows, backend, ray, own):
+        from runner.engine.conf import EngineConf
+        from runner.fleet.start import spec_of
+        from runner.models.recipes import ModelConf
+        from runner.text.prompter import PromptConf
+
+        self.folder, self.rows, self.ray, self.own = folder, rows, ray, own
+        engine = EngineConf(backend=backend)
+        self.spec = spec_of(ModelConf(path=str(folder)), engine, PromptConf(user="-", chat=False), True, False)
+        self.known = None
+
+    def local(self, repeat):
+        """The engine of a run without a fleet, in a process of its own on the first GPU."""
+        code = "import sys; from tests.bench.gpu import fleet; fleet.one_engine(*sys.argv[1:])"
+        words = [str(self.folder), str(len(self.rows)), str(repeat), self.spec.engine.backend, str(self.own)]
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}
+        done = subprocess.run([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True, check=True, env=env)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def seats(self, count, repeat, kill=False):
+        """Rows/s of so many seats; with ``kill`` one of two is killed when half of the rows are done."""
+        from runner.fleet.conf import FleetConf
+        from runner.fleet.fleet import Fleet
+        from runner.fleet.hello import hello_of
+        from runner.fleet.start import transport_of
+        from tests.support.stores import open_store
+
+        conf = FleetConf(kind="ray" if self.ray else "local", seats=count)
+        with tempfile.TemporaryDirectory() as work, open_store(Path(work, "run")) as store:
+            began = time.perf_counter()
+            fleet = Fleet(transport_of(conf), self.spec, hello_of(self.folder), conf, store.seats, store.flight)
+            try:
+                while len(fleet.crew.at_work()) < count:
+                    fleet._muster()  # a step without work hears nobody
+                    fleet._hear(0.25)
+                start_s = time.perf_counter() - began
+                compute(fleet, self.rows[: 256 * count], 3)
+                kills = [len(self.rows) // 2] if kill else []
+                runs = [compute(fleet, self.rows, OUTPUT, kills) for _ in range(1 if kill else repeat)]
+                memory = gpu_memory()
+            finally:
+                fleet.close()
+        tokens = runs[-1][1]
+        self.known = self.known or tokens
+        equal = sum(tokens[row] == self.known[row] for row in tokens)
+        return {
+            "rows_per_s": len(self.rows) / statistics.median(run[0] for run in runs),
+            "all": [round(len(self.rows) / run[0], 2) for run in runs],
+            "driver_cpu_s": [round(run[2], 2) for run in runs],
+            "start_s": round(start_s, 1),
+            "gpu_memory_mib": memory,
+            "equal_to_first_fleet": equal,
+        }
+
+
+def compute(engine, rows, output, kills=()):
+    """Seconds, tokens by row, and this process's seconds of CPU."""
+    from runner.loop.plan import Plan
+    from runner.sequences import Sequence
+
+    plan, done, kills = Plan(engine.costs), {}, list(kills)
+    cpu, began = time.process_time(), time.perf_counter()
+    plan.add([Sequence((i, 0), row, output) for i, row in enumerate(rows)])
+    while len(done) < len(rows):
+        engine.add(plan.take(engine.room()))
+        done.update({one.key[0]: one.tokens for one in engine.step()})
+        if kills and len(done) >= kills[0]:
+            kills.pop(0)
+            os.kill(engine.crew.at_work()[0].hello.pid, signal.SIGKILL)
+    return time.perf_counter() - began, done, time.process_time() - cpu
+
+
+def one_engine(folder, rows, repeat, backend, own):
+    """``Bench.local``, in its process."""
+    from runner.engine.conf import EngineConf
+    from runner.engine.open import open_engine
+    from runner.engine.weights import load_tokenizer
+    from runner.machine.device import set_up
+    from runner.models.resolve import read_config
+    from runner.text.prompter import PromptConf, Prompter
+
+    device, folder, rows = set_up(backend), Path(folder), prompts(int(rows))
+    rows = [row[: 2048 + int(own)] for row in rows]
+    tokenizer = load_tokenizer(folder, read_config(folder))
+    prompter = Prompter(PromptConf(user="-", chat=False), tokenizer, "2000-01-01")
+    engine = open_engine(folder, device, EngineConf(backend=backend), prompter, 1.0)
+    compute(engine, rows[:256], 3)
+    runs = [compute(engine, rows, OUTPUT) for _ in range(int(repeat))]
+    all_ = [round(len(rows) / run[0], 2) for run in runs]
+    print(json.dumps({"rows_per_s": statistics.median(all_), "all": all_, "gpu_memory_mib": gpu_memory()}))
+
+
+def gpu_memory():
+    """MiB in use on each GPU, as the driver of the card says."""
+    try:
+        words = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        return [int(line) for line in subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", type=Path, default=Path("/dev/shm/llama-8b"))
+    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--tiny", action="store_true")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    log = Log(options.out / f"fleet{'-ray' if options.ray else ''}-{options.model.name}.json")
+    if not options.model.is_dir():
+        log.say("building the model")
+        build(options.model, TINY if options.tiny else LLAMA_8B)
+    rows, own = prompts(options.rows), 4 if options.tiny else 64
+    bench = Bench(
+        options.model, [row[: 2048 + own] for row in rows], "cpu" if options.tiny else "cuda", options.ray, own
+    )
+    log.stage("one engine", bench.local, options.repeat)
+    for count in (1, 2):
+        log.stage(f"{count} seats", bench.seats, count, options.repeat)
+    log.stage("2 seats, one killed", bench.seats, 2, 1, True)
+
+
+if __name__ == "__main__":
+    main()
