@@ -64,7 +64,8 @@ class Bench:
         code = "import sys; from tests.bench.gpu import fleet; fleet.one_engine(*sys.argv[1:])"
         words = [str(self.folder), str(len(self.rows)), str(repeat), self.spec.engine.backend, str(self.own)]
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}
-        done = subprocess.run([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True, check=True, env=env)
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
         return json.loads(done.stdout.splitlines()[-1])
 
     def seats(self, count, repeat, kill=False):
