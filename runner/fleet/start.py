@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from runner.fleet.transport import Transport
 from runner.fleet.wire import Spec
 from runner.models.recipes import ModelConf
 from runner.text.prompter import PromptConf
+
+log = logging.getLogger("rowmill")
 
 
 def spec_of(model: ModelConf, engine: EngineConf, prompt: PromptConf, offline: bool, keep_awake: bool) -> Spec:
@@ -34,5 +37,11 @@ def open_fleet(
 
 def transport_of(conf: FleetConf) -> Transport:
     """The way to the seats."""
+    if conf.kind == "ray":
+        from runner.fleet import ray
+
+        if (transport := ray.connect(conf.address)) is not None:
+            return transport
+        log.info("no Ray cluster runs here: the seats are on this machine")
     gpus = local_gpus()
     return LocalTransport(conf.seats or len(gpus) or 1, gpus)

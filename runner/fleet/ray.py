@@ -1,0 +1,184 @@
+"""Seats on the nodes of a Ray cluster, which does all that lies between machines.
+
+Zero restarts on purpose: the driver decides what happens to a seat that died, and to its rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from runner.fleet.seat import Seat
+from runner.fleet.wire import Failed, GoneError, Spec
+from runner.night.link import NO_MEMORY
+from runner.types import EXIT_CANNOT_RUN, UserError
+from runner.words import first_line
+
+log = logging.getLogger("rowmill")
+
+SETTINGS = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # else a Mac's address is 127.0.0.1
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_AUTO = "auto"
+_MLX = "mlx"  # the resource of a node with an Apple GPU
+_MISMATCH = re.compile(r"Ray: (\S+).*?Python: (\S+).*?Ray: (\S+).*?Python: (\S+)", re.DOTALL)
+_BLAMELESS = re.compile(r"node (has died|was|is) |node failure|unavailable|[Oo]wner|preempt", re.IGNORECASE)
+_NO_ROWMILL = re.compile(r"ModuleNotFoundError|No module named|failed to import|cannot import")
+_OUT_OF_MEMORY = re.compile(r"\bOOM\b|low on memory")
+
+
+def connect(address: str) -> RayTransport | None:
+    """The way to a cluster; None if ``auto`` finds none. UserError if there is none at another address, or no Ray."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("fleet", "it needs Ray: pip install -e '.[ray]'", value="ray") from error
+    try:
+        with _handlers_kept():
+            ray.init(address=address, namespace="rowmill", logging_level=logging.CRITICAL, log_to_driver=False)
+    except ConnectionError as error:
+        if address == _AUTO:
+            return None
+        raise UserError(
+            "fleet.address", f"no Ray cluster answers there ({first_line(error)})", value=address
+        ) from error
+    except Exception as error:
+        raise _refused(address, error) from error
+    return RayTransport(ray)
+
+
+def _refused(address: str, error: Exception) -> UserError:
+    """Ray's exception as one line."""
+    if found := _MISMATCH.search(str(error)):
+        ray, python, our_ray, our_python = (word.rstrip(".,") for word in found.groups())
+        there, here = f"Ray {ray} and Python {python}", f"Ray {our_ray} and Python {our_python}"
+        text = f"the cluster runs {there}, this machine {here}: they must be the same, Python to the patch level"
+        return UserError("fleet.address", text, value=address, exit_code=EXIT_CANNOT_RUN)
+    text = f"Ray cannot connect: {first_line(error)}"
+    return UserError("fleet.address", text, value=address, exit_code=EXIT_CANNOT_RUN)
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray puts handlers of its own in place of ours."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # not in the main thread: neither did Ray
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
+class RayTransport:
+    """A seat on every node, or for every GPU of a node that has some that Ray knows."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._names: dict[tuple[str, int], str] = {}  # of the seats on nodes, by node and number
+        self._needs: dict[str, tuple[str, dict[str, Any]]] = {}  # the node of each name, and what a seat takes of it
+        self._actor = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=2)(Seat)
+
+    def places(self) -> list[str]:
+        """See Transport."""
+        try:
+            nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        except Exception as error:
+            log.debug("Ray does not say which nodes there are: %s", error)
+            return []
+        seats = list(_seats(nodes))
+        self._names = {key: name for key, name in self._names.items() if key in [key for key, *_ in seats]}
+        for key, host, needs in seats:
+            if key not in self._names:
+                free = (f"{host}:{number}" for number in itertools.count(1))
+                self._names[key] = next(name for name in free if name not in self._names.values())
+            self._needs[self._names[key]] = key[0], needs
+        return list(self._names.values())
+
+    def open(self, place: str, spec: Spec) -> RayLink:
+        """See Transport."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        node, needs = self._needs[place]
+        where = NodeAffinitySchedulingStrategy(node, soft=False)
+        return RayLink(self._ray, self._actor.options(scheduling_strategy=where, **needs).remote(spec))
+
+    def wait(self, links: Iterable[RayLink], timeout: float) -> list[RayLink]:
+        """See Transport."""
+        by_answer = {link.answer: link for link in links}
+        answers = list(by_answer)
+        ready, _ = self._ray.wait(answers, num_returns=1, timeout=timeout)
+        if ready:
+            ready, _ = self._ray.wait(answers, num_returns=len(answers), timeout=0)
+        return [by_answer[answer] for answer in ready]
+
+    def close(self) -> None:
+        """See Transport."""
+        with contextlib.suppress(Exception), _handlers_kept():
+            self._ray.shutdown()
+
+
+class RayLink:
+    """An actor."""
+
+    def __init__(self, ray: Any, actor: Any) -> None:
+        self._ray, self._actor = ray, actor
+        self.answer: Any = None
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """See Link."""
+        self.answer = getattr(self._actor, method).remote(*arguments)
+
+    def take(self) -> Any:
+        """See Link."""
+        try:
+            return self._ray.get(self.answer)
+        except self._ray.exceptions.RayError as error:
+            return _told(error)
+
+    def kill(self) -> None:
+        """See Link."""
+        with contextlib.suppress(Exception):
+            self._ray.kill(self._actor, no_restart=True)
+
+
+def _told(error: Exception) -> Failed:
+    """What Ray says of a seat that is gone. GoneError unless it can never be otherwise."""
+    said = str(error)
+    if _NO_ROWMILL.search(said):
+        return Failed(f"rowmill cannot be imported there: {_last_line(said)}", is_final=True)
+    memory = bool(_OUT_OF_MEMORY.search(said) or NO_MEMORY.search(said))
+    is_blameless = not memory and (bool(_BLAMELESS.search(said)) or type(error).__name__ == "ActorUnavailableError")
+    if is_blameless:
+        raise GoneError("because its node is gone", is_blameless=True)
+    raise GoneError("because memory ran out" if memory else "as Ray saw", memory=memory)
+
+
+def _last_line(said: str) -> str:
+    return (said.strip().splitlines() or [""])[-1].strip()
+
+
+def _seats(nodes: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, int], str, dict[str, Any]]]:
+    """The seats there can be on these nodes: node and number, host, what it takes of the node."""
+    marked = any(node["Resources"].get(name) for node in nodes for name in ("GPU", _MLX))
+    for node in nodes:
+        resources = node["Resources"]
+        count = 0 if marked else 1
+        needs: dict[str, Any] = {}
+        if resources.get("GPU"):
+            count, needs = int(resources["GPU"]), {"num_gpus": 1}
+        elif resources.get(_MLX):
+            count, needs = int(resources[_MLX]), {"resources": {_MLX: 1}}
+        host = str(node["NodeManagerHostname"]).partition(".")[0]
+        for number in range(count):
+            yield (str(node["NodeID"]), number), host, needs

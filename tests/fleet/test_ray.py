@@ -1,0 +1,141 @@
+"""Seats on a Ray cluster of three nodes on this machine; skipped where Ray is not installed."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import runner
+from runner.engine.fake import DELAY
+from runner.fleet import fleet
+from runner.types import UserError
+from tests.fleet.test_fleet import seats, select
+from tests.support import runs
+
+pytest.importorskip("ray")
+
+ROWS = 400
+QUICK = {  # a node that is gone is found out soon
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    DELAY: "0.02",
+}
+
+
+def processes(address):
+    """The processes of the cluster at this address."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if address in words and "pytest" not in words:
+            found.append(words.replace("\0", " "))
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without seats and two nodes with one each; no process of it may outlive its end."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUICK.items():
+            patch.setenv(name, value)
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            found.nodes = [found.add_node(num_cpus=1, resources={"mlx": 1}) for _ in range(2)]
+            yield found
+        finally:
+            found.shutdown()
+    until = time.monotonic() + 60
+    while (left := processes(found.address)) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not left
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs.write_rows(ROWS)
+
+
+def words(*more):
+    return runs.overrides("output.shard_rows=64", *more)
+
+
+def test_shards_are_those_of_one_process_and_both_nodes_took_part(cluster):
+    runner.run(words("run_name=alone"))
+    runner.run(words("run_name=fleet", "fleet=ray", f"fleet.address={cluster.address}"))
+    assert runs.shards("fleet") == runs.shards("alone")
+    answers = [one["answers"] for one in seats()]
+    assert len(answers) == 2 and min(answers) > 0 and sum(answers) == ROWS
+    assert all(one["pid"] != os.getpid() for one in seats())
+
+
+def test_there_are_no_more_seats_than_asked_for(cluster):
+    runner.run(words("run_name=fleet", "fleet=ray", f"fleet.address={cluster.address}", "fleet.seats=1"))
+    assert [one["answers"] for one in seats()] == [ROWS]
+
+
+def test_a_node_that_is_removed_costs_its_rows_in_flight_only_and_one_that_is_added_takes_part(cluster, monkeypatch):
+    runs.write_rows(2000)
+    runner.run(words("run_name=alone"))
+    steps = []
+
+    def step(self, original=fleet.Fleet.step):
+        steps.append(len(self.crew.at_work()))
+        if len(steps) == 5:
+            cluster.remove_node(cluster.nodes.pop(0), allow_graceful=False)
+        if len(steps) == 20:
+            cluster.nodes.append(cluster.add_node(num_cpus=1, resources={"mlx": 1}))
+        return original(self)
+
+    monkeypatch.setattr(fleet.Fleet, "step", step)
+    runner.run(words("run_name=fleet", "fleet=ray", f"fleet.address={cluster.address}", "fleet.grace_s=5"))
+    assert runs.shards("fleet") == runs.shards("alone")
+    assert len([one for one in seats() if one["answers"]]) >= 2
+    assert [row["error"] for row in runs.rows_of("fleet")] == [None] * 2000
+    assert select("SELECT max(json_array_length(rows)) FROM deaths")[0][0] in (None, *range(20))
+
+
+def test_no_cluster_at_an_address_is_one_line(cluster, monkeypatch):
+    with pytest.raises(UserError, match=r"fleet.address=127.0.0.1:9: ") as raised:
+        runner.run(words("run_name=fleet", "fleet=ray", "fleet.address=127.0.0.1:9"))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_mismatch_of_versions_is_one_line_that_names_both():
+    from runner.fleet.ray import _refused
+
+    said = (
+        "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.9\n"
+        "This process on 10.0.0.2 was started with:\n    Ray: 2.61.0\n    Python: 3.11.7\n"
+    )
+    problem = _refused("10.0.0.5:6379", RuntimeError(said))
+    assert str(problem) == (
+        "fleet.address=10.0.0.5:6379: the cluster runs Ray 2.60.0 and Python 3.11.9, this machine Ray 2.61.0 and "
+        "Python 3.11.7: they must be the same, Python to the patch level"
+    )
+    assert problem.exit_code == 3
+
+
+def test_every_gpu_that_ray_knows_and_every_marked_mac_is_a_seat():
+    from runner.fleet.ray import _seats
+
+    def node(name, **resources):
+        return {"NodeID": name, "NodeManagerHostname": f"{name}.local", "Resources": {"CPU": 8.0, **resources}}
+
+    plain = [node("a"), node("b")]
+    assert [(key, host, needs) for key, host, needs in _seats(plain)] == [(("a", 0), "a", {}), (("b", 0), "b", {})]
+    mixed = [node("head"), node("mac", mlx=1.0), node("server", GPU=2.0)]
+    assert list(_seats(mixed)) == [
+        (("mac", 0), "mac", {"resources": {"mlx": 1}}),
+        (("server", 0), "server", {"num_gpus": 1}),
+        (("server", 1), "server", {"num_gpus": 1}),
+    ]
