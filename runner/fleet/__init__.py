@@ -8,6 +8,7 @@ fleet      A fleet: many seats behind what the loop takes for one engine.
 hello      What a seat says of itself, and how it must not differ from the driver.
 local      Seats on this machine: child processes, each at the other end of a pipe.
 post       A seat as the driver knows it: what it is, how far it is, how often it died.
+ray        Seats on the nodes of a Ray cluster, which does all that lies between machines.
 seat       A seat: a process with the model, which answers turns while a thread of its own computes.
 start      From the configuration to a fleet.
 transport  What lies between the driver and its seats: a call at a time goes out to a seat, and its answer comes back.

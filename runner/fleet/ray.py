@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 _AUTO = "auto"
+ANSWER_S = 10.0  # for a first sign of a cluster
 _MLX = "mlx"  # the resource of a node with an Apple GPU
 _MISMATCH = re.compile(r"Ray: (\S+).*?Python: (\S+).*?Ray: (\S+).*?Python: (\S+)", re.DOTALL)
 _BLAMELESS = re.compile(r"node (has died|was|is) |node failure|unavailable|[Oo]wner|preempt", re.IGNORECASE)
@@ -42,6 +44,7 @@ def connect(address: str) -> RayTransport | None:
         import ray
     except ImportError as error:
         raise UserError("fleet", "it needs Ray: pip install -e '.[ray]'", value="ray") from error
+    _check_answers(address)
     try:
         with _handlers_kept():
             ray.init(address=address, namespace="rowmill", logging_level=logging.CRITICAL, log_to_driver=False)
@@ -54,6 +57,18 @@ def connect(address: str) -> RayTransport | None:
     except Exception as error:
         raise _refused(address, error) from error
     return RayTransport(ray)
+
+
+def _check_answers(address: str) -> None:
+    """Raise UserError where nothing listens: Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        text = f"no Ray cluster answers there ({first_line(error)})"
+        raise UserError("fleet.address", text, value=address, exit_code=EXIT_CANNOT_RUN) from error
 
 
 def _refused(address: str, error: Exception) -> UserError:

@@ -50,11 +50,12 @@ def cluster():
         found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         try:
             found.nodes = [found.add_node(num_cpus=1, resources={"mlx": 1}) for _ in range(2)]
+            address = found.address
             yield found
         finally:
             found.shutdown()
     until = time.monotonic() + 60
-    while (left := processes(found.address)) and time.monotonic() < until:
+    while (left := processes(address)) and time.monotonic() < until:
         time.sleep(0.2)
     assert not left
 
@@ -104,7 +105,7 @@ def test_a_node_that_is_removed_costs_its_rows_in_flight_only_and_one_that_is_ad
     assert select("SELECT max(json_array_length(rows)) FROM deaths")[0][0] in (None, *range(20))
 
 
-def test_no_cluster_at_an_address_is_one_line(cluster, monkeypatch):
+def test_no_cluster_at_an_address_is_one_line():
     with pytest.raises(UserError, match=r"fleet.address=127.0.0.1:9: ") as raised:
         runner.run(words("run_name=fleet", "fleet=ray", "fleet.address=127.0.0.1:9"))
     assert "\n" not in str(raised.value)
