@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
+import regex
+
+from runner.text.scripts import SPACELESS, folded
 from runner.types import RowError
 
-_PARTS = re.compile(r"(?P<words>[^\W_]+(?:[\W_]+[^\W_]+)*)")
+_WORD, _GAP = r"[\w--_]", r"[\W_]+"
+_PARTS = regex.compile(rf"(?V1){_WORD}+(?:{_GAP}{_WORD}+)*")
+_HANGUL = r"\p{Hangul}"
+_ALONE = regex.compile(rf"(?V1){SPACELESS}")
+_KOREAN = regex.compile(_HANGUL)
+# What may not stand beside a label's first or last letter: another one of a script with spaces between words.
+_LETTER = rf"[\w--[_\p{{Hangul}}{SPACELESS}]]"
 
 
 class Matcher:
@@ -15,37 +23,50 @@ class Matcher:
 
     def __init__(self, surfaces: Mapping[str, str]) -> None:
         self._exact = {surface.strip(): name for name, surface in surfaces.items()}
-        self._patterns = {name: _pattern(surface) for name, surface in surfaces.items()}
+        self._patterns = {name: _pattern(folded(surface.strip())) for name, surface in surfaces.items()}
 
     def match(self, answer: str) -> str:
         """The label that an answer is or begins with, else the only one that occurs in it as a whole word.
 
-        Case and what stands between a label's words do not matter, unless the answer is exactly a label; a label
-        within a longer one does not count. RowError if there is no such label.
+        Case, width and what stands between a label's words do not matter, unless the answer is exactly a label; a label
+        within a longer one does not count. Where a script has no spaces between words, or hangs particles on them, a
+        label need not end where a word does. RowError if there is no such label.
         """
         if exact := self._exact.get(answer.strip()):
             return exact
-        found = self._spans(answer)
-        first = {name for (start, _), name in found if not any(map(str.isalnum, answer[:start]))}
+        text = folded(answer)
+        found = self._spans(text)
+        first = {name for (start, _), name in found if not any(map(str.isalnum, text[:start]))}
         names = first or {name for _, name in found}
         if len(names) == 1:
             return names.pop()
         what = "more than one label" if names else "no label"
         raise RowError("unmatched label", f"{what} in the answer {answer[:80]!r}")
 
-    def _spans(self, answer: str) -> list[tuple[tuple[int, int], str]]:
+    def _spans(self, text: str) -> list[tuple[tuple[int, int], str]]:
         """Where labels stand, those inside of a longer one left out."""
-        spans = [(hit.span(), name) for name, pattern in self._patterns.items() for hit in pattern.finditer(answer)]
+        spans = [(hit.span(), name) for name, pattern in self._patterns.items() for hit in pattern.finditer(text)]
         return [(span, name) for span, name in spans if not any(_inside(span, other) for other, _ in spans)]
 
 
-def _pattern(surface: str) -> re.Pattern[str]:
+def _pattern(surface: str) -> regex.Pattern[str]:
     """A label as a whole word: its words with anything that is no word between them, signs at its ends as they are."""
-    surface = surface.strip()
-    before, words, after = _PARTS.split(surface, maxsplit=1) if _PARTS.search(surface) else (surface, "", "")
-    between = r"[\W_]+".join(map(re.escape, re.split(r"[\W_]+", words)))
-    text = re.escape(before) + between + re.escape(after)
-    return re.compile(rf"(?<![^\W_]){text}(?![^\W_])", re.IGNORECASE)
+    found = _PARTS.search(surface)
+    start, end = found.span() if found else (len(surface), len(surface))
+    words = regex.split(rf"(?V1){_GAP}", surface[start:end])
+    between = _GAP.join(map(regex.escape, words))
+    text = regex.escape(surface[:start]) + between + regex.escape(surface[end:])
+    return regex.compile(f"(?V1){_before(surface[:1])}{text}{_after(surface[-1:])}")
+
+
+def _before(letter: str) -> str:
+    if _ALONE.match(letter):
+        return ""
+    return f"(?<!{_HANGUL})" if _KOREAN.match(letter) else f"(?<!{_LETTER})"
+
+
+def _after(letter: str) -> str:
+    return "" if _ALONE.match(letter) or _KOREAN.match(letter) else f"(?!{_LETTER})"
 
 
 def _inside(span: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from jobs.summarize.split import Piece, sentences, split
+from jobs.summarize.split import Piece, split
 from runner.keys import check_keys, key
+from runner.text.scripts import count_words, first_words, sentences, words
 from runner.types import TOO_LONG, Columns, Completion, Request, Row, RowError, Sampling, Setting, Steps, UserError
 
 if TYPE_CHECKING:
@@ -220,12 +221,12 @@ class Summarize:
 
     def _keep_length(self, summary: Summary) -> Asking:
         most = int(TOO_WORDY * self.target_words)
-        if len(summary.text.split()) <= most:
+        if count_words(summary.text) <= most:
             return summary
         answer = yield self._request({"step": "shorten", "passage": summary.text}, RETRY)
         shorter = _read(answer, {"passage": summary.text})
-        best = shorter if 0 < len(shorter.text.split()) < len(summary.text.split()) else summary
-        if len(best.text.split()) <= most:
+        best = shorter if 0 < count_words(shorter.text) < count_words(summary.text) else summary
+        if count_words(best.text) <= most:
             return best
         return Summary(_cut(best.text, most), summary.flaw or f"cut to {most} words")
 
@@ -245,11 +246,11 @@ class Summarize:
 
 def flaw_of(summary: str, source: str) -> str | None:
     """``empty``, ``copy`` (all of the source's words, or 20 words and more that stand in it one after another)."""
-    words, given = _words(summary), _words(source)
-    if not words:
+    said, given = words(summary), words(source)
+    if not said:
         return "empty"
-    stands = f" {' '.join(words)} " in f" {' '.join(given)} "
-    return "copy" if stands and (len(words) >= COPIED_WORDS or len(words) == len(given)) else None
+    stands = f" {' '.join(said)} " in f" {' '.join(given)} "
+    return "copy" if stands and (len(said) >= COPIED_WORDS or len(said) == len(given)) else None
 
 
 def _read(answer: Completion, variables: dict[str, Any]) -> Summary:
@@ -261,18 +262,14 @@ def _read(answer: Completion, variables: dict[str, Any]) -> Summary:
     return Summary("" if flaw == "empty" else text, flaw)
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def _cut(text: str, words: int) -> str:
+def _cut(text: str, most: int) -> str:
     """The first sentences, or words of the first one, that have at most so many words."""
     kept = ""
     for sentence in sentences(text):
-        if len((kept + sentence).split()) > words:
+        if count_words(kept + sentence) > most:
             break
         kept += sentence
-    return kept.strip() or " ".join(text.split()[:words])
+    return kept.strip() or first_words(text, most)
 
 
 def _context(setting: Setting) -> str:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from runner.text.scripts import SENTENCE, cut_after, middle
+
 Count = Callable[[list[str]], list[int]]  # tokens of each text
 
-# Behind . ! ? or an ellipsis and closing quotes, before what is no small letter ("e.g. this" goes on); CJK full stops.
-_SENTENCE = r"""(?<=[.!?\u2026])["'\u201d\u2019)\]]*\s+(?=["'\u201c\u2018(\[]*[^\Wa-z_])|(?<=[\u3002\uff01\uff1f])"""
-_CUTS = tuple(re.compile(cut) for cut in (r"\n[ \t]*(?:\n[ \t]*)+", _SENTENCE, r"\n", r"\s+"))
+_CUTS = (re.compile(r"\n[ \t]*(?:\n[ \t]*)+"), SENTENCE, re.compile(r"\n"), re.compile(r"\s+"))
 SENTENCES = 1  # the index of its cut
 
 
@@ -43,10 +43,10 @@ def split(text: str, limit: int, overlap: int, count: Count) -> list[Piece]:
 
 def cut(text: str, limit: int, count: Count, level: int = 0) -> list[Piece]:
     """The text in pieces of at most ``limit`` tokens (or one character), as few cuts as can be; joined they are it."""
-    texts = _halves(text) if level >= len(_CUTS) else _cut_after(_CUTS[level], text)
+    texts = _halves(text) if level >= len(_CUTS) else cut_after(_CUTS[level], text)
     pieces: list[Piece] = []
     for part, tokens in zip(texts, count(texts), strict=True):
-        whole = tokens <= limit or len(part) < 2
+        whole = tokens <= limit or not middle(part)
         pieces += [Piece(part, tokens)] if whole else cut(part, limit, count, min(level + 1, len(_CUTS)))
     return pieces
 
@@ -63,20 +63,9 @@ def tail(text: str, limit: int, count: Count) -> Piece:
     return _joined(pieces[::-1])
 
 
-def sentences(text: str) -> list[str]:
-    """The text's sentences with the space behind them."""
-    return _cut_after(_CUTS[SENTENCES], text)
-
-
-def _cut_after(cuts: re.Pattern[str], text: str) -> list[str]:
-    ends = [*(found.end() for found in cuts.finditer(text)), len(text)]
-    parts = (text[start:end] for start, end in zip([0, *ends], ends, strict=False))
-    return [part for part in parts if part]
-
-
 def _halves(text: str) -> list[str]:
-    middle = len(text) // 2
-    return [text[:middle], text[middle:]] if middle else [text]
+    at = middle(text)
+    return [text[:at], text[at:]] if at else [text]
 
 
 def _joined(pieces: list[Piece]) -> Piece:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -11,8 +10,15 @@ from typing import Any, Protocol
 from runner.patterns import pattern
 from runner.text.schema.check import SchemaCheck, read_json, schema_problem
 from runner.text.schema.dialects import modern
+from runner.text.scripts import count_characters, count_words, sentences, words
 from runner.text.templates import Template
 from runner.types import Request, Row, UserError
+
+_UNITS: dict[str, Callable[[str], int]] = {
+    "words": count_words,
+    "characters": count_characters,
+    "sentences": lambda text: len(sentences(text)),
+}
 
 
 @dataclass(frozen=True)
@@ -43,19 +49,19 @@ class Complete:
 
 @dataclass
 class Length:
-    """Rejects texts of fewer than ``least`` or more than ``most`` words (``unit``: words or characters)."""
+    """Rejects texts of fewer than ``least`` or more than ``most`` words (``unit``: words, characters or sentences)."""
 
     least: int = 1
     most: int | None = None
     unit: str = "words"
 
     def __post_init__(self) -> None:
-        if self.unit not in ("words", "characters"):
-            raise UserError("unit", "it must be words or characters", value=self.unit)
+        if self.unit not in _UNITS:
+            raise UserError("unit", f"it must be {' or '.join(_UNITS)}", value=self.unit)
 
     def reason(self, draft: Draft) -> str | None:
         """See Filter."""
-        length = len(draft.text.split()) if self.unit == "words" else len(draft.text)
+        length = _UNITS[self.unit](draft.text)
         fits = self.least <= length and (self.most is None or length <= self.most)
         return None if fits else f"{length} {self.unit}"
 
@@ -102,19 +108,20 @@ class Schema:
 
 @dataclass
 class Language:
-    """Rejects texts in languages other than those in ``among`` (ISO 639-1 codes)."""
+    """Rejects texts in languages other than those in ``among`` (ISO 639-1 codes; of ``pt-BR`` only ``pt`` counts)."""
 
     among: list[str] = field(default_factory=lambda: ["en"])
 
     def __post_init__(self) -> None:
         _need("py3langid", "py3langid")
+        self._codes = {code.replace("_", "-").partition("-")[0].lower() for code in self.among}
 
     def reason(self, draft: Draft) -> str | None:
         """See Filter."""
         from py3langid import classify
 
         found, _ = classify(draft.text)
-        return None if found in self.among else f"its language is {found}"
+        return None if found in self._codes else f"its language is {found}"
 
 
 @dataclass
@@ -167,8 +174,8 @@ class Judge:
 
 def ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
     """The text's runs of ``n`` words, without case."""
-    words = re.findall(r"\w+", text.lower())
-    return zip(*(words[start:] for start in range(n)), strict=False)
+    spoken = words(text)
+    return zip(*(spoken[start:] for start in range(n)), strict=False)
 
 
 def _texts(shot: Any) -> list[str]:

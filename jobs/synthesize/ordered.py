@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+from runner.text.scripts import NO_WORD, one_form
 from runner.types import Columns, UserError
 
 SHINGLE = 5  # characters
@@ -146,13 +146,13 @@ class Balance:
 
 
 def _normal(text: str) -> str:
-    return " ".join(text.lower().split())
+    return " ".join(one_form(text.lower()).split())
 
 
 def _minhash(text: str) -> Any:
     from rensa import RMinHash
 
-    text = re.sub(r"\W+", " ", text.lower()).strip()
+    text = NO_WORD.sub(" ", one_form(text.lower())).strip()
     minhash = RMinHash(num_perm=PERMUTATIONS, seed=0)
     minhash.update(sorted({text[at : at + SHINGLE] for at in range(max(1, len(text) - SHINGLE + 1))}))
     return minhash

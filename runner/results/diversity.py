@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -13,6 +12,7 @@ from typing import Any
 
 from runner.checkpoint.records import error_kind
 from runner.results.run import Run
+from runner.text.scripts import words
 
 TEXTS = 10_000  # the first so many are measured
 SAMPLED, ORDERS = 100, 4  # texts and n-gram lengths of self-BLEU
@@ -29,10 +29,10 @@ def diversity(run_dir: Path, attempts: int) -> dict[str, Any]:
     one); None for fewer than two. ``duplicates``: for each tenth of the attempts the share that were duplicates.
     """
     texts = list(islice(_texts(run_dir), TEXTS))
-    words = [words_of(text) for text in texts]
+    spoken = [words(text) for text in texts]
     figures: dict[str, Any] = {"texts": len(texts), "copies": len(texts) - len(set(texts))}
-    figures |= {f"distinct_{n}": distinct(words, n) for n in (1, 2)}
-    return figures | {"self_bleu": _self_bleu(words), "duplicates": _duplicates(run_dir, attempts)}
+    figures |= {f"distinct_{n}": distinct(spoken, n) for n in (1, 2)}
+    return figures | {"self_bleu": _self_bleu(spoken), "duplicates": _duplicates(run_dir, attempts)}
 
 
 def diversity_lines(figures: dict[str, Any]) -> list[str]:
@@ -50,11 +50,6 @@ def diversity_lines(figures: dict[str, Any]) -> list[str]:
 def _texts(run_dir: Path) -> Iterator[str]:
     for block in Run(run_dir).blocks(["text"]):
         yield from block.table.column("text").drop_null().to_pylist()
-
-
-def words_of(text: str) -> list[str]:
-    """The text's words in lower case, without punctuation."""
-    return re.findall(r"\w+", text.lower())
 
 
 def distinct(texts: list[list[str]], n: int) -> float:

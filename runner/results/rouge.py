@@ -10,6 +10,7 @@ from typing import Any
 from runner.data.cells import shown
 from runner.data.source import DataSource
 from runner.results.run import Run
+from runner.text.scripts import words
 from runner.types import UserError
 from runner.words import count_of
 
@@ -48,13 +49,27 @@ def evaluate_summaries(run_dir: Path, source: DataSource) -> dict[str, Any]:
 def _scores(run_dir: Path, source: DataSource) -> Iterator[tuple[float, ...]]:
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(KINDS, use_stemmer=True)
+    scorer = RougeScorer(KINDS, tokenizer=Words())
     for start, table in Run(run_dir).blocks(["summary"]):
         references = shown(source.table(start, start + len(table), [source.conf.gold or ""]).column(0))
         for reference, summary in zip(references, table.column("summary").to_pylist(), strict=True):
             if reference:
                 score = scorer.score(str(reference), summary or "")
                 yield tuple(score[kind].fmeasure for kind in KINDS)
+
+
+class Words:
+    """The words of rouge-score, stemmed, and those with other letters than a to z, of which it would leave pieces."""
+
+    def __init__(self) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self._usual = DefaultTokenizer(use_stemmer=True).tokenize
+
+    def tokenize(self, text: str) -> list[str]:
+        if text.isascii():
+            return list(self._usual(text))
+        return [one for word in words(text) for one in (self._usual(word) if word.isascii() else [word])]
 
 
 def rouge_lines(rouge: dict[str, Any]) -> list[str]:

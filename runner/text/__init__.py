@@ -8,6 +8,7 @@ grammar     The grammar that an answer must follow, as text: a structure's rules
 labels      The labels that the job ``label`` chooses among, as a user writes them.
 prompter    Templates to messages to the model's chat template to token ids; ids back to text.
 schema      JSON Schemas as programs write them: read, narrowed for a grammar, held against answers, as columns.
+scripts     Words, lengths and sentences in any script, also where no spaces stand between words.
 spelling    Generated tokens as people and the OpenAI API see them: their text, bytes and log-probabilities.
 structure   What an answer must look like (JSON Schema, regular expression, choices), and its output columns.
 templates   One Jinja2 template over a row's columns: sandboxed, with missing and null columns as errors.

@@ -20,6 +20,8 @@ def test_length_counts_words_or_characters():
     assert reason(Length(3, 5), "one two") == "2 words"
     assert reason(Length(3, 5), "one two three") is None
     assert reason(Length(1, 5, "characters"), "too long") == "8 characters"
+    assert reason(Length(3), "今天天气很好，我们一起去公园散步吧。") is None
+    assert reason(Length(1, 1, "sentences"), "One. Two.") == "2 sentences"
 
 
 def test_deny_names_what_it_found():
@@ -33,6 +35,12 @@ def test_schema_takes_json_that_fits():
     assert reason(one, '{"age": "x"}') == "$.age: 'x' is not of type 'integer'"
     assert reason(one, "{age}").startswith("not JSON")
     assert reason(one, "[" * 100_000).startswith("not JSON")
+
+
+def test_n_grams_of_scripts_without_spaces_are_letters():
+    shown = {"shots": [{"text": "今天天气很好，我们去公园"}]}
+    why = Overlap(3, 0.4).reason(Draft("今天天气很好，他们去学校", shown))
+    assert why == "44% of its 3-grams are from the examples"
 
 
 def test_language_knows_german_from_english():
@@ -93,7 +101,7 @@ def test_balance_fills_up_and_remembers_when():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Length(unit="tokens"), "unit=tokens: it must be words or characters"),
+        (lambda: Length(unit="tokens"), "unit=tokens: it must be words or characters or sentences"),
         (lambda: Deny(["("]), "patterns="),
         (lambda: Schema({"type": 5}), "it is not a JSON Schema"),
         (lambda: Judge(scale=10), "scale=10"),

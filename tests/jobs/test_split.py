@@ -3,7 +3,8 @@ import random
 
 import pytest
 
-from jobs.summarize.split import Piece, cut, sentences, split, tail
+from jobs.summarize.split import Piece, cut, split, tail
+from runner.text.scripts import sentences
 from runner.text.vocabulary import ByteTokenizer
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from runner import open_run, run
-from runner.results.rouge import need_rouge, rouge_lines
+from runner.results.rouge import Words, need_rouge, rouge_lines
 from runner.types import UserError
 
 RUN = ["job=summarize", "dataset=csv", "dataset.path=rows.csv", "dataset.gold=reference", "engine.backend=fake"]
@@ -27,6 +27,16 @@ def test_summaries_are_scored_against_the_reference_column(figures):
     assert rouge["rouge2"] == {"f1": 0.0, "low": 0.0, "high": 0.0}
     assert rouge["rougeL"] == pytest.approx({"f1": 0.177211, "low": 0.108820, "high": 0.235421}, abs=1e-6)
     assert rouge_lines(rouge)[0] == "ROUGE-1 0.197 (0.118 to 0.270)"
+
+
+def test_words_with_other_letters_than_a_to_z_count():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    ours, usual = RougeScorer(["rouge1"], tokenizer=Words()), RougeScorer(["rouge1"], use_stemmer=True)
+    assert ours.score("今天天气很好", "今天下雨")["rouge1"].fmeasure == pytest.approx(0.4)
+    assert ours.score("größe", "große")["rouge1"].fmeasure == 0
+    english = ("The cats weren't running_away", "A cat that runs, don\u2019t run away")
+    assert ours.score(*english) == usual.score(*english)
 
 
 def test_the_same_summaries_have_the_same_interval(figures):
