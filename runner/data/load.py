@@ -13,7 +13,8 @@ from typing import Any
 from runner.data.readers import Stamps
 from runner.types import UserError
 
-FORMAT_VERSION = 1  # part of the cache key: raise it when the same file would give another table
+FORMAT_VERSION = 1  # part of a run's identity: raise it when the same file would give other rows
+CACHE_VERSION = 2  # part of the cache key: raise it when the same file would give another table
 
 
 def stamps(paths: list[Path]) -> Stamps:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from runner.data.cells import values
+from runner.data.columns import own_columns, own_value
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_name, gold_values
 from runner.data.layout import check_layout
@@ -124,8 +125,11 @@ class DataSource:
         self.conf = conf
         self.spool = spool
         self._mapped, self._unreadable = loaded.mapped, loaded.unreadable
-        self.schema: pa.Schema = table.schema
-        self.column_names: list[str] = table.column_names
+        self._all: pa.Schema = table.schema
+        self._own = own_columns(table.schema)
+        hidden = set(self._own.values())
+        self.schema: pa.Schema = pa.schema([f for f in table.schema if f.name not in hidden], table.schema.metadata)
+        self.column_names: list[str] = self.schema.names
         self._total_rows = len(table)
         self._batches = [batch for batch in table.to_batches() if len(batch)]
         self._read_rows = _rows_per_read(table)
@@ -146,13 +150,22 @@ class DataSource:
         """Rows [start, stop), or all from ``start`` on, in order, as Python values."""
         stop = len(self) if stop is None else min(stop, len(self))
         for at in range(start, stop, self._read_rows):
-            table = self.table(at, min(at + self._read_rows, stop), self.column_names)
-            columns = [values(name, table[name]) for name in self.column_names]
+            columns = self._columns(at, min(at + self._read_rows, stop))
             check_unchanged(self._mapped)
             for cells in zip(*columns, strict=True):
                 row = dict(zip(self.column_names, cells, strict=True))
                 why = row[self._unreadable] if self._unreadable else None
                 yield row if why is None else UnreadableRow(row, why)
+
+    def _columns(self, start: int, stop: int) -> list[list[Any]]:
+        """The cells of rows [start, stop), column by column, each its row's own value."""
+        table = self.table(start, stop, [*self.column_names, *self._own.values()])
+        columns = [values(name, table[name]) for name in self.column_names]
+        for name, hidden in self._own.items():
+            at = self.column_names.index(name)
+            texts = table[hidden].to_pylist()
+            columns[at] = [v if text is None else own_value(text) for v, text in zip(columns[at], texts, strict=True)]
+        return columns
 
     def stored_place(self, row: int) -> int:
         """The row's place in the data set as it is stored, whichever rows were chosen in whatever order."""
@@ -161,7 +174,7 @@ class DataSource:
     def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
         """These columns of rows [start, stop), with their own Arrow types; KeyError for an unknown column."""
         check_unchanged(self._mapped)
-        schema = pa.schema([self.schema.field(name) for name in columns], self.schema.metadata)
+        schema = pa.schema([self._all.field(name) for name in columns], self._all.metadata)
         start, stop = max(0, start), min(stop, len(self))
         if start >= stop or not columns:
             return schema.empty_table()

@@ -285,7 +285,7 @@ class Run:
 
 def _job_schema(connection: sqlite3.Connection, columns: dict[str, str]) -> pa.Schema:
     """The job's columns by their types' names and, where those are not enough, by the values of the staged rows."""
-    from runner.data.readers.json import infer, merge
+    from runner.data.columns import infer, merge
 
     types = {name: _simple_type(kind) for name, kind in columns.items()}
     unknown = dict.fromkeys((name for name, kind in types.items() if kind is None), pa.null())

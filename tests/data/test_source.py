@@ -212,13 +212,41 @@ def test_jsonl_types(write):
         '{"a": 1, "m": 1, "d": "2024-01-01"}\n\n{"b": [1, 2], "a": 2.5, "m": "x"}\n{"s": {"k": {}}, "m": {"z": 1}}\n'
     )
     rows = cells(path, kind="jsonl")
-    assert [r["a"] for r in rows] == [1.0, 2.5, None]
-    assert [r["m"] for r in rows] == ["1", "x", '{"z": 1}']
+    assert [repr(r["a"]) for r in rows] == ["1", "2.5", "None"]
+    assert [r["m"] for r in rows] == [1, "x", {"z": 1}]
+    assert source(path, "jsonl").table(0, 3, ["a", "m"]).to_pydict() == {
+        "a": [1.0, 2.5, None],
+        "m": ["1", "x", '{"z": 1}'],
+    }
     assert rows[0]["d"] == "2024-01-01"
     assert rows[1]["b"] == [1, 2]
-    assert rows[2]["s"] == '{"k": {}}'
+    assert rows[2]["s"] == {"k": {}}
     assert cells(write('{"a": "x\\ud800"}\n'), kind="jsonl") == [{"a": "x\ufffd"}]
-    assert cells(write('{"a": 1e400, "b": 99999999999999999999}\n'), kind="jsonl")[0]["b"] == "99999999999999999999"
+    assert cells(write('{"a": 1e400, "b": 99999999999999999999}\n'), kind="jsonl")[0]["b"] == 99999999999999999999
+
+
+def test_a_row_shows_the_same_whatever_other_rows_hold(write):
+    rows = [
+        {"a": 1, "list": ["x"], "object": {"k": 1}, "flag": True, "big": 2**53 + 1},
+        {"a": 1.0, "list": "x", "object": {"k": 1.0, "other": 1}, "flag": "true", "big": 0.5},
+        {"a": 2**70, "list": [None, None], "object": {"other": [1, "x"], "k": None}, "flag": 1, "big": -1},
+        {"a": "1", "list": [1, "x"], "object": [], "flag": {"x": {}}, "big": "x"},
+    ]
+    together = cells(write("".join(json.dumps(row) + "\n" for row in rows), "a.jsonl"), kind="jsonl")
+    alone = [cells(write(json.dumps(row), "b.jsonl"), kind="jsonl")[0] for row in rows]
+    assert repr(together) == repr(alone) == repr(rows)
+    assert together[0]["object"]["other"] is None  # a missing key reads as null, in an object as in a row
+
+
+def test_names_with_nul_and_lists_of_nulls_are_read(write):
+    rows = cells(write('{"a": {"": "x", "\\u0000b": null}, "n\\u0000": [null, null]}\n'), kind="jsonl")
+    assert rows == [{"a": {"": "x", "\ufffdb": None}, "n\ufffd": [None, None]}]
+
+
+def test_the_cell_that_makes_a_column_of_numbers_text_is_told(write, caplog):
+    cells(write("n,m\n" + "1,1\n" * 40 + "NA,1\n"))
+    assert "column 'n' is text because of 'NA' in row 41; 40 of its cells are numbers" in caplog.text
+    assert "'m'" not in caplog.text
 
 
 @pytest.mark.parametrize("indent", [None, 2])

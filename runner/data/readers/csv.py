@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,13 @@ from runner.data.readers.table import aligned, check_encoding, read_files, store
 from runner.types import UserError
 from runner.words import count_of
 
+log = logging.getLogger("rowmill")
 _BLOCK_BYTES = 8 << 20
 _LARGEST_BLOCK_BYTES = 1 << 30
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,8})\.(0|[0-9]{0,5}[1-9])$"
+_ANY_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+_LOOKED_AT, _FEW, _MOSTLY = 1000, 3, 0.9  # cells, and how many of them are numbers in a column that is said to be odd
 _TINY = r"^(-0\.0|-?0\.000[0-9]+)$"  # Python prints these with an exponent, or they are minus zero
 
 
@@ -104,6 +108,9 @@ def _store_text_cells(path: Path, delimiter: str, encoding: str, block: int, tar
 def _narrow(table: pa.Table, cached: Path | None) -> pa.Table:
     """Columns whose every cell is a number, printed as Python prints it, get that type. Fills the file ``cached``."""
     types = [_number_type(column) for column in table.columns]
+    for name, kind in zip(table.column_names, types, strict=True):
+        if pa.types.is_string(kind):
+            _tell_odd_cell(name, table.column(name))
     schema = pa.schema([(name, kind) for name, kind in zip(table.column_names, types, strict=True)])
     if schema == table.schema and cached is None:
         return table
@@ -123,6 +130,26 @@ def _number_type(column: pa.ChunkedArray) -> pa.DataType:
         tiny = pc.any(pc.match_substring_regex(column, pattern=_TINY)).as_py()
         return pa.string() if tiny else pa.float64()
     return pa.string()
+
+
+def _tell_odd_cell(name: str, column: pa.ChunkedArray) -> None:
+    """Say which cell makes a column of numbers one of texts."""
+    import pyarrow.compute as pc
+
+    def numbers(cells: Any) -> tuple[Any, int]:
+        found = pc.match_substring_regex(cells, pattern=_ANY_NUMBER)
+        count = pc.sum(found).as_py() or 0
+        return found, count if count > max(_FEW, _MOSTLY * (len(found) - found.null_count)) else 0
+
+    if not numbers(column.slice(0, _LOOKED_AT))[1]:
+        return
+    found, count = numbers(column)
+    odd = pc.index(found, False).as_py()
+    if count and odd >= 0:
+        log.warning(
+            "column %r is text because of %r in row %d; %s of its cells are numbers",
+            *(name, column[odd].as_py()[:80], odd + 1, f"{count:,}"),
+        )
 
 
 def _csv_error(path: Path, delimiter: str, encoding: str, message: str) -> UserError:

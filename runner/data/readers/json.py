@@ -1,7 +1,7 @@
 """JSON to Arrow: files of one object a line, or of one array of objects, become a table.
 
-Types are JSON's own; a missing key is null; a column of mixed types, or one that is nested deeper than Arrow files can
-hold, becomes text, with JSON for what is not a string.
+Types are JSON's own; a missing key is null; of a column of mixed types, or one that is nested deeper than Arrow files
+can hold, see ``runner.data.columns``.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import codecs
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 
+from runner.data.columns import Columns, record_batch
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
 from runner.data.readers.compressed import lines, open_bytes
@@ -25,7 +26,6 @@ from runner.types import UserError
 _BATCH_ROWS = 10_000
 _BATCH_CHARS = 16 << 20
 _READ_BYTES = 1 << 20
-_DEEPEST = 60  # levels of lists and objects in a column; an Arrow file holds 63
 _CUT_CHARS = 16  # characters of an error's place before the end of what was read, where it may be for lack of more
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -39,18 +39,11 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
 
 def read_json(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Two passes: the first finds every column and its type, the second converts. UserError names the line at fault."""
-    schema = json_schema(_batches(paths))
-    return schema, (json_batch(rows, schema) for rows in _batches(paths))
-
-
-def json_schema(batches: Iterable[list[dict[str, Any]]]) -> pa.Schema:
-    """Every column of the rows with the type that holds all its values."""
-    types: dict[str, pa.DataType] = {}
-    for rows in batches:
-        for name in dict.fromkeys(key for row in rows for key in row):
-            kind = infer([row.get(name) for row in rows])
-            types[name] = merge(types[name], kind) if name in types else kind
-    return pa.schema(list(types.items()))
+    columns = Columns()
+    for rows in _batches(paths):
+        columns.add(rows)
+    schema = columns.schema()
+    return schema, (record_batch(rows, schema) for rows in _batches(paths))
 
 
 def _batches(paths: list[Path]) -> Iterator[list[dict[str, Any]]]:
@@ -176,52 +169,9 @@ def _checked(row: Any, path: Path, number: int, escaped: bool) -> dict[str, Any]
 
 
 def _without_surrogates(value: Any) -> Any:
-    """Arrow holds valid Unicode only: an unpaired surrogate becomes U+FFFD."""
+    """Arrow holds valid Unicode only, and no names with a NUL: an unpaired surrogate, and that, becomes U+FFFD."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, dict):
-        return {_without_surrogates(k): _without_surrogates(v) for k, v in value.items()}
+        return {_without_surrogates(k).replace("\0", "\ufffd"): _without_surrogates(v) for k, v in value.items()}
     return [_without_surrogates(v) for v in value] if isinstance(value, list) else value
-
-
-def infer(values: list[Any]) -> pa.DataType:
-    """The Arrow type of JSON values; text if they have none in common."""
-    try:
-        kind = pa.array(values).type
-        return pa.string() if _depth(kind) > _DEEPEST or "struct<>" in str(kind) else kind  # no format holds those
-    except (pa.ArrowException, OverflowError, UnicodeError):
-        return pa.string()
-
-
-def _depth(kind: pa.DataType) -> int:
-    depth, kinds = 0, [kind]
-    while kinds := [one.field(at).type for one in kinds for at in range(one.num_fields)]:
-        depth += 1
-    return depth
-
-
-def merge(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both; text if there is none."""
-    if one == other:
-        return one
-    try:
-        schemas = [pa.schema([("x", one)]), pa.schema([("x", other)])]
-        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
-    except pa.ArrowException:
-        return pa.string()
-
-
-def json_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows as Arrow; what is not a string in a text column becomes JSON."""
-    columns = []
-    for field in schema:
-        values = [row.get(field.name) for row in rows]
-        try:
-            if field.type == pa.string():
-                values = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
-            columns.append(pa.array(values, field.type))
-        except RecursionError:
-            raise UserError("dataset.path", f"a value of {field.name!r} is nested too deeply") from None
-        except (pa.ArrowException, OverflowError, UnicodeError) as error:
-            raise UserError("dataset.path", f"the values of {field.name!r} have no common type: {error}") from None
-    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -42,9 +42,9 @@ from typing import Any
 import pyarrow as pa
 
 from runner.custom.classes import find_class, import_class_module, make
+from runner.data.columns import Columns, own_columns, record_batch
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
-from runner.data.readers.json import json_batch, json_schema
 from runner.data.readers.table import IN_MEMORY_BYTES, cache_file, store
 from runner.types import UserError
 
@@ -109,8 +109,9 @@ def _from_dicts(rows: list[Any]) -> pa.Table:
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
             raise UserError("dataset._target_", f"row {number} of read() is {row!r:.80}, {_EXPECTED}")
-    schema = json_schema([rows])
-    return pa.Table.from_batches([json_batch(rows, schema)])
+    columns = Columns()
+    columns.add(rows)
+    return pa.Table.from_batches([record_batch(rows, columns.schema())])
 
 
 def _held(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> pa.Table:
@@ -132,6 +133,7 @@ def _held(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> pa.Table:
 
 def _hash(table: pa.Table) -> str:
     """A hash of the values, independent of their layout in memory."""
+    table = table.drop_columns(list(own_columns(table.schema).values()))
     digest = hashlib.sha256(str(table.schema.remove_metadata()).encode())
     for start in range(0, len(table), _HASHED_ROWS):
         columns = table.slice(start, _HASHED_ROWS).columns

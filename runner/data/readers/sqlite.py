@@ -1,7 +1,8 @@
 """A table or view of an SQLite database as an Arrow table.
 
 SQLite gives every cell a type of its own: a column is of the type that holds all its values, text where numbers and
-texts are mixed. The rows come in the order of their rowid; those of a view in the view's own.
+texts are mixed, and prompts show what each cell holds. The rows come in the order of their rowid; those of a view in
+the view's own.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.data.columns import Columns, record_batch
 from runner.data.conf import DatasetConf
-from runner.data.load import local_paths
+from runner.data.load import CACHE_VERSION, hash_json, local_paths
 from runner.data.readers import Loaded
-from runner.data.readers.json import infer, json_batch, merge
 from runner.data.readers.table import IN_MEMORY_BYTES, cache_file, store, unique_names
 from runner.types import UserError
 from runner.words import did_you_mean
@@ -77,30 +78,31 @@ def _chosen(connection: sqlite3.Connection, path: Path, table: str | None) -> st
 
 def _read(connection: sqlite3.Connection, path: Path, table: str) -> tuple[pa.Table, str]:
     """Two passes in one transaction: the first finds the columns' types and the hash, the second converts."""
-    digest, types, size = hashlib.sha256(), dict[str, pa.DataType](), 0
+    digest, columns, size = hashlib.sha256(), Columns(), 0
+    holds_blobs: dict[str, bool] = {}
     for rows in _batches(connection, path, table):
         text = repr([list(row.items()) for row in rows]).encode(errors="surrogatepass")
         digest.update(text)
         size += len(text)
         for name in rows[0]:
             values = [row[name] for row in rows]
-            _refuse_mixture(path, table, name, values, types.get(name))
-            types[name] = merge(types.get(name, pa.null()), infer(values))
+            _refuse_mixture(path, table, name, values, holds_blobs)
+        columns.add(rows)
     contents = digest.hexdigest()
-    if not types:
+    if not size:
         raise UserError("dataset.path", f"table {table} of {path} has no rows: empty data set")
-    cached = None if size <= IN_MEMORY_BYTES else cache_file(f"sqlite-{contents}")
-    schema = pa.schema(list(types.items()))
-    return store(schema, (json_batch(rows, schema) for rows in _batches(connection, path, table)), cached), contents
+    cached = None if size <= IN_MEMORY_BYTES else cache_file(hash_json(CACHE_VERSION, "sqlite", contents))
+    schema = columns.schema()
+    return store(schema, (record_batch(rows, schema) for rows in _batches(connection, path, table)), cached), contents
 
 
-def _refuse_mixture(path: Path, table: str, name: str, values: list[Any], before: pa.DataType | None) -> None:
-    """Blobs beside numbers or texts have no common type: UserError."""
-    blobs = {isinstance(value, bytes) for value in values if value is not None}
-    if before is not None and not pa.types.is_null(before):
-        blobs |= {pa.types.is_binary(before)}
-    if len(blobs) == 2:
-        raise UserError("dataset.table", f"column {name!r} of table {table} of {path} mixes blobs with other values")
+def _refuse_mixture(path: Path, table: str, name: str, values: list[Any], blobs: dict[str, bool]) -> None:
+    """Blobs beside numbers or texts have no common type: UserError. ``blobs``: which columns have been of them."""
+    for value in values:
+        if value is not None and blobs.setdefault(name, isinstance(value, bytes)) != isinstance(value, bytes):
+            raise UserError(
+                "dataset.table", f"column {name!r} of table {table} of {path} mixes blobs with other values"
+            )
 
 
 def _batches(connection: sqlite3.Connection, path: Path, table: str) -> Iterator[list[dict[str, Any]]]:

@@ -6,7 +6,7 @@ the cache folder and memory-mapped, so that a changed file is never served from 
 Types. CSV: a column is int64 or float64 if every cell would be printed exactly as it is in the file,
 else text ("007", "1.50" and "1e3" stay text), so that a prompt shows what the file shows. Only an empty unquoted cell
 is null; NA, null and None are text. Text: one row a line, column ``text``. JSON: see
-``runner.data.readers.json``. Several files are read as if they were one, in the order given; a column that one of them
+``runner.data.columns``. Several files are read as if they were one, in the order given; a column that one of them
 lacks is null there.
 """
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from runner.data.conf import DatasetConf
 from runner.data.layout import cast
-from runner.data.load import FORMAT_VERSION, hash_files, hash_json, hash_readable, local_paths
+from runner.data.load import CACHE_VERSION, hash_files, hash_json, hash_readable, local_paths
 from runner.data.readers import Loaded
 from runner.data.readers.compressed import compression, open_bytes
 from runner.types import UserError
@@ -54,7 +54,7 @@ def read_files(
         refuse_other_formats(file, conf.kind, conf.encoding)
     if _in_memory(paths):
         return Loaded(read(paths, None), contents)
-    cached = cache_file(hash_json(FORMAT_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, suffixes))
+    cached = cache_file(hash_json(CACHE_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, suffixes))
     return Loaded(map_arrow(cached) if cached.exists() else read(paths, cached), contents)
 
 
@@ -144,7 +144,7 @@ def read_folder(
     contents = hash_json(*((file.relative_to(root).as_posix(), hash_readable(file)) for file in files))
     if sum(file.stat().st_size for file in files) <= IN_MEMORY_BYTES:
         return store(schema, batches, None), contents
-    cached = cache_file(hash_json(FORMAT_VERSION, contents, *cache_key))
+    cached = cache_file(hash_json(CACHE_VERSION, contents, *cache_key))
     return map_arrow(cached) if cached.exists() else store(schema, batches, cached), contents
 
 
