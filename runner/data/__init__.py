@@ -2,6 +2,7 @@
 
 Modules:
 cells    Cells as Python values, those that Python cannot hold included.
+columns  Rows of JSON values as Arrow columns, and each row's own values back again.
 conf     The group ``dataset`` of the configuration: which rows to read.
 gold     Right answers: which label a cell of the gold column means.
 kept     The input columns that go into the output: which, under what names, and whether `datasets` can load them.
