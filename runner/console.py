@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
+import stat
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,8 +17,21 @@ _WIDTH = 9  # columns of a line's name
 
 
 def say(text: str = "") -> None:
-    """Print a line."""
-    sys.stdout.write(text + "\n")
+    """Print a line; on a terminal that was closed, nothing."""
+    try:
+        sys.stdout.write(text + "\n")
+    except OSError as error:
+        if not is_closed_terminal(error):
+            raise
+        mute(sys.stdout)
+
+
+def is_closed_terminal(error: OSError) -> bool:
+    """Whether printing failed because the terminal is gone, which is no failure of what was done."""
+    try:
+        return error.errno == errno.EIO and stat.S_ISCHR(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def tell(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: an end after the step in flight while the loop works, at once otherwise."""
+"""Ctrl-C, SIGTERM and SIGHUP: an end after the step in flight while the loop works, at once otherwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def heeded() -> list[signal.Signals]:
+    """SIGNALS, but a SIGHUP that is ignored, as under ``nohup``, stays so."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if number != signal.SIGHUP or not is_ignored]
 
 
 class Stop:
@@ -17,6 +23,7 @@ class Stop:
     def __init__(self) -> None:
         self.asked = False
         self.gentle = False
+        self.by: str | None = None  # the name of the latest signal
 
     def is_asked(self) -> bool:
         """Whether an end has been asked for."""
@@ -36,6 +43,7 @@ class Stop:
             self.gentle = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.by = signal.Signals(number).name
         if not self.gentle or (self.asked and number == signal.SIGINT):
             raise KeyboardInterrupt
         self.asked = True
@@ -43,12 +51,12 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """A Stop that SIGINT and SIGTERM reach; the handlers before it are restored. Outside the main thread none do."""
+    """A Stop that SIGNALS reach; the handlers before it are restored. Outside the main thread none do."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop._handle) for number in SIGNALS}
+    before = {number: signal.signal(number, stop._handle) for number in heeded()}
     try:
         yield stop
     finally:

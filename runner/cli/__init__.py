@@ -27,7 +27,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from runner.cli.commands import COMMANDS, GROUPS
-from runner.console import mute, muted, open_streams, own_traceback, tell
+from runner.console import is_closed_terminal, mute, muted, open_streams, own_traceback, tell
 from runner.disk import machine_trouble
 from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, UserError
 from runner.words import without_hashes
@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mute(sys.stdout)
         return code
     except OSError as error:
+        if is_closed_terminal(error):
+            mute(sys.stdout)
+            return code
         if (trouble := machine_trouble(error)) is None:
             raise
         tell(f"rowmill: {trouble}")

@@ -6,11 +6,12 @@ in two deaths is run alone, and becomes an error row at the third. ``--no-superv
 keep the model in the one process.
 
 After any other end, run the same command again. Finished rows are kept, and recorded answers are not computed again.
-Ctrl-C and SIGTERM end a run after the step in progress and print the command that continues it. If the prompt, the
-data, the model or the job has changed since, the run refuses and shows what differs: use another ``run_name``, or
-``resume=force``, which starts over in a fresh folder and deletes nothing. Data files may move, since it is their
-contents that count; of a job or filter of your own, its Python files count, too. ``resume=errors`` tries rows with an
-error once more, say on a machine with more memory: what failed is asked again, all other answers are kept.
+Ctrl-C, SIGTERM and SIGHUP (a terminal that closes; not under ``nohup``) end a run after the step in progress and print
+the command that continues it. If the prompt, the data, the model or the job has changed since, the run refuses and
+shows what differs: use another ``run_name``, or ``resume=force``, which starts over in a fresh folder and deletes
+nothing. Data files may move, since it is their contents that count; of a job or filter of your own, its Python files
+count, too. ``resume=errors`` tries rows with an error once more, say on a machine with more memory: what failed is
+asked again, all other answers are kept.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 
 from runner.checkpoint.deaths import Death, InFlight, read_flight
 from runner.night.link import EXIT_CRASHED, EXIT_NO_MEMORY, NO_MEMORY
+from runner.signals import heeded
 from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE
 
 _FINAL = (EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED)
@@ -225,7 +227,7 @@ class Supervisor:
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
         """Pass signals on to the worker."""
-        handlers = {signal.SIGINT: self._end, signal.SIGTERM: self._end, signal.SIGTSTP: self._suspend}
+        handlers = {**dict.fromkeys(heeded(), self._end), signal.SIGTSTP: self._suspend}
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from runner.checkpoint.deaths import Death
@@ -34,13 +36,23 @@ def drive(run: Runnable, stop: Stop, link: Link | None = None, *, is_last: bool 
                 finished = store.totals().finished
                 log.info("%s finished before", f"all {finished:,} rows were" if finished != 1 else "its row was")
             else:
-                with night.notifying(lambda: run.outcome(store), supervised=link is not None):
+                with night.notifying(lambda: run.outcome(store), supervised=link is not None), _noting_signals(stop):
                     run.work(store, stop, night)
             store.end_at(store.totals().finished)
             store.close("finished")
-        return finish(run, link if is_last else None)
+        return finish(run, link, is_last=is_last)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; what was computed is safe. To go on:\n{resume_command(run)}") from None
+
+
+@contextlib.contextmanager
+def _noting_signals(stop: Stop) -> Iterator[None]:
+    """Let ``run.log`` say which signal ended the session."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.debug("interrupted by %s", stop.by or "the schedule")
+        raise
 
 
 def _death(run: Runnable, link: Link | None) -> Death | None:

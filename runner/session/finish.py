@@ -20,25 +20,39 @@ log = logging.getLogger("rowmill")
 T = TypeVar("T")
 
 
-def finish(run: Runnable, link: Link | None = None) -> dict[str, Any]:
+def finish(run: Runnable, link: Link | None = None, *, is_last: bool = True) -> dict[str, Any]:
     """The figures of a finished run and ``path``; ``report`` where one was written.
 
-    The supervisor at the other end of ``link`` is told first how the run ended: whatever this process dies of
-    afterwards changes nothing of that.
+    The supervisor at the other end of ``link`` is told first how the last run ended: whatever this process dies of
+    afterwards changes nothing of that, and an interrupt only leaves out what is not computed yet.
     """
     status: dict[str, Any] = {**read_status(run.run_dir), "path": str(run.run_dir)}
     resume = resume_command(run)
-    if link:
+    if link and is_last:
         link.report(ended=exit_code(status), resume=resume)
+    figures = dict(status)
     with run_log(run.run_dir):
-        found = tried("figures", run.figures_command or resume, lambda: _as_json(run.figures()))
-        figures = _renamed(found or {}, {*status, "report"}) | status
-        if run.wants_report:
-            again = shlex.join(["rowmill", "report", str(run.run_dir)])
-            if report := tried("report", again, lambda: _report(run, figures)):
-                figures["report"] = report
-        tried("figures.json", resume, lambda: write_json(run.run_dir / FIGURES, figures))
+        try:
+            _compute(run, resume, figures)
+        except KeyboardInterrupt:
+            if not is_last:
+                raise
+            log.warning(
+                "interrupted: the rows are safe. To compute what is left out of figures and report:\n%s", resume
+            )
     return figures
+
+
+def _compute(run: Runnable, resume: str, figures: dict[str, Any]) -> None:
+    """Add the job's figures and ``report`` to those of the run, as far as they can be had."""
+    found = tried("figures", run.figures_command or resume, lambda: _as_json(run.figures()))
+    own = _renamed(found or {}, {*figures, "report"})
+    figures |= own
+    if run.wants_report:
+        again = shlex.join(["rowmill", "report", str(run.run_dir)])
+        if report := tried("report", again, lambda: _report(run, figures)):
+            figures["report"] = report
+    tried("figures.json", resume, lambda: write_json(run.run_dir / FIGURES, figures))
 
 
 def _renamed(found: dict[str, Any], taken: set[str]) -> dict[str, Any]:

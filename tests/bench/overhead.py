@@ -125,7 +125,7 @@ def one(way, words):
         told = {"rows_per_s": rows / active, "share": sum(walls) / active, "row_us": 1e6 * sum(threads) / rows}
         print(json.dumps(told | {"cpu_share": sum(threads) / (time.thread_time() - began)}))
 
-    session.work, drive.finish = work, lambda run, link: {}
+    session.work, drive.finish = work, lambda run, link, **more: {}
     run(words)
 
 

@@ -3,13 +3,16 @@
 Real processes, real signals; the fake engine dies as models do (ROWMILL_FAKE_FAULT).
 """
 
+import fcntl
 import json
 import os
+import pty
 import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -136,6 +139,7 @@ class Own:
         return {"label": "even" if int(row["id"]) % 2 == 0 else "unheard of"}
 """
 FAILING = {"raises": "raise KeyError('no such figure')", "kills": "os.abort()", "exits": "os._exit(9)"}
+FAILING["is interrupted"] = "raise KeyboardInterrupt"
 
 
 @pytest.mark.parametrize("how", FAILING)
@@ -154,7 +158,7 @@ def test_figures_that_fail_after_the_last_row_change_neither_exit_code_nor_start
         how, "rowmill run --config-dir mine engine.backend=fake"
     )
     assert again in errors
-    assert (f"{ROWS} of {ROWS}, no errors" in said) is (how == "raises")
+    assert (f"{ROWS} of {ROWS}, no errors" in said) is (how in ("raises", "is interrupted"))
 
 
 def test_a_model_that_never_loads_ends_with_3():
@@ -241,6 +245,28 @@ def test_ctrl_z_stops_the_worker_too(start):
     assert outcome(process)[0] == 0
     assert deaths() == []
     assert not is_alive(worker)
+
+
+@pytest.mark.parametrize("under", ["a shell", "nohup"])
+def test_a_closed_terminal_ends_a_run_resumably_and_one_under_nohup_goes_on(start, under):
+    terminal, ours = pty.openpty()
+
+    def begin():
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        if under == "nohup":
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = start(delay=0.5, stdin=ours, stdout=ours, stderr=ours, preexec_fn=begin)
+    os.close(ours)
+    wait_for(process, 4)
+    os.close(terminal)
+    assert process.wait(timeout=runs.SECONDS) == (0 if under == "nohup" else 130)
+    ((why,),) = asked("SELECT why FROM sessions")
+    assert why == ("finished" if under == "nohup" else "interrupted")
+    assert ("interrupted by SIGHUP" in Path("outputs/run/run.log").read_text()) is (under != "nohup")
+    assert run()[0] == 0
+    assert len(rows_of()) == ROWS
 
 
 def test_without_a_supervisor_a_death_is_a_death():
