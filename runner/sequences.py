@@ -15,7 +15,8 @@ class Sequence:
     ``key`` names it (unique among the sequences in flight). ``draw_seed`` fixes its random draws: the same tokens,
     sampling and draw_seed give the same completion. ``choices`` are token ids to score instead of generating.
     ``boundaries`` are ascending token counts, each < len(tokens), at which a KV snapshot is worth keeping; the planner
-    fills them in. ``grammar`` (Lark, in llguidance's dialect) is what the generated tokens must follow.
+    fills them in. ``grammar`` (Lark, in llguidance's dialect) is what the generated tokens must follow. ``stop``: texts
+    of its own that end the answer, for whoever tells an engine when to stop.
     """
 
     key: tuple[int, int]
@@ -28,6 +29,7 @@ class Sequence:
     top_logprobs: int | None = None
     boundaries: tuple[int, ...] = ()
     grammar: str | None = None
+    stop: tuple[str, ...] = ()
 
 
 class Scored(NamedTuple):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 SEED_ROW = "seed_row"  # the column of a job with attempts that says which row of the data set each was made from
 TOO_LONG = "too long"  # the kind of error of a row that exceeds the context or the memory for KV
+CHAT_REFUSED = "the model's chat template refuses the messages"  # the kind of error of such a row
+EMPTY_PROMPT = "empty prompt"
+BAD_GRAMMAR = "grammar"  # of a row whose grammar does not compile, or exceeds its limits
 SPARE_TOKENS = 8  # a text may take other tokens where it meets its prompt
 
 Row: TypeAlias = dict[str, Any]
@@ -144,8 +147,10 @@ class Request:
     """What a job asks of the model for a row.
 
     The prompt is ``variables`` put into the run's prompt template, or ``messages`` ({"role", "content"}) instead of
-    the template. With ``choices`` (surface texts) nothing is generated: each choice is scored as the continuation,
-    to its end or, without ``whole``, up to the token by which it differs from all others.
+    the template, or ``raw``, a text to be continued as it is. ``template_kwargs`` are variables of the model's chat
+    template, before those of the run. ``stop``: texts that end the answer beside the run's. With ``choices`` (surface
+    texts) nothing is generated: each choice is scored as the continuation, to its end or, without ``whole``, up to the
+    token by which it differs from all others.
     ``max_tokens``, ``sampling`` and ``seed`` default to the run's; None means the default. By default every request
     has draws of its own; those with the same prompt, sampling and ``seed`` are given the same answer.
 
@@ -172,6 +177,9 @@ class Request:
     grammar: str | None = None
     retry: bool = False
     once: bool = False
+    raw: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:

@@ -3,7 +3,7 @@
 A case is YAML with ``files`` (name: text), ``make`` (Python that makes other files, may be left out), and ``runs``, one
 after the other in one folder. Of a run: ``command`` as users type it after ``rowmill``, ``exit`` (0 unless given),
 ``says`` and ``hides`` (texts that the output holds and does not hold) and ``rows`` (columns of ``outputs/NAME`` for the
-``run_name=NAME`` of the command, with all their values).
+``run_name=NAME`` of the command, with all their values) and ``holds`` (files written, each with texts that are in it).
 """
 
 import shlex
@@ -39,6 +39,9 @@ def _check(run, capfd):
         assert text in said
     for text in ("Traceback", *run.get("hides", ())):
         assert text not in said
+    for file, texts in run.get("holds", {}).items():
+        for text in texts:
+            assert text in Path(file).read_text(encoding="utf-8")
     if expected := run.get("rows"):
         name = next(word.partition("=")[2] for word in words if word.startswith("run_name="))
         rows = open_run(Path("outputs", name)).dataset

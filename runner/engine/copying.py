@@ -24,7 +24,7 @@ from runner.engine.attention.resident import ALIKE, distance
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, normaliser, pairs, uniforms
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
-from runner.types import TOO_LONG
+from runner.types import BAD_GRAMMAR, TOO_LONG
 
 log = logging.getLogger("rowmill")
 
@@ -41,7 +41,7 @@ class Working:
 
     def ended(self, reason: str) -> Generation:
         if self.matching is not None and (problem := self.matching.problem):
-            return Generation(self.sequence.key, finish_reason="error", error=f"grammar: {problem}")
+            return Generation(self.sequence.key, finish_reason="error", error=f"{BAD_GRAMMAR}: {problem}")
         said = logprob_fields(self.sequence, self.scored, len(self.tokens))
         return Generation(self.sequence.key, self.tokens, reason, self.cached, **said)
 
@@ -63,7 +63,7 @@ class CopyingEngine:
         prefill_tokens: int = 512,
         kv_bytes: int = 1 << 33,
         context: int | None = None,
-        stopped: Callable[[list[int]], bool] = lambda tokens: False,
+        stopped: Callable[[Sequence, list[int]], bool] = lambda sequence, tokens: False,
         grammars: Grammars | None = None,
     ) -> None:
         self.model = model
@@ -173,7 +173,7 @@ class CopyingEngine:
                 work.scored.append(_scored(response, work.sequence.top_logprobs or 0))
             if reason != "stop":
                 work.tokens.append(int(response.token))
-                if work.matching is None and self.stopped(work.tokens):
+                if self.stopped(work.sequence, work.tokens):
                     if reason is None:
                         self.generator.remove([response.uid])
                     reason = "stop"

@@ -21,13 +21,13 @@ from runner.engine.sampling import logprob_fields
 from runner.engine.snapshots import Snapshots
 from runner.engine.tuning import Growth
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
-from runner.types import TOO_LONG
+from runner.types import BAD_GRAMMAR, TOO_LONG
 
 
 class BatchEngine:
     """Continuous batching on a ResidentModel; see the ``Engine`` protocol.
 
-    ``end_tokens`` end a generation and are left out of it; ``stopped(tokens)`` may end it, too. ``batch_size`` (which
+    ``end_tokens`` end a generation and are left out of it; ``stopped(sequence, tokens)`` may, too. ``batch_size`` (it
     grows up to ``most`` while that makes it faster) and ``prefill_tokens`` (prompt tokens of a step) are divided among
     ``streams`` batches. ``kv_bytes`` bounds the memory of slots and snapshots, ``bound_bytes`` that of everything else
     on the device (None: nothing does). ``costs``: what sharing costs, for the planner. ``grammars``: compiled over
@@ -44,7 +44,7 @@ class BatchEngine:
         kv_bytes: int = 1 << 33,
         bound_bytes: int | None = None,
         context: int | None = None,
-        stopped: Callable[[list[int]], bool] = lambda tokens: False,
+        stopped: Callable[[Sequence, list[int]], bool] = lambda sequence, tokens: False,
         streams: int = 1,
         most: int | None = None,
         costs: Costs | None = None,
@@ -198,7 +198,7 @@ class BatchEngine:
         if token in self.end_tokens:
             return "stop"
         lane.append(token)
-        if lane.matching is None and self.stopped(lane.tokens):
+        if self.stopped(lane.sequence, lane.tokens):
             return "stop"
         return lane.over
 
@@ -206,7 +206,7 @@ class BatchEngine:
         lane.ended = True
         tree, matching = lane.tree, lane.matching
         if reason == "error" and matching is not None:
-            return Generation(lane.sequence.key, finish_reason="error", error=f"grammar: {matching.problem}")
+            return Generation(lane.sequence.key, finish_reason="error", error=f"{BAD_GRAMMAR}: {matching.problem}")
         logprobs = tuple(float(edges[list(path)].sum()) for path in tree.paths) if tree else None
         self.work.cached += lane.cached
         self.work.forced += matching.forced if matching else 0

@@ -17,6 +17,7 @@ from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.machine.facts import peak_memory
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
 from runner.text.vocabulary import ByteTokenizer
+from runner.types import BAD_GRAMMAR
 
 WORDS = [
     *("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "jetty", "knoll", "larch"),
@@ -41,7 +42,7 @@ class FakeEngine:
     def __init__(
         self,
         batch_size: int | None = None,
-        stopped: Callable[[list[int]], bool] | None = None,
+        stopped: Callable[[Sequence, list[int]], bool] | None = None,
         share: float = 1.0,
     ) -> None:
         self.batch_size = max(1, int(share * (batch_size or BATCH)))
@@ -88,16 +89,39 @@ class FakeEngine:
             logprobs = tuple(score - total for score in scores)
             return Generation(sequence.key, finish_reason="choice", logprobs=logprobs)
         if (matching := self.grammars.start(sequence)) is not None:
-            return _follow(sequence, matching, random.Random(digest))
+            return self._follow(sequence, matching, random.Random(digest))
         text = " ".join(WORDS[byte % len(WORDS)] for byte in digest[: 1 + digest[0] % 6]).encode()
         reason = "stop" if len(text) <= sequence.max_tokens else "length"
         mean = -(1 + digest[1]) / 64 if sequence.mean_logprob else None
         tokens = list(text[: sequence.max_tokens])
-        if self.stopped is not None:
-            ends = (end for end in range(1, len(tokens) + 1) if self.stopped(tokens[:end]))
-            if end := next(ends, 0):
-                tokens, reason = tokens[:end], "stop"
+        if end := next((end for end in range(1, len(tokens) + 1) if self._stops(sequence, tokens[:end])), 0):
+            tokens, reason = tokens[:end], "stop"
         return Generation(sequence.key, tokens, reason, mean_logprob=mean, scored=_scored(sequence, tokens))
+
+    def _stops(self, sequence: Sequence, tokens: list[int]) -> bool:
+        return self.stopped is not None and self.stopped(sequence, tokens)
+
+    def _follow(self, sequence: Sequence, matching: Matching, chance: random.Random) -> Generation:
+        """An answer that follows the sequence's grammar, byte by byte: short words, ended where that is allowed."""
+        tokens: list[int] = []
+        while len(tokens) < sequence.max_tokens and not matching.ended:
+            if forced := matching.force(sequence.max_tokens - len(tokens)):
+                tokens += forced
+                continue
+            bits = bitmasks([matching], END + 1).view(np.uint8)
+            allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little")[: END + 1]).tolist()
+            if END in allowed or not allowed:
+                return Generation(sequence.key, tokens, scored=_scored(sequence, tokens))
+            closers = [byte for byte in CLOSERS if byte in allowed] if chance.random() < 0.3 else []
+            letters = [byte for byte in allowed if byte in LETTERS]
+            tokens.append(closers[0] if closers else chance.choice(letters or allowed))
+            matching.take(tokens[-1])
+            if self._stops(sequence, tokens):
+                return Generation(sequence.key, tokens, scored=_scored(sequence, tokens))
+        if matching.problem:
+            return Generation(sequence.key, finish_reason="error", error=f"{BAD_GRAMMAR}: {matching.problem}")
+        reason = "stop" if matching.ended else "length"
+        return Generation(sequence.key, tokens, reason, scored=_scored(sequence, tokens))
 
 
 def _fail(fault: str, batch: list[Sequence]) -> None:
@@ -113,27 +137,6 @@ def _fail(fault: str, batch: list[Sequence]) -> None:
         if how == "raise":
             raise RuntimeError("a fault was asked for")
         os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGABRT)
-
-
-def _follow(sequence: Sequence, matching: Matching, chance: random.Random) -> Generation:
-    """An answer that follows the sequence's grammar, byte by byte: short words, ended where the grammar allows it."""
-    tokens: list[int] = []
-    while len(tokens) < sequence.max_tokens and not matching.ended:
-        if forced := matching.force(sequence.max_tokens - len(tokens)):
-            tokens += forced
-            continue
-        bits = bitmasks([matching], END + 1).view(np.uint8)
-        allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little")[: END + 1]).tolist()
-        if END in allowed or not allowed:
-            return Generation(sequence.key, tokens, scored=_scored(sequence, tokens))
-        closers = [byte for byte in CLOSERS if byte in allowed] if chance.random() < 0.3 else []
-        letters = [byte for byte in allowed if byte in LETTERS]
-        tokens.append(closers[0] if closers else chance.choice(letters or allowed))
-        matching.take(tokens[-1])
-    if matching.problem:
-        return Generation(sequence.key, finish_reason="error", error=f"grammar: {matching.problem}")
-    reason = "stop" if matching.ended else "length"
-    return Generation(sequence.key, tokens, reason, scored=_scored(sequence, tokens))
 
 
 def _scored(sequence: Sequence, tokens: list[int]) -> tuple[Scored, ...] | None:

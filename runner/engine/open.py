@@ -11,7 +11,7 @@ from runner.engine.budget import Budget
 from runner.engine.conf import EngineConf
 from runner.engine.masks import Grammars
 from runner.machine.device import Device, cpu_streams
-from runner.sequences import Engine
+from runner.sequences import Engine, Sequence
 from runner.text.prompter import Prompter
 from runner.types import UserError
 
@@ -84,15 +84,15 @@ def batch_engine(
     )
 
 
-def stop_at(prompter: Prompter) -> Callable[[list[int]], bool]:
-    """Whether the text of some generated tokens contains one of the prompt's stop texts."""
-    stops = prompter.stop
-    if not stops:
-        return lambda tokens: False
-    reach = max(len(stop.encode()) for stop in stops) + 4  # a token has at least one byte
+def stop_at(prompter: Prompter) -> Callable[[Sequence, list[int]], bool]:
+    """Whether the text of the tokens generated for a sequence contains one of the texts that end its answer."""
 
-    def stopped(tokens: list[int]) -> bool:
-        tail = prompter.vocabulary.decode(tokens[-reach:])
-        return any(stop in tail for stop in stops) and prompter.stops(tokens)
+    def stopped(sequence: Sequence, tokens: list[int]) -> bool:
+        stops = prompter.stops_of(sequence)
+        if not stops:
+            return False
+        reach = max(len(stop.encode()) for stop in stops) + 4  # a token has at least one byte
+        tail = prompter.vocabulary.decode(tokens[-reach:] if sequence.grammar is None else tokens)  # some are forced
+        return any(stop in tail for stop in stops) and prompter.stops(tokens, sequence)
 
     return stopped

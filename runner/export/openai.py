@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
+import json
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from runner.data.readers import holds_requests
+from runner.data.readers.openai_batch import endpoint, refused
 from runner.export.annotate import model_name
 from runner.export.files import STDOUT, opened
 from runner.export.select import Selection
 from runner.plain import to_json
 from runner.results.run import Run
-from runner.types import TOO_LONG, RowError, UserError
+from runner.types import BAD_GRAMMAR, CHAT_REFUSED, EMPTY_PROMPT, TOO_LONG, RowError, UserError
 
 _NEEDED = ("choices", "usage", "error")
-_PARAM = re.compile(r"body\.([\w.\[\]]+)")
-_CONTEXT_EXCEEDED = "context_length_exceeded"
+_BLAMED = {  # errors of the engine and the prompt that the request is to blame for: the API's code, the parameter
+    TOO_LONG: ("context_length_exceeded", "messages"),
+    CHAT_REFUSED: ("invalid_value", "messages"),
+    EMPTY_PROMPT: ("invalid_value", "messages"),
+    BAD_GRAMMAR: ("invalid_value", "response_format"),
+}
 
 
 def write_openai_batch(target: str, selection: Selection, *, overwrite: bool) -> tuple[int, int]:
@@ -74,12 +80,13 @@ def _record(run: Run, row: dict[str, Any], model: str) -> dict[str, Any]:
     name = hashlib.blake2b(f"{run.identity} {row['row']}".encode(), digest_size=12).hexdigest()
     record: dict[str, Any] = {"id": f"batch_req_{name}", "custom_id": row["custom_id"] or ""}
     if row["error"] is None:
-        response = {"status_code": 200, "request_id": f"req_{name}", "body": _completion(run, row, name, model)}
+        answer = _completion if endpoint(row["url"]) == "chat" else _text_completion
+        response = {"status_code": 200, "request_id": f"req_{name}", "body": answer(run, row, name, model)}
         return record | {"response": response, "error": None}
     failed = RowError.read(row["error"])
     if row["problem"] is not None:
         return record | {"response": None, "error": {"code": failed.kind, "message": failed.detail}}
-    status, error = _refusal(failed.kind, failed.detail)
+    status, error = _refusal(failed, endpoint(row["url"]) == "chat")
     return record | {
         "response": {"status_code": status, "request_id": f"req_{name}", "body": {"error": error}},
         "error": None,
@@ -103,7 +110,46 @@ def _completion(run: Run, row: dict[str, Any], name: str, model: str) -> dict[st
         "model": model,
         "choices": choices,
         "usage": _usage(row["usage"], len(choices)),
-        "system_fingerprint": f"rowmill-{run.identity['dataset']['fingerprint'][:12]}",
+        "system_fingerprint": _fingerprint(run),
+    }
+
+
+def _text_completion(run: Run, row: dict[str, Any], name: str, model: str) -> dict[str, Any]:
+    asked = json.loads(row["body"])["prompt"]
+    choices = [
+        {
+            "index": index,
+            "text": choice["text"],
+            "logprobs": _text_logprobs(choice),
+            "finish_reason": choice["finish_reason"],
+        }
+        for index, choice in enumerate(row["choices"])
+    ]
+    return {
+        "id": f"cmpl-{name}",
+        "object": "text_completion",
+        "created": int(run.begun),
+        "model": model,
+        "choices": choices,
+        "usage": _usage(row["usage"], len(choices), 1 if isinstance(asked, str) else len(asked)),
+        "system_fingerprint": _fingerprint(run),
+    }
+
+
+def _fingerprint(run: Run) -> str:
+    return f"rowmill-{run.identity['dataset']['fingerprint'][:12]}"
+
+
+def _text_logprobs(choice: dict[str, Any]) -> dict[str, Any] | None:
+    tokens = choice.get("logprobs")
+    if tokens is None:
+        return None
+    names = [one["token"] for one in tokens]
+    return {
+        "tokens": names,
+        "token_logprobs": [one["logprob"] for one in tokens],
+        "top_logprobs": [{other["token"]: other["logprob"] for other in one["top_logprobs"]} for one in tokens],
+        "text_offset": [0, *accumulate(map(len, names))][: len(names)],
     }
 
 
@@ -112,9 +158,10 @@ def _logprobs(choice: dict[str, Any]) -> dict[str, Any] | None:
     return None if tokens is None else {"content": tokens, "refusal": None}
 
 
-def _usage(usage: dict[str, Any], choices: int) -> dict[str, Any]:
-    """The API counts the prompt once, however many choices there are."""
-    prompt, cached = usage["prompt_tokens"] // choices, usage["cached_tokens"] // choices
+def _usage(usage: dict[str, Any], choices: int, prompts: int = 1) -> dict[str, Any]:
+    """The API counts each prompt once, however many choices there are, and however often one was asked for again."""
+    asked = choices + (usage.get("retries") or 0)
+    prompt, cached = (usage[name] * prompts // asked for name in ("prompt_tokens", "cached_tokens"))
     return {
         "prompt_tokens": prompt,
         "completion_tokens": usage["completion_tokens"],
@@ -123,11 +170,13 @@ def _usage(usage: dict[str, Any], choices: int) -> dict[str, Any]:
     }
 
 
-def _refusal(code: str, message: str) -> tuple[int, dict[str, Any]]:
+def _refusal(error: RowError, is_chat: bool) -> tuple[int, dict[str, Any]]:
     """The HTTP status and the error object for a row's error; what no request is to blame for is a 500."""
-    param = found[1] if (found := _PARAM.match(message)) else None
-    if code == TOO_LONG:
-        code, param = _CONTEXT_EXCEEDED, "messages"
-    if param is None:
-        return 500, {"message": f"{code}: {message}".strip(": "), "type": "server_error", "param": None, "code": None}
+    found = _BLAMED.get(error.kind) or refused(error.kind)
+    if found is None:
+        return 500, {"message": str(error), "type": "server_error", "param": None, "code": None}
+    code, param = found
+    if param == "messages" and not is_chat:
+        param = "prompt"
+    message = error.detail if error.kind not in _BLAMED else str(error)
     return 400, {"message": message, "type": "invalid_request_error", "param": param, "code": code}

@@ -12,7 +12,7 @@ from typing import Any
 from runner.sequences import Sequence
 from runner.text.choices import beginnings
 from runner.text.grammar import AnswerGrammar
-from runner.types import Request, RowError, Sampling
+from runner.types import EMPTY_PROMPT, Request, RowError, Sampling
 
 Continuations = Callable[[list[int], tuple[str, ...]], tuple[tuple[int, ...], ...]]
 _GREEDY = Sampling()
@@ -27,6 +27,7 @@ class Defaults:
     seed: int
     grammar: AnswerGrammar | None = None
     grammars: Callable[[str], AnswerGrammar] | None = None  # for a request's own rules; None: a preview
+    context: int | None = None  # tokens that the model takes, if that is known
 
 
 def sequence_of(
@@ -45,7 +46,7 @@ def sequence_of(
     if isinstance(tokens, RowError):
         raise tokens
     if not tokens:
-        raise RowError("empty prompt", "it has no tokens")
+        raise RowError(EMPTY_PROMPT, "it has no tokens")
     if request.choices is not None:
         choices = continuations(tokens, request.choices)
         return Sequence(key, tokens, 0, choices=choices if request.whole else beginnings(choices))
@@ -53,7 +54,10 @@ def sequence_of(
     grammar = follows.after(tokens) if follows else None
     sampling = request.sampling or defaults.sampling
     max_tokens = request.max_tokens or defaults.max_tokens
+    if request.once and defaults.context is not None:
+        max_tokens = max(1, min(max_tokens, defaults.context - len(tokens)))
     wanted: dict[str, Any] = {"mean_logprob": request.mean_logprob, "top_logprobs": request.top_logprobs}
+    wanted["stop"] = request.stop
     if sampling.temperature <= 0:
         return Sequence(key, tokens, max_tokens, _GREEDY, grammar=grammar, **wanted)
     seeds = (defaults.seed, origin, key[1]) if request.seed is None else (request.seed,)
@@ -75,6 +79,8 @@ def digest_of(sequence: Sequence) -> bytes:
     )
     if sequence.sampling.temperature > 0:
         asked += sequence.draw_seed.to_bytes(8, "little")
+    if sequence.stop:
+        asked += repr(sequence.stop).encode()
     if sequence.grammar is not None:
         asked += sequence.grammar.encode()
     return hashlib.blake2b(array("I", sequence.tokens).tobytes() + asked, digest_size=16).digest()

@@ -12,6 +12,8 @@ from runner.custom.code import job_code
 from runner.machine.facts import session_facts
 from runner.session.prepare import Prepared
 
+_LATER = ("join", "template_kwargs", "thinking_tags")  # keys that earlier runs do not have
+
 
 def identity(ready: Prepared) -> dict[str, Any]:
     """All that decides what comes out; two runs that share it give the same output.
@@ -68,7 +70,8 @@ def _answers(ready: Prepared) -> dict[str, Any]:
 
 def _prompt(ready: Prepared) -> dict[str, Any]:
     """The prompt's keys; the structure that it brings along counts elsewhere."""
-    return {key: value for key, value in ready.config.plain["prompt"].items() if key != "output"}
+    prompt = ready.config.plain["prompt"]
+    return {key: value for key, value in prompt.items() if key != "output" and (value or key not in _LATER)}
 
 
 def provenance(ready: Prepared) -> dict[str, Any]:

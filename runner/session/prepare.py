@@ -50,6 +50,15 @@ class Prepared:
     attempts: Attempts | None = None  # what the rows are made from, if not from the source's
 
     @property
+    def context(self) -> int | None:
+        """How many tokens the model takes, prompt and answer together; None: not known."""
+        if self.folder is None:
+            return None
+        from runner.models.tensors import context_length
+
+        return context_length(self.model_config)
+
+    @property
     def rows(self) -> int:
         """How many rows the output will have, at most."""
         return len(self.source) if self.attempts is None else self.attempts.target

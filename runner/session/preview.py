@@ -52,7 +52,7 @@ def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None
 def _figures(ready: Prepared, looked: Looked, shared: int) -> Preview:
     engine = ready.config.conf.engine
     lengths = [len(sequence.tokens) for sequence in looked.sequences]
-    context = _context(ready)
+    context = ready.context
     time, differing = _recorded(ready)
     needed = [len(sequence.tokens) + answer_tokens(sequence) for sequence in looked.sequences]
     return {
@@ -89,14 +89,6 @@ def histogram(lengths: list[int]) -> list[tuple[int, int, int]]:
     counts = Counter((length - low) // width for length in lengths)
     bins = range((high - low) // width + 1)
     return [(low + at * width, min(high, low + (at + 1) * width - 1), counts[at]) for at in bins]
-
-
-def _context(ready: Prepared) -> int | None:
-    if ready.folder is None:
-        return None
-    from runner.models.tensors import context_length
-
-    return context_length(ready.model_config)
 
 
 def _memory(ready: Prepared, sequences: list[Sequence]) -> dict[str, Any] | None:

@@ -163,8 +163,7 @@ def open_engine(ready: Prepared, share: float) -> Engine:
     if ready.folder is None:
         from runner.engine.fake import FakeEngine
 
-        stopped = stop_at(ready.prompter) if ready.prompter.stop else None
-        return FakeEngine(conf.batch_size, stopped, share)
+        return FakeEngine(conf.batch_size, stop_at(ready.prompter), share)
     from runner.engine.open import open_engine as open_mlx_engine
 
     return open_mlx_engine(ready.folder, ready.device, conf, ready.prompter, share)
@@ -190,7 +189,8 @@ def work(
     store.start(engine.gauge)
     grammars = answer_grammars(ready.prompter.channels, ready.prompter.answer_prefix)
     grammar = grammars(ready.structure.body) if ready.structure is not None else None
-    defaults = Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed, grammar, grammars)
+    sampling, context = conf.engine.sampling(), ready.context
+    defaults = Defaults(conf.engine.max_tokens, sampling, conf.seed, grammar, grammars, context)
     plan = Plan(engine.costs)
     window = conf.engine.window
     if ready.attempts is None:

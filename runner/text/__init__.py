@@ -7,6 +7,7 @@ choices     Choices as a trie: every distinct beginning is computed once, every 
 grammar     The grammar that an answer must follow, as text: a structure's rules in the channel of the answer.
 labels      The labels that the job ``label`` chooses among, as a user writes them.
 prompter    Templates to messages to the model's chat template to token ids; ids back to text.
+raw         Raw prompts: parts joined into one text, and the spaces at its end.
 schema      JSON Schemas as programs write them: read, narrowed for a grammar, held against answers, as columns.
 scripts     Words, lengths and sentences in any script, also where no spaces stand between words.
 spelling    Generated tokens as people and the OpenAI API see them: their text, bytes and log-probabilities.

@@ -18,7 +18,6 @@ itself spells out are. White space at a raw template's end moves to the front of
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,11 +29,12 @@ from runner.text.channels import Answer, Channels
 from runner.text.chat.conversation import Conversations
 from runner.text.chat.marks import Marks, plain, unmarked
 from runner.text.chat.template import ChatTemplate
+from runner.text.raw import join_raw, literal_text, without_end_spaces
 from runner.text.spelling import spell, up_to
 from runner.text.structure import StructureConf
 from runner.text.templates import Template
 from runner.text.vocabulary import FUSE, Vocabulary, as_vocabulary, clean, defuse, fused
-from runner.types import Request, Row, RowError, UserError
+from runner.types import CHAT_REFUSED, Request, Row, RowError, UserError
 
 UNSET = "???"  # what Hydra calls missing
 _TAIL_TOKENS = 4
@@ -58,6 +58,7 @@ class PromptConf:
         join: Join messages that the model's chat template does not take apart: several of one role in a row, and a
             system message with the first question.
         stop: Texts that end an answer and are left out of it.
+        template_kwargs: Variables for the model's chat template, such as {enable_thinking: false}.
         thinking_tags: The two tokens around what the model thinks, such as [<think>, </think>], where they are not
             among those that are known.
     """
@@ -70,6 +71,7 @@ class PromptConf:
     answer_prefix: str = ""
     join: bool = False
     stop: list[str] = field(default_factory=list)
+    template_kwargs: Any = None  # a dict; as dict, it could have no keys
     thinking_tags: list[str] = field(default_factory=list)
     output: StructureConf = field(default_factory=StructureConf)
 
@@ -92,11 +94,13 @@ class Prompter:
         self.channels = Channels(self.vocabulary, conf.chat, conf.thinking_tags)
         self._chat = self._chat_template(date, chat_template_kwargs or {}) if conf.chat else None
         self._system = Template("prompt.system", conf.system) if conf.system else None
-        user, moved = _without_end_spaces(conf)
+        user, moved = without_end_spaces(conf.user, conf.chat)
         self._user = Template("prompt.user", "" if user == UNSET else user)
         self.answer_prefix = "" if conf.chat else moved + conf.answer_prefix
-        literal = not conf.chat and self._marks.spells(_literal_text(conf))
-        self._fuse = self._defuse_cell if literal else None
+        literal = not conf.chat and self._marks.spells(
+            literal_text(conf.system, conf.user, conf.separator + conf.answer_prefix)
+        )
+        self._fuse = self._defuse_cell if not conf.chat and self._marks.spells(literal) else None
         self._examples: list[Message] | None = None
         self._continuations: dict[Any, tuple[tuple[int, ...], ...]] = {}
 
@@ -113,6 +117,10 @@ class Prompter:
             self._check_example(f"prompt.examples[{number}]", example, variables)
         if self.conf.chat and self.conf.answer_prefix:
             raise UserError("prompt.answer_prefix", "it applies to raw prompts only: set prompt.chat=false")
+        if not isinstance(self.conf.template_kwargs, dict | None):
+            raise UserError("prompt.template_kwargs", "it must be {name: value, ...}", value=self.conf.template_kwargs)
+        if not self.conf.chat and self.conf.template_kwargs:
+            raise UserError("prompt.template_kwargs", "a raw prompt has no chat template: it needs prompt.chat=true")
         self._check_roles()
 
     def refusal(self, roles: Sequence[str]) -> str | None:
@@ -146,7 +154,10 @@ class Prompter:
         for marked, encode in ((False, self.vocabulary.encode), (True, self.vocabulary.encode_marked)):
             for at, ids in zip(texts[marked], encode(list(texts[marked].values())), strict=True):
                 results[at] = ids
-        return [r if isinstance(r, RowError) or self.conf.chat else self.vocabulary.bos + r for r in results]
+        return [
+            ids if isinstance(ids, RowError) or (self.conf.chat and request.raw is None) else self.vocabulary.bos + ids
+            for ids, (request, _) in zip(results, requests, strict=True)
+        ]
 
     def text(self, request: Request, row: Row) -> str:
         """The prompt as text, for people to look at."""
@@ -171,42 +182,47 @@ class Prompter:
         if not ids:
             return Answer("")
         answer = self.channels.read(ids, sequence.tokens)
-        if sequence.grammar is None:
-            return answer._replace(text=self._cut(answer.text))
-        return answer._replace(text=answer.text.removeprefix(self.answer_prefix))
+        text = answer.text if sequence.grammar is None else answer.text.removeprefix(self.answer_prefix)
+        ends = (at for stop in self.stops_of(sequence) if (at := text.find(stop)) >= 0)
+        return answer._replace(text=text[: min(ends, default=len(text))])
 
     def spell(
         self, generation: sequences.Generation, sequence: sequences.Sequence, text: str
     ) -> tuple[dict[str, Any], ...] | None:
         """``Completion.tokens`` of an answer that reads ``text``."""
         tokens = spell(generation, sequence.tokens, self.channels)
-        return up_to(tokens, text) if tokens and self.stop else tokens
+        return up_to(tokens, text) if tokens and self.stops_of(sequence) else tokens
 
-    def stops(self, ids: Sequence[int]) -> bool:
+    def stops_of(self, sequence: sequences.Sequence) -> tuple[str, ...]:
+        """The texts that end a sequence's answer; the run's own end no answer that follows a grammar."""
+        return sequence.stop if sequence.grammar is not None else self.stop + sequence.stop
+
+    def stops(self, ids: Sequence[int], sequence: sequences.Sequence) -> bool:
         """Whether a stop text has come up in the answer; the reasoning before it is not searched."""
-        text = self.channels.read(ids).text
-        return any(stop in text for stop in self.stop)
-
-    def _cut(self, text: str) -> str:
-        return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
+        text = self.channels.read(ids, sequence.tokens).text
+        return any(stop in text for stop in self.stops_of(sequence))
 
     def _text(self, request: Request, row: Row) -> tuple[str, bool]:
         """The prompt's text, and whether its control tokens are marked: see ``runner.text.chat.marks``."""
+        if request.raw is not None:
+            text = clean(request.raw)
+            return (unmarked(text), True) if self._marks.spells(text) else (text, False)
         messages = self._messages(request, row)
         if self._chat is None:
             return self._raw_text(messages, request)
-        marked = any(map(self._marks.may_forge, _strings(messages)))
+        more = request.template_kwargs
+        marked = any(map(self._marks.may_forge, _strings([messages, more])))
         if marked:
-            messages = _map_strings(messages, unmarked)
+            messages, more = _map_strings(messages, unmarked), _map_strings(dict(more), unmarked)
         try:
-            text = clean(self._chat.render(messages, marked))
+            text = clean(self._chat.render(messages, marked, more))
         except Exception as error:  # the template is the model's: whatever it raises concerns this row only
-            raise RowError("the model's chat template refuses the messages", str(error)) from error
+            raise RowError(CHAT_REFUSED, str(error)) from error
         skip = self.channels.skip(plain(text)) if request.choices else ""
         return text + (self._marks.settled(self._marks.literal(skip)) if marked else skip), marked
 
     def _raw_text(self, messages: list[Message], request: Request) -> tuple[str, bool]:
-        text = _join_raw(messages, self.conf.separator, self.answer_prefix)
+        text = join_raw(messages, self.conf.separator, self.answer_prefix)
         if self._fuse is not None and request.messages is None:
             return fused(text, self._marks.pattern), True
         return (unmarked(text), True) if self._marks.spells(text) else (text, False)
@@ -255,7 +271,7 @@ class Prompter:
     def _chat_template(self, date: str, variables: Mapping[str, Any]) -> Conversations:
         if self.vocabulary.chat_template is None:
             raise UserError("this model has no chat template: set prompt.chat=false for a raw prompt")
-        variables = {**self.vocabulary.template_variables, **variables}
+        variables = {**self.vocabulary.template_variables, **variables, **(self.conf.template_kwargs or {})}
         template = ChatTemplate(self.vocabulary.chat_template, date, variables, self.vocabulary.control)
         return Conversations(template, self.conf.join)
 
@@ -307,29 +323,3 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {key: _map_strings(part, change) for key, part in value.items()}
     return [_map_strings(part, change) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _join_raw(messages: list[Message], separator: str, answer_prefix: str) -> str:
-    pieces: list[str] = []
-    for message in messages:
-        content = clean(str(message.get("content") or ""))
-        if message.get("role") == "assistant" and pieces:
-            pieces[-1] += answer_prefix + content
-        else:
-            pieces.append(content)
-    return separator.join(pieces)
-
-
-def _without_end_spaces(conf: PromptConf) -> tuple[str, str]:
-    """The user template and, in raw mode, the spaces at its end, which move to the answers."""
-    if conf.chat:
-        return conf.user, ""
-    source = conf.user.removesuffix("\n")
-    bare = source.rstrip(" \t")
-    return bare, source[len(bare) :]
-
-
-def _literal_text(conf: PromptConf) -> str:
-    """The raw prompt's text that does not come from cells."""
-    sources = " ".join([conf.system or "", conf.user])
-    return re.sub(r"\{\{.*?\}\}|\{#.*?#\}", " ", sources, flags=re.DOTALL) + conf.separator + conf.answer_prefix

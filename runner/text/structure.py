@@ -25,7 +25,6 @@ from runner.types import RowError, UserError
 
 # JSON as Python writes it, on one line: a model left to itself fills its room with white space.
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-JSON_OBJECT = f"body: %json {json.dumps({'type': 'object', 'x-guidance': _STYLE})}"  # any object
 _FOLLOWED = (  # by grammars, or by the check of a whole answer
     *("type", "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties"),
     *("items", "prefixItems", "minItems", "maxItems", "enum", "const", "anyOf", "allOf", "oneOf", "pattern", "format"),

@@ -111,7 +111,7 @@ def test_it_draws_what_the_sharing_engine_draws():
 def test_stop_predicate_and_context(model):
     row = prompts(2, 1, 6)[0]
     tokens = one_by_one(model, row, 12)
-    engine = CopyingEngine(model, {END}, context=40, stopped=lambda seen: len(seen) >= 3)
+    engine = CopyingEngine(model, {END}, context=40, stopped=lambda sequence, seen: len(seen) >= 3)
     done = finish(engine, [Sequence((0, 0), row, 12), Sequence((1, 0), [1] * 39, 12)])
     assert (done[0, 0].tokens, done[0, 0].finish_reason) == (tokens[:3], "stop")
     assert "context of 40" in done[1, 0].error

@@ -217,7 +217,7 @@ def test_a_bound_on_memory_changes_no_token_and_ends_with_the_engine(plain, resi
 def test_a_stop_predicate_ends_a_sequence(plain, resident):
     row = prompts(2, 1, 6)[0]
     tokens = one_by_one(plain, row, 20)
-    engine = BatchEngine(resident, {END}, stopped=lambda seen: len(seen) >= 4 and seen[-1] == tokens[3])
+    engine = BatchEngine(resident, {END}, stopped=lambda sequence, seen: len(seen) >= 4 and seen[-1] == tokens[3])
     generation = finish(engine, [Sequence((0, 0), row, 20)])[0, 0]
     assert generation.tokens == tokens[:4]
     assert generation.finish_reason == "stop"

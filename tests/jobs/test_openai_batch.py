@@ -9,7 +9,9 @@ import pytest
 import runner
 from jobs.openai_batch import OpenAIBatch
 from runner.cli import main
-from runner.types import Completion, RowError, UserError
+from runner.export.openai import _refusal
+from runner.loop.requests import Defaults, digest_of, sequence_of
+from runner.types import CHAT_REFUSED, TOO_LONG, Completion, Request, RowError, Sampling, UserError
 
 # The objects of the public API reference (Batch API, request output; Chat, completion object; error object).
 NULL_OR_TEXT = {"type": ["string", "null"]}
@@ -279,52 +281,149 @@ def test_parameters_become_those_of_requests():
     assert developer.messages[0]["role"] == "system"
 
 
-def test_stop_texts_end_an_answer_and_are_left_out():
-    row = steps({"messages": HELLO, "stop": ["END", "."], "n": 2})
-    next(row)
+def answered(folder, *asked, run=RUN):
+    """The results of these requests and their errors, by ``custom_id``."""
+    write("requests.jsonl", *asked)
+    main([*run, "resume=force"])
+    assert main([*EXPORT, "--overwrite"]) == 0
+    errors = lines("out.errors.jsonl") if Path("out.errors.jsonl").exists() else []
+    return [{line["custom_id"]: line["response"] for line in some} for some in (lines("out.jsonl"), errors)]
+
+
+def test_generation_ends_at_a_requests_stop_texts(folder):
+    schema = {"type": "object", "properties": {"a": {"const": "one two"}}, "required": ["a"]}
+    structured = formatted("json_schema", json_schema={"name": "x", "schema": schema})
+    found, _ = answered(
+        folder,
+        request("whole", temperature=0),
+        request("cut", temperature=0, stop="r"),
+        request("cut of many", temperature=0, stop=["x1", "x2", "x3", "r"], n=2, seed=1),
+        request("cut in JSON", stop=["tw"], response_format=structured),
+    )
+    body = {name: response["body"] for name, response in found.items()}
+    texts = {name: [one["message"]["content"] for one in answer["choices"]] for name, answer in body.items()}
+    assert all(one["finish_reason"] == "stop" for answer in body.values() for one in answer["choices"])
+    assert texts["cut"] == [texts["whole"][0].partition("r")[0]]
+    assert texts["cut in JSON"] == ['{"a": "one ']
+    used = {name: answer["usage"]["completion_tokens"] for name, answer in body.items()}
+    assert used["cut"] == len(texts["cut"][0]) + 1 < used["whole"]
+    assert used["cut of many"] == sum(
+        len(text) + ("r" in text or text != texts["whole"][0]) for text in texts["cut of many"]
+    )
+
+
+def test_requests_with_other_stop_texts_have_other_answers():
+    one, other = (requests({"stop": stop})[0] for stop in (["a"], None))
+    made = [sequence_of((0, 0), 0, request, [1], Defaults(9, Sampling(), 0), None) for request in (one, other)]
+    assert digest_of(made[0]) != digest_of(made[1])
+
+
+def test_a_limit_beyond_the_context_is_one_at_its_end():
+    defaults = Defaults(9, Sampling(), 0, context=10)
+    (asked,) = requests({"max_tokens": 50})
+    assert sequence_of((0, 0), 0, asked, [1] * 7, defaults, None).max_tokens == 3
+    assert sequence_of((0, 0), 0, asked, [1] * 12, defaults, None).max_tokens == 1  # which the engine refuses
+    assert sequence_of((0, 0), 0, Request(max_tokens=50), [1] * 7, defaults, None).max_tokens == 50
+
+
+def test_variables_of_the_chat_template_can_be_set_by_requests():
+    (low,) = requests({"reasoning_effort": "low"})
+    assert low.template_kwargs == {"reasoning_effort": "low"}
+    (both,) = requests({"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}})
+    assert both.template_kwargs == {"reasoning_effort": "low", "enable_thinking": False}
+    assert requests({})[0].template_kwargs == {}
+
+
+def test_text_completions_continue_their_prompts(folder):
+    def text(custom_id, **body):
+        return {"custom_id": custom_id, "method": "POST", "url": "/v1/completions", "body": body}
+
+    found, errors = answered(
+        folder,
+        text("one", prompt="Once upon", temperature=0, max_tokens=400, logprobs=2),
+        text("many", prompt=["a", "bcd"], n=2, seed=4),
+        text("none"),
+        text("wrong", prompt=[1, 2]),
+    )
+    one, many = (found[name]["body"] for name in ("one", "many"))
+    assert (one["object"], one["id"][:5], one["usage"]["prompt_tokens"]) == ("text_completion", "cmpl-", 9)
+    (choice,) = one["choices"]
+    assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
+    assert choice["logprobs"]["text_offset"] == list(range(len(choice["text"])))
+    assert [len(some) for some in choice["logprobs"]["top_logprobs"]] == [2] * len(choice["text"])
+    assert [one["index"] for one in many["choices"]] == [0, 1, 2, 3]
+    assert many["usage"]["prompt_tokens"] == 4
+    assert all(len(one["text"]) <= 16 for one in many["choices"])
+    assert [one["body"]["error"]["param"] for one in errors.values()] == ["prompt", "prompt"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/chat/completions",
+        "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+        "https://api.openai.com/v1/chat/completions",
+    ],
+)
+def test_addresses_of_azure_are_taken(folder, url):
+    found, errors = answered(folder, {**request("a"), "url": url})
+    assert (list(found), errors) == (["a"], {})
+
+
+def test_an_answer_that_its_schema_does_not_allow_is_asked_for_again():
+    schema = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True}
+    wanted = formatted("json_schema", json_schema={"name": "x", "schema": schema})
+    row = steps({"messages": HELLO, "response_format": wanted, "n": 2, "seed": 3, "temperature": 0})
+    first = next(row)
+    (again,) = row.send([Completion("[1]"), Completion("[1, 1]")])
+    assert (again.retry, again.sampling.temperature, again.seed == first[1].seed) == (True, 1.0, False)
     with pytest.raises(StopIteration) as returned:
-        row.send([Completion("one. two END", "length"), Completion("three", "length")])
-    assert returned.value.value == {
-        "text": "one",
-        "choices": [
-            {"text": "one", "finish_reason": "stop", "logprobs": None},
-            {"text": "three", "finish_reason": "length", "logprobs": None},
-        ],
-    }
+        row.send([Completion("[2]")])
+    assert [one["text"] for one in returned.value.value["choices"]] == ["[1]", "[2]"]
+    row = steps({"messages": HELLO, "response_format": wanted})
+    next(row)
+    row.send([Completion("[1, 1]")])
+    with pytest.raises(RowError, match=r"invalid answer: .* non-unique"):
+        row.send([Completion("[1, 1]")])
 
 
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        ({"messages": []}, r"invalid_value: body.messages: it must be a list"),
-        ({"logprobs": 1}, r"invalid_value: body.logprobs: it must be true or false"),
-        ({"logprobs": True, "top_logprobs": 21}, r"invalid_value: body.top_logprobs: .* from 0 to 20"),
-        ({"top_logprobs": 2}, r"invalid_value: body.top_logprobs: it needs logprobs"),
-        ({"messages": "hi"}, r"invalid_value: body.messages: it must be a list"),
-        ({"messages": None}, r"missing_required_parameter: body.messages"),
-        ({"messages": ["hi"]}, r"invalid_value: body.messages\[0\]: it must be an object"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, r"invalid_value: body.messages\[0\].role"),
-        ({"messages": [{"role": [], "content": "x"}]}, r"invalid_value: body.messages\[0\].role"),
-        ({"messages": [{"role": "user"}]}, r"invalid_value: body.messages\[0\].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, r"unsupported_parameter: .*'image_url'"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"invalid_value: .*content\[0\]"),
+        ({"messages": []}, r"invalid_value messages: it must be a list"),
+        ({"logprobs": 1}, r"invalid_value logprobs: it must be true or false"),
+        ({"logprobs": True, "top_logprobs": 21}, r"invalid_value top_logprobs: .* from 0 to 20"),
+        ({"top_logprobs": 2}, r"invalid_value top_logprobs: it needs logprobs"),
+        ({"messages": "hi"}, r"invalid_value messages: it must be a list"),
+        ({"messages": None}, r"missing_required_parameter messages"),
+        ({"messages": ["hi"]}, r"invalid_value messages\[0\]: it must be an object"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, r"invalid_value messages\[0\].role"),
+        ({"messages": [{"role": [], "content": "x"}]}, r"invalid_value messages\[0\].role"),
+        ({"messages": [{"role": "user"}]}, r"invalid_value messages\[0\].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, r"unsupported_parameter .*'image_url'"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"invalid_value .*content\[0\]"),
         (
             {"messages": [{"role": "assistant", "content": "x", "tool_calls": [1]}]},
-            r"unsupported_parameter: .*tool_calls",
+            r"unsupported_parameter .*tool_calls",
         ),
-        ({"temperature": 3}, r"invalid_value: body.temperature: it must be a number from 0 to 2, not 3"),
-        ({"temperature": True}, r"invalid_value: body.temperature"),
-        ({"top_p": 0}, r"invalid_value: body.top_p"),
-        ({"n": 0}, r"invalid_value: body.n"),
-        ({"n": 1.5}, r"invalid_value: body.n"),
-        ({"seed": "1"}, r"invalid_value: body.seed"),
-        ({"max_tokens": 0}, r"invalid_value: body.max_tokens"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, r"invalid_value: body.stop"),
-        ({"stop": [""]}, r"invalid_value: body.stop"),
-        ({"frequency_penalty": 0.5}, r"unsupported_parameter: body.frequency_penalty"),
-        ({"stream": True}, r"unsupported_parameter: body.stream"),
-        ({"logit_bias": {"1": 5}}, r"unsupported_parameter: body.logit_bias"),
-        ({"temprature": 1}, r"unknown_parameter: body.temprature"),
+        ({"temperature": 3}, r"invalid_value temperature: it must be a number from 0 to 2, not 3"),
+        ({"temperature": True}, r"invalid_value temperature"),
+        ({"top_p": 0}, r"invalid_value top_p"),
+        ({"n": 0}, r"invalid_value n"),
+        ({"n": 1.5}, r"invalid_value n"),
+        ({"seed": "1"}, r"invalid_value seed"),
+        ({"max_tokens": 0}, r"invalid_value max_tokens"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, r"invalid_value stop"),
+        ({"stop": [""]}, r"invalid_value stop"),
+        ({"frequency_penalty": 0.5}, r"unsupported_parameter frequency_penalty"),
+        ({"stream": True}, r"unsupported_parameter stream"),
+        ({"logit_bias": {"1": 5}}, r"unsupported_parameter logit_bias"),
+        ({"reasoning_effort": "huge"}, r"invalid_value reasoning_effort: it must be one of"),
+        ({"chat_template_kwargs": 3}, r"invalid_value chat_template_kwargs"),
+        ({"verbosity": "low"}, r"unsupported_parameter verbosity"),
+        ({"guided_json": {}}, r"unsupported_parameter guided_json: .*response_format"),
+        ({"audio": {"voice": "x"}}, r"unsupported_parameter audio"),
+        ({"temprature": 1}, r"unknown_parameter temprature"),
     ],
 )
 def test_what_cannot_be_honoured_is_an_error(body, error):
@@ -338,13 +437,28 @@ def test_wrong_job_keys(key, value):
         OpenAIBatch(**{key: value})
 
 
-def test_errors_that_are_not_the_requests_fault():
-    # No run of a test makes all of these errors.
-    from runner.export.openai import _refusal
+@pytest.mark.parametrize(
+    ("error", "status", "code", "param"),
+    [
+        (RowError(TOO_LONG, "9000 tokens"), 400, "context_length_exceeded", "messages"),
+        (RowError(CHAT_REFUSED, "roles must alternate"), 400, "invalid_value", "messages"),
+        (RowError("grammar", "fuel"), 400, "invalid_value", "response_format"),
+        (RowError("invalid_value temperature", "it must be"), 400, "invalid_value", "temperature"),
+        (RowError("unknown_parameter a%20b%3A", "it is not"), 400, "unknown_parameter", "a b:"),
+        (RowError("invalid_value", "body.n: as earlier versions wrote it"), 400, "invalid_value", None),
+        (RowError("killed the model"), 500, None, None),
+        (RowError("invalid answer", "$.a: no"), 500, None, None),
+    ],
+)
+def test_errors_that_the_request_is_to_blame_for_are_400_and_all_others_500(error, status, code, param):
+    found, body = _refusal(RowError.read(str(error)), True)
+    assert (found, body["code"], body["param"]) == (status, code, param)
+    assert body["type"] == ("invalid_request_error" if status == 400 else "server_error")
 
-    assert _refusal("too long", "9000 tokens")[1]["code"] == "context_length_exceeded"
-    assert _refusal("too long", "9000 tokens")[0] == 400
-    assert _refusal("killed the model", "")[0] == 500
+
+def test_a_name_with_a_colon_is_told_as_it_is(folder):
+    _, errors = answered(folder, request("a", **{"my: key": 1}))
+    assert errors["a"]["body"]["error"]["param"] == "my: key"
 
 
 COLOUR = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}, "n": {"type": "integer"}}}
@@ -380,12 +494,12 @@ def test_answers_follow_their_requests_format(folder):
 @pytest.mark.parametrize(
     ("wanted", "error"),
     [
-        ("json", r"invalid_value: body.response_format.type: it must be text, json_object or json_schema"),
-        (formatted("xml"), r"invalid_value: body.response_format.type"),
-        (formatted("json_schema"), r"invalid_value: body.response_format.json_schema: it must be an object"),
+        ("json", r"invalid_value response_format.type: it must be text, json_object or json_schema"),
+        (formatted("xml"), r"invalid_value response_format.type"),
+        (formatted("json_schema"), r"invalid_value response_format.json_schema: it must be an object"),
         (
             formatted("json_schema", json_schema={"schema": "file.json"}),
-            r"invalid_value: body.response_format.json_sch",
+            r"invalid_value response_format.json_sch",
         ),
     ],
 )

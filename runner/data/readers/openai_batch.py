@@ -1,8 +1,9 @@
 """OpenAI batch files in: every line is a request, or what is wrong with that line.
 
 The format is that of the Batch API's input file, one JSON object a line: ``custom_id`` (a text, unique in the file),
-``method`` POST, ``url`` /v1/chat/completions, ``body`` (an object). Each line that is not blank becomes one row;
-``problem`` is null or ``code: message`` with the API's own error codes where it has one.
+``method`` POST, ``url`` /v1/chat/completions or /v1/completions, at OpenAI's addresses or Azure's, ``body`` (an
+object). Each line that is not blank becomes one row; ``problem`` is null or ``code: message`` with the API's own error
+codes where it has one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
@@ -21,7 +23,7 @@ from runner.data.readers.compressed import lines
 from runner.data.readers.table import read_batches
 from runner.types import RowError, UserError
 
-URL = "/v1/chat/completions"
+_ENDPOINTS = ("/chat/completions", "/completions")  # how their addresses end, whichever host and deployment
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 SCHEMA = pa.schema(
     [
@@ -34,6 +36,8 @@ SCHEMA = pa.schema(
     ]
 )
 _BATCH_ROWS = 1000
+_CODES = ("invalid_value", "missing_required_parameter", "unsupported_parameter", "unknown_parameter")
+_PLAIN = "[].$_"  # in the names of parameters
 
 
 def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
@@ -88,9 +92,16 @@ def _problem(row: dict[str, Any]) -> str | None:
         return "missing_required_parameter: custom_id must be a text: it ties a result to its request"
     if row["method"] != "POST":
         return f"invalid_method: method is {row['method']!r}, it must be POST"
-    if row["url"] != URL:
-        return f"invalid_url: url is {row['url']!r}, only {URL} is supported"
+    if endpoint(row["url"] or "") is None:
+        return f"invalid_url: url is {row['url']!r}, it must end with {' or '.join(_ENDPOINTS)}"
     return None if row["body"] is not None else "missing_required_parameter: body must be an object"
+
+
+def endpoint(url: str) -> str | None:
+    """Which of the two things a request asks for: ``chat`` or ``text``."""
+    place = url.partition("?")[0].rstrip("/")
+    found = next((ending for ending in _ENDPOINTS if place.endswith(ending)), None)
+    return None if found is None else "chat" if found == _ENDPOINTS[0] else "text"
 
 
 def _clean(text: str) -> str:
@@ -100,7 +111,7 @@ def _clean(text: str) -> str:
 def read_messages(messages: Any) -> list[dict[str, str]]:
     """The messages of a body with plain texts and the roles of chat templates; RowError for what is not supported."""
     if messages is None:
-        raise RowError("missing_required_parameter", "body.messages is not set")
+        raise refusal("missing_required_parameter", "messages", "it is not set")
     if not isinstance(messages, list) or not messages:
         raise invalid_value("messages", "it must be a list of messages, at least one", messages)
     return [_message(f"messages[{at}]", message) for at, message in enumerate(messages)]
@@ -114,7 +125,7 @@ def _message(name: str, message: Any) -> dict[str, str]:
         raise invalid_value(f"{name}.role", f"it can be {', '.join(_ROLES)}", role)
     for part in ("tool_calls", "function_call", "audio", "refusal"):
         if message.get(part):
-            raise RowError("unsupported_parameter", f"body.{name}.{part} is not supported")
+            raise refusal("unsupported_parameter", f"{name}.{part}", "it is not supported")
     return {"role": _ROLES[role], "content": _content(f"{name}.content", message.get("content"))}
 
 
@@ -127,7 +138,7 @@ def _content(name: str, content: Any) -> str:
     texts = []
     for at, part in enumerate(content):
         if isinstance(part, dict) and part.get("type") not in ("text", None):
-            raise RowError("unsupported_parameter", f"body.{name}[{at}].type is {part['type']!r}, only text is read")
+            raise refusal("unsupported_parameter", f"{name}[{at}].type", f"only text is read, not {part['type']!r}")
         if not isinstance(part, dict) or not isinstance(part.get("text"), str):
             raise invalid_value(f"{name}[{at}]", "it must be an object with type and text", part)
         texts.append(part["text"])
@@ -136,4 +147,15 @@ def _content(name: str, content: Any) -> str:
 
 def invalid_value(name: str, expected: str, value: Any) -> RowError:
     """The error of a row whose body holds a value that is not what is ``expected``."""
-    return RowError("invalid_value", f"body.{name}: {expected}, not {json.dumps(value)[:100]}")
+    return refusal("invalid_value", name, f"{expected}, not {json.dumps(value)[:100]}")
+
+
+def refusal(code: str, param: str, why: str) -> RowError:
+    """The error of a row whose request is to blame: the API's code and the parameter are its kind."""
+    return RowError(f"{code} {quote(param, safe=_PLAIN)}", why)
+
+
+def refused(kind: str) -> tuple[str, str | None] | None:
+    """The code and the parameter of such an error (earlier runs kept the code alone); None for other kinds."""
+    code, _, param = kind.partition(" ")
+    return (code, unquote(param) or None) if code in _CODES else None

@@ -6,13 +6,13 @@ words of our own before it is used: all of them must be in what the template mak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, groupby
 from typing import Any, NamedTuple
 
 import jinja2
 
-from runner.text.chat.template import ChatTemplate
+from runner.text.chat.template import NOTHING, ChatTemplate
 
 _CACHED = 4096
 _BETWEEN = "\n\n"  # messages that are joined
@@ -34,10 +34,10 @@ class Conversations:
         self._join = join
         self._known: dict[tuple[str, ...], Form | jinja2.TemplateError] = {}
 
-    def render(self, messages: Sequence[Message], marked: bool = False) -> str:
+    def render(self, messages: Sequence[Message], marked: bool = False, more: Mapping[str, Any] = NOTHING) -> str:
         """See ChatTemplate; ``marked``: with marks. Raises jinja2.TemplateError if no form has all the texts."""
         formed = formed_as(self.form(tuple(str(message.get("role")) for message in messages)), messages)
-        return self.template.render_marked(formed) if marked else self.template.render(formed)
+        return self.template.render_marked(formed, more) if marked else self.template.render(formed, more)
 
     def form(self, roles: tuple[str, ...]) -> Form:
         """The form in which the template takes messages with these roles; jinja2.TemplateError if there is none."""

@@ -31,6 +31,7 @@ _PRINTING = ("join", "default", "d", "format", "append", "insert", "extend", "re
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names of one thing, the usual one first
 _STORING = (nodes.Assign, nodes.For, nodes.With, nodes.Macro)
 Message = Mapping[str, Any]
+NOTHING: Mapping[str, Any] = {}
 
 
 class ChatTemplate:
@@ -55,17 +56,20 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise UserError(f"the model's chat template cannot be parsed: {error}", exit_code=3) from error
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The conversation with the beginning of the answer; jinja2.TemplateError if the template refuses it."""
-        return self._rendered(self._template, messages, self._variables)
+    def render(self, messages: Sequence[Message], more: Mapping[str, Any] = NOTHING) -> str:
+        """The conversation with the beginning of the answer; jinja2.TemplateError if the template refuses it.
 
-    def render_marked(self, messages: Sequence[Message]) -> str:
+        ``more``: variables before the run's.
+        """
+        return self._rendered(self._template, messages, {**self._variables, **more})
+
+    def render_marked(self, messages: Sequence[Message], more: Mapping[str, Any] = NOTHING) -> str:
         """The same with the template's own control tokens marked; ``messages`` must hold no marks.
 
         Raises jinja2.TemplateError, too, if what the template wrote cannot be told from what the messages hold.
         """
-        right = self.render(messages)
-        variables = {name: self._marked(value) for name, value in self._variables.items()}
+        right = self.render(messages, more)
+        variables = {name: self._marked(value) for name, value in self._variables.items()} | dict(more)
         for stored in (True, False):
             try:
                 text = self._rendered(self._marking_template(stored), messages, variables)
