@@ -17,6 +17,7 @@ from runner.sequences import Sequence
 from runner.text.vocabulary import ByteTokenizer, TransformersVocabulary, Vocabulary
 
 MOST_GRAMMARS = 256  # kept compiled
+_WALKS, _STEPS = (1, 7, 31), 256  # how a trial goes through a grammar: which of the allowed tokens, and how far
 
 
 class Grammars:
@@ -106,6 +107,23 @@ class Matching:
     def problem(self) -> str | None:
         """What went wrong in the grammar or its limits; None if nothing did."""
         return str(self.matcher.get_error()).partition("\n")[0] if self.matcher.is_error() else None
+
+
+def trial(body: str) -> str | None:
+    """What goes wrong when long answers follow some rules, byte by byte; None if nothing did."""
+    vocabulary = ByteTokenizer()
+    grammars = Grammars(vocabulary)
+    for stride in _WALKS:
+        matching = grammars.start(Sequence((0, 0), [], _STEPS, grammar=f"start: body\n{body}"))
+        assert matching is not None
+        for step in range(_STEPS):
+            allowed = np.unpackbits(bitmasks([matching], 257).view(np.uint8), bitorder="little")[:256].nonzero()[0]
+            if matching.ended or not allowed.size:
+                break
+            matching.take(int(allowed[step * stride % allowed.size]))
+        if matching.problem:
+            return matching.problem
+    return None
 
 
 def bitmasks(matchings: list[Matching | None], size: int) -> npt.NDArray[np.uint32]:

@@ -17,6 +17,7 @@ from runner.config.load import Config
 from runner.data.kept import Kept, choose
 from runner.data.source import DataSource, open_source
 from runner.disk import disk_errors
+from runner.engine.masks import trial
 from runner.loop.prelude import open_job
 from runner.loop.retrying import Retrying
 from runner.results.run import Run
@@ -106,8 +107,12 @@ def _structure(config: Config) -> Structure | None:
     """What answers must look like, if the configuration says so."""
     folders = [Path.cwd(), *([Path(config.config_dir)] if config.config_dir else [])]
     structure = read_structure(config.conf.output, config.conf.prompt.output, folders)
-    for note in structure.notes if structure else ():
+    if structure is None:
+        return None
+    for note in structure.notes:
         log.warning("%s", note)
+    if problem := trial(structure.body):
+        raise UserError(structure.key, f"it is too complex to follow, so that rows would fail: {problem}")
     return structure
 
 

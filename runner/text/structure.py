@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import lru_cache
@@ -74,6 +74,7 @@ class Structure:
     choices: tuple[str, ...] = ()
     check: SchemaCheck | None = field(default=None, compare=False)
     notes: tuple[str, ...] = ()
+    key: str = ""  # of the configuration that asks for it
 
     def fields(self) -> list[pa.Field]:
         """The output columns of an answer, ``text`` if it is no object."""
@@ -122,7 +123,8 @@ def read_structure(conf: StructureConf, own: StructureConf, folders: list[Path])
             raise UserError(f"{prefix}.{asked[0]}", f"{prefix}.{asked[1]} is set, too; keep one of them")
         if asked:
             read: Callable[[str, Any, list[Path]], Structure] = _READERS[asked[0]]
-            return read(f"{prefix}.{asked[0]}", getattr(one, asked[0]), folders)
+            key = f"{prefix}.{asked[0]}"
+            return replace(read(key, getattr(one, asked[0]), folders), key=key)
     return None
 
 

@@ -13,7 +13,7 @@ import pytest
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.copying import CopyingEngine
 from runner.engine.engine import BatchEngine
-from runner.engine.masks import Grammars, bitmasks
+from runner.engine.masks import Grammars, bitmasks, trial
 from runner.engine.sampling import masked
 from runner.sequences import Sequence
 from runner.text.structure import StructureConf, read_structure
@@ -65,6 +65,19 @@ GRAMMARS = [
     'start: "only this"',
 ]
 PATTERNS = [r"[a-c]{2,9}x[0-9]+!", "yes, it is|yes, it was|no", r'\{"name": ".*", "n": (10|200)\}', "only this"]
+
+
+@pytest.mark.parametrize("regex", ["(a{1,1000}){1,1000}", "(a|aa|aaa){500}"])
+def test_rules_that_grow_without_end_are_found_before_a_run(regex):
+    found = read_structure(StructureConf(regex=regex), StructureConf(), [])
+    assert "too many expressions" in (trial(found.body) or "")
+
+
+@pytest.mark.parametrize(
+    "rules", ["body: /[a-z ]{3,900}[0-9]/", 'body: "a"', body({"type": "object"}).partition("\n")[2]]
+)
+def test_rules_that_can_be_followed_pass(rules):
+    assert trial(rules) is None
 
 
 def sequences(rows, temperature=1.0, max_tokens=60):
