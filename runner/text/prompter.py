@@ -97,9 +97,7 @@ class Prompter:
         user, moved = without_end_spaces(conf.user, conf.chat)
         self._user = Template("prompt.user", "" if user == UNSET else user)
         self.answer_prefix = "" if conf.chat else moved + conf.answer_prefix
-        literal = not conf.chat and self._marks.spells(
-            literal_text(conf.system, conf.user, conf.separator + conf.answer_prefix)
-        )
+        literal = literal_text(conf.system, conf.user, conf.separator + conf.answer_prefix)
         self._fuse = self._defuse_cell if not conf.chat and self._marks.spells(literal) else None
         self._examples: list[Message] | None = None
         self._continuations: dict[Any, tuple[tuple[int, ...], ...]] = {}
