@@ -91,13 +91,20 @@ class SessionWork(Work):
         return total
 
 
-def read_totals(connection: sqlite3.Connection) -> Totals:
-    """The totals of a checkpoint, every record checked on the way. Raises DamagedError."""
+def read_totals(connection: sqlite3.Connection) -> tuple[Totals, dict[str, int]]:
+    """The totals of a checkpoint and how many attempts each filter rejected, most first.
+
+    Every record is read and checked once. Raises DamagedError.
+    """
     totals = Totals().plus(read_staged(connection))
     for shard in read_shards(connection):
         sums = (shard.rows, sum(json.loads(shard.error_kinds).values()), *shard[5:8], 1)
         totals = Totals(*map(sum, zip(totals, sums, strict=True)))
-    return totals.plus_tokens(one.output.usage for one in read_rejected(connection))
+    kinds: Counter[str] = Counter()
+    for one in read_rejected(connection):
+        kinds[error_kind(one.reason)] += 1
+        totals = totals.plus_tokens([one.output.usage])
+    return totals, dict(kinds.most_common())
 
 
 def read_error_kinds(connection: sqlite3.Connection) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -200,12 +199,6 @@ def insert_prelude(connection: sqlite3.Connection, found: Mapping[str, Any]) -> 
 def insert_rejected(connection: sqlite3.Connection, rejected: Iterable[Rejected]) -> None:
     """Add attempts inside the caller's transaction."""
     connection.executemany("INSERT INTO rejected VALUES (?, ?, ?, ?, ?, ?, ?)", (one.values() for one in rejected))
-
-
-def count_rejected(connection: sqlite3.Connection) -> dict[str, int]:
-    """How many attempts each filter rejected, most first. Raises DamagedError."""
-    kinds = Counter(error_kind(one.reason) for one in read_rejected(connection))
-    return dict(kinds.most_common())
 
 
 def error_kind(error: str) -> str:

@@ -288,7 +288,7 @@ class Store:
         self.seats = Seats(self._writer, self._session, self.deaths)
         self._publish()
         self._seal_complete([*self._staged, 0])
-        self._totals = self._first = read_totals(self._connection)
+        self._totals = self._first = read_totals(self._connection)[0]
 
     def _forget_damaged_shards(self) -> None:
         for shard, name, size, sha256 in self._select("SELECT shard, file, bytes, sha256 FROM shards"):

@@ -11,7 +11,6 @@ from runner.checkpoint.counts import SessionWork, read_error_kinds, read_totals
 from runner.checkpoint.database import open_reader, read_identity
 from runner.checkpoint.lease import holder
 from runner.checkpoint.marks import active_seconds
-from runner.checkpoint.records import count_rejected
 
 
 class Session(TypedDict):
@@ -78,13 +77,12 @@ def read_status(run_dir: Path) -> Status:
     run_dir = Path(run_dir)
     pid = holder(run_dir)
     with open_reader(run_dir) as connection:
-        totals = read_totals(connection)
+        totals, rejected = read_totals(connection)
         rows = read_identity(connection)["rows"]
         started, sessions = connection.execute("SELECT min(started), count(*) FROM sessions").fetchone()
         active = active_seconds(connection)
         work = _read_work(connection)
         kinds = read_error_kinds(connection)
-        rejected = count_rejected(connection)
         last = connection.execute("SELECT why FROM sessions ORDER BY session DESC LIMIT 1").fetchone()
     spent = bool(rejected) and last == ("finished",)  # all attempts are made, too few were accepted
     ended = "finished" if totals.finished == rows or spent else "interrupted"

@@ -1,11 +1,13 @@
 """What the checkpoint and the output promise."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import sqlite3
 import threading
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -13,11 +15,11 @@ import pyarrow as pa
 import pytest
 
 from runner import disk
-from runner.checkpoint import shards
+from runner.checkpoint import records, shards
 from runner.checkpoint import store as store_module
 from runner.checkpoint.identity import column_list, output_columns
 from runner.checkpoint.lease import fresh_dir
-from runner.checkpoint.records import Output, Record
+from runner.checkpoint.records import Output, Record, Rejected
 from runner.disk import disk_errors
 from runner.results.status import read_status
 from runner.types import Completion, UserError
@@ -455,7 +457,35 @@ def test_power_durability_gives_the_same_bytes(tmp_path):
         open_store(tmp_path / "c", durability="hope")
 
 
+def test_the_status_of_a_run_reads_each_record_once(tmp_path, monkeypatch):
+    read = Counter()
+
+    def note(table, *row, original=records.checked):
+        read[table] += 1
+        return original(table, *row)
+
+    with open_store(tmp_path) as store:
+        attempts = [Rejected(i, f"{kind}: why", output(i)) for i, kind in enumerate(["length", "near", "near"])]
+        store.record([], [output(0), output(1)], attempts)
+    monkeypatch.setattr(records, "checked", note)
+    assert read_status(tmp_path)["rejected"] == {"near": 2, "length": 1}
+    assert read == {"staged": 2, "rejected": 3}
+
+
 # The lease
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_share_without_locks_is_named_and_runs_copied_to_it_can_be_read(tmp_path, monkeypatch, number):
+    finish_all(tmp_path)
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match=r"file system without locks .*: choose another output\.dir"):
+        open_store(tmp_path)
+    assert read_status(tmp_path)["state"] == "finished"
 
 
 def hold(path, pipe):
