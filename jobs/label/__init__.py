@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.label.match import Matcher
-from jobs.label.prior import batch_prior, content_free_prior, fit_temperature, score, without_content
+from jobs.label.prior import batch_prior, calibrated, content_free_prior, score, without_content
 from runner.data.gold import gold_values
 from runner.keys import check_keys, key
 from runner.text.labels import read_labels
@@ -53,9 +53,10 @@ class Label:
 
     Small models prefer some labels whatever the text says. ``job.prior=batch`` measures that preference on a sample of
     the rows and removes it, assuming that all labels are about equally frequent; ``job.prior=content_free`` measures it
-    on empty texts. ``calibrate.rows=0.2`` fits the confidences to a fifth of the rows with gold labels and reports the
-    effect on the rest. ``job.method=generate job.votes=5 engine.temperature=0.7`` takes the majority of five answers,
-    with its share as the confidence. ``job.abstain_below=0.7`` leaves doubtful rows without a label.
+    on empty texts. ``calibrate.rows=0.2`` fits the confidences to a fifth of the rows with gold labels, keeps the fit
+    if it is better on rows that it was not made on (cross-validation), and reports the effect on the rest.
+    ``job.method=generate job.votes=5 engine.temperature=0.7`` takes the majority of five answers, with its share as the
+    confidence. ``job.abstain_below=0.7`` leaves doubtful rows without a label.
 
     If a column holds the right labels, name it in ``dataset.gold``: the run then ends with accuracy, precision, recall
     and F1 for each label, Cohen's kappa, the confusion matrix, the calibration of the confidences, and accuracy against
@@ -139,6 +140,7 @@ class Label:
         if known := survey.calibration(self.names):
             bias = list(found["prior"]["logprobs"].values()) if found else self._bias
             found["calibration"] = yield from self._find_temperature(known, bias)
+            found["calibration"]["left_out"] = survey.calibration_rows - len(found["calibration"]["rows"])
         return found
 
     def begin(self, found: Columns) -> None:
@@ -197,13 +199,14 @@ class Label:
         asked = [blank for row in rows for blank in without_content(row)] if self.prior == "content_free" else rows
         usable, scores = yield from score([self._about(row) for row in asked])
         logprobs = (content_free_prior if self.prior == "content_free" else batch_prior)(scores).tolist()
-        return {"kind": self.prior, "rows": len(usable), "logprobs": dict(zip(self.names, logprobs, strict=True))}
+        measured = {"kind": self.prior, "rows": len(usable), "left_out": len(asked) - len(usable)}
+        return {**measured, "logprobs": dict(zip(self.names, logprobs, strict=True))}
 
     def _find_temperature(self, known: dict[int, tuple[Row, str]], bias: list[float]) -> Steps:
         rows, golds = list(known), [self.names.index(gold) for _, gold in known.values()]
         usable, scores = yield from score([self._about(row) for row, _ in known.values()])
-        temperature = fit_temperature(scores - np.array(bias), np.array([golds[at] for at in usable]))
-        return {"temperature": temperature, "rows": [rows[at] for at in usable]}
+        fit = calibrated(scores - np.array(bias), np.array([golds[at] for at in usable]))
+        return {**fit, "rows": [rows[at] for at in usable]}
 
     def _about(self, row: Row) -> Request:
         """The same request as in ``steps``, about a row of the prelude's own choice."""

@@ -13,6 +13,7 @@ from runner.types import Completion, Request, Row, RowError
 
 CONTENT_FREE = ("N/A", "[MASK]", "")  # the texts of Zhao et al. 2021
 ASKED_TOGETHER = 250  # requests, so that a large sample is not all rendered at once
+FOLDS = 5  # of the cross-validation
 TEMPERATURES = (0.05, 20.0)
 Scores = npt.NDArray[np.float64]  # [rows, labels]
 
@@ -69,6 +70,38 @@ def fit_temperature(scores: Scores, gold: npt.NDArray[np.int64]) -> float:
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, right) if loss(left) <= loss(right) else (left, high)
     return math.exp((low + high) / 2)
+
+
+def tried_out(scores: Scores, gold: npt.NDArray[np.int64]) -> dict[str, list[float]]:
+    """What a temperature does to rows that it was not fitted on (cross-validation in FOLDS): before and after.
+
+    ``loss`` is the mean negative log-likelihood of the gold labels, ``ece`` the expected calibration error.
+    """
+    from runner.results.scores import calibration_error
+
+    fold = np.arange(len(gold)) % min(FOLDS, len(gold))
+    fitted = [fit_temperature(scores[fold != one], gold[fold != one]) for one in range(fold.max() + 1)]
+    figures: dict[str, list[float]] = {"loss": [], "ece": []}
+    for temperatures in (np.ones(len(gold)), np.array(fitted)[fold]):
+        logprobs = log_softmax(scores / temperatures[:, None])
+        figures["loss"].append(-float(logprobs[np.arange(len(gold)), gold].mean()))
+        right = logprobs.argmax(axis=1) == gold
+        figures["ece"].append(calibration_error(np.exp(logprobs.max(axis=1)), right)[0])
+    return figures
+
+
+def calibrated(scores: Scores, gold: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """``temperature``: the one that is ``fitted``, or 1 where rows that it was not fitted on fare no better with it.
+
+    ``held_out`` says how they fare; of a single row there are none.
+    """
+    fitted = fit_temperature(scores, gold)
+    found: dict[str, Any] = {"temperature": 1.0, "fitted": fitted}
+    if len(gold) > 1:
+        found["held_out"] = figures = tried_out(scores, gold)
+        if figures["loss"][1] < figures["loss"][0] and figures["ece"][1] <= figures["ece"][0]:
+            found["temperature"] = fitted
+    return found
 
 
 def log_softmax(scores: Scores) -> Scores:

@@ -48,8 +48,9 @@ class CalibrateConf:
     """Whether the confidences of labels are calibrated.
 
     A model's confidences are often too high or too low. With ``job=label`` and a column ``dataset.gold``, some of the
-    rows with a gold label can serve to fit one temperature that corrects them; labels do not change. The report shows
-    the calibration error before and after, on the other rows.
+    rows with a gold label can serve to fit one temperature that corrects them; labels do not change. It is kept if it
+    is better on rows that it was not fitted on. The report shows the calibration error before and after, on the other
+    rows.
 
     Attributes:
         rows: The fraction of the rows with gold labels to fit the temperature on, such as 0.2. 0: no calibration.

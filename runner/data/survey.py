@@ -30,12 +30,16 @@ class Survey:
         found = {at: next(self.source.rows(at, at + 1)) for at in sorted(drawn)}
         return {at: row for at, row in found.items() if not isinstance(row, UnreadableRow)}
 
+    @property
+    def calibration_rows(self) -> int:
+        """How many rows are drawn to calibrate on, with or without a gold label."""
+        return min(CALIBRATION_ROWS, max(1, round(self.calibration_share * len(self.source))), len(self.source))
+
     def calibration(self, labels: Collection[str] = ()) -> dict[int, tuple[Row, str]]:
         """The rows to calibrate on, those without a gold label left out, with their gold labels; often none."""
         gold = self.source.conf.gold
         if not self.calibration_share or gold is None:
             return {}
-        count = min(CALIBRATION_ROWS, max(1, round(self.calibration_share * len(self.source))))
-        rows = self.sample(count, "calibrate")
+        rows = self.sample(self.calibration_rows, "calibrate")
         named = {at: self.source.gold_name(row[gold], labels) for at, row in rows.items()}
         return {at: (rows[at], name) for at, name in named.items() if name is not None}

@@ -137,6 +137,7 @@ class Evaluation:
                 "interval_before": interval,
                 "ece": found["ece"],
                 "interval": found["intervals_ece"],
+                **{name: calibration[name] for name in ("fitted", "held_out", "left_out") if name in calibration},
             }
         return found
 

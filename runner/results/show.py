@@ -126,11 +126,21 @@ def verdict_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     if prior := found.get("prior"):
         lines.append(("prior", f"{prior['kind']}: accuracy {prior['accuracy_without']:.3f} without it"))
     if one := found.get("calibration"):
-        effect = f"{one['ece_before']:.3f} {_range(one['interval_before'])} before, "
-        effect += f"{one['ece']:.3f} {_range(one['interval'])} after"
-        fitted = f"temperature {one['temperature']:.2f}, fitted on {count_of(one['fitted_on'], 'row')}"
-        lines.append(("calibr.", f"{fitted}; calibration error on the other {one['rows']:,}: {effect}"))
+        lines.append(("calibr.", _calibration(one)))
     return lines
+
+
+def _calibration(one: dict[str, Any]) -> str:
+    on = count_of(one["fitted_on"], "row") + (f" ({one['left_out']:,} left out)" if one.get("left_out") else "")
+    if one["temperature"] != one.get("fitted", one["temperature"]):
+        errors = one.get("held_out", {}).get("ece")
+        effect = f" (calibration error {errors[0]:.3f} without it, {errors[1]:.3f} with it)" if errors else ""
+        why = f"temperature {one['fitted']:.2f}, fitted on {on}, was no better on rows that it was not fitted on"
+        return f"kept the plain probabilities: {why}{effect}"
+    effect = f"{one['ece_before']:.3f} {_range(one['interval_before'])} before, "
+    effect += f"{one['ece']:.3f} {_range(one['interval'])} after"
+    fitted = f"temperature {one['temperature']:.2f}, fitted on {on}"
+    return f"{fitted}; calibration error on the other {one['rows']:,}: {effect}"
 
 
 def _trust(found: dict[str, Any]) -> list[tuple[str, str]]:

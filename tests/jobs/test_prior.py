@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jobs.label import prior
-from jobs.label.prior import batch_prior, content_free_prior, fit_temperature, log_softmax, without_content
+from jobs.label.prior import batch_prior, calibrated, content_free_prior, fit_temperature, log_softmax, without_content
 from runner.types import Completion, Request, RowError
 
 
@@ -34,6 +34,26 @@ def test_the_temperature_that_made_the_labels_is_found(temperature):
     odds = np.exp(log_softmax(scores / temperature))
     gold = (rng.random(6000)[:, None] > odds.cumsum(axis=1)).sum(axis=1)
     assert fit_temperature(scores, gold) == pytest.approx(temperature, rel=0.1)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 3.0])
+def test_a_temperature_that_helps_rows_that_it_was_not_fitted_on_is_kept(temperature):
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(600, 3)) * 2
+    odds = np.exp(log_softmax(scores / temperature))
+    gold = (rng.random(600)[:, None] > odds.cumsum(axis=1)).sum(axis=1)
+    found = calibrated(scores, gold)
+    assert found["temperature"] == found["fitted"] == fit_temperature(scores, gold)
+    assert found["held_out"]["loss"][1] < found["held_out"]["loss"][0]
+    assert found["held_out"]["ece"][1] <= found["held_out"]["ece"][0]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+def test_a_temperature_that_does_not_help_other_rows_is_not_kept(rows):
+    scores = np.log([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.1, 0.9]] * 2)[:rows]
+    gold = np.array([0, 0, 1, 1, 1, 1, 0, 0])[:rows]
+    found = calibrated(scores, gold)
+    assert found["temperature"] == 1.0 != found["fitted"]
 
 
 def test_labels_that_are_all_right_or_all_wrong_give_a_temperature_in_bounds():

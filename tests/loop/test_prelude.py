@@ -94,15 +94,17 @@ def test_calibration_takes_its_share_of_the_rows_with_their_gold_labels():
     assert Survey(source(gold="kind"), 0, 0.0).calibration() == {}
 
 
-def test_the_temperature_is_that_of_the_share_and_moves_every_confidence():
+def test_the_temperature_is_that_of_the_share_and_moves_every_confidence_if_it_is_kept():
     label("calibrate.rows=0.5", "dataset.gold=kind", "job.logprobs=true", "job.prior=content_free")
     rows, told = rows_of(), found()
     share = told["calibration"]["rows"]
     bias = np.array(list(told["prior"]["logprobs"].values()))
     gold = np.array([0 if at % 2 else 1 for at in share])
     temperature = prior.fit_temperature(raw([rows[at] for at in share]) - bias, gold)
-    assert told["calibration"]["temperature"] == pytest.approx(temperature)
-    for row, scores in zip(rows, (raw(rows) - bias) / temperature, strict=True):
+    assert told["calibration"]["fitted"] == pytest.approx(temperature)
+    kept = told["calibration"]["temperature"]
+    assert kept in (1.0, told["calibration"]["fitted"])
+    for row, scores in zip(rows, (raw(rows) - bias) / kept, strict=True):
         assert row["confidence"] == pytest.approx(np.exp(prior.log_softmax(scores)).max())
 
 
