@@ -39,7 +39,7 @@ steps = [0]
 
 def connect(*given, original=database.connect, **named):
     connection = original(*given, **named)
-    connection.execute("PRAGMA wal_autocheckpoint = 6")
+    connection.execute("PRAGMA wal_autocheckpoint = 30")
     return connection
 
 
@@ -110,10 +110,10 @@ def test_after_a_power_cut_at_any_moment_the_same_command_resumes(
     monkeypatch.setattr(FakeEngine, "step", step)
     monkeypatch.setattr("runner.disk.sync", lambda descriptor: None)  # nobody cuts the power here
     place = tmp_path / "after"
-    words = [*WORDS, *JOBS[job], f"checkpoint.durability={durability}", f"output.dir={place / kind / 'outputs'}"]
+    words = [*WORDS, *JOBS[job], f"checkpoint.durability={durability}", f"output.dir={place / 'outputs'}"]
     config = load_config(words)
     for number, cut in enumerate(disks.cuts(calls, ours[0], ours[-1] + 1, 250 if slow else 7, chance)):
-        disk = disks.Disk(calls, folder / "disk", cut)
+        disk = disks.Disk(calls, root, cut)
         disk.state(chance, place)
         left = sorted(str(path.relative_to(place)) for path in place.rglob("*"))
         computed.clear()
@@ -121,7 +121,7 @@ def test_after_a_power_cut_at_any_moment_the_same_command_resumes(
             assert run_session(config, Stop())["state"] == "finished"
         except Exception as error:
             pytest.fail(f"cut {number}, after call {cut}, left {left}: {type(error).__name__}: {error}")
-        assert runs.shards("run", place / kind / "outputs") == whole, (number, cut)
+        assert runs.shards("run", place / "outputs") == whole, (number, cut)
         assert promised(calls, disk, root, durability).isdisjoint(computed), (number, cut)
         shutil.rmtree(place)
 

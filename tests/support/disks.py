@@ -84,6 +84,8 @@ class Disk:
             self._take(place, call)
 
     def _take(self, place, call):
+        if call.path and not Path(call.path).is_relative_to(self.root):
+            return
         if call.kind == "O":
             self._open(place, call)
         elif call.kind in "WT" and call.serial in self.opened:
@@ -175,7 +177,7 @@ def content(file, chance, keep):
 
 
 def cuts(calls, first, last, count, chance):
-    """Calls after which to cut the power: half of them anywhere, half of them right after one that changes a name."""
+    """Calls after which to cut the power: anywhere, right after those that change a name or sync, and early ones."""
     turns = [at + 1 for at in range(first, last) if calls[at].kind in "ORUMSE"]
-    for _ in range(count):
-        yield chance.choice(turns) if chance.random() < 0.5 else chance.randrange(first, last + 1)
+    kinds = [turns, turns[: len(turns) // 4], range(first, last + 1)]
+    return [chance.choice(kinds[number % len(kinds)]) for number in range(count)]
