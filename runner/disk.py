@@ -266,7 +266,7 @@ def suspected(run_dir: Path, why: str) -> UserError:
     path = run_dir / "run.db"
     try:
         _read_through(path)
-        with contextlib.closing(sqlite3.connect(path)) as again:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as again:
             if again.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
                 return UserError(f"{path} could not be read at first ({why}), but now: {_RESUME}", exit_code=3)
     except sqlite3.Error:

@@ -475,6 +475,37 @@ def test_the_status_of_a_run_reads_each_record_once(tmp_path, monkeypatch):
 # The lease
 
 
+def race(path, go, told):
+    os.read(go, 1)
+    try:
+        store = open_store(path)
+    except UserError as refused:
+        os.write(told, b"-" if "is in use by process" in str(refused) else b"?")
+        os._exit(0)
+    store.finish([output(row) for row in [*next(store.unfinished())][:1]])
+    os.write(told, b"+")
+    signal.pause()
+
+
+def test_of_several_that_start_at_once_one_holds_the_run_and_killed_ones_lose_nothing(tmp_path):
+    for number in range(8):
+        (go, begin), (heard, told) = os.pipe(), os.pipe()
+        racers = [Fork(race, tmp_path / "run", go, told) for _ in range(4)]
+        os.write(begin, b"....")
+        answers = b""
+        while len(answers) < len(racers):
+            answers += os.read(heard, 1)
+        for racer in racers:
+            racer.kill()
+        for descriptor in (go, begin, heard, told):
+            os.close(descriptor)
+        assert sorted(answers) == sorted(b"+---")
+        assert read_status(tmp_path / "run")["finished"] == number + 1
+    finish_all(tmp_path / "run")
+    finish_all(tmp_path / "whole")
+    assert shard_bytes(tmp_path / "run") == shard_bytes(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_share_without_locks_is_named_and_runs_copied_to_it_can_be_read(tmp_path, monkeypatch, number):
     finish_all(tmp_path)
