@@ -144,8 +144,7 @@ def open_engine(spec: Spec) -> tuple[Engine, Hello]:
         from runner.engine.fake import FakeEngine
         from runner.text.vocabulary import ByteTokenizer
 
-        prompter = _prompter(spec, ByteTokenizer())
-        stopped = stop_at(prompter) if prompter.stop else None
+        stopped = stop_at(_prompter(spec, ByteTokenizer()))
         engine: Engine = FakeEngine(spec.engine.batch_size, stopped, spec.share)
         return engine, hello_of(None)
     from runner.engine.weights import load_tokenizer

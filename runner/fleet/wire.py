@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from runner.engine.conf import EngineConf
 from runner.models.recipes import ModelConf
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
-from runner.types import Sampling
 
 WIRE = 1  # the version of all this
 
@@ -47,27 +46,18 @@ class Hello(NamedTuple):
 class Ask(NamedTuple):
     """A sequence on its way; ``ids``: its tokens as 32-bit numbers, the least significant byte first."""
 
-    key: Key
     ids: bytes
-    max_tokens: int
-    sampling: Sampling
-    draw_seed: int
-    choices: tuple[tuple[int, ...], ...] | None
-    mean_logprob: bool
-    top_logprobs: int | None
-    boundaries: tuple[int, ...]
-    grammar: str | None
+    others: dict[str, Any]  # its other fields
 
     @classmethod
     def of(cls, sequence: Sequence) -> Ask:
         """The sequence in this form."""
-        fields: dict[str, Any] = dict(vars(sequence))
-        return cls(ids=array("I", fields.pop("tokens")).tobytes(), **fields)
+        others = dict(vars(sequence))
+        return cls(array("I", others.pop("tokens")).tobytes(), others)
 
     def sequence(self) -> Sequence:
         """The inverse of ``of``."""
-        fields = self._asdict()
-        return Sequence(tokens=list(memoryview(fields.pop("ids")).cast("I")), **fields)
+        return Sequence(tokens=list(memoryview(self.ids).cast("I")), **self.others)
 
 
 class Turn(NamedTuple):

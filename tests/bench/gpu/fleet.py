@@ -59,14 +59,19 @@ class Bench:
         self.spec = spec_of(ModelConf(path=str(folder)), engine, PromptConf(user="-", chat=False), True, False)
         self.known = None
 
-    def local(self, repeat):
-        """The engine of a run without a fleet, in a process of its own on the first GPU."""
+    def local(self, repeat, gpus=("0",)):
+        """The engine of a run without a fleet on a GPU, or one on each at once, which is the best that seats can do."""
         code = "import sys; from tests.bench.gpu import fleet; fleet.one_engine(*sys.argv[1:])"
         words = [str(self.folder), str(len(self.rows)), str(repeat), self.spec.engine.backend, str(self.own)]
-        env = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}
         command = [sys.executable, "-c", code, *words]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
-        return json.loads(done.stdout.splitlines()[-1])
+        started = [
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+            )
+            for gpu in gpus
+        ]
+        found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
+        return found[0] if len(found) == 1 else {"rows_per_s": sum(one["rows_per_s"] for one in found), "each": found}
 
     def seats(self, count, repeat, kill=False):
         """Rows/s of so many seats; with ``kill`` one of two is killed when half of the rows are done."""
@@ -88,7 +93,7 @@ class Bench:
                 compute(fleet, self.rows[: 256 * count], 3)
                 kills = [len(self.rows) // 2] if kill else []
                 runs = [compute(fleet, self.rows, OUTPUT, kills) for _ in range(1 if kill else repeat)]
-                memory = gpu_memory()
+                memory, work = gpu_memory(), fleet.work
             finally:
                 fleet.close()
         tokens = runs[-1][1]
@@ -99,6 +104,7 @@ class Bench:
             "all": [round(len(self.rows) / run[0], 2) for run in runs],
             "driver_cpu_s": [round(run[2], 2) for run in runs],
             "start_s": round(start_s, 1),
+            "slot_occupancy": work.lanes / work.slots,
             "gpu_memory_mib": memory,
             "equal_to_first_fleet": equal,
         }
@@ -169,6 +175,8 @@ def main():
         options.model, [row[: 2048 + own] for row in rows], "cpu" if options.tiny else "cuda", options.ray, own
     )
     log.stage("one engine", bench.local, options.repeat)
+    if not options.tiny:
+        log.stage("two engines at once", bench.local, options.repeat, ("0", "1"))
     for count in (1, 2):
         log.stage(f"{count} seats", bench.seats, count, options.repeat)
     log.stage("2 seats, one killed", bench.seats, 2, 1, True)
