@@ -92,7 +92,9 @@ class Structure:
             value = self.column.value(self._valid(text))
         except OverflowError as problem:
             raise RowError("invalid answer", str(problem)) from problem
-        return value if self.column.kind == "object" else {"value": value}
+        if self.column.kind != "object":
+            return {"value": value}
+        return dict.fromkeys(self.column.fields) if value is None else dict(value)
 
     def problem(self, text: str) -> RowError | None:
         """What is wrong with a complete answer, if anything is."""
@@ -227,11 +229,14 @@ def _check_schema(key: str, schema: dict[str, Any]) -> None:
         if found := schema_problem(plain):
             place = ".".join([f"{path}.{found[0][0]}".lstrip(".") if found[0] else path, *map(str, found[0][1:])])
             raise UserError(key, f"the keyword {place}: {_said(node, found)}")
-        try:
-            for text in (node.get("pattern", ""), *node.get("patternProperties", ())):
+        for word, text in (
+            ("pattern", node.get("pattern", "")),
+            *(("patternProperties", one) for one in node.get("patternProperties", ())),
+        ):
+            try:
                 pattern(text)
-        except ValueError as problem:
-            raise UserError(key, f"the keyword {f'{path}.pattern'.lstrip('.')}: {problem}") from problem
+            except ValueError as problem:
+                raise UserError(key, f"the keyword {f'{path}.{word}'.lstrip('.')}: {problem}") from problem
         digits = Decimal(str(node.get("multipleOf", 1))).normalize().as_tuple().digits
         if len(digits) > _MOST_DIGITS:
             place = f"{path}.multipleOf".lstrip(".")
@@ -265,8 +270,9 @@ def _where(problem: str, schema: dict[str, Any]) -> str:
 
     for path, node in sorted(subschemas(schema), key=lambda found: -found[0].count(".")):
         if inner := problem_of(node):
-            words = (word for word in node if word not in shared)
-            word = next((one for one in words if not problem_of({k: v for k, v in node.items() if k != one})), None)
+            words = [word for word in node if word not in shared]
+            cures = (one for one in words if not problem_of({k: v for k, v in node.items() if k != one}))
+            word = next(cures, next((one for one in words if one in _NOT_FOLLOWED), None))
             place = f"{path}.{word or ''}".strip(".")
             if word in _NOT_FOLLOWED:
                 return f"the keyword {place} is not supported"

@@ -82,9 +82,13 @@ class Narrowing:
 
     def _widened(self, made: dict[str, Any]) -> dict[str, Any]:
         """Without what grammars cannot follow."""
-        if isinstance(form := made.get("format"), str) and not self.is_known(form):
+        is_text = "string" in kinds(made) or not kinds(made)
+        if is_text and isinstance(form := made.get("format"), str) and not self.is_known(form):
             self.wider.append(("format", form))
             del made["format"]
+        for word in ("unevaluatedProperties", "unevaluatedItems"):
+            if made.get(word) is False:  # as it is where nothing is said
+                del made[word]
         if made.get("uniqueItems") is True:
             self.wider.append(("uniqueItems", "true"))
         if isinstance(made.get("uniqueItems"), bool):
