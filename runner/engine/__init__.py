@@ -13,6 +13,7 @@ masks      Constrained decoding: grammars compiled over token ids, and the mask 
 open       From a model folder to an engine that serves a run: weights, budgets, batch sizes.
 sampling   Drawing tokens from logits so that a row's draws depend on its own seed alone, never on its batch.
 snapshots  Snapshots: the KV of shared prefixes, computed once, held while anyone may come back to them.
+trial      Whether another way through a model gives its own logits: as close to them as the model is to itself.
 tuning     What an engine finds out about its device: the fastest batch size, and what sharing a prefix costs.
 weights    A model folder as modules of MLX: its weights, made ready for the device, and its tokenizer.
 """

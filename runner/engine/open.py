@@ -16,7 +16,7 @@ from runner.text.prompter import Prompter
 from runner.types import UserError
 
 if TYPE_CHECKING:
-    from runner.engine.copying import CopyingEngine
+    from runner.engine.copying.engine import CopyingEngine
     from runner.engine.engine import BatchEngine
 
 log = logging.getLogger("rowmill")
@@ -64,10 +64,11 @@ def batch_engine(
             f"the weights take {weights / 1e9:.1f} GB of {budget.limit / 1e9:.1f} GB: too little is left", exit_code=3
         )
     log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)
+    details["context"] = settle_positions(model, details.get("context"))
     try:
         resident = ResidentModel(model, conf.max_kv_size)
     except UnsupportedModelError as problem:
-        from runner.engine.copying import CopyingEngine
+        from runner.engine.copying.engine import CopyingEngine
 
         if conf.max_kv_size:
             raise UserError(
@@ -82,6 +83,23 @@ def batch_engine(
     return BatchEngine(
         resident, kv_bytes=spare, bound_bytes=bound, streams=streams, most=budget.most, costs=costs, **sizes, **details
     )
+
+
+def settle_positions(model: Any, context: int | None) -> int | None:
+    """Give up stretching rotary positions beyond the length that they were trained for, as internlm2 and 3 do.
+
+    Stretched ones depend on how many tokens go through the model at once, and keys that are stored keep those of an
+    earlier length: one text would get other answers behind another prefix. The context that is left.
+    """
+    import mlx.nn as nn
+    from mlx_lm.models.rope_utils import DynamicNTKScalingRoPE
+
+    for module in model.modules():
+        for name, rope in module.children().items():
+            if isinstance(rope, DynamicNTKScalingRoPE):
+                module[name] = nn.RoPE(rope.dims, traditional=rope.traditional, base=rope.base)
+                context = min(context or rope.max_position_embeddings, rope.max_position_embeddings)
+    return context
 
 
 def stop_at(prompter: Prompter) -> Callable[[Sequence, list[int]], bool]:

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from runner.engine.attention.resident import ResidentModel
-from runner.engine.copying import CopyingEngine
+from runner.engine.copying.engine import CopyingEngine
 from runner.engine.engine import BatchEngine
 from tests.support.engines import END, finish, one_by_one, prompts, sequences
 from tests.support.tiny import MODELS

@@ -1,64 +1,25 @@
 import mlx.core as mx
 import pytest
-from mlx_lm.models import llama4, mamba
 
 from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
 from runner.engine.conf import EngineConf
-from runner.engine.copying import CopyingEngine
+from runner.engine.copying.batched import prefill_batch
+from runner.engine.copying.engine import CopyingEngine
 from runner.engine.engine import BatchEngine
 from runner.engine.open import batch_engine
+from runner.engine.trial import Trial
 from runner.machine.device import Device
 from runner.sequences import Sequence
 from runner.types import Sampling
 from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
+from tests.support.hybrids import CONTEXT, tiny_internlm2, tiny_internlm3, tiny_llama4, tiny_mamba, tiny_nemotron_h
 from tests.support.logprobs import asking, check_logprobs
-from tests.support.tiny import VOCAB, scaled, tiny_gpt_oss, tiny_llama
+from tests.support.tiny import tiny_gpt_oss, tiny_llama
 
 
-def tiny_mamba():
-    args = {
-        "model_type": "mamba",
-        "vocab_size": VOCAB,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "state_size": 8,
-        "num_hidden_layers": 2,
-        "conv_kernel": 4,
-        "use_bias": False,
-        "use_conv_bias": True,
-        "time_step_rank": 4,
-    }
-    return scaled(mamba.Model(mamba.ModelArgs(**args)), seed=0, gain=1.5)
-
-
-def tiny_llama4():
-    """Its caches, which forget chunk by chunk, cannot be put into a batch."""
-    text = {
-        "model_type": "llama4_text",
-        "attention_bias": False,
-        "attention_chunk_size": 8,
-        "head_dim": 8,
-        "hidden_act": "silu",
-        "hidden_size": 32,
-        "interleave_moe_layer_step": 2,
-        "intermediate_size": 48,
-        "intermediate_size_mlp": 48,
-        "max_position_embeddings": 512,
-        "num_attention_heads": 4,
-        "num_experts_per_tok": 1,
-        "num_hidden_layers": 4,
-        "num_key_value_heads": 2,
-        "num_local_experts": 4,
-        "rms_norm_eps": 1e-5,
-        "rope_scaling": None,
-        "rope_theta": 10000,
-        "use_qk_norm": True,
-        "vocab_size": VOCAB,
-    }
-    return scaled(llama4.Model(llama4.ModelArgs(text_config=text, model_type="llama4")), seed=0, gain=2.0)
-
-
-@pytest.fixture(params=[tiny_mamba, tiny_gpt_oss, tiny_llama4], ids=["mamba", "gpt_oss", "llama4"])
+@pytest.fixture(
+    params=[tiny_mamba, tiny_gpt_oss, tiny_llama4, tiny_nemotron_h], ids=["mamba", "gpt_oss", "llama4", "nemotron_h"]
+)
 def model(request):
     mx.set_default_device(mx.cpu)
     return request.param()
@@ -99,6 +60,19 @@ def test_choices_score_like_a_plain_forward_pass(model):
             assert logprob == pytest.approx(plain_score(model, row, choice), abs=1e-4)
 
 
+@pytest.mark.parametrize("copies", [1, 3, 100])
+def test_choices_of_many_rows_score_together_as_they_do_alone(model, copies):
+    choices = ((5,), (6, 7), (6, 8, 9), (1, END))
+    rows = [*prompts(2, 9, shared=4), *prompts(3, 2, shared=1, longest=2), [7]]
+    engine = CopyingEngine(model, {END}, batch_size=8, kv_bytes=1 << 30)
+    engine.kv_bytes = (copies + 8) * max(engine.row_bytes + engine.token_bytes * (len(row) + 1) for row in rows)
+    wanted = sequences(rows[:9], 1, boundaries=(4,), choices=choices)
+    wanted += [Sequence((i, 0), rows[i], 1, choices=choices) for i in range(9, len(rows))]
+    done = finish(engine, wanted)
+    for i, row in enumerate(rows):
+        assert done[i, 0].logprobs == pytest.approx([plain_score(model, row, choice) for choice in choices], abs=1e-4)
+
+
 def test_it_draws_what_the_sharing_engine_draws():
     mx.set_default_device(mx.cpu)
     rows = prompts(6, 4, 5)
@@ -106,6 +80,42 @@ def test_it_draws_what_the_sharing_engine_draws():
     copied = finish(CopyingEngine(tiny_gpt_oss(), {END}, batch_size=2), todo)
     shared = finish(BatchEngine(ResidentModel(tiny_gpt_oss()), {END}, batch_size=3), todo)
     assert {key: one.tokens for key, one in copied.items()} == {key: one.tokens for key, one in shared.items()}
+
+
+@pytest.mark.parametrize(
+    ("make", "together"),
+    [(tiny_llama, 8), (tiny_gpt_oss, 8), (tiny_mamba, 1), (tiny_nemotron_h, 1), (tiny_llama4, 0)],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_prompts_are_computed_together_only_where_a_trial_of_several_lengths_shows_no_harm(make, together):
+    """Nemotron's state of padded rows is lost, which a single token of one row did not show."""
+    mx.set_default_device(mx.cpu)
+    assert prefill_batch(make()) == together
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_nemotron_h])
+def test_what_is_off_by_a_hundredth_is_more_than_rounding(make):
+    mx.set_default_device(mx.cpu)
+    trial = Trial(make())
+    exact = [list(row) for row in trial.want]
+    assert trial.problem(exact) is None
+    off = [[one + 0.01 * mx.random.normal(one.shape) * mx.std(one) for one in row] for row in exact[-1:]]
+    assert "logits differ by 1." in trial.problem(exact[:-1] + off)
+
+
+@pytest.mark.parametrize("make", [tiny_internlm2, tiny_internlm3])
+@pytest.mark.parametrize("boundary", [5, 30, 50])
+def test_positions_that_stretch_with_the_text_are_those_of_the_context_wherever_a_prefix_ends(make, boundary):
+    """Beyond the context, each cut would give other positions: such rows are refused."""
+    plain = make()
+    mx.set_default_device(mx.cpu)
+    engine = batch_engine(make(), Device("cpu", "this one", None, 10**9), EngineConf(), end_tokens=[END], context=None)
+    rows = prompts(3, 4, shared=boundary, longest=8)
+    wanted = sequences(rows, 6, boundaries=(boundary,))
+    done = finish(engine, [*wanted, Sequence((9, 0), [5] * CONTEXT, 1)])
+    assert isinstance(engine, BatchEngine)
+    assert [done[i, 0].tokens for i in range(4)] == [one_by_one(plain, row, 6) for row in rows]
+    assert done[9, 0].error and f"context of {CONTEXT}" in done[9, 0].error
 
 
 def test_stop_predicate_and_context(model):

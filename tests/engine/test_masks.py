@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from runner.engine.attention.resident import ResidentModel
-from runner.engine.copying import CopyingEngine
+from runner.engine.copying.engine import CopyingEngine
 from runner.engine.engine import BatchEngine
 from runner.engine.masks import Grammars, bitmasks, trial
 from runner.engine.sampling import masked

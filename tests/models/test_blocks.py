@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf import quants
+from tokenizers import pre_tokenizers
 
 from runner.engine import weights
 from runner.machine.device import Device
 from runner.models import blocks, resolve
 from runner.models.tensors import weights_hash
 from runner.types import UserError
-from tests.models.test_gguf import byte_tokens
 from tests.support.llama import Llama
 
 CPU = Device("cpu", "a CPU", None, 1 << 34)
@@ -115,7 +115,7 @@ def test_blocks_that_would_be_read_in_two_ways_are_refused(tmp_path, monkeypatch
 
 def llama(path, kinds, **more):
     """A random llama; ``kinds``: types by part of the name."""
-    tokens = ["<s>", "<|im_start|>", "<|im_end|>", *byte_tokens(), "ab"]
+    tokens = ["<s>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
     shapes = {"token_embd": (len(tokens), WIDTH), "output_norm": (WIDTH,)}
     for layer in range(LAYERS):
         kv = WIDTH // HEADS * KV_HEADS

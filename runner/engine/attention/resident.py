@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from runner.engine.attention import prefix
@@ -16,10 +18,8 @@ from runner.engine.attention.prefix import LayerKV
 from runner.engine.attention.reach import Reach
 from runner.engine.attention.replay import Replay
 from runner.engine.kernels import cpu
+from runner.engine.trial import SHARED, STEPS, Trial
 
-# Distance between logits that rounding explains, in any model; more where the model itself differs by more from one
-# pass to another, as mixtures of experts do.
-ALIKE = 0.1
 SINKS = 4  # first tokens that a bounded cache keeps, as in mlx-lm's make_prompt_cache
 
 
@@ -136,40 +136,44 @@ class ResidentModel:
         return sum(self._layer_bytes)
 
     def _try(self) -> None:
-        """Compare a shared prefix and two ragged suffixes with the model's own caches, on a few tokens."""
-        tokens = [[3, 1, 4, 1, 5], [3, 1, 4, 2]]
+        """Compare ragged suffixes behind a shared prefix, and some steps after them, with the model's own caches."""
         try:
-            got = self._trial(tokens)
-            want, again = ([self._plainly(row, size) for row in tokens] for size in (len(tokens[0]), 1))
-            error, rounding = (max(distance(a, b) for a, b in zip(one, want, strict=True)) for one in (got, again))
-        except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as problem:
-            raise UnsupportedModelError(f"{type(problem).__name__}: {problem}") from problem
-        if not error <= max(ALIKE, 2 * rounding):
-            raise UnsupportedModelError(f"logits differ by {error:.0%} of their spread")
+            trial = Trial(self.model)
+            problem = trial.problem(self._answers(trial))
+        except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
+            raise UnsupportedModelError(f"{type(error).__name__}: {error}") from error
+        finally:
+            self.clear()
+        if problem:
+            raise UnsupportedModelError(problem)
 
-    def _plainly(self, row: list[int], size: int) -> mx.array:
-        """Logits of a row's last token by the model's own caches, ``size`` tokens a pass."""
-        cache = make_prompt_cache(self.model)
-        passes = [self.model(mx.array([row[at : at + size]]), cache=cache) for at in range(0, len(row), size)]
-        return passes[-1][0, -1]
-
-    def _trial(self, tokens: list[list[int]]) -> mx.array:
+    def _answers(self, trial: Trial) -> list[list[mx.array]]:
+        """Logits of the trial's rows; the first one does not use the prefix."""
         shared = Segment()
-        self.forward(mx.array(tokens[0][:3]), Step([Span(shared, None, 0, 3)], building=shared), rows=None)
-        shared.tokens.extend(tokens[0][:3])
+        first = trial.rows[0][:SHARED]
+        self.forward(mx.array(first), Step([Span(shared, None, 0, SHARED)], building=shared), rows=None)
+        shared.tokens.extend(first)
         mx.eval(shared.keys, shared.values)
-        self._layer_bytes = [(k.nbytes + v.nbytes) // 3 for k, v in zip(shared.keys, shared.values, strict=True)]
-        step = Step([Span(shared, None, 0, 2), Span(shared, None, 0, 1)])
-        return self.forward(mx.array(tokens[0][3:] + tokens[1][3:]), step, rows=mx.array([1, 2]))
-
-
-def distance(got: mx.array, want: mx.array) -> float:
-    """Root mean square of the difference of two vectors of logits, as a share of ``want``'s standard deviation.
-
-    One expert chosen otherwise, as rounding can do, moves single logits far and all of them little.
-    """
-    got, want = got.astype(mx.float32), want.astype(mx.float32)
-    return float(mx.sqrt(mx.mean(mx.square(got - want)) / mx.var(want)))
+        sizes = zip(shared.keys, shared.values, strict=True)
+        self._layer_bytes = [(k.nbytes + v.nbytes) // SHARED for k, v in sizes]
+        prefixes = [None, *[shared] * (len(trial.rows) - 1)]
+        own = [row[prefix.end if prefix else 0 :] for row, prefix in zip(trial.rows, prefixes, strict=True)]
+        self.resize(len(own), max(map(len, own)))
+        lengths = [len(row) - STEPS for row in own]
+        got: list[list[mx.array]] = [[] for _ in own]
+        for step in range(STEPS + 1):
+            entries = [
+                (Span(prefix, slot, length + step - 1, 1) if step else Span(prefix, slot, 0, length), slot)
+                for slot, (prefix, length) in enumerate(zip(prefixes, lengths, strict=True))
+            ]
+            spans, order = zip(*sorted(entries, key=lambda entry: entry[0].order()), strict=True)
+            new = [own[slot][span.stored : span.stored + span.new] for span, slot in zip(spans, order, strict=True)]
+            ends = mx.array(np.cumsum([len(tokens) for tokens in new]) - 1)
+            logits = self.forward(mx.array(list(itertools.chain(*new))), Step(list(spans)), rows=ends)
+            mx.eval(logits, self.state())
+            for slot, found in zip(order, logits, strict=True):
+                got[slot].append(found)
+        return got
 
 
 def _reach(kv: Any, max_kv_size: int | None) -> Reach:

@@ -1,8 +1,4 @@
-"""The engine for models whose layers cannot share prefixes (state-space layers, latent attention and the like).
-
-mlx-lm's BatchGenerator runs the batch where it can; every row gets a copy of its prefix's cache. Slower and larger than
-``engine.py``, exact all the same.
-"""
+"""Continuous batches by mlx-lm, with a copy of its prefix's cache for each row."""
 
 from __future__ import annotations
 
@@ -10,17 +6,18 @@ import copy
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.generate import BatchGenerator, generate_step
+from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from runner.engine.attention.resident import ALIKE, distance
+from runner.engine.copying.alone import OneByOne
+from runner.engine.copying.batched import prefill_batch
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, normaliser, pairs, uniforms
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
@@ -50,8 +47,8 @@ class CopyingEngine:
     """Continuous batching with a cache copy for each row; see the ``Engine`` protocol and BatchEngine.
 
     ``kv_bytes`` bounds the memory of the rows' caches, as measured on a short prompt. One prefix is held at a time, the
-    deepest boundary of a sequence. Models that mlx-lm's batches do not take, or whose rows of different length a trial
-    shows them to mix up, run one row at a time.
+    deepest boundary of a sequence. Where a trial shows that prompts of different length are mixed up, they are computed
+    one after the other; where answers are, too, or mlx-lm's batches do not take the model, rows run one at a time.
     """
 
     def __init__(
@@ -67,8 +64,8 @@ class CopyingEngine:
         grammars: Grammars | None = None,
     ) -> None:
         self.model = model
-        batched = batch_size > 1 and _batches(model)
-        self.batch_size = batch_size if batched else 1
+        prompts = prefill_batch(model) if batch_size > 1 else 0
+        self.batch_size = batch_size if prompts else 1
         self.prefill_tokens = prefill_tokens
         self.kv_bytes = kv_bytes
         self.row_bytes, self.token_bytes = _cache_bytes(model)
@@ -76,12 +73,12 @@ class CopyingEngine:
         self.stopped = stopped
         self.grammars = grammars or Grammars()
         self.generator: Any = OneByOne(model, end_tokens, prefill_tokens)
-        if batched:
+        if prompts:
             self.generator = BatchGenerator(
                 model,
                 stop_tokens=[[token] for token in end_tokens],
                 completion_batch_size=self.batch_size,
-                prefill_batch_size=min(8, self.batch_size),
+                prefill_batch_size=min(prompts, self.batch_size),
                 prefill_step_size=prefill_tokens,
             )
         self.waiting: deque[Sequence] = deque()
@@ -213,65 +210,6 @@ class CopyingEngine:
         return Generation(sequence.key, [], "choice", cached, tuple(scores))
 
 
-class Response(NamedTuple):
-    """As mlx-lm's: the next token of a sequence, the log-probabilities of all tokens there."""
-
-    uid: int
-    token: int
-    logprobs: mx.array
-    finish_reason: str | None
-
-
-class OneByOne:
-    """Sequences one after the other, for models whose caches mlx-lm cannot put into a batch: what CopyingEngine uses of
-    a BatchGenerator, by ``generate_step``.
-    """
-
-    def __init__(self, model: Any, end_tokens: Collection[int], prefill_tokens: int) -> None:
-        self.model = model
-        self.end_tokens = frozenset(end_tokens)
-        self.prefill_tokens = prefill_tokens
-        self.last = -1
-        self.at_work: dict[int, Iterator[tuple[int, Any]]] = {}
-        self.left: dict[int, int] = {}  # tokens to come
-
-    def insert(self, prompts: list[list[int]], max_tokens: list[int], caches: list[Any], samplers: list[Any]) -> Any:
-        """Begin with these sequences; their uids."""
-        for prompt, most, cache, sampler in zip(prompts, max_tokens, caches, samplers, strict=True):
-            self.last += 1
-            self.left[self.last] = most
-            self.at_work[self.last] = generate_step(
-                mx.array(prompt),
-                self.model,
-                max_tokens=most,
-                sampler=sampler,
-                prompt_cache=cache,
-                prefill_step_size=self.prefill_tokens,
-            )
-        return range(self.last + 1 - len(prompts), self.last + 1)
-
-    def next_generated(self) -> list[Response]:
-        """The next token of each sequence."""
-        responses = []
-        for uid, steps in list(self.at_work.items()):
-            token, logprobs = next(steps)
-            self.left[uid] -= 1
-            reason = "stop" if token in self.end_tokens else None if self.left[uid] else "length"
-            responses.append(Response(uid, token, logprobs, reason))
-            if reason:
-                self.remove([uid])
-        return responses
-
-    def remove(self, uids: Iterable[int]) -> None:
-        """Forget these sequences."""
-        for uid in uids:
-            del self.at_work[uid], self.left[uid]
-
-    def close(self) -> None:
-        """Forget all of them."""
-        self.remove(list(self.at_work))
-
-
 def _cache_bytes(model: Any, tokens: int = KVCache.step) -> tuple[int, int]:
     """What a row's caches take whatever its length, and for each token; they grow by so many ``tokens``."""
     sizes = []
@@ -282,25 +220,6 @@ def _cache_bytes(model: Any, tokens: int = KVCache.step) -> tuple[int, int]:
         sizes.append(sum(array.nbytes for array in arrays))
     each = (sizes[1] - sizes[0]) // tokens
     return sizes[0] - each, each
-
-
-def _batches(model: Any) -> bool:
-    """Whether two prompts of different length come out of a batch as they do alone."""
-    rows = [[3, 1, 4, 1, 5, 2, 6], [2, 7, 1]]
-    generator = BatchGenerator(model)
-    try:
-        generator.insert(rows, [1, 1])
-        got = {response.uid: response.logprobs for response in generator.next_generated()}
-    except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as problem:
-        log.info("mlx-lm cannot batch this model: %s", problem)
-        return False
-    finally:
-        generator.close()
-    want = [_logprobs(model(mx.array([row]), cache=make_prompt_cache(model))[0, -1]) for row in rows]
-    alike = all(distance(got[i], one) <= ALIKE for i, one in enumerate(want))
-    if not alike:
-        log.info("mlx-lm's batches change this model's answers: it runs one row at a time")
-    return alike
 
 
 def _logprobs(logits: mx.array) -> mx.array:

@@ -1,0 +1,10 @@
+"""The engine for models whose layers cannot share prefixes (state-space layers, latent attention and the like).
+
+mlx-lm's BatchGenerator runs the batch where a trial shows that it can; every row gets a copy of its prefix's cache.
+Slower and larger than the other engine, exact all the same.
+
+Modules:
+alone    One row at a time, for models whose caches mlx-lm cannot put into a batch.
+batched  Which batches of mlx-lm give each row what it gets by itself.
+engine   Continuous batches by mlx-lm, with a copy of its prefix's cache for each row.
+"""

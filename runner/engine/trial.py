@@ -1,0 +1,79 @@
+"""Whether another way through a model gives its own logits: as close to them as the model is to itself.
+
+Rows of several lengths go through the model by themselves, in one pass, and once more their last tokens one by one. How
+far these two are apart is the model's own rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+from mlx_lm.models.cache import make_prompt_cache
+
+PROMPTS = (13, 4, 9, 6)  # tokens before the first answer
+SHARED = 3  # of them at the beginning of all rows
+STEPS = 4  # tokens decoded after it, the same for everybody
+SPARE = 4.0  # other shapes of a batch round otherwise than the two ways that are compared
+# Distances that rounding explains in any model, by the type of its weights; mixtures of experts have more of their own.
+LEAST = {mx.float32: 1e-3}
+LEAST_HALF = 0.03
+
+Logits = npt.NDArray[np.float64]
+
+
+class Trial:
+    """``rows``: token ids, each a prompt of PROMPTS tokens and STEPS more; all begin with the same SHARED ones."""
+
+    def __init__(self, model: Any) -> None:
+        size = int(model(mx.array([[1]]), cache=make_prompt_cache(model)).shape[-1])
+        random = np.random.default_rng(0)
+        shared = random.integers(1, size, SHARED).tolist()
+        self.rows = [shared + random.integers(1, size, count - SHARED + STEPS).tolist() for count in PROMPTS]
+        self.want = [_logits(model, row, len(row)) for row in self.rows]
+        again = [_logits(model, row, len(row) - STEPS) for row in self.rows]
+        kinds = {array.dtype for array in _floats(model)}
+        least = max(LEAST.get(kind, LEAST_HALF) for kind in kinds)
+        self.bound = max(least, SPARE * self._error(again))
+
+    def problem(self, got: Sequence[Sequence[Any]]) -> str | None:
+        """What is wrong with the logits [STEPS + 1] [V] of each row after its prompt and each further token."""
+        error = self._error(got)
+        if error <= self.bound:
+            return None
+        return f"logits differ by {error:.2%} of their spread, where rounding explains {self.bound:.2%}"
+
+    def _error(self, got: Sequence[Sequence[Any]]) -> float:
+        """Of the row that is furthest off. The median of its tokens: rounding can make one choose other experts."""
+        rows = zip(got, self.want, strict=True)
+        return max(median(distance(a, b) for a, b in zip(row, want, strict=True)) for row, want in rows)
+
+
+def distance(got: Any, want: Any) -> float:
+    """Root mean square of the difference of two vectors of logits, whatever was added to all of them, as a share of
+    ``want``'s standard deviation.
+    """
+    got, want = (np.array(one.astype(mx.float32)).astype(np.float64) for one in (got, want))
+    difference = got - want
+    return float(np.sqrt(np.var(difference) / np.var(want)))
+
+
+def _logits(model: Any, row: list[int], first: int) -> list[mx.array]:
+    """After the prompt and each further token, by the model's own caches: ``first`` tokens at once, then one by one."""
+    cache = make_prompt_cache(model)
+    passes = [model(mx.array([row[:first]]), cache=cache)[0]]
+    passes += [model(mx.array([[token]]), cache=cache)[0] for token in row[first:]]
+    logits = mx.concatenate(passes)[-STEPS - 1 :]
+    mx.eval(logits)
+    return list(logits)
+
+
+def _floats(model: Any) -> list[mx.array]:
+    from mlx.utils import tree_flatten
+
+    found = [array for _, array in tree_flatten(model.parameters()) if mx.issubdtype(array.dtype, mx.floating)]
+    return found or [mx.zeros((1,))]

@@ -1,0 +1,107 @@
+"""Tiny random models of families that cannot share prefixes as others do."""
+
+from mlx_lm.models import internlm2, internlm3, llama4, mamba, nemotron_h
+
+from tests.support.tiny import VOCAB, scaled
+
+CONTEXT = 64
+
+
+def tiny_mamba():
+    args = {
+        "model_type": "mamba",
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "state_size": 8,
+        "num_hidden_layers": 2,
+        "conv_kernel": 4,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "time_step_rank": 4,
+    }
+    return scaled(mamba.Model(mamba.ModelArgs(**args)), seed=0, gain=1.5)
+
+
+def tiny_llama4():
+    """Its caches, which forget chunk by chunk, cannot be put into a batch."""
+    text = {
+        "model_type": "llama4_text",
+        "attention_bias": False,
+        "attention_chunk_size": 8,
+        "head_dim": 8,
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "interleave_moe_layer_step": 2,
+        "intermediate_size": 48,
+        "intermediate_size_mlp": 48,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 4,
+        "num_experts_per_tok": 1,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": None,
+        "rope_theta": 10000,
+        "use_qk_norm": True,
+        "vocab_size": VOCAB,
+    }
+    return scaled(llama4.Model(llama4.ModelArgs(text_config=text, model_type="llama4")), seed=0, gain=2.0)
+
+
+def tiny_nemotron_h():
+    """Its state-space layers forget the state of rows that are padded while their prompts are computed."""
+    args = {
+        "model_type": "nemotron_h",
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "max_position_embeddings": 512,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "attention_bias": False,
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 8,
+        "mamba_proj_bias": False,
+        "ssm_state_size": 8,
+        "conv_kernel": 4,
+        "n_groups": 2,
+        "mlp_bias": False,
+        "layer_norm_epsilon": 1e-5,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "hybrid_override_pattern": ["M", "*", "M", "-"],
+    }
+    known = {name: value for name, value in args.items() if name in nemotron_h.ModelArgs.__dataclass_fields__}
+    return scaled(nemotron_h.Model(nemotron_h.ModelArgs(**known)), seed=0, gain=1.5)
+
+
+def tiny_internlm(module, key):
+    """Rotary positions that stretch with the text once it is longer than ``CONTEXT``."""
+    args = {
+        "model_type": module.__name__.rpartition(".")[2],
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": CONTEXT,
+        "rope_scaling": {key: "dynamic", "factor": 2.0},
+        "rope_theta": 10000.0,
+        "bias": False,
+    }
+    known = {name: value for name, value in args.items() if name in module.ModelArgs.__dataclass_fields__}
+    return scaled(module.Model(module.ModelArgs(**known)), seed=0, gain=1.5)
+
+
+def tiny_internlm2():
+    return tiny_internlm(internlm2, "type")
+
+
+def tiny_internlm3():
+    return tiny_internlm(internlm3, "rope_type")
