@@ -44,7 +44,7 @@ from omegaconf.errors import OmegaConfBaseException
 from jobs.perplexity.conf import PerplexityConf, PerplexityRunConf
 from jobs.perplexity.run import Asked, PerplexityRun
 from jobs.perplexity.table import Variant, as_json, as_markdown, as_text
-from jobs.perplexity.windows import Check, cut_windows, read_tokens, text_column
+from jobs.perplexity.windows import Check, cut_windows, leading_tokens, method, read_tokens, text_column
 from runner.config.compose import Composer
 from runner.config.flow import combinations
 from runner.config.job import job_folders
@@ -182,12 +182,17 @@ def prepare(asked: Asked, composed: Composed, run_dir: Path, new_name: str | Non
     end = tokenizer.eos_token_id
     if end is None and conf.perplexity.separator is None:
         raise UserError("this model has no end token: give perplexity.separator=..., such as a line break")
-    tokens = read_tokens(source, column, as_vocabulary(tokenizer), end, conf.perplexity)
-    cut = cut_windows(len(tokens), conf.perplexity.window, conf.perplexity.stride)
+    vocabulary = as_vocabulary(tokenizer)
+    tokens = read_tokens(source, column, vocabulary, end, conf.perplexity)
+    bos = leading_tokens(tokenizer, vocabulary, conf.perplexity.bos)
+    own = max(2, conf.perplexity.window - len(bos))
+    stride = min(conf.perplexity.stride, own)
+    cut = cut_windows(len(tokens), own, stride)
     _check_context(conf, context_length(config))
     log.info("%s: %s tokens in %s", source.describe(), f"{len(tokens):,}", count_of(len(cut), "window"))
     place = (run_dir, new_name, folder, config, found)
-    return PerplexityRun(asked, conf, composed.config, composed.label, *place, source, tokens, cut)
+    how = method(conf.perplexity, stride, tokenizer.convert_ids_to_tokens(bos))
+    return PerplexityRun(asked, conf, composed.config, composed.label, *place, source, tokens, cut, bos, how)
 
 
 def _check_context(conf: PerplexityRunConf, context: int | None) -> None:

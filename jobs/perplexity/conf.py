@@ -19,12 +19,15 @@ class PerplexityConf:
     r"""What is measured, and on how much of the text.
 
     Attributes:
-        window: The length of a window in tokens.
+        window: The length of a window in tokens, with the token that begins a text.
         stride: How many tokens after the last one the next window begins.
         max_tokens: Use only this many tokens of the text. null: all.
         column: The column with the documents. null: ``text``, or the only column of texts.
         separator: What joins the documents. null: the model's end token; a text such as ``\n`` makes all rows one
-            document, as for a book.
+            document, as for a book. ``\n`` for a text file is what model cards measure: hub rows with their line ends,
+            which ``''`` joins.
+        bos: Whether each window begins with the token that begins a text, which is not scored. null: if the model's
+            tokenizer puts it there.
     """
 
     window: int = key(4096, least=2)
@@ -32,6 +35,7 @@ class PerplexityConf:
     max_tokens: int | None = key(100_000, least=2)
     column: str | None = None
     separator: str | None = None
+    bos: bool | None = None
 
     def __post_init__(self) -> None:
         if self.stride > self.window:

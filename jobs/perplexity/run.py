@@ -58,7 +58,8 @@ class Asked:
 
 @dataclass
 class PerplexityRun:
-    """A variant checked and tokenised; see ``Runnable``. ``tokens``: the text's ids [N].
+    """A variant checked and tokenised; see ``Runnable``. ``tokens``: the text's ids [N]; ``bos``: those that each
+    window begins with; ``method``: how it is measured, in words.
 
     ``config``: the configuration as plain values. ``new_name``: the run_name that resume=force chose, if it did.
     """
@@ -75,6 +76,8 @@ class PerplexityRun:
     source: DataSource
     tokens: np.ndarray
     windows: list[Window]
+    bos: list[int]
+    method: str
     checks: list[Check] = field(default_factory=list)
     peak_bytes: int | None = None
 
@@ -135,8 +138,9 @@ class PerplexityRun:
         conf, own = self.conf, self.conf.dataset.own
         dataset = {key: value for key, value in asdict(conf.dataset).items() if key != "path"} | own
         reader = job_code(own, job_folders(self.asked.config_dir)) if own else None
+        asked = {key: value for key, value in asdict(conf.perplexity).items() if key != "bos"}
         return {
-            "job": {"_target_": "jobs.perplexity", **asdict(conf.perplexity)},
+            "job": {"_target_": "jobs.perplexity", **asked, **({"bos": self.bos} if self.bos else {})},
             "dataset": {**dataset, "fingerprint": self.source.fingerprint},
             "model": {
                 "path": conf.model.path,
@@ -224,7 +228,8 @@ class PerplexityRun:
         store.flight.beat(len(outputs), ())
 
     def _ids(self, rows: list[int]) -> np.ndarray:
-        return np.stack([self.tokens[self.windows[row].begin : self.windows[row].end] for row in rows])
+        texts = (self.tokens[self.windows[row].begin : self.windows[row].end] for row in rows)
+        return np.stack([np.concatenate([np.array(self.bos, np.int32), text]) for text in texts])
 
     def _check(self, scorer: Scorer, size: int) -> None:
         """Raises UserError, exit code 3, where batches and single passes give other results."""
@@ -248,6 +253,7 @@ class PerplexityRun:
             name=self.name,
             path=str(self.run_dir),
             text=hashlib.sha256(self.tokens.tobytes() + repr(self.windows[:2]).encode()).hexdigest()[:16],
+            method=self.method,
             nlls=nlls,
             scored=scored,
             estimate=estimate(nlls, scored),

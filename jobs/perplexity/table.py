@@ -13,6 +13,7 @@ from runner.results.perplexity import Estimate
 @dataclass(frozen=True)
 class Variant:
     """One model on one text. ``text`` names the tokens: variants of the same ``text`` are compared window by window.
+    ``method``: how it was measured, in words.
 
     ``nlls``, ``scored``: sums and numbers of tokens by window. ``weight_bytes``: as stored. ``tokens_per_s``: over all
     sessions. ``peak_bytes``: of the device's memory in this session, None if nothing was left to compute.
@@ -21,6 +22,7 @@ class Variant:
     name: str
     path: str
     text: str
+    method: str
     nlls: list[float]
     scored: list[int]
     estimate: Estimate
@@ -84,14 +86,23 @@ def as_text(variants: Sequence[Variant]) -> str:
     """Columns for a terminal; names to the left, numbers to the right. Columns that say nothing are left out."""
     table = _shown(variants)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *_right(row[1:], widths[1:])]).rstrip() for row in table)
+    lines = ["  ".join([row[0].ljust(widths[0]), *_right(row[1:], widths[1:])]).rstrip() for row in table]
+    return "\n".join([*lines, "", *_methods(variants)])
 
 
 def as_markdown(variants: Sequence[Variant]) -> str:
     """A table for a model card."""
     head, *lines = _shown(variants)
     rule = ("---", *("---:",) * (len(head) - 1))
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *lines))
+    table = [f"| {' | '.join(row)} |" for row in (head, rule, *lines)]
+    return "\n".join([*table, "", *_methods(variants)])
+
+
+def _methods(variants: Sequence[Variant]) -> list[str]:
+    """How all of them were measured, or each if they differ."""
+    if len({one.method for one in variants}) == 1:
+        return [f"Method: {variants[0].method}."]
+    return [f"Method of {one.name}: {one.method}." for one in variants]
 
 
 def _shown(variants: Sequence[Variant]) -> list[tuple[str, ...]]:

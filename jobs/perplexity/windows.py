@@ -1,9 +1,9 @@
 """A text cut into windows, and how surprised a model is by each of their tokens.
 
 A text of N tokens is cut into windows of at most ``window`` tokens, the next one beginning ``stride`` later. A window
-scores the tokens that no window before it held, given those before them in it; its first token has nothing before it
-and is scored by nobody unless an earlier window did. Perplexity is the exponential of the mean negative
-log-likelihood (in nats) of the scored tokens.
+scores the tokens that no window before it held, given those before them in it; its first token has nothing before it,
+or the token that begins every text, and is scored by nobody unless an earlier window did. Perplexity is the exponential
+of the mean negative log-likelihood (in nats) of the scored tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ READ_ROWS = 1000
 
 
 class Window(NamedTuple):
-    """Tokens [``begin``, ``end``), of which the last ``scored`` are scored."""
+    """Tokens [``begin``, ``end``) of the text, of which the last ``scored`` are scored."""
 
     begin: int
     end: int
@@ -75,6 +75,26 @@ def read_tokens(source: DataSource, column: str, vocabulary: Vocabulary, end: in
     if len(tokens) < 2:
         raise UserError("dataset.path", f"column {column!r} holds {len(tokens)} tokens: nothing to measure")
     return tokens
+
+
+def leading_tokens(tokenizer: Any, vocabulary: Vocabulary, asked: bool | None) -> list[int]:
+    """What each window begins with: the token that begins a text, if it is ``asked`` for or the tokenizer adds it."""
+    if asked is False:
+        return []
+    if asked and not vocabulary.bos and tokenizer.bos_token_id is None:
+        raise UserError("perplexity.bos", "this model has no token that begins a text", value="true")
+    return vocabulary.bos or ([int(tokenizer.bos_token_id)] if asked else [])
+
+
+def method(conf: PerplexityConf, stride: int, beginning: list[str]) -> str:
+    """How the text was cut and scored, in words; ``beginning``: what each window begins with."""
+    joined = "the end token" if conf.separator is None else repr(conf.separator) if conf.separator else "nothing"
+    begin = (
+        f"each beginning with {' '.join(beginning)}, which is not scored"
+        if beginning
+        else "without a token at the beginning"
+    )
+    return f"documents joined by {joined}; windows of {conf.window:,} tokens every {stride:,}, {begin}"
 
 
 def _documents(source: DataSource, column: str, separator: str | None) -> Iterator[list[str]]:

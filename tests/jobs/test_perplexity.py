@@ -229,6 +229,75 @@ def test_losses_under_a_large_vocabulary_are_those_of_double_precision():
         assert np.abs(row - exact_loss(mx.array(scores), wanted)).max() < 3e-6
 
 
+# The token that begins a text
+
+
+@pytest.fixture
+def beginning(tiny_model_folder, tmp_path):
+    """A model whose tokenizer puts a token before each text."""
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "tiny_bos")
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    piece = {"SpecialToken": {"id": "<end>", "type_id": 0}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [piece, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [piece, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<end>": {"id": "<end>", "ids": [256], "tokens": ["<end>"]}},
+    }
+    file.write_text(json.dumps(tokenizer))
+    return folder
+
+
+def by_window(model_folder, text, ids_before, size):
+    """The mean surprise over windows of ``size`` tokens of the text, each behind ``ids_before``."""
+    import mlx.core as mx
+
+    from runner.engine import weights
+    from runner.machine.device import Device
+
+    model, config = weights.load(model_folder, Device("cpu", "a CPU", None, 1 << 34))
+    tokenizer = weights.load_tokenizer(model_folder, config)
+    documents = [tokenizer.encode(line, add_special_tokens=False) for line in text.read_text().splitlines()]
+    ids = [one for document in documents for one in [*document, 256]][:-1]
+    found = []
+    for at in range(0, len(ids), size):
+        window = np.array([*ids_before, *ids[at : at + size]])
+        if len(window) > len(ids_before) + 1:
+            losses = exact_loss(model(mx.array(window[None, :-1]))[0], window[1:])
+            found += losses[len(ids_before) :].tolist()
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize(("asked", "begins"), [("null", True), ("false", False), ("true", True)])
+def test_windows_begin_with_the_token_that_the_tokenizer_puts_before_a_text(
+    words, beginning, text, tmp_path, asked, begins, capsys
+):
+    words = [word for word in words if not word.startswith("model.path")]
+    perplexity(*words, f"model.path={beginning}", f"perplexity.bos={asked}", "run_name=b", "--self-check")
+    said = capsys.readouterr().out
+    assert ("each beginning with <end>, which is not scored" in said) == begins
+    assert ("without a token at the beginning" in said) != begins
+    assert "documents joined by the end token; windows of 128 tokens every" in said
+    (found,) = figures(tmp_path, "b/perplexity")
+    want = by_window(beginning, text, [256] if begins else [], 127 if begins else 128)
+    assert found["nll"] == pytest.approx(want, abs=1e-5)
+
+
+def test_a_token_at_the_beginning_can_be_asked_for_only_where_there_is_one(words, capsys):
+    assert main(["perplexity", *words, "perplexity.bos=true"]) == 2
+    assert "perplexity.bos=true: this model has no token that begins a text" in capsys.readouterr().err
+
+
+def test_a_text_files_lines_joined_by_line_ends_are_hub_rows_that_keep_theirs(tmp_path):
+    lines = ["= Sea =", "", "It was calm.", "Then it was not."]
+    (tmp_path / "sea.txt").write_text("".join(line + "\n" for line in lines))
+    file = open_source(DatasetConf(kind="text", path=str(tmp_path / "sea.txt")))
+    from_file = tokens(file, separator="\\n")
+    from_hub = tokens(rows(tmp_path, [line + "\n" for line in lines]), separator="")
+    assert from_file == from_hub[: len(from_file)] == list("\n".join(lines).encode())
+
+
 # Like every job
 
 
@@ -571,7 +640,18 @@ def test_combinations_are_hydras():
 
 def variant(name, nlls, text="t"):
     scored = [10] * len(nlls)
-    return Variant(name, "p", text, nlls, scored, estimate(nlls, scored), 18_300_000_000, 99.6, 20_000_000_000)
+    return Variant(
+        name,
+        "p",
+        text,
+        "windows of 8 tokens",
+        nlls,
+        scored,
+        estimate(nlls, scored),
+        18_300_000_000,
+        99.6,
+        20_000_000_000,
+    )
 
 
 def test_pairs_of_windows_make_the_delta_sharper_than_the_perplexities():
