@@ -27,7 +27,9 @@ class EngineConf:
         window: The number of rows read ahead. Their prompts are sorted and share what they have in common, at a cost
             of 12 to 16 kB of memory for every 1,000 tokens.
         max_tokens: The length limit of an answer.
-        temperature: 0 always takes the likeliest token.
+        temperature: 0 always takes the likeliest token. Where two are almost equally likely, rounding decides, and it
+            depends on how many rows are computed together: after an interruption, on another machine or with another
+            batch size, a few long answers can differ.
         top_p: Draw only from the likeliest tokens that together have this probability. 1: off.
         top_k: Draw only from this many of the likeliest tokens. 0: off.
         min_p: Leave out tokens less likely than this fraction of the likeliest. 0: off.

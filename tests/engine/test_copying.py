@@ -64,7 +64,8 @@ def test_choices_score_like_a_plain_forward_pass(model):
 def test_choices_of_many_rows_score_together_as_they_do_alone(model, copies):
     choices = ((5,), (6, 7), (6, 8, 9), (1, END))
     rows = [*prompts(2, 9, shared=4), *prompts(3, 2, shared=1, longest=2), [7]]
-    engine = CopyingEngine(model, {END}, batch_size=8, kv_bytes=1 << 30)
+    rows += [[7, 8], [9], [3] * 9]  # a pass of one token is left over where chunks have 8
+    engine = CopyingEngine(model, {END}, batch_size=8, kv_bytes=1 << 30, prefill_tokens=8)
     engine.kv_bytes = (copies + 8) * max(engine.row_bytes + engine.token_bytes * (len(row) + 1) for row in rows)
     wanted = sequences(rows[:9], 1, boundaries=(4,), choices=choices)
     wanted += [Sequence((i, 0), rows[i], 1, choices=choices) for i in range(9, len(rows))]

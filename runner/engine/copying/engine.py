@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from runner.engine.copying.alone import OneByOne
 from runner.engine.copying.batched import prefill_batch
+from runner.engine.copying.choices import score
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, normaliser, pairs, uniforms
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
@@ -64,8 +65,8 @@ class CopyingEngine:
         grammars: Grammars | None = None,
     ) -> None:
         self.model = model
-        prompts = prefill_batch(model) if batch_size > 1 else 0
-        self.batch_size = batch_size if prompts else 1
+        self.prompts = prefill_batch(model) if batch_size > 1 else 0  # that are computed together
+        self.batch_size = batch_size if self.prompts else 1
         self.prefill_tokens = prefill_tokens
         self.kv_bytes = kv_bytes
         self.row_bytes, self.token_bytes = _cache_bytes(model)
@@ -73,12 +74,12 @@ class CopyingEngine:
         self.stopped = stopped
         self.grammars = grammars or Grammars()
         self.generator: Any = OneByOne(model, end_tokens, prefill_tokens)
-        if prompts:
+        if self.prompts:
             self.generator = BatchGenerator(
                 model,
                 stop_tokens=[[token] for token in end_tokens],
                 completion_batch_size=self.batch_size,
-                prefill_batch_size=min(prompts, self.batch_size),
+                prefill_batch_size=min(self.prompts, self.batch_size),
                 prefill_step_size=prefill_tokens,
             )
         self.waiting: deque[Sequence] = deque()
@@ -100,25 +101,29 @@ class CopyingEngine:
         self.waiting.extend(sequences)
 
     def step(self) -> list[Generation]:
-        """Start what waits, or advance the batch by a token; scoring is done one sequence at a time."""
+        """Start what waits, score what is only scored, and advance the batch by a token."""
         began = time.perf_counter()
         ended = []
-        while self.waiting and len(self.working) < self.batch_size:
+        scored: list[Sequence] = []
+        while self.waiting and len(self.working) + len(scored) < self.batch_size:
             sequence = self.waiting[0]
             if problem := self._misfit(sequence):
                 self.waiting.popleft()
                 ended.append(Generation(sequence.key, finish_reason="error", error=problem))
                 continue
-            if not self._fits(sequence):
+            if not self._fits(sequence, scored):
                 break
             self.waiting.popleft()
-            if sequence.choices is not None:
-                ended.append(self._score(sequence))
-                break
-            self._start(sequence)
+            if sequence.choices is None:
+                self._start(sequence)
+            else:
+                scored.append(sequence)
+        if scored:
+            ended += self._score(scored)
         if self.working:
             ended += self._advance()
-        self.work += Work(lanes=len(self.working), slots=self.batch_size, model_s=time.perf_counter() - began)
+        lanes = len(self.working) + len(scored)
+        self.work += Work(lanes=lanes, slots=self.batch_size, model_s=time.perf_counter() - began)
         return ended
 
     def close(self) -> None:
@@ -130,12 +135,13 @@ class CopyingEngine:
         self.generator.close()
         mx.clear_cache()
 
-    def _fits(self, sequence: Sequence) -> bool:
-        """Whether its caches fit beside those at work, all of them padded to the longest as mlx-lm's batches have it;
-        alone there is nothing to wait for.
+    def _fits(self, sequence: Sequence, scored: list[Sequence]) -> bool:
+        """Whether its caches fit beside those at work and to be scored, all of them padded to the longest as mlx-lm's
+        batches have it; alone there is nothing to wait for.
         """
-        longest = max(self._bytes(one) for one in (sequence, *(work.sequence for work in self.working.values())))
-        return not self.working or longest * (len(self.working) + 1) <= self.kv_bytes
+        others = [*(work.sequence for work in self.working.values()), *scored]
+        longest = max(self._bytes(one) for one in (sequence, *others))
+        return not others or longest * (len(others) + 1) <= self.kv_bytes
 
     def _bytes(self, sequence: Sequence) -> int:
         return self.row_bytes + self.token_bytes * (len(sequence.tokens) + sequence.max_tokens)
@@ -195,19 +201,35 @@ class CopyingEngine:
         self.prefix = (tokens, cache)
         return cache, 0, end
 
-    def _score(self, sequence: Sequence) -> Generation:
-        """Every choice's log-probability: the prompt once, then each choice on a copy of its cache."""
-        prefix, cached, start = self._prefix_of(sequence)
+    def _score(self, sequences: list[Sequence]) -> list[Generation]:
+        """Every choice's log-probability behind its prompt, of as many rows as a batch holds."""
+        found = [self._prefix_of(sequence) for sequence in sequences]
+        rows = [sequence.tokens[start:] for sequence, (_, _, start) in zip(sequences, found, strict=True)]
+        caches, choices = [cache for cache, _, _ in found], [sequence.choices or () for sequence in sequences]
+        if self.prompts:
+            longest = max(map(self._bytes, sequences))
+            copies = self.kv_bytes // longest - len(self.working) - len(rows)
+            sizes = {"together": self.prompts, "chunk": self.prefill_tokens, "copies": copies}
+            scores = score(self.model, rows, caches, choices, **sizes)
+        else:
+            scores = [self._score_alone(*row) for row in zip(rows, caches, choices, strict=True)]
+        return [
+            Generation(sequence.key, [], "choice", cached, logprobs)
+            for sequence, (_, cached, _), logprobs in zip(sequences, found, scores, strict=True)
+        ]
+
+    def _score_alone(self, row: list[int], prefix: Any, choices: Iterable[tuple[int, ...]]) -> tuple[float, ...]:
+        """The prompt once, then each choice on a copy of its cache."""
         cache = copy.deepcopy(prefix)
-        ahead = _logprobs(self.model(mx.array([sequence.tokens[start:]]), cache=cache)[:, -1:])
+        ahead = _logprobs(self.model(mx.array([row]), cache=cache)[:, -1:])
         scores = []
-        for choice in sequence.choices or ():
+        for choice in choices:
             logprobs = ahead
             if len(choice) > 1:
                 rest = self.model(mx.array([choice[:-1]]), cache=copy.deepcopy(cache))
                 logprobs = mx.concatenate([ahead, _logprobs(rest)], axis=1)
             scores.append(float(mx.take_along_axis(logprobs[0], mx.array(choice)[:, None], axis=1).sum()))
-        return Generation(sequence.key, [], "choice", cached, tuple(scores))
+        return tuple(scores)
 
 
 def _cache_bytes(model: Any, tokens: int = KVCache.step) -> tuple[int, int]:
