@@ -61,7 +61,8 @@ class Label:
     If a column holds the right labels, name it in ``dataset.gold``: the run then ends with accuracy, precision, recall
     and F1 for each label, Cohen's kappa, the confusion matrix, the calibration of the confidences, and accuracy against
     coverage, all with 95% bootstrap intervals. ``rowmill evaluate`` computes the same later, against any column of the
-    output or the data.
+    output or the data, and like ``rowmill export`` also as the labels would be without the prior (``--no-prior``), at
+    another temperature (``--temperature 1``: uncalibrated) or threshold (``--threshold 0.7``): nothing is asked again.
     """
 
     labels: Any = field(default_factory=list)
@@ -152,11 +153,9 @@ class Label:
 
     def figures(self, run: Run, source: DataSource) -> dict[str, Any]:
         """How right the labels are, where there is gold."""
-        if not source.conf.gold:
-            return {}
-        from runner.results.evaluate import evaluate_labels
+        from runner.results.evaluate import label_evaluation
 
-        return {"evaluation": evaluate_labels(run.path, source, self.names)}
+        return label_evaluation(run, source, self.names)
 
     def scored(self, logprobs: tuple[float, ...]) -> Columns:
         """The output columns for the labels' log-probabilities; of equal ones the first in ``labels`` wins."""

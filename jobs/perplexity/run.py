@@ -81,8 +81,6 @@ class PerplexityRun:
     checks: list[Check] = field(default_factory=list)
     peak_bytes: int | None = None
 
-    figures_command: None = None
-
     @property
     def command(self) -> list[str]:
         return ["perplexity", *self.asked.options, *self.asked.overrides]
@@ -106,8 +104,8 @@ class PerplexityRun:
         finished = store.totals().finished
         return f"all {finished:,} windows are finished" if finished != 1 else "its window is finished"
 
-    def figures(self) -> dict[str, Any]:
-        found = self.variant()
+    def figures(self, run: Run) -> dict[str, Any]:
+        found = self.variant(run)
         return {"perplexity": {"variant": found.name, **found.estimate._asdict()}}
 
     def open_store(self, death: Death | None) -> Store:
@@ -150,6 +148,7 @@ class PerplexityRun:
             "tokens": len(self.tokens),
             "keep": {},
             "made": True,  # its rows are windows, not the data set's rows
+            "figures": "perplexity",  # what a report makes of them
             **({"reader": reader} if own else {}),
         }
 
@@ -241,11 +240,11 @@ class PerplexityRun:
             differ = f"batches differ from single passes by {found.mean:.2g} nats a token"
             raise UserError(f"self-check: {differ}", exit_code=3)
 
-    def variant(self) -> Variant:
+    def variant(self, run: Run | None = None) -> Variant:
         """What the finished run came to."""
         from runner.models.tensors import weight_bytes
 
-        run = Run(self.run_dir)
+        run = run or Run(self.run_dir)
         status = run.status
         table = pa.concat_tables(block.table for block in run.blocks(["nll", "tokens"]))
         nlls, scored = table.column("nll").to_pylist(), table.column("tokens").to_pylist()

@@ -57,8 +57,8 @@ def _name_and_type(column: str) -> tuple[str, str]:
 def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity as it is written today: earlier ones name kept columns without the source's name for them."""
     found = dict(identity)
-    if (identity.get("job") or {}).get("_target_") == "jobs.perplexity":
-        found["made"] = True
+    if "tokens" in identity and "prompt" not in identity:  # windows of a text
+        found |= {"made": True, "figures": "perplexity"}
         found["dataset"] = {key: value for key, value in identity["dataset"].items() if key != "path"}
     keep = identity.get("keep") or []
     if isinstance(keep, list):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from typing import TYPE_CHECKING
 
 from runner.config.groups import group_files
+
+if TYPE_CHECKING:
+    from runner.results.quality.rescore import Decision
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +35,23 @@ def add_no_supervise(parser: argparse.ArgumentParser) -> None:
 def add_run_dir(parser: argparse.ArgumentParser) -> None:
     """The folder of a run."""
     parser.add_argument("run_dir", metavar="RUN_DIR", help="the folder of a run, such as outputs/mail")
+
+
+def add_decision(parser: argparse.ArgumentParser) -> None:
+    """How labels are decided anew from the log-probabilities on disk."""
+    group = parser.add_argument_group("labels decided anew (job.method=choice; nothing is asked again)")
+    group.add_argument("--no-prior", action="store_true", help="without the prior that the run measured")
+    group.add_argument("--temperature", metavar="T", type=float, help="of the confidences; 1 undoes a calibration")
+    group.add_argument(
+        "--threshold", metavar="P", type=float, help="no label below this confidence; 0: all rows have one"
+    )
+
+
+def decision_of(options: argparse.Namespace) -> Decision:
+    """What the options of ``add_decision`` say."""
+    from runner.results.quality.rescore import Decision
+
+    return Decision(not options.no_prior, options.temperature, options.threshold)
 
 
 _KEYS = {

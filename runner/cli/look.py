@@ -7,7 +7,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from runner.cli.arguments import add_json, add_run_dir
+from runner.cli.arguments import add_decision, add_json, add_run_dir, decision_of
 from runner.types import EXIT_OK, UserError
 
 
@@ -57,19 +57,33 @@ def report(options: argparse.Namespace) -> int:
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    from runner.results.evaluate import KINDS
+
     add_run_dir(parser)
-    parser.add_argument("--gold", metavar="COLUMN", required=True, help="a column of the output or of the data set")
+    parser.add_argument(
+        "--gold", metavar="COLUMN", help="the right answers: a column of the output or the data (default: dataset.gold)"
+    )
+    parser.add_argument(
+        "--column", metavar="COLUMN", help="what is judged, such as label, total or address.city (default: label)"
+    )
+    kinds = "default: numbers and lists as such, all others as labels"
+    parser.add_argument("--as", dest="kind", choices=KINDS, help=kinds)
+    add_decision(parser)
     add_json(parser)
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Compare a run's labels with a column of correct ones. Works at any time; unfinished rows are left out."""
+    """Compare a run's answers with correct ones, and show what another prior, temperature or threshold would give.
+
+    Texts, enums and booleans are compared as labels (accuracy, F1, confusion), numbers by their errors and correlation,
+    lists as sets (Jaccard index, F1). Works at any time; unfinished rows are left out. Nothing is written.
+    """
     from runner.results.evaluate import evaluate_run
     from runner.results.show import show_evaluation
 
-    found = evaluate_run(Path(options.run_dir), options.gold)
+    found = evaluate_run(Path(options.run_dir), options.gold, options.column, decision_of(options), options.kind)
     if not found["rows"]:
-        raise UserError(f"{options.run_dir}: no finished row has a value in column {options.gold}")
+        raise UserError(f"{options.run_dir}: no finished row has a value in {options.gold or 'its column of gold'}")
     if options.json:
         print(json.dumps(found))
     else:
@@ -81,14 +95,19 @@ def diff_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="RUN_A", help="the folder of a run")
     parser.add_argument("b", metavar="RUN_B", help="the folder of another run")
     parser.add_argument("--by", metavar="COLUMN", help="match rows by this column of both outputs, not by position")
+    parser.add_argument("--gold", metavar="COLUMN", help="the right answers, as in evaluate (default: dataset.gold)")
+    parser.add_argument("--column", metavar="COLUMN", help="what is compared with them (default: label)")
     add_json(parser)
 
 
 def diff(options: argparse.Namespace) -> int:
-    """Compare two runs: their configuration and their rows (agreement, kappa, changed labels)."""
+    """Compare two runs: their configuration and their rows (agreement, kappa, changed labels).
+
+    With gold: the accuracy of both, whether the difference may be chance, which rows were put right and which broken.
+    """
     from runner.results.compare import compare, show_comparison
 
-    figures = compare(Path(options.a), Path(options.b), options.by)
+    figures = compare(Path(options.a), Path(options.b), options.by, options.gold, options.column)
     if options.json:
         print(json.dumps(figures))
     else:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from runner.cli.arguments import add_json, add_run_dir
+from runner.cli.arguments import add_decision, add_json, add_run_dir
 from runner.types import EXIT_OK
 from runner.words import count_of
 
@@ -31,6 +31,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--public", action="store_true", help="make the data set on the hub public (default: private)")
     parser.add_argument("--table", metavar="NAME", default="rows", help="the SQLite table (default: rows)")
     parser.add_argument("--text", metavar="COLUMN", help="the column that annotators see in Label Studio and Argilla")
+    add_decision(parser)
     training = parser.add_argument_group("training data (chat, alpaca, prompt-completion)")
     training.add_argument(
         "--validation", metavar="SHARE", type=float, default=0.0, help="such as 0.1, goes to a second file"

@@ -46,6 +46,7 @@ def export(options: Any) -> Iterator[str]:
     from runner.export.hub import HUB, push
     from runner.export.select import Selection
     from runner.export.training import RECORDS, Sides, write_training
+    from runner.results.quality.rescore import AS_RUN, Decision
     from runner.results.run import Run
 
     kind = options.format or _by_name(options.target)
@@ -54,7 +55,10 @@ def export(options: Any) -> Iterator[str]:
         return
     run = Run(Path(options.run_dir), options.data)
     columns = [name.strip() for name in options.columns.split(",")] if options.columns else []
-    selection = Selection(run, options.join or options.data is not None, options.where, columns)
+    decision = Decision(not options.no_prior, options.temperature, options.threshold)
+    selection = Selection(run, options.join or options.data is not None, options.where, columns, decision)
+    if decision != AS_RUN:
+        yield f"labels are decided anew: {decision}"
     if options.target.startswith(HUB):
         if kind != "parquet":
             raise UserError("--format", "data sets on the hub are written as parquet", value=kind)
@@ -93,12 +97,12 @@ def _write_rejected(kind: str, options: Any) -> str:
 def _write(kind: str, selection: Any, options: Any, say: Callable[[str], None]) -> int:
     from runner.export.annotate import ANNOTATORS
     from runner.export.files import WRITERS
-    from runner.export.select import ROW
+    from runner.export.select import position_column
 
     if kind in ANNOTATORS:
         return ANNOTATORS[kind](options.target, selection, options.text, overwrite=options.overwrite)
     tables = selection.gathered() if kind == "parquet" else selection.tables()
-    key = ROW if ROW not in selection.run.columns.names else None  # a kept column of this name may hold anything
+    key = position_column(selection.run)
     details: dict[str, Any] = {"name": options.table, "key": key} if kind == "sqlite" else {}
     if kind in ("sqlite", "csv"):
         details["say"] = say

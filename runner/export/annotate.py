@@ -16,7 +16,8 @@ from xml.sax.saxutils import quoteattr
 
 from runner.data.cells import records
 from runner.export.files import STDOUT, opened
-from runner.export.select import INPUT, Selection
+from runner.export.plain import free_name
+from runner.export.select import INPUT, ROW, Selection, position_column
 from runner.plain import to_json
 from runner.results.run import Run
 from runner.text.templates import Template
@@ -59,6 +60,10 @@ class Annotation:
     def has_confidence(self) -> bool:
         """Whether the column ``confidence`` is the job's, not one of the input."""
         return "confidence" in self.run.columns.job
+
+    def place(self, row: dict[str, Any]) -> int:
+        """The row's position in the input, which identifies it."""
+        return int(row[position_column(self.run)])
 
     def tag(self, column: str) -> str:
         """The column's name as both tools take it."""
@@ -114,7 +119,7 @@ def _task(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
     shown = [annotation.tag(column) for column in annotation.shown]
     data = {tag: annotation.value(row, column) for tag, column in zip(shown, annotation.shown, strict=True)}
     answers = annotation.answers(row)
-    task: dict[str, Any] = {"data": data | {"row": row["row"]}, "predictions": []}
+    task: dict[str, Any] = {"data": data | {free_name(ROW, data): annotation.place(row)}, "predictions": []}
     if answers:
         kind = "choices" if annotation.labels else "textarea"
         value = {"choices": answers} if annotation.labels else {"text": answers}
@@ -134,7 +139,8 @@ def _record(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
         if annotation.has_confidence and isinstance(row.get("confidence"), float):
             suggestion["score"] = row["confidence"]
         suggestions[_control(annotation.tag(annotation.answer), list(fields))] = suggestion
-    return {"id": str(row["row"]), "fields": fields, "suggestions": suggestions, "metadata": {"row": row["row"]}}
+    place = annotation.place(row)
+    return {"id": str(place), "fields": fields, "suggestions": suggestions, "metadata": {"row": place}}
 
 
 def _rows(selection: Selection) -> Iterator[dict[str, Any]]:

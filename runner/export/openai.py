@@ -18,7 +18,7 @@ from runner.data.readers import holds_requests
 from runner.data.readers.openai_batch import endpoint, refused
 from runner.export.annotate import model_name
 from runner.export.files import STDOUT, opened
-from runner.export.select import Selection
+from runner.export.select import Selection, position_column
 from runner.plain import to_json
 from runner.results.run import Run
 from runner.types import BAD_GRAMMAR, CHAT_REFUSED, EMPTY_PROMPT, TOO_LONG, RowError, UserError
@@ -73,7 +73,8 @@ def _rows(selection: Selection) -> Iterator[dict[str, Any]]:
         missing = [name for name in _NEEDED if name not in table.column_names]
         if missing:
             raise UserError(f"--format openai-batch: {selection.run.path} has no column {missing[0]}: job=openai_batch")
-        yield from table.to_pylist()
+        place = position_column(selection.run)
+        yield from ({**row, "row": row[place]} for row in table.to_pylist())
 
 
 def _record(run: Run, row: dict[str, Any], model: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from runner.data.where import Mask, parse_where
+from runner.export.plain import free_name
+from runner.results.quality.rescore import AS_RUN, Decision, Rescoring
 from runner.results.run import RowBlock, Run
 from runner.types import SEED_ROW, UserError
 from runner.words import did_you_mean
@@ -21,7 +23,8 @@ GATHER_BYTES = 32 << 20
 @dataclass
 class Selection:
     """``join`` adds the input's columns; ``where`` filters (see ``runner.data.where``; parts of a struct are
-    named with a dot, such as usage.finish_reason); ``columns`` chooses among the output's, by default all.
+    named with a dot, such as usage.finish_reason); ``columns`` chooses among the output's, by default all; labels are
+    those of the ``decision``.
 
     Raises UserError for what does not exist, and if no row is finished.
     """
@@ -30,12 +33,13 @@ class Selection:
     join: bool = False
     where: str | None = None
     columns: list[str] = field(default_factory=list)
+    decision: Decision = AS_RUN
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows in the order of the input, in tables of one schema; the first column is the row's position."""
         mask: Mask | None = None
         began = False
-        for block in self.run.blocks():
+        for block in self._decided():
             table = self._joined(block)
             if not began:
                 began, mask = True, self._mask(table)
@@ -45,6 +49,13 @@ class Selection:
             yield table.select(self.columns) if self.columns else table
         if not began:
             raise UserError(f"{self.run.path} has no finished rows yet")
+
+    def _decided(self) -> Iterator[RowBlock]:
+        if self.decision == AS_RUN:
+            yield from self.run.blocks()
+            return
+        rescoring = Rescoring(self.run, self.decision)
+        yield from (RowBlock(start, rescoring.table(table)) for start, table in self.run.blocks())
 
     def gathered(self) -> Iterator[pa.Table]:
         """The same rows in fewer, larger tables, for formats that are written in groups of rows."""
@@ -58,8 +69,8 @@ class Selection:
 
     def _joined(self, block: RowBlock) -> pa.Table:
         start, table = block
-        names = [ROW, *table.column_names] if ROW not in table.column_names else table.column_names
-        columns = [pa.array(range(start, start + len(table)), pa.int64()), *table.columns][-len(names) :]
+        names = [position_column(self.run), *table.column_names]
+        columns = [pa.array(range(start, start + len(table)), pa.int64()), *table.columns]
         if self.join:
             if not self.run.is_row_by_row and SEED_ROW not in table.column_names:
                 raise UserError(f"{self.run.path} was not made row by row from its data set: nothing to join")
@@ -88,6 +99,11 @@ class Selection:
         for name in self.columns:
             if name not in table.column_names:
                 raise UserError("--columns", f"no column {name!r}{did_you_mean(name, table.column_names)}")
+
+
+def position_column(run: Run) -> str:
+    """The column with the rows' positions: ``row``, with underscores where a column of the output is called so."""
+    return free_name(ROW, run.columns.names)
 
 
 def _filtered(mask: Mask, table: pa.Table) -> pa.Array:

@@ -20,7 +20,7 @@ from runner.config.hooks import Hooks
 from runner.data.cells import records
 from runner.data.readers import holds_requests
 from runner.export.files import STDOUT, opened
-from runner.export.select import INPUT, ROW, Selection
+from runner.export.select import INPUT, Selection, position_column
 from runner.plain import to_json
 from runner.results.run import Run
 from runner.text.templates import WHOLE, Template
@@ -68,7 +68,7 @@ class Sides:
 
     def prepare(self, columns: list[str]) -> None:
         """Find out what each side is; UserError for a column that does not exist or a prompt that cannot be known."""
-        self._counted = ROW not in self.run.columns.names  # `row` is the place of a row, and no column of the data
+        self._place = position_column(self.run)  # no column of the data
         self._answer = self._cell("--completion", self.completion or "", columns)
         self._asked = self._own_prompt(columns) if self.prompt is None else self._given_prompt(self.prompt, columns)
 
@@ -87,7 +87,7 @@ class Sides:
         source = self.system or prompt["system"]
         system = Template("prompt.system", source) if source else None
         for template in (user, *([system] if system else [])):
-            template.take_columns([name for name in columns if name != ROW or not self._counted])
+            template.take_columns([name for name in columns if name != self._place])
         used = user.names | (system.names if system else set())
         filled = _filled(self.run, used - {*columns, *WHOLE})
 
@@ -111,7 +111,7 @@ class Sides:
         return lambda row: row[what]
 
     def _cells(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: cell for name, cell in row.items() if name != ROW or not self._counted}
+        return {name: cell for name, cell in row.items() if name != self._place}
 
 
 def write_training(

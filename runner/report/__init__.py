@@ -6,6 +6,7 @@ figures  The figures of a report, read from a run directory: plain data, nothing
 page     A report's figures as one HTML page that loads nothing and escapes every text of a row.
 quality  The quality of labels, summaries and synthetic texts in a report, as names and values.
 svg      Matplotlib figures as inline SVG that takes its colours and its type from the page, light or dark.
+tables   The tables of a report: rows with their answers first, figures by label, and which labels are taken for which.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.data.source import DataSource
+    from runner.results.run import Run
 
 __all__ = ["write_report"]
 
 
-def write_report(run_dir: Path, source: DataSource | None = None, known: Mapping[str, Any] | None = None) -> Path:
+def write_report(run_dir: Path | Run, source: DataSource | None = None, known: Mapping[str, Any] | None = None) -> Path:
     """Write ``report.html`` into a run directory, finished or not, and return its path.
 
     ``source`` is the run's data set if it is open already, else it is opened from what the checkpoint says;
@@ -30,9 +32,11 @@ def write_report(run_dir: Path, source: DataSource | None = None, known: Mapping
     from runner.disk import disk_errors, write_text
     from runner.report.figures import collect
     from runner.report.page import render
+    from runner.results.run import Run
 
-    path = Path(run_dir) / "report.html"
-    page = render(collect(Path(run_dir), source, known or {}))
-    with disk_errors(Path(run_dir)):
+    run = run_dir if isinstance(run_dir, Run) else Run(Path(run_dir))
+    path = run.path / "report.html"
+    page = render(collect(run, source, known or {}))
+    with disk_errors(run.path):
         write_text(path, page)
     return path

@@ -15,6 +15,7 @@ from runner.words import count_of, escaped
 
 _POINTS = 240  # of a curve
 _LABELS = 24
+_COLUMNS = 16  # of each kind
 _BINS = 30
 
 
@@ -29,13 +30,13 @@ def charts(figures: Figures) -> dict[str, str]:
         "answers": histogram("answers", figures.completion_tokens, "tokens generated per row"),
         "labels": bars("labels", figures.labels, "rows with each label"),
         "confidence": histogram("confidence", figures.confidence, "confidence", (0.0, 1.0)),
-        "reliability": reliability(figures.reliability),
+        "reliability": reliability((figures.evaluation or {}).get("reliability") or []),
     }
     drawn["rejected:rejected attempts"] = bars("rejected", figures.status.get("rejected") or {}, "rejected attempts")
     drawn["coverage"] = coverage((figures.evaluation or {}).get("coverage") or [])
-    for name, counts in list(figures.balance.items())[:8]:
+    for name, counts in list(figures.balance.items())[:_COLUMNS]:
         drawn[f"balance:{name}"] = bars(f"balance-{len(drawn)}", counts, f"rows with each {name}")
-    for name, values in list(figures.numbers.items())[:12]:
+    for name, values in list(figures.numbers.items())[:_COLUMNS]:
         drawn[f"number:{name}"] = histogram(f"number-{len(drawn)}", values, name)
     return drawn
 
@@ -143,7 +144,7 @@ def bars(name: str, counts: dict[str, int], label: str) -> str:
     return drawn.svg
 
 
-def reliability(bins: Sequence[tuple[float, float, int]]) -> str:
+def reliability(bins: Sequence[Sequence[float]]) -> str:
     """How often rows of a given confidence are right, against the diagonal of a calibrated model."""
     if not bins:
         return ""

@@ -5,30 +5,43 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.records import error_kind
 from runner.checkpoint.shards import OURS
 from runner.data.cells import records, shown
 from runner.data.source import DataSource
+from runner.results.quality.columns import LABEL, Golds, column_with_gold, gold_column, is_right, text_of
 from runner.results.run import RowBlock, Run
 from runner.results.status import Session, Status
 from runner.types import UserError
 
-LEAST_SURE, SAMPLED = 50, 200  # rows
+LEAST_SURE, SAMPLED, FAILED, WRONG = 50, 200, 50, 100  # rows shown, at most
 EXAMPLES = 3  # of each kind of error
-BINS = 10  # of the reliability diagram
 MOST_TEXTS = 30  # different ones of a column whose balance is shown
 SCORED = 2000  # summaries that are scored for a report alone; `rowmill run` scores all of them
 
+_BY_LABEL = ("probabilities", "logprobs")
+
 log = logging.getLogger("rowmill")
+
+
+@dataclass
+class Shown:
+    """A row that is shown. ``why``: sample, unsure, failed, wrong; ``right``: None without gold."""
+
+    row: int
+    columns: dict[str, Any]
+    why: list[str]
+    right: bool | None = None
 
 
 @dataclass
@@ -36,9 +49,10 @@ class Figures:
     """All that a report shows. Arrays have an element for each finished row, in no promised order.
 
     ``marks``: see ``runner.checkpoint.marks.read_marks``. ``numbers``: the job's other numeric columns. ``balance``:
-    how many rows have which value of its columns of few texts. ``reliability``: for each bin of confidence (mean
-    confidence, share right, rows). ``least_sure`` and ``sample``: (position, columns).
-    ``missing``: why the data set could not be read again, if it could not.
+    how many rows have which value of its columns of few texts, of flags and of lists' members; parts of structs have
+    dotted names. ``rows``: those shown, with why.
+    ``wrong``: how many rows are not as the gold column has it; None without one. ``missing``: why the data set could
+    not be read again, if it could not.
     """
 
     path: Path
@@ -54,12 +68,15 @@ class Figures:
     balance: dict[str, dict[str, int]] = field(default_factory=dict)
     rouge: dict[str, Any] | None = None
     diversity: dict[str, Any] | None = None
-    reliability: list[tuple[float, float, int]] = field(default_factory=list)
     errors: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
-    least_sure: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    sample: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    evaluation: dict[str, Any] | None = None
+    rows: list[Shown] = field(default_factory=list)
+    wrong: int | None = None
+    evaluation: Mapping[str, Any] | None = None
     missing: str | None = None
+
+    def shown(self, why: str) -> list[Shown]:
+        """The rows shown for one reason."""
+        return [one for one in self.rows if why in one.why]
 
     @property
     def columns(self) -> OutputColumns:
@@ -67,10 +84,9 @@ class Figures:
         return output_columns(self.identity)
 
 
-def collect(run_dir: Path, source: DataSource | None, known: Mapping[str, Any]) -> Figures:
-    """Read a run directory, running or not; see ``write_report``."""
-    run = Run(run_dir)
-    figures = Figures(run_dir, run.status, run.identity, run.sessions, run.marks, run.label_counts)
+def collect(run: Run, source: DataSource | None, known: Mapping[str, Any]) -> Figures:
+    """Read a run, at work or not; see ``write_report``."""
+    figures = Figures(run.path, run.status, run.identity, run.sessions, run.marks, run.label_counts)
     if not run.is_row_by_row:
         source = None  # its rows are not the data set's
     elif source is None:
@@ -78,7 +94,7 @@ def collect(run_dir: Path, source: DataSource | None, known: Mapping[str, Any]) 
     else:
         run.source = source
     _read_rows(figures, run, source)
-    figures.evaluation = _ours(known, "evaluation", "confusion") or _evaluate(figures, source)
+    figures.evaluation = _ours(known, "evaluation", "confusion") or _evaluate(figures, run, source)
     figures.rouge = _ours(known, "rouge", "rows") or _score(figures, source)
     figures.diversity = _ours(known, "diversity", "copies") or _diversity(figures)
     return figures
@@ -100,33 +116,33 @@ def reopen(run: Run) -> tuple[DataSource | None, str | None]:
 
 @dataclass
 class _Sums:
-    """Sums over the rows, gathered block by block."""
+    """Sums over the rows, gathered block by block. ``right``: 1, 0, NaN without gold."""
 
     positions: list[np.ndarray] = field(default_factory=list)
     arrays: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
     texts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     right: list[np.ndarray] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
 
 
 def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
-    sums = _Sums()
-    job, labels = list(figures.columns.job), _label_names(figures)
+    sums, judge = _Sums(), _judge(run, source)
+    job = list(figures.columns.job)
     for block in run.blocks([*job, "error", "usage"]):
-        table = block.table
         sums.positions.append(block.positions)
         for name in ("prompt_tokens", "completion_tokens"):
-            values = table.column("usage").combine_chunks().field(name)
+            values = block.table.column("usage").combine_chunks().field(name)
             sums.arrays[name].append(values.fill_null(0).to_numpy(zero_copy_only=False))
-        for name in job:
-            sums.arrays[f"job.{name}"].append(_numbers(table, name))
-            _count_texts(sums.texts[name], table, name)
+        for name, column in _leaves(block.table, job):
+            sums.arrays[f"job.{name}"].append(_numbers(column))
+            _count_texts(sums.texts[name], column)
         sums.arrays["job.compression"].append(_compression(block, source, figures.identity))
-        sums.right.append(_right(block, source, labels))
-        _note_errors(figures, block)
+        sums.right.append(judge(block))
+        _note_errors(figures, block, sums.failed)
     if not sums.positions:
         return
     arrays = {name: np.concatenate(parts) for name, parts in sums.arrays.items()}
-    few = {name: counts for name, counts in sums.texts.items() if 1 < len(counts) <= MOST_TEXTS and name != "label"}
+    few = {name: counts for name, counts in sums.texts.items() if 1 < len(counts) <= MOST_TEXTS and name != LABEL}
     figures.balance = {name: dict(counts.most_common()) for name, counts in few.items()}
     figures.prompt_tokens, figures.completion_tokens = arrays["prompt_tokens"], arrays["completion_tokens"]
     figures.numbers = {
@@ -136,27 +152,67 @@ def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
     }
     confidence = arrays.get("job.confidence", np.zeros(0))
     figures.confidence = confidence[~np.isnan(confidence)]
-    positions = np.concatenate(sums.positions)
-    if len(confidence):
-        figures.reliability = reliability(confidence, np.concatenate(sums.right))
-    _pick_rows(figures, run, source, positions, confidence)
+    right = np.concatenate(sums.right)
+    figures.wrong = None if np.isnan(right).all() else int((right == 0).sum())
+    _pick_rows(figures, run, source, np.concatenate(sums.positions), confidence, right, sums.failed)
 
 
-def _numbers(table: pa.Table, name: str) -> np.ndarray:
+def _leaves(table: pa.Table, names: list[str]) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """The job's columns, structs by their parts; what each label's probability is says little about all rows."""
+    for name in names:
+        if name in table.column_names and name not in _BY_LABEL:
+            yield from _parts(name, table.column(name))
+
+
+def _parts(name: str, column: pa.ChunkedArray) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    if not pa.types.is_struct(column.type):
+        yield name, _decoded(column)
+        return
+    for field_, part in zip(column.type, pa.table({"": column}).flatten().columns, strict=True):
+        yield from _parts(f"{name}.{field_.name}", part)
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values of a column of enums, which Arrow holds as numbers into a dictionary."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _judge(run: Run, source: DataSource | None) -> Callable[[RowBlock], np.ndarray]:
+    """What says of each row of a block whether its answer is the gold one: 1 or 0, NaN where there is no gold."""
+    try:
+        if source is None:
+            raise UserError("no data")
+        gold = gold_column(run, None)
+        column = column_with_gold(run, None, gold)
+        golds = Golds.open(run, gold, column)
+    except UserError:
+        return lambda block: np.full(len(block.table), np.nan)
+
+    def judge(block: RowBlock) -> np.ndarray:
+        pairs = zip(block.table.column(column).to_pylist(), golds.values(*block), strict=True)
+        return np.array(
+            [is_right(said, gold, golds) if golds.has(gold) else np.nan for said, gold in pairs], np.float64
+        )
+
+    return judge
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     """A column as floats, NaN where it is null or holds no numbers."""
-    column = table.column(name) if name in table.column_names else None
-    if column is None or not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
-        return np.full(len(table), np.nan)
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        return np.full(len(column), np.nan)
     return np.asarray(column.to_numpy(), dtype=np.float64)
 
 
-def _count_texts(counts: Counter[str], table: pa.Table, name: str) -> None:
-    """Count a column's texts, until there are too many different ones."""
-    column = table.column(name) if name in table.column_names else None
-    if column is None or not pa.types.is_string(column.type) or len(counts) > MOST_TEXTS:
+def _count_texts(counts: Counter[str], column: pa.ChunkedArray) -> None:
+    """Count a column's texts, flags, or members of lists, until there are too many different ones."""
+    t = pa.types
+    if t.is_list(column.type) or t.is_large_list(column.type):
+        column = _decoded(pc.list_flatten(column))
+    if len(counts) > MOST_TEXTS or not (t.is_string(column.type) or t.is_boolean(column.type)):
         return
     for pair in column.drop_null().value_counts().to_pylist():
-        counts[pair["values"]] += pair["counts"]
+        counts[text_of(pair["values"]) or ""] += pair["counts"]
 
 
 def _compression(block: RowBlock, source: DataSource | None, identity: dict[str, Any]) -> np.ndarray:
@@ -170,57 +226,53 @@ def _compression(block: RowBlock, source: DataSource | None, identity: dict[str,
     return np.array([len(document) / len(summary) if summary and document else np.nan for summary, document in pairs])
 
 
-def _right(block: RowBlock, source: DataSource | None, labels: list[str]) -> np.ndarray:
-    """1.0 for rows whose label is the gold one, 0.0 for others, NaN where there is no gold."""
-    start, table = block
-    if source is None or not source.conf.gold or not {"label", "confidence"} <= set(table.column_names):
-        return np.full(len(table), np.nan)
-    names = source.golds(start, start + len(table), labels)
-    labels = table.column("label").to_pylist()
-    return np.array(
-        [np.nan if gold is None else float(gold == label) for gold, label in zip(names, labels, strict=True)]
-    )
-
-
-def reliability(confidence: np.ndarray, right: np.ndarray) -> list[tuple[float, float, int]]:
-    """Rows with gold in bins of equal width over confidence 0 to 1: (mean confidence, share right, rows) of each.
-
-    The diagram of Niculescu-Mizil and Caruana (2005), as Guo et al. (2017) use it. Empty bins are left out.
-    """
-    known = ~np.isnan(confidence) & ~np.isnan(right)
-    confidence, right = confidence[known], right[known]
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    groups = [bins == number for number in range(BINS)]
-    return [(float(confidence[g].mean()), float(right[g].mean()), int(g.sum())) for g in groups if g.any()]
-
-
-def _note_errors(figures: Figures, block: RowBlock) -> None:
+def _note_errors(figures: Figures, block: RowBlock, failed: list[int]) -> None:
     column = block.table.column("error")
     if column.null_count == len(column):
         return
     for position, error in enumerate(column.to_pylist(), block.start):
         if error is not None:
+            if len(failed) < FAILED:
+                failed.append(position)
             examples = figures.errors.setdefault(error_kind(error), [])
             if len(examples) < EXAMPLES:
                 examples.append((position, error))
 
 
 def _pick_rows(
-    figures: Figures, run: Run, source: DataSource | None, positions: np.ndarray, confidence: np.ndarray
+    figures: Figures,
+    run: Run,
+    source: DataSource | None,
+    positions: np.ndarray,
+    confidence: np.ndarray,
+    right: np.ndarray,
+    failed: list[int],
 ) -> None:
+    chosen = random.Random(0)
     unsure: list[int] = []
     if len(confidence):
         known = np.flatnonzero(~np.isnan(confidence))
-        order = known[np.argsort(confidence[known], kind="stable")][:LEAST_SURE]
-        unsure = positions[order].tolist()
-    some = random.Random(0).sample(range(len(positions)), min(SAMPLED, len(positions)))
-    sampled = sorted(positions[some].tolist())
+        unsure = positions[known[np.argsort(confidence[known], kind="stable")][:LEAST_SURE]].tolist()
+    some = chosen.sample(range(len(positions)), min(SAMPLED, len(positions)))
+    wrong = positions[right == 0].tolist()
+    picked = {
+        "sample": positions[some].tolist(),
+        "wrong": chosen.sample(wrong, min(WRONG, len(wrong))),
+        "failed": failed,
+        "unsure": unsure,
+    }
+    why: dict[int, list[str]] = defaultdict(list)
+    for reason, numbers in picked.items():
+        for number in numbers:
+            why[number].append(reason)
     job = list(figures.columns.job)
     has_inputs = source is not None or figures.status["state"] == "finished"
-    rows = run.take([*unsure, *sampled], None if has_inputs else [*job, "error", "usage"])
-    _add_inputs(rows, source, job, _label_names(figures))
-    figures.least_sure = [(row, rows[row]) for row in unsure if row in rows]
-    figures.sample = [(row, rows[row]) for row in sampled if row in rows]
+    rows = run.take(why, None if has_inputs else [*job, "error", "usage"])
+    _add_inputs(rows, source, job, _label_names(figures) or [])
+    is_it = dict(zip(positions.tolist(), right.tolist(), strict=True))
+    figures.rows = [
+        Shown(row, rows[row], why[row], None if np.isnan(is_it[row]) else bool(is_it[row])) for row in sorted(rows)
+    ]
 
 
 def _add_inputs(rows: dict[int, dict[str, Any]], source: DataSource | None, job: list[str], labels: list[str]) -> None:
@@ -236,14 +288,14 @@ def _add_inputs(rows: dict[int, dict[str, Any]], source: DataSource | None, job:
             columns.update({name: value for name, value in values.items() if name not in columns})
 
 
-def _evaluate(figures: Figures, source: DataSource | None) -> dict[str, Any] | None:
+def _evaluate(figures: Figures, run: Run, source: DataSource | None) -> Mapping[str, Any] | None:
     """The evaluation of labels against the run's gold column, where both are available."""
     if source is None or not source.conf.gold or not figures.labels:
         return None
     from runner.results.evaluate import evaluate_labels
 
     try:
-        return evaluate_labels(figures.path, source, _label_names(figures))
+        return evaluate_labels(run, source, _label_names(figures))
     except (UserError, ValueError, KeyError, OSError, pa.ArrowException) as problem:
         log.warning("the report has no evaluation: %s", problem)
         return None
@@ -275,12 +327,12 @@ def _diversity(figures: Figures) -> dict[str, Any] | None:
     return diversity(figures.path, status["finished"] + sum(status["rejected"].values()))
 
 
-def _label_names(figures: Figures) -> list[str]:
-    """The labels in the order in which the job has them, or the most frequent first."""
+def _label_names(figures: Figures) -> list[str] | None:
+    """The labels in the order in which the job has them; None if it does not say."""
     labels = figures.identity.get("job", {}).get("labels")
     try:
         from runner.text.labels import read_labels
 
         return [choice.name for choice in read_labels(labels)]
     except (UserError, TypeError, AttributeError):
-        return list(figures.labels)
+        return None

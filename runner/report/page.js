@@ -1,16 +1,67 @@
 "use strict";
 (() => {
-  const search = document.getElementById("search");
-  const found = document.getElementById("found");
-  if (!search) return;
-  const rows = [...document.querySelectorAll("#sample tbody tr")].map((row) => [row, row.textContent.toLowerCase()]);
-  search.addEventListener("input", () => {
+  const number = (text) => parseFloat(text.replaceAll(",", ""));
+  const all = (selector, from = document) => [...from.querySelectorAll(selector)];
+
+  const reorder = (body, key, falling) => {
+    const keyed = all("tr", body).map((row, at) => [key(row), at, row]);
+    const direction = falling ? -1 : 1;
+    keyed.sort(([a, i], [b, j]) => {
+      const isNumber = typeof a === "number" && typeof b === "number";
+      const order = isNumber ? (Number.isNaN(a) - Number.isNaN(b)) || (a - b) * direction : `${a}`.localeCompare(`${b}`) * direction;
+      return order || i - j;
+    });
+    body.append(...keyed.map(([, , row]) => row));
+  };
+
+  for (const table of all("table.sortable")) {
+    all("thead th", table).forEach((head, place) => {
+      const sort = () => {
+        const was = head.getAttribute("aria-sort");
+        const isNumber = head.classList.contains("number");
+        const falling = was ? was === "ascending" : isNumber;
+        all("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+        const text = (row) => row.cells[place].textContent;
+        reorder(table.tBodies[0], isNumber ? (row) => number(text(row)) : text, falling);
+      };
+      head.tabIndex = 0;
+      head.addEventListener("click", sort);
+      head.addEventListener("keydown", (event) => event.key === "Enter" && sort());
+    });
+  }
+
+  const table = document.getElementById("rows");
+  if (!table) return;
+  const [search, found, which, sort] = ["search", "found", "which", "sort"].map((id) => document.getElementById(id));
+  const rows = all("tbody tr", table).map((row) => [row, row.textContent.toLowerCase(), row.dataset.why.split(" ")]);
+  const show = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
-    for (const [row, text] of rows) {
-      row.hidden = !words.every((word) => text.includes(word));
+    let count = 0, most = 0;
+    for (const [row, text, why] of rows) {
+      const belongs = !which.value || why.includes(which.value);
+      row.hidden = !belongs || !words.every((word) => text.includes(word));
+      most += belongs ? 1 : 0;
       count += row.hidden ? 0 : 1;
     }
-    found.textContent = words.length ? `${count} of ${rows.length}` : "";
+    found.textContent = words.length ? `${count} of ${most}` : "";
+  };
+  const keys = {
+    row: (row) => number(row.cells[0].textContent),
+    wrong: (row) => (row.classList.contains("failed") ? 0 : row.classList.contains("wrong") ? 1 : 2),
+    doubt: (row) => -parseFloat(row.dataset.doubt),
+  };
+  search.addEventListener("input", show);
+  which.addEventListener("change", () => {
+    if (which.value === "unsure") sort.value = "doubt";
+    reorder(table.tBodies[0], keys[sort.value], false);
+    show();
   });
+  sort.addEventListener("change", () => reorder(table.tBodies[0], keys[sort.value], false));
+  for (const box of all(".choose input")) {
+    box.addEventListener("change", () => {
+      all("[data-name]", table).filter((cell) => cell.dataset.name === box.value).forEach((cell) => cell.classList.toggle("more", !box.checked));
+    });
+  }
+  show();
 })();

@@ -12,24 +12,29 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from runner.checkpoint.records import clean
 from runner.report.charts import charts
 from runner.report.figures import Figures
 from runner.report.quality import sections
-from runner.words import count_of, duration, escaped, without_hashes
+from runner.report.tables import confusion_matrix, labels_table, rows_table, text_of
+from runner.results.quality.verdict import advice, verdict
+from runner.words import count_of, duration, without_hashes
 
 MOST_BYTES = 1_900_000
 _CELL, _LEAST_CELL = 500, 40  # characters shown of a cell
 _PROMPT, _CONFIG = 12_000, 30_000
-_COLUMNS = 8  # of a table of rows
-_FIRST, _HIDDEN = ("label", "confidence", "gold"), {"usage", "probabilities"}
-_MATRIX = 24  # labels up to which the confusion matrix is shown whole
 
 
 def render(figures: Figures) -> str:
     """The page; cells are cut shorter until it is under MOST_BYTES."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": _number, "share": _share, "moment": _moment, "duration": duration, "gb": _gb}
+    environment.filters |= {
+        "number": _number,
+        "share": _share,
+        "moment": _moment,
+        "duration": duration,
+        "gb": _gb,
+        "cut": text_of,
+    }
     template = environment.from_string(_resource("page.html.j2"))
     style, script = _resource("page.css"), _resource("page.js")
     drawn = {name: Markup(svg) for name, svg in charts(figures).items() if svg}
@@ -66,14 +71,47 @@ def _content(figures: Figures, cell: int) -> dict[str, Any]:
         "prompt": _prompt(identity.get("prompt") or {}),
         "config": text_of(json.dumps(identity, indent=2, ensure_ascii=False), _CONFIG),
         "evaluation": figures.evaluation if figures.evaluation and figures.evaluation.get("rows") else None,
-        "confusion": _confusion(figures.evaluation or {}),
+        "verdict": verdict_of(figures),
+        "tips": [text_of(tip, 400) for tip in advice(figures.evaluation or {})],
+        "confusion": confusion_matrix(figures.evaluation or {}),
+        "by_label": labels_table(figures.evaluation or {}),
         "errors": _errors(figures, cell),
-        "least_sure": _table(figures.least_sure, cell),
-        "sample": _table(figures.sample, cell),
+        "table": rows_table(figures, cell),
+        "kinds": _kinds(figures),
         "missing": text_of(figures.missing, cell) if figures.missing else None,
         "extra": [(title, [(text_of(a, 80), text_of(b, 200)) for a, b in facts]) for title, facts in sections(figures)],
         "restarts": len(figures.sessions) - 1,
     }
+
+
+def verdict_of(figures: Figures) -> str:
+    """One sentence on what has come of the run."""
+    status = figures.status
+    if said := verdict(figures.evaluation or {}):
+        return text_of(said, 400)
+    errors, finished = status["errors"], status["finished"]
+    if not finished:
+        return "No row is finished yet."
+    left = "All" if finished == status["rows"] else f"{finished:,} of"
+    done = f"{left} {count_of(status['rows'], 'row')} {'is' if status['rows'] == 1 else 'are'} finished"
+    if not errors:
+        return f"{done}, none with an error."
+    kind = text_of(next(iter(status["error_kinds"]), ""), 80)
+    return f"{done}, {errors:,} ({errors / finished:.1%}) with an error, most often: {kind}."
+
+
+def _kinds(figures: Figures) -> list[tuple[str, str]]:
+    """The choices of rows to show, as values and words."""
+    counts = {why: len(figures.shown(why)) for why in ("sample", "wrong", "failed", "unsure")}
+    wrong = f" of {figures.wrong:,}" if figures.wrong and figures.wrong > counts["wrong"] else ""
+    failed = f" of {figures.status['errors']:,}" if figures.status["errors"] > counts["failed"] else ""
+    words = {
+        "sample": f"A sample of {count_of(counts['sample'], 'row')}",
+        "wrong": f"{counts['wrong']:,}{wrong} wrong {'row' if counts['wrong'] == 1 else 'rows'}",
+        "failed": f"{counts['failed']:,}{failed} {'row' if counts['failed'] == 1 else 'rows'} with an error",
+        "unsure": f"The {count_of(counts['unsure'], 'least confident row')}",
+    }
+    return [(why, words[why]) for why, count in counts.items() if count]
 
 
 def _errors(figures: Figures, cell: int) -> list[tuple[str, int, list[tuple[int, str]]]]:
@@ -134,48 +172,6 @@ def _prompt(conf: dict[str, Any]) -> list[tuple[str, str]]:
     if conf.get("examples"):
         parts.append(("examples", json.dumps(conf["examples"], indent=1, ensure_ascii=False)))
     return [(name, text_of(str(text), _PROMPT)) for name, text in parts if text]
-
-
-def _confusion(evaluation: dict[str, Any]) -> dict[str, Any] | None:
-    """Rows of (gold, [(count, share of the gold label's rows, right)]) over ``columns``; None if there are too many."""
-    confusion = evaluation.get("confusion")
-    if not confusion or len(confusion) > _MATRIX:
-        return None
-    columns = [*confusion, *(["(none)"] if any(row.get("(none)") for row in confusion.values()) else [])]
-    rows = []
-    for gold, counts in confusion.items():
-        whole = sum(counts.values()) or 1
-        cells = [(counts.get(name, 0), counts.get(name, 0) / whole, name == gold) for name in columns]
-        rows.append((text_of(gold, 40), cells))
-    return {"columns": [text_of(name, 40) for name in columns], "rows": rows}
-
-
-def _table(rows: list[tuple[int, dict[str, Any]]], cell: int) -> dict[str, Any]:
-    """A table of rows: the label first, then the output's other columns and the input's."""
-    names = list(dict.fromkeys([*_FIRST, *(name for _, columns in rows for name in columns)]))
-    there = [
-        name for name in names if name not in _HIDDEN and any(columns.get(name) is not None for _, columns in rows)
-    ]
-    names = there[:_COLUMNS]
-    body = [(row, [(name, _cell(columns.get(name), cell)) for name in names]) for row, columns in rows]
-    numbers = {name for _, cells in body for name, (kind, _) in cells if kind == "number"}
-    return {"columns": [(name, "number" if name in numbers else "text") for name in names], "rows": body}
-
-
-def _cell(value: Any, most: int) -> tuple[str, str]:
-    """A cell's kind (number, text, none) and text."""
-    if value is None:
-        return "none", "null"
-    if isinstance(value, bool | int | float):
-        return "number", f"{value:.3f}" if isinstance(value, float) else f"{value}"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return "text", text_of(text, most)
-
-
-def text_of(text: str, most: int) -> str:
-    """At most ``most`` characters of a text, valid Unicode, its control characters written out."""
-    rest = len(text) - most
-    return escaped(clean(text[:most])) + (f"… and {rest:,} characters" if rest > 0 else "")
 
 
 def _number(value: float) -> str:

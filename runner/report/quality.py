@@ -5,6 +5,7 @@ Missing figures are left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ def sections(figures: Figures) -> list[tuple[str, Facts]]:
     return [(title, facts) for title, facts in found if facts]
 
 
-def label_facts(evaluation: dict[str, Any]) -> Facts:
-    """Overall figures with their 95% intervals, then precision, recall and F1 by class."""
+def label_facts(evaluation: Mapping[str, Any]) -> Facts:
+    """Overall figures with their 95% intervals; those of each label are a table of their own."""
     if not evaluation.get("rows") or evaluation.keys() <= {"rows", "accuracy", "confusion"}:  # is on the page already
         return []
     intervals = {"ece": evaluation.get("intervals_ece"), **(evaluation.get("intervals") or {})}
@@ -43,10 +44,6 @@ def label_facts(evaluation: dict[str, Any]) -> Facts:
     ]
     if evaluation.get("abstained"):
         facts.append(("abstained", count_of(evaluation["abstained"], "row")))
-    for name, figure in list((evaluation.get("classes") or {}).items())[:20]:
-        facts.append(
-            (name, f"precision {figure['precision']:.3f}, recall {figure['recall']:.3f}, F1 {figure['f1']:.3f}")
-        )
     return facts
 
 
@@ -67,7 +64,7 @@ def summary_facts(figures: Figures) -> Facts:
 def perplexity_facts(figures: Figures) -> Facts:
     """Of windows with the sums of negative log-likelihoods ``nll`` of ``tokens``: the perplexity, with its interval."""
     nlls, tokens = (figures.numbers.get(name) for name in ("nll", "tokens"))
-    if (figures.identity.get("job") or {}).get("_target_") != "jobs.perplexity" or nlls is None or tokens is None:
+    if figures.identity.get("figures") != "perplexity" or nlls is None or tokens is None:
         return []
     found = estimate(nlls.tolist(), tokens.tolist())
     spread = None if found.standard_error is None else 1.96 * found.standard_error / found.perplexity

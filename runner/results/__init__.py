@@ -3,9 +3,10 @@
 Modules:
 compare       Two runs side by side: how their configurations and their rows differ.
 diversity     How different synthetic texts are from each other, and how the share of duplicates grew.
-evaluate      How accurate a run's labels are against a gold column, read block by block whatever the number of rows.
+evaluate      How right a run's column is against a gold column, read once, block by block, whatever the number of rows.
 perplexity    Perplexity of a run's windows, with its standard error.
 progress      The progress of a working run: a tqdm bar on a terminal or in a notebook, a line per minute elsewhere.
+quality       How right a run is, in figures: arrays and tables in, JSON values out.
 rouge         How close summaries are to reference texts: ROUGE-1, ROUGE-2 and ROUGE-L, with intervals.
 run           A run directory from Python: how far it is, what it was, its rows, its errors.
 scores        How accurate labels and confidences are, with bootstrap intervals: arrays in, figures out.

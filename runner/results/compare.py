@@ -8,19 +8,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from runner.checkpoint.identity import difference
 from runner.console import line, say
 from runner.data.cells import records
+from runner.results.quality.columns import Golds, column_with_gold, gold_column, is_right
+from runner.results.quality.paired import paired_figures
+from runner.results.quality.shapes import PairedFigures
 from runner.results.run import Run
 from runner.results.scores import kappa
 from runner.types import UserError
 from runner.words import count_of, escaped
 
 FLIPS = 10  # rows shown that differ
+SURE = 0.05  # of p, below which a difference is taken for one
 _UNSAID = ("confidence", "probabilities")  # follow from the label, and may differ by rounding
 _BESIDES = ("rows", "shard_rows", "columns")  # in an identity: they follow from the rest, or do not matter
 _CHARS = 160
@@ -48,33 +52,86 @@ class Columns:
     flipped: int = 0
 
 
-def compare(a: Path, b: Path, by: str | None = None) -> dict[str, Any]:
+class Errors(TypedDict):
+    """Rows in error: in one run only, and in both."""
+
+    in_a: int
+    in_b: int
+    in_both: int
+
+
+class Comparison(TypedDict, total=False):
+    """The figures of ``rowmill diff``; see ``compare``. Without comparable rows: the first three only."""
+
+    configuration: list[str]
+    versions: list[str]
+    rows: int | None
+    columns: dict[str, float]
+    kappa: float | None
+    errors: Errors
+    flipped: int
+    flips: list[dict[str, Any]]
+    gold: PairedFigures | None
+
+
+def compare(a: Path, b: Path, by: str | None = None, gold: str | None = None, column: str | None = None) -> Comparison:
     """The figures of ``rowmill diff``. Rows are matched by position or, with ``by``, by a column of both outputs.
 
     Keys: ``configuration`` (lines ``key: old -> new``), ``versions`` (the same), ``rows`` compared (None: the data sets
     differ and there is no ``by``), ``columns`` (name: share of rows with equal values), ``kappa`` (Cohen's, of
     ``label``; None without one), ``errors`` (rows in error ``in_a``, ``in_b``, ``in_both``), ``flipped`` (rows that
-    differ) and ``flips`` (a sample of them). Raises UserError for folders that are not runs, and for a ``by`` that a
-    run lacks.
+    differ) and ``flips`` (a sample of them), and ``gold`` (which run is right where;
+    see ``runner.results.quality.paired``). ``gold`` and ``column`` name the columns that are compared for that, as
+    ``runner.results.evaluate.evaluate_run`` takes them; without a gold column there is none. Raises UserError for
+    folders that are not runs, and for columns that a run lacks.
     """
     runs = Run(a), Run(b)
     old, new = ({name: v for name, v in run.identity.items() if name not in _BESIDES} for run in runs)
-    figures: dict[str, Any] = {
-        "configuration": difference(old, new),
-        "versions": difference(_versions(runs[0]), _versions(runs[1])),
-        "rows": None,
-    }
+    figures = Comparison(
+        configuration=difference(old, new),
+        versions=difference(_versions(runs[0]), _versions(runs[1])),
+        rows=None,
+    )
     if by is None and old["dataset"]["fingerprint"] != new["dataset"]["fingerprint"]:
         return figures
     columns = _compare_rows(*runs, by)
-    return figures | {
-        "rows": columns.rows,
-        "columns": {name: count / columns.rows for name, count in columns.same.items() if columns.rows},
-        "kappa": _kappa(columns.pairs),
-        "errors": {name: columns.errors[name] for name in ("in_a", "in_b", "in_both")},
-        "flipped": columns.flipped,
-        "flips": [flip._asdict() for flip in sorted(columns.flips)],
-    }
+    return figures | Comparison(
+        rows=columns.rows,
+        columns={name: count / columns.rows for name, count in columns.same.items() if columns.rows},
+        kappa=_kappa(columns.pairs),
+        errors=Errors(in_a=columns.errors["in_a"], in_b=columns.errors["in_b"], in_both=columns.errors["in_both"]),
+        flipped=columns.flipped,
+        flips=[flip._asdict() for flip in sorted(columns.flips)],
+        gold=_judged(*runs, by, gold, column),
+    )
+
+
+def _judged(a: Run, b: Run, by: str | None, gold: str | None, column: str | None) -> PairedFigures | None:
+    """Which run is right where the gold column says so; None without one, unless it was asked for."""
+    try:
+        name = gold_column(a, gold)
+        judged = column_with_gold(a, column, name)
+        golds = Golds.open(a, name, judged)
+        if judged not in b.columns.job:
+            raise UserError("--column", f"{b.path} has no such column of its job", value=judged)
+    except UserError:
+        if gold or column:
+            raise
+        return None
+    rows, right = [], []
+    values = _golds(a, golds)
+    for row, first, second in _pairs(a, b, [judged], [], by):
+        value = next(value for at, value in values if at == row)
+        if golds.has(value):
+            rows.append(row)
+            right.append([is_right(columns[judged], value, golds) for columns in (first, second)])
+    both = np.array(right, np.bool_).reshape(-1, 2)
+    return paired_figures(judged, name, np.array(rows, np.int64), both[:, 0], both[:, 1])
+
+
+def _golds(run: Run, golds: Golds) -> Iterator[tuple[int, Any]]:
+    for start, table in run.blocks(list(dict.fromkeys(["error", *golds.also]))):
+        yield from enumerate(golds.values(start, table), start)
 
 
 def _kappa(pairs: Counter[tuple[Any, Any]]) -> float | None:
@@ -156,11 +213,11 @@ def _count(
         columns.flips[place] = flip
 
 
-def show_comparison(figures: dict[str, Any], say: Callable[[str], None] = say) -> None:
+def show_comparison(figures: Comparison, say: Callable[[str], None] = say) -> None:
     """The comparison as text."""
-    for name in ("configuration", "versions"):
-        for at, differing in enumerate(figures[name] or ["the same"]):
-            line("config" if name == "configuration" and not at else name if not at else "", escaped(differing))
+    for name, lines in (("config", figures["configuration"]), ("versions", figures["versions"])):
+        for at, differing in enumerate(lines or ["the same"]):
+            line(name if not at else "", escaped(differing))
     if figures["rows"] is None:
         line("rows", "not compared: the runs have different rows; --by COLUMN matches them by a column of both outputs")
         return
@@ -168,6 +225,8 @@ def show_comparison(figures: dict[str, Any], say: Callable[[str], None] = say) -
     for name, share in figures["columns"].items():
         extra = f", Cohen's kappa {figures['kappa']:.3f}" if name == "label" and figures["kappa"] is not None else ""
         line("agree" if name == next(iter(figures["columns"])) else "", f"{share:.2%} in {escaped(name)}{extra}")
+    if found := figures["gold"]:
+        _show_gold(found)
     errors = figures["errors"]
     if any(errors.values()):
         line(
@@ -181,6 +240,21 @@ def show_comparison(figures: dict[str, Any], say: Callable[[str], None] = say) -
         before, after = (_brief(flip[side]) for side in ("a", "b"))
         text = f"   {_brief(flip['text'])}" if flip["text"] else ""
         say(f"  {flip['row']:>7,} {escaped(flip['column'])}: {before} -> {after}{text}")
+
+
+def _show_gold(found: PairedFigures) -> None:
+    a, b, difference = found["accuracy_a"], found["accuracy_b"], found["difference"]
+    low, high = found["interval"]
+    against = f"{count_of(found['rows'], 'row')} with gold ({escaped(found['gold'])})"
+    line("accuracy", f"{a:.3f} -> {b:.3f} in {escaped(found['column'])}, on {against}")
+    chance = "" if found["p"] < SURE else ": it may be chance"
+    line("", f"difference {difference:+.3f} ({low:+.3f} to {high:+.3f}), McNemar's p = {found['p']:.3g}{chance}")
+    for name, count, rows in (
+        ("righted", found["righted"], found["righted_rows"]),
+        ("broken", found["broken"], found["broken_rows"]),
+    ):
+        shown = f": {', '.join(map(str, rows))}{', ...' if count > len(rows) else ''}" if rows else ""
+        line(name, f"{count_of(count, 'row')}{shown}")
 
 
 def _brief(value: Any) -> str:

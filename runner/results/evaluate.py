@@ -1,187 +1,243 @@
-"""How accurate a run's labels are against a gold column, read block by block whatever the number of rows."""
+"""How right a run's column is against a gold column, read once, block by block, whatever the number of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
-from runner.data.cells import values
-from runner.data.gold import gold_name
+from runner.data.cells import shown
 from runner.data.source import DataSource
+from runner.results.quality.columns import (
+    LABEL,
+    Golds,
+    Name,
+    Values,
+    column_of,
+    column_with_gold,
+    gold_column,
+    input_column,
+    text_of,
+    top,
+)
+from runner.results.quality.rescore import AS_RUN, Decision, Rescoring, Scores, softmax
+from runner.results.quality.shapes import AnyFigures, CalibrationEffect, LabelFigures, PriorEffect
+from runner.results.quality.values import number_figures, set_figures
 from runner.results.run import Run
-from runner.results.scores import accuracy_by_coverage, calibration_error, label_figures
+from runner.results.scores import accuracy_by_coverage, calibration_error, label_figures, reliability
 from runner.types import UserError
 
 NONE = "(none)"
+KINDS = ("labels", "numbers", "sets")
 MOST_CLASSES = 1000  # where neither the job nor the data set names them
-Golds = Callable[[int, pa.Table], list[str | None]]  # of a block: its first row and its columns
 
 
-def evaluate_labels(run_dir: Path, source: DataSource, labels: list[str] | None = None) -> dict[str, Any]:
+def label_evaluation(run: Run, source: DataSource, labels: list[str] | None = None) -> dict[str, Any]:
+    """For a job's ``figures``: ``evaluation`` of its column ``label`` where the data set has gold, else nothing."""
+    return {"evaluation": evaluate_labels(run, source, labels)} if source.conf.gold else {}
+
+
+def evaluate_labels(
+    run: Run | Path | str, source: DataSource, labels: list[str] | None = None, column: str = LABEL
+) -> LabelFigures:
     """The figures of a run's labels against the gold column of its data set; see ``Evaluation.figures``.
 
     Without ``labels`` they are those that occur in the output or the gold column.
     """
+    run = run if isinstance(run, Run) else Run(Path(run))
 
-    def golds(start: int, table: pa.Table) -> list[str | None]:
-        return source.golds(start, start + len(table), labels or ())
+    def name(value: Any) -> str | None:
+        return source.gold_name(value, labels or ())
 
-    run = Run(run_dir)
-    return Evaluation(run, _occurring(run, golds) if labels is None else labels, golds).figures()
-
-
-def _occurring(run: Run, golds: Golds, also: Sequence[str] = ()) -> list[str]:
-    seen: set[str | None] = set()
-    for start, table in run.blocks(["label", *also]):
-        seen.update(None if label is None else str(label) for label in table["label"].unique().to_pylist())
-        seen.update(golds(start, table))
-        if len(seen) > MOST_CLASSES:
-            raise UserError(f"the label and gold columns have more than {MOST_CLASSES:,} different values")
-    return sorted(name for name in seen if name is not None)
+    return Evaluation(run, labels, input_column(source, source.conf.gold or ""), name, column).figures()
 
 
-def evaluate_run(run_dir: Path, gold: str) -> dict[str, Any]:
-    """The figures against any column that the output kept or the data set has. UserError if it does not exist."""
-    run = Run(run_dir)
-    columns = run.columns.names
-    if "label" not in run.columns.job:
-        raise UserError(f"{run_dir} has no column label of its job, whose columns are {', '.join(run.columns.job)}")
-    labels = _label_names(run)
-    kept = [name for name in columns if name != "label"]
-    try:
-        source, lost = run.source if run.is_row_by_row else None, None
-    except (UserError, OSError) as problem:  # moved or changed: the kept columns may suffice
-        source, lost = None, str(problem)
-    if source is not None and gold in source.column_names:
-        return evaluate_labels(run_dir, source.with_gold(gold, labels or []), labels)
-    if gold not in kept:
-        known = dict.fromkeys([*kept, *(source.column_names if source else [])])
-        why = f" ({lost})" if lost else ""
-        raise UserError("--gold", f"there is no such column{why}; valid: {', '.join(known)}", value=gold)
-    classes = [str(name) for name in run.config["dataset"].get("classes") or labels or ()]
+def evaluate_run(
+    run_dir: Path | str,
+    gold: str | None = None,
+    column: str | None = None,
+    decision: Decision = AS_RUN,
+    kind: str | None = None,
+) -> AnyFigures:
+    """The figures of a column of the job's, by default its labels, against any column that the output or the data has.
 
-    def golds(start: int, table: pa.Table) -> list[str | None]:
-        return [gold_name(value, classes, labels or ()) for value in values(gold, table.column(gold))]
+    ``gold``: by default the run's own. ``kind``, one of KINDS, follows from the column's type unless it is given.
+    UserError for what does not exist.
+    """
+    run = Run(Path(run_dir))
+    gold = gold_column(run, gold)
+    column = column_with_gold(run, column, gold)
+    golds = Golds.open(run, gold, column)
+    kind = kind or _kind(run, column)
+    if decision != AS_RUN and (kind != "labels" or column != LABEL):
+        raise UserError("--no-prior, --temperature and --threshold decide the column label, not another one")
+    if kind != "labels":
+        said, right = _pairs(run, column, golds)
+        if not right:
+            return {"kind": cast(Any, kind), "column": column, "rows": 0}
+        return number_figures(column, right, said) if kind == "numbers" else set_figures(column, right, said)
+    return Evaluation(run, golds.labels, golds.values, golds.name, column, golds.also, decision).figures()
 
-    return Evaluation(run, _occurring(run, golds, [gold]) if labels is None else labels, golds, [gold]).figures()
+
+def _kind(run: Run, column: str) -> str:
+    for _, table in run.blocks(top(run, column)):
+        kind, t = column_of(table, column).type, pa.types
+        if t.is_struct(kind):
+            parts = ", ".join(f"{column}.{part.name}" for part in list(kind)[:12])
+            raise UserError("--column", f"it has parts: {parts}", value=column)
+        if t.is_integer(kind) or t.is_floating(kind) or t.is_decimal(kind):
+            return "numbers"
+        return "sets" if t.is_list(kind) or t.is_large_list(kind) else "labels"
+    return "labels"
 
 
-def _label_names(run: Run) -> list[str] | None:
-    """The labels in the job's order; None for a job of the user's own, which may return any."""
-    from runner.text.labels import read_labels
-
-    try:
-        return [choice.name for choice in read_labels(run.identity["job"].get("labels"))]
-    except UserError:
-        return None
+def _pairs(run: Run, column: str, golds: Golds) -> tuple[list[Any], list[Any]]:
+    """The column's and the gold values of the rows that have a gold one."""
+    said: list[Any] = []
+    right: list[Any] = []
+    for start, table in run.blocks(list(dict.fromkeys([*top(run, column), *golds.also]))):
+        for answer, gold in zip(shown(column_of(table, column)), golds.values(start, table), strict=True):
+            if golds.has(gold):
+                said.append(answer)
+                right.append(gold)
+    return said, right
 
 
 @dataclass
 class Evaluation:
-    """A run's labels compared with ``golds``. ``labels``: all names; ``also``: output columns that ``golds`` reads."""
+    """A run's labels in ``column`` compared with ``golds``, whose values ``name`` names.
+
+    ``labels``: all names, None for those that occur; ``also``: output columns that ``golds`` reads.
+    """
 
     run: Run
-    labels: list[str]
-    golds: Golds
+    labels: list[str] | None
+    golds: Values
+    name: Name
+    column: str = LABEL
     also: list[str] = field(default_factory=list)
+    decision: Decision = AS_RUN
 
-    def figures(self) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        self._rescoring = None if self.decision == AS_RUN else Rescoring(self.run, self.decision)
+        self._scores = Scores(self.run)
+        self._index = {name: at for at, name in enumerate(self.labels or [])}
+
+    def figures(self) -> LabelFigures:
         """JSON values, with 95% bootstrap intervals. Rows in error, and abstained ones, have no label and are wrong.
 
         ``rows`` with gold, of which ``labelled``, ``abstained`` and ``errors``; ``accuracy`` over them all and
-        ``accuracy_labelled``; ``kappa``, ``macro_f1``, ``classes``, ``confusion[gold][label]``. Where there are
-        confidences: ``ece`` (over labelled rows, without those that the temperature was fitted on), ``coverage``; and
-        the effects of ``prior`` and ``calibration``, if the job has them.
+        ``accuracy_labelled``; ``kappa``, ``macro_f1``, ``classes``, ``confusion[gold][label]``; ``baseline`` and
+        ``favourite``: the most frequent gold label and answer. Where there are confidences: ``ece`` and
+        ``reliability`` (over labelled rows, without those that the temperature was fitted on), ``coverage``; and the
+        effects of ``prior`` and ``calibration``, if the job has them. ``decision``: how labels were decided anew.
         """
         parts = list(self._parts())
+        found = LabelFigures(kind="labels", column=self.column, rows=0, accuracy=None, confusion={})
         if not any(len(part[0]) for part in parts):
-            return {"rows": 0, "accuracy": None, "confusion": {}}
+            return found
         joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         gold, label, confidence, before, plain, position, abstained, errors = joined
+        names, (gold, label, plain) = self._in_order(gold, label, plain)
         rows = len(gold)
-        labelled, right = label < len(self.labels), gold == label
-        found = {
-            "rows": rows,
-            "labelled": int(labelled.sum()),
-            "abstained": int(abstained.sum()),
-            "errors": int(errors.sum()),
-            "accuracy_labelled": float(right[labelled].mean()) if labelled.any() else None,
-            **label_figures(gold, label, self.labels),
-        }
+        labelled, right = label < len(names), gold == label
+        found |= LabelFigures(
+            rows=rows,
+            labelled=int(labelled.sum()),
+            abstained=int(abstained.sum()),
+            errors=int(errors.sum()),
+            accuracy_labelled=float(right[labelled].mean()) if labelled.any() else None,
+        )
+        found |= label_figures(gold, label, names)
         sure = labelled & np.isfinite(confidence)
         if sure.any():
             found |= self._trust(sure, confidence, before, right, position, rows)
-        if "prior" in self.run.prelude:
+        if "prior" in self.run.prelude and self.decision.prior:
             found["prior"] = self._effect_of_prior(gold, plain, right)
+        if self.decision != AS_RUN:
+            found["decision"] = vars(self.decision)
         return found
 
-    def _trust(self, sure: Any, confidence: Any, before: Any, right: Any, position: Any, rows: int) -> dict[str, Any]:
-        found: dict[str, Any] = {"coverage": accuracy_by_coverage(confidence[sure], right[sure], rows)}
+    def _in_order(self, *kinds: Any) -> tuple[list[str], list[Any]]:
+        """The labels in the job's order, else sorted, and arrays of their numbers, the last of which means none."""
+        found = list(self._index)
+        names = found if self.labels is not None else sorted(found)
+        places = np.array([*(names.index(name) for name in found), len(names)], np.int64)
+        return names, [places[np.where(kind < 0, len(found), kind)] for kind in kinds]
+
+    def _trust(self, sure: Any, confidence: Any, before: Any, right: Any, position: Any, rows: int) -> LabelFigures:
+        found = LabelFigures(coverage=cast(Any, accuracy_by_coverage(confidence[sure], right[sure], rows)))
         calibration = self.run.prelude.get("calibration")
         rest = sure & ~np.isin(position, calibration["rows"]) if calibration else sure
         if not rest.any():
             return found
         found["ece"], found["intervals_ece"] = calibration_error(confidence[rest], right[rest])
-        if calibration:
+        found["reliability"] = reliability(confidence[rest], right[rest])
+        if calibration and self.decision == AS_RUN:
             ece, interval = calibration_error(before[rest], right[rest])
-            found["calibration"] = {
-                "temperature": calibration["temperature"],
-                "fitted_on": len(calibration["rows"]),
-                "rows": int(rest.sum()),
-                "ece_before": ece,
-                "interval_before": interval,
-                "ece": found["ece"],
-                "interval": found["intervals_ece"],
-                **{name: calibration[name] for name in ("fitted", "held_out", "left_out") if name in calibration},
-            }
+            found["calibration"] = CalibrationEffect(
+                temperature=calibration["temperature"],
+                fitted_on=len(calibration["rows"]),
+                rows=int(rest.sum()),
+                ece_before=ece,
+                interval_before=interval,
+                ece=found["ece"],
+                interval=found["intervals_ece"],
+            )
+            kept = {name: calibration[name] for name in ("fitted", "held_out", "left_out") if name in calibration}
+            found["calibration"] |= cast(CalibrationEffect, kept)
         return found
 
-    def _effect_of_prior(self, gold: Any, plain: Any, right: Any) -> dict[str, Any]:
+    def _effect_of_prior(self, gold: Any, plain: Any, right: Any) -> PriorEffect:
         """The accuracy of the labels without the prior: abstained rows count, error rows have no label."""
-        prior = self.run.prelude["prior"]
-        return {**prior, "accuracy_without": float((plain == gold).mean()), "accuracy": float(right.mean())}
+        accuracies = {"accuracy_without": float((plain == gold).mean()), "accuracy": float(right.mean())}
+        return cast(PriorEffect, {**self.run.prelude["prior"], **accuracies})
 
     def _parts(self) -> Iterator[tuple[Any, ...]]:
-        """Arrays over the rows with gold of each block, in the order in which ``figures`` takes them."""
-        index = {name: at for at, name in enumerate(self.labels)}
-        job = ("label", "confidence", "abstained", "probabilities")
-        ours = [*(name for name in job if name in self.run.columns.job), "error"]
-        for start, table in self.run.blocks(list(dict.fromkeys([*ours, *self.also]))):
-            names = self.golds(start, table)
-            if unknown := sorted({name for name in names if name is not None and name not in index}):
-                raise UserError(f"the gold value {unknown[0]!r} is not among the labels ({', '.join(self.labels)})")
+        """Arrays over the rows with gold of each block, in the order in which ``figures`` takes them; -1: no label."""
+        job = self.run.columns.job
+        details = ("confidence", "abstained", "probabilities", "logprobs") if self.column == LABEL else ()
+        ours = [*top(self.run, self.column), *(name for name in details if name in job), "error"]
+        for start, whole in self.run.blocks(list(dict.fromkeys([*ours, *self.also]))):
+            names = [self.name(value) for value in self.golds(start, whole)]
+            table = self._rescoring.table(whole) if self._rescoring else whole
             known = np.array([name is not None for name in names], np.bool_)
-            gold = np.array([index.get(name or "", 0) for name in names], np.int64)
-            none = len(index)
-            given = [none if one is None else index.get(str(one), none) for one in table["label"].to_pylist()]
-            before, plain = self._without_prelude(table)
-            said = table.select(ours)
+            gold = np.array([0 if name is None else self._number(name, "gold value") for name in names], np.int64)
+            answers = map(text_of, column_of(table, self.column).to_pylist())
+            given = [-1 if one is None else self._number(one, "label", strict=False) for one in answers]
+            said = table.select([name for name in table.column_names if name in (*ours, "abstained")])
+            before, plain = self._without_prelude(said)
             arrays = (
                 *(gold, np.array(given, np.int64), _floats(said, "confidence"), before, plain),
                 *(start + np.arange(len(table)), _flags(said, "abstained"), table["error"].is_valid().to_numpy()),
             )
             yield tuple(array[known] for array in arrays)
 
+    def _number(self, name: str, what: str, *, strict: bool = True) -> int:
+        """A label's number. UserError for one that is not among the job's, if it is ``strict``, and for too many."""
+        if name not in self._index:
+            if self.labels is not None:
+                if strict:
+                    raise UserError(f"the {what} {name!r} is not among the labels ({', '.join(self.labels)})")
+                return -1
+            if len(self._index) == MOST_CLASSES:
+                few = f"the {self.column} and gold columns have more than {MOST_CLASSES:,} different values"
+                raise UserError(f"{few}: only columns of few values are compared as labels")
+            self._index[name] = len(self._index)
+        return self._index[name]
+
     def _without_prelude(self, table: pa.Table) -> tuple[Any, Any]:
-        """Each row's confidence without temperature (NaN: none), and its label without prior (L: none)."""
-        rows, L = len(table), len(self.labels)
-        confidence, label = np.full(rows, np.nan), np.full(rows, L)
-        if not self.run.prelude or "probabilities" not in table.column_names:
+        """Each row's confidence without temperature (NaN: none), and its label without prior (-1: none)."""
+        rows = len(table)
+        confidence, label = np.full(rows, np.nan), np.full(rows, -1)
+        if not self.run.prelude or not self.labels or not {"probabilities"} <= set(table.column_names):
             return confidence, label
-        struct = table["probabilities"].combine_chunks()
-        there = struct.is_valid().to_numpy(zero_copy_only=False)
-        values = [struct.field(name).fill_null(0).to_numpy(zero_copy_only=False) for name in self.labels]
-        with np.errstate(divide="ignore"):
-            scores = np.log(np.stack(values, axis=1)[there])
-        scores *= self.run.prelude.get("calibration", {}).get("temperature", 1.0)
-        confidence[there] = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(axis=1)
-        if "prior" in self.run.prelude:
-            scores = scores + np.array([self.run.prelude["prior"]["logprobs"][name] for name in self.labels])
+        there, scores = self._scores.read(table, self.labels)
+        confidence[there] = softmax(scores - self._scores.bias(self.labels)).max(axis=1)
         label[there] = scores.argmax(axis=1)
         return confidence, label
 

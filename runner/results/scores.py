@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from runner.results.quality.shapes import ClassFigures, LabelFigures, Share
+
 RESAMPLES = 1000
 BINS = 15  # of the expected calibration error (Guo et al. 2017), of equal width
 FINE = 100  # parts of a bin within which confidences count as equal in the bootstrap
@@ -31,10 +33,11 @@ class Rates(NamedTuple):
     f1: Floats
 
 
-def label_figures(gold: Ints, label: Ints, names: list[str]) -> dict[str, Any]:
+def label_figures(gold: Ints, label: Ints, names: list[str]) -> LabelFigures:
     """Accuracy, Cohen's kappa, macro F1, figures by class and the confusion of rows [R]; label L stands for none.
 
     A row without a label is wrong: it counts against accuracy and recall, and as a label of its own in kappa.
+    ``baseline``: the most frequent gold label, ``favourite``: the most frequent answer.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -44,33 +47,36 @@ def label_figures(gold: Ints, label: Ints, names: list[str]) -> dict[str, Any]:
     weighted = {"sample_weight": counts}
     known = list(range(L))
     by_class = precision_recall_fscore_support(golds, labels, labels=known, zero_division=0, **weighted)
-    low, high = _interval(rates(_resample(counts), golds, labels, L))
-    overall = {
-        "accuracy": float((gold == label).mean()),
-        "kappa": kappa(golds, labels, counts),
-        "macro_f1": float(by_class[2].mean()),
-    }
+    low, high = _interval(rates(resample(counts), golds, labels, L))
     matrix = np.zeros((L, L + 1), np.int64)
     matrix[golds, labels] = counts
-    return {
-        **overall,
-        "intervals": {name: _pair(getattr(low, name), getattr(high, name)) for name in overall},
-        "classes": {
-            name: {
-                "precision": float(by_class[0][at]),
-                "recall": float(by_class[1][at]),
-                "f1": float(by_class[2][at]),
-                "rows": int(matrix[at].sum()),
-                "intervals": {
-                    k: _pair(getattr(low, k)[at], getattr(high, k)[at]) for k in ("precision", "recall", "f1")
-                },
-            }
+    return LabelFigures(
+        accuracy=float((gold == label).mean()),
+        kappa=kappa(golds, labels, counts),
+        macro_f1=float(by_class[2].mean()),
+        intervals={name: _pair(getattr(low, name), getattr(high, name)) for name in ("accuracy", "kappa", "macro_f1")},
+        classes={
+            name: ClassFigures(
+                precision=float(by_class[0][at]),
+                recall=float(by_class[1][at]),
+                f1=float(by_class[2][at]),
+                rows=int(matrix[at].sum()),
+                intervals={k: _pair(getattr(low, k)[at], getattr(high, k)[at]) for k in ("precision", "recall", "f1")},
+            )
             for at, name in enumerate(names)
         },
-        "confusion": {
+        confusion={
             name: dict(zip([*names, "(none)"], matrix[at].tolist(), strict=True)) for at, name in enumerate(names)
         },
-    }
+        baseline=_most(matrix.sum(axis=1), names),
+        favourite=_most(matrix[:, :L].sum(axis=0), names),
+    )
+
+
+def _most(counts: Ints, names: list[str]) -> Share | None:
+    """The most frequent label, the first of several, and its share of all; None without any."""
+    at = int(counts.argmax())
+    return Share(label=names[at], share=float(counts[at] / counts.sum())) if counts[at] else None
 
 
 def kappa(first: Ints, second: Ints, counts: Ints) -> float | None:
@@ -105,8 +111,18 @@ def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple
     kinds, which, counts = np.unique(fine * 2 + right, return_inverse=True, return_counts=True)
     gap = np.bincount(which, right - confidence) / counts  # by which accuracy exceeds confidence, in each kind
     in_bin = np.eye(BINS)[kinds // 2 // FINE]
-    errors = np.abs((np.vstack([counts, _resample(counts)]) * gap) @ in_bin).sum(axis=1) / len(confidence)
+    errors = np.abs((np.vstack([counts, resample(counts)]) * gap) @ in_bin).sum(axis=1) / len(confidence)
     return float(errors[0]), _pair(*np.percentile(errors[1:], [2.5, 97.5]))
+
+
+def reliability(confidence: Floats, right: npt.NDArray[np.bool_]) -> list[list[float]]:
+    """[mean confidence, share right, rows] of each of BINS that has rows: what ``calibration_error`` sums up.
+
+    The diagram of Niculescu-Mizil and Caruana (2005), as Guo et al. (2017) use it.
+    """
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    groups = [bins == number for number in np.unique(bins)]
+    return [[float(confidence[g].mean()), float(right[g].mean()), int(g.sum())] for g in groups]
 
 
 def accuracy_by_coverage(confidence: Floats, right: npt.NDArray[np.bool_], rows: int) -> list[dict[str, Any]]:
@@ -129,7 +145,7 @@ def accuracy_by_coverage(confidence: Floats, right: npt.NDArray[np.bool_], rows:
     return list(curve.values())
 
 
-def _resample(counts: Ints) -> Ints:
+def resample(counts: Ints) -> Ints:
     """[RESAMPLES, kinds]: how often each kind of row would be in a new sample."""
     rows = int(counts.sum())
     return np.random.default_rng(0).multinomial(rows, counts / rows, RESAMPLES)

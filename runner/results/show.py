@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner.console import line
+from runner.results.quality.verdict import advice, verdict
 from runner.words import clock, count_of, duration, escaped
 
 _CLASSES = 30  # shown; the JSON has them all
@@ -54,9 +55,10 @@ def _rouge(figures: dict[str, Any]) -> Lines:
     return list(zip(["score", "", "", ""], rouge_lines(figures["rouge"]), strict=True))
 
 
-def show_evaluation(found: dict[str, Any]) -> None:
-    """How accurate a run's labels are; see ``runner.results.evaluate``."""
-    for name, text in verdict_lines(found):
+def show_evaluation(found: Mapping[str, Any]) -> None:
+    """How right a run's answers are; see ``runner.results.evaluate``."""
+    lines = {"numbers": number_lines, "sets": set_lines}.get(found["kind"], verdict_lines)
+    for name, text in lines(found):
         line(name, escaped(text))
 
 
@@ -106,9 +108,49 @@ def _show_figures(figures: Mapping[str, Any]) -> None:
         line("batch", f"{figures['slot_occupancy']:.0%} of the slots in use, {padding:.1%} padding")
 
 
-def verdict_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+def number_lines(found: Mapping[str, Any]) -> Lines:
+    """Of numbers: how far they are from the gold ones."""
+    lines = [
+        (
+            "numbers",
+            f"{found['answered']:,} of {count_of(found['rows'], 'row')} with gold have one in {found['column']}",
+        )
+    ]
+    if not found["answered"]:
+        return lines
+    lean = f"on average {abs(found['bias']):.4g} too {'high' if found['bias'] > 0 else 'low'}" if found["bias"] else ""
+    return [
+        *lines,
+        ("error", f"mean absolute {_near(found, 'mae')}, root mean square {_near(found, 'rmse')}"),
+        ("", ", ".join(part for part in (f"{found['exact']:.1%} of the rows are exact", lean) if part)),
+        ("", f"correlation {_with(found, 'correlation')}"),
+    ]
+
+
+def set_lines(found: Mapping[str, Any]) -> Lines:
+    """Of sets: how many members they share with the gold ones."""
+    return [
+        ("sets", f"{found['answered']:,} of {count_of(found['rows'], 'row')} with gold have one in {found['column']}"),
+        ("exact", _with(found, "exact")),
+        ("Jaccard", f"{_with(found, 'jaccard')}, the mean over rows"),
+        (
+            "F1",
+            f"{_with(found, 'f1')} over all members (precision {found['precision']:.3f}, recall {found['recall']:.3f})",
+        ),
+    ]
+
+
+def _near(found: Mapping[str, Any], name: str) -> str:
+    low, high = found["intervals"][name]
+    return f"{found[name]:.4g} ({low:.4g} to {high:.4g})"
+
+
+def verdict_lines(found: Mapping[str, Any]) -> Lines:
     """(name, text) pairs; a name may be empty. ``found`` has rows."""
-    lines = [("accuracy", f"{_with(found, 'accuracy')} on {count_of(found['rows'], 'row')} with a gold label")]
+    where = "" if found.get("column", "label") == "label" else f", in {found['column']}"
+    lines = [("accuracy", f"{_with(found, 'accuracy')} on {count_of(found['rows'], 'row')} with a gold label{where}")]
+    if said := verdict(found):
+        lines += [("verdict", said), *(("try", tip) for tip in advice(found))]
     if found["labelled"] < found["rows"]:
         lost = [
             f"{found[kind]:,} {text}"
@@ -130,7 +172,7 @@ def verdict_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _calibration(one: dict[str, Any]) -> str:
+def _calibration(one: Mapping[str, Any]) -> str:
     on = count_of(one["fitted_on"], "row") + (f" ({one['left_out']:,} left out)" if one.get("left_out") else "")
     if one["temperature"] != one.get("fitted", one["temperature"]):
         errors = one.get("held_out", {}).get("ece")
@@ -143,7 +185,7 @@ def _calibration(one: dict[str, Any]) -> str:
     return f"{fitted}; calibration error on the other {one['rows']:,}: {effect}"
 
 
-def _trust(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _trust(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = []
     if "ece" in found:
         lines.append(("trust", f"expected calibration error {found['ece']:.3f} {_range(found['intervals_ece'])}"))
@@ -177,7 +219,7 @@ def confusion_table(confusion: dict[str, dict[str, int]]) -> str:
     return "\n".join(lines)
 
 
-def _with(found: dict[str, Any], name: str) -> str:
+def _with(found: Mapping[str, Any], name: str) -> str:
     return "unknown" if found[name] is None else f"{found[name]:.3f} {_range(found['intervals'][name])}"
 
 

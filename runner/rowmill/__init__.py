@@ -26,6 +26,7 @@ from runner.types import (
 )
 
 if TYPE_CHECKING:
+    from runner.results.evaluate import label_evaluation
     from runner.results.run import Run
 
 __all__ = [
@@ -44,15 +45,19 @@ __all__ = [
     "Steps",
     "UserError",
     "__version__",
+    "label_evaluation",
     "open_run",
     "run",
 ]
 
 
-def __getattr__(name: str) -> object:
-    """``Run``, late: Arrow is loaded by whoever reads a run."""
-    if name != "Run":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from runner.results.run import Run
+_LATE = {"Run": "runner.results.run", "label_evaluation": "runner.results.evaluate"}
 
-    return Run
+
+def __getattr__(name: str) -> object:
+    """``Run`` and what reads one, late: they load Arrow and scikit-learn."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LATE[name]), name)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from runner.disk import write_json
 from runner.night.link import Link
-from runner.results.run import FIGURES
+from runner.results.run import FIGURES, Run
 from runner.results.status import read_status
 from runner.session.runlog import run_log
 from runner.session.runnable import Runnable, resume_command
@@ -45,12 +45,13 @@ def finish(run: Runnable, link: Link | None = None, *, is_last: bool = True) -> 
 
 def _compute(run: Runnable, resume: str, figures: dict[str, Any]) -> None:
     """Add the job's figures and ``report`` to those of the run, as far as they can be had."""
-    found = tried("figures", run.figures_command or resume, lambda: _as_json(run.figures()))
+    read = Run(run.run_dir)  # once: its files are checked when they are read for the first time
+    found = tried("figures", resume, lambda: _as_json(run.figures(read)))
     own = _renamed(found or {}, {*figures, "report"})
     figures |= own
     if run.wants_report:
         again = shlex.join(["rowmill", "report", str(run.run_dir)])
-        if report := tried("report", again, lambda: _report(run, figures)):
+        if report := tried("report", again, lambda: _report(run, read, figures)):
             figures["report"] = report
     tried("figures.json", resume, lambda: write_json(run.run_dir / FIGURES, figures))
 
@@ -89,7 +90,7 @@ def tried(what: str, again: str, compute: Callable[[], T]) -> T | None:
         return None
 
 
-def _report(run: Runnable, figures: dict[str, Any]) -> str:
+def _report(run: Runnable, read: Run, figures: dict[str, Any]) -> str:
     from runner.report import write_report
 
-    return str(write_report(run.run_dir, run.source, figures))
+    return str(write_report(read, run.source, figures))

@@ -16,6 +16,7 @@ from runner.engine.conf import EngineConf
 from runner.night.night import Night
 from runner.night.notify import NotifyConf, masked
 from runner.night.schedule import ScheduleConf
+from runner.results.run import Run
 from runner.signals import Stop
 
 
@@ -66,13 +67,8 @@ class Runnable(Protocol):
         """Work until it is complete; KeyboardInterrupt if ``stop`` was asked for before."""
         ...
 
-    def figures(self) -> dict[str, Any]:
-        """What there is to say of the finished rows beyond their status."""
-        ...
-
-    @property
-    def figures_command(self) -> str | None:
-        """The command that computes them alone; None: only resuming does."""
+    def figures(self, run: Run) -> dict[str, Any]:
+        """What there is to say of the finished rows, read from ``run``, beyond their status."""
         ...
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,26 +101,10 @@ class JobRun:
         wanted = self.conf.output.report
         return self.ready.folder is not None if wanted is None else wanted
 
-    def figures(self) -> dict[str, Any]:
-        """What the job says of its rows; of one of the user's own that says nothing, how right its labels are."""
-        if self.ready.hooks.figures is not None:
-            return dict(self.ready.hooks.figures.figures(Run(self.run_dir), self.source))
-        if self._has_gold_labels:
-            from runner.results.evaluate import evaluate_labels
-
-            return {"evaluation": evaluate_labels(self.run_dir, self.source)}
-        return {}
-
-    @property
-    def figures_command(self) -> str | None:
-        gold = self.source.conf.gold
-        words = ["rowmill", "evaluate", str(self.run_dir), "--gold", str(gold)]
-        return shlex.join(words) if self._has_gold_labels else None
-
-    @property
-    def _has_gold_labels(self) -> bool:
-        ready = self.ready
-        return bool(ready.source.conf.gold) and ready.attempts is None and "label" in ready.job.schema().names
+    def figures(self, run: Run) -> dict[str, Any]:
+        """What the job says of its rows."""
+        hook = self.ready.hooks.figures
+        return dict(hook.figures(run, self.source)) if hook is not None else {}
 
 
 def is_complete(ready: Prepared, store: Store) -> bool:

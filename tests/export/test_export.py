@@ -186,14 +186,19 @@ def test_a_type_that_a_format_lacks_is_told_in_one_line(tmp_path):
         WRITERS["parquet"](str(tmp_path / "x.parquet"), [table], overwrite=False)
 
 
-def test_an_input_column_called_row_is_no_key_of_the_sqlite_table(tmp_path, monkeypatch, capsys):
+def test_an_input_column_called_row_is_not_taken_for_the_row_s_position(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("mail.csv").write_text("row,text\n7,win\n7,lunch\n")
     runner.run([*(word for word in AS_TYPED if not word.startswith("output.keep")), "output.report=false"])
     assert main(["export", "outputs/mail", "out.db"]) == 0
     database = sqlite3.connect("out.db")
-    assert database.execute("SELECT row, text FROM rows").fetchall() == [(7, "win"), (7, "lunch")]
+    assert database.execute("SELECT row_, row, text FROM rows").fetchall() == [(0, 7, "win"), (1, 7, "lunch")]
     database.close()
+    assert main(["export", "outputs/mail", "argilla.json", "--format", "argilla", "--text", "row"]) == 0
+    records = json.loads(Path("argilla.json").read_text())
+    assert [(one["id"], one["fields"]) for one in records] == [("0", {"row": "7"}), ("1", {"row": "7"})]
+    assert main(["export", "outputs/mail", "tasks.json", "--format", "label-studio", "--text", "row"]) == 0
+    assert [one["data"] for one in json.loads(Path("tasks.json").read_text())][1] == {"row": "7", "row_": 1}
 
 
 @pytest.mark.parametrize("name", ["out.db", "out.csv", "out.parquet"])

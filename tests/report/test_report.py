@@ -8,12 +8,13 @@ import sqlite3
 import numpy as np
 import pytest
 
+from runner import open_run
 from runner.checkpoint.records import Staged
 from runner.cli import main
 from runner.report import charts, write_report
 from runner.report.charts import bars, histogram, reliability
-from runner.report.figures import reliability as bins_of
-from runner.report.page import MOST_BYTES, text_of
+from runner.report.page import MOST_BYTES
+from runner.report.tables import text_of
 from runner.types import UserError
 from tests.support.page import Page
 
@@ -54,7 +55,7 @@ def test_a_gold_column_called_error_hides_no_error(folder):
     with (folder / "mail.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "error"), ("", "ham"), ("lunch", "spam")])
     content, _ = report_of(folder, dataset_gold="error")
-    table = content[content.index("A sample of 2 rows") :]
+    table = content[content.index('id="rows"') :]
     assert "is null" in table
 
 
@@ -68,6 +69,9 @@ def test_a_label_run_s_report(folder):
         "Reliability",
         "Confusion",
         "50 least confident rows",
+        "always answering 'ham' would be right in 50.0%",
+        "if all were ham",
+        "rows (support)",
     ):
         assert said in text
     assert "A sample of 120 rows" in text
@@ -189,12 +193,6 @@ def test_the_fake_engine_writes_none_unless_asked(folder):
     assert not (folder / "outputs/mail/report.html").exists()
 
 
-def test_reliability_bins():
-    confidence = np.array([0.55, 0.58, 0.95, 1.0, 0.91, np.nan, 0.2])
-    right = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, np.nan])
-    assert bins_of(confidence, right) == [(pytest.approx(0.565), 0.5, 2), (pytest.approx(0.95333, abs=1e-4), 2 / 3, 3)]
-
-
 @pytest.mark.filterwarnings("error")
 def test_charts_of_odd_values():
     assert histogram("x", np.zeros(0), "x") == ""
@@ -219,3 +217,68 @@ def test_the_speed_does_not_jump_at_a_mark_that_follows_closely():
     _, rates = charts._rates(marks)
     assert max(rates) < 3
     assert charts._rates(marks)[0][-1] == 30.01
+
+
+def write_labels(folder, count, rows):
+    names = [f"label {i}" for i in range(count)]
+    with (folder / "mail.csv").open("w", newline="") as file:
+        golds = (names[i * 7 % count] for i in range(rows))
+        csv.writer(file).writerows([("id", "text", "kind"), *((i, f"mail {i}", gold) for i, gold in enumerate(golds))])
+    return f"[{','.join(names)}]"
+
+
+@pytest.mark.parametrize(("count", "shown"), [(8, 8), (20, 20), (77, 24)])
+def test_the_confusion_matrix_has_as_many_labels_as_can_be_read(folder, count, shown):
+    content, _ = report_of(folder, job_labels=write_labels(folder, count, 3 * count))
+    matrix = content[content.index('<table class="confusion') :].partition("</table>")[0]
+    assert matrix.count('<th scope="row">') == matrix.count('<th scope="col">') == shown
+    assert ("<small>" in matrix) is (count <= 12)  # shares beside the counts
+    assert (f"{count - shown} others are left out" in content) is (count > shown)
+    assert content.count("(support)") == 1
+    by_label = content[content.index("By label") :].partition("</table>")[0]
+    assert by_label.count("<tr>") == count + 1
+    assert "Most frequent mistakes" in content
+
+
+def test_wrong_and_failed_rows_are_marked_and_can_be_chosen_and_sorted(folder):
+    write_mail(folder, [f"mail {i}" if i != 3 else "" for i in range(60)])
+    content, _ = report_of(folder)
+    rows = list(open_run("outputs/mail").rows())
+    wrong = [row["row"] for row in rows if row["label"] != row["kind"]]
+    assert content.count('<span class="mark">wrong</span>') == len(wrong) - 1
+    assert content.count('<span class="mark">error</span>') == 1
+    assert f"{len(wrong)} wrong rows" in content and "1 row with an error" in content
+    for value in ("sample", "wrong", "failed", "unsure"):
+        assert f'<option value="{value}">' in content
+    found = re.findall(r'<tr data-why="([a-z ]+)" data-doubt="([^"]*)"', content)
+    assert len(found) == 60
+    assert [bool(doubt) for _, doubt in found] == [row["error"] is None for row in rows]
+    assert ["wrong" in why for why, _ in found] == [row["row"] in wrong for row in rows]
+
+
+def test_a_structured_run_shows_its_answers_first_and_charts_them(folder):
+    own = {"kind": {"enum": ["a", "b", "c"]}, "ok": {"type": "boolean"}}
+    own["tags"] = {"type": "array", "items": {"enum": ["x", "y"]}, "minItems": 1, "maxItems": 2}
+    own["at"] = {"type": "object", "properties": {"city": {"enum": ["Rome", "Bonn"]}}, "required": ["city"]}
+    (folder / "schema.json").write_text(json.dumps({"type": "object", "properties": own, "required": list(own)}))
+    columns = [f"c{i}" for i in range(9)]
+    with (folder / "mail.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *([f"{name} {i}" for name in columns] for i in range(40))])
+    words = ["job=generate", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake", "output.report=true"]
+    assert main(["run", *words, "prompt.user={{ c1 }}", "output.schema=schema.json", "run_name=mail"]) == 0
+    content = (folder / "outputs/mail/report.html").read_text()
+    heads = re.findall(r'<th scope="col" class="(\w+)( more)?" data-name="(\w+)">', content)
+    names = [name for _, _, name in heads]
+    assert names == ["row", *own, *columns]
+    assert [name for _, more, name in heads if more] == ["c4", "c5", "c6", "c7", "c8"]
+    assert [*re.findall(r'<input type="checkbox" value="(\w+)"', content)] == [*own, *columns]
+    charts_of = content[content.index("What the answers hold") : content.index("<h2>Rows</h2>")]
+    for name in ("kind", "ok", "tags", "at.city"):
+        assert f"<figcaption>{name}</figcaption>" in charts_of
+    assert "All 40 rows are finished, none with an error." in content
+
+
+def test_an_error_is_in_the_verdict_of_a_run_without_gold(folder):
+    write_mail(folder, ["a", "", "c", ""])
+    content, _ = report_of(folder, dataset_gold="null")
+    assert "All 4 rows are finished, 2 (50.0%) with an error, most often: prompt.user." in content

@@ -1,10 +1,12 @@
 """``rowmill diff`` tells two runs apart, in what they were and in what came out."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rowmill
 
 from runner.cli import main
 from runner.config.conf import EngineConf
@@ -112,3 +114,71 @@ def test_kappa_is_agreement_beyond_chance_and_none_where_chance_alone_agrees():
     nothing = np.zeros(0, np.int64)
     assert kappa(nothing, nothing, nothing) is None
     assert kappa(np.array([0]), np.array([0]), np.array([3])) is None
+
+
+def judged(folder, name, said, *words):
+    """A label run whose labels are ``said``: by one own job that repeats a column of the input."""
+    lines = [f"{i},{a},{b},{kind}" for i, (a, b, kind) in enumerate(zip(*said, strict=True))]
+    Path("said.csv").write_text("\n".join(["id,a,b,kind", *lines]) + "\n")
+    (folder / "mine/job").mkdir(parents=True, exist_ok=True)
+    (folder / "mine/own.py").write_text(OWN)
+    (folder / "mine/job/own.yaml").write_text("_target_: own.Own\nsaid: a\n")
+    words = ["job=own", f"job.said={name}", "dataset=csv", "dataset.path=said.csv", "engine.backend=fake", *words]
+    return Path(rowmill.run([*words, "prompt.user='{{ id }}'", f"run_name={name}"], "mine")["path"])
+
+
+OWN = """
+from dataclasses import dataclass
+import pyarrow as pa
+from rowmill import Request
+
+@dataclass
+class Own:
+    said: str
+
+    def schema(self):
+        return pa.schema([("label", pa.string())])
+
+    def steps(self, row):
+        yield Request()
+        return {"label": row[self.said]}
+"""
+
+
+@pytest.mark.parametrize("by", [None, "id"])
+def test_two_runs_with_gold_are_compared_in_pairs(folder, by, capsys):
+    rng = np.random.default_rng(0)
+    kinds = ["ham" if one else "spam" for one in rng.random(120) < 0.5]
+    other = {"ham": "spam", "spam": "ham"}
+    said = [[kind if rng.random() < share else other[kind] for kind in kinds] for share in (0.6, 0.8)]
+    golds = [None if i % 10 == 0 else kind for i, kind in enumerate(kinds)]
+    columns = (*said, ["" if gold is None else gold for gold in golds])
+    a, b = (judged(folder, name, columns, "dataset.gold=kind") for name in "ab")
+    found = compare(a, b, by)["gold"]
+    there = [i for i, gold in enumerate(golds) if gold]
+    right = [[said[run][i] == golds[i] for i in there] for run in (0, 1)]
+    righted = [i for i, one, two in zip(there, *right, strict=True) if two and not one]
+    broken = [i for i, one, two in zip(there, *right, strict=True) if one and not two]
+    assert (found["rows"], found["righted"], found["broken"]) == (len(there), len(righted), len(broken))
+    assert (found["righted_rows"], found["broken_rows"]) == (righted[:10], broken[:10])
+    assert (found["accuracy_a"], found["accuracy_b"]) == pytest.approx(np.mean(right, axis=1).tolist())
+    assert found["difference"] == pytest.approx(found["accuracy_b"] - found["accuracy_a"])
+    assert found["interval"][0] < found["difference"] < found["interval"][1]
+    differing, least = len(righted) + len(broken), min(len(righted), len(broken))
+    tail = sum(math.comb(differing, k) for k in range(least + 1)) / 2**differing
+    assert found["p"] == pytest.approx(min(1, 2 * tail))
+    capsys.readouterr()
+    assert main(["diff", str(a), str(b), *(["--by", by] if by else [])]) == 0
+    shown = capsys.readouterr().out
+    assert f"accuracy {found['accuracy_a']:.3f} -> {found['accuracy_b']:.3f} in label" in shown
+    assert f"McNemar's p = {found['p']:.3g}" in shown
+    assert f"broken   {len(broken)} rows: {broken[0]}" in shown
+
+
+def test_runs_without_gold_are_compared_with_a_column_that_is_named(folder):
+    a, b = run("a"), run("b")
+    assert compare(a, b)["gold"] is None
+    found = compare(a, b, gold="text", column="label")["gold"]
+    assert (found["p"], found["righted"], found["broken"], found["accuracy_a"]) == (1.0, 0, 0, 0.0)
+    with pytest.raises(UserError, match="--gold=nope: there is no such column"):
+        compare(a, b, gold="nope")

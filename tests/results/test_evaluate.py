@@ -1,16 +1,30 @@
 """What the evaluation of labels promises."""
 
+import argparse
 import json
 import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score, f1_score, precision_score, recall_score
+from sklearn.metrics import (
+    cohen_kappa_score,
+    f1_score,
+    jaccard_score,
+    mean_absolute_error,
+    mean_squared_error,
+    precision_score,
+    recall_score,
+)
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from runner import cli, run
+from runner.cli.arguments import add_decision, decision_of
 from runner.results import scores
 from runner.results.evaluate import evaluate_labels, evaluate_run
+from runner.results.quality.rescore import Decision
+from runner.results.quality.values import members_of
+from runner.results.quality.verdict import advice, verdict
 from runner.results.run import Run
 from runner.results.show import confusion_table, verdict_lines
 from runner.types import UserError
@@ -88,6 +102,15 @@ def test_the_calibration_error_is_the_distance_between_confidence_and_accuracy_i
     assert low < high
     sure, _ = scores.calibration_error(np.ones(10), np.ones(10, bool))
     assert sure == 0
+
+
+def test_the_reliability_diagram_shows_the_bins_that_the_calibration_error_sums_up():
+    rng = np.random.default_rng(2)
+    confidence, right = rng.random(300), rng.random(300) < 0.5
+    bins = scores.reliability(confidence, right)
+    assert sum(rows for _, _, rows in bins) == 300
+    error = sum(abs(share - mean) * rows for mean, share, rows in bins) / 300
+    assert error == pytest.approx(scores.calibration_error(confidence, right)[0])
 
 
 def test_accuracy_is_told_for_rising_thresholds_with_ties_kept_together():
@@ -236,6 +259,10 @@ class Own:
         yield Request()
         return {"label": row["said"]}
 """
+JUDGED = """
+    def figures(self, run, source):
+        return rowmill.label_evaluation(run, source)
+"""
 
 
 @pytest.mark.parametrize(
@@ -278,22 +305,207 @@ def test_input_columns_called_like_a_job_s_are_taken_for_nothing_else(tmp_path, 
 def test_an_input_column_called_label_is_no_answer():
     Path("mail.csv").write_text("text,label,kind\nwin,spam,spam\n")
     words = ["job=generate", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake", "prompt.user='{{ text }}'"]
-    with pytest.raises(UserError, match="has no column label of its job"):
-        evaluate_run(Path(run([*words, "run_name=mail"])["path"]), "kind")
+    assert evaluate_run(Path(run([*words, "run_name=mail"])["path"]), "kind")["column"] == "text"
 
 
-def test_labels_of_a_job_of_ones_own_are_those_that_occur_and_the_gold_values(tmp_path, capsys):
+@pytest.mark.parametrize("judged", ["", JUDGED])
+def test_a_job_of_ones_own_says_in_one_line_that_its_labels_are_judged(judged, tmp_path, capsys):
     said, golds = ["ham", "ham", "eggs", "spam"], ["ham", "spam", "ham", "beans"]
     lines = [f"{one},{gold}" for one, gold in zip(said, golds, strict=True)]
     Path("said.csv").write_text("\n".join(["said,kind", *lines]) + "\n")
     (tmp_path / "mine/job").mkdir(parents=True)
-    (tmp_path / "mine/own.py").write_text(OWN)
+    (tmp_path / "mine/own.py").write_text(f"import rowmill\n{OWN}{judged}")
     (tmp_path / "mine/job/own.yaml").write_text("_target_: own.Own\n")
     words = ["job=own", "dataset=csv", "dataset.path=said.csv", "dataset.gold=kind", "engine.backend=fake"]
     figures = run([*words, "prompt.user='{{ said }}'", "run_name=own"], "mine")
-    found = figures["evaluation"]
+    assert ("evaluation" in figures) is bool(judged)
+    found = evaluate_run(figures["path"])
+    assert figures.get("evaluation", found) == found
     assert (figures["finished"], found["rows"], found["accuracy"]) == (4, 4, 0.25)
     assert list(found["classes"]) == ["beans", "eggs", "ham", "spam"]
+    assert found["baseline"] == {"label": "ham", "share": 0.5}
     assert found["confusion"]["spam"]["ham"] == found["confusion"]["ham"]["eggs"] == 1
     assert cli.main(["evaluate", figures["path"], "--gold", "kind", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["confusion"] == found["confusion"]
+
+
+# Other columns than labels
+
+
+def extracted(rows, schema, tmp_path, **columns):
+    """A run of a job that returns what stands in the column ``said``, as JSON, of these rows with ``gold``."""
+    (tmp_path / "mine/job").mkdir(parents=True, exist_ok=True)
+    own = OWN.replace('[("label", pa.string())]', schema).replace('{"label": row["said"]}', 'json.loads(row["said"])')
+    (tmp_path / "mine/own.py").write_text(f"import json\n{own}")
+    (tmp_path / "mine/job/own.yaml").write_text("_target_: own.Own\n")
+    Path("said.jsonl").write_text("".join(json.dumps({"said": json.dumps(a), "gold": b}) + "\n" for a, b in rows))
+    words = ["job=own", "dataset=jsonl", "dataset.path=said.jsonl", "dataset.gold=gold", "engine.backend=fake"]
+    return run([*words, "prompt.user='{{ said }}'", "run_name=own"], "mine")["path"]
+
+
+def test_numbers_are_judged_by_their_errors_as_scikit_learn_does(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    gold = rng.normal(50, 10, 80).round(2)
+    said = (gold + rng.normal(1, 3, 80)).round(2)
+    rows = [({"total": one}, right) for one, right in zip(said.tolist(), gold.tolist(), strict=True)]
+    path = extracted([*rows, ({"total": None}, 3.0), ({"total": 5.0}, None)], '[("total", pa.float64())]', tmp_path)
+    found = evaluate_run(path)
+    assert (found["kind"], found["column"], found["rows"], found["answered"]) == ("numbers", "total", 81, 80)
+    assert found["mae"] == pytest.approx(mean_absolute_error(gold, said))
+    assert found["rmse"] == pytest.approx(np.sqrt(mean_squared_error(gold, said)))
+    assert found["correlation"] == pytest.approx(np.corrcoef(gold, said)[0, 1])
+    assert found["bias"] == pytest.approx((said - gold).mean())
+    low, high = found["intervals"]["mae"]
+    assert low < found["mae"] < high
+    assert cli.main(["evaluate", path]) == 0
+    shown = capsys.readouterr().out
+    assert f"mean absolute {found['mae']:.4g}" in shown and "80 of 81 rows with gold have one in total" in shown
+    assert evaluate_run(path, kind="labels")["accuracy"] == found["exact"]
+
+
+def test_sets_are_judged_by_what_they_share_as_scikit_learn_does(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    sets = [[name for name in "abcd" if rng.random() < 0.5] or ["a"] for _ in range(120)]
+    said, gold = sets[:60], sets[60:]
+    rows = [({"tags": one}, right) for one, right in zip(said, gold, strict=True)]
+    path = extracted(rows, '[("tags", pa.list_(pa.string()))]', tmp_path)
+    found = evaluate_run(path)
+    binary = MultiLabelBinarizer(classes=list("abcd"))
+    theirs, ours = binary.fit_transform(gold), binary.transform(said)
+    assert (found["kind"], found["rows"]) == ("sets", 60)
+    assert found["jaccard"] == pytest.approx(jaccard_score(theirs, ours, average="samples"))
+    assert found["f1"] == pytest.approx(f1_score(theirs, ours, average="micro"))
+    assert found["precision"] == pytest.approx(precision_score(theirs, ours, average="micro"))
+    assert found["exact"] == pytest.approx((theirs == ours).all(axis=1).mean())
+    assert cli.main(["evaluate", path, "--column", "tags"]) == 0
+    assert f"{found['jaccard']:.3f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "members"),
+    [
+        ('["a", "b; c"]', {"a", "b; c"}),
+        ("a; b,c", {"a", "b,c"}),
+        ("a|b", {"a", "b"}),
+        (" a, b ,", {"a", "b"}),
+        ("", set()),
+        ("[a]", {"[a]"}),
+        (["a", None, 3], {"a", "3"}),
+    ],
+)
+def test_a_set_of_gold_may_be_a_list_or_a_text(text, members):
+    assert members_of(text) == members
+
+
+def test_booleans_and_parts_of_objects_are_judged_as_labels(tmp_path):
+    rows = [({"ok": True, "at": {"city": "Rome"}}, "yes"), ({"ok": False, "at": {"city": "Bonn"}}, "1")]
+    schema = '[("ok", pa.bool_()), ("at", pa.struct([("city", pa.string())]))]'
+    path = extracted([*rows, ({"ok": None, "at": None}, "false")], schema, tmp_path)
+    found = evaluate_run(path, column="ok")
+    assert found["accuracy"] == pytest.approx(1 / 3)
+    assert found["confusion"]["true"] == {"false": 1, "true": 1, "(none)": 0}
+    assert evaluate_run(path, column="at.city")["confusion"]["yes"]["Rome"] == 1
+    with pytest.raises(UserError, match=r"--column=at: it has parts: at.city"):
+        evaluate_run(path, column="at")
+    with pytest.raises(UserError, match=r"--column=at.town: at has no part 'town'"):
+        evaluate_run(path, column="at.town")
+    with pytest.raises(UserError, match="--column names one of ok, at"):
+        evaluate_run(path)
+    with pytest.raises(UserError, match="decide the column label"):
+        evaluate_run(path, column="ok", decision=Decision(threshold=0.5))
+
+
+def test_without_gold_of_the_run_s_own_a_column_must_be_named():
+    label(6, lambda i: "ham", "dataset.gold=null")
+    with pytest.raises(UserError, match=r"has no dataset\.gold: name the column"):
+        evaluate_run("outputs/mail")
+    assert evaluate_run("outputs/mail", "kind")["rows"] == 6
+
+
+# Labels decided anew
+
+
+def decided(*words):
+    return label(200, lambda i: "ham" if i % 2 else "spam", *words)
+
+
+def test_what_another_decision_gives_is_what_a_run_with_it_gave(tmp_path):
+    plain = decided("run_name=plain")
+    decided("run_name=all", "job.prior=batch", "calibrate.rows=0.3", "job.abstain_below=0.6")
+    undone = evaluate_run("outputs/all", decision=Decision(prior=False, temperature=1, threshold=0))
+    for name in ("accuracy", "confusion"):
+        assert undone[name] == plain["evaluation"][name]
+    threshold = decided("run_name=threshold", "job.abstain_below=0.7")["evaluation"]
+    raised = evaluate_run("outputs/plain", decision=Decision(threshold=0.7))
+    assert (raised["abstained"], raised["confusion"]) == (threshold["abstained"], threshold["confusion"])
+    prior = decided("run_name=prior", "job.prior=batch")
+    found = evaluate_run("outputs/prior", decision=Decision(prior=False))
+    assert found["accuracy"] == prior["evaluation"]["prior"]["accuracy_without"]
+    assert "prior" not in found
+
+
+def test_an_export_has_the_columns_that_follow_from_another_decision(capsys):
+    decided("run_name=plain")
+    decided("run_name=all", "job.prior=batch", "calibrate.rows=0.3", "job.abstain_below=0.6", "job.logprobs=true")
+    options = ["--no-prior", "--temperature", "1", "--threshold", "0"]
+    assert cli.main(["export", "outputs/all", "all.jsonl", *options]) == 0
+    assert "decided anew: without the prior, at temperature 1, all with a label" in capsys.readouterr().out
+    rows = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
+    want = list(Run("outputs/plain").rows())
+    assert [row["label"] for row in rows] == [row["label"] for row in want]
+    assert [row["confidence"] for row in rows] == pytest.approx([row["confidence"] for row in want])
+    assert [row["probabilities"]["ham"] for row in rows] == pytest.approx([r["probabilities"]["ham"] for r in want])
+    assert not any(row["abstained"] for row in rows)
+    words = ["--threshold", "0.8", "--where", "abstained = true", "--overwrite"]
+    assert cli.main(["export", "outputs/plain", "all.jsonl", *words]) == 0
+    rows = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
+    assert len(rows) == sum(row["confidence"] < 0.8 for row in want) > 0
+    assert all(row["label"] is None for row in rows)
+
+
+def test_rows_in_error_stay_without_a_label_whatever_is_decided():
+    label(20, lambda i: "ham", "job.prior=batch", empty=7)
+    found = evaluate_run("outputs/mail", decision=Decision(prior=False, threshold=0))
+    assert (found["errors"], found["labelled"]) == (1, 19)
+
+
+def test_what_cannot_be_decided_anew_is_refused():
+    decided("run_name=plain")
+    decided("run_name=votes", "job.method=generate", "job.votes=2", "engine.temperature=1", "job.abstain_below=0.9")
+    for path, options, message in (
+        ("plain", ["--no-prior"], "--no-prior: outputs/plain has no prior to leave out"),
+        ("plain", ["--temperature", "0"], "--temperature=0.0: it must be above 0"),
+        ("plain", ["--threshold", "2"], "--threshold=2.0: it must be from 0 to 1"),
+        ("votes", ["--temperature", "2"], "holds no probabilities of labels"),
+        ("votes", ["--threshold", "0.5"], "rows below 0.9 lost their label"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_run(f"outputs/{path}", decision=decision_of(parsed(options)))
+
+
+def parsed(options):
+    parser = argparse.ArgumentParser()
+    add_decision(parser)
+    return parser.parse_args(options)
+
+
+# Words
+
+
+def test_a_run_below_the_baseline_says_so_and_what_to_try(capsys):
+    label(60, lambda i: "spam" if i else "ham", "job.abstain_below=1")
+    assert cli.main(["evaluate", "outputs/mail"]) == 0
+    said = capsys.readouterr().out
+    assert "fewer than without reading them: always answering 'spam' would be right in 98.3%" in said
+    assert "try " in said
+
+
+def test_answers_that_are_nearly_all_one_label_are_told():
+    found = {"rows": 100, "accuracy": 0.5, "intervals": {"accuracy": [0.4, 0.6]}}
+    found |= {"confusion": {"a": {"a": 50, "b": 0, "(none)": 0}, "b": {"a": 49, "b": 1, "(none)": 0}}}
+    found |= {"baseline": {"label": "a", "share": 0.5}, "favourite": {"label": "a", "share": 0.99}}
+    assert "no better than chance can explain: always answering 'a'" in verdict(found)
+    assert "99% of the answers are 'a': job.prior=batch" in advice(found)[0]
+    better = found | {"favourite": {"label": "a", "share": 0.55}, "accuracy": 0.9, "intervals": {"accuracy": [0.8, 1]}}
+    assert advice(better) == []
+    assert verdict(better) == "90.0% of 100 rows with gold are right; always answering 'a' would be right in 50.0%."

@@ -1,0 +1,149 @@
+"""The tables of a report: rows with their answers first, figures by label, and which labels are taken for which."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from runner.checkpoint.records import clean
+from runner.report.figures import Figures, Shown
+from runner.words import escaped
+
+SHOWN = 8  # columns of rows; the others can be chosen
+MOST_COLUMNS = 40
+_FIRST, _HIDDEN = ("label", "confidence", "gold"), {"usage", "probabilities", "logprobs"}
+MATRIX = 24  # labels up to which the confusion matrix is shown whole
+COUNTS = 12  # up to which its cells have shares beside the counts
+MISTAKES = 15
+
+
+class Cell(NamedTuple):
+    """A cell: its ``kind`` (number, text, none), its text, and whether its column is among those shown at first."""
+
+    kind: str
+    text: str
+    shown: bool
+
+
+class Row(NamedTuple):
+    """A row: why it is here, whether it is right (None: unknown) or failed, its doubt (1 less confidence), cells."""
+
+    row: int
+    why: list[str]
+    right: bool | None
+    failed: bool
+    doubt: float | None
+    cells: list[tuple[str, Cell]]
+
+
+def rows_table(figures: Figures, cell: int) -> dict[str, Any]:
+    """``columns`` (name, kind, shown) and ``rows``: the gold and the answers first, then the error, then the input."""
+    columns = _columns(figures)
+    rows = [_row(one, columns, cell) for one in figures.rows]
+    numbers = {name for row in rows for name, found in row.cells if found.kind == "number"}
+    heads = [(name, "number" if name in numbers else "text", at < SHOWN) for at, name in enumerate(columns)]
+    return {"columns": heads, "rows": rows}
+
+
+def _columns(figures: Figures) -> list[str]:
+    job = list(figures.columns.job)
+    names = [name for name in _FIRST if name == "gold" or name in job]
+    names += [*job, "error", *(name for one in figures.rows for name in one.columns)]
+    there = [name for name in dict.fromkeys(names) if name not in _HIDDEN and _occurs(name, figures.rows)]
+    return there[:MOST_COLUMNS]
+
+
+def _occurs(name: str, rows: Iterable[Shown]) -> bool:
+    return any(one.columns.get(name) is not None for one in rows)
+
+
+def _row(one: Shown, columns: list[str], cell: int) -> Row:
+    confidence = one.columns.get("confidence")
+    doubt = 1 - confidence if isinstance(confidence, float) else None
+    cells = [(name, _cell(one.columns.get(name), cell, at < SHOWN)) for at, name in enumerate(columns)]
+    return Row(one.row, one.why, one.right, one.columns.get("error") is not None, doubt, cells)
+
+
+def _cell(value: Any, most: int, shown: bool) -> Cell:
+    if value is None:
+        return Cell("none", "null", shown)
+    if isinstance(value, bool):
+        return Cell("text", json.dumps(value), shown)
+    if isinstance(value, int | float):
+        return Cell("number", f"{value:.3f}" if isinstance(value, float) else f"{value}", shown)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return Cell("text", text_of(text, most), shown)
+
+
+def labels_table(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A label's figures with its rows of gold (support) and of answers, in the job's order."""
+    confusion = evaluation.get("confusion") or {}
+    return [
+        {
+            **figure,
+            "label": text_of(name, 60),
+            "answers": sum(counts.get(name, 0) for counts in confusion.values()),
+        }
+        for name, figure in (evaluation.get("classes") or {}).items()
+        if {"precision", "recall", "f1", "rows"} <= figure.keys()
+    ]
+
+
+def confusion_matrix(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``rows`` of (gold, [(count, share of the gold label's rows, right, title)]) over ``columns``.
+
+    Of more than MATRIX labels those with the most mistakes, as gold or as answer; ``left_out``: the number of others.
+    ``mistakes``: the most frequent ones, as (gold, answer, rows, share).
+    """
+    confusion = evaluation.get("confusion")
+    if not confusion:
+        return None
+    names = list(confusion)
+    chosen = names if len(names) <= MATRIX else _most_mistaken(confusion)
+    none = ["(none)"] if any(counts.get("(none)") for counts in confusion.values()) else []
+    columns = [*chosen, *none]
+    rows = []
+    for gold in chosen:
+        counts, whole = confusion[gold], sum(confusion[gold].values()) or 1
+        cells = [
+            (counts.get(name, 0), counts.get(name, 0) / whole, name == gold, f"{gold} taken for {name}")
+            for name in columns
+        ]
+        rows.append((text_of(gold, 40), [(n, share, right, text_of(title, 120)) for n, share, right, title in cells]))
+    return {
+        "columns": [text_of(name, 40) for name in columns],
+        "rows": rows,
+        "shares": len(chosen) <= COUNTS,
+        "left_out": len(names) - len(chosen),
+        "mistakes": _mistakes(confusion),
+    }
+
+
+def _mistakes(confusion: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, int, float]]:
+    found = [
+        (gold, name, count, count / (sum(counts.values()) or 1))
+        for gold, counts in confusion.items()
+        for name, count in counts.items()
+        if count and name != gold
+    ]
+    found.sort(key=lambda one: -one[2])
+    return [(text_of(gold, 60), text_of(name, 60), count, share) for gold, name, count, share in found[:MISTAKES]]
+
+
+def _most_mistaken(confusion: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """MATRIX labels in their order."""
+    wrong = dict.fromkeys(confusion, 0)
+    for gold, counts in confusion.items():
+        for name, count in counts.items():
+            if name != gold:
+                wrong[gold] += count
+                wrong[name] = wrong.get(name, 0) + count
+    most = set(sorted(confusion, key=lambda name: -wrong[name])[:MATRIX])
+    return [name for name in confusion if name in most]
+
+
+def text_of(text: str, most: int) -> str:
+    """At most ``most`` characters of a text, valid Unicode, its control characters written out."""
+    rest = len(text) - most
+    return escaped(clean(text[:most])) + (f"… and {rest:,} characters" if rest > 0 else "")

@@ -1,0 +1,10 @@
+"""How right a run is, in figures: arrays and tables in, JSON values out.
+
+Modules:
+columns  Which columns are compared: the job's, the gold one, and when a value of one is right by the other.
+paired   Two runs on the same rows with gold: which is right more often, and whether that may be chance.
+rescore  Labels decided anew from the log-probabilities on disk: without a prior, at another temperature or threshold.
+shapes   The shapes of evaluations and comparisons, as JSON has them.
+values   How near extracted numbers and sets are to the gold ones, with bootstrap intervals over rows.
+verdict  One sentence on how right a run's labels are, and what to try where they are not.
+"""

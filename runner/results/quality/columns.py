@@ -1,0 +1,142 @@
+"""Which columns are compared: the job's, the gold one, and when a value of one is right by the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from runner.data.cells import values
+from runner.data.gold import gold_name
+from runner.data.source import DataSource
+from runner.results.quality.values import members_of, number_of
+from runner.results.run import Run
+from runner.types import UnreadableCell, UserError
+from runner.words import did_you_mean
+
+LABEL = "label"
+Values = Callable[[int, pa.Table], list[Any]]  # of a block: its first row and its columns
+Name = Callable[[Any], str | None]
+# What means a yes or a no where the job's column holds booleans.
+_FLAGS = dict.fromkeys(("true", "1", "yes"), "true") | dict.fromkeys(("false", "0", "no"), "false")
+
+
+@dataclass
+class Golds:
+    """A column with the right answers. ``labels``: those that the job knows; ``also``: output columns it is read from.
+
+    ``name``: a value's name among the labels.
+    """
+
+    values: Values
+    name: Name
+    labels: list[str] | None
+    also: list[str] = field(default_factory=list)
+
+    def has(self, value: Any) -> bool:
+        """Whether a cell of the gold column holds a right answer."""
+        return not isinstance(value, UnreadableCell) and self.name(value) is not None
+
+    @classmethod
+    def open(cls, run: Run, gold: str, column: str) -> Golds:
+        """From the data set if it has the column, else from the output. UserError if neither does."""
+        labels = _label_names(run) if column == LABEL else None
+        try:
+            source, lost = run.source if run.is_row_by_row else None, None
+        except (UserError, OSError) as problem:  # moved or changed: the kept columns may suffice
+            source, lost = None, str(problem)
+        is_flag = run.columns.job.get(column) == "bool"
+        if source is not None and gold in source.column_names:
+            named = source.with_gold(gold, labels or [])
+            return cls(input_column(named, gold), lambda value: _name(value, named.gold_name, labels, is_flag), labels)
+        kept = [name for name in run.columns.names if name != column]
+        if gold not in kept:
+            known = dict.fromkeys([*kept, *(source.column_names if source else [])])
+            why = f" ({lost})" if lost else ""
+            raise UserError("--gold", f"there is no such column{why}; valid: {', '.join(known)}", value=gold)
+        classes = [str(name) for name in run.config["dataset"].get("classes") or labels or ()]
+
+        def by_class(value: Any, labels: Collection[str]) -> str | None:
+            return gold_name(value, classes, labels)
+
+        name: Name = lambda value: _name(value, by_class, labels, is_flag)  # noqa: E731
+        return cls(lambda start, table: values(gold, table.column(gold)), name, labels, [gold])
+
+
+def gold_column(run: Run, gold: str | None) -> str:
+    """The column asked for, else the run's own. UserError without one."""
+    found = gold or (run.config.get("dataset") or {}).get("gold")
+    if not found:
+        raise UserError("--gold", f"{run.path} has no dataset.gold: name the column with the right answers")
+    if gold is None and found in run.columns.job and "gold" in run.columns.kept:
+        return str(run.columns.kept["gold"])
+    return str(found)
+
+
+def column_with_gold(run: Run, column: str | None, gold: str) -> str:
+    """The column asked for, else ``label``, the job's column of the gold one's name, or its only one."""
+    job = run.columns.job
+    if column is None:
+        only = next(iter(job)) if len(job) == 1 else None
+        column = LABEL if LABEL in job else gold if gold in job else only
+    if column is None:
+        raise UserError(f"{run.path} has no column label of its job: --column names one of {', '.join(job)}")
+    if column.partition(".")[0] not in job and column not in job:
+        raise UserError("--column", f"the job has no such column{did_you_mean(column, list(job))}", value=column)
+    return column
+
+
+def top(run: Run, column: str) -> list[str]:
+    """The output column that a column is, or is a part of."""
+    return [column if column in run.columns.job else column.partition(".")[0]]
+
+
+def column_of(table: pa.Table, column: str) -> pa.ChunkedArray:
+    """A column, or the part of one that a dotted name means. UserError if there is none."""
+    if column in table.column_names:
+        return table[column]
+    name, *parts = column.split(".")
+    found = table[name]
+    for part in parts:
+        names = [one.name for one in found.type] if pa.types.is_struct(found.type) else []
+        if part not in names:
+            raise UserError("--column", f"{name} has no part {part!r}{did_you_mean(part, names)}", value=column)
+        found, name = pa.table({"": found}).flatten().column(names.index(part)), f"{name}.{part}"
+    return found
+
+
+def input_column(source: DataSource, name: str) -> Values:
+    return lambda start, table: values(name, source.table(start, start + len(table), [name]).column(0))
+
+
+def _name(
+    value: Any, named: Callable[[Any, Collection[str]], str | None], labels: list[str] | None, is_flag: bool
+) -> str | None:
+    name = named(value, labels or ())
+    return _FLAGS.get(name.strip().lower(), name) if is_flag and name is not None else name
+
+
+def text_of(value: Any) -> str | None:
+    """A value as a label's name; booleans are ``true`` and ``false``."""
+    return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def is_right(answer: Any, gold: Any, golds: Golds) -> bool:
+    """Whether an answer is the gold one: as a list with the same members, as the same number or the same label."""
+    if isinstance(answer, list):
+        return members_of(answer) == members_of(gold)
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        return number_of(answer) == number_of(gold)
+    return answer is not None and text_of(answer) == golds.name(gold)
+
+
+def _label_names(run: Run) -> list[str] | None:
+    """The labels in the job's order; None for a job of the user's own, which may return any."""
+    from runner.text.labels import read_labels
+
+    try:
+        return [choice.name for choice in read_labels(run.identity["job"].get("labels"))]
+    except UserError:
+        return None

@@ -1,0 +1,139 @@
+"""The shapes of evaluations and comparisons, as JSON has them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+Interval = list[float | None]  # of 95%; None where it is not known
+
+
+class ClassFigures(TypedDict):
+    """One label's figures; ``rows``: with it as gold."""
+
+    precision: float
+    recall: float
+    f1: float
+    rows: int
+    intervals: dict[str, Interval]
+
+
+class Share(TypedDict):
+    """A label, and of how many rows it is the one."""
+
+    label: str
+    share: float
+
+
+class Covered(TypedDict):
+    """The rows of at least this confidence: their share, and how many of them are right."""
+
+    threshold: float
+    coverage: float
+    accuracy: float
+    interval: Interval
+
+
+class PriorEffect(TypedDict):
+    """The prior, and the accuracy with and without it."""
+
+    kind: str
+    rows: int
+    logprobs: dict[str, float]
+    accuracy_without: float
+    accuracy: float
+
+
+class CalibrationEffect(TypedDict):
+    """The temperature, and the calibration error on the rows that it was not fitted on.
+
+    ``fitted``: the temperature before it was held against other rows; ``held_out``: figures of those, without and with
+    it; ``left_out``: rows without usable scores.
+    """
+
+    temperature: float
+    fitted_on: int
+    rows: int
+    ece_before: float
+    interval_before: Interval
+    ece: float
+    interval: Interval
+    fitted: NotRequired[float]
+    held_out: NotRequired[dict[str, Any]]
+    left_out: NotRequired[int]
+
+
+class LabelFigures(TypedDict, total=False):
+    """How right labels are; see ``runner.results.evaluate.Evaluation.figures``. Without rows: the first five only."""
+
+    kind: Literal["labels"]
+    column: str
+    rows: int
+    accuracy: float | None
+    confusion: dict[str, dict[str, int]]
+    labelled: int
+    abstained: int
+    errors: int
+    accuracy_labelled: float | None
+    kappa: float | None
+    macro_f1: float
+    intervals: dict[str, Interval]
+    classes: dict[str, ClassFigures]
+    baseline: Share | None
+    favourite: Share | None
+    ece: float
+    intervals_ece: Interval
+    reliability: list[list[float]]
+    coverage: list[Covered]
+    prior: PriorEffect
+    calibration: CalibrationEffect
+    decision: dict[str, Any]
+
+
+class NumberFigures(TypedDict, total=False):
+    """How near numbers are; see ``runner.results.quality.values.number_figures``."""
+
+    kind: Literal["numbers"]
+    column: str
+    rows: int
+    answered: int
+    exact: float
+    mae: float
+    rmse: float
+    bias: float
+    correlation: float | None
+    intervals: dict[str, Interval]
+
+
+class SetFigures(TypedDict, total=False):
+    """How alike sets are; see ``runner.results.quality.values.set_figures``."""
+
+    kind: Literal["sets"]
+    column: str
+    rows: int
+    answered: int
+    exact: float
+    jaccard: float
+    precision: float
+    recall: float
+    f1: float
+    intervals: dict[str, Interval]
+
+
+class PairedFigures(TypedDict):
+    """Two runs against the same gold; see ``runner.results.quality.paired.paired_figures``."""
+
+    column: str
+    gold: str
+    rows: int
+    accuracy_a: float
+    accuracy_b: float
+    difference: float
+    interval: Interval
+    righted: int
+    broken: int
+    righted_rows: list[int]
+    broken_rows: list[int]
+    p: float
+
+
+AnyFigures = LabelFigures | NumberFigures | SetFigures
