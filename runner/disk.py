@@ -162,7 +162,7 @@ def sync_folder(folder: Path) -> None:
     except PermissionError:  # one that we may pass through, but not read
         return
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
             raise

@@ -67,6 +67,12 @@ def gpt_oss():
     return plain_tokenizer(folder)
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_disks(monkeypatch):
+    """What is written in this process needs to survive no power cut; ``checkpoint/test_power.py`` sees to those."""
+    monkeypatch.setattr("runner.disk.sync", lambda descriptor: None)
+
+
 @pytest.fixture
 def start():
     """Starts a process as ``tests.support.runs`` says; what still runs when the test has ended is killed."""

@@ -108,7 +108,6 @@ def test_after_a_power_cut_at_any_moment_the_same_command_resumes(
         return answered
 
     monkeypatch.setattr(FakeEngine, "step", step)
-    monkeypatch.setattr("runner.disk.sync", lambda descriptor: None)  # nobody cuts the power here
     place = tmp_path / "after"
     words = [*WORDS, *JOBS[job], f"checkpoint.durability={durability}", f"output.dir={place / 'outputs'}"]
     config = load_config(words)
