@@ -6,7 +6,7 @@ arguments   Arguments that several commands share.
 begin       ``rowmill help init new completion``: what there is to know, files to start from, and keys in a shell.
 commands    The table of ``rowmill``'s commands, grouped as its help shows them.
 completion  Shell completion: the scripts for bash and zsh, and the words that they ask for.
-look        ``rowmill status watch report evaluate diff``: what has become of a run; they write report.html, no more.
+look        ``rowmill status fleet watch report evaluate diff``: what has become of a run.
 model       ``rowmill convert perplexity benchmark``: commands about a model rather than about a run.
 run         ``rowmill run`` and ``rowmill preview``: what makes the rows, and what it would make of them.
 shelf       ``rowmill runs``, ``cache`` and ``delete``: what many runs left, and what is no longer needed.

@@ -27,6 +27,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "Look": {
         "status": Command("look", "show how far a run has come, also while it is running"),
+        "fleet": Command("look", "show the seats of a run: device, speed, share, backlog, deaths, versions"),
         "watch": Command("look", "watch a run live: speed, memory, labels, errors and the latest rows"),
         "report": Command("look", "write report.html: the results, how far to trust them, how the run went"),
         "evaluate": Command("look", "compare a run's labels with a column of correct ones"),

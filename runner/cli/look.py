@@ -1,4 +1,4 @@
-"""``rowmill status watch report evaluate diff``: what has become of a run; they write report.html, no more."""
+"""``rowmill status fleet watch report evaluate diff``: what has become of a run."""
 
 from __future__ import annotations
 
@@ -26,6 +26,25 @@ def status(options: argparse.Namespace) -> int:
         print(json.dumps(figures))
     else:
         show_status(figures)
+    return EXIT_OK
+
+
+def fleet_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_dir(parser)
+    add_json(parser)
+
+
+def fleet(options: argparse.Namespace) -> int:
+    """Show who computed a run, or is computing it: device, speed, share, backlog, deaths, versions."""
+    from runner.fleet.show import read_fleet, show_fleet
+
+    seats = read_fleet(Path(options.run_dir))
+    if options.json:
+        print(json.dumps(seats))
+    else:
+        from rich.console import Console
+
+        show_fleet(seats, Console())
     return EXIT_OK
 
 

@@ -58,6 +58,7 @@ TOPICS = {
     "engine": Topic("device, batches, memory, sampling", (), ("engine",)),
     "output": Topic("the files of a run and their columns", ("runner.results.run",), ("output", "checkpoint")),
     "night": Topic("hours, pauses, notifications", ("runner.night",), ("schedule", "notify")),
+    "fleet": Topic("several GPUs or machines: Ray, step by step", ("runner.fleet.conf",), ("fleet",)),
     "resume": Topic("after a kill, a crash or a change", ("runner.night.supervisor",)),
     "calibrate": Topic("confidences fitted to gold labels", (), ("calibrate",)),
     "export": Topic("tables, training data, pre-annotations, the hub", ("runner.export",)),

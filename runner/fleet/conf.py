@@ -1,4 +1,46 @@
-"""The group ``fleet`` of the configuration."""
+r"""The group ``fleet`` of the configuration.
+
+A run can be computed by several *seats*, processes with the model each, on one machine or on many. The machine on which
+it was started reads the data and writes the run's folder; the others only compute. What comes out is the same, and a
+run that was begun on one machine can be resumed on three, and back: only ``fleet=`` is another.
+
+Several GPUs of one machine are seats with one word, and nothing to install:
+
+    rowmill run ... fleet=local
+
+Several machines are a Ray cluster. First the token: whoever reaches a port of Ray can run any program on all of its
+machines. On one of them, once:
+
+    pip install -e '.[ray]'
+    ray get-auth-token --generate
+
+This writes ``~/.ray/auth_token``. Copy the file to the same place on the other machines, and say in each shell from
+which Ray or rowmill is started, on all machines:
+
+    export RAY_AUTH_MODE=token
+
+All machines need the same versions of rowmill, MLX, Ray and Python (3.12.4 and 3.12.5 are not the same), and the
+model: a hub id, or a folder at the same path. Linux machines with NVIDIA GPUs, each GPU a seat, the first one being
+10.0.0.5:
+
+    ray start --head --port=6379 --disable-usage-stats     # on 10.0.0.5
+    ray start --address=10.0.0.5:6379                      # on each of the others
+
+Macs, and Linux machines without a GPU. The last option of the first line leaves the memory to the model; names that end
+in .local do not work, so addresses are given:
+
+    export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=1             # on all of them, Macs only
+    ray start --head --port=6379 --node-ip-address=10.0.0.5 --resources='{"mlx": 1}' --object-store-memory=100000000
+    ray start --address=10.0.0.5:6379 --node-ip-address=10.0.0.6 --resources='{"mlx": 1}'
+
+Then, on any of them:
+
+    rowmill run ... fleet=ray
+    rowmill fleet outputs/NAME
+
+Machines may join and leave while it runs. One that dies, sleeps or is cut off costs the rows that it was computing, and
+those are computed elsewhere. ``ray stop`` on each machine ends the cluster.
+"""
 
 from __future__ import annotations
 

@@ -13,8 +13,7 @@ from runner.checkpoint.seats import Seats
 from runner.fleet.conf import FleetConf
 from runner.fleet.hello import adopted, difference
 from runner.fleet.post import Post
-from runner.fleet.transport import Transport
-from runner.fleet.wire import Failed, GoneError, Hello, Spec, Turn
+from runner.fleet.wire import Failed, GoneError, Hello, Spec, Transport, Turn
 from runner.sequences import Costs, Gauge, Work
 from runner.types import EXIT_CANNOT_RUN, UserError
 from runner.words import count_of
@@ -23,6 +22,7 @@ log = logging.getLogger("rowmill")
 
 WAIT_S = 1.0  # the longest call
 SEARCH_S = 1.0  # between two looks for places
+STARTING_S = 300.0  # for a process to start before its first answer
 LOADING_S = 3600.0  # the most patience with a model that loads, which makes no steps
 _IDLE_S = 0.05
 
@@ -104,8 +104,9 @@ class Crew:
             post.silent_s += passed if post.is_called else 0.0
             post.still_s += passed
             stall_s = 60 * stall_minutes if post.hello else LOADING_S
-            if post.silent_s > WAIT_S + self.conf.grace_s:
-                why = f"because it gave no sign of life for {self.conf.grace_s:g} s"
+            grace_s = self.conf.grace_s if post.has_answered else max(self.conf.grace_s, STARTING_S)
+            if post.silent_s > WAIT_S + grace_s:
+                why = f"because it gave no sign of life for {grace_s:g} s"
                 self.lose(post, GoneError(why, is_blameless=True))
             elif post.still_s > stall_s:
                 self.lose(post, GoneError(f"because it stalled: no step in {stall_s / 60:g} minutes"))
@@ -178,7 +179,7 @@ class Crew:
         except GoneError as error:
             self.lose(post, error)
             return None
-        post.is_called, post.silent_s = False, 0.0
+        post.is_called, post.has_answered, post.silent_s = False, True, 0.0
         if isinstance(said, Turn):
             return said
         if isinstance(said, Failed) and said.is_final:

@@ -13,8 +13,7 @@ from runner.fleet.conf import FleetConf
 from runner.fleet.crew import WAIT_S, Crew
 from runner.fleet.deal import Deal
 from runner.fleet.post import Post
-from runner.fleet.transport import Transport
-from runner.fleet.wire import Ask, GoneError, Hello, Spec, Turn
+from runner.fleet.wire import Ask, GoneError, Hello, Spec, Transport, Turn
 from runner.night.guard import Quarantine
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 

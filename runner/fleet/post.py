@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.fleet.transport import Link
-from runner.fleet.wire import Hello
+from runner.fleet.wire import Hello, Link
 from runner.sequences import Gauge, Work
 
 SHRINK, LEAST_SHARE = 0.7, 0.05  # of the budget, for each death caused by lack of memory
@@ -24,6 +23,7 @@ class Post:
     hello: Hello | None = None
     seat: int = 0  # its number in the checkpoint
     is_called: bool = False
+    has_answered: bool = False  # anything at all
     called_at: float = 0.0
     since: float = 0.0  # when it was last seen at work
     silent_s: float = 0.0  # without an answer
@@ -62,7 +62,7 @@ class Post:
 
     def open(self, link: Link, now: float) -> None:
         """Its process was started."""
-        self.link, self.hello = link, None
+        self.link, self.hello, self.has_answered = link, None, False
         self.silent_s = self.still_s = 0.0
         self.turn, self.steps = 0, -1
         self.called_at = now

@@ -13,8 +13,7 @@ from runner.fleet.conf import FleetConf
 from runner.fleet.fleet import Fleet, Wait
 from runner.fleet.hello import hello_of
 from runner.fleet.local import LocalTransport, local_gpus
-from runner.fleet.transport import Transport
-from runner.fleet.wire import Spec
+from runner.fleet.wire import Spec, Transport
 from runner.models.recipes import ModelConf
 from runner.text.prompter import PromptConf
 

@@ -1,9 +1,10 @@
-"""What goes to a seat and comes back: plain data only."""
+"""What goes to a seat and comes back, plain data only, and the way that it goes."""
 
 from __future__ import annotations
 
 from array import array
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 from runner.engine.conf import EngineConf
 from runner.models.recipes import ModelConf
@@ -85,3 +86,39 @@ class GoneError(Exception):
     def __init__(self, why: str, *, memory: bool = False, is_blameless: bool = False) -> None:
         super().__init__(why)
         self.why, self.memory, self.is_blameless = why, memory, is_blameless
+
+
+class Link(Protocol):
+    """The way to one seat."""
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """Call a method of the seat, whose answer to the call before has been taken."""
+        ...
+
+    def take(self) -> Any:
+        """The answer that is there. GoneError if there will be none."""
+        ...
+
+    def kill(self) -> None:
+        """End the seat's process; may be repeated."""
+        ...
+
+
+class Transport(Protocol):
+    """Where seats can be, and the ways to them."""
+
+    def places(self) -> list[str]:
+        """The names of the seats that there could be now."""
+        ...
+
+    def open(self, place: str, spec: Spec) -> Link:
+        """Start a seat. GoneError if that fails at once."""
+        ...
+
+    def wait(self, links: Iterable[Any], timeout: float) -> list[Any]:
+        """Those whose answers are there, as soon as there are any; none after ``timeout`` seconds."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything but the seats, which are killed one by one."""
+        ...

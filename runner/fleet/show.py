@@ -1,0 +1,62 @@
+"""``rowmill fleet``: who computed a run, and how they are doing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from runner.checkpoint.database import open_reader
+from runner.checkpoint.lease import holder
+from runner.checkpoint.seats import read_seats
+from runner.words import escaped
+
+_VERSIONS = {"rowmill": "rowmill", "mlx": "mlx", "mlx_lm": "mlx-lm"}
+
+
+def read_fleet(run_dir: Path) -> list[dict[str, Any]]:
+    """The seats of a run in all of its sessions, those at work first; see ``read_seats``. Raises UserError."""
+    with open_reader(run_dir) as connection:
+        seats = read_seats(connection)
+    is_running = holder(run_dir) is not None
+    last = max((seat["session"] for seat in seats), default=0)
+    for seat in seats:
+        if seat.get("state") == "at work" and not (is_running and seat["session"] == last):
+            seat["state"] = "ended"  # its session was killed
+    return sorted(seats, key=lambda seat: (seat.get("state") != "at work", -seat["session"], seat["seat"]))
+
+
+def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
+    """A line for each seat, and why some are not at work."""
+    if not seats:
+        console.print("no fleet computed this run: it was one process (rowmill help fleet)")
+        return
+    whole = sum(seat["answers"] for seat in seats) or 1
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("seat", "device", "state", "answers", "share", "rows/s", "backlog", "deaths"):
+        is_text = name in ("seat", "device", "state")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for seat in seats:
+        speed, left_s = seat.get("rows_per_s"), seat.get("backlog_s")
+        is_at_work = seat.get("state") == "at work"
+        table.add_row(
+            escaped(seat["name"]),
+            escaped(seat.get("device") or ""),
+            seat.get("state", ""),
+            f"{seat['answers']:,}",
+            f"{seat['answers'] / whole:.0%}",
+            f"{speed:,.1f}" if speed else "",
+            f"{seat['backlog']:,} ({left_s or 0:,.1f} s)" if is_at_work and "backlog" in seat else "",
+            str(seat.get("deaths") or ""),
+        )
+    console.print(table)
+    versions = {", ".join(f"{_VERSIONS[name]} {seat[name]}" for name in _VERSIONS if seat.get(name)) for seat in seats}
+    for one in sorted(versions - {""}):
+        console.print(one, highlight=False)
+    for seat in seats:
+        if seat.get("why"):
+            state = "was left out" if seat["state"] == "left out" else "died"
+            console.print(f"{escaped(seat['name'])} {state}: {escaped(seat['why'])}", markup=False, highlight=False)

@@ -1,0 +1,178 @@
+"""Seats as real processes of this machine: killed, stopped, deadly rows, the driver's own death, real models."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import runner
+from runner.cli import main
+from runner.fleet import crew, fleet
+from runner.fleet.local import LocalLink
+from tests.fleet.test_fleet import seats, select
+from tests.support import runs
+
+ROWS = 300
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROWMILL_FAKE_DELAY", "0.01")
+    runs.write_rows(ROWS)
+
+
+def words(*more):
+    return runs.overrides("output.shard_rows=64", "fleet=local", "fleet.seats=2", *more)
+
+
+@pytest.fixture
+def expected(monkeypatch):
+    """The shards of a run by one process."""
+    runner.run(runs.overrides("output.shard_rows=64", "run_name=alone"))
+    return runs.shards("alone")
+
+
+def at_answers(monkeypatch, moments):
+    """Call each of these functions with the Fleet once so many answers were handed on."""
+    left, handed = sorted(moments.items()), []
+
+    def step(self, original=fleet.Fleet.step):
+        while left and len(handed) >= left[0][0]:
+            left.pop(0)[1](self)
+        ended = original(self)
+        handed.extend(ended)
+        return ended
+
+    monkeypatch.setattr(fleet.Fleet, "step", step)
+
+
+def send(number):
+    def to_first(self):
+        link = next(post.link for post in self.crew.at_work() if isinstance(post.link, LocalLink))
+        os.kill(link.process.pid, number)
+
+    return to_first
+
+
+def test_sigkill_of_seats_at_many_moments_loses_nothing_and_repeats_nothing(expected, monkeypatch, slow):
+    chance = random.Random(0)
+    for attempt in range(12 if slow else 2):
+        with monkeypatch.context() as patch:
+            at_answers(patch, {chance.randrange(ROWS - 40): send(signal.SIGKILL) for _ in range(2)})
+            name = f"killed-{attempt}"
+            runner.run(words(f"run_name={name}"))
+        assert runs.shards(name) == expected
+        assert sum(one["deaths"] for one in seats(name)) >= 1
+        assert select("SELECT count(*) FROM completions", name) == [(ROWS,)]
+        assert all("SIGKILL" in why for (why,) in select("SELECT why FROM deaths", name))
+
+
+def test_a_stopped_seat_costs_its_rows_in_flight_only(expected, monkeypatch):
+    at_answers(monkeypatch, {40: send(signal.SIGSTOP)})
+    runner.run(words("run_name=fleet", "fleet.grace_s=1"))
+    assert runs.shards("fleet") == expected
+    assert select("SELECT * FROM deaths") == []
+
+
+def test_a_deadly_row_is_an_error_row_at_its_third_death_and_all_others_are_finished(monkeypatch):
+    monkeypatch.setenv("ROWMILL_FAKE_FAULT", "abort:number 77")
+    figures = runner.run(words("run_name=fleet"))
+    errors = {row["id"]: row["error"] for row in runs.rows_of("fleet") if row["error"]}
+    assert list(errors) == [77]
+    assert errors[77].startswith("quarantined: the process died 3 times while this row was computed")
+    assert "SIGABRT" in errors[77] and figures["finished"] == ROWS
+    counts = [json.loads(rows) for (rows,) in select("SELECT rows FROM deaths")]
+    assert len(counts) == 3 and all(77 in rows for rows in counts) and counts[-1] == [77]
+
+
+def test_a_seat_that_can_never_work_is_left_out_and_none_left_is_exit_code_3(monkeypatch, capfd):
+    monkeypatch.setenv("ROWMILL_FAKE_FAULT", "raise:text")
+    code = main(["run", *words("run_name=fleet", "engine.max_restarts=1")])
+    said = capfd.readouterr().err
+    assert code == 3
+    assert "no seat is left: " in said and "a fault was asked for" in said and "Traceback" not in said
+
+
+def test_no_seat_outlives_a_killed_driver_and_the_same_line_resumes(expected, tmp_path):
+    command = [*runs.command("run", *words("run_name=fleet")), "--no-supervise"]
+    process = subprocess.Popen(command, **runs.settings(delay=0.05))
+    while runs.finished("fleet") < 40:
+        time.sleep(0.05)
+    pids = [one["pid"] for one in seats()]
+    process.kill()
+    process.communicate()
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    if sys.platform == "linux":
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    before = dict(select("SELECT row, body FROM completions"))
+    runner.run(words("run_name=fleet"))
+    assert runs.shards("fleet") == expected
+    assert before.items() <= dict(select("SELECT row, body FROM completions")).items()
+    assert select("SELECT * FROM deaths") == []
+
+
+def test_the_driver_never_imports_mlx(tiny_model_folder, tmp_path):
+    given = ["job=generate", "dataset=csv", "dataset.path=rows.csv", "dataset.limit=8", "prompt.user='{{ text }}'"]
+    given += ["prompt.chat=false", f"model.path={tiny_model_folder}", "engine.backend=cpu", "engine.max_tokens=3"]
+    code = """
+        import sys, runner
+        figures = runner.run([*sys.argv[1:], "fleet=local", "fleet.seats=1", "run_name=fleet"])
+        print(figures["finished"], [name for name in sys.modules if name.split(".")[0] in ("mlx", "mlx_lm")])
+    """
+    done = runs.python(__import__("textwrap").dedent(code), *given)
+    assert done.stdout.split("\n")[0] == "8 []", done.stderr
+
+
+def test_labels_and_confidences_of_a_real_model_are_those_of_one_process(tiny_model_folder):
+    given = ["job=label", "job.labels=[a,ab,q,x]", "dataset=csv", "dataset.path=rows.csv", "prompt.chat=false"]
+    given += ["prompt.user='Which letter? {{ text }}'", f"model.path={tiny_model_folder}", "engine.backend=cpu"]
+    given += ["engine.batch_size=4", "dataset.limit=60"]
+    runner.run([*given, "run_name=alone"])
+    runner.run([*given, "run_name=fleet", "fleet=local", "fleet.seats=2"])
+    assert min(one["answers"] for one in seats()) > 0
+    for mine, other in zip(runs.rows_of("fleet"), runs.rows_of("alone"), strict=True):
+        assert (mine["id"], mine["label"], mine["error"]) == (other["id"], other["label"], None)
+        assert mine["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+        assert mine["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_many_rows_over_three_seats_have_the_shards_of_one_process(slow, monkeypatch):
+    monkeypatch.setenv("ROWMILL_FAKE_DELAY", "0")
+    runs.write_rows(200_000 if slow else 4000)
+    given = ["output.shard_rows=1000", "engine.batch_size=256"]
+    runner.run(runs.overrides(*given, "run_name=alone"))
+    at_answers(monkeypatch, {1000: send(signal.SIGKILL)})
+    runner.run(words(*given, "run_name=fleet", "fleet.seats=3"))
+    assert runs.shards("fleet") == runs.shards("alone")
+
+
+def test_the_command_fleet_shows_the_seats(capsys):
+    runner.run(words("run_name=fleet"))
+    capsys.readouterr()
+    assert main(["fleet", "outputs/fleet", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [one["state"] for one in shown] == ["ended", "ended"]
+    assert sum(one["answers"] for one in shown) == ROWS
+    assert main(["fleet", "outputs/fleet"]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("fake", "ended", "rowmill 0.1.0", "share", "rows/s"))
+    runner.run(runs.overrides("run_name=alone"))
+    capsys.readouterr()
+    assert main(["fleet", "outputs/alone"]) == 0
+    assert "no fleet" in capsys.readouterr().out
+
+
+def test_a_fleet_that_has_had_no_seat_yet_says_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(crew.UserError, match=r"pip install -e '.\[ray\]'"):
+        runner.run(words("run_name=fleet", "fleet=ray"))
