@@ -1,9 +1,6 @@
 """One run on many machines: seats, each a process with the model, and a driver that deals and keeps.
 
 Modules:
-transport  What lies between the driver and its seats: a call at a time goes out to a seat, and its answer comes back.
-
-Modules:
 conf   The group ``fleet`` of the configuration.
 crew   Who takes part: seats opened where there are places, heard, left out, given up.
 deal   Which seat computes what: by what seats do in a second, and by the prefixes that they hold. Pure.

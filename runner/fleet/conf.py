@@ -4,14 +4,11 @@ A run can be computed by several *seats*, processes with the model each, on one 
 it was started reads the data and writes the run's folder; the others only compute. What comes out is the same, and a
 run that was begun on one machine can be resumed on three, and back: only ``fleet=`` is another.
 
-Several GPUs of one machine are seats with one word, and nothing to install:
-
-    rowmill run ... fleet=local
+Several GPUs of one machine are seats with one word, and nothing to install: ``rowmill run ... fleet=local``.
 
 Several machines are a Ray cluster. First the token: whoever reaches a port of Ray can run any program on all of its
-machines. On one of them, once:
+machines. After ``pip install -e '.[ray]'`` on all of them, on one of them, once:
 
-    pip install -e '.[ray]'
     ray get-auth-token --generate
 
 This writes ``~/.ray/auth_token``. Copy the file to the same place on the other machines, and say in each shell from
@@ -33,12 +30,8 @@ in .local do not work, so addresses are given:
     ray start --head --port=6379 --node-ip-address=10.0.0.5 --resources='{"mlx": 1}' --object-store-memory=100000000
     ray start --address=10.0.0.5:6379 --node-ip-address=10.0.0.6 --resources='{"mlx": 1}'
 
-Then, on any of them:
-
-    rowmill run ... fleet=ray
-    rowmill fleet outputs/NAME
-
-Machines may join and leave while it runs. One that dies, sleeps or is cut off costs the rows that it was computing, and
+Then, on any of them, ``rowmill run ... fleet=ray``; ``rowmill fleet RUN`` shows who computes what. Machines may join
+and leave while it runs. One that dies, sleeps or is cut off costs the rows that it was computing, and
 those are computed elsewhere. ``ray stop`` on each machine ends the cluster.
 """
 

@@ -55,7 +55,7 @@ def connect(address: str) -> RayTransport | None:
             "fleet.address", f"no Ray cluster answers there ({first_line(error)})", value=address
         ) from error
     except Exception as error:
-        raise _refused(address, error) from error
+        raise refused(address, error) from error
     return RayTransport(ray)
 
 
@@ -71,7 +71,7 @@ def _check_answers(address: str) -> None:
         raise UserError("fleet.address", text, value=address, exit_code=EXIT_CANNOT_RUN) from error
 
 
-def _refused(address: str, error: Exception) -> UserError:
+def refused(address: str, error: Exception) -> UserError:
     """Ray's exception as one line."""
     if found := _MISMATCH.search(str(error)):
         ray, python, our_ray, our_python = (word.rstrip(".,") for word in found.groups())
@@ -111,7 +111,7 @@ class RayTransport:
         except Exception as error:
             log.debug("Ray does not say which nodes there are: %s", error)
             return []
-        seats = list(_seats(nodes))
+        seats = list(seats_on(nodes))
         self._names = {key: name for key, name in self._names.items() if key in [key for key, *_ in seats]}
         for key, host, needs in seats:
             if key not in self._names:
@@ -183,7 +183,7 @@ def _last_line(said: str) -> str:
     return (said.strip().splitlines() or [""])[-1].strip()
 
 
-def _seats(nodes: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, int], str, dict[str, Any]]]:
+def seats_on(nodes: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, int], str, dict[str, Any]]]:
     """The seats there can be on these nodes: node and number, host, what it takes of the node."""
     marked = any(node["Resources"].get(name) for node in nodes for name in ("GPU", _MLX))
     for node in nodes:

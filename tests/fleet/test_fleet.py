@@ -1,18 +1,15 @@
 """Whatever happens to seats, a fleet's run has the shards of a run by one process."""
 
-import sqlite3
 import time
-from contextlib import closing
 
 import pytest
 
 import runner
-from runner.checkpoint.seats import read_seats
 from runner.fleet import crew, fleet
 from runner.fleet.wire import GoneError
 from runner.types import UserError
 from tests.support import runs
-from tests.support.fleets import install
+from tests.support.fleets import install, seats, select
 
 ROWS = 300
 
@@ -37,16 +34,6 @@ def alone(*more):
 def together(*more):
     figures = runner.run(words("run_name=fleet", "fleet=local", *more))
     return figures, runs.shards("fleet")
-
-
-def seats(name="fleet"):
-    with closing(sqlite3.connect(f"outputs/{name}/run.db")) as connection:
-        return read_seats(connection)
-
-
-def select(query, name="fleet"):
-    with closing(sqlite3.connect(f"outputs/{name}/run.db")) as connection:
-        return connection.execute(query).fetchall()
 
 
 JOBS = {
@@ -242,6 +229,7 @@ def test_lack_of_memory_makes_the_batches_of_that_seat_smaller_and_no_others(mon
     dead = {"dies": 1, "error": GoneError("because memory ran out", memory=True)}
     transport = install(monkeypatch, {"a": [dead, {"delay_s": 0.01}], "b": [{"delay_s": 0.01}]})
     together("engine.batch_size=10")
+    # What a seat was opened with is known to it alone.
     shares = {place: [link.seat._spec.share for link in links] for place, links in transport.links.items()}
     assert shares == {"a": [1.0, 0.7], "b": [1.0]}
     transport = install(monkeypatch, {"a": [{}], "b": [{}]})
@@ -258,7 +246,7 @@ def test_a_pause_gives_the_memory_back_and_changes_nothing(monkeypatch):
     def releasing(self, original=fleet.Fleet.step):
         steps.append(1)
         if len(steps) in (2, 4):
-            self.release()
+            self.release()  # whether a private engine is there shows that its memory is given back
             assert all(link.seat._engine is None for links in transport.links.values() for link in links)
         return original(self)
 

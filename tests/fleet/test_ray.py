@@ -10,8 +10,8 @@ import runner
 from runner.engine.fake import DELAY
 from runner.fleet import fleet
 from runner.types import UserError
-from tests.fleet.test_fleet import seats, select
 from tests.support import runs
+from tests.support.fleets import seats, select
 
 pytest.importorskip("ray")
 
@@ -112,13 +112,13 @@ def test_no_cluster_at_an_address_is_one_line():
 
 
 def test_a_mismatch_of_versions_is_one_line_that_names_both():
-    from runner.fleet.ray import _refused
+    from runner.fleet.ray import refused
 
     said = (
         "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.9\n"
         "This process on 10.0.0.2 was started with:\n    Ray: 2.61.0\n    Python: 3.11.7\n"
     )
-    problem = _refused("10.0.0.5:6379", RuntimeError(said))
+    problem = refused("10.0.0.5:6379", RuntimeError(said))
     assert str(problem) == (
         "fleet.address=10.0.0.5:6379: the cluster runs Ray 2.60.0 and Python 3.11.9, this machine Ray 2.61.0 and "
         "Python 3.11.7: they must be the same, Python to the patch level"
@@ -127,15 +127,15 @@ def test_a_mismatch_of_versions_is_one_line_that_names_both():
 
 
 def test_every_gpu_that_ray_knows_and_every_marked_mac_is_a_seat():
-    from runner.fleet.ray import _seats
+    from runner.fleet.ray import seats_on
 
     def node(name, **resources):
         return {"NodeID": name, "NodeManagerHostname": f"{name}.local", "Resources": {"CPU": 8.0, **resources}}
 
     plain = [node("a"), node("b")]
-    assert [(key, host, needs) for key, host, needs in _seats(plain)] == [(("a", 0), "a", {}), (("b", 0), "b", {})]
+    assert [(key, host, needs) for key, host, needs in seats_on(plain)] == [(("a", 0), "a", {}), (("b", 0), "b", {})]
     mixed = [node("head"), node("mac", mlx=1.0), node("server", GPU=2.0)]
-    assert list(_seats(mixed)) == [
+    assert list(seats_on(mixed)) == [
         (("mac", 0), "mac", {"resources": {"mlx": 1}}),
         (("server", 0), "server", {"num_gpus": 1}),
         (("server", 1), "server", {"num_gpus": 1}),

@@ -15,8 +15,8 @@ import runner
 from runner.cli import main
 from runner.fleet import crew, fleet
 from runner.fleet.local import LocalLink
-from tests.fleet.test_fleet import seats, select
 from tests.support import runs
+from tests.support.fleets import seats, select
 
 ROWS = 300
 

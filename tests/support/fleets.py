@@ -1,8 +1,11 @@
 """Seats of a fleet in threads of this process, which die, freeze and come when a test says so."""
 
+import sqlite3
 import threading
 import time
+from contextlib import closing
 
+from runner.checkpoint.seats import read_seats
 from runner.fleet import start
 from runner.fleet.seat import Seat
 from runner.fleet.wire import GoneError
@@ -17,7 +20,7 @@ class TestSeat(Seat):
         self.delay_s = delay_s
         super().__init__(spec)
 
-    def _open(self):
+    def _open(self):  # private, and the one place where a seat has just got its engine
         super()._open()
         self._engine.delay_s = self.delay_s
 
@@ -95,3 +98,13 @@ def install(monkeypatch, plans, **more):
     transport = Threads(plans, **more)
     monkeypatch.setattr(start, "transport_of", lambda conf: transport)
     return transport
+
+
+def seats(name="fleet"):
+    with closing(sqlite3.connect(f"outputs/{name}/run.db")) as connection:
+        return read_seats(connection)
+
+
+def select(query, name="fleet"):
+    with closing(sqlite3.connect(f"outputs/{name}/run.db")) as connection:
+        return connection.execute(query).fetchall()
