@@ -28,7 +28,7 @@ class DatasetConf:
         gold: The column with the right answers.
         classes: Names for the values 0, 1, 2, ... of a gold column of numbers.
         delimiter: What separates the cells of a CSV file. null: a comma, or a tab for .tsv.
-        encoding: The character encoding of CSV files and documents.
+        encoding: The character encoding of CSV, JSON and text files, and of documents.
     """
 
     kind: str = "csv"

@@ -25,6 +25,8 @@ from runner.data.gold import gold_name, gold_values
 from runner.data.layout import check_layout
 from runner.data.load import FORMAT_VERSION, check_unchanged, hash_json
 from runner.data.readers import READERS, Loaded
+from runner.data.readers.compressed import is_utf8
+from runner.data.readers.table import TEXTS, check_encoding
 from runner.data.stdin import STDIN, spooled
 from runner.data.where import parse_where
 from runner.types import Row, UnreadableCell, UnreadableRow, UserError
@@ -105,6 +107,9 @@ def _check_kind(conf: DatasetConf) -> None:
         )
     if not conf.path and READERS[conf.kind].needs_path:
         raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
+    check_encoding(conf.encoding)
+    if not is_utf8(conf.encoding) and conf.kind not in (*TEXTS, "documents"):
+        raise UserError("dataset.encoding", f"it applies to texts only, not to {conf.kind}", value=conf.encoding)
     if conf.table is not None and not READERS[conf.kind].tables:
         raise UserError("dataset.table", f"it applies to dataset=sqlite only, not to {conf.kind}", value=conf.table)
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from runner.data.columns import Columns, record_batch
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
-from runner.data.readers.compressed import lines, open_bytes
+from runner.data.readers.compressed import is_utf8, lines, open_bytes, undecodable
 from runner.data.readers.table import read_batches
 from runner.types import UserError
 
@@ -34,23 +34,23 @@ _DECODE = json.JSONDecoder().raw_decode
 
 def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
     """The objects of JSON files."""
-    return read_batches(conf, path, offline, read_json)
+    return read_batches(conf, path, offline, lambda paths: read_json(paths, conf.encoding))
 
 
-def read_json(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def read_json(paths: list[Path], encoding: str = "utf-8") -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Two passes: the first finds every column and its type, the second converts. UserError names the line at fault."""
     columns = Columns()
-    for rows in _batches(paths):
+    for rows in _batches(paths, encoding):
         columns.add(rows)
     schema = columns.schema()
-    return schema, (record_batch(rows, schema) for rows in _batches(paths))
+    return schema, (record_batch(rows, schema) for rows in _batches(paths, encoding))
 
 
-def _batches(paths: list[Path]) -> Iterator[list[dict[str, Any]]]:
+def _batches(paths: list[Path], encoding: str) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     size = 0
     for path in paths:
-        for row, chars in _array(path) if _is_array(path) else _lines(path):
+        for row, chars in _array(path, encoding) if _is_array(path, encoding) else _lines(path, encoding):
             rows.append(row)
             size += chars
             if len(rows) == _BATCH_ROWS or size > _BATCH_CHARS:
@@ -60,14 +60,15 @@ def _batches(paths: list[Path]) -> Iterator[list[dict[str, Any]]]:
         yield rows
 
 
-def _is_array(path: Path) -> bool:
-    with open_bytes(path) as file:
+def _is_array(path: Path, encoding: str) -> bool:
+    with open_bytes(path, encoding) as file, contextlib.suppress(UnicodeError):
         return file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    raise undecodable(path, encoding)
 
 
-def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+def _lines(path: Path, encoding: str) -> Iterator[tuple[dict[str, Any], int]]:
     """The objects of a file that has one on every line, and how long they are."""
-    for _, number, line in lines([path]):
+    for _, number, line in lines([path], encoding):
         if line.isspace():
             continue
         try:
@@ -77,9 +78,9 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
         yield row, len(line)
 
 
-def _array(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+def _array(path: Path, encoding: str) -> Iterator[tuple[dict[str, Any], int]]:
     """The objects of a file that is an array of them, and how long they are; a few are in memory at a time."""
-    with contextlib.closing(_Text(path)) as text:
+    with contextlib.closing(_Text(path, encoding)) as text:
         try:
             text.take("[")
             while text.next() != "]":
@@ -91,6 +92,8 @@ def _array(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
             text.take("]")
             if text.next():
                 raise ValueError("something follows the array")
+        except UnicodeError as error:
+            raise _malformed(path, text.line, error) if is_utf8(encoding) else undecodable(path, encoding) from None
         except (ValueError, RecursionError) as error:
             raise _malformed(path, text.line, error) from None
         except OSError as error:
@@ -103,9 +106,9 @@ class _Text:
     Raises ValueError for what is not JSON or not UTF-8.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, encoding: str) -> None:
         self.line = 1
-        self._file = open_bytes(path)
+        self._file = open_bytes(path, encoding)
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._text, self._at, self._ended = "", 0, False
 

@@ -42,14 +42,14 @@ _PLAIN = "[].$_"  # in the names of parameters
 
 def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
     """The requests of batch files."""
-    return read_batches(conf, path, offline, read_batch_file)
+    return read_batches(conf, path, offline, lambda paths: read_batch_file(paths, conf.encoding))
 
 
-def read_batch_file(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def read_batch_file(paths: list[Path], encoding: str = "utf-8") -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """The requests of all files. UserError if a file is damaged, or no line of the first ones is a JSON object."""
 
     def batches() -> Iterator[pa.RecordBatch]:
-        rows = _rows(paths)
+        rows = _rows(paths, encoding)
         while some := list(islice(rows, _BATCH_ROWS)):
             if all(row["body"] is None and row["custom_id"] is None for row in some):
                 raise UserError("dataset.path", f"{paths[0]} is not an OpenAI batch file: {some[0]['problem']}")
@@ -58,9 +58,9 @@ def read_batch_file(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBat
     return SCHEMA, batches()
 
 
-def _rows(paths: list[Path]) -> Iterator[dict[str, Any]]:
+def _rows(paths: list[Path], encoding: str) -> Iterator[dict[str, Any]]:
     seen: set[int] = set()  # hashes of the ids: a million take about 60 MB
-    for path, number, line in lines(paths):
+    for path, number, line in lines(paths, encoding):
         if line.isspace():
             continue
         row = _row(path, number, line)

@@ -28,12 +28,14 @@ from runner.data.readers.compressed import compression, open_bytes
 from runner.types import UserError
 
 IN_MEMORY_BYTES = 32 << 20
+TEXTS = ("csv", "jsonl", "text", "openai_batch")  # kinds of files that are texts
 _MAGIC = {
     b"PAR1": "a Parquet file: use dataset=parquet",
     b"ARROW1": "an Arrow file: use dataset=arrow",
     b"PK\x03\x04": "a zip archive or an Excel workbook: export it as CSV",
     b"SQLite format 3": "an SQLite database: use dataset=sqlite",
     b"\xfd7zXZ": "xz-compressed: use gzip or zstd instead",
+    b"\xff\xfe\0\0": "UTF-32 text: set dataset.encoding=utf-32",
     b"\xff\xfe": "UTF-16 text: set dataset.encoding=utf-16",
     b"\xfe\xff": "UTF-16 text: set dataset.encoding=utf-16",
 }
@@ -73,21 +75,29 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
             "dataset.path", f"{path} is {packed}-compressed: decompress it, {kind} files are read as they are"
         )
     with open_bytes(path) as file:
-        head = file.read(64)
+        head = file.read(4096)
     if not head:
         raise UserError("dataset.path", f"{path} is empty: empty data set")
+    wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     for magic, meaning in _MAGIC.items():
         binary_kind = {b"PAR1": "parquet", b"ARROW1": "arrow"}.get(magic)
-        if head.startswith(magic) and kind != binary_kind and "16" not in encoding:
+        if head.startswith(magic) and kind != binary_kind and not wide:
             raise UserError("dataset.path", f"{path} is not {kind} but {meaning}")
+    if wide and b"\0" not in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError("dataset.path", f"{path} line 1 is not {encoding}; did you mean dataset.encoding=utf-8?")
+    if kind in TEXTS and not wide and len(head) > 3 and not any(head[1:64:2]):
+        meaning = "UTF-16 text without a byte order mark: set dataset.encoding=utf-16-le"
+        raise UserError("dataset.path", f"{path} is not {kind} but {meaning}")
     if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
         raise UserError("dataset.path", f"{path} is not csv but looks like JSON lines: use dataset=jsonl")
 
 
 def check_encoding(encoding: str) -> None:
-    """Raise UserError for an encoding that Python does not know."""
+    """Raise UserError for what Python does not know as an encoding of texts."""
     try:
-        codecs.lookup(encoding)
+        b"a".decode(encoding)
+    except UnicodeError:
+        return
     except (LookupError, ValueError):
         hint = "for example utf-8, utf-16, latin-1 or cp1252"
         raise UserError("dataset.encoding", f"it is not a known encoding, {hint}", value=encoding) from None

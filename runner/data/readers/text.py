@@ -19,14 +19,14 @@ _BATCH_ROWS = 10_000
 
 def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
     """A row for each line of the files."""
-    return read_batches(conf, path, offline, _read_text)
+    return read_batches(conf, path, offline, lambda paths: _read_text(paths, conf.encoding))
 
 
-def _read_text(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _read_text(paths: list[Path], encoding: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     schema = pa.schema([("text", pa.string())])
 
     def batches() -> Iterator[pa.RecordBatch]:
-        rows = (_text_row(*line) for line in lines(paths))
+        rows = (_text_row(*line) for line in lines(paths, encoding))
         while some := list(islice(rows, _BATCH_ROWS)):
             yield pa.RecordBatch.from_arrays([pa.array(some)], schema=schema)
 
@@ -37,4 +37,6 @@ def _text_row(path: Path, number: int, line: bytes) -> str:
     try:
         return line.decode().rstrip("\r\n")
     except UnicodeError:
-        raise UserError("dataset.path", f"{path} line {number} is not UTF-8") from None
+        raise UserError(
+            "dataset.path", f"{path} line {number} is not UTF-8; did you mean dataset.encoding=latin-1?"
+        ) from None
