@@ -58,6 +58,11 @@ def local_paths(address: str, kind: str, offline: bool, folders: bool = False) -
         if not files:
             raise UserError("dataset.path", f"no file matches the pattern {address}")
         return files
+    if not path.is_dir() and not path.is_file():
+        raise UserError(
+            "dataset.path",
+            f"{path} is a pipe or a device, which can be read only once: pipe it in, with dataset.path=-",
+        )
     if path.is_dir() and not folders:
         raise UserError(
             "dataset.path",

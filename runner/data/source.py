@@ -30,7 +30,7 @@ from runner.data.readers.table import TEXTS, check_encoding
 from runner.data.stdin import STDIN, spooled
 from runner.data.where import parse_where
 from runner.types import Row, UnreadableCell, UnreadableRow, UserError
-from runner.words import count_of, did_you_mean
+from runner.words import count_of, did_you_mean, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -64,8 +64,11 @@ def open_source(
         if not piped:
             raise
         raise error.saying(error.text.replace(path, "the standard input")) from None
-    except (OSError, pa.ArrowException) as error:
-        raise UserError("dataset.path", f"{conf.path} cannot be read as {conf.kind}: {error}") from error
+    except Exception as error:  # a reader's library may raise anything for what is in a file
+        log.debug("%s cannot be read", conf.display_name, exc_info=True)
+        what = first_line(error) if isinstance(error, OSError | pa.ArrowException) else ""
+        what = what or f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(_key(conf), f"{conf.display_name} cannot be read as {conf.kind}: {what}") from error
     if not loaded.table.num_columns:
         raise UserError(_key(conf), f"{conf.display_name} has no columns: empty data set")
     if not len(loaded.table):

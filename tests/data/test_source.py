@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -374,3 +375,25 @@ def test_no_other_error_from_any_file(tmp_path, content, kind, where):
         assert len(list(data.rows(0))) == len(data)
     except UserError:
         pass
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "text", "parquet", "arrow"])
+def test_more_files_than_a_process_may_open_are_read_in_turn(tmp_path, kind):
+    resource = pytest.importorskip("resource")
+    table = pa.table({"text": ["a"]})
+    for number in range(60):
+        path = tmp_path / f"{number:03}.{kind}"
+        if kind == "parquet":
+            pq.write_table(table, path)
+        elif kind == "arrow":
+            with pa.ipc.new_file(path, table.schema) as file:
+                file.write_table(table)
+        else:
+            path.write_text('{"text": "a"}\n' if kind == "jsonl" else "text\na\n" if kind == "csv" else "a\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    cells(tmp_path / f"000.{kind}", kind=kind)  # what is imported and opened once
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 20, hard))
+        assert cells(tmp_path / f"*.{kind}", kind=kind) == [{"text": "a"}] * 60
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -40,6 +40,12 @@ def _read_saved(path: Path, split: str, mapped: Stamps) -> Loaded:
         loaded = datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
         raise UserError("dataset.path", f"{path} is not a folder written by save_to_disk: {error}") from None
+    except Exception as error:  # of the JSON files beside the rows, in which anything may stand
+        raise UserError(
+            "dataset.path",
+            f"{path} cannot be read by datasets {datasets.__version__}: {first_line(error) or type(error).__name__}; "
+            "it is damaged, or was written by a newer version",
+        ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise UserError("dataset.split", f"no split {split!r}{did_you_mean(split, list(loaded))}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -22,20 +21,26 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
 
 
 def _read_parquet(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    files = [_open_parquet(path) for path in paths]
-    schema = common_schema(paths, [_plain(file.schema_arrow) for file in files])
-    return schema, (aligned(batch, schema) for file in files for batch in file.iter_batches(_BATCH_ROWS))
+    schema = common_schema(paths, [_schema(path) for path in paths])
+    return schema, (aligned(batch, schema) for path in paths for batch in _batches(path))
 
 
-def _open_parquet(path: Path) -> Any:
+def _schema(path: Path) -> pa.Schema:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
+        schema = pq.read_schema(path)
+        unique_names(path, schema.names)
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise UserError("dataset.path", f"{path} is not a readable Parquet file: {error}") from None
-    unique_names(path, file.schema_arrow.names)
-    return file
+    return _plain(schema)
+
+
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, memory_map=True) as file:
+        yield from file.iter_batches(_BATCH_ROWS)
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

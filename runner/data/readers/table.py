@@ -111,12 +111,13 @@ def cache_file(key: str) -> Path:
 
 
 def map_arrow(path: Path) -> pa.Table:
-    """An Arrow file (stream or file format), memory-mapped."""
-    source = pa.memory_map(str(path))
-    try:
-        return pa.ipc.open_file(source).read_all()
-    except pa.ArrowInvalid:
-        return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+    """An Arrow file (stream or file format), memory-mapped; what is mapped needs no open file."""
+    with pa.memory_map(str(path)) as source:
+        try:
+            return pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid:
+            source.seek(0)
+            return pa.ipc.open_stream(source).read_all()
 
 
 def _in_memory(paths: list[Path]) -> bool:
