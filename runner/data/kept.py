@@ -117,6 +117,18 @@ def _renamed_features(metadata: Mapping[bytes, bytes] | None, columns: Mapping[s
     try:
         features: dict[str, Any] = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         kept = {name: features[column] for name, column in columns.items() if column in features}
-    except (KeyError, TypeError, ValueError):
+        kept = {name: feature for name, feature in kept.items() if _is_known(name, feature)}
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return {b"huggingface": json.dumps({"info": {"features": kept}}).encode()}
+
+
+def _is_known(name: str, feature: Any) -> bool:
+    """Whether `datasets` has such a feature type: files may have been written by a newer version."""
+    import datasets
+
+    try:
+        return bool(datasets.Features.from_dict({name: feature}))
+    except Exception:  # the metadata may hold anything
+        log.warning("column %r: its feature type is not known here, and left out", name)
+        return False

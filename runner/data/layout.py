@@ -29,6 +29,11 @@ _CHECKED = (
     (pa.types.is_time64, pa.int64()),
     *((test, pa.binary(size)) for test, size in zip(_DECIMALS, (4, 8, 16, 32), strict=True)),
 )
+_PLAIN = (
+    (pa.types.is_string_view, pa.string()),
+    (pa.types.is_binary_view, pa.binary()),
+    (pa.types.is_null, pa.string()),
+)
 
 
 def check_layout(table: pa.Table, where: str) -> None:
@@ -52,6 +57,22 @@ def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     except pa.ArrowInvalid:
         as_bytes = pa.array(_As(column, _other(column.type, _TEXTS))).cast(_other(kind, _TEXTS))
         return pa.array(_As(as_bytes, kind))
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The table with ordinary types in place of those whose rows Arrow cannot take: views, runs, lists of nulls."""
+    for at, field in enumerate(table.schema):
+        kind = field.type
+        if pa.types.is_run_end_encoded(kind):
+            import pyarrow.compute as pc
+
+            column = pc.run_end_decode(table.column(at))
+        elif not pa.types.is_null(kind) and (other := _other(kind, _PLAIN)) != kind and "view<" not in str(kind):
+            column = pa.chunked_array([cast(chunk, other) for chunk in table.column(at).chunks], other)
+        else:
+            continue
+        table = table.set_column(at, field.with_type(column.type), column)
+    return table
 
 
 @dataclass(frozen=True)

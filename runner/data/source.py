@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from runner.data.cells import values
 from runner.data.columns import own_columns, own_value
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_name, gold_values
-from runner.data.layout import check_layout
+from runner.data.layout import check_layout, plain
 from runner.data.load import FORMAT_VERSION, check_unchanged, hash_json
 from runner.data.readers import READERS, Loaded
 from runner.data.readers.compressed import is_utf8
@@ -74,7 +75,12 @@ def open_source(
     if not len(loaded.table):
         raise UserError(_key(conf), f"{conf.display_name} has no rows: empty data set")
     check_layout(loaded.table, conf.display_name)
-    return DataSource(conf, loaded, Path(path) if piped else None)
+    try:
+        return DataSource(conf, replace(loaded, table=plain(loaded.table)), Path(path) if piped else None)
+    except pa.ArrowException as error:
+        raise UserError(
+            "dataset.where" if conf.where else _key(conf), f"{conf.display_name}: {first_line(error)}"
+        ) from error
 
 
 def _loaded(conf: DatasetConf, path: str, offline: bool, folders: Sequence[str], modules: Sequence[str]) -> Loaded:
@@ -149,6 +155,8 @@ class DataSource:
         if not self._length:
             raise UserError("dataset.where", f"no row of {conf.display_name} matches {conf.where!r}: empty data set")
         self._check_gold(table)
+        if self._order is not None:
+            self.table(0, 1, self._all.names)  # what Arrow cannot do for a type is told now
         self.fingerprint = self._fingerprint(loaded.contents)
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """Cells that Python cannot hold, and files that refer to what they do not hold."""
 
 import datetime
+import json
 import struct
 from decimal import Decimal
 
@@ -167,3 +168,38 @@ def test_a_damaged_saved_data_set_is_refused_naming_the_column(tmp_path):
 )
 def test_a_gold_cell_means_a_label_however_it_is_written(value, classes, labels, name):
     assert gold_name(value, classes, labels) == name
+
+
+# Types that Arrow reads but cannot take rows of
+
+
+def test_views_runs_and_lists_of_nulls_can_be_shuffled_filtered_and_kept(tmp_path):
+    from runner.data.kept import choose
+
+    views = pa.array(["a", "a text of more than twelve bytes"], pa.string_view())
+    columns = {
+        "view": views,
+        "views": pa.ListArray.from_arrays([0, 1, 2], views),
+        "runs": pa.RunEndEncodedArray.from_arrays(pa.array([1, 2], pa.int32()), pa.array(["x", "y"])),
+        "nulls": pa.array([[None, None], []], pa.list_(pa.null())),
+    }
+    table = pa.table(columns)
+    with pa.ipc.new_file(tmp_path / "rows.arrow", table.schema) as file:
+        file.write_table(table)
+    conf = DatasetConf(kind="arrow", path=str(tmp_path / "rows.arrow"))
+    assert list(open_source(conf).rows()) == table.to_pylist()
+    assert list(open_source(conf.changed(where="runs == y")).rows()) == table.to_pylist()[1:]
+    assert len(list(open_source(conf.changed(shuffle_seed=1)).rows())) == 2
+    assert list(choose(None, open_source(conf), pa.schema([])).columns) == list(columns)
+
+
+def test_a_feature_type_of_a_newer_datasets_is_left_out_of_the_output(tmp_path):
+    from runner.data.kept import choose
+
+    features = {"text": {"dtype": "string", "_type": "Value"}, "tags": {"_type": "Tensor9"}}
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    table = pa.table({"text": ["a"], "tags": [["x"]]}).replace_schema_metadata(metadata)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    source = open_source(DatasetConf(kind="parquet", path=str(tmp_path / "rows.parquet")))
+    schema = choose(None, source, pa.schema([])).schema()
+    assert set(datasets.Features.from_arrow_schema(schema)) == {"text", "tags"}
