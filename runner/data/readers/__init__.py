@@ -3,7 +3,7 @@
 Modules:
 aclsum        The data set ACLSum: 250 papers in full with reference summaries, from the files of the wheel ``aclsum``.
 arrow         Arrow as it lies on the disk: its files, folders written by ``save_to_disk``, and data sets of the hub.
-compressed    Files as bytes, decompressed by what they are and not by what they are called.
+compressed    Files as bytes, decompressed by what they are and not by what they are called, and texts as UTF-8.
 csv           CSV to an Arrow table, through pyarrow's streaming reader, with errors that name the line.
 documents     A folder of documents as a data set: one row for each text, Markdown, HTML or PDF file.
 json          JSON to Arrow: files of one object a line, or of one array of objects, become a table.
