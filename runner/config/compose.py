@@ -29,6 +29,7 @@ from runner.bare import Bare, read_yaml
 from runner.config.flow import read_value, values
 from runner.config.groups import GROUPS, group_files
 from runner.config.typed import OPEN, READER, as_object, field_type, is_text, open_schema, opened, own_files, settled
+from runner.data.load import kind_of
 from runner.keys import in_words
 from runner.types import UserError
 from runner.words import did_you_mean, first_line
@@ -61,6 +62,9 @@ class Composer:
         _refuse_twice(overrides)
         words = [f"{key}={value}" for key, value in given if key in GROUPS]
         composed, choices = self._compose(words)
+        if told := self._told_kind(dict(given), words, composed):
+            words.append(told)
+            composed, choices = self._compose(words)
         if OPEN in choices and not _asks(words, OPEN) and choices["dataset"] in self.options(OPEN):
             words.append(f"{OPEN}={choices['dataset']}")
             composed, choices = self._compose(words)
@@ -76,6 +80,15 @@ class Composer:
                 self._set(composed, key, typed)
         self._refuse_unknown(composed, self.schema, "", choices)
         return composed, choices
+
+    def _told_kind(self, given: dict[str, str], words: list[str], composed: DictConfig) -> str | None:
+        """The kind of rows of one's own where it is not given: nothing of a default data set applies to them."""
+        if _asks(words, "dataset") or not OmegaConf.select(composed, "dataset.path", throw_on_missing=False):
+            return None
+        if "dataset._target_" in given:
+            return "dataset=own"
+        path = given.get("dataset.path", "").strip("'\"")
+        return f"dataset={kind_of(path)}" if path not in ("", "null") else None
 
     def _set(self, tree: DictConfig, key: str, typed: str) -> None:
         hint = field_type(self.schema, key)

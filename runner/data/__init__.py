@@ -10,7 +10,7 @@ layout   Arrow data checked before a cell is read: offsets and indices that lead
 load     The files of a data set: where they lie, the hash of their contents, and whether they have changed.
 readers  The kinds of data sets and what reads each of them: a new kind is a line in ``READERS``.
 source   Data sets in: files of many kinds, an Arrow folder, a database table or a hub data set become rows by position.
-stdin    The standard input as a data set: kept in a file, because a run that was interrupted needs the same rows again.
+stdin    The standard input, or a named pipe, as a data set: kept in a file, as an interrupted run needs the rows again.
 survey   The data set as a job's prelude sees it: samples that depend on the run's seed only.
 where    ``dataset.where``: a simple filter over columns, evaluated in Arrow.
 """

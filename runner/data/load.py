@@ -10,10 +10,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from runner.data.readers import Stamps
+from runner.data.readers import SUFFIXES, Stamps
 from runner.types import UserError
 
 FORMAT_VERSION = 1  # part of a run's identity: raise it when the same file would give other rows
+PACKED = (".gz", ".zst", ".bz2", ".lz4")
 CACHE_VERSION = 2  # part of the cache key: raise it when the same file would give another table
 
 
@@ -58,11 +59,6 @@ def local_paths(address: str, kind: str, offline: bool, folders: bool = False) -
         if not files:
             raise UserError("dataset.path", f"no file matches the pattern {address}")
         return files
-    if not path.is_dir() and not path.is_file():
-        raise UserError(
-            "dataset.path",
-            f"{path} is a pipe or a device, which can be read only once: pipe it in, with dataset.path=-",
-        )
     if path.is_dir() and not folders:
         raise UserError(
             "dataset.path",
@@ -70,6 +66,22 @@ def local_paths(address: str, kind: str, offline: bool, folders: bool = False) -
             "dataset=arrow or documents a folder",
         )
     return [path]
+
+
+def kind_of(path: str) -> str:
+    """The kind of the data set by the name of its file or what its folder holds; UserError if that does not tell."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+        return "arrow" if saved else "documents"
+    suffixes = [suffix.lower() for suffix in Path(path.partition("#")[0]).suffixes if suffix.lower() not in PACKED]
+    if not suffixes or suffixes[-1] not in SUFFIXES:
+        raise UserError(
+            "dataset.path",
+            f"the name does not tell what it is ({', '.join(SUFFIXES)}, folders): add dataset=csv, or what it is",
+            value=path,
+        )
+    return SUFFIXES[suffixes[-1]]
 
 
 def _no_such_file(path: Path) -> UserError:

@@ -153,7 +153,8 @@ class Run:
 
         recorded = self.identity["dataset"]
         conf = DatasetConf.of(filled(self.config["dataset"]))
-        if self.data is not None or (conf.path == STDIN and not conf.target):
+        piped = not conf.target and (conf.path == STDIN or (self.path / COPY).is_file())
+        if self.data is not None or piped:
             conf = conf.changed(path=self.data or str(self.path / COPY))
         source = open_source(conf, folders=self._reader_folders(), modules=self.config.get("modules", ()))
         if source.fingerprint != recorded["fingerprint"]:
