@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+from collections import Counter
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -31,8 +33,16 @@ from runner.data.readers.openai_batch import endpoint, read_messages
 from runner.keys import check_keys, key
 from runner.loop.retrying import redrawn
 from runner.text.structure import Structure
-from runner.types import GREEDY, Columns, Completion, Request, Row, RowError, Steps, UserError
+from runner.types import GREEDY, Columns, Completion, Request, Row, RowError, Steps, UnreadableRow, UserError
+from runner.words import count_of
 
+if TYPE_CHECKING:
+    from runner.data.source import DataSource
+    from runner.text.prompter import Prompter
+
+log = logging.getLogger("rowmill")
+
+LOOKED_AT = 10_000  # requests, before the model is loaded
 _TOKEN = [("token", pa.string()), ("logprob", pa.float64()), ("bytes", pa.list_(pa.int16()))]
 _LOGPROBS = pa.list_(pa.struct([*_TOKEN, ("top_logprobs", pa.list_(pa.struct(_TOKEN)))]))
 _CHOICE = pa.struct([("text", pa.string()), ("finish_reason", pa.string()), ("logprobs", _LOGPROBS)])
@@ -63,6 +73,17 @@ class OpenAIBatch:
         check_keys(self, "job.")
         if self.top_p == 0:
             raise UserError("job.top_p", "it must be above 0", value=self.top_p)
+
+    def check_source(self, source: DataSource, prompter: Prompter) -> None:
+        """Say which requests the model's chat template will refuse, before the model is loaded."""
+        looked_at = min(LOOKED_AT, len(source))
+        asked = (_roles(row) for row in source.rows(0, looked_at))
+        refused = Counter(why for roles in asked if roles and (why := prompter.refusal(roles)))
+        for why, count in refused.items():
+            log.warning(
+                "%d of the first %s would be errors: the model's chat template refuses the messages: %s",
+                *(count, count_of(looked_at, "request"), why),
+            )
 
     def schema(self) -> pa.Schema:
         """The output columns.
@@ -126,6 +147,16 @@ def _valid(
 
 def _fault(structure: Structure, answer: Completion) -> RowError | None:
     return structure.problem(answer.text) if answer.finish_reason == "stop" else None
+
+
+def _roles(row: Row) -> list[str] | None:
+    """The roles of a request's messages; None if it has none that can be read."""
+    if isinstance(row, UnreadableRow) or row["problem"] is not None:
+        return None
+    try:
+        return [message["role"] for message in read_messages(json.loads(row["body"]).get("messages"))]
+    except RowError:
+        return None
 
 
 def _choice(answer: Completion) -> Columns:
