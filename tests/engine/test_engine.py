@@ -13,6 +13,7 @@ from runner.engine.kernels import cuda_attention
 from runner.sequences import Sequence
 from runner.types import Sampling
 from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
+from tests.support.hybrids import tiny_gemma3
 from tests.support.kernels import PlainKernels
 from tests.support.logprobs import asking, check_logprobs
 from tests.support.tiny import MODELS, VOCAB, scaled
@@ -324,3 +325,13 @@ def test_every_prompt_token_is_counted_as_computed_or_cached(resident):
     engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=8)
     finish(engine, sequences(rows, 4, (5, 9)))
     assert engine.work.prefilled + engine.work.cached == sum(map(len, rows))
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_gemma_goes_on_past_its_window_behind_prefixes_of_six_depths(batch_size):
+    mx.set_default_device(mx.cpu)
+    plain, engine = tiny_gemma3(), BatchEngine(ResidentModel(tiny_gemma3()), {END}, batch_size=batch_size)
+    rows = prompts(4, 6, shared=30, longest=9)
+    depths = (2, 7, 9, 16, 21, 30)
+    done = finish(engine, [Sequence((i, 0), row, 25, boundaries=depths[: i + 1]) for i, row in enumerate(rows)])
+    assert [done[i, 0].tokens for i in range(6)] == [one_by_one(plain, row, 25) for row in rows]

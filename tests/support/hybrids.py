@@ -1,6 +1,6 @@
-"""Tiny random models of families that cannot share prefixes as others do."""
+"""Tiny random models of families whose layers keep or see other things than all keys."""
 
-from mlx_lm.models import internlm2, internlm3, llama4, mamba, nemotron_h
+from mlx_lm.models import gemma3_text, internlm2, internlm3, llama4, mamba, nemotron_h
 
 from tests.support.tiny import VOCAB, scaled
 
@@ -77,6 +77,25 @@ def tiny_nemotron_h():
     }
     known = {name: value for name, value in args.items() if name in nemotron_h.ModelArgs.__dataclass_fields__}
     return scaled(nemotron_h.Model(nemotron_h.ModelArgs(**known)), seed=0, gain=1.5)
+
+
+def tiny_gemma3():
+    """Every second layer sees the last 8 tokens only."""
+    args = {
+        "model_type": "gemma3_text",
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": 8,
+        "sliding_window_pattern": 2,
+        "query_pre_attn_scalar": 8,
+        "max_position_embeddings": 512,
+    }
+    return scaled(gemma3_text.Model(gemma3_text.ModelArgs(**args)), seed=0, gain=2.0)
 
 
 def tiny_internlm(module, key):
