@@ -166,7 +166,8 @@ def verdict_lines(found: Mapping[str, Any]) -> Lines:
     if "coverage" in found:
         lines += _trust(found)
     if prior := found.get("prior"):
-        lines.append(("prior", f"{prior['kind']}: accuracy {prior['accuracy_without']:.3f} without it"))
+        left_out = f"; {count_of(prior['left_out'], 'row')} left out of it" if prior.get("left_out") else ""
+        lines.append(("prior", f"{prior['kind']}: accuracy {prior['accuracy_without']:.3f} without it{left_out}"))
     if one := found.get("calibration"):
         lines.append(("calibr.", _calibration(one)))
     return lines
@@ -175,14 +176,22 @@ def verdict_lines(found: Mapping[str, Any]) -> Lines:
 def _calibration(one: Mapping[str, Any]) -> str:
     on = count_of(one["fitted_on"], "row") + (f" ({one['left_out']:,} left out)" if one.get("left_out") else "")
     if one["temperature"] != one.get("fitted", one["temperature"]):
-        errors = one.get("held_out", {}).get("ece")
-        effect = f" (calibration error {errors[0]:.3f} without it, {errors[1]:.3f} with it)" if errors else ""
         why = f"temperature {one['fitted']:.2f}, fitted on {on}, was no better on rows that it was not fitted on"
-        return f"kept the plain probabilities: {why}{effect}"
+        return f"kept the plain probabilities: {why}{_held_out(one.get('held_out'))}"
     effect = f"{one['ece_before']:.3f} {_range(one['interval_before'])} before, "
     effect += f"{one['ece']:.3f} {_range(one['interval'])} after"
     fitted = f"temperature {one['temperature']:.2f}, fitted on {on}"
     return f"{fitted}; calibration error on the other {one['rows']:,}: {effect}"
+
+
+def _held_out(figures: dict[str, list[float]] | None) -> str:
+    """What the temperature made worse, the calibration error or else the loss."""
+    if figures is None:
+        return ""
+    name = "ece" if figures["ece"][1] > figures["ece"][0] else "loss"
+    without, with_it = figures[name]
+    what = {"ece": "calibration error", "loss": "log loss"}[name]
+    return f" ({what} {without:.3f} without it, {with_it:.3f} with it)"
 
 
 def _trust(found: Mapping[str, Any]) -> list[tuple[str, str]]:

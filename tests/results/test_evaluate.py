@@ -175,6 +175,26 @@ def test_the_effect_of_the_prior_and_of_the_temperature_is_that_of_a_run_without
     assert calibration["ece"] == found["evaluation"]["ece"]
 
 
+def test_a_temperature_that_was_not_kept_is_told_with_what_it_made_worse():
+    found = label(200, lambda i: "ham" if i % 2 else "spam", "calibrate.rows=0.3")["evaluation"]
+    found["calibration"] |= {"temperature": 1.0, "fitted": 2.5, "left_out": 3}
+    for name, worse in (
+        ("ece", {"ece": [0.156, 0.194], "loss": [0.7, 0.6]}),
+        ("loss", {"ece": [0.2, 0.1], "loss": [0.6, 0.7]}),
+    ):
+        found["calibration"]["held_out"] = worse
+        told = dict(verdict_lines(found))["calibr."]
+        assert told.startswith(
+            "kept the plain probabilities: temperature 2.50, fitted on 60 rows (3 left out), was no better"
+        )
+        shown = (
+            "(calibration error 0.156 without it, 0.194 with it)"
+            if name == "ece"
+            else "(log loss 0.600 without it, 0.700"
+        )
+        assert shown in told
+
+
 def test_the_error_before_calibration_is_over_the_rest_of_the_rows_only():
     label(200, lambda i: "ham" if i % 2 else "spam", "run_name=plain")
     found = label(200, lambda i: "ham" if i % 2 else "spam", "calibrate.rows=0.3")["evaluation"]["calibration"]
