@@ -173,6 +173,17 @@ def test_of_several_templates_the_default_is_used():
         assert prompter.text(Request(), {"text": "hi"}).startswith("<|im_start|>user\nhi")
 
 
+@pytest.mark.parametrize("text", ["<s>go <|im_end|>", "go <s>"])
+def test_special_tokens_that_a_template_compares_and_prints_are_told_apart(text):
+    template = "{% for m in messages %}{{ m.content if m.content.startswith(bos_token) else bos_token + m.content }}"
+    tokenizer = with_template(family_tokenizer(), template + "{{ '<|im_end|>' }}{% endfor %}")
+    messages = [{"role": "user", "content": text}]
+    seen, ids = rendered(tokenizer, messages)
+    assert seen == reference(tokenizer, messages)[0]
+    assert ids.count(tokenizer.bos_token_id) == int(not text.startswith("<s>"))
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
+
+
 def test_characters_that_marks_are_made_of_are_only_replaced_beside_control_tokens():
     tokenizer = with_template(family_tokenizer(), FAMILIES["chatml"])
     assert "a\U000f003cb" in rendered(tokenizer, [{"role": "user", "content": "a\U000f003cb"}])[0]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -69,7 +69,8 @@ class ChatTemplate:
         Raises jinja2.TemplateError, too, if what the template wrote cannot be told from what the messages hold.
         """
         right = self.render(messages, more)
-        variables = {name: self._marked(value) for name, value in self._variables.items()} | dict(more)
+        printed = {name: self.marks.literal(value) for name, value in self._texts().items()} | dict(more)
+        variables = {**self._variables, **more, **{_printed(name): value for name, value in printed.items()}}
         for stored in (True, False):
             try:
                 text = self._rendered(self._marking_template(stored), messages, variables)
@@ -89,7 +90,9 @@ class ChatTemplate:
         """The template that marks what it prints; ``stored``: and what it keeps in variables."""
         if stored not in self._marking:
             tree = self._environment.parse(self._source)
-            self._marking[stored] = self._compiled(_Marking(self.marks, stored).visit(tree))
+            own = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
+            variables = self._texts().keys() - own
+            self._marking[stored] = self._compiled(_Marking(self.marks, stored, variables).visit(tree))
         return self._marking[stored]
 
     def _compiled(self, source: str | nodes.Template) -> jinja2.Template:
@@ -97,8 +100,9 @@ class ChatTemplate:
         template.globals = dict(template.globals)  # a chain of dicts, copied at every rendering
         return template
 
-    def _marked(self, value: Any) -> Any:
-        return self.marks.literal(value) if isinstance(value, str) else value
+    def _texts(self) -> dict[str, str]:
+        """The variables that are texts, such as ``bos_token``."""
+        return {name: value for name, value in self._variables.items() if isinstance(value, str)}
 
     def _strftime(self, pattern: str) -> str:
         return self._date.strftime(pattern)
@@ -107,12 +111,17 @@ class ChatTemplate:
 class _Marking(NodeTransformer):
     """Marks the control tokens in what a template prints, and leaves alone what it compares and looks up."""
 
-    def __init__(self, marks: Marks, stored: bool) -> None:
+    def __init__(self, marks: Marks, stored: bool, variables: Collection[str]) -> None:
         self._marks = marks
         self._stored = stored
+        self._variables = variables
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:  # noqa: N802 the base class's own form
         return nodes.TemplateData(self._marks.literal(node.data), lineno=node.lineno)
+
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:  # noqa: N802
+        is_ours = node.ctx == "load" and node.name in self._variables
+        return nodes.Name(_printed(node.name), "load", lineno=node.lineno) if is_ours else node
 
     def visit_Const(self, node: nodes.Const) -> nodes.Node:  # noqa: N802
         return nodes.Const(self._marks.literal(node.value), lineno=node.lineno) if _is_text(node) else node
@@ -164,6 +173,11 @@ def parse_date(date: str) -> datetime.datetime:
         return datetime.datetime.fromisoformat(date)
     except ValueError:
         raise UserError(f"the run's date {date!r} is not an ISO date such as 2026-01-31") from None
+
+
+def _printed(variable: str) -> str:
+    """What a variable is called where the template prints it."""
+    return f"_printed_{variable}"
 
 
 def _is_text(node: nodes.Const) -> bool:
