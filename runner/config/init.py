@@ -16,7 +16,9 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from runner.data.cells import shown
 from runner.data.conf import DatasetConf
+from runner.data.load import kind_of
 from runner.data.readers import SUFFIXES
 from runner.data.readers.compressed import open_bytes
 from runner.data.readers.csv import other_delimiter
@@ -24,7 +26,6 @@ from runner.data.source import DataSource, open_source
 from runner.text.templates import cell
 from runner.types import UserError
 
-PACKED = (".gz", ".zst", ".bz2", ".lz4")
 LOOKED_AT = 2000  # rows
 MOST_LABELS = 20
 LABEL_CHARS = 40
@@ -48,7 +49,9 @@ class Proposal:
 
 
 def propose(path: str, table: str | None = None, folder: Path | None = None, keys: Sequence[str] = ()) -> Proposal:
-    """Look at the first rows. UserError if they cannot be read or have no column of texts to ask about.
+    """Look at the texts of the first rows, and at the labels of all.
+
+    UserError if they cannot be read or have no column of texts to ask about.
 
     ``path`` is a file, a folder, or a reader of the user's own as ``module.Class``, with its ``keys`` as NAME=VALUE,
     whose module may lie in ``folder``.
@@ -58,7 +61,7 @@ def propose(path: str, table: str | None = None, folder: Path | None = None, key
     source = open_source(conf, offline=True, folders=folders)
     rows = list(islice(source.rows(0), LOOKED_AT))
     text, chars = _text_column(source, rows)
-    gold, labels = _label_column(source, rows, text)
+    gold, labels = _label_column(source, text)
     job = "label" if gold else "summarize" if chars >= LONG else "generate"
     return Proposal(conf, len(source), text, job, chars, gold, labels, tuple(source.column_names))
 
@@ -98,20 +101,13 @@ def _conf(path: str, table: str | None, keys: Sequence[str]) -> DatasetConf:
         return DatasetConf.of({"_target_": path, **own})
     if keys:
         raise UserError(f"{keys[0]}: keys belong to a reader of your own, and {path} is not one")
-    kind = _kind(path)
-    return DatasetConf(kind=kind, path=path, table=table, delimiter=_delimiter(path) if kind == "csv" else None)
-
-
-def _kind(path: str) -> str:
-    file = Path(path)
-    if not file.exists():
+    if not Path(path).exists():
         raise UserError(f"no such file: {path}")
-    if file.is_dir():
-        return "arrow" if (file / "state.json").is_file() or (file / "dataset_dict.json").is_file() else "documents"
-    suffixes = [suffix.lower() for suffix in file.suffixes if suffix.lower() not in PACKED]
-    if not suffixes or suffixes[-1] not in SUFFIXES:
-        raise UserError(f"{path}: unknown file type; known: {', '.join(SUFFIXES)} and folders")
-    return SUFFIXES[suffixes[-1]]
+    try:
+        kind = kind_of(path)
+    except UserError:
+        raise UserError(f"{path}: unknown file type; known: {', '.join(SUFFIXES)} and folders") from None
+    return DatasetConf(kind=kind, path=path, table=table, delimiter=_delimiter(path) if kind == "csv" else None)
 
 
 def _delimiter(path: str) -> str | None:
@@ -136,19 +132,35 @@ def _text_column(source: DataSource, rows: list[dict[str, Any]]) -> tuple[str, i
     return max(lengths.items(), key=lambda pair: pair[1])
 
 
-def _label_column(source: DataSource, rows: list[dict[str, Any]], text: str) -> tuple[str | None, tuple[str, ...]]:
+def _label_column(source: DataSource, text: str) -> tuple[str | None, tuple[str, ...]]:
     """The column that looks most like labels: few short values that come again and again; a telling name counts."""
     candidates = []
     for name in source.column_names:
-        values = [row[name] for row in rows if row[name] is not None]
-        distinct = set(map(str, values))
-        if name == text or not all(isinstance(value, str | int) and not isinstance(value, bool) for value in values):
+        kind = source.schema.field(name).type
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if name == text or not (is_text or pa.types.is_integer(kind)):
             continue
+        distinct, count = _distinct(source, name)
         known = name.lower() in _LABEL_NAMES
         few = 2 <= len(distinct) <= MOST_LABELS and all(0 < len(value.strip()) <= LABEL_CHARS for value in distinct)
-        if few and (known or len(values) >= 5 * len(distinct)) and (known or isinstance(values[0], str)):
+        if few and (known or (is_text and count >= 5 * len(distinct))):
             candidates.append((not known, len(distinct), name, tuple(sorted(distinct))))
     return min(candidates)[2:] if candidates else (None, ())
+
+
+def _distinct(source: DataSource, name: str) -> tuple[set[str], int]:
+    """A column's different values in all rows, as far as they are few, and how many cells have one."""
+    import pyarrow.compute as pc
+
+    distinct: set[str] = set()
+    count = 0
+    for start in range(0, len(source), LOOKED_AT):
+        column = source.table(start, start + LOOKED_AT, [name])[name]
+        count += len(column) - column.null_count
+        distinct.update(str(value) for value in shown(pc.unique(column)) if value is not None)
+        if len(distinct) > MOST_LABELS:
+            break
+    return distinct, count
 
 
 def _name(name: str, given: bool) -> str:

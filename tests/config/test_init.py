@@ -146,3 +146,10 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(folder, capsys):
     Path("my_conf").write_text("a file")
     assert main(["init", "mail.csv"]) == 2
     assert capsys.readouterr().err.startswith("rowmill: my_conf cannot be written: ")
+
+
+def test_the_labels_of_a_sorted_file_are_all_seen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"a text about something {at},{'spam' if at < 2500 else 'ham'}\n" for at in range(5000)]
+    Path("mail.csv").write_text("text,kind\n" + "".join(rows))
+    assert propose("mail.csv").labels == ("ham", "spam")

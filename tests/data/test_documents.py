@@ -4,7 +4,7 @@ import pytest
 
 from runner.data.conf import DatasetConf
 from runner.data.readers.aclsum import paper_text
-from runner.data.readers.documents import html_text
+from runner.data.readers.documents import find_documents, html_text
 from runner.data.source import open_source
 from runner.loop.task import Task
 from runner.types import UnreadableRow, UserError
@@ -150,3 +150,11 @@ def test_papers_have_headings_and_references(tmp_path):
 def test_a_folder_that_is_not_aclsum_is_refused(tmp_path):
     with pytest.raises(UserError, match="not the folder `dataset` of the wheel aclsum"):
         open_source(DatasetConf(kind="aclsum", path=str(tmp_path)))
+
+
+def test_files_that_are_skipped_are_counted_and_named(tmp_path, caplog):
+    for name in ("a.txt", "b.docx", "c.png", ".hidden"):
+        (tmp_path / name).write_text("text")
+    assert [file.name for file in find_documents([tmp_path])] == ["a.txt"]
+    assert "2 files in " in caplog.text
+    assert "skipped, which no reader knows: b.docx, c.png" in caplog.text

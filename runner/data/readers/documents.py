@@ -6,6 +6,7 @@ Columns: ``file`` (its path in the folder), ``text``, and ``unreadable``: why th
 from __future__ import annotations
 
 import codecs
+import logging
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -18,9 +19,12 @@ from runner.data.load import local_paths
 from runner.data.readers import Loaded
 from runner.data.readers.table import check_encoding, read_folder
 from runner.types import UserError
+from runner.words import count_of
 
+log = logging.getLogger("rowmill")
 SCHEMA = pa.schema([("file", pa.string()), ("text", pa.string()), ("unreadable", pa.string())])
 BATCH_CHARS = 4_000_000
+_NAMED = 10  # of the files that are skipped
 _TEXT = (".txt", ".text", ".md", ".markdown", ".rst")
 _HTML = (".html", ".htm", ".xhtml")
 SUFFIXES = (*_TEXT, *_HTML, ".pdf")
@@ -82,8 +86,12 @@ def html_text(source: str) -> str:
 
 
 def _inside(folder: Path) -> list[Path]:
-    files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
-    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    found = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    if skipped := [file.relative_to(folder).as_posix() for file in found if file.suffix.lower() not in SUFFIXES]:
+        names = ", ".join(skipped[:_NAMED]) + (", ..." if len(skipped) > _NAMED else "")
+        log.warning("%s in %s skipped, which no reader knows: %s", count_of(len(skipped), "file"), folder, names)
+    return [file for file in found if file.suffix.lower() in SUFFIXES]
 
 
 def _batch(rows: list[tuple[str, str | None, str | None]]) -> pa.RecordBatch:
