@@ -23,7 +23,7 @@ class Matcher:
 
     def __init__(self, surfaces: Mapping[str, str]) -> None:
         self._exact = {surface.strip(): name for name, surface in surfaces.items()}
-        self._patterns = {name: _pattern(folded(surface.strip())) for name, surface in surfaces.items()}
+        self._patterns = {name: _pattern(surface.strip()) for name, surface in surfaces.items()}
 
     def match(self, answer: str) -> str:
         """The label that an answer is or begins with, else the only one that occurs in it as a whole word.
@@ -51,6 +51,7 @@ class Matcher:
 
 def _pattern(surface: str) -> regex.Pattern[str]:
     """A label as a whole word: its words with anything that is no word between them, signs at its ends as they are."""
+    surface = folded(surface) or surface
     found = _PARTS.search(surface)
     start, end = found.span() if found else (len(surface), len(surface))
     words = regex.split(rf"(?V1){_GAP}", surface[start:end])
