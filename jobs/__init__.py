@@ -51,7 +51,8 @@ A run also calls these methods, if the job has them:
     ``attempts()``: To make rows of its own (``rowmill.Attempts``) instead of one for each row of the data set.
     ``choice_names()``: What the choices of its first request are called, in their order; ``preview`` shows them.
     ``made_from(columns)``: The prompt's variables behind an output row; ``export --format chat`` needs them.
-    ``figures(run, source)``: How good the finished rows are, as JSON values by name.
+    ``figures(run, source)``: How good the finished rows are, as JSON values by name; for a column ``label`` and a gold
+        one, ``return rowmill.label_evaluation(run, source)``.
 
 ``rowmill new job NAME`` writes a working job with its prompt and its test. A job lies in a Python file in
 ``--config-dir`` or in the current folder; classes of installed modules need ``modules=[NAME]``.

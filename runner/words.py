@@ -59,6 +59,11 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
+def speed(a_second: float) -> str:
+    """``12.5 rows/s``, and below one row a second ``30.0 rows/min``."""
+    return f"{60 * a_second:,.1f} rows/min" if 0 < a_second < 1 else f"{a_second:,.1f} rows/s"
+
+
 def clock(at: float) -> str:
     """A future time for people: ``06:12`` within half a day, ``Wed 06:12`` within some days, else the date."""
     ahead, local = at - time.time(), time.localtime(at)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from runner.checkpoint.counts import Totals
 from runner.checkpoint.store import Store
 from runner.results.show import NOW_SECONDS
-from runner.words import clock, count_of, duration
+from runner.words import clock, count_of, duration, speed
 
 log = logging.getLogger("rowmill")
 
@@ -100,7 +100,7 @@ class Progress:
         return [
             f"{totals.finished:,} of {self.rows:,} rows",
             *([f"{duration(seconds)} left ({clock(time.time() + seconds)})"] if seconds else []),
-            f"{now.rows:,.1f} rows/s ({overall:,.1f} overall)",
+            f"{speed(now.rows)} ({_beside(now.rows, overall)} overall)",
             count_of(totals.errors, "error"),
             f"{now.tokens:,.0f} tokens/s",
             f"{totals.cached_share or 0.0:.0%} cached",
@@ -131,6 +131,12 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.show()
         self.bar.close()
+
+
+def _beside(now: float, overall: float) -> str:
+    """The overall speed, its unit left out if it is that of now."""
+    number, unit = speed(overall).split(" ")
+    return number if unit == speed(now).split(" ")[1] else f"{number} {unit}"
 
 
 class Pace(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.console import line
 from runner.results.quality.verdict import advice, verdict
-from runner.words import clock, count_of, duration, escaped
+from runner.words import clock, count_of, duration, escaped, speed
 
 _CLASSES = 30  # shown; the JSON has them all
 _MATRIX = 12
@@ -101,7 +101,7 @@ def _show_figures(figures: Mapping[str, Any]) -> None:
     if seconds and figures["finished"]:
         share = figures.get("model_share")
         model = "" if share is None else f", {share:.0%} of the time in the model"
-        line("speed", f"{figures['rows_per_s']:,.1f} rows/s, {figures['tokens_per_s']:,.0f} tokens/s{model}")
+        line("speed", f"{speed(figures['rows_per_s'])}, {figures['tokens_per_s']:,.0f} tokens/s{model}")
         line("time", duration(seconds))
     if figures.get("slot_occupancy") is not None:
         padding = figures["padding_share"] or 0.0

@@ -7,7 +7,7 @@ import sys
 from typing import Any, TypedDict
 
 from runner.console import line, say
-from runner.words import count_of, duration, escaped
+from runner.words import count_of, duration, escaped, speed
 
 _SHOWN_CHARS, _SHOWN_TOKENS = 3000, 700  # of a prompt's prefix, and of the rest
 _BAR = 30  # columns
@@ -122,10 +122,10 @@ def _time(estimate: dict[str, Any] | None) -> str:
             "unknown before a trial: `rowmill preview --trial 20` with the same overrides computes 20 rows of the run"
         )
     if not estimate["left"]:
-        return f"none: the run is finished (at {estimate['rows_per_s']:,.1f} rows/s)"
+        return f"none: the run is finished (at {speed(estimate['rows_per_s'])})"
     pace = f"{duration(estimate['seconds'])} for {count_of(estimate['left'], 'row')}"
     if "trial_rows" not in estimate:
-        return f"{pace} at the {estimate['rows_per_s']:,.1f} rows/s so far"
+        return f"{pace} at the {speed(estimate['rows_per_s'])} so far"
     margin = estimate["margin_s"]
     known = f", give or take {duration(margin)} (95%)" if margin is not None else ", a margin needs a larger trial"
     begun = f"{count_of(estimate['trial_rows'], 'row')} took {duration(estimate['trial_s'])}, kept by the run"

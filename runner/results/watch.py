@@ -17,7 +17,7 @@ from rich.text import Text
 
 from runner.results.run import Run
 from runner.results.show import NOW_SECONDS
-from runner.words import clock, count_of, duration, escaped
+from runner.words import clock, count_of, duration, escaped, speed
 
 EVERY_SECONDS = 1.0
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -60,7 +60,7 @@ def _head(run_dir: Path, seen: dict[str, Any]) -> Panel:
     now = pace_now(seen["marks"])
     facts = [
         f"{finished:,} of {rows:,} rows",
-        f"{now:,.1f} rows/s now, {seen['rows_per_s']:,.1f} overall",
+        f"{speed(now)} now, {speed(seen['rows_per_s'])} overall",
         "" if seen["cached_share"] is None else f"{seen['cached_share']:.0%} cached",
         count_of(seen["errors"], "error"),
         count_of(seen["sessions"] - 1, "restart"),

@@ -10,6 +10,7 @@ from runner import words
 from runner.checkpoint.counts import Totals
 from runner.results import progress
 from runner.results.progress import Progress
+from runner.words import speed
 
 
 class Clock:
@@ -136,3 +137,8 @@ def test_a_line_a_minute_tells_the_speed_of_that_minute(clock, caplog):
             store.finished += 122
             bar.update()
     assert ["2.0 rows/s" in line for line in caplog.messages[:3]] == [True] * 3
+
+
+def test_a_speed_below_one_row_a_second_is_told_by_the_minute():
+    said = [speed(rows) for rows in (0, 0.02, 0.5, 1, 1234.56)]
+    assert said == ["0.0 rows/s", "1.2 rows/min", "30.0 rows/min", "1.0 rows/s", "1,234.6 rows/s"]

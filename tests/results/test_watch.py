@@ -74,7 +74,7 @@ def test_a_running_one_is_shown_until_it_ends(tmp_path, clock, monkeypatch):
     said = shown(tmp_path / "run", terminal=True)
     assert len(ticks) == 2
     assert "run: running" in said
-    assert "0.5 rows/s now" in said
+    assert "30.0 rows/min now" in said
     assert "run: interrupted" in said.rpartition("run: ")[1] + said.rpartition("run: ")[2]
 
 
