@@ -32,6 +32,7 @@ console     The standard streams: lines for people, and what happens when nobody
 custom      A user's own classes: where they may come from, what identifies them, how they are made.
 data        Rows in: the files of a data set become rows by position.
 disk        Files that appear whole or not at all, and errors of disks, and of SQLite on them, as UserErrors.
+early       Ctrl-C while the program's modules are loaded: one line and exit code 130, as afterwards.
 engine      Token ids to token ids: one resident model, a batch of sequences, a prefix stored once.
 environ     Environment variables that a configuration names, as ``${oc.env:NAME}`` or ``${oc.env:NAME,DEFAULT}``.
 export      Runs out: tables, hub data sets, pre-annotations, training data, results as the OpenAI API writes them.
@@ -57,6 +58,9 @@ words       Words for people: parts of sentences that several messages share.
 
 from __future__ import annotations
 
+import runner.early  # noqa: F401 first: for Ctrl-C while the rest is loaded
+
+# isort: split
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

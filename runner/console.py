@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from runner.words import but_colours, escaped
+
 _WIDTH = 9  # columns of a line's name
 
 
 def say(text: str = "") -> None:
     """Print a line; on a terminal that was closed, nothing."""
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(but_colours(text) + "\n")
     except OSError as error:
         if not is_closed_terminal(error):
             raise
@@ -37,7 +39,7 @@ def is_closed_terminal(error: OSError) -> bool:
 def tell(text: str) -> None:
     """Print a line on the standard error. If nobody reads it any more, work goes on without it."""
     with muted(sys.stderr):
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(escaped(text) + "\n")
         sys.stderr.flush()
 
 

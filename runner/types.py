@@ -64,7 +64,8 @@ class UserError(Exception):
     """The configuration, the input or the run directory is at fault: one line that says what would be right.
 
     ``UserError(key, text)`` blames a key of the configuration, ``UserError(text)`` something else. The line reads
-    ``key=value: text``, without a ``value`` ``key: text``. ``exit_code`` is 2 for bad configuration or input, 3 for
+    ``key=value: text``, without a ``value`` ``key: text``, and ``key is not set`` where the text goes on like that.
+    ``exit_code`` is 2 for bad configuration or input, 3 for
     what the model or the machine cannot do.
     """
 
@@ -95,7 +96,8 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         value = "" if self.value is _UNSAID else f"={self.value}"
-        return self.text if self.key is None else f"{self.key}{value}: {self.text}"
+        sign = " " if self.text.startswith("is not ") else ": "
+        return self.text if self.key is None else f"{self.key}{value}{sign}{self.text}"
 
 
 class RowError(Exception):

@@ -7,7 +7,9 @@ import time
 from difflib import get_close_matches
 
 _HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_DIRECTIONS = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # they show a text in another order than it has
+_CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_DIRECTIONS}]")
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def did_you_mean(name: str, valid: list[str], shown: int = 12) -> str:
@@ -31,6 +33,11 @@ def without_hashes(message: str) -> str:
 def escaped(text: str) -> str:
     """A text with its control characters escaped: a cell may hold some that would steer a terminal."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+
+
+def but_colours(text: str) -> str:
+    """``escaped``, apart from what sets colours, which the cells in it do not hold any more."""
+    return "".join(part if at % 2 else escaped(part) for at, part in enumerate(_COLOUR.split(text)))
 
 
 def duration(seconds: float) -> str:

@@ -135,7 +135,7 @@ def _check_folders(asked: Asked, name: str | None, folders: list[Path], composed
     if name and (Path(name).name != name or name in (".", "..")):
         raise UserError("run_name", "it must be a folder name inside output.dir", value=name)
     if len(set(folders)) < len(folders):
-        raise UserError("run_name is not set: it keeps apart the variants, of which some have the same name")
+        raise UserError("run_name", "is not set: it keeps apart the variants, of which some have the same name")
     if asked.sweep and any(one.conf.dataset.path == STDIN and not one.conf.dataset.target for one in composed):
         raise UserError("dataset.path=-: the standard input can be read once; put the text of a sweep into a file")
 

@@ -45,8 +45,9 @@ def text_column(source: DataSource, asked: str | None) -> str:
     if "text" in texts:
         return "text"
     if len(texts) != 1:
-        found = f"perplexity.column is not set: it names one of {', '.join(texts)}"
-        raise UserError(found if texts else f"dataset.path: no column of texts among {', '.join(source.schema.names)}")
+        if texts:
+            raise UserError("perplexity.column", f"is not set: it names one of {', '.join(texts)}")
+        raise UserError("dataset.path", f"no column of texts among {', '.join(source.schema.names)}")
     return texts[0]
 
 

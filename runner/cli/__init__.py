@@ -29,8 +29,9 @@ from typing import NoReturn
 from runner.cli.commands import COMMANDS, GROUPS
 from runner.console import is_closed_terminal, mute, muted, open_streams, own_traceback, tell
 from runner.disk import machine_trouble
+from runner.early import ignore, raise_again
 from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, UserError
-from runner.words import without_hashes
+from runner.words import escaped, without_hashes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Without ``arguments`` this is the program itself: they are those of the process, and `run` is supervised.
     """
-    if arguments is None:
+    if arguments is not None:
+        return _run(arguments)
+    try:
+        raise_again()
         open_streams()
+        return _run(None)
+    except KeyboardInterrupt:
+        tell("\nrowmill: interrupted")
+        return EXIT_INTERRUPTED
+    finally:
+        ignore()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     _log_to_stderr()
     code = EXIT_OK
     try:
@@ -73,7 +86,7 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record's message; of a traceback what the user's own files have to do with it."""
-        line = without_hashes(record.getMessage())
+        line = escaped(without_hashes(record.getMessage()))
         if record.exc_info and record.exc_info[1]:
             line += "\n" + own_traceback(record.exc_info[1]) + "\n(run.log has the whole traceback)"
         bars = sys.modules.get("tqdm")

@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 from runner.cli.commands import COMMANDS
+from runner.console import say
 from runner.types import EXIT_OK
-from runner.words import count_of
+from runner.words import count_of, escaped
 
 
 def help_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +48,8 @@ def init(options: argparse.Namespace) -> int:
     folder = Path(options.config_dir)
     found = propose(options.file, options.table, folder, options.keys)
     name, written = write_starter_config(found, folder, options.name)
-    gold = f"; column {found.gold!r} holds the labels: {', '.join(found.labels)}" if found.gold else ""
-    print(f"{options.file}: {count_of(found.rows, 'row')}; job {found.job} on column {found.text!r}{gold}")
+    gold = f"; column {found.gold!r} holds the labels: {escaped(', '.join(found.labels))}" if found.gold else ""
+    say(f"{options.file}: {count_of(found.rows, 'row')}; job {found.job} on column {found.text!r}{gold}")
     for path in written:
         print(f"written   {path}")
     keys = f"--config-dir {shlex.quote(options.config_dir)} job={name} dataset={name}"

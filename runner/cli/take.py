@@ -29,6 +29,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rejected", action="store_true", help="the rejected attempts, with reasons, as JSONL")
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
     parser.add_argument("--public", action="store_true", help="make the data set on the hub public (default: private)")
+    parser.add_argument("--safe-csv", action="store_true", help="an apostrophe before cells that spreadsheets compute")
     parser.add_argument("--table", metavar="NAME", default="rows", help="the SQLite table (default: rows)")
     parser.add_argument("--text", metavar="COLUMN", help="the column that annotators see in Label Studio and Argilla")
     add_decision(parser)

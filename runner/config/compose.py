@@ -187,7 +187,7 @@ class Composer:
     def _check_key(self, key: str, value: str) -> None:
         found = field_type(self.schema, key)
         if found is None:
-            raise UserError(f"{key} is not a configuration key{self._alternatives(key)}")
+            raise UserError(key, f"is not a configuration key{self._alternatives(key)}")
         if dataclasses.is_dataclass(found):
             raise UserError(key, f"it is a group of keys; {self._valid(key)}", value=value)
 
@@ -198,7 +198,7 @@ class Composer:
             key = f"{prefix}{name}"
             if name not in known and not (prefix == f"{READER}." and "_target_" in names):
                 place = self._place(READER, choices, name) if prefix == f"{READER}." else ""
-                raise UserError(f"{key} is not a configuration key{self._alternatives(key)}{place}")
+                raise UserError(key, f"is not a configuration key{self._alternatives(key)}{place}")
             if dataclasses.is_dataclass(known.get(name)) and isinstance(node._get_node(name), DictConfig):
                 self._refuse_unknown(node[name], known[name], f"{key}.", choices)
 
@@ -239,7 +239,7 @@ class Composer:
             problem = f"it must be {in_words(expected)}{place}"
             return UserError(key, problem) if given is None else UserError(key, problem, value=given)
         if key and "not in" in text:
-            return UserError(f"{key} is not a configuration key{self._alternatives(key)}{place}")
+            return UserError(key, f"is not a configuration key{self._alternatives(key)}{place}")
         lines = [line.strip() for line in opened(str(error)).splitlines() if line.strip()]
         if key:
             return UserError(key, f"{lines[0]}{place}")

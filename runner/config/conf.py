@@ -27,7 +27,8 @@ class OutputConf(StructureConf):
     Attributes:
         dir: The folder that holds run folders.
         shared: Whether other users of this machine may look into a new run's folder.
-        keep: The input columns to copy into the output. null: all whose names are not taken by the job's own columns.
+        keep: The input columns to copy into the output. null: all. One whose name the job's own columns take becomes
+            ``input_NAME``.
         shard_rows: The number of rows in an Arrow file.
         report: Whether to write ``report.html`` once all rows are finished. null: unless the engine is the fake one.
         raw: Keep the text of a structured answer beside the columns made from it.

@@ -38,7 +38,7 @@ def typed_job(node: Any, config_dir: str | None = None, modules: Sequence[str] =
 
 def _class(node: Any, config_dir: str | None, modules: Sequence[str]) -> tuple[str, type]:
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        raise UserError("job._target_ is not set: choose a job, such as job=label, or name your own class in it")
+        raise UserError("job._target_", "is not set: choose a job, such as job=label, or name your own class in it")
     for where, name in targets(node):
         import_class_module(where, name, job_folders(config_dir), modules)
     return node["_target_"], find_class("job", node["_target_"], "steps")

@@ -47,7 +47,7 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
     try:
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
-            raise UserError(f"{missing[0]} is not set: {_how_to_set(missing[0], choices)}")
+            raise UserError(missing[0], f"is not set: {_how_to_set(missing[0], choices)}")
         plain, conf = as_plain(composed), as_object(composed)
     except OmegaConfBaseException as error:
         at = getattr(error, "full_key", None)

@@ -86,13 +86,14 @@ def _check_values(group: str, found: Any, target: str, values: dict[str, Any]) -
     hints = _type_hints(found)
     for name, value in values.items():
         if name not in taken:
-            raise UserError(f"{group}.{name} is not a key of {target}{did_you_mean(name, taken)}")
+            raise UserError(f"{group}.{name}", f"is not a key of {target}{did_you_mean(name, taken)}")
         if name in hints and not fits(value, hints[name]):
             shown = "null" if value is None else value
             raise UserError(f"{group}.{name}", f"it must be {in_words(hints[name])}", value=shown)
     needed = [f for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.name not in values]
     if needed:
-        raise UserError(f"{group}.{needed[0].name} is not set: {target} needs it; give {group}.{needed[0].name}=...")
+        name = f"{group}.{needed[0].name}"
+        raise UserError(name, f"is not set: {target} needs it; give {name}=...")
 
 
 def _type_hints(found: type) -> dict[str, Any]:

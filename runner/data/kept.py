@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow as pa
 from runner.data.source import DataSource
 from runner.types import UserError
 
+INPUT = "input_"  # before the name of a column of the data if the output has another of the name
 GOLD = "gold"  # the gold column's name in the output if the job has a column of its own name
 log = logging.getLogger("rowmill")
 
@@ -38,36 +40,44 @@ class Kept:
         return self.source.table(start, stop, list(self.columns.values())).rename_columns(list(self.columns))
 
 
-def choose(wanted: list[str] | None, source: DataSource, job: pa.Schema) -> Kept:
-    """``output.keep``, or all columns but those that the output names otherwise and those that cannot be loaded again.
+def choose(
+    wanted: list[str] | None, source: DataSource, job: pa.Schema, before: Mapping[str, str] | None = None
+) -> Kept:
+    """``output.keep``, or all columns but those that cannot be loaded again.
 
-    The gold column is called ``gold`` if the job has a column of its name. UserError for a wanted column that does
-    not exist, occurs twice or cannot be loaded.
+    A column whose name the job's own columns, ``error`` or ``usage`` take is kept as ``input_NAME``, the gold column as
+    ``gold`` if that is free. ``before``: what the run has kept so far, perhaps by an earlier version, which left such
+    columns out. UserError for a wanted column that does not exist, occurs twice or cannot be loaded.
     """
     ours = {*job.names, "error", "usage"}
-    gold = source.conf.gold
-    names = source.column_names if wanted is None else wanted
-    free = GOLD not in {*ours, *names}
+    for name in wanted or ():
+        _check_wanted(name, wanted or [], source)
+    names = [name for name in source.column_names if _loads(source, name)] if wanted is None else wanted
+    taken = {*ours, *names}
     columns: dict[str, str] = {}
     for name in names:
-        output = GOLD if name == gold and name in ours and free else name
-        if wanted is None and (output in ours or not _loads(source, name)):
-            continue
-        if wanted is not None:
-            _check_wanted(output, name, source, columns, ours)
-        columns[output] = name
+        output = name if name not in ours else GOLD if name == source.conf.gold and GOLD not in taken else None
+        columns[output or free_name(INPUT + name, taken)] = name
+        taken.update(columns)
+    unnamed = {output: name for output, name in columns.items() if output in (name, GOLD)}
+    if wanted is None and before == unnamed:
+        return Kept(source, unnamed)
+    if renamed := [f"{name} as {output}" for output, name in columns.items() if output not in unnamed]:
+        log.info("columns of the data whose names the run's own have are kept: %s", ", ".join(renamed))
     return Kept(source, columns)
 
 
-def _check_wanted(output: str, name: str, source: DataSource, columns: Mapping[str, str], ours: set[str]) -> None:
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, or the first of NAME_2, NAME_3, ... that is not taken."""
+    numbered = (name if number == 1 else f"{name}_{number}" for number in count(1))
+    return next(one for one in numbered if one not in taken)
+
+
+def _check_wanted(name: str, wanted: list[str], source: DataSource) -> None:
     if name not in source.column_names:
         raise UserError("output.keep", f"no column {name!r}; the data set has {', '.join(source.column_names)}")
-    if output in columns or output in ours:
-        raise UserError(
-            "output.keep",
-            f"the output column {output!r} would occur twice; the job's columns, error and usage are "
-            f"{', '.join(sorted(ours))}",
-        )
+    if wanted.count(name) > 1:
+        raise UserError("output.keep", f"the column {name!r} is listed twice")
     if not loadable(source.schema.field(name).type):
         raise UserError(
             "output.keep",

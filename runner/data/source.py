@@ -117,7 +117,7 @@ def _check_kind(conf: DatasetConf) -> None:
             "dataset.kind", f"there is no such reader{did_you_mean(conf.kind, list(READERS))}", value=conf.kind
         )
     if not conf.path and READERS[conf.kind].needs_path:
-        raise UserError(f"dataset.path is not set: it names the {conf.kind} data set to read")
+        raise UserError("dataset.path", f"is not set: it names the {conf.kind} data set to read")
     check_encoding(conf.encoding)
     if not is_utf8(conf.encoding) and conf.kind not in (*TEXTS, "documents"):
         raise UserError("dataset.encoding", f"it applies to texts only, not to {conf.kind}", value=conf.encoding)

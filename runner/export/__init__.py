@@ -106,6 +106,8 @@ def _write(kind: str, selection: Any, options: Any, say: Callable[[str], None]) 
     details: dict[str, Any] = {"name": options.table, "key": key} if kind == "sqlite" else {}
     if kind in ("sqlite", "csv"):
         details["say"] = say
+    if kind == "csv":
+        details["safe"] = options.safe_csv
     return WRITERS[kind](options.target, tables, overwrite=options.overwrite, **details)
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from runner.data.cells import records
+from runner.data.kept import INPUT
 from runner.export.files import STDOUT, opened
 from runner.export.plain import free_name
-from runner.export.select import INPUT, ROW, Selection, position_column
+from runner.export.select import ROW, Selection, position_column
 from runner.plain import to_json
 from runner.results.run import Run
 from runner.text.templates import Template
@@ -69,9 +71,13 @@ class Annotation:
         """The column's name as both tools take it."""
         return re.sub(r"\W", "_", column)
 
+    @cached_property
+    def _kept_as(self) -> dict[str, str]:
+        return {name: output for output, name in self.run.columns.kept.items()}
+
     def value(self, row: dict[str, Any], column: str) -> str:
         """An input cell as text."""
-        cell = row.get(INPUT + column, row.get(column))
+        cell = row.get(self._kept_as.get(column, INPUT + column), row.get(column))
         return "" if cell is None else cell if isinstance(cell, str) else to_json(cell)
 
     def answers(self, row: dict[str, Any]) -> list[str]:

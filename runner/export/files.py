@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from runner.data.cells import records
-from runner.export.plain import flat, too_wide
+from runner.export.plain import flat, inert, too_wide
 from runner.plain import to_json
 from runner.types import UserError
 
@@ -73,11 +73,14 @@ def write_jsonl(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -> 
     return write_lines(target, (row for table in tables for row in records(table)), overwrite=overwrite)
 
 
-def write_csv(target: str, tables: Iterable[pa.Table], *, overwrite: bool, say: Say = _nothing) -> int:
-    """CSV with a header; texts are quoted, a null is an empty cell without quotes."""
+def write_csv(
+    target: str, tables: Iterable[pa.Table], *, overwrite: bool, say: Say = _nothing, safe: bool = False
+) -> int:
+    """CSV with a header; texts are quoted, a null is an empty cell without quotes. ``safe``: see ``inert``."""
     from pyarrow import csv
 
     flattened = _flattened(tables, _SHEET_COLUMNS, "a spreadsheet", say)
+    flattened = map(inert, flattened) if safe else flattened
     first = next(flattened)
     count = 0
     delimiter = "\t" if ".tsv" in Path(target).suffixes else ","

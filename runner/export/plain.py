@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from runner.data.cells import shown
 from runner.plain import to_json
+
+_FORMULA = r"^\s*[=+\-@\t\r|%]"  # how cells begin that Excel, LibreOffice or Google Sheets compute
 
 
 def flat(table: pa.Table, whole: Sequence[str] = ()) -> pa.Table:
@@ -24,6 +28,17 @@ def flat(table: pa.Table, whole: Sequence[str] = ()) -> pa.Table:
         table = _unfolded(table)
     columns = [_cells(column) for column in table.columns]
     return pa.Table.from_arrays(columns, names=table.column_names)
+
+
+def inert(table: pa.Table) -> pa.Table:
+    """A flat table with an apostrophe before all texts, names of columns too, that a spreadsheet would compute."""
+    texts = [at for at, column in enumerate(table.columns) if pa.types.is_string(column.type)]
+    for at in texts:
+        column = table.column(at)
+        quoted = pc.binary_join_element_wise(pa.scalar("'"), column, "")
+        changed = pc.if_else(pc.match_substring_regex(column, _FORMULA), quoted, column)
+        table = table.set_column(at, table.column_names[at], changed)
+    return table.rename_columns([f"'{name}" if re.match(_FORMULA, name) else name for name in table.column_names])
 
 
 def too_wide(schema: pa.Schema, most: int) -> list[str]:

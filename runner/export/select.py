@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from runner.data.kept import GOLD, INPUT, free_name
 from runner.data.where import Mask, parse_where
 from runner.export.plain import free_name
 from runner.results.quality.rescore import AS_RUN, Decision, Rescoring
@@ -15,7 +16,6 @@ from runner.types import SEED_ROW, UserError
 from runner.words import did_you_mean
 
 ROW = "row"  # the column with the row's position in the input
-INPUT = "input_"  # before the name of a joined column that the output has, too
 GATHER_ROWS = 50_000
 GATHER_BYTES = 32 << 20
 
@@ -75,9 +75,11 @@ class Selection:
             if not self.run.is_row_by_row and SEED_ROW not in table.column_names:
                 raise UserError(f"{self.run.path} was not made row by row from its data set: nothing to join")
             kept = self.run.columns.kept
-            added = [name for name in self.run.source.column_names if kept.get(name) != name]
+            there = {name for output, name in kept.items() if output != GOLD or name == GOLD}
+            added = [name for name in self.run.source.column_names if name not in there]
             columns += self._input(block, added).columns
-            names += [INPUT + name if name in names else name for name in added]
+            for name in added:
+                names = [*names, free_name(INPUT + name, names) if name in names else name]
         return pa.Table.from_arrays(columns, names=names)
 
     def _input(self, block: RowBlock, columns: list[str]) -> pa.Table:

@@ -18,9 +18,10 @@ from typing import Any
 
 from runner.config.hooks import Hooks
 from runner.data.cells import records
+from runner.data.kept import INPUT
 from runner.data.readers import holds_requests
 from runner.export.files import STDOUT, opened
-from runner.export.select import INPUT, Selection, position_column
+from runner.export.select import Selection, position_column
 from runner.plain import to_json
 from runner.results.run import Run
 from runner.text.templates import WHOLE, Template
@@ -89,11 +90,13 @@ class Sides:
         for template in (user, *([system] if system else [])):
             template.take_columns([name for name in columns if name != self._place])
         used = user.names | (system.names if system else set())
+        kept = self.run.columns.kept
         filled = _filled(self.run, used - {*columns, *WHOLE})
 
         def asked(row: dict[str, Any]) -> Messages:
-            cells = self._cells(row)
-            cells |= {name.removeprefix(INPUT): cell for name, cell in row.items() if name.startswith(INPUT)}
+            joined = {name: cell for name, cell in row.items() if name.startswith(INPUT) and name not in kept}
+            cells = self._cells(row) | {name.removeprefix(INPUT): cell for name, cell in joined.items()}
+            cells |= {name: row[output] for output, name in kept.items() if output in row}
             variables = {**cells, **filled(row)}
             said = system.render(variables, row=cells) if system else None
             return _messages(said, user.render(variables, row=cells))

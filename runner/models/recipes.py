@@ -64,7 +64,7 @@ def model_path(conf: ModelConf) -> str:
         return conf.path
     if not conf.base:
         raise UserError(
-            "model.path is not set: give a folder, a .gguf file, a wheel: address or a hub id, or model=NAME"
+            "model.path", "is not set: give a folder, a .gguf file, a wheel: address or a hub id, or model=NAME"
         )
     bits, group_size = conf.bits or DEFAULT_BITS, conf.group_size or DEFAULT_GROUP_SIZE
     folder = converted_folder(conf.base, bits, group_size)

@@ -11,7 +11,7 @@
 
 Every row has these columns beside those of its job (see ``rowmill help jobs``):
 
-    ``input columns``: Those in ``output.keep``; by default all whose names do not collide with another column.
+    ``input columns``: Those in ``output.keep``; by default all. One whose name another column has is ``input_NAME``.
     ``gold``: The column ``dataset.gold``, where its own name would collide.
     ``reasoning``: With ``output.reasoning=true``: what the model thought before it answered.
     ``error``: Why this row has no result; null for all others.

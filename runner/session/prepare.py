@@ -91,10 +91,18 @@ def prepare(config: Config) -> Prepared:
         with calling("take_structure"):
             hooks.structured.take_structure(structure, conf.output.raw)
     job = retrying(config, structure, prompter)
-    keep = choose(conf.output.keep if attempts is None else _refuse_keep(conf.output.keep), source, job.schema())
+    wanted = conf.output.keep if attempts is None else _refuse_keep(conf.output.keep)
+    keep = choose(wanted, source, job.schema(), _kept_before(run_dir))
     log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
     opened = (source, prompter, folder, model_config, device)
     return Prepared(config, job, hooks, run_dir, *opened, date, keep, structure, attempts)
+
+
+def _kept_before(run_dir: Path) -> dict[str, str] | None:
+    try:
+        return Run(run_dir).columns.kept
+    except (UserError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
+        return None
 
 
 def _refuse_keep(wanted: list[str] | None) -> list[str]:

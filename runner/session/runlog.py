@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.disk import as_its_folder
+from runner.words import escaped
 
 log = logging.getLogger("rowmill")
 
@@ -23,7 +24,7 @@ def run_log(run_dir: Path) -> Iterator[None]:
         log.warning("this session has no log: %s", error)
         yield
         return
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Escaped("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
         yield
@@ -31,6 +32,13 @@ def run_log(run_dir: Path) -> Iterator[None]:
         log.removeHandler(handler)
         with contextlib.suppress(OSError):
             handler.close()
+
+
+class _Escaped(logging.Formatter):
+    """A message may hold what is in a cell, and somebody looks at the file in a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))
 
 
 class _LogFile(logging.FileHandler):

@@ -39,7 +39,7 @@ class Template:
 
     def __init__(self, key: str, source: str) -> None:
         if not source:
-            raise UserError(f"{key} is not set: what is asked about a row, such as '{key}=\"Spam? {{{{ text }}}}\"'")
+            raise UserError(key, f"is not set: what is asked about a row, such as '{key}=\"Spam? {{{{ text }}}}\"'")
         self.key = key
         self._fuse: Fuse | None = None
         environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=self._finalize)

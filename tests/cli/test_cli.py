@@ -263,3 +263,20 @@ def test_what_a_terminal_cannot_encode_is_printed_as_an_escape(folder, monkeypat
     for command in ("status", "watch", "report"):
         done = rowmill(command, "outputs/本")
         assert (done.returncode, done.stderr) == (0, ""), command
+
+
+@pytest.mark.parametrize("command", [["status", "x"], ["run"], ["--version"]])
+@pytest.mark.parametrize("module", ["argparse", "runner.cli.commands", "runner.console"])
+def test_ctrl_c_while_modules_are_loaded_ends_with_one_line(command, module, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"sys.modules.pop({module!r}, None)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    words = [sys.executable, "-m", "runner.cli", *command]
+    ended = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr.strip()) == (130, "rowmill: interrupted")

@@ -7,6 +7,7 @@ import pytest
 from runner.cli import main
 from runner.config.conf import RunConf
 from runner.config.load import load_config
+from runner.session.prepare import prepare
 from runner.types import UserError
 
 BASE = ["job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake", "run_name=x"]
@@ -343,3 +344,15 @@ def test_a_program_keeps_the_hydra_that_it_works_with(folder):
         assert hydra.compose("main").answer == 42
     load_config([*BASE, "job=label", PROMPT])
     assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize(
+    "word", ["+foo=1", "engine.foo=1", "job.foo=1", "prompt.user=", "dataset.path=null", "run_nam=x"]
+)
+def test_an_error_about_a_key_has_the_key_as_data(word, folder):
+    words = [*BASE, "prompt.user={{ text }}"]
+    key = word.lstrip("+").partition("=")[0]
+    with pytest.raises(UserError) as refusal:
+        prepare(load_config([*(one for one in words if one.partition("=")[0] != key), word]))
+    assert refusal.value.key == key
+    assert str(refusal.value).startswith(f"{key} is not ")

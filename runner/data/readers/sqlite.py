@@ -69,7 +69,7 @@ def _chosen(connection: sqlite3.Connection, path: Path, table: str | None) -> st
     if table is None and len(names) == 1:
         return str(names[0])
     if table is None:
-        raise UserError(f"dataset.table is not set: {path} has {', '.join(names) or 'no tables'}")
+        raise UserError("dataset.table", f"is not set: {path} has {', '.join(names) or 'no tables'}")
     found = [name for name in names if name.lower() == table.lower()]
     if not found:
         raise UserError("dataset.table", f"{path} has no table {table!r}{did_you_mean(table, names)}")
