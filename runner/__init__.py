@@ -23,6 +23,9 @@ with another batch size.
 From Python, ``run`` computes and ``open_run`` reads, also while a run is at work or after it was interrupted.
 
 Modules:
+environ     Environment variables that a configuration names, as ``${oc.env:NAME}`` or ``${oc.env:NAME,DEFAULT}``.
+
+Modules:
 bare        Bare words: what stands without quotes, in YAML or on a command line, kept as typed until its key is known.
 cache       The cache folder; what appears in it appears by rename: whole, or not at all.
 checkpoint  The only truth about a run: what is committed in SQLite, and the Arrow shards that follow from it.
@@ -34,7 +37,6 @@ data        Rows in: the files of a data set become rows by position.
 disk        Files that appear whole or not at all, and errors of disks, and of SQLite on them, as UserErrors.
 early       Ctrl-C while the program's modules are loaded: one line and exit code 130, as afterwards.
 engine      Token ids to token ids: one resident model, a batch of sequences, a prefix stored once.
-environ     Environment variables that a configuration names, as ``${oc.env:NAME}`` or ``${oc.env:NAME,DEFAULT}``.
 export      Runs out: tables, hub data sets, pre-annotations, training data, results as the OpenAI API writes them.
 fleet       One run on many machines: seats, each a process with the model, and a driver that deals and keeps.
 keys        The values that a configuration key takes, stated where the key is declared.

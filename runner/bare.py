@@ -83,18 +83,23 @@ def named(value: Any) -> Any:
 
 def shown(value: Any) -> Any:
     """The same for what is shown to a model: a bare word is a number only if it is written as numbers are shown."""
-    return _shown(value, (int, float))
+    return _shown(value, (int, float, bool))
 
 
-def _shown(value: Any, numbers: tuple[type, ...]) -> Any:
+def texts(value: Any) -> Any:
+    """The same where only texts may stand."""
+    return _shown(value, ())
+
+
+def _shown(value: Any, kinds: tuple[type, ...]) -> Any:
     if isinstance(value, dict):
-        return {str(key): _shown(one, numbers) for key, one in value.items()}
+        return {str(key): _shown(one, kinds) for key, one in value.items()}
     if isinstance(value, list):
-        return [_shown(one, numbers) for one in value]
+        return [_shown(one, kinds) for one in value]
     found = plain(value)
-    if not isinstance(value, Bare) or found is None:
+    if not isinstance(value, Bare) or found is None or (isinstance(found, bool) and bool in kinds):
         return found
-    return found if type(found) in numbers and str(found) == value else str(value)
+    return found if type(found) in kinds and str(found) == value else str(value)
 
 
 def schema(node: Any) -> Any:
@@ -105,5 +110,5 @@ def schema(node: Any) -> Any:
         return plain(node)
     types = node.get("type")
     kinds = {str(kind) for kind in (types if isinstance(types, list) else [types])}
-    read = plain if kinds & {"integer", "number", "boolean"} else shown
+    read = texts if kinds == {"string"} else plain if kinds & {"integer", "number"} else shown
     return {str(key): read(one) if key in _CHOSEN else schema(one) for key, one in node.items()}

@@ -10,6 +10,7 @@ from runner.types import EXIT_CANNOT_RUN, EXIT_OK, UserError
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--multirun", action="store_true", help="one run for each value of KEY=A,B,C")
     add_overrides(parser, run_keys())
     add_no_supervise(parser)
 
@@ -23,7 +24,10 @@ def run(options: argparse.Namespace) -> int:
         from runner.night.supervisor import supervise
 
         folder = ["--config-dir", options.config_dir] if options.config_dir else []
-        return supervise(["run", *folder, *(["--json"] if options.json else [])], options.overrides)
+        words = ["run", *(["-m"] if options.multirun else []), *folder, *(["--json"] if options.json else [])]
+        return supervise(words, options.overrides)
+    if options.multirun:
+        return _sweep(options)
     from runner import run_linked
     from runner.session.finish import exit_code
 
@@ -33,6 +37,24 @@ def run(options: argparse.Namespace) -> int:
     else:
         show_run(figures)
     return exit_code(figures)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from jobs.sweep import Sweep, as_table, worst
+    from runner.console import say
+    from runner.night.link import Link
+    from runner.signals import stop_on_signals
+
+    sweep = Sweep(options.overrides, options.config_dir)
+    with stop_on_signals() as stop:
+        if Link.current:
+            Link.current.report(ready=True)
+        swept = sweep.run(stop, Link.current)
+    if options.json:
+        print(json.dumps([one.as_json() for one in swept]))
+    else:
+        say(as_table(swept))
+    return worst(swept)
 
 
 def preview_arguments(parser: argparse.ArgumentParser) -> None:

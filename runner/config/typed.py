@@ -23,7 +23,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from omegaconf import DictConfig, OmegaConf
 
 from runner.bare import LATE, Bare, named, plain, read_yaml, schema, shown
-from runner.environ import REFERENCE, filled
+from runner.machine.environ import REFERENCE, filled
 from runner.night.notify import kept
 
 OPEN = "job"  # its keys are those of the job's own class, see runner.config.job.make_job
@@ -119,10 +119,12 @@ def _of_type(word: Bare, key: str, hint: Any) -> Any:
     if is_text(hint) or key in SCHEMAS:
         return None if word == "null" else str(word)
     if key.startswith("prompt.examples[]."):
-        return value if isinstance(value, bool) and not key.endswith(".answer") else shown(word)
+        found = shown(word)
+        return str(word) if isinstance(found, bool) and key.endswith(".answer") else found
     if hint not in (None, Any):
         return value if value is None else str(word)  # OmegaConf reads it
-    return f"{LATE}{word}" if key.startswith(f"{OPEN}.") and shown(word) != value else value
+    is_late = key.startswith(f"{OPEN}.") and (isinstance(value, bool) or shown(word) != value)
+    return f"{LATE}{word}" if is_late else value
 
 
 def _held(text: str, key: str, hint: Any, root: type) -> str:

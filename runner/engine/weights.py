@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,25 @@ from runner.machine.device import Device
 from runner.models.resolve import read_config
 from runner.types import UserError
 from runner.words import first_line
+
+_kept: dict[tuple[Path, str], tuple[Any, dict[str, Any]]] | None = None  # None: weights go with their engine
+
+
+@contextlib.contextmanager
+def keeping() -> Iterator[None]:
+    """Inside, the weights that were loaded last stay for the next engine that needs the same, until ``forget``."""
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        _kept = None
+
+
+def forget() -> None:
+    """Let kept weights go, as a pause does that gives the memory back."""
+    if _kept:
+        _kept.clear()
 
 
 def load(folder: Path, device: Device, limit: int | None = None) -> tuple[Any, dict[str, Any]]:
@@ -20,6 +41,9 @@ def load(folder: Path, device: Device, limit: int | None = None) -> tuple[Any, d
     ``limit``: the bytes that they may take (None: all of the device's).
     Raises UserError, exit code 3 for what mlx-lm or this machine cannot run, 2 for a damaged folder.
     """
+    if _kept is not None and (folder, device.kind) in _kept:
+        return _kept[folder, device.kind]
+    forget()
     model, config = load_lazily(folder)
     if device.kind == "cpu":
         _to_float32(model)
@@ -30,6 +54,8 @@ def load(folder: Path, device: Device, limit: int | None = None) -> tuple[Any, d
 
         cuda.prepare(model, limit)
     _evaluate(folder, model)
+    if _kept is not None:
+        _kept[folder, device.kind] = model, config
     return model, config
 
 

@@ -1,6 +1,7 @@
 """This machine: its device and memory, its linear algebra, the versions that run on it.
 
 Modules:
-device  The device that MLX runs on, and what has to be set up before MLX is loaded.
-facts   Facts about this process and this machine: memory used, versions, which boot of the system.
+device   The device that MLX runs on, and what has to be set up before MLX is loaded.
+environ  Environment variables that a configuration names, as ``${oc.env:NAME}`` or ``${oc.env:NAME,DEFAULT}``.
+facts    Facts about this process and this machine: memory used, versions, which boot of the system.
 """

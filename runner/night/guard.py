@@ -143,16 +143,21 @@ class GuardedEngine:
 
     def release(self) -> None:
         """Free the device; the sequences in the engine are computed again when it is reopened."""
+        if weights := sys.modules.get("runner.engine.weights"):
+            weights.forget()
+        self._let_go()
+
+    def close(self) -> None:
+        """See Engine."""
+        self._let_go()
+        self._flight.work(False)
+
+    def _let_go(self) -> None:
         if self._inner is not None:
             self._work = self.work
             self._inner.close()
             self._inner = None
             _give_back()
-
-    def close(self) -> None:
-        """See Engine."""
-        self.release()
-        self._flight.work(False)
 
     def _rows(self) -> set[int]:
         return {row for row, _ in self._flying}

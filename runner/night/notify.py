@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
 
-from runner.environ import filled
+from runner.machine.environ import filled
 from runner.types import UserError
 from runner.words import first_line
 

@@ -46,7 +46,7 @@ from runner.data.cells import records
 from runner.data.kept import Kept
 from runner.data.stdin import COPY, STDIN
 from runner.disk import damage
-from runner.environ import filled
+from runner.machine.environ import filled
 from runner.results.status import Session, Status, read_sessions, read_status
 from runner.types import UserError
 from runner.words import first_line

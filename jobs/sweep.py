@@ -1,0 +1,162 @@
+"""``rowmill run -m``: runs that differ in some keys, one after the other, on one resident model if they can."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.config.flow import combinations
+from runner.config.load import Config, load_config
+from runner.data.stdin import STDIN
+from runner.engine.weights import keeping
+from runner.night.link import Link
+from runner.session.drive import drive
+from runner.session.finish import exit_code
+from runner.session.prepare import prepare
+from runner.session.session import JobRun
+from runner.signals import Stop
+from runner.types import EXIT_OK, UserError
+
+_HEAD = ("run", "rows", "errors", "accuracy", "rows/s", "output")
+_LONGEST = 40  # characters of a value in a name
+
+log = logging.getLogger("rowmill")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """One run of a sweep: what it differs in, and its ``figures``, or why it has none."""
+
+    label: str
+    run_dir: Path
+    figures: dict[str, Any] | None = None
+    error: UserError | None = None
+
+    @property
+    def code(self) -> int:
+        """The exit code that it would have had alone."""
+        if self.error is not None:
+            return self.error.exit_code
+        return exit_code(self.figures) if self.figures else EXIT_OK
+
+    def as_json(self) -> dict[str, Any]:
+        """Its figures, or the error, for ``--json``."""
+        return {"run": self.label, "path": str(self.run_dir), "error": str(self.error) if self.error else None} | (
+            self.figures or {}
+        )
+
+
+@dataclass
+class Sweep:
+    """The runs of a command line whose keys have several values. The same line goes on with them."""
+
+    overrides: Sequence[str]
+    config_dir: str | None = None
+
+    def run(self, stop: Stop, link: Link | None = None) -> list[Swept]:
+        """Run or resume all of them; one that fails stops no other.
+
+        Raises UserError for a configuration that is wrong, before any run begins, and KeyboardInterrupt.
+        """
+        configs = self._configs()
+        with keeping():
+            return [
+                self._one(label, config, stop, link, is_last=number == len(configs))
+                for number, (label, config) in enumerate(configs, 1)
+            ]
+
+    def _configs(self) -> list[tuple[str, Config]]:
+        each = combinations(self.overrides)
+        suffixes = _suffixes([differing for _, differing in each])
+        found = []
+        for (words, differing), suffix in zip(each, suffixes, strict=True):
+            config = load_config(words, self.config_dir)
+            if config.conf.resume == "force":
+                raise UserError("resume", "a sweep starts over under another run_name", value="force")
+            if config.conf.dataset.path == STDIN and not config.conf.dataset.target:
+                raise UserError("dataset.path", "what is piped in can be read once: give a file", value=STDIN)
+            named = [word for word in words if word.partition("=")[0] != "run_name"]
+            name = config.run_name if _sweeps_names(differing) else f"{config.run_name}-{suffix}"
+            found.append((", ".join(differing), load_config([*named, f"run_name={name}"], self.config_dir)))
+        return found
+
+    def _one(self, label: str, config: Config, stop: Stop, link: Link | None, *, is_last: bool) -> Swept:
+        run_dir = Path(config.conf.output.dir) / config.run_name
+        log.info("%s: %s", run_dir, label)
+        try:
+            figures = drive(_SweptRun(prepare(config), self), stop, link, is_last=is_last)
+        except UserError as error:
+            log.error("%s: %s", run_dir, error)
+            return Swept(label, run_dir, error=error)
+        return Swept(label, run_dir, figures)
+
+
+@dataclass
+class _SweptRun(JobRun):
+    """A run whose command line is that of its sweep."""
+
+    sweep: Sweep
+
+    @property
+    def command(self) -> list[str]:
+        folder = ["--config-dir", self.sweep.config_dir] if self.sweep.config_dir else []
+        return ["run", "-m", *folder, *self.overrides]
+
+    @property
+    def overrides(self) -> list[str]:
+        return list(self.sweep.overrides)
+
+    def resuming(self, words: list[str]) -> list[str]:
+        return words
+
+
+def worst(swept: Sequence[Swept]) -> int:
+    """The exit code of a sweep."""
+    return max(one.code for one in swept)
+
+
+def as_table(swept: Sequence[Swept]) -> str:
+    """A line for each run, and one for each error."""
+    cells = [_HEAD, *map(_cells, swept)]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(_HEAD))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if at in (0, 5) else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join([*lines, *(f"{one.label}: {one.error}" for one in swept if one.error)])
+
+
+def _cells(one: Swept) -> tuple[str, ...]:
+    found = one.figures
+    label = one.label if len(one.label) <= 2 * _LONGEST else f"{one.label[: 2 * _LONGEST]}…"
+    if found is None:
+        return (label, "failed", "", "", "", str(one.run_dir))
+    evaluation = found.get("evaluation")
+    accuracy = evaluation.get("accuracy") if isinstance(evaluation, dict) else None
+    value = accuracy.get("value") if isinstance(accuracy, dict) else accuracy
+    known = f"{value:.3f}" if isinstance(value, int | float) else ""
+    speed = f"{found['rows_per_s']:,.1f}" if found["rows_per_s"] else ""
+    return (label, f"{found['finished']:,}", f"{found['errors']:,}", known, speed, str(one.run_dir))
+
+
+def _sweeps_names(differing: Sequence[str]) -> bool:
+    return any(word.startswith("run_name=") for word in differing)
+
+
+def _suffixes(differing: list[list[str]]) -> list[str]:
+    """What tells the runs' folders apart: their values, or numbers where these are long or look alike."""
+    found = [_suffix(words) for words in differing]
+    if len(set(found)) == len(found) and all(0 < len(one) <= _LONGEST for one in found):
+        return found
+    return [str(number) for number in range(1, len(found) + 1)]
+
+
+def _suffix(words: Sequence[str]) -> str:
+    return "-".join(re.sub(r"[^\w.]+", "-", word.partition("=")[2]).strip("-") for word in words)
