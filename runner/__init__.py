@@ -23,9 +23,6 @@ with another batch size.
 From Python, ``run`` computes and ``open_run`` reads, also while a run is at work or after it was interrupted.
 
 Modules:
-environ     Environment variables that a configuration names, as ``${oc.env:NAME}`` or ``${oc.env:NAME,DEFAULT}``.
-
-Modules:
 bare        Bare words: what stands without quotes, in YAML or on a command line, kept as typed until its key is known.
 cache       The cache folder; what appears in it appears by rename: whole, or not at all.
 checkpoint  The only truth about a run: what is committed in SQLite, and the Arrow shards that follow from it.

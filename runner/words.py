@@ -7,7 +7,7 @@ import time
 from difflib import get_close_matches
 
 _HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
-_DIRECTIONS = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # they show a text in another order than it has
+_DIRECTIONS = "\u202a-\u202e\u2066-\u2069"  # they show a text in another order than it has
 _CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_DIRECTIONS}]")
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 

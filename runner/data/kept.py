@@ -57,7 +57,7 @@ def choose(
     columns: dict[str, str] = {}
     for name in names:
         output = name if name not in ours else GOLD if name == source.conf.gold and GOLD not in taken else None
-        columns[output or free_name(INPUT + name, taken)] = name
+        columns[output or numbered(INPUT + name, taken)] = name
         taken.update(columns)
     unnamed = {output: name for output, name in columns.items() if output in (name, GOLD)}
     if wanted is None and before == unnamed:
@@ -67,7 +67,7 @@ def choose(
     return Kept(source, columns)
 
 
-def free_name(name: str, taken: Collection[str]) -> str:
+def numbered(name: str, taken: Collection[str]) -> str:
     """The name, or the first of NAME_2, NAME_3, ... that is not taken."""
     numbered = (name if number == 1 else f"{name}_{number}" for number in count(1))
     return next(one for one in numbered if one not in taken)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from runner.data.kept import GOLD, INPUT, free_name
+from runner.data.kept import GOLD, INPUT, numbered
 from runner.data.where import Mask, parse_where
 from runner.export.plain import free_name
 from runner.results.quality.rescore import AS_RUN, Decision, Rescoring
@@ -79,7 +79,7 @@ class Selection:
             added = [name for name in self.run.source.column_names if name not in there]
             columns += self._input(block, added).columns
             for name in added:
-                names = [*names, free_name(INPUT + name, names) if name in names else name]
+                names = [*names, numbered(INPUT + name, names) if name in names else name]
         return pa.Table.from_arrays(columns, names=names)
 
     def _input(self, block: RowBlock, columns: list[str]) -> pa.Table:

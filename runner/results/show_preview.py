@@ -148,7 +148,11 @@ def _prompt(prompt: Prompt, whole: bool) -> str:
     if not (sys.stdout.isatty() and "NO_COLOR" not in os.environ):
         text = "".join(prefix)
         start = _cut(text) if whole or len(text) <= 50 else f"... {escaped(text[-40:])}"
-        return (f"[shared: {start}]" if prefix else "") + _cut("".join(suffix)) + f"[answer: {escaped(prompt['expected'])}]"
+        return (
+            (f"[shared: {start}]" if prefix else "")
+            + _cut("".join(suffix))
+            + f"[answer: {escaped(prompt['expected'])}]"
+        )
     dots = "" if whole or len(prefix) <= 12 else "... "
     shown = prefix if whole else prefix[-12:]
     expected = f"\x1b[{_ANSWER}m{escaped(prompt['expected'])}\x1b[0m"

@@ -46,7 +46,9 @@ Message = dict[str, Any]
 class PromptConf:
     """How a row becomes a prompt.
 
-    ``system`` and ``user`` are Jinja2 templates over the row's columns and the job's variables.
+    ``system`` and ``user`` are Jinja2 templates over the row's columns and the job's variables. A column of any name is
+    ``row["Review Text"]`` (``columns["Review Text"]`` if a column is itself called ``row``), and ``x | tojson`` is a
+    value as JSON. Dollar signs stay: nothing in here is filled in from the environment.
 
     Attributes:
         system: The system message, or how a raw prompt begins.

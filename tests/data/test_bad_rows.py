@@ -115,15 +115,14 @@ def test_ten_thousand_columns(capsys):
     assert len(rows[0]) > 9_990
 
 
-def test_columns_named_like_ours_are_left_out_or_refused(capsys):
+def test_columns_named_like_ours_are_kept_under_other_names(capsys):
     path = write_jsonl({"text": "a", "error": "mine", "usage": 3, "id": 1})
     code, _, rows = outcome(capsys, "jsonl", path, "{{ error }}")
     assert code == 0
-    assert list(rows[0]) == ["id", "text", "error", "usage"]
-    assert rows[0]["error"] is None
-    code, said, _ = outcome(capsys, "jsonl", path, "{{ text }}", "output.keep=[error]", "run_name=other")
-    assert code == 2
-    assert "'error' would occur twice" in said
+    assert (rows[0]["input_error"], rows[0]["input_usage"], rows[0]["error"]) == ("mine", 3, None)
+    code, _, rows = outcome(capsys, "jsonl", path, "{{ text }}", "output.keep=[error]", "run_name=other")
+    assert code == 0
+    assert rows[0]["input_error"] == "mine"
 
 
 def test_mixed_types_become_text(capsys):

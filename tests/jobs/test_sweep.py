@@ -24,10 +24,11 @@ def folder(tmp_path, monkeypatch):
 
 def test_each_combination_is_a_run_and_the_same_line_goes_on(capsys):
     words = [*FAKE, "dataset.gold=kind", PROMPTS, "seed=1,2"]
-    for sessions in (1, 1):
+    for sessions in (1, 2):
         assert main(words) == 0
         table = capsys.readouterr().out.splitlines()
         assert table[0].split() == ["run", "rows", "errors", "accuracy", "rows/s", "output"]
+        assert {line.split()[-5] for line in table[1:]} == {"2"}
         assert [line.split()[-1] for line in table[1:]] == [f"outputs/s-{x}-text-{n}" for x in "XY" for n in (1, 2)]
         assert {open_run(f"outputs/s-{x}-text-{n}").status["sessions"] for x in "XY" for n in (1, 2)} == {sessions}
     assert open_run("outputs/s-Y-text-2").config["prompt"]["user"] == "Y, {{ text }}"
@@ -60,13 +61,12 @@ def test_runs_that_share_a_model_load_it_once(monkeypatch):
     loaded = []
     load = weights.load_lazily
     monkeypatch.setattr(weights, "load_lazily", lambda folder: loaded.append(folder) or load(folder))
-    assert main([*BASE, "model.path=tiny", "engine.backend=cpu", "prompt.chat=false", PROMPTS]) == 0
+    tiny = ["model.path=tiny", "engine.backend=cpu", "prompt.chat=false"]
+    assert main([*BASE, *tiny, PROMPTS]) == 0
     assert len(loaded) == 1
     first = list(open_run("outputs/s-Y-text").rows())
     alone = [word for word in BASE if word not in ("-m", "run_name=s")]
-    assert (
-        main([*alone, "model.path=tiny", "engine.backend=cpu", "prompt.chat=false", "prompt.user=Y, {{ text }}"]) == 0
-    )
+    assert main([*alone, *tiny, "prompt.user=Y, {{ text }}"]) == 0
     again = list(open_run("outputs/label-csv").rows())
     assert [row["probabilities"] for row in first] == [row["probabilities"] for row in again]
     assert len(loaded) == 2

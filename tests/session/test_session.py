@@ -260,7 +260,7 @@ def test_all_columns_are_kept_but_those_that_the_output_names_itself():
     ("change", "problem"),
     [
         ("output.keep=[id,colour]", "output.keep: no column 'colour'; the data set has id, text, kind"),
-        ("output.keep=[id,id]", "'id' would occur twice"),
+        ("output.keep=[id,id]", "the column 'id' is listed twice"),
         ("dataset.gold=text", "the value 'mail number 0' is not among job.labels (ham, spam)"),
         ("dataset.gold=colour", "dataset.gold: no column 'colour'"),
         ("prompt.user='{{ texd }}'", "prompt.user: no column 'texd'"),
@@ -275,10 +275,12 @@ def test_what_cannot_be_right_is_refused_before_weights_load(monkeypatch, change
     assert refusal.value.exit_code == 2
 
 
-def test_a_kept_column_that_would_be_the_jobs_is_refused():
+def test_a_kept_column_with_the_name_of_the_jobs_gets_another():
     Path("mail.csv").write_text("id,text,label\n1,a,x\n")
-    with pytest.raises(UserError, match="'label' would occur twice"):
-        run(overrides("output.keep=[label]"))
+    run(overrides("output.keep=[label]"))
+    row = rows_of("outputs/mail")[0]
+    assert row["input_label"] == "x"
+    assert row["label"] in ("ham", "spam")
 
 
 @pytest.mark.parametrize("keep", ["null", "[id,label]"])
