@@ -69,8 +69,8 @@ def choose(
 
 def numbered(name: str, taken: Collection[str]) -> str:
     """The name, or the first of NAME_2, NAME_3, ... that is not taken."""
-    numbered = (name if number == 1 else f"{name}_{number}" for number in count(1))
-    return next(one for one in numbered if one not in taken)
+    names = (name if number == 1 else f"{name}_{number}" for number in count(1))
+    return next(one for one in names if one not in taken)
 
 
 def _check_wanted(name: str, wanted: list[str], source: DataSource) -> None:

@@ -83,6 +83,6 @@ def test_exports_have_each_column_once_and_prompts_are_made_of_the_data():
     assert json.loads(Path("b.jsonl").read_text().splitlines()[0]).keys() >= row.keys()
 
 
-def test_a_numbered_has_the_least_number():
+def test_a_taken_name_gets_the_least_number():
     assert numbered("a", {"b"}) == "a"
     assert numbered("a", {"a", "a_2"}) == "a_3"
