@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from runner.checkpoint.records import Staged
@@ -40,11 +40,17 @@ class Marks:
 
     A mark is written every second. Once there are MOST, every other one is deleted, and from then on the newest mark
     is moved along until the time between two has doubled: the table stays small, and its last row is never older than
-    a second. ``gauge`` is asked for memory and slots; without one the process's own peak memory is noted.
+    a second. ``gauge`` is asked for memory and slots; without one the process's own peak memory is noted. ``texts``
+    gives the input's text of each of these rows, by its column, for those who watch.
     """
 
-    def __init__(self, connection: sqlite3.Connection, session: int) -> None:
-        self._connection, self._session = connection, session
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        session: int,
+        texts: Callable[[Sequence[int]], list[dict[str, str]]] = lambda rows: [{} for _ in rows],
+    ) -> None:
+        self._connection, self._session, self._texts = connection, session, texts
         self._before = active_seconds(connection)
         self._count = connection.execute("SELECT count(*) FROM progress").fetchone()[0]
         self._limit = max(MOST, 2 * self._count)
@@ -97,17 +103,22 @@ class Marks:
 
     def _put_latest(self) -> None:
         if self._latest:
-            rows = [(row.row, row.error, _brief(row.body)) for row in self._latest]
+            texts = self._texts([row.row for row in self._latest])
+            rows = [
+                (row.row, row.error, _brief(text | json.loads(row.body)))
+                for row, text in zip(self._latest, texts, strict=True)
+            ]
             self._connection.execute("DELETE FROM latest")
             self._connection.executemany("INSERT INTO latest VALUES (?, ?, ?)", rows)
 
 
-def _brief(body: str) -> str:
-    """A row's columns with long texts cut."""
-    if len(body) <= LATEST_CHARS:
-        return body
-    columns = {name: value if isinstance(value, str) else json.dumps(value) for name, value in json.loads(body).items()}
-    return json.dumps({name: value[:LATEST_CHARS] for name, value in columns.items()})
+def _brief(columns: dict[str, Any]) -> str:
+    """A row's columns as JSON with long texts cut."""
+    whole = json.dumps(columns)
+    if len(whole) <= LATEST_CHARS:
+        return whole
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in columns.items()}
+    return json.dumps({name: text[:LATEST_CHARS] for name, text in texts.items()})
 
 
 def read_marks(connection: sqlite3.Connection) -> list[dict[str, Any]]:

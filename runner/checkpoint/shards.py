@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from runner.checkpoint.records import Output, Staged, clean, encode
 from runner.types import UserError
 
 BATCH_ROWS = 1000
 BATCH_CHARS = 16 * 2**20
+EXCERPT_CHARS = 200  # of an input text
 USAGE = pa.struct(
     [
         ("prompt_tokens", pa.int32()),
@@ -48,6 +50,24 @@ class ShardLayout:
     def __len__(self) -> int:
         """How many shards there will be; an empty data set is one empty shard."""
         return max(1, -(-self.rows // self.shard_rows))
+
+    def texts(self, rows: Sequence[int]) -> list[dict[str, str]]:
+        """What to know these rows by: the start of the kept text that is longest in them, by its column's name."""
+        try:
+            found = self._texts(rows)
+        except (UserError, pa.ArrowException):  # the data have changed: whoever needs them whole will say so
+            found = []
+        return found if len(found) == len(rows) else [{} for _ in rows]
+
+    def _texts(self, rows: Sequence[int]) -> list[dict[str, str]]:
+        is_text = (pa.types.is_string, pa.types.is_large_string)
+        names = [field.name for field in self.keep if any(check(field.type) for check in is_text)]
+        if not names:
+            return []
+        table = pa.concat_tables([self.kept(row, row + 1).select(names) for row in rows])
+        name = max(names, key=lambda name: pc.sum(pc.binary_length(table[name])).as_py() or 0)
+        starts = pc.utf8_slice_codeunits(table[name], 0, EXCERPT_CHARS).to_pylist()
+        return [{} if text is None else {name: text} for text in starts]
 
 
 def shard_file(shard: int) -> str:

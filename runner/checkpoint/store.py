@@ -281,7 +281,7 @@ class Store:
         session = (time.time(), os.getpid(), json.dumps(provenance, default=str))
         query = "INSERT INTO sessions (started, pid, provenance) VALUES (?, ?, ?)"
         self._session = int(self._connection.execute(query, session).lastrowid or 0)
-        self._marks = Marks(self._connection, self._session)
+        self._marks = Marks(self._connection, self._session, self._layout.texts)
         with self._writer.commit():
             self._digests = Digests(self._connection)
         self.flight = Flight(self.run_dir, self._session)

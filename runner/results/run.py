@@ -204,7 +204,10 @@ class Run:
 
     @property
     def latest(self) -> list[tuple[int, str | None, dict[str, Any]]]:
-        """(row, error, columns with long texts cut) of the rows finished last, the newest first."""
+        """(row, error, columns with long texts cut) of the rows finished last, the newest first.
+
+        The columns are the job's and, of the kept ones, the text to know the row by.
+        """
         with open_reader(self.path) as connection:
             rows = connection.execute("SELECT row, error, body FROM latest ORDER BY rowid DESC")
             return [(row, error, json.loads(body)) for row, error, body in rows]

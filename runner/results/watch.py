@@ -40,19 +40,20 @@ def watch(run_dir: Path, console: Console) -> None:
 
 
 def read_watch(run_dir: Path) -> dict[str, Any]:
-    """The status with ``marks``, ``latest`` and ``labels``; see the properties of ``runner.results.run.Run``.
+    """The status with ``marks``, ``latest``, ``labels`` and ``kept`` (the input columns); see ``Run``.
 
     Changes nothing in the run's directory and holds no lock that the run could wait for. Raises UserError.
     """
     run = Run(run_dir)
-    return {**run.status, "marks": run.marks, "latest": run.latest, "labels": run.label_counts}
+    found = {"marks": run.marks, "latest": run.latest, "labels": run.label_counts}
+    return {**run.status, **found, "kept": list(run.columns.kept)}
 
 
 def screen(run_dir: Path, seen: dict[str, Any]) -> Group:
     """The whole screen."""
     side = Table.grid(expand=True, padding=(0, 1))
     side.add_row(_counts("labels", seen["labels"]), _counts("errors", seen["error_kinds"], "red"))
-    return Group(_head(run_dir, seen), _course(seen["marks"]), side, _latest(seen["latest"]))
+    return Group(_head(run_dir, seen), _course(seen["marks"]), side, _latest(seen["latest"], seen["kept"]))
 
 
 def _head(run_dir: Path, seen: dict[str, Any]) -> Panel:
@@ -133,13 +134,18 @@ def _counts(title: str, counts: dict[str, int], style: str = "cyan") -> Panel:
     return Panel(table, title=title, title_align="left")
 
 
-def _latest(rows: list[tuple[int, str | None, dict[str, Any]]]) -> Panel:
-    table = Table.grid(padding=(0, 2))
+def _latest(rows: list[tuple[int, str | None, dict[str, Any]]], kept: list[str]) -> Panel:
+    """What the input says and what was made of it, side by side."""
+    table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(justify="right", style="dim")
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    if any(name in kept for *_, columns in rows for name in columns):
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     for row, error, columns in rows:
-        said = Text(_line(error), style="red") if error is not None else _row_text(columns)
-        table.add_row(f"{row:,}", said)
+        made = {name: value for name, value in columns.items() if name not in kept}
+        given = [Text(_line(columns[name])) for name in columns if name in kept] or [Text()]
+        said = Text(_line(error), style="red") if error is not None else _row_text(made)
+        table.add_row(f"{row:,}", *(given if len(table.columns) > 2 else []), said)
     return Panel(table, title="latest rows", title_align="left")
 
 

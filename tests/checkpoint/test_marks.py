@@ -5,14 +5,16 @@ import json
 import sqlite3
 from contextlib import closing
 
+import pyarrow as pa
 import pytest
 
-from runner.checkpoint import marks
+from runner.checkpoint import marks, shards
 from runner.checkpoint.counts import read_label_counts
 from runner.checkpoint.database import open_read_only
 from runner.checkpoint.records import Output
 from runner.results.status import read_status
 from runner.sequences import Gauge
+from runner.types import UserError
 from tests.support.clocks import Clock, work
 from tests.support.stores import open_store, output
 
@@ -90,6 +92,26 @@ def test_the_latest_rows_outlive_their_shard_and_stay_short(tmp_path, clock):
     assert [row for row, _ in latest] == list(range(30, 40))
     assert json.loads(latest[0][1])["label"] == "label 30"
     assert len(latest[-1][1]) < 2 * marks.LATEST_CHARS
+
+
+def test_the_latest_rows_have_the_start_of_the_text_that_they_were_made_from(tmp_path, clock):
+    columns = {"name": ["a", None, "c"], "text": ["x" * 5_000, "shorter than the name", None], "id": [1, 2, 3]}
+    source = pa.table(columns)
+    with open_store(tmp_path / "run", rows=3, keep=source.schema, kept=lambda a, b: source.slice(a, b - a)) as store:
+        work(store, clock, range(3), 2.0)
+    bodies = [json.loads(body) for (body,) in rows_of(tmp_path / "run", "SELECT body FROM latest")]
+    assert [body.get("text") for body in bodies] == ["x" * shards.EXCERPT_CHARS, "shorter than the name", None]
+    assert all(body.keys() - {"text"} == {"label", "score", "count"} for body in bodies)
+
+
+def test_data_that_changed_take_no_answer_with_them(tmp_path, clock):
+    def changed(start, stop):
+        raise UserError("the data have changed")
+
+    with open_store(tmp_path / "run", rows=3, kept=changed) as store:
+        work(store, clock, [0], 2.0)
+    ((body,),) = rows_of(tmp_path / "run", "SELECT body FROM latest")
+    assert json.loads(body)["label"] == "label 0"
 
 
 def test_labels_are_counted_in_sealed_and_staged_rows(tmp_path, clock):

@@ -3,6 +3,7 @@
 import io
 import signal
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
@@ -76,6 +77,21 @@ def test_a_running_one_is_shown_until_it_ends(tmp_path, clock, monkeypatch):
     assert "run: running" in said
     assert "30.0 rows/min now" in said
     assert "run: interrupted" in said.rpartition("run: ")[1] + said.rpartition("run: ")[2]
+
+
+def test_each_of_the_latest_rows_shows_its_text_beside_its_label(tmp_path, clock):
+    texts = ["Dear\x1b[31m sir,\nwin a prize", "See you at noon", None]
+    source = pa.table({"id": pa.array(range(3), pa.int64()), "text": texts})
+    given = {"keep": source.schema, "kept": lambda start, stop: source.slice(start, stop - start)}
+    with open_store(tmp_path / "run", {"keep": ["id", "text"]}, rows=3, **given) as store:
+        work(store, clock, [0], 2.0)
+        clock.now += 2
+        store.finish([Output(1, {}, "timeout: 3 s"), output(2)])
+    lines = shown(tmp_path / "run").splitlines()
+    rows = [line.strip("│ ").split() for line in lines[-4:-1]]
+    assert rows[0][:3] == ["2", "label:", "label"]
+    assert rows[1] == ["1", "See", "you", "at", "noon", "timeout:", "3", "s"]
+    assert rows[2][:9] == ["0", "Dear\\x1b[31m", "sir,", "win", "a", "prize", "label:", "label", "0"]
 
 
 def test_a_killed_run(tmp_path):
