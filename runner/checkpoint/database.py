@@ -6,16 +6,16 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoint.identity import check_identity, completed
+from runner.checkpoint.identity import check_identity, completed, differs_in_rows
 from runner.checkpoint.lease import holder
-from runner.checkpoint.records import checked, with_crc
+from runner.checkpoint.records import checked, grow, read_prelude, with_crc
 from runner.disk import (
     DISK_ERRORS,
     DamagedError,
@@ -94,7 +94,7 @@ def create_if_new(run_dir: Path, identity: Mapping[str, Any]) -> None:
     path = run_dir / DATABASE
     if _has_tables(path):
         return
-    if _is_json(run_dir / IDENTITY):
+    if _read_json(run_dir / IDENTITY):
         raise damaged(run_dir, "it is empty or missing")
     if found := sorted(one.name for one in run_dir.glob("data-*.arrow")):
         raise UserError(
@@ -121,20 +121,23 @@ def _has_tables(path: Path) -> bool:
         return check_version(connection, path)
 
 
-def _is_json(path: Path) -> bool:
+def _read_json(path: Path) -> Any:
     try:
-        return bool(json.loads(path.read_bytes()))
+        return json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):  # a power cut may leave it empty
-        return False
+        return None
 
 
 class Writer:
     """The only writer of a checkpoint; ``connection`` is for reading, and for writing inside of ``commit``."""
 
-    def __init__(self, run_dir: Path, identity: Mapping[str, Any], *, power: bool) -> None:
+    def __init__(
+        self, run_dir: Path, identity: Mapping[str, Any], *, power: bool, first: Callable[[int], str] | None = None
+    ) -> None:
         """Open the checkpoint, or make it; with ``power`` a commit is on the disk when it returns, else a second later.
 
-        Raises UserError if it is damaged, of another version or identity.
+        With ``first``, the fingerprint of the first so many rows, one of fewer rows grows. Raises UserError if it is
+        damaged, of another version or identity.
         """
         create_if_new(run_dir, identity)
         log = run_dir / f"{DATABASE}-wal"
@@ -142,16 +145,32 @@ class Writer:
         self._run_dir, self._path = run_dir, run_dir / DATABASE
         self.connection = connect(run_dir, power=power)
         try:
-            check(self.connection, run_dir, identity)
-            if not _is_json(run_dir / IDENTITY):  # it is new, or a power cut left it empty
-                write_json(run_dir / IDENTITY, identity)
-            self._place = self._placed()
+            check(self.connection, run_dir)
+            self._place, self._syncer = self._placed(), None
+            self._take(identity, first)
+            stored = _stored_identity(self.connection)
+            if _read_json(run_dir / IDENTITY) != stored:  # it is new, has grown, or a power cut left it empty
+                write_json(run_dir / IDENTITY, stored)
             # Without such a log, as on some shares, every commit is synced.
             is_logged = self.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         except BaseException:
             self.connection.close()
             raise
         self._syncer = Syncer(log) if is_logged and not power else None
+
+    def _take(self, identity: Mapping[str, Any], first: Callable[[int], str] | None) -> None:
+        """Raise UserError for another run, but let one that differs by fewer rows have these."""
+        old, hint = _stored_identity(self.connection), ""
+        if first is not None and old != identity and differs_in_rows(old, identity, first):
+            if old["rows"] > identity["rows"]:
+                hint = f"a run's rows only grow: give dataset.limit={old['rows']} or more, "
+            elif read_prelude(self.connection):
+                hint = "what the job found in its rows before the first answer would be another with more rows: "
+            else:
+                with self.commit():
+                    grow(self.connection, old, identity)
+                return
+        check_identity(self._run_dir, old, identity, hint)
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[None]:
@@ -208,8 +227,8 @@ def connect(run_dir: Path, *, power: bool) -> sqlite3.Connection:
         raise
 
 
-def check(connection: sqlite3.Connection, run_dir: Path, identity: Mapping[str, Any]) -> None:
-    """Raise UserError for a checkpoint of another identity, or a damaged one.
+def check(connection: sqlite3.Connection, run_dir: Path) -> None:
+    """Raise UserError for a damaged checkpoint.
 
     Its structure is checked here (1.6 s for a million rows of 500 bytes) and the small tables' checksums, those of
     answers and rows when they are read.
@@ -223,7 +242,6 @@ def check(connection: sqlite3.Connection, run_dir: Path, identity: Mapping[str, 
     for table in _VERIFIED:
         for row in connection.execute(f"SELECT * FROM {table}"):
             checked(table, *row)
-    check_identity(run_dir, _stored_identity(connection), identity)
 
 
 def create_tables(connection: sqlite3.Connection, identity: Mapping[str, Any]) -> None:
@@ -262,13 +280,6 @@ def _stored_identity(connection: sqlite3.Connection) -> dict[str, Any]:
         raise DamagedError("the table run is empty")
     (identity,) = checked("run", *row)
     return dict(json.loads(identity))
-
-
-def unfinish_errors(connection: sqlite3.Connection) -> None:
-    """Make the rows in error unfinished; their shards' other rows are made again from the recorded completions."""
-    connection.execute("DELETE FROM shards WHERE error_kinds != '{}'")
-    connection.execute("DELETE FROM staged WHERE error IS NOT NULL")
-    connection.execute("DELETE FROM deaths")  # rows put aside for them get another chance, too
 
 
 def conditions(column: str, values: Iterable[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:

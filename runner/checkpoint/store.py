@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from runner.checkpoint import records, shards
 from runner.checkpoint.counts import SessionWork, Totals, count_labels, read_totals
-from runner.checkpoint.database import Writer, conditions, unfinish_errors
+from runner.checkpoint.database import Writer, conditions
 from runner.checkpoint.deaths import Death, Flight, note_death, read_deaths
 from runner.checkpoint.digests import Digests
 from runner.checkpoint.identity import column_list
@@ -85,20 +85,20 @@ class Store:
         death: Death | None = None,
         shared: bool = False,
         retry: bool = False,
+        first: Callable[[int], str] | None = None,
     ) -> Store:
         """Create the run directory, or resume it if it holds the same run.
 
         ``identity`` (nested, JSON) is all that decides the output; together with ``rows``, ``shard_rows`` and the
         columns it must equal what the directory was created with. ``provenance`` (versions, machine) is noted for
         each session, ``config`` (YAML) goes into ``config.yaml``. ``schema`` has the job's columns, ``keep`` the kept
-        input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``:
-        with ``process`` a power cut loses what was committed in the last second, with ``power`` nothing, for a disk
-        sync at each commit. ``death``: how a supervisor saw the last session end; see ``runner.checkpoint.deaths``.
+        input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``: see
+        ``CheckpointConf``. ``death``: how a supervisor saw the last session end; see ``runner.checkpoint.deaths``.
         Unless ``shared``, nobody else may look into a new directory. With ``retry`` rows in error become unfinished.
+        With ``first``, the fingerprint of the data set's first so many rows, a run of fewer rows gets more of them.
 
         Raises UserError: column names clash; another process has the lease (its pid is named); the directory belongs
-        to a different run (one line ``key: old -> new`` for each difference); the checkpoint is damaged, of another
-        version, or cannot be written.
+        to a different run (with each difference); the checkpoint is damaged, of another version, or not writable.
         """
         if durability not in ("process", "power"):
             raise UserError("checkpoint.durability", "it must be process or power", value=durability)
@@ -112,12 +112,12 @@ class Store:
             run_dir.mkdir(0o777 if shared else 0o700, parents=True, exist_ok=True)
             lease = Lease(run_dir)
             undo.callback(lease.release)
-            writer = Writer(run_dir, json.loads(json.dumps(whole)), power=durability == "power")
+            writer = Writer(run_dir, json.loads(json.dumps(whole)), power=durability == "power", first=first)
             undo.callback(writer.close)
             store = cls(run_dir, layout, lease, writer)
             if retry:
                 with writer.commit():
-                    unfinish_errors(writer.connection)
+                    records.unfinish_errors(writer.connection)
             store._resume(provenance or {}, death)
             undo.callback(store.flight.close)
             if config is not None:

@@ -24,7 +24,7 @@ class DatasetConf:
         revision: The commit, tag or branch of a hub data set.
         where: A filter over columns, such as ``stars > 3 and text is not null``; see ``rowmill help dataset``.
         shuffle_seed: Shuffle the rows with this seed. null: in the order they are stored.
-        limit: Read only this many rows, after filtering and shuffling. null: all.
+        limit: Read only this many rows, after filtering and shuffling. null: all. A run goes on with more of them.
         gold: The column with the right answers.
         classes: Names for the values 0, 1, 2, ... of a gold column of numbers.
         delimiter: What separates the cells of a CSV file. null: a comma, or a tab for .tsv.

@@ -159,7 +159,8 @@ class DataSource:
         self._check_gold(table)
         if self._order is not None:
             self.table(0, 1, self._all.names)  # what Arrow cannot do for a type is told now
-        self.fingerprint = self._fingerprint(loaded.contents)
+        self._contents = loaded.contents
+        self.fingerprint = self.fingerprint_of(len(self))
 
     def __len__(self) -> int:
         return self._length
@@ -292,13 +293,13 @@ class DataSource:
                 f"{len(classes)}; classes: {', '.join(classes)}",
             )
 
-    def _fingerprint(self, contents: str) -> str:
+    def fingerprint_of(self, rows: int) -> str:
+        """What tells the first ``rows`` rows from any others, beyond ``dataset.limit`` as well."""
         order = None
         if self._order is not None:
-            order = hashlib.sha256(self._order[: len(self)].astype("<i8").tobytes()).hexdigest()
-        return hash_json(
-            FORMAT_VERSION, contents, self.conf.kind, self.conf.delimiter, self.conf.encoding, order, len(self)
-        )
+            order = hashlib.sha256(self._order[:rows].astype("<i8").tobytes()).hexdigest()
+        conf = self.conf
+        return hash_json(FORMAT_VERSION, self._contents, conf.kind, conf.delimiter, conf.encoding, order, rows)
 
 
 def _choose(

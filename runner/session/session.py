@@ -131,6 +131,7 @@ def open_store(ready: Prepared, death: Death | None = None) -> Store:
         config=as_yaml(ready.config.plain | {"date": ready.date}),
         death=death,
         shared=conf.output.shared,
+        first=ready.source.fingerprint_of if ready.attempts is None else None,
     )
     if ready.source.spool is not None:
         keep_copy(ready.source.spool, ready.run_dir)
