@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from runner.disk import DamagedError
 from runner.types import Columns, Completion
 
+_NAME_CHARS = 100  # of a row's name, shown
 _JOINED = ["\0".join(["%s"] * count) for count in range(12)]  # twice as fast as joining texts
 
 
@@ -142,6 +143,20 @@ class Shard(NamedTuple):
     def of(cls, *values: Any) -> Shard:
         """The inverse of ``values``. Raises DamagedError if they are not what was written."""
         return cls._make(checked("shards", *values))
+
+
+class Failure(NamedTuple):
+    """A row in error. ``name``: its cell of the column that names rows, None if that is not known."""
+
+    row: int
+    name: str | None
+    error: str
+
+    @property
+    def shown(self) -> str:
+        """Which row it is, for people."""
+        name = self.name if self.name is None or len(self.name) <= _NAME_CHARS else f"{self.name[:_NAME_CHARS]}…"
+        return f"row {self.row:,}" + (f" ({name})" if name else "")
 
 
 class Rejections(NamedTuple):

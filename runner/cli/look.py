@@ -24,6 +24,10 @@ def status(options: argparse.Namespace) -> int:
     figures = read_status(options.run_dir)
     if options.json:
         print(json.dumps(figures))
+    elif figures["errors"]:
+        from runner.results.run import Run
+
+        show_status(figures, Run(options.run_dir).failures())
     else:
         show_status(figures)
     return EXIT_OK

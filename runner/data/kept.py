@@ -16,6 +16,7 @@ from runner.types import UserError
 
 INPUT = "input_"  # before the name of a column of the data if the output has another of the name
 GOLD = "gold"  # the gold column's name in the output if the job has a column of its own name
+NAMING = ("custom_id", "id", "key", "file", "path", "name")  # columns that name a row for people, the best first
 log = logging.getLogger("rowmill")
 
 
@@ -65,6 +66,12 @@ def choose(
     if renamed := [f"{name} as {output}" for output, name in columns.items() if output not in unnamed]:
         log.info("columns of the data whose names the run's own have are kept: %s", ", ".join(renamed))
     return Kept(source, columns)
+
+
+def naming(columns: Mapping[str, str]) -> str | None:
+    """Which of the kept columns (the source's by their names in the output) says for people which row is meant."""
+    found = {column.casefold(): name for name, column in columns.items()}
+    return next((found[name] for name in NAMING if name in found), None)
 
 
 def numbered(name: str, taken: Collection[str]) -> str:

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runner.checkpoint.identity import OutputColumns, output_columns
-from runner.checkpoint.records import error_kind
+from runner.checkpoint.records import Failure, error_kind
 from runner.checkpoint.shards import OURS
 from runner.data.cells import records, shown
 from runner.data.source import DataSource
 from runner.results.quality.columns import LABEL, Golds, column_with_gold, gold_column, is_right, text_of
-from runner.results.run import RowBlock, Run
+from runner.results.run import UNREADABLE, RowBlock, Run
 from runner.results.status import Session, Status
 from runner.types import UserError
 
@@ -68,7 +68,7 @@ class Figures:
     balance: dict[str, dict[str, int]] = field(default_factory=dict)
     rouge: dict[str, Any] | None = None
     diversity: dict[str, Any] | None = None
-    errors: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    errors: dict[str, list[Failure]] = field(default_factory=dict)
     rows: list[Shown] = field(default_factory=list)
     wrong: int | None = None
     evaluation: Mapping[str, Any] | None = None
@@ -110,7 +110,7 @@ def reopen(run: Run) -> tuple[DataSource | None, str | None]:
     """The run's data set, or why it cannot be read again: it has moved, or it has changed."""
     try:
         return run.source, None
-    except (UserError, OSError, ValueError, TypeError, KeyError, ImportError, pa.ArrowException) as problem:
+    except UNREADABLE as problem:
         return None, str(problem)
 
 
@@ -122,7 +122,6 @@ class _Sums:
     arrays: dict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
     texts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     right: list[np.ndarray] = field(default_factory=list)
-    failed: list[int] = field(default_factory=list)
 
 
 def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
@@ -138,9 +137,9 @@ def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
             _count_texts(sums.texts[name], column)
         sums.arrays["job.compression"].append(_compression(block, source, figures.identity))
         sums.right.append(judge(block))
-        _note_errors(figures, block, sums.failed)
     if not sums.positions:
         return
+    failed = _note_errors(figures, run, source)
     arrays = {name: np.concatenate(parts) for name, parts in sums.arrays.items()}
     few = {name: counts for name, counts in sums.texts.items() if 1 < len(counts) <= MOST_TEXTS and name != LABEL}
     figures.balance = {name: dict(counts.most_common()) for name, counts in few.items()}
@@ -154,7 +153,7 @@ def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
     figures.confidence = confidence[~np.isnan(confidence)]
     right = np.concatenate(sums.right)
     figures.wrong = None if np.isnan(right).all() else int((right == 0).sum())
-    _pick_rows(figures, run, source, np.concatenate(sums.positions), confidence, right, sums.failed)
+    _pick_rows(figures, run, source, np.concatenate(sums.positions), confidence, right, failed)
 
 
 def _leaves(table: pa.Table, names: list[str]) -> Iterator[tuple[str, pa.ChunkedArray]]:
@@ -226,17 +225,16 @@ def _compression(block: RowBlock, source: DataSource | None, identity: dict[str,
     return np.array([len(document) / len(summary) if summary and document else np.nan for summary, document in pairs])
 
 
-def _note_errors(figures: Figures, block: RowBlock, failed: list[int]) -> None:
-    column = block.table.column("error")
-    if column.null_count == len(column):
-        return
-    for position, error in enumerate(column.to_pylist(), block.start):
-        if error is not None:
-            if len(failed) < FAILED:
-                failed.append(position)
-            examples = figures.errors.setdefault(error_kind(error), [])
-            if len(examples) < EXAMPLES:
-                examples.append((position, error))
+def _note_errors(figures: Figures, run: Run, source: DataSource | None) -> list[int]:
+    """Keep examples of each kind of error; some rows that failed."""
+    failed: list[int] = []
+    for one in sorted(run.failures(lambda: source)):
+        if len(failed) < FAILED:
+            failed.append(one.row)
+        examples = figures.errors.setdefault(error_kind(one.error), [])
+        if len(examples) < EXAMPLES:
+            examples.append(one)
+    return failed
 
 
 def _pick_rows(

@@ -114,12 +114,12 @@ def _kinds(figures: Figures) -> list[tuple[str, str]]:
     return [(why, words[why]) for why, count in counts.items() if count]
 
 
-def _errors(figures: Figures, cell: int) -> list[tuple[str, int, list[tuple[int, str]]]]:
-    """Kind, rows and examples (position, text) of the most frequent errors."""
+def _errors(figures: Figures, cell: int) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """Kind, rows and examples (which row, text) of the most frequent errors."""
     counts = figures.status["error_kinds"]
     frequent = sorted(figures.errors.items(), key=lambda pair: -counts.get(pair[0], 0))[:20]
     return [
-        (text_of(kind, 80), counts.get(kind, 0), [(row, text_of(text, cell)) for row, text in rows])
+        (text_of(kind, 80), counts.get(kind, 0), [(text_of(one.shown, cell), text_of(one.error, cell)) for one in rows])
         for kind, rows in frequent
     ]
 

@@ -22,9 +22,10 @@ Every row has these columns beside those of its job (see ``rowmill help jobs``):
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -39,11 +40,11 @@ from runner.checkpoint.counts import read_label_counts
 from runner.checkpoint.database import check_is_run, open_reader, read_identity
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.marks import read_marks
-from runner.checkpoint.records import Shard, Staged, read_prelude, read_rejected, read_shards, read_staged
+from runner.checkpoint.records import Failure, Shard, Staged, read_prelude, read_rejected, read_shards, read_staged
 from runner.checkpoint.shards import ShardLayout, batches, shard_schema
 from runner.checkpoint.shards import table as staged_table
-from runner.data.cells import records
-from runner.data.kept import Kept
+from runner.data.cells import records, shown
+from runner.data.kept import Kept, naming
 from runner.data.stdin import COPY, STDIN
 from runner.disk import damage
 from runner.machine.environ import filled
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from runner.data.source import DataSource
 
 FIGURES = "figures.json"
+UNREADABLE = (UserError, OSError, ValueError, TypeError, KeyError, ImportError, pa.ArrowException)  # of lost data
 
 
 class RowBlock(NamedTuple):
@@ -138,12 +140,38 @@ class Run:
 
     @property
     def errors(self) -> list[dict[str, Any]]:
-        """``row`` and ``error`` of the finished rows that failed."""
-        found = []
-        for start, table in self.blocks(["error"]):
-            failed = pc.indices_nonzero(table["error"].is_valid()).to_pylist()
-            found += [{"row": start + at, "error": table["error"][at].as_py()} for at in failed]
-        return found
+        """``row``, ``error`` and, if a kept column has one, ``name`` of the finished rows that failed."""
+        found = sorted(self.failures(self.reopened, whole=True))
+        return [{name: value for name, value in one._asdict().items() if value is not None} for one in found]
+
+    def failures(
+        self, source: Callable[[], DataSource | None] = lambda: None, *, whole: bool = False
+    ) -> Iterator[Failure]:
+        """The finished rows that failed: those of whole shards in order, then the others, named by what ``source`` has.
+
+        A row's name is in the first of the kept columns that ``runner.data.kept.NAMING`` lists. With ``whole`` damage
+        to any row is a UserError.
+        """
+        kept = self.columns.kept
+        name = naming(kept)
+        where = "" if whole else "WHERE error NOTNULL"
+        with open_reader(self.path) as connection:
+            sealed = [shard for shard in read_shards(connection) if whole or shard.error_kinds != "{}"]
+            staged = [(one.row, one.error) for one in read_staged(connection, where) if one.error is not None]
+        for shard in sealed:
+            table = self._sealed(shard)
+            failed = pc.indices_nonzero(table["error"].is_valid())
+            start = shard.shard * self.identity["shard_rows"]
+            rows = [(start + at, table["error"][at].as_py()) for at in failed.to_pylist()]
+            yield from _named(rows, table.select([name]).take(failed) if name else None)
+        data = source() if staged and name else None
+        yield from _named(staged, data.take([row for row, _ in staged], [kept[name]]) if data and name else None)
+
+    def reopened(self) -> DataSource | None:
+        """The input rows, None if they have changed or are gone."""
+        with contextlib.suppress(*UNREADABLE):
+            return self.source
+        return None
 
     @cached_property
     def source(self) -> DataSource:
@@ -285,6 +313,13 @@ class Run:
         except (OSError, pa.ArrowException) as error:
             problem = str(error)
         raise UserError(f"{path} cannot be read ({problem}): run the original command again to rebuild it")
+
+
+def _named(rows: list[tuple[int, str]], cells: pa.Table | None) -> Iterator[Failure]:
+    """Rows with their errors and, in one column, their names."""
+    found = [shown(column) for column in cells.columns] if cells else []
+    names = [None if name in (None, "") else str(name) for name in found[0]] if found else [None] * len(rows)
+    return (Failure(row, name, error) for (row, error), name in zip(rows, names, strict=True))
 
 
 def _job_schema(connection: sqlite3.Connection, columns: dict[str, str]) -> pa.Schema:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
+from runner.checkpoint.records import Failure, error_kind
 from runner.console import line
 from runner.results.quality.verdict import advice, verdict
+from runner.types import UserError
 from runner.words import clock, count_of, duration, escaped, speed
 
 _CLASSES = 30  # shown; the JSON has them all
 _MATRIX = 12
+_EXAMPLES, _SEARCHED = 3, 1000  # rows of a kind of error, and how many of all are looked through for them
 Lines = list[tuple[str, str]]  # names, some of them empty, and texts
 NOW_SECONDS = 60.0  # what "now" means of a speed
 
@@ -62,11 +68,11 @@ def show_evaluation(found: Mapping[str, Any]) -> None:
         line(name, escaped(text))
 
 
-def show_status(figures: Mapping[str, Any]) -> None:
-    """A run seen from outside: how far it has come and, if that is known, how long the rest will take."""
+def show_status(figures: Mapping[str, Any], failures: Iterable[Failure] = ()) -> None:
+    """A run seen from outside: how far it has come, what failed and, if it is known, how long the rest will take."""
     pid = f" (process {figures['pid']})" if figures.get("pid") else ""
     line("state", f"{figures['state']}{pid}")
-    _show_figures(figures)
+    _show_figures(figures, _examples(failures))
     left = figures["rows"] - figures["finished"]
     if left:
         line("left", f"{count_of(left, 'row')}{_pace(left, figures)}")
@@ -80,13 +86,24 @@ def _pace(left: int, figures: Mapping[str, Any]) -> str:
     return f", about {duration(seconds)} at this speed{ending}"
 
 
-def _show_figures(figures: Mapping[str, Any]) -> None:
+def _examples(failures: Iterable[Failure]) -> dict[str, list[str]]:
+    """Some rows for each kind of error."""
+    found: dict[str, list[str]] = defaultdict(list)
+    with contextlib.suppress(UserError):  # a shard is damaged or being made anew: the figures stand without it
+        for one in islice(failures, _SEARCHED):
+            found[error_kind(one.error)].append(one.shown)
+    return found
+
+
+def _show_figures(figures: Mapping[str, Any], examples: Mapping[str, list[str]] | None = None) -> None:
     seconds = figures["active_s"] or 0.0
     prompt, completion = figures["prompt_tokens"], figures["completion_tokens"]
     errors = f", {figures['errors']:,} with an error" if figures["errors"] else ", no errors"
     line("rows", f"{figures['finished']:,} of {figures['rows']:,}{errors}")
     for kind, count in list(figures["error_kinds"].items())[:5]:
-        line("", f"{count:,} x {escaped(kind)}")
+        rows = (examples or {}).get(kind, [])
+        some = ", ".join(rows[:_EXAMPLES]) + (", ..." if count > len(rows[:_EXAMPLES]) else "")
+        line("", escaped(f"{count:,} x {kind}" + (f": {some}" if rows else "")))
     if rejected := figures.get("rejected"):
         taken = sum(rejected.values())
         line("rejected", f"{taken:,} of {count_of(taken + figures['finished'], 'attempt')}, by reason:")

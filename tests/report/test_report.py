@@ -133,7 +133,7 @@ def test_errors_by_kind_with_examples(folder):
     _, page = report_of(folder, prompt_user="{{ text[0] }} of {{ text }}")
     text = " ".join("".join(page.text).split())
     assert "1 \N{MULTIPLICATION SIGN} prompt.user" in text
-    assert "row 1: prompt.user: " in text
+    assert "row 1 (1): prompt.user: " in text
 
 
 def test_without_the_data_set_the_rest_is_there(folder):
