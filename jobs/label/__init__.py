@@ -137,8 +137,10 @@ class Label:
         """Score rows for the prior and, given a share of rows with gold, for the temperature of the confidences."""
         found: Columns = {}
         if self.prior != "none":
+            survey.tell("measuring the prior")
             found["prior"] = yield from self._find_prior(survey)
         if known := survey.calibration(self.names):
+            survey.tell("calibrating")
             bias = list(found["prior"]["logprobs"].values()) if found else self._bias
             found["calibration"] = yield from self._find_temperature(known, bias)
             found["calibration"]["left_out"] = survey.calibration_rows - len(found["calibration"]["rows"])

@@ -28,8 +28,9 @@ from runner.machine.device import wired
 from runner.machine.facts import session_facts
 from runner.night.night import Night
 from runner.results.perplexity import estimate
-from runner.results.progress import Progress
+from runner.results.progress import FIRST_ROWS, Progress
 from runner.results.run import Run
+from runner.results.status import DOING
 from runner.session.runnable import resumed
 from runner.signals import Stop
 from runner.types import UserError
@@ -169,11 +170,13 @@ class PerplexityRun:
         wait, flight = night.waiter(store.leave_out), store.flight
         flight.work(True)  # loading may hang, too
         budget = Budget.of(conf.engine, self.device, share)
+        store.note({DOING: "loading the model"})
         with wired(self.device), Scorer(self.folder, self.model_config, self.device, budget, most) as scorer:
             if self.asked.checked:
                 self._check(scorer, batch)
             store.start(scorer.gauge)
             with stop.gently(), Progress(len(self.windows), store) as progress:
+                progress.tell(FIRST_ROWS, quietly=True)
                 for group in self._groups(store, batch):
                     if stop.is_asked() or not wait(flight.beat, scorer.release):
                         break

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from runner.checkpoint import records, shards
-from runner.checkpoint.counts import SessionWork, Totals, count_labels, read_totals
+from runner.checkpoint.counts import Totals, count_labels, read_totals
 from runner.checkpoint.database import Writer, conditions
 from runner.checkpoint.deaths import Death, Flight, note_death, read_deaths
 from runner.checkpoint.digests import Digests
@@ -233,10 +233,10 @@ class Store:
         """Sums over the finished rows; costs nothing."""
         return self._totals._replace(shards=len(self._sealed))
 
-    def note(self, work: SessionWork, chosen: Mapping[str, float]) -> None:
-        """Keep what this session did, and what its engine chose by, with its provenance."""
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Keep these facts of the session (JSON values) with its provenance; null takes one away."""
         change = "UPDATE sessions SET provenance = json_patch(provenance, ?) WHERE session = ?"
-        self._select(change, (json.dumps({**work.to_json(), **chosen}), self._session))
+        self._select(change, (json.dumps(facts), self._session))
 
     def close(self, why: str = "closed") -> None:
         """End the session, saying ``why`` (finished, interrupted...), and give the lease back; may be repeated."""

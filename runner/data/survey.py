@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from runner.data.source import DataSource
@@ -16,12 +16,14 @@ CALIBRATION_ROWS = 2000  # at most: one number is fitted
 class Survey:
     """The data set as a prelude sees it. Samples depend on the run's seed only.
 
-    ``calibration_share`` (0 to 1) is ``calibrate.rows``, the share of the rows to calibrate on.
+    ``calibration_share`` (0 to 1) is ``calibrate.rows``, the share of the rows to calibrate on. ``tell`` says what the
+    prelude is doing (``measuring the prior``) to those who wait for the first row.
     """
 
     source: DataSource
     seed: int
     calibration_share: float = 0.0
+    tell: Callable[[str], None] = lambda doing: None
 
     def sample(self, count: int, purpose: str) -> dict[int, Row]:
         """At most ``count`` rows by position, drawn anew for each purpose; unreadable ones are left out."""

@@ -15,13 +15,15 @@ from tqdm.auto import tqdm
 from runner.checkpoint.counts import Totals
 from runner.checkpoint.store import Store
 from runner.results.show import NOW_SECONDS
-from runner.words import clock, count_of, duration, speed
+from runner.results.status import DOING
+from runner.words import clock, count_of, duration, escaped, speed
 
 log = logging.getLogger("rowmill")
 
 REFRESH_SECONDS = 0.2
 LINE_SECONDS = 60.0
 PACE_SECONDS = 600.0  # over which the time left is estimated: long prompts come in stretches
+FIRST_ROWS = "computing the first rows"
 WARM_SECONDS = 30.0  # of a session, during which the speed of the earlier ones says more
 _BAR = 12  # columns
 
@@ -43,6 +45,7 @@ class Progress:
     def __init__(self, rows: int, store: Store, terminal: bool | None = None) -> None:
         self.rows = rows
         self.store = store
+        self.doing = ""
         self.points: deque[Point] = deque([self._point(store.totals())])
         self.first = store.totals().finished
         self.began = self.shown = self.logged = time.perf_counter()
@@ -60,8 +63,22 @@ class Progress:
             disable=not self.terminal,
         )
 
+    def tell(self, doing: str, *, quietly: bool = False) -> None:
+        """Say what the session does while it has finished no row: at once in the bar and to ``status``.
+
+        Where there is no bar that is a line, unless it is to be said ``quietly``.
+        """
+        self.doing = escaped(doing)
+        self.store.note({DOING: doing or None})
+        if self.terminal:
+            self.show()
+        if doing:
+            log.log(logging.DEBUG if self.terminal or quietly else logging.INFO, "%s", self.doing)
+
     def update(self) -> None:
         """Show the latest totals if it is time to."""
+        if self.doing and self.store.totals().finished > self.first:
+            self.tell("", quietly=True)
         if time.perf_counter() - self.shown >= (REFRESH_SECONDS if self.terminal else LINE_SECONDS):
             self.show()
 
@@ -98,6 +115,7 @@ class Progress:
         pace = self._pace(PACE_SECONDS).rows if warm else overall
         seconds = left / pace if pace else 0.0
         return [
+            *([self.doing] if self.doing else []),
             f"{totals.finished:,} of {self.rows:,} rows",
             *([f"{duration(seconds)} left ({clock(time.time() + seconds)})"] if seconds else []),
             f"{speed(now.rows)} ({_beside(now.rows, overall)} overall)",
@@ -129,6 +147,7 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.doing = ""
         self.show()
         self.bar.close()
 

@@ -71,7 +71,7 @@ def show_evaluation(found: Mapping[str, Any]) -> None:
 def show_status(figures: Mapping[str, Any], failures: Iterable[Failure] = ()) -> None:
     """A run seen from outside: how far it has come, what failed and, if it is known, how long the rest will take."""
     pid = f" (process {figures['pid']})" if figures.get("pid") else ""
-    line("state", f"{figures['state']}{pid}")
+    line("state", f"{figures['state']}{pid}{f', {escaped(doing)}' if (doing := figures.get('doing')) else ''}")
     _show_figures(figures, _examples(failures))
     left = figures["rows"] - figures["finished"]
     if left:

@@ -12,6 +12,9 @@ from runner.checkpoint.database import open_reader, read_identity
 from runner.checkpoint.lease import holder
 from runner.checkpoint.marks import active_seconds
 
+DOING = "doing"  # among what is noted of a session: what it does while it has finished no row
+_LAST = f"SELECT why, json_extract(provenance, '$.{DOING}') FROM sessions ORDER BY session DESC LIMIT 1"
+
 
 class Session(TypedDict):
     """One session of a run; times are Unix times. ``ended`` and ``why`` are None if it was killed."""
@@ -26,7 +29,8 @@ class Session(TypedDict):
 class Status(TypedDict):
     """The figures of ``rowmill status --json``: those of Totals, and how it goes.
 
-    ``state``: running (the lease is held), finished (all rows are) or interrupted. ``pid``: of the runner. ``started``:
+    ``state``: running (the lease is held), finished (all rows are) or interrupted. ``doing``: what a running session
+    does while it has finished no row; None otherwise. ``pid``: of the runner. ``started``:
     Unix time of the first session. ``active_s``, ``rows_per_s``, ``tokens_per_s`` (read and generated): over the time
     that sessions were at work, each known to a second. ``cached_share``: ``cached_tokens`` of ``prompt_tokens``; None
     without any. ``rejected``: attempts that no row was made of, by what took them. Of ended sessions, None if unknown:
@@ -44,6 +48,7 @@ class Status(TypedDict):
     completion_tokens: int
     shards: int
     state: str
+    doing: str | None
     pid: int | None
     started: float
     sessions: int
@@ -83,13 +88,14 @@ def read_status(run_dir: Path) -> Status:
         active = active_seconds(connection)
         work = _read_work(connection)
         kinds = read_error_kinds(connection)
-        last = connection.execute("SELECT why FROM sessions ORDER BY session DESC LIMIT 1").fetchone()
-    spent = bool(rejected) and last == ("finished",)  # all attempts are made, too few were accepted
+        last = connection.execute(_LAST).fetchone() or (None, None)
+    spent = bool(rejected) and last[0] == "finished"  # all attempts are made, too few were accepted
     ended = "finished" if totals.finished == rows or spent else "interrupted"
     figures = {
         "rows": rows,
         **totals._asdict(),
         "state": "running" if pid is not None else ended,
+        "doing": last[1] if pid is not None else None,
         "pid": pid,
         "started": started,
         "sessions": sessions,

@@ -66,6 +66,8 @@ def _head(run_dir: Path, seen: dict[str, Any]) -> Panel:
         count_of(seen["errors"], "error"),
         count_of(seen["sessions"] - 1, "restart"),
     ]
+    if seen["doing"]:
+        facts.insert(0, escaped(seen["doing"]))
     left = rows - finished
     if left and seen["state"] == "running" and now:
         facts.insert(1, f"{duration(left / now)} left, until {clock(time.time() + left / now)}")

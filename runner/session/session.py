@@ -30,8 +30,9 @@ from runner.machine.device import wired
 from runner.night.guard import GuardedEngine
 from runner.night.link import Link
 from runner.night.night import Night
-from runner.results.progress import Progress
+from runner.results.progress import FIRST_ROWS, Progress
 from runner.results.run import Run
+from runner.results.status import DOING
 from runner.runs.answers import Answers
 from runner.sequences import Engine
 from runner.session.drive import drive
@@ -169,6 +170,7 @@ def work(
     check_memory(ready)
     if not night.wait():
         raise KeyboardInterrupt
+    store.note({DOING: "loading the model"})
     engine = _engine(ready, store, stop, night)
     store.start(engine.gauge)
     grammars = answer_grammars(ready.prompter.channels, ready.prompter.answer_prefix)
@@ -183,7 +185,6 @@ def work(
         feed = AttemptFeed(ready.attempts, store, limit)
     others = Answers(scope(ready)) if ready.config.conf.cache else None
     loop = Loop(ready.job, feed, ready.prompter, engine, store, defaults, window, stop.is_asked, others, plan)
-    survey = Survey(ready.source, conf.seed, conf.calibrate.rows)
     began = time.perf_counter()
     try:
         with wired(ready.device), stop.gently(), Progress(ready.rows, store) as progress:
@@ -193,7 +194,10 @@ def work(
                 tick()
 
             tick()
+            progress.tell("asking before the first row", quietly=True)
+            survey = Survey(ready.source, conf.seed, conf.calibrate.rows, progress.tell)
             if begin(ready.hooks.surveys, survey, loop, step):
+                progress.tell(FIRST_ROWS, quietly=True)
                 loop.work(step)
     finally:
         _note_work(engine, loop, time.perf_counter() - began)
@@ -230,5 +234,5 @@ def _note_work(engine: Engine, loop: Loop, seconds: float) -> None:
         planned = {"prompt": plan.taken, "shareable": plan.shareable, "served": plan.served}
         work = SessionWork(**vars(engine.work), **planned, loop_s=seconds)
         chosen = {"snapshot_cost": plan.costs.snapshot, "level_cost": plan.costs.level, "batch_size": engine.batch_size}
-        loop.store.note(work, chosen)
+        loop.store.note({**work.to_json(), **chosen})
         log.debug("%s, chosen: %s", work, chosen)

@@ -1,19 +1,24 @@
 """What the prelude promises: asked once for a run, recorded, the same after a kill."""
 
+import io
+import itertools
 import json
 import sqlite3
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from jobs.label import prior
-from runner import run
+from runner import open_run, run
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
 from runner.data.source import DataSource
 from runner.data.survey import Survey
 from runner.engine.fake import FakeEngine
+from runner.results.watch import watch
+from runner.session import session
 from runner.types import UserError
 
 ROWS = 60
@@ -53,6 +58,30 @@ def count_computed(monkeypatch):
 
     monkeypatch.setattr(FakeEngine, "answer", answer)
     return computed
+
+
+def test_status_and_watch_say_what_goes_on_before_the_first_row(monkeypatch, caplog):
+    caplog.set_level("INFO", "rowmill")
+    seen = []
+
+    def answer(self, sequence, original=FakeEngine.answer):
+        shown = io.StringIO()
+        watch("outputs/mail", Console(file=shown, width=120))
+        seen.append((status := open_run("outputs/mail").status)["doing"])
+        assert status["doing"] is None or status["doing"] in shown.getvalue()
+        return original(self, sequence)
+
+    def opened(*given, original=session.open_engine):
+        seen.append(open_run("outputs/mail").status["doing"])
+        return original(*given)
+
+    monkeypatch.setattr(FakeEngine, "answer", answer)
+    monkeypatch.setattr(session, "open_engine", opened)
+    label("job.prior=batch", "job.prior_rows=4", "dataset.gold=kind", "calibrate.rows=0.1")
+    order = [doing for doing, _ in itertools.groupby(seen)]
+    assert order == ["loading the model", "measuring the prior", "calibrating", "computing the first rows", None]
+    assert "measuring the prior" in caplog.messages
+    assert open_run("outputs/mail").status["doing"] is None
 
 
 def raw(rows):

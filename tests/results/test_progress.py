@@ -66,6 +66,23 @@ def test_the_line_of_a_minute_says_what_the_bar_says(caplog):
     assert line.endswith("25% cached")
 
 
+def test_the_bar_says_what_is_done_before_the_first_row(clock, caplog):
+    caplog.set_level(logging.INFO, "rowmill")
+    store, noted = Half(clock, finished=0, before=0.0), []
+    store.note = noted.append
+    bar = Progress(1_000, store, terminal=False)
+    bar.tell("measuring the \x1b[31mprior")
+    assert bar.text().startswith("measuring the \\x1b[31mprior, 0 of 1,000 rows")
+    bar.tell("computing the first rows", quietly=True)
+    bar.update()
+    assert bar.text().startswith("computing the first rows, 0 of 1,000 rows")
+    advance(bar, store, clock, 1, 5)
+    bar.update()
+    assert bar.text().startswith("5 of 1,000 rows")
+    assert [one["doing"] for one in noted] == ["measuring the \x1b[31mprior", "computing the first rows", None]
+    assert caplog.messages == ["measuring the \\x1b[31mprior"]
+
+
 def test_earlier_sessions_count_overall_and_not_now(clock):
     store = Half(clock)
     bar = Progress(10_000, store, terminal=False)
