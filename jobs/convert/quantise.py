@@ -19,7 +19,9 @@ from runner.checkpoint.lease import LOCK, Lease
 from runner.disk import disk_errors
 from runner.keys import key
 from runner.models.tensors import Tensor, read_tensors, weight_count
+from runner.models.transfer import Bar
 from runner.types import UserError
+from runner.words import size
 
 log = logging.getLogger("rowmill")
 
@@ -165,11 +167,13 @@ def write_weights(folder: Path, weights: dict[str, Any]) -> None:
     shards = make_shards(weights, SHARD_GB)
     weights.clear()
     index: dict[str, str] = {}
+    bar = Bar(total=total, desc="weights")
     for number in range(len(shards)):
         shard, shards[number] = shards[number], {}
         name = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
         for array in shard.values():  # one after the other: together, all their plain weights would be in memory
             mx.eval(array)
+            bar.update(array.nbytes)
         try:
             mx.save_safetensors(str(folder / name), shard, metadata={"format": "mlx"})
         except RuntimeError as error:
@@ -177,9 +181,10 @@ def write_weights(folder: Path, weights: dict[str, Any]) -> None:
                 f"{folder.parent}: {name} cannot be written: {error}; is the disk full?", exit_code=3
             ) from error
         index |= dict.fromkeys(shard, name)
-        log.info("weights: %d of %d files written", number + 1, len(shards))
+        log.info("weights: %d of %d files written, %s", number + 1, len(shards), size((folder / name).stat().st_size))
         del shard, array
         mx.clear_cache()
+    bar.close()
     listed = {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))}
     (folder / "model.safetensors.index.json").write_text(json.dumps(listed, indent=1) + "\n")
 

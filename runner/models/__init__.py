@@ -1,11 +1,12 @@
 """A model's files on this disk: found, fetched, converted from GGUF, measured.
 
 Modules:
-blocks   The tensors of a GGUF file as MLX holds them: in groups of 32 where that is exact, as plain numbers otherwise.
-gguf     A GGUF file rewritten as the kind of model folder that mlx-lm loads.
-hub      Models from the hub, in the hub client's own cache: disk space is checked first, cut-off downloads resume.
-recipes  The group ``model``; recipes in ``conf/model`` for ``rowmill convert``, where they lie, which of them fit.
-resolve  From the name of a model (a folder, a GGUF file, a ``wheel:`` address, a hub id) to its folder on this disk.
-tensors  A model's size, context length and identity from its configuration and files; nothing is loaded.
-wheels   ``wheel:`` addresses, which name a file inside a Python wheel: a model or a data set.
+blocks    The tensors of a GGUF file as MLX holds them: in groups of 32 where that is exact, as plain numbers otherwise.
+gguf      A GGUF file rewritten as the kind of model folder that mlx-lm loads.
+hub       Models from the hub, in the hub client's own cache: disk space is checked first, cut-off downloads resume.
+recipes   The group ``model``; recipes in ``conf/model`` for ``rowmill convert``, where they lie, which of them fit.
+resolve   From the name of a model (a folder, a GGUF file, a ``wheel:`` address, a hub id) to its folder on this disk.
+tensors   A model's size, context length and identity from its configuration and files; nothing is loaded.
+transfer  Bytes on their way, fetched or converted: a bar on a terminal, a line a minute elsewhere.
+wheels    ``wheel:`` addresses, which name a file inside a Python wheel: a model or a data set.
 """

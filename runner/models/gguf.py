@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,10 @@ _NAMES = {
 _DIGITS_APART = {"smollm": True, "starcoder": True, "refact": True, "codeshell": True, "gpt-2": False}
 
 
-def convert_gguf(gguf: Path, folder: Path) -> None:
+def convert_gguf(gguf: Path, folder: Path, tell: Callable[[int], None] = lambda read: None) -> None:
     """Write config.json, model.safetensors and the tokenizer's files for ``gguf`` into the existing ``folder``.
 
+    ``tell`` is called with the bytes of each tensor that was read.
     Raises UserError for what this converter does not know: it never guesses. A damaged file may crash the process.
     """
     mx.set_default_device(mx.cpu)
@@ -57,7 +59,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     except Exception as error:  # whatever the package meets in a damaged file
         raise UserError(f"{gguf} is not a readable GGUF file: {first_line(error)}") from error
     _refuse_unsupported(meta)
-    weights = _weights(meta)
+    weights = _weights(meta, tell)
     config = _config(meta, weights)
     _write_json(folder / "config.json", config)
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(meta))
@@ -116,7 +118,7 @@ def _refuse_unsupported(meta: _Metadata) -> None:
         raise meta.error(f"it is one of {parts} parts")
 
 
-def _weights(meta: _Metadata) -> dict[str, mx.array]:
+def _weights(meta: _Metadata, tell: Callable[[int], None]) -> dict[str, mx.array]:
     """The tensors under mlx-lm's names, query and key rows in order, in one floating type.
 
     That is float32 where anything is quantised: float16 scales are ten times slower on a CPU.
@@ -135,6 +137,7 @@ def _weights(meta: _Metadata) -> dict[str, mx.array]:
             if "q_proj" in target or "k_proj" in target:
                 array = _unpermute(array, heads if "q_proj" in target else kv_heads)
             weights[f"{target}.{leaf}"] = array
+        tell(int(tensor.n_bytes))
     return weights
 
 
@@ -245,10 +248,18 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _tell(read: int) -> None:
+    sys.stdout.write(f"{read}\n")
+    sys.stdout.flush()
+
+
 def main(arguments: list[str]) -> int:
-    """Convert ``FILE FOLDER``; on a UserError its message is the last line of stderr, its code the exit code."""
+    """Convert ``FILE FOLDER``, printing the bytes of each tensor that was read, a number a line.
+
+    On a UserError its message is the last line of stderr, its code the exit code.
+    """
     try:
-        convert_gguf(Path(arguments[0]), Path(arguments[1]))
+        convert_gguf(Path(arguments[0]), Path(arguments[1]), _tell)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from runner.cache import file_sha256
 from runner.disk import lock
+from runner.models.transfer import Bar
 from runner.types import UserError
 from runner.words import count_of, first_line
 
@@ -129,6 +130,7 @@ def _fetch(model: str, name: str, url: str, blob: Path, size: int) -> None:
                     headers=build_hf_headers(),
                     expected_size=size,
                     displayed_filename=name,
+                    tqdm_class=Bar,
                 )
             except Exception as error:  # of the HTTP library
                 if isinstance(error, OSError) and error.errno in _NO_SPACE:

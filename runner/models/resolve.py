@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from typing import Any
 from runner.cache import cache_dir, file_sha256, publish
 from runner.models.hub import snapshot
 from runner.models.tensors import same_tensors
+from runner.models.transfer import Bar
 from runner.models.wheels import WHEEL_GRAMMAR, fetch_wheel
 from runner.types import UserError
+from runner.words import size
 
 log = logging.getLogger("rowmill")
 
@@ -77,7 +80,7 @@ def _converted(gguf: Path) -> Path:
     stem = cache_dir() / "models" / f"{gguf.stem}-{file_sha256(gguf)[:16]}-v"
     folder, earlier = (Path(f"{stem}{version}") for version in (CONVERTER_VERSION, 1))
     if not folder.is_dir():
-        log.info("converting %s to an MLX model folder, once", gguf.name)
+        log.info("converting %s (%s) to an MLX model folder, once", gguf.name, size(gguf.stat().st_size))
         publish(folder, lambda temporary: _convert(gguf, temporary, earlier))
     return folder
 
@@ -88,19 +91,34 @@ def _convert(gguf: Path, folder: Path, earlier: Path) -> None:
     What the ``earlier`` converter made stays if it was right: interrupted runs know the model by its files' bytes.
     """
     command = [sys.executable, "-P", "-c", _CONVERTER, json.dumps(sys.path), str(gguf), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode == 0:
+    code, said = _followed(command, gguf)
+    if code == 0:
         if (earlier / WEIGHTS).is_file() and same_tensors(earlier / WEIGHTS, folder / WEIGHTS):
             shutil.copyfile(earlier / WEIGHTS, folder / WEIGHTS)
         return
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    log.debug("converter: exit code %d: %s", done.returncode, done.stderr)
-    if done.returncode < 0:
-        signal_name = signal.Signals(-done.returncode).name
+    last = (said.strip().splitlines() or ["no message"])[-1]
+    log.debug("converter: exit code %d: %s", code, said)
+    if code < 0:
+        signal_name = signal.Signals(-code).name
         raise UserError(f"{gguf} cannot be read (its reader died of {signal_name}): it may be damaged; fetch it again")
-    if done.returncode in (2, 3):
-        raise UserError(last, exit_code=done.returncode)
-    raise UserError(f"{gguf}: the converter failed with exit code {done.returncode}: {last}")
+    if code in (2, 3):
+        raise UserError(last, exit_code=code)
+    raise UserError(f"{gguf}: the converter failed with exit code {code}: {last}")
+
+
+def _followed(command: list[str], gguf: Path) -> tuple[int, str]:
+    """Run the converter and show how much of the file it has read; its exit code and what it wrote to stderr."""
+    total = gguf.stat().st_size
+    with tempfile.TemporaryFile("w+", errors="replace") as said, Bar(total=total, desc=gguf.name) as bar:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, errors="replace") as child:
+            try:
+                for line in child.stdout or ():
+                    bar.update(int(line) if line.strip().isdecimal() else 0)
+            except BaseException:
+                child.kill()
+                raise
+        said.seek(0)
+        return child.returncode, said.read()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

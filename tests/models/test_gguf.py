@@ -6,7 +6,7 @@ import pytest
 
 from runner.engine import weights
 from runner.machine.device import Device
-from runner.models import gguf, resolve
+from runner.models import gguf, resolve, transfer
 from runner.models.tensors import context_length
 from runner.types import UserError
 
@@ -183,6 +183,15 @@ def test_the_converter_runs_from_any_folder(tmp_path, cache, monkeypatch):
     tiny_gguf(tmp_path / "tiny.gguf")
     monkeypatch.chdir(tmp_path)
     assert resolve.resolve("tiny.gguf").is_dir()
+
+
+def test_the_conversion_tells_how_much_of_the_file_is_read(tmp_path, cache, monkeypatch):
+    tiny_gguf(tmp_path / "tiny.gguf")
+    read = []
+    monkeypatch.setattr(transfer.Bar, "update", lambda self, n: read.append(n))
+    resolve.resolve(str(tmp_path / "tiny.gguf"))
+    tensors = gguf.GGUFReader(tmp_path / "tiny.gguf").tensors
+    assert read == [tensor.n_bytes for tensor in tensors]
 
 
 def python_that(tmp_path, monkeypatch, line):
