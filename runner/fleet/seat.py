@@ -48,8 +48,9 @@ class Seat:
         That is told when ``enough`` have ended, or some after ``linger_s``, at the latest after ``wait_s``.
         """
         began = time.monotonic()
+        sequences = [ask.sequence() for ask in new]  # before the model's thread has to wait for it
         with self._changed:
-            self._new += [ask.sequence() for ask in new]
+            self._new += sequences
             self._flying += len(new)
             self._released = False
             self._changed.notify_all()
