@@ -65,6 +65,7 @@ dataset.path=FILE|"data/*.csv.gz"|- (standard input) dataset.table=TABLE
 dataset.gold=COLUMN dataset.limit=N dataset.where='stars > 3' dataset.shuffle_seed=0""",
     "prompt": "prompt.user='... {{ column }} ...' prompt.system=... prompt.chat=false",
     "model": "or model.path=FOLDER|FILE.gguf|HUB/ID",
+    "fleet": "fleet.seats=N fleet.address=HOST:PORT (see rowmill help fleet)",
     "engine": "engine.max_tokens=256 engine.temperature=0 engine.batch_size=32 engine.backend=auto|fake",
 }
 

@@ -27,10 +27,11 @@ def simulate(speeds, rows, slots=8, groups=None, events=()):
     """Seats of so many tokens a second until every row is answered: how many each answered, by a clock of our own."""
     deal, given = Deal(), dict.fromkeys(speeds, 0)
     waiting = sequences(groups or [rows])
+    total = len(waiting)
     for name in speeds:
         deal.join(name, slots)
     now, busy, done = 0.0, {}, set()
-    while len(done) < len(waiting_all := sequences(groups or [rows])):
+    while len(done) < total:
         room = deal.room()
         deal.add(waiting[:room])
         del waiting[:room]
@@ -47,7 +48,7 @@ def simulate(speeds, rows, slots=8, groups=None, events=()):
         assert done.isdisjoint(one.key for one in new)
         done |= {one.key for one in new}
         given[name] += len(new)
-    assert len(done) == len(waiting_all)
+    assert len(done) == total
     return given, now, deal
 
 

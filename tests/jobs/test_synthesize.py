@@ -207,7 +207,6 @@ def test_steps_end_with_a_reason():
         ("job.filters.own={_target_: jobs.label.Label}", "jobs.label.Label: it must be a class with"),
         ("job.filters.own={_target_: os.Filter}", r"write modules=\[os\]"),
         ("job.attributes={tone: warm}", "job.attributes.tone=warm: it must be a list of values"),
-        ("job.attributes={tone: [true, false]}", "YAML does not read True as text"),
         ("job.attributes={text: [a]}", "'text' is an output column already"),
         ("output.keep=[id]", r"output.keep=\[id\]: this job makes rows of its own"),
     ],

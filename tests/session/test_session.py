@@ -248,10 +248,11 @@ def test_an_empty_stop_text_is_refused():
 # The output's columns
 
 
-def test_all_columns_are_kept_but_those_that_the_output_names_itself():
+def test_all_columns_are_kept_those_that_the_output_names_itself_under_other_names():
     Path("mail.csv").write_text("id,text,label,error\n1,a,x,y\n2,b,x,y\n")
     run(overrides())
-    assert list(rows_of("outputs/mail")[0]) == ["id", "text", "label", "confidence", "probabilities", "error", "usage"]
+    kept = ["id", "text", "input_label", "input_error"]
+    assert list(rows_of("outputs/mail")[0]) == [*kept, "label", "confidence", "probabilities", "error", "usage"]
     run(overrides("output.keep=[]", "run_name=none"))
     assert list(rows_of("outputs/none")[0]) == ["label", "confidence", "probabilities", "error", "usage"]
 
