@@ -56,7 +56,7 @@ def scope(ready: Prepared) -> dict[str, Any]:
     """What decides the answer to a request beside the request itself, in whichever run it is asked."""
     conf = ready.config.conf
     model = {name: value for name, value in _model(ready).items() if name in ("backend", "weights")}
-    prompt = {"chat": conf.prompt.chat, "stop": conf.prompt.stop, "answer_prefix": conf.prompt.answer_prefix}
+    prompt = {name: getattr(conf.prompt, name) for name in ("chat", "stop", "answer_prefix", "thinking_tags")}
     return {"model": model, "max_kv_size": conf.engine.max_kv_size, "prompt": prompt}
 
 
