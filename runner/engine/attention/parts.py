@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from runner.engine.kernels import MASKED, cpu, sums
+from runner.engine.kernels import MASKED, cpu
 
 # Attention scores held at once, for a part: what a CPU's cache holds, what a GPU is kept busy by.
 SCORE_BYTES = {mx.cpu: 4 << 20, mx.gpu: 128 << 20}
@@ -36,7 +36,7 @@ def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) 
         return Part(_weights[v.dtype](scores, mass) @ v, mass)
     top = scores.max(axis=-1, keepdims=True)
     weights = cpu.shifted_exp(scores, top)
-    total = sums.total(weights)[..., None]
+    total = weights.sum(axis=-1, keepdims=True)
     return Part(weights.astype(v.dtype) @ v / total, top + mx.log(total))
 
 
