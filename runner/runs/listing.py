@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from runner.checkpoint.database import DATABASE, IDENTITY
+from runner.console import say
 from runner.results.run import Run
 from runner.results.status import Status
 from runner.types import UserError
 from runner.words import age, count_of, escaped, first_line, size
 
 COLUMNS = ("name", "job", "model", "state", "rows", "errors", "speed", "age", "size", "accuracy")
+NUMBERS = ("rows", "errors", "speed", "age", "size", "accuracy")
 
 
 class Summary(TypedDict):
@@ -109,18 +112,26 @@ def _model(run: Run) -> str | None:
 
 
 def show_runs(found: Sequence[Summary]) -> None:
-    """Print the table; on a narrow terminal the model's name is cut first."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print the table; where a terminal is too narrow for it, the models' names are cut."""
+    rows = [list(COLUMNS), *map(cells, found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = shutil.get_terminal_size((1000, 24)).columns - sum(widths) - 2 * len(widths)
+    model = COLUMNS.index("model")
+    widths[model] = max(10, min(widths[model], widths[model] + room))
+    for row in rows:
+        row[model] = shortened(row[model], widths[model])
+        texts = [
+            text.rjust(width) if name in NUMBERS else text.ljust(width)
+            for name, text, width in zip(COLUMNS, row, widths, strict=True)
+        ]
+        say("  ".join(texts).rstrip())
 
-    table = Table(box=None, pad_edge=False, header_style="")
-    for name in COLUMNS:
-        right = name in ("rows", "errors", "speed", "age", "size", "accuracy")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
-    for one in found:
-        table.add_row(*cells(one))
-    console = Console(highlight=False, markup=False)
-    console.print(table, soft_wrap=not console.is_terminal)
+
+def shortened(text: str, width: int) -> str:
+    """Its beginning and its end, where it is longer than ``width``: models differ at both."""
+    if len(text) <= width:
+        return text
+    return f"{text[: width // 2]}…{text[len(text) - (width - 1 - width // 2) :]}"
 
 
 def cells(one: Summary) -> list[str]:

@@ -39,7 +39,7 @@ def batches(draw):
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-@settings(max_examples=120, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     todo=batches(),
     batch_size=st.integers(1, 4),

@@ -119,3 +119,16 @@ def test_delete_asks_and_takes_only_yes_for_yes(monkeypatch, capsys):
             assert main(["delete", "outputs/one"]) == 0
         os.close(main_side)
         assert Path("outputs/one").exists() is left
+
+
+def test_on_a_narrow_terminal_only_the_models_name_is_cut(monkeypatch, capsys):
+    run(overrides())
+    monkeypatch.setattr("runner.runs.listing._model", lambda run: "an-organisation-with-a-model-of-a-long-name-6bit")
+    monkeypatch.setenv("COLUMNS", "72")
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.split()[:4] == ["run", "generate", "an-or…6bit", "finished"]
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["runs"]) == 0
+    assert "an-organisation-with-a-model-of-a-long-name-6bit" in capsys.readouterr().out
