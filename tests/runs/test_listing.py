@@ -3,12 +3,15 @@
 import json
 import os
 import pty
+import sqlite3
 from pathlib import Path
 
 import pytest
+import yaml
 
 from runner import run
 from runner.checkpoint.lease import Lease
+from runner.checkpoint.records import with_crc
 from runner.cli import main
 from runner.runs.delete import delete_run
 from runner.runs.listing import list_runs
@@ -123,7 +126,13 @@ def test_delete_asks_and_takes_only_yes_for_yes(monkeypatch, capsys):
 
 def test_on_a_narrow_terminal_only_the_models_name_is_cut(monkeypatch, capsys):
     run(overrides())
-    monkeypatch.setattr("runner.runs.listing._model", lambda run: "an-organisation-with-a-model-of-a-long-name-6bit")
+    long = "an-organisation-with-a-model-of-a-long-name-6bit"
+    config = yaml.safe_load(Path("outputs/run/config.yaml").read_text())
+    Path("outputs/run/config.yaml").write_text(yaml.safe_dump({**config, "model": {"path": long}}))
+    with sqlite3.connect("outputs/run/run.db") as connection:
+        identity = json.loads(connection.execute("SELECT identity FROM run").fetchone()[0])
+        values = with_crc(json.dumps({**identity, "model": {"path": long}}))
+        connection.execute("UPDATE run SET identity = ?, crc = ?", values)
     monkeypatch.setenv("COLUMNS", "72")
     capsys.readouterr()
     assert main(["runs"]) == 0
@@ -131,4 +140,4 @@ def test_on_a_narrow_terminal_only_the_models_name_is_cut(monkeypatch, capsys):
     assert line.split()[:4] == ["run", "generate", "an-or…6bit", "finished"]
     monkeypatch.setenv("COLUMNS", "400")
     assert main(["runs"]) == 0
-    assert "an-organisation-with-a-model-of-a-long-name-6bit" in capsys.readouterr().out
+    assert long in capsys.readouterr().out
