@@ -96,43 +96,30 @@ def _record(run: Run, row: dict[str, Any], model: str) -> dict[str, Any]:
 
 def _completion(run: Run, row: dict[str, Any], name: str, model: str) -> dict[str, Any]:
     choices = [
-        {
-            "index": index,
-            "message": {"role": "assistant", "content": choice["text"], "refusal": None},
-            "logprobs": _logprobs(choice),
-            "finish_reason": choice["finish_reason"],
-        }
-        for index, choice in enumerate(row["choices"])
+        {"message": {"role": "assistant", "content": choice["text"], "refusal": None}, "logprobs": _logprobs(choice)}
+        for choice in row["choices"]
     ]
-    return {
-        "id": f"chatcmpl-{name}",
-        "object": "chat.completion",
-        "created": int(run.begun),
-        "model": model,
-        "choices": choices,
-        "usage": _usage(row["usage"], len(choices)),
-        "system_fingerprint": _fingerprint(run),
-    }
+    head = {"id": f"chatcmpl-{name}", "object": "chat.completion"}
+    return head | _rest(run, row, model, choices)
 
 
 def _text_completion(run: Run, row: dict[str, Any], name: str, model: str) -> dict[str, Any]:
     asked = json.loads(row["body"])["prompt"]
-    choices = [
-        {
-            "index": index,
-            "text": choice["text"],
-            "logprobs": _text_logprobs(choice),
-            "finish_reason": choice["finish_reason"],
-        }
-        for index, choice in enumerate(row["choices"])
-    ]
+    choices = [{"text": choice["text"], "logprobs": _text_logprobs(choice)} for choice in row["choices"]]
+    head = {"id": f"cmpl-{name}", "object": "text_completion"}
+    return head | _rest(run, row, model, choices, 1 if isinstance(asked, str) else len(asked))
+
+
+def _rest(run: Run, row: dict[str, Any], model: str, choices: list[dict[str, Any]], prompts: int = 1) -> dict[str, Any]:
+    """What both endpoints answer alike; each of ``choices`` comes without its place and its end."""
     return {
-        "id": f"cmpl-{name}",
-        "object": "text_completion",
         "created": int(run.begun),
         "model": model,
-        "choices": choices,
-        "usage": _usage(row["usage"], len(choices), 1 if isinstance(asked, str) else len(asked)),
+        "choices": [
+            {"index": index, **choice, "finish_reason": answer["finish_reason"]}
+            for index, (choice, answer) in enumerate(zip(choices, row["choices"], strict=True))
+        ],
+        "usage": _usage(row["usage"], len(choices), prompts),
         "system_fingerprint": _fingerprint(run),
     }
 

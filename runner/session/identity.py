@@ -44,12 +44,10 @@ def identity(ready: Prepared) -> dict[str, Any]:
 
 
 def _model(ready: Prepared) -> dict[str, Any]:
-    if ready.folder is None:
+    if ready.weights is None:
         return {"backend": "fake"}
-    from runner.models.tensors import weights_hash
-
     conf = ready.config.conf.model
-    return {"path": conf.path, "revision": conf.revision, "weights": weights_hash(ready.folder)}
+    return {"path": conf.path, "revision": conf.revision, "weights": ready.weights}
 
 
 def scope(ready: Prepared) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import datetime
 import logging
 import sqlite3
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,15 @@ class Prepared:
         from runner.models.tensors import context_length
 
         return context_length(self.model_config)
+
+    @cached_property
+    def weights(self) -> str | None:
+        """The fingerprint of the model's files, which reads a part of them; None for the fake engine."""
+        if self.folder is None:
+            return None
+        from runner.models.tensors import weights_hash
+
+        return weights_hash(self.folder)
 
     @property
     def rows(self) -> int:

@@ -22,12 +22,13 @@ ANNOTATIONS = ("title", "description", "default", "examples", "$comment", "depre
 def read_json(text: str) -> Any:
     """A JSON text's value; ValueError for what Python would change: names that occur twice, infinity."""
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_float=_number, parse_constant=_number)
+        return json.loads(text, object_pairs_hook=once_each, parse_float=_number, parse_constant=_number)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of these names and values; ValueError for a name that occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

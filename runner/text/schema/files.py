@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import yaml
 
 from runner.bare import read_yaml, schema
+from runner.text.schema.check import once_each
 from runner.types import UserError
 
 
@@ -42,7 +43,7 @@ def _parse(key: str, name: str, path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
         try:
-            return json.loads(text, object_pairs_hook=_once)
+            return json.loads(text, object_pairs_hook=once_each)
         except json.JSONDecodeError as problem:
             if path.suffix.lower() == ".json":
                 raise UserError(key, f"{path} is not JSON: {problem}", value=name) from problem
@@ -52,14 +53,6 @@ def _parse(key: str, name: str, path: Path) -> Any:
         first = str(getattr(problem, "problem", None) or problem).splitlines()[0]
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(key, f"{path}{line} is neither JSON nor YAML: {first}", value=name) from problem
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(one for one in names if names.count(one) > 1)!r} occurs twice in one object")
-    return found
 
 
 def _no_document(key: str, name: str, document: Any) -> Any:
