@@ -14,12 +14,14 @@ from runner.config.load import Config, load_config
 from runner.data.stdin import STDIN
 from runner.engine.weights import keeping
 from runner.night.link import Link
+from runner.results.status import accuracy_of
 from runner.session.drive import drive
 from runner.session.finish import exit_code
 from runner.session.prepare import prepare
 from runner.session.session import JobRun
 from runner.signals import Stop
 from runner.types import EXIT_OK, UserError
+from runner.words import aligned
 
 _HEAD = ("run", "rows", "errors", "accuracy", "rows/s", "output")
 _LONGEST = 40  # characters of a value in a name
@@ -121,15 +123,7 @@ def worst(swept: Sequence[Swept]) -> int:
 
 def as_table(swept: Sequence[Swept]) -> str:
     """A line for each run, and one for each error."""
-    cells = [_HEAD, *map(_cells, swept)]
-    widths = [max(len(row[at]) for row in cells) for at in range(len(_HEAD))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if at in (0, 5) else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
+    lines = aligned([_HEAD, *map(_cells, swept)], left=(0, 5))
     return "\n".join([*lines, *(f"{one.label}: {one.error}" for one in swept if one.error)])
 
 
@@ -138,10 +132,8 @@ def _cells(one: Swept) -> tuple[str, ...]:
     label = one.label if len(one.label) <= 2 * _LONGEST else f"{one.label[: 2 * _LONGEST]}…"
     if found is None:
         return (label, "failed", "", "", "", str(one.run_dir))
-    evaluation = found.get("evaluation")
-    accuracy = evaluation.get("accuracy") if isinstance(evaluation, dict) else None
-    value = accuracy.get("value") if isinstance(accuracy, dict) else accuracy
-    known = f"{value:.3f}" if isinstance(value, int | float) else ""
+    accuracy = accuracy_of(found)
+    known = f"{accuracy:.3f}" if accuracy is not None else ""
     speed = f"{found['rows_per_s']:,.1f}" if found["rows_per_s"] else ""
     return (label, f"{found['finished']:,}", f"{found['errors']:,}", known, speed, str(one.run_dir))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 _HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
@@ -69,6 +70,18 @@ def size(count: int) -> str:
 def speed(a_second: float) -> str:
     """``12.5 rows/s``, and below one row a second ``30.0 rows/min``."""
     return f"{60 * a_second:,.1f} rows/min" if 0 < a_second < 1 else f"{a_second:,.1f} rows/s"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
+    """A table's lines: the columns with these numbers to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if at in left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def clock(at: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from runner.results.perplexity import Estimate
+from runner.words import aligned
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,7 @@ def _number(value: float | None, form: str) -> str:
 
 def as_text(variants: Sequence[Variant]) -> str:
     """Columns for a terminal; names to the left, numbers to the right. Columns that say nothing are left out."""
-    table = _shown(variants)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *_right(row[1:], widths[1:])]).rstrip() for row in table]
-    return "\n".join([*lines, "", *_methods(variants)])
+    return "\n".join([*aligned(_shown(variants), left=(0,)), "", *_methods(variants)])
 
 
 def as_markdown(variants: Sequence[Variant]) -> str:
@@ -108,10 +106,6 @@ def _methods(variants: Sequence[Variant]) -> list[str]:
 def _shown(variants: Sequence[Variant]) -> list[tuple[str, ...]]:
     columns = zip(HEAD, *rows(variants), strict=True)
     return list(zip(*(column for column in columns if any(column[1:])), strict=True))
-
-
-def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
 
 
 def as_json(variants: Sequence[Variant]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -125,3 +126,10 @@ def _best(cached: float | None, missed: float | None) -> float | None:
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def accuracy_of(figures: Mapping[str, Any]) -> float | None:
+    """The accuracy among what a run ended with; a job of one's own may mean something else by the names."""
+    evaluation = figures.get("evaluation")
+    accuracy = evaluation.get("accuracy") if isinstance(evaluation, dict) else None
+    return accuracy if isinstance(accuracy, int | float) else None

@@ -11,12 +11,12 @@ from typing import Any, TypedDict, cast
 from runner.checkpoint.database import DATABASE, IDENTITY
 from runner.console import say
 from runner.results.run import Run
-from runner.results.status import Status
+from runner.results.status import Status, accuracy_of
 from runner.types import UserError
-from runner.words import age, count_of, escaped, first_line, size
+from runner.words import age, aligned, count_of, escaped, first_line, size
 
 COLUMNS = ("name", "job", "model", "state", "rows", "errors", "speed", "age", "size", "accuracy")
-NUMBERS = ("rows", "errors", "speed", "age", "size", "accuracy")
+LEFT = range(4)  # those that are no numbers
 
 
 class Summary(TypedDict):
@@ -91,8 +91,7 @@ def _accuracy(run: Run, status: Status) -> float | None:
     """As computed when the run ended; None if rows have changed since."""
     found = run.figures or {}
     same = all(found.get(name) == status.get(name) for name in ("finished", "errors"))
-    evaluation = found.get("evaluation") if same else None
-    return evaluation.get("accuracy") if isinstance(evaluation, dict) else None
+    return accuracy_of(found) if same else None
 
 
 def _job(run: Run) -> str | None:
@@ -117,14 +116,10 @@ def show_runs(found: Sequence[Summary]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     room = shutil.get_terminal_size((1000, 24)).columns - sum(widths) - 2 * len(widths)
     model = COLUMNS.index("model")
-    widths[model] = max(10, min(widths[model], widths[model] + room))
+    most = max(10, widths[model] + room)
     for row in rows:
-        row[model] = shortened(row[model], widths[model])
-        texts = [
-            text.rjust(width) if name in NUMBERS else text.ljust(width)
-            for name, text, width in zip(COLUMNS, row, widths, strict=True)
-        ]
-        say("  ".join(texts).rstrip())
+        row[model] = shortened(row[model], most)
+    say("\n".join(aligned(rows, LEFT)))
 
 
 def shortened(text: str, width: int) -> str:
