@@ -31,7 +31,7 @@ from runner.engine.conf import EngineConf
 from runner.keys import check_keys
 from runner.machine import device
 from runner.models import resolve
-from runner.models.recipes import ModelConf, model_path
+from runner.models.recipes import ModelConf
 from runner.models.wheels import fetch_wheel
 from runner.session.preflight import check
 from runner.session.prepare import prepare
@@ -65,7 +65,7 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
         raise UserError("benchmark needs a model: engine.backend=fake has none")
     if conf.benchmark.against and conf.engine.max_kv_size:
         raise UserError("engine.max_kv_size affects rowmill only: leave it out with benchmark.against")
-    folder = resolve.resolve(model_path(conf.model), conf.model.revision, conf.offline)
+    folder = resolve.model_folder(conf.model, conf.offline)
     environment = dict(os.environ)  # without what preparing a device changes: each engine's process does that itself
     _check_memory(conf, folder)
     if conf.benchmark.workload == "card":

@@ -57,17 +57,23 @@ def run_convert(overrides: Sequence[str], config_dir: str | None = None) -> Conv
         raise UserError("convert needs a model: model.path=openai/gpt-oss-20b, a folder, or model=gpt_oss_20b_q4g32")
     bits = conf.convert.bits or conf.model.bits or DEFAULT_BITS
     group_size = conf.convert.group_size or conf.model.group_size or DEFAULT_GROUP_SIZE
-    folder = Path(conf.convert.folder or converted_folder(base, bits, group_size)).expanduser()
+    adapter = conf.model.adapter
+    folder = Path(conf.convert.folder or converted_folder(base, bits, group_size, adapter)).expanduser()
     if folder.exists():
         raise UserError(f"{folder} exists already: use it (model.path={folder}), delete it, or set convert.folder=...")
     _make_parent(folder)
     source = resolve.resolve(base, conf.model.revision, conf.offline, also=CARD_FILES)
+    source = resolve.with_adapter(source, adapter, conf.offline)
     from runner.machine import device
 
     found = device.set_up(conf.engine.backend if conf.engine.backend != "fake" else "auto")
     machine = f"{found.name} ({found.kind}), {platform.system()} {platform.machine()}"
     limit = Budget.of(conf.engine, found).limit
-    return convert(source, folder, bits, group_size, lambda done: model_card(done, base, source, machine), limit)
+
+    def card(done: Converted) -> str:
+        return model_card(done, base, source, machine, adapter)
+
+    return convert(source, folder, bits, group_size, card, limit)
 
 
 def _make_parent(folder: Path) -> None:

@@ -12,8 +12,8 @@ from jobs.convert.quantise import Converted, Precision
 _VERSIONS = ("rowmill", "mlx", "mlx-lm")
 
 
-def model_card(done: Converted, base: str, source: Path, machine: str) -> str:
-    """The README.md of ``done``, with the front matter that the hub reads. ``base``: a hub id or a folder."""
+def model_card(done: Converted, base: str, source: Path, machine: str, adapter: str | None = None) -> str:
+    """The README.md of ``done``, with the front matter that the hub reads. ``base``, ``adapter``: ids or folders."""
     licence = licence_of(source)
     name = f"{Path(base.rstrip('/')).name}, MLX {done.bits}-bit, group size {done.group_size}"
     front = ["library_name: mlx", "pipeline_tag: text-generation", f"license: {licence or 'unknown'}"]
@@ -27,7 +27,7 @@ def model_card(done: Converted, base: str, source: Path, machine: str) -> str:
         f"Made by `rowmill convert` from `{base}`: affine quantisation, {done.bits} bits in groups of "
         f"{done.group_size}. Weights that the base model has in another quantisation were dequantised first.",
         "",
-        *_table(("", ""), _facts(done, base, licence)),
+        *_table(("", ""), _facts(done, base, adapter, licence)),
         "",
         "Kept in higher precision:",
         "",
@@ -61,9 +61,10 @@ def licence_of(source: Path) -> str | None:
     return None
 
 
-def _facts(done: Converted, base: str, licence: str | None) -> list[tuple[str, str]]:
+def _facts(done: Converted, base: str, adapter: str | None, licence: str | None) -> list[tuple[str, str]]:
     return [
         ("Base model", f"`{base}`"),
+        *([("Adapter, fused", f"`{adapter}`")] if adapter else []),
         ("Licence", licence or "not stated in the files: see the base model"),
         ("Bits, group size", f"{done.bits}, {done.group_size}"),
         ("Bits per weight, including scales", f"{done.bits_per_weight:.3f}"),

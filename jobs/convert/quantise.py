@@ -18,6 +18,7 @@ from runner.cache import sync_files
 from runner.checkpoint.lease import LOCK, Lease
 from runner.disk import disk_errors
 from runner.keys import key
+from runner.models import adapters
 from runner.models.tensors import Tensor, read_tensors, weight_count
 from runner.models.transfer import Bar
 from runner.types import UserError
@@ -130,6 +131,7 @@ def quantise(model: Any, config: dict[str, Any], bits: int, group_size: int) -> 
     from mlx_lm.utils import dequantize_model, quantize_model
 
     dequantize_model(model)
+    adapters.fuse(model)
     _to_half(model)
     plain = {name: value for name, value in config.items() if name not in ("quantization", "quantization_config")}
     with contextlib.redirect_stdout(io.StringIO()):  # it prints; what it says is measured below

@@ -53,7 +53,6 @@ from runner.data.source import open_source
 from runner.data.stdin import STDIN
 from runner.disk import disk_errors, write_text
 from runner.keys import check_keys
-from runner.models.recipes import model_path
 from runner.night.link import Link
 from runner.night.notify import check_notify
 from runner.night.schedule import check_schedule
@@ -175,7 +174,7 @@ def prepare(asked: Asked, composed: Composed, run_dir: Path, new_name: str | Non
 
     source = open_source(conf.dataset, conf.offline, run_dir, job_folders(asked.config_dir), conf.modules)
     column = text_column(source, conf.perplexity.column)
-    folder = resolve.resolve(model_path(conf.model), conf.model.revision, conf.offline)
+    folder = resolve.model_folder(conf.model, conf.offline)
     found = device.set_up(conf.engine.backend)
     config = resolve.read_config(folder)
     tokenizer = weights.load_tokenizer(folder, config)

@@ -144,6 +144,7 @@ class PerplexityRun:
             "model": {
                 "path": conf.model.path,
                 "revision": conf.model.revision,
+                **({"adapter": conf.model.adapter} if conf.model.adapter else {}),
                 "weights": weights_hash(self.folder),
             },
             "tokens": len(self.tokens),

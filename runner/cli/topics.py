@@ -55,6 +55,7 @@ TOPICS = {
     "own-reader": Topic("a reader of your own in Python", ("runner.data.readers.own",)),
     "prompt": Topic("how a row becomes a prompt: templates, examples", ("runner.text.prompter",), ("prompt",)),
     "model": Topic("which models run: names, files, hub ids, recipes", ("runner.models.resolve",), ("model",)),
+    "adapters": Topic("a model and what you trained on top of it", ("runner.models.adapters",)),
     "engine": Topic("device, batches, memory, sampling", (), ("engine",)),
     "output": Topic("the files of a run and their columns", ("runner.results.run",), ("output", "checkpoint")),
     "night": Topic("hours, pauses, notifications", ("runner.night",), ("schedule", "notify")),
@@ -74,7 +75,7 @@ ALIASES = {
     **{"prompts": "prompt", "models": "model", "job": "jobs", "own job": "own-job", "own folder": "own-folder"},
     **{"schedule": "night", "notify": "night", "checkpoint": "output", "columns": "output", "configuration": "config"},
     **{"exit codes": "exit", "codes": "exit", "messages": "errors", "kill": "resume", "sampling": "engine"},
-    **{"folder": "own-folder"},
+    **{"folder": "own-folder", "adapter": "adapters", "lora": "adapters"},
 }
 _OTHER_GROUPS = {  # of commands other than run
     "convert": ("jobs.convert", "ConvertConf"),

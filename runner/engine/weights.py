@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.machine.device import Device
+from runner.models import adapters
 from runner.models.resolve import read_config
 from runner.types import UserError
 from runner.words import first_line
@@ -47,6 +48,7 @@ def load(folder: Path, device: Device, limit: int | None = None) -> tuple[Any, d
     model, config = load_lazily(folder)
     if device.kind == "cpu":
         _to_float32(model)
+    adapters.fuse(model)
     limit = device.memory_bytes if limit is None else limit
     _check_memory(folder, model, limit, device.kind)
     if device.kind == "cuda":
@@ -80,7 +82,10 @@ def load_plain_tokenizer(folder: Path) -> Any:
 
 
 def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The model as its folder holds it, and its configuration; tensors are read when used. Raises UserError."""
+    """The model as its folder holds it, with its adapter, and its configuration; tensors are read when used.
+
+    Raises UserError.
+    """
     from mlx_lm.utils import load_model
 
     read_config(folder)
@@ -92,6 +97,7 @@ def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
         unable = "not supported" in str(error) or "trust_remote_code" in str(error)
         reason = "mlx-lm cannot run it" if unable else "it is damaged or incomplete"
         raise UserError(f"{folder}: {reason}: {first_line(error)}", exit_code=3 if unable else 2) from error
+    adapters.apply(loaded[0], folder)
     return loaded
 
 

@@ -150,10 +150,9 @@ def open_engine(spec: Spec) -> tuple[Engine, Hello]:
         return engine, hello_of(None)
     from runner.engine.weights import load_tokenizer
     from runner.machine.device import set_up
-    from runner.models.recipes import model_path
-    from runner.models.resolve import read_config, resolve
+    from runner.models.resolve import model_folder, read_config
 
-    folder = resolve(model_path(spec.model), spec.model.revision, spec.offline)
+    folder = model_folder(spec.model, spec.offline)
     device = set_up(spec.engine.backend)
     prompter = _prompter(spec, load_tokenizer(folder, read_config(folder)))
     engine = open_mlx_engine(folder, device, spec.engine, prompter, spec.share)

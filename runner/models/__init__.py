@@ -1,6 +1,7 @@
 """A model's files on this disk: found, fetched, converted from GGUF, measured.
 
 Modules:
+adapters  An adapter trained on a model, as mlx-lm's LoRA trainer or PEFT saves it, as part of the model's layers.
 blocks    The tensors of a GGUF file as MLX holds them: in groups of 32 where that is exact, as plain numbers otherwise.
 gguf      A GGUF file rewritten as the kind of model folder that mlx-lm loads.
 hub       Models from the hub, in the hub client's own cache: disk space is checked first, cut-off downloads resume.

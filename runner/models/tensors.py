@@ -105,13 +105,13 @@ def context_length(config: dict[str, Any]) -> int | None:
 
 
 def weights_hash(folder: Path) -> str:
-    """A fingerprint of the model's configuration, tokenizer and weights, independent of where they lie and their dates.
+    """A fingerprint of a model's configuration, tokenizer, weights and adapter, wherever they lie and whenever made.
 
     Files up to 1 GiB count whole; of larger ones the size, the first block (which holds the tensors' names, types
     and shapes) and 255 more blocks of 64 KiB spread evenly, so that 20 GB take well under a second.
     """
     digest = hashlib.sha256()
-    patterns = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+    patterns = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "adapter/*")
     for path in sorted({p for pattern in patterns for p in folder.glob(pattern)}, key=lambda p: p.name):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         for block in _blocks(path):

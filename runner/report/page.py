@@ -149,6 +149,7 @@ def _what(figures: Figures) -> list[tuple[str, str]]:
     facts = {
         "job": (identity.get("job") or {}).get("_target_"),
         "model": without_hashes(str(model.get("path") or model.get("backend"))),
+        "adapter": model.get("adapter"),
         "revision": provenance.get("commit") or model.get("revision"),
         "weights": model.get("weights"),
         "quantisation": _pairs(provenance.get("quantization")),

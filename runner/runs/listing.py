@@ -102,12 +102,12 @@ def _job(run: Run) -> str | None:
 
 
 def _model(run: Run) -> str | None:
-    """The end of the model's path, which tells models apart; ``fake`` for the engine that needs none."""
+    """The end of the model's path, and of its adapter's; ``fake`` for the engine that needs no model."""
     if run.identity.get("model", {}).get("backend") == "fake":
         return "fake"
     conf = run.config.get("model") or {}
-    path = str(conf.get("path") or conf.get("base") or "").partition("#")[0]
-    return path.rstrip("/").rpartition("/")[2] or None
+    paths = (str(path or "").partition("#")[0] for path in (conf.get("path") or conf.get("base"), conf.get("adapter")))
+    return "+".join(path.rstrip("/").rpartition("/")[2] for path in paths if path) or None
 
 
 def show_runs(found: Sequence[Summary]) -> None:

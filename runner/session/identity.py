@@ -47,7 +47,8 @@ def _model(ready: Prepared) -> dict[str, Any]:
     if ready.weights is None:
         return {"backend": "fake"}
     conf = ready.config.conf.model
-    return {"path": conf.path, "revision": conf.revision, "weights": ready.weights}
+    adapter = {"adapter": conf.adapter} if conf.adapter else {}
+    return {"path": conf.path, "revision": conf.revision, **adapter, "weights": ready.weights}
 
 
 def scope(ready: Prepared) -> dict[str, Any]:

@@ -158,9 +158,8 @@ def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, A
     from runner.engine import weights
     from runner.machine import device
     from runner.models import resolve
-    from runner.models.recipes import model_path
 
-    folder = resolve.resolve(model_path(conf.model), conf.model.revision, conf.offline)
+    folder = resolve.model_folder(conf.model, conf.offline)
     model_config = resolve.read_config(folder)
     if conf.fleet.kind != "none":
         return folder, model_config, weights.load_plain_tokenizer(folder), None

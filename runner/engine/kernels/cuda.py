@@ -22,6 +22,7 @@ from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.utils import dequantize_model
 
 from runner.engine.kernels import cuda_experts
+from runner.models import adapters
 
 log = logging.getLogger("rowmill")
 
@@ -49,14 +50,20 @@ def prepare(model: Any, memory_bytes: int) -> None:
     if dense and kept + dense <= MEMORY_SHARE * memory_bytes:
         log.info("dequantising the weights: %.1f GB", dense / 1e9)
         for layer in model.layers:  # one after the other: both forms of all of them need not fit
-            mx.eval(dequantize_model(layer).parameters())
-        mx.eval(dequantize_model(model).parameters())
+            mx.eval(_dense(layer).parameters())
+        mx.eval(_dense(model).parameters())
     for module, name, child in experts:
         setattr(module, name, AllExperts(child))
     for _, module in model.named_modules():
         for names in TOGETHER:
             join(module, names)
         fold_factor(module)
+
+
+def _dense(module: Any) -> Any:
+    dequantize_model(module)
+    adapters.fuse(module)
+    return module
 
 
 def join(module: Any, names: tuple[str, ...]) -> None:

@@ -1,0 +1,193 @@
+"""model.adapter: LoRA and DoRA as mlx-lm and PEFT save them, in every layer's weights or beside quantised ones."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import rowmill
+from mlx.utils import tree_flatten
+
+from runner.engine import weights
+from runner.machine.device import Device, set_up
+from runner.models.adapters import beside
+from runner.models.resolve import read_config, with_adapter
+from runner.models.tensors import weights_hash
+from runner.types import UserError
+from tests.support.tiny import save_tiny_llama, tiny_folder
+
+TOKENS = mx.array([[5, 3, 8, 1, 7]])
+PLACES = {"self_attn.q_proj": (64, 64), "mlp.down_proj": (64, 64)}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+
+
+def draw(shape, seed):
+    return 0.3 * mx.random.normal(shape, key=mx.random.key(seed))
+
+
+def peft(folder, places=PLACES, config=None, rank=4, more=None, alpha=8):
+    """An adapter as PEFT saves it, its config's further keys and further tensors."""
+    folder.mkdir()
+    tensors = dict(more or {})
+    for number, (place, (rows, columns)) in enumerate(places.items()):
+        name = f"base_model.model.model.layers.0.{place}"
+        tensors[f"{name}.lora_A.weight"] = draw((rank, columns), number)
+        tensors[f"{name}.lora_B.weight"] = draw((rows, rank), 100 + number)
+    mx.save_safetensors(str(folder / "adapter_model.safetensors"), tensors)
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "base_model_name_or_path": "acme/base"} | (
+        config or {}
+    )
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def weights_of(folder):
+    """Of each layer, dequantised, in float32: what a CPU computes with."""
+    model, _ = weights.load(folder, set_up("cpu"))
+    return {name: np.array(value, np.float32) for name, value in tree_flatten(model.parameters())}
+
+
+@pytest.mark.parametrize("quantise", [False, True])
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({}, 2.0),
+        ({"use_rslora": True}, 4.0),
+        ({"alpha_pattern": {"q_proj": 12}}, {"self_attn.q_proj": 3.0, "mlp.down_proj": 2.0}),
+    ],
+)
+def test_weights_with_pefts_lora_are_w_plus_scale_b_a(tmp_path, quantise, config, scale):
+    tiny_folder(tmp_path / "base", quantise)
+    plain = weights_of(tmp_path / "base")
+    adapted = weights_of(beside(tmp_path / "base", peft(tmp_path / "lora", config=config)))
+    assert plain.keys() == adapted.keys()
+    for name, value in plain.items():
+        place = name.removeprefix("model.layers.0.").removesuffix(".weight")
+        wanted = value
+        if place in PLACES:
+            number = list(PLACES).index(place)
+            factor = scale[place] if isinstance(scale, dict) else scale
+            b, a = np.array(draw((64, 4), 100 + number)), np.array(draw((4, 64), number))
+            wanted = value + factor * (b @ a)
+        np.testing.assert_allclose(adapted[name], wanted, atol=2e-6, err_msg=name)
+
+
+def test_pefts_dora_makes_each_row_as_long_as_it_says(tmp_path):
+    tiny_folder(tmp_path / "base", quantise=True)
+    place = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"
+    lengths = mx.arange(1, 65).astype(mx.float32)
+    lora = peft(tmp_path / "dora", {"self_attn.q_proj": (64, 64)}, {"use_dora": True}, more={place: lengths})
+    found = weights_of(beside(tmp_path / "base", lora))["model.layers.0.self_attn.q_proj.weight"]
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.arange(1, 65), rtol=1e-5)
+
+
+def test_layers_that_peft_saved_whole_replace_the_models(tmp_path):
+    tiny_folder(tmp_path / "base", quantise=True)
+    head = draw((9, 64), 7)
+    lora = peft(tmp_path / "lora", more={"base_model.model.lm_head.weight": head})
+    tied = beside(tmp_path / "base", lora)
+    with pytest.raises(UserError, match="the model has no lm_head") as error:
+        weights_of(tied)
+    assert "it was trained on acme/base" in str(error.value) and error.value.key == "model.adapter"
+    (tmp_path / "untied").mkdir()
+    tiny_folder(tmp_path / "untied" / "base", quantise=True, tie_word_embeddings=False)
+    found = weights_of(beside(tmp_path / "untied" / "base", lora))["lm_head.weight"]
+    np.testing.assert_array_equal(found, np.array(head.astype(mx.bfloat16).astype(mx.float32)))
+
+
+def test_beside_quantised_weights_the_adapter_stays_as_it_was_learned(tmp_path):
+    """On Metal and CUDA; what is computed is the same to the rounding of bfloat16."""
+    tiny_folder(tmp_path / "base", quantise=True)
+    folder = beside(tmp_path / "base", peft(tmp_path / "lora"))
+    exact, _ = weights.load(folder, set_up("cpu"))
+    kept, _ = weights.load(folder, Device("metal", "a Mac", None, 1 << 34))
+    layer = kept.layers[0].self_attn.q_proj
+    assert type(layer).__name__ == "LoRALinear" and layer.linear.bits == 4
+    np.testing.assert_allclose(np.array(kept(TOKENS).astype(mx.float32)), np.array(exact(TOKENS)), rtol=0.1, atol=0.1)
+
+
+BROKEN = {
+    "no adapter_config.json": lambda folder: (folder / "adapter_config.json").unlink(),
+    "neither mlx-lm's nor PEFT's": lambda folder: (folder / "adapter_config.json").write_text("{}"),
+    "cannot be read": lambda folder: (folder / "adapter_config.json").write_text("{"),
+    "PEFT's IA3": lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
+    "lora_bias": lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_bias": true}'),
+    "no adapter_model.safetensors": lambda folder: (folder / "adapter_model.safetensors").unlink(),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_folder_that_holds_no_usable_adapter_is_refused_before_weights_load(tmp_path, what):
+    tiny_folder(tmp_path / "base")
+    folder = peft(tmp_path / "lora")
+    BROKEN[what](folder)
+    with pytest.raises(UserError, match=what) as error:
+        beside(tmp_path / "base", folder)
+    assert error.value.key == "model.adapter" and error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("places", "what"),
+    [
+        ({"self_attn.q_proj": (64, 32)}, r"q_proj is \[64, 64\]"),
+        ({"mlp.experts": (64, 64)}, "no model.layers.0.mlp.experts"),
+        ({"input_layernorm": (64, 64)}, "RMSNorm, to which nothing can be added"),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused_with_the_layer(tmp_path, places, what):
+    tiny_folder(tmp_path / "base", quantise=True)
+    with pytest.raises(UserError, match=what):
+        weights_of(beside(tmp_path / "base", peft(tmp_path / "lora", places)))
+
+
+def test_a_models_fingerprint_counts_its_adapters_bytes_and_not_their_place(tmp_path):
+    tiny_folder(tmp_path / "base")
+    first, second = peft(tmp_path / "lora"), peft(tmp_path / "moved")
+    prints = {weights_hash(tmp_path / "base"), weights_hash(beside(tmp_path / "base", first))}
+    assert weights_hash(beside(tmp_path / "base", second)) in prints and len(prints) == 2
+    other = peft(tmp_path / "other", alpha=16)
+    assert weights_hash(beside(tmp_path / "base", other)) not in prints
+    assert with_adapter(tmp_path / "base", None) == tmp_path / "base"
+
+
+def test_label_export_train_label_again_and_diff(tmp_path, monkeypatch, capsys):
+    """The loop of ``rowmill help adapters``, with mlx-lm's own trainer and its own inference as the reference."""
+    from mlx_lm.utils import load
+
+    from runner.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    save_tiny_llama(Path("base"))
+    rows = [f"row {number},{'ham' if number % 2 else 'spam'}" for number in range(12)]
+    Path("rows.csv").write_text("\n".join(["text,kind", *rows]))
+    words = ["dataset=csv", "dataset.path=rows.csv", "job=label", "job.labels=[ham,spam]", "prompt.user={{ text }}?"]
+    words += ["model.path=base", "prompt.chat=false", "engine.backend=cpu", "dataset.gold=kind"]
+    rowmill.run([*words, "run_name=before"])
+    assert main(["export", "outputs/before", "data/train.jsonl", "--format", "chat", "--validation", "0.3"]) == 0
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    (tmp_path / "base" / "chat_template.jinja").write_text(template)
+    given = "--train --model base --data data --adapter-path trained --iters 6 --batch-size 1 --num-layers 2"
+    train = [sys.executable, "-m", "mlx_lm", "lora", *given.split(), "--val-batches", "0", "--learning-rate", "0.01"]
+    subprocess.run(train, check=True, capture_output=True)  # of its own: a run's activations have no gradients
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    figures = rowmill.run([*words, "run_name=after", "model.adapter=trained"])
+    assert figures["errors"] == 0
+    assert main(["diff", "outputs/before", "outputs/after"]) == 0
+    folder = with_adapter(Path("base"), "trained")
+    ours, _ = weights.load(folder, set_up("cpu"))
+    theirs = load("base", adapter_path="trained")[0]
+    np.testing.assert_allclose(np.array(ours(TOKENS)), np.array(theirs(TOKENS)), atol=2e-4)
+    assert np.abs(np.array(ours(TOKENS)) - np.array(load("base")[0](TOKENS))).max() > 0.01
+    identity = rowmill.open_run("outputs/after").identity["model"]
+    assert (
+        identity["adapter"] == "trained"
+        and identity["weights"] != rowmill.open_run("outputs/before").identity["model"]["weights"]
+    )
+    assert read_config(folder)["model_type"] == "llama"
