@@ -64,6 +64,7 @@ generate      The job ``generate``: one free completion a row, or several.
 label         The job ``label``: one of a fixed set of labels for each row, with its probability.
 openai_batch  The job ``openai_batch``: the requests of an OpenAI batch file, each with its own messages and parameters.
 perplexity    The command ``perplexity``: from overrides to windows in a checkpoint to a table of variants.
+spans         The job ``spans``: mentions of some kinds in each row's text, with their exact places.
 summarize     The job ``summarize``: summaries of documents of any length, from summaries of their parts.
 sweep         ``rowmill run -m``: runs that differ in some keys, one after the other, on one resident model if they can.
 synthesize    The job ``synthesize``: new rows until enough are accepted, each drawn, written, filtered and compared.

@@ -42,7 +42,7 @@ class Topic:
     groups: tuple[str, ...] = ()
 
 
-JOBS = ("label", "generate", "summarize", "synthesize", "openai_batch")
+JOBS = ("label", "spans", "generate", "summarize", "synthesize", "openai_batch")
 TOPICS = {
     "config": Topic("every key of the configuration"),
     "jobs": Topic("what can be done with each row"),

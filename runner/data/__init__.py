@@ -4,7 +4,7 @@ Modules:
 cells    Cells as Python values, those that Python cannot hold included.
 columns  Rows of JSON values as Arrow columns, and each row's own values back again.
 conf     The group ``dataset`` of the configuration: which rows to read.
-gold     Right answers: which label a cell of the gold column means.
+gold     Right answers: which label, or which spans, a cell of the gold column means.
 kept     The input columns that go into the output: which, under what names, and whether `datasets` can load them.
 layout   Arrow data checked before a cell is read: offsets and indices that lead outside of their buffers.
 load     The files of a data set: where they lie, the hash of their contents, and whether they have changed.

@@ -1,24 +1,30 @@
-"""Right answers: which label a cell of the gold column means.
+"""Right answers: which label, or which spans, a cell of the gold column means.
 
 A cell is a label's name or, where ``dataset.classes`` or the data set itself names its classes, the number of one. A
 number may be written as 1, 1.0 or "1", a yes or no as JSON's true and false or as Python's True and False. There is no
 right answer where the cell is null, empty or not a number, cannot be read, or is -1, which data sets of the hub have
 for it; unless a label is called so.
+
+Spans are a list of ``{start, end, kind}``, or of ``[start, end, kind]``, or its JSON; ``{entities: [...]}`` around it
+is what spaCy writes, ``value`` around each what Label Studio does. No span is an empty list, null is no right answer.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from runner.data.cells import values
 from runner.types import UnreadableCell, UserError
 
+_KINDS = ("kind", "label", "type", "entity_group", "entity", "tag", "labels")  # what the kind of a span is called
+_NO_SPANS = "it is no list of spans such as {start: 0, end: 5, kind: person}"
 _WHOLE = re.compile(r"(-?[0-9]{1,9})(\.0+)?")
 
 
@@ -66,3 +72,56 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, float | Decimal):
         return int(value) if math.isfinite(value) and value == int(value) else None
     return int(value) if isinstance(value, int) else None
+
+
+class GoldSpan(NamedTuple):
+    """``text[start:end]`` is of the ``kind``."""
+
+    start: int
+    end: int
+    kind: str
+
+
+def gold_spans(value: Any, text: str | None = None) -> list[GoldSpan] | None:
+    """The spans that a cell means, in the order of the text and each once; None for no right answer.
+
+    ValueError for what is none: with the ``text`` also for spans outside of it, or that are not the words they say.
+    """
+    if value is None or isinstance(value, UnreadableCell) or value != value:  # NaN
+        return None
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(f"{_NO_SPANS}: {value!r:.80}") from None
+    if isinstance(value, Mapping):
+        value = value.get("entities", value.get("spans"))
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{_NO_SPANS}: {value!r:.80}")
+    return sorted({_span(one, text) for one in value})
+
+
+def _span(one: Any, text: str | None) -> GoldSpan:
+    fields: Mapping[str, Any] = {}
+    if isinstance(one, Mapping):
+        fields = one["value"] if isinstance(one.get("value"), Mapping) else one
+        kind = next((fields[name] for name in _KINDS if fields.get(name)), None)
+        found = (fields.get("start"), fields.get("end"), kind)
+    else:
+        found = tuple(one) if isinstance(one, list | tuple) and len(one) == 3 else (None, None, None)
+    start, end, kind = found
+    kind = kind[0] if isinstance(kind, list | tuple) and len(kind) == 1 else kind
+    start, end = _whole(start), _whole(end)
+    if start is None or end is None or not isinstance(kind, str):
+        raise ValueError(f"it is no span such as {{start: 0, end: 5, kind: person}}: {one!r:.80}")
+    if not 0 <= start < end:
+        raise ValueError(f"a span from {start} to {end} has no characters")
+    if text is not None:
+        if end > len(text):
+            raise ValueError(f"a span ends at {end}, and the text has {len(text)} characters")
+        said = fields.get("text")
+        if isinstance(said, str) and said != text[start:end]:
+            raise ValueError(f"{text[start:end]!r} stands from {start} to {end}, not {said!r}")
+    return GoldSpan(start, end, kind)

@@ -16,7 +16,7 @@ moved, ``--data PATH`` says where it is now.
     ``openai-batch``: Results as the OpenAI Batch API writes them, errors in a file beside them.
 
 Modules:
-annotate  Labels and texts as pre-annotations, for people to check: tasks for Label Studio, records for Argilla.
+annotate  Labels, spans and texts as pre-annotations, for people to check: tasks for Label Studio, records for Argilla.
 files     Rows as a file: Parquet, JSON lines, CSV or an SQLite database, written beside its place and renamed.
 hub       A run as a data set on the Hugging Face hub: Parquet files and a card that says how they were made.
 openai    Results as the OpenAI Batch API writes them: a file of responses and one of errors, an object a request.

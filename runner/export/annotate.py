@@ -1,8 +1,8 @@
-"""Labels and texts as pre-annotations, for people to check: tasks for Label Studio, records for Argilla.
+"""Labels, spans and texts as pre-annotations, for people to check: tasks for Label Studio, records for Argilla.
 
 Label Studio's format is that of its guide "Import pre-annotated data": ``data``, and ``predictions`` whose results name
 the tags of the labelling configuration, which is written beside the tasks. Argilla's is what ``records.from_json``
-reads: ``fields`` and ``suggestions`` by question. Both are one JSON list.
+reads: ``fields`` and ``suggestions`` by question. Both are one JSON list. Spans are counted in characters by both.
 """
 
 from __future__ import annotations
@@ -26,12 +26,22 @@ from runner.text.templates import Template
 from runner.types import UserError
 from runner.words import did_you_mean
 
-_ANSWERS = ("label", "text", "summary", "response")  # output columns that people would check, the likeliest first
+SPANS = "spans"
+_ANSWERS = (
+    "label",
+    SPANS,
+    "text",
+    "summary",
+    "response",
+)  # output columns that people would check, the likeliest first
 
 
 @dataclass
 class Annotation:
-    """A task for people to check: the columns ``shown`` with the model's ``answer``, one of ``labels`` if any."""
+    """A task for people to check: the columns ``shown`` with the model's ``answer``, one of ``labels`` if any.
+
+    Spans are of the first column shown, and ``labels`` are then their kinds.
+    """
 
     run: Run
     shown: list[str]
@@ -49,9 +59,12 @@ class Annotation:
         if text is not None and text not in columns:
             raise UserError("--text", f"the input has no column {text!r}{did_you_mean(text, columns)}")
         shown = [text] if text is not None else _in_prompt(run, columns)
+        if answer == SPANS:
+            shown = _with_spans(run, text, columns)
         if not shown:
             raise UserError(f"--text COLUMN is needed: the prompt of {run.path} uses no column of the input")
-        return cls(run, shown, answer, _labels(run) if answer == "label" else [])
+        named = {"label": _labels, SPANS: _kinds}.get(answer)
+        return cls(run, shown, answer, named(run) if named else [])
 
     @property
     def model(self) -> str:
@@ -80,9 +93,13 @@ class Annotation:
         cell = row.get(self._kept_as.get(column, INPUT + column), row.get(column))
         return "" if cell is None else cell if isinstance(cell, str) else to_json(cell)
 
+    def spans(self, row: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """The mentions that the model found; None for a row in error, and where it looks for none."""
+        return row.get(self.answer) if self.answer == SPANS and row.get("error") is None else None
+
     def answers(self, row: dict[str, Any]) -> list[str]:
         """The model's answers, none for a row in error."""
-        said = row.get(self.answer)
+        said = None if self.answer == SPANS else row.get(self.answer)
         texts = said if isinstance(said, list) else [said]
         return [] if row.get("error") is not None else [str(text) for text in texts if text is not None]
 
@@ -110,6 +127,9 @@ def labelling_config(annotation: Annotation) -> str:
     target = f"name={quoteattr(_control(name, shown))} toName={quoteattr(shown[0])}"
     if not annotation.labels:
         return f'<View>\n{texts}  <TextArea {target} rows="4" editable="true"/>\n</View>\n'
+    if annotation.answer == SPANS:
+        kinds = "".join(f"    <Label value={quoteattr(kind)}/>\n" for kind in annotation.labels)
+        return f"<View>\n  <Labels {target}>\n{kinds}  </Labels>\n{texts}</View>\n"
     choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in annotation.labels)
     return f'<View>\n{texts}  <Choices {target} choice="single">\n{choices}  </Choices>\n</View>\n'
 
@@ -126,10 +146,13 @@ def _task(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
     data = {tag: annotation.value(row, column) for tag, column in zip(shown, annotation.shown, strict=True)}
     answers = annotation.answers(row)
     task: dict[str, Any] = {"data": data | {free_name(ROW, data): annotation.place(row)}, "predictions": []}
+    names = {"from_name": _control(annotation.tag(annotation.answer), shown), "to_name": shown[0]}
+    if (spans := annotation.spans(row)) is not None:
+        results = [{**names, "type": "labels", "value": _value(span, [span["kind"]])} for span in spans]
+        task["predictions"].append({"model_version": annotation.model, "result": results})
     if answers:
         kind = "choices" if annotation.labels else "textarea"
         value = {"choices": answers} if annotation.labels else {"text": answers}
-        names = {"from_name": _control(annotation.tag(annotation.answer), shown), "to_name": shown[0]}
         prediction = {"model_version": annotation.model, "result": [{**names, "type": kind, "value": value}]}
         if annotation.has_confidence and isinstance(row.get("confidence"), float):
             prediction["score"] = row["confidence"]
@@ -137,9 +160,16 @@ def _task(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
     return task
 
 
+def _value(span: dict[str, Any], labels: list[str]) -> dict[str, Any]:
+    return {name: span[name] for name in ("start", "end", "text")} | {"labels": labels}
+
+
 def _record(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
     fields = {annotation.tag(column): annotation.value(row, column) for column in annotation.shown}
     suggestions = {}
+    if (spans := annotation.spans(row)) is not None:
+        found = [{"start": span["start"], "end": span["end"], "label": span["kind"]} for span in spans]
+        suggestions[_control(annotation.tag(SPANS), list(fields))] = {"value": found, "agent": annotation.model}
     if answers := annotation.answers(row):
         suggestion: dict[str, Any] = {"value": answers[0], "agent": annotation.model}
         if annotation.has_confidence and isinstance(row.get("confidence"), float):
@@ -173,6 +203,24 @@ def _in_prompt(run: Run, columns: list[str]) -> list[str]:
     except UserError:
         return []
     return [name for name in columns if name in used]
+
+
+def _with_spans(run: Run, text: str | None, columns: list[str]) -> list[str]:
+    """The column that offsets count in, first, and what else the prompt is made of."""
+    found = run.config["job"].get("column", text)
+    if text is not None and text != found:
+        raise UserError("--text", f"the spans of {run.path} lie in the column {found}", value=text)
+    return [name for name in dict.fromkeys([found, *_in_prompt(run, columns)]) if name in columns]
+
+
+def _kinds(run: Run) -> list[str]:
+    """The job's kinds of spans, or those that occur."""
+    from runner.text.labels import read_labels
+
+    try:
+        return [choice.name for choice in read_labels(run.config["job"].get("kinds"), "job.kinds", 1)]
+    except UserError:  # a job of the user's own
+        return sorted({span["kind"] for row in run.rows() for span in row[SPANS] or ()})
 
 
 def _labels(run: Run) -> list[str]:

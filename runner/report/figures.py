@@ -94,7 +94,8 @@ def collect(run: Run, source: DataSource | None, known: Mapping[str, Any]) -> Fi
     else:
         run.source = source
     _read_rows(figures, run, source)
-    figures.evaluation = _ours(known, "evaluation", "confusion") or _evaluate(figures, run, source)
+    known_one = _ours(known, "evaluation", "confusion") or _ours(known, "evaluation", "partial_f1")
+    figures.evaluation = known_one or _evaluate(figures, run, source)
     figures.rouge = _ours(known, "rouge", "rows") or _score(figures, source)
     figures.diversity = _ours(known, "diversity", "copies") or _diversity(figures)
     return figures
@@ -287,12 +288,15 @@ def _add_inputs(rows: dict[int, dict[str, Any]], source: DataSource | None, job:
 
 
 def _evaluate(figures: Figures, run: Run, source: DataSource | None) -> Mapping[str, Any] | None:
-    """The evaluation of labels against the run's gold column, where both are available."""
-    if source is None or not source.conf.gold or not figures.labels:
+    """The evaluation of labels or spans against the run's gold column, where both are available."""
+    has_spans = "spans" in figures.columns.job
+    if source is None or not source.conf.gold or not (figures.labels or has_spans):
         return None
-    from runner.results.evaluate import evaluate_labels
+    from runner.results.evaluate import evaluate_labels, evaluate_run
 
     try:
+        if has_spans:
+            return evaluate_run(run.path, column="spans", kind="spans")
         return evaluate_labels(run, source, _label_names(figures))
     except (UserError, ValueError, KeyError, OSError, pa.ArrowException) as problem:
         log.warning("the report has no evaluation: %s", problem)

@@ -70,7 +70,7 @@ def _content(figures: Figures, cell: int) -> dict[str, Any]:
         "what": _what(figures),
         "prompt": _prompt(identity.get("prompt") or {}),
         "config": text_of(json.dumps(identity, indent=2, ensure_ascii=False), _CONFIG),
-        "evaluation": figures.evaluation if figures.evaluation and figures.evaluation.get("rows") else None,
+        "evaluation": figures.evaluation if (figures.evaluation or {}).get("accuracy") is not None else None,
         "verdict": verdict_of(figures),
         "tips": [text_of(tip, 400) for tip in advice(figures.evaluation or {})],
         "confusion": confusion_matrix(figures.evaluation or {}),

@@ -1,4 +1,4 @@
-"""The quality of labels, summaries and synthetic texts in a report, as names and values.
+"""The quality of labels, spans, summaries and synthetic texts in a report, as names and values.
 
 Missing figures are left out.
 """
@@ -24,6 +24,7 @@ def sections(figures: Figures) -> list[tuple[str, Facts]]:
     """Titles and their facts; those without facts are left out."""
     found = [
         ("Label quality", label_facts(figures.evaluation or {})),
+        ("Spans", span_facts(figures.evaluation or {})),
         ("Perplexity", perplexity_facts(figures)),
         ("Summaries", summary_facts(figures)),
         ("Diversity", diversity_facts(figures)),
@@ -44,6 +45,19 @@ def label_facts(evaluation: Mapping[str, Any]) -> Facts:
     ]
     if evaluation.get("abstained"):
         facts.append(("abstained", count_of(evaluation["abstained"], "row")))
+    return facts
+
+
+def span_facts(found: Mapping[str, Any]) -> Facts:
+    """How many spans are the gold ones, exactly and in part, and of which kinds."""
+    if not found.get("rows") or found.get("kind") != "spans":
+        return []
+    names = {"f1": "F1, exact", "precision": "precision, exact", "recall": "recall, exact", "partial_f1": "F1, partial"}
+    facts = [(title, _with_interval(found[name], found["intervals"][name])) for name, title in names.items()]
+    facts.append(("rows", f"{found['exact']:.1%} of {found['rows']:,} with gold are without a mistake"))
+    for kind, one in found["kinds"].items():
+        counts = f"{one['found']:,} found, {one['gold']:,} gold"
+        facts.append((kind, f"F1 {_with_interval(one['f1'], one['intervals']['f1'])}, {counts}"))
     return facts
 
 

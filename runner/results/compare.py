@@ -18,6 +18,7 @@ from runner.data.cells import records
 from runner.results.quality.columns import Golds, column_with_gold, gold_column, is_right
 from runner.results.quality.paired import paired_figures
 from runner.results.quality.shapes import PairedFigures
+from runner.results.quality.spans import are_spans, paired_spans
 from runner.results.run import Run
 from runner.results.scores import kappa
 from runner.types import UserError
@@ -118,15 +119,19 @@ def _judged(a: Run, b: Run, by: str | None, gold: str | None, column: str | None
         if gold or column:
             raise
         return None
-    rows, right = [], []
+    rows, right, answers = [], [], []
     values = _golds(a, golds)
     for row, first, second in _pairs(a, b, [judged], [], by):
         value = next(value for at, value in values if at == row)
         if golds.has(value):
             rows.append(row)
             right.append([is_right(columns[judged], value, golds) for columns in (first, second)])
+            answers.append((value, first[judged], second[judged]))
     both = np.array(right, np.bool_).reshape(-1, 2)
-    return paired_figures(judged, name, np.array(rows, np.int64), both[:, 0], both[:, 1])
+    found = paired_figures(judged, name, np.array(rows, np.int64), both[:, 0], both[:, 1])
+    if found is not None and any(are_spans(one) for _, *said in answers for one in said):
+        found["spans"] = paired_spans(*zip(*answers, strict=True))
+    return found
 
 
 def _golds(run: Run, golds: Golds) -> Iterator[tuple[int, Any]]:
@@ -249,12 +254,21 @@ def _show_gold(found: PairedFigures) -> None:
     line("accuracy", f"{a:.3f} -> {b:.3f} in {escaped(found['column'])}, on {against}")
     chance = "" if found["p"] < SURE else ": it may be chance"
     line("", f"difference {difference:+.3f} ({low:+.3f} to {high:+.3f}), McNemar's p = {found['p']:.3g}{chance}")
+    if spans := found.get("spans"):
+        _show_spans({**spans})
     for name, count, rows in (
         ("righted", found["righted"], found["righted_rows"]),
         ("broken", found["broken"], found["broken_rows"]),
     ):
         shown = f": {', '.join(map(str, rows))}{', ...' if count > len(rows) else ''}" if rows else ""
         line(name, f"{count_of(count, 'row')}{shown}")
+
+
+def _show_spans(found: dict[str, Any]) -> None:
+    for name, title, what in (("f1", "F1", "exact spans"), ("partial_f1", "", "partial ones")):
+        low, high = found[f"{name}_interval"]
+        change = f"{found[f'{name}_difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+        line(title, f"{found[f'{name}_a']:.3f} -> {found[f'{name}_b']:.3f} of {what}, difference {change}")
 
 
 def _brief(value: Any) -> str:

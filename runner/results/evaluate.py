@@ -26,13 +26,15 @@ from runner.results.quality.columns import (
 )
 from runner.results.quality.rescore import AS_RUN, Decision, Rescoring, Scores, softmax
 from runner.results.quality.shapes import AnyFigures, CalibrationEffect, LabelFigures, PriorEffect
+from runner.results.quality.spans import span_figures
 from runner.results.quality.values import number_figures, set_figures
 from runner.results.run import Run
 from runner.results.scores import accuracy_by_coverage, calibration_error, label_figures, reliability
 from runner.types import UserError
 
 NONE = "(none)"
-KINDS = ("labels", "numbers", "sets")
+KINDS = ("labels", "numbers", "sets", "spans")
+_FIGURES = {"numbers": number_figures, "sets": set_figures, "spans": span_figures}
 MOST_CLASSES = 1000  # where neither the job nor the data set names them
 
 
@@ -79,7 +81,7 @@ def evaluate_run(
         said, right = _pairs(run, column, golds)
         if not right:
             return {"kind": cast(Any, kind), "column": column, "rows": 0}
-        return number_figures(column, right, said) if kind == "numbers" else set_figures(column, right, said)
+        return cast(AnyFigures, _FIGURES[kind](column, right, said))
     return Evaluation(run, golds.labels, golds.values, golds.name, column, golds.also, decision).figures()
 
 
@@ -91,7 +93,10 @@ def _kind(run: Run, column: str) -> str:
             raise UserError("--column", f"it has parts: {parts}", value=column)
         if t.is_integer(kind) or t.is_floating(kind) or t.is_decimal(kind):
             return "numbers"
-        return "sets" if t.is_list(kind) or t.is_large_list(kind) else "labels"
+        if t.is_list(kind) or t.is_large_list(kind):
+            inner = kind.value_type
+            return "spans" if t.is_struct(inner) and {"start", "end"} <= {part.name for part in inner} else "sets"
+        return "labels"
     return "labels"
 
 

@@ -42,7 +42,9 @@ def _found(find: Callable[[dict[str, Any]], Lines], figures: dict[str, Any]) -> 
 
 def _evaluation(figures: dict[str, Any]) -> Lines:
     found = figures.get("evaluation")
-    return verdict_lines(found) if found and found["rows"] else []
+    if not found or not found["rows"]:
+        return []
+    return span_lines(found) if found.get("kind") == "spans" else verdict_lines(found)
 
 
 def _diversity(figures: dict[str, Any]) -> Lines:
@@ -63,7 +65,8 @@ def _rouge(figures: dict[str, Any]) -> Lines:
 
 def show_evaluation(found: Mapping[str, Any]) -> None:
     """How right a run's answers are; see ``runner.results.evaluate``."""
-    lines = {"numbers": number_lines, "sets": set_lines}.get(found["kind"], verdict_lines)
+    kinds = {"numbers": number_lines, "sets": set_lines, "spans": span_lines}
+    lines = kinds.get(found["kind"], verdict_lines)
     for name, text in lines(found):
         line(name, escaped(text))
 
@@ -155,6 +158,20 @@ def set_lines(found: Mapping[str, Any]) -> Lines:
             f"{_with(found, 'f1')} over all members (precision {found['precision']:.3f}, recall {found['recall']:.3f})",
         ),
     ]
+
+
+def span_lines(found: Mapping[str, Any]) -> Lines:
+    """Of spans: how many are the gold ones, exactly or in part, and of which kinds."""
+    rows = f"{found['found']:,} in {count_of(found['rows'], 'row')} with {found['gold']:,} gold ones"
+    lines = [
+        ("spans", f"{rows}; {found['exact']:.1%} of the rows are without a mistake"),
+        ("F1", f"{_with(found, 'f1')} exact (precision {found['precision']:.3f}, recall {found['recall']:.3f})"),
+        ("", f"{_with(found, 'partial_f1')} partial: half for one of the kind that overlaps"),
+    ]
+    for name, one in found["kinds"].items() if len(found["kinds"]) > 1 else ():
+        share = f"F1 {_with(one, 'f1')} exact, {one['partial_f1']:.3f} partial"
+        lines.append(("", f"{name}: {share}, {one['found']:,} found, {one['gold']:,} gold"))
+    return lines
 
 
 def _near(found: Mapping[str, Any], name: str) -> str:

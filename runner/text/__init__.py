@@ -5,7 +5,7 @@ channels    What a model thinks and what it answers, told apart by token ids: ha
 chat        Messages to the text a model was trained on, its own control tokens marked.
 choices     Choices as a trie: every distinct beginning is computed once, every choice scored exactly.
 grammar     The grammar that an answer must follow, as text: a structure's rules in the channel of the answer.
-labels      The labels that the job ``label`` chooses among, as a user writes them.
+labels      The labels, or the kinds of spans, that a job knows, as a user writes them.
 prompter    Templates to messages to the model's chat template to token ids; ids back to text.
 raw         Raw prompts: parts joined into one text, and the spaces at its end.
 schema      JSON Schemas as programs write them: read, narrowed for a grammar, held against answers, as columns.

@@ -5,6 +5,7 @@ columns  Which columns are compared: the job's, the gold one, and when a value o
 paired   Two runs on the same rows with gold: which is right more often, and whether that may be chance.
 rescore  Labels decided anew from the log-probabilities on disk: without a prior, at another temperature or threshold.
 shapes   The shapes of evaluations and comparisons, as JSON has them.
+spans    How right spans are: exact and partial matches with the gold ones, by kind, with bootstrap intervals over rows.
 values   How near extracted numbers and sets are to the gold ones, with bootstrap intervals over rows.
 verdict  One sentence on how right a run's labels are, and what to try where they are not.
 """

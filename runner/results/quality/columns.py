@@ -11,6 +11,7 @@ import pyarrow as pa
 from runner.data.cells import values
 from runner.data.gold import gold_name
 from runner.data.source import DataSource
+from runner.results.quality.spans import are_spans, same_spans
 from runner.results.quality.values import members_of, number_of
 from runner.results.run import Run
 from runner.types import UnreadableCell, UserError
@@ -124,7 +125,9 @@ def text_of(value: Any) -> str | None:
 
 
 def is_right(answer: Any, gold: Any, golds: Golds) -> bool:
-    """Whether an answer is the gold one: as a list with the same members, as the same number or the same label."""
+    """Whether an answer is the gold one: as the same spans, the same members of a list, number or label."""
+    if are_spans(answer):
+        return same_spans(answer, gold)
     if isinstance(answer, list):
         return members_of(answer) == members_of(gold)
     if isinstance(answer, int | float) and not isinstance(answer, bool):

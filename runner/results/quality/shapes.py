@@ -119,6 +119,49 @@ class SetFigures(TypedDict, total=False):
     intervals: dict[str, Interval]
 
 
+class KindFigures(TypedDict):
+    """How right spans are, of a kind or of all; see ``runner.results.quality.spans.span_figures``."""
+
+    precision: float
+    recall: float
+    f1: float
+    partial_f1: float
+    found: int
+    gold: int
+    intervals: dict[str, Interval]
+
+
+class SpanFigures(TypedDict, total=False):
+    """How right spans are; see ``runner.results.quality.spans.span_figures``."""
+
+    kind: Literal["spans"]
+    column: str
+    rows: int
+    answered: int
+    exact: float
+    precision: float
+    recall: float
+    f1: float
+    partial_f1: float
+    found: int
+    gold: int
+    intervals: dict[str, Interval]
+    kinds: dict[str, KindFigures]
+
+
+class PairedSpans(TypedDict):
+    """Spans of two runs against the same gold; see ``runner.results.quality.spans.paired_spans``."""
+
+    f1_a: float
+    f1_b: float
+    f1_difference: float
+    f1_interval: Interval
+    partial_f1_a: float
+    partial_f1_b: float
+    partial_f1_difference: float
+    partial_f1_interval: Interval
+
+
 class PairedFigures(TypedDict):
     """Two runs against the same gold; see ``runner.results.quality.paired.paired_figures``."""
 
@@ -134,6 +177,7 @@ class PairedFigures(TypedDict):
     righted_rows: list[int]
     broken_rows: list[int]
     p: float
+    spans: NotRequired[PairedSpans]
 
 
-AnyFigures = LabelFigures | NumberFigures | SetFigures
+AnyFigures = LabelFigures | NumberFigures | SetFigures | SpanFigures
