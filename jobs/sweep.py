@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.config.flow import combinations
 from runner.config.load import Config, load_config
-from runner.data.stdin import STDIN
+from runner.data.conf import STDIN
 from runner.engine.weights import keeping
 from runner.night.link import Link
 from runner.results.status import accuracy_of

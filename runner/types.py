@@ -65,39 +65,44 @@ class UserError(Exception):
 
     ``UserError(key, text)`` blames a key of the configuration, ``UserError(text)`` something else. The line reads
     ``key=value: text``, without a ``value`` ``key: text``, and ``key is not set`` where the text goes on like that.
-    ``exit_code`` is 2 for bad configuration or input, 3 for
-    what the model or the machine cannot do.
+    ``file`` is the file that the text is about, which comes before it. ``exit_code`` is 2 for bad configuration or
+    input, 3 for what the model or the machine cannot do.
     """
 
     @overload
-    def __init__(self, text: str, /, *, exit_code: int = 2) -> None: ...
+    def __init__(self, text: str, /, *, file: object = None, exit_code: int = 2) -> None: ...
 
     @overload
-    def __init__(self, key: str, text: str, /, *, value: object = ..., exit_code: int = 2) -> None: ...
+    def __init__(
+        self, key: str, text: str, /, *, value: object = ..., file: object = None, exit_code: int = 2
+    ) -> None: ...
 
-    def __init__(self, *words: str, value: object = _UNSAID, exit_code: int = 2) -> None:
+    def __init__(self, *words: str, value: object = _UNSAID, file: object = None, exit_code: int = 2) -> None:
         super().__init__(*words)
         *keys, self.text = words
         self.key = keys[0] if keys else None
-        self.value, self.exit_code = value, exit_code
+        self.value, self.file, self.exit_code = value, file, exit_code
 
     def at(self, key: str) -> UserError:
         """The same, with another key to blame."""
-        return UserError(key, self.text, value=self.value, exit_code=self.exit_code)
+        return self._with([key, self.text], self.file)
 
     def adding(self, more: str) -> UserError:
         """The same, with more to say at the end."""
-        return self.saying(self.text + more)
+        return self._with([*self.args[:-1], self.text + more], self.file)
 
-    def saying(self, text: str) -> UserError:
-        """The same, in other words."""
-        words = [text] if self.key is None else [self.key, text]
-        return UserError(*words, value=self.value, exit_code=self.exit_code)
+    def of(self, file: object) -> UserError:
+        """The same, of another file or of the same under another name."""
+        return self._with(self.args, file)
+
+    def _with(self, words: Iterable[str], file: object) -> UserError:
+        return UserError(*words, value=self.value, file=file, exit_code=self.exit_code)
 
     def __str__(self) -> str:
         value = "" if self.value is _UNSAID else f"={self.value}"
-        sign = " " if self.text.startswith("is not ") else ": "
-        return self.text if self.key is None else f"{self.key}{value}{sign}{self.text}"
+        sign = " " if self.file is None and self.text.startswith("is not ") else ": "
+        text = self.text if self.file is None else f"{self.file} {self.text}"
+        return text if self.key is None else f"{self.key}{value}{sign}{text}"
 
 
 class RowError(Exception):

@@ -49,8 +49,8 @@ from runner.config.compose import Composer
 from runner.config.flow import combinations
 from runner.config.job import job_folders
 from runner.config.typed import as_object, as_plain
+from runner.data.conf import STDIN
 from runner.data.source import open_source
-from runner.data.stdin import STDIN
 from runner.disk import disk_errors, write_text
 from runner.keys import check_keys
 from runner.night.link import Link

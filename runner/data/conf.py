@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+STDIN = "-"  # the path that means the standard input
+
 
 @dataclass
 class DatasetConf:
@@ -68,6 +70,8 @@ class DatasetConf:
     @property
     def display_name(self) -> str:
         """What is read, for people: the class or the path, without the hash of a ``wheel:`` address."""
+        if self.path == STDIN and not self.target:
+            return "the standard input"
         return self.target or re.sub(r"#sha256=.*", "", str(self.path))
 
     def changed(self, **values: Any) -> DatasetConf:

@@ -28,7 +28,7 @@ from runner.data.load import FORMAT_VERSION, check_unchanged, hash_json
 from runner.data.readers import READERS, Loaded
 from runner.data.readers.compressed import is_utf8
 from runner.data.readers.table import TEXTS, check_encoding
-from runner.data.stdin import STDIN, is_pipe, spooled
+from runner.data.stdin import is_pipe, spooled
 from runner.data.where import parse_where
 from runner.types import Row, UnreadableCell, UnreadableRow, UserError
 from runner.words import count_of, did_you_mean, first_line
@@ -62,11 +62,9 @@ def open_source(
     try:
         loaded = _loaded(conf, path, offline, folders, modules)
     except UserError as error:
-        if not piped:
+        if not piped or error.file is None or not Path(path).is_relative_to(str(error.file)):
             raise
-        raise error.saying(
-            error.text.replace(path, conf.display_name if conf.path != STDIN else "the standard input")
-        ) from None
+        raise error.of(conf.display_name) from None
     except Exception as error:  # a reader's library may raise anything for what is in a file
         log.debug("%s cannot be read", conf.display_name, exc_info=True)
         what = first_line(error) if isinstance(error, OSError | pa.ArrowException) else ""

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.cache import cache_dir, remove_orphans
+from runner.data.conf import STDIN
 from runner.disk import copy_file, disk_errors
 from runner.types import UserError
 
-STDIN = "-"  # the dataset.path that means the standard input
 COPY = "stdin"  # the copy's name in the run directory
 
 log = logging.getLogger("rowmill")

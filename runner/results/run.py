@@ -44,8 +44,9 @@ from runner.checkpoint.records import Failure, Shard, Staged, read_prelude, read
 from runner.checkpoint.shards import ShardLayout, batches, shard_schema
 from runner.checkpoint.shards import table as staged_table
 from runner.data.cells import records, shown
+from runner.data.conf import STDIN
 from runner.data.kept import Kept, naming
-from runner.data.stdin import COPY, STDIN
+from runner.data.stdin import COPY
 from runner.disk import damage
 from runner.machine.environ import filled
 from runner.results.status import Session, Status, read_sessions, read_status

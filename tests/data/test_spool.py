@@ -1,15 +1,22 @@
 """Rows piped in: run, killed, resumed with and without the pipe."""
 
 import gzip
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from runner.data import stdin
+from runner.data.conf import DatasetConf
+from runner.data.source import open_source
+from runner.types import UserError
 from tests.support import runs
 
 WORDS = ["job=generate", "dataset=jsonl", "dataset.path=-", "prompt.user={{ text }}", "run_name=piped"]
@@ -67,6 +74,37 @@ def test_mistakes_name_the_standard_input(rowmill):
     assert len(wrong.stderr.splitlines()) == 1
     encoding = rowmill("preview", *WORDS, "dataset.kind=csv", "dataset.encoding=klingon", piped=b"text\nhello\n")
     assert encoding.stderr.startswith(b"rowmill: dataset.encoding=klingon: it is not a known encoding")
+
+
+@pytest.mark.parametrize(
+    ("kind", "piped", "said"),
+    [
+        ("csv", b"a,b\n1,2,3\n", "line 2 has 3 cells, the header has 2"),
+        ("csv", b"a,a\n1,2\n", "has more than one column named 'a'"),
+        ("csv", b"\x1f\x8bxx", "cannot be read as csv"),
+        ("text", b"a\n\xff\n", "line 2 is not UTF-8"),
+        ("parquet", b"PAR1 and no more", "is not a readable Parquet file"),
+        ("sqlite", b"hello", "cannot be read as an SQLite database"),
+        ("arrow", b"ARROW1", "cannot be read as arrow"),
+        ("openai_batch", b'{"a": 1}', "is not an OpenAI batch file"),
+        ("documents", b"hello", "holds no documents"),
+        ("aclsum", b"hello", "is not the folder `dataset`"),
+    ],
+)
+@pytest.mark.parametrize("pipe", ["-", "fifo"])
+def test_each_reader_names_the_pipe_and_not_the_file_that_its_rows_were_kept_in(
+    tmp_path, monkeypatch, cache, kind, piped, said, pipe
+):
+    monkeypatch.chdir(tmp_path)
+    if pipe == "-":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
+    else:
+        os.mkfifo(pipe)
+        threading.Thread(target=Path(pipe).write_bytes, args=(piped,)).start()
+    with pytest.raises(UserError) as refused:
+        open_source(DatasetConf(kind=kind, path=pipe))
+    assert f"{'the standard input' if pipe == '-' else pipe} {said}" in str(refused.value)
+    assert str(cache) not in str(refused.value)
 
 
 def test_a_notebook_has_no_pipe(monkeypatch, tmp_path):

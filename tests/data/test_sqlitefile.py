@@ -87,9 +87,9 @@ def test_large_tables_are_mapped(database, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (None, r"dataset.table is not set: .*x.db has blobs, empty, keyed, mail, odd"),
+        (None, r"dataset.table: .*x.db has blobs, empty, keyed, mail, odd.*: name one of them"),
         ("mial", r"no table 'mial' \(did you mean 'mail'\?\)"),
-        ("empty", "table empty of .* has no rows: empty data set"),
+        ("empty", "x.db table empty has no rows: empty data set"),
         ("blobs", "mixes blobs"),
     ],
 )

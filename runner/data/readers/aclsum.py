@@ -38,7 +38,7 @@ def find_papers(folder: Path) -> list[Path]:
     lists = [folder / f"{split}.jsonl" for split in SPLITS]
     papers = sorted((folder / "paper_jsons").glob("*.json"))
     if not papers or not all(file.is_file() for file in lists):
-        raise UserError("dataset.path", f"{folder} is not the folder `dataset` of the wheel aclsum")
+        raise UserError("dataset.path", "is not the folder `dataset` of the wheel aclsum", file=folder)
     return [*lists, *papers]
 
 

@@ -39,12 +39,13 @@ def _read_saved(path: Path, split: str, mapped: Stamps) -> Loaded:
     try:
         loaded = datasets.load_from_disk(str(path))
     except FileNotFoundError as error:
-        raise UserError("dataset.path", f"{path} is not a folder written by save_to_disk: {error}") from None
+        raise UserError("dataset.path", f"is not a folder written by save_to_disk: {error}", file=path) from None
     except Exception as error:  # of the JSON files beside the rows, in which anything may stand
         raise UserError(
             "dataset.path",
-            f"{path} cannot be read by datasets {datasets.__version__}: {first_line(error) or type(error).__name__}; "
+            f"cannot be read by datasets {datasets.__version__}: {first_line(error) or type(error).__name__}; "
             "it is damaged, or was written by a newer version",
+            file=path,
         ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:

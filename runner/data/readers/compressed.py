@@ -50,14 +50,16 @@ def lines(paths: list[Path], encoding: str = "utf-8") -> Iterator[tuple[Path, in
         except UnicodeError:
             raise undecodable(path, encoding) from None
         except OSError as error:
-            raise UserError("dataset.path", f"{path} is damaged after line {number}: {error}") from error
+            raise UserError("dataset.path", f"is damaged after line {number}: {error}", file=path) from error
 
 
 def undecodable(path: Path, encoding: str) -> UserError:
     """What is wrong with a text that is not in this encoding, with its first such line."""
     other = "latin-1" if is_utf8(encoding) else "utf-8"
     line = _undecodable_line(path, encoding)
-    return UserError("dataset.path", f"{path} line {line} is not {encoding}; did you mean dataset.encoding={other}?")
+    return UserError(
+        "dataset.path", f"line {line} is not {encoding}; did you mean dataset.encoding={other}?", file=path
+    )
 
 
 def _undecodable_line(path: Path, encoding: str) -> int:

@@ -98,8 +98,9 @@ def _text_table(path: Path, target: Path | None, given: str | None, encoding: st
     if given is None and len(names := table.column_names) == 1 and (other := other_delimiter(names[0])):
         raise UserError(
             "dataset.path",
-            f"{path} has a single column {names[0][:80]!r}; did you mean dataset.delimiter={other!r}? "
+            f"has a single column {names[0][:80]!r}; did you mean dataset.delimiter={other!r}? "
             f"If not, set dataset.delimiter={dialect.delimiter!r}",
+            file=path,
         )
     _refuse_open_quote(path, table, dialect)
     return table
@@ -115,7 +116,7 @@ def _dialect(path: Path, delimiter: str | None, encoding: str) -> _Dialect:
     if _has_escapes(path, encoding) and (line := _malformed_line(path, found)):
         found = replace(found, escaped=True)
         if _malformed_line(path, found):
-            raise UserError("dataset.path", f"{path} line {line} has a quote inside of a cell that is not doubled")
+            raise UserError("dataset.path", f"line {line} has a quote inside of a cell that is not doubled", file=path)
         log.info("%s has backslashes before quotes, which are read as parts of cells", path)
     return found
 
@@ -153,7 +154,7 @@ def _read_text_cells(path: Path, dialect: _Dialect, target: Path | None) -> pa.T
         try:
             return _store_text_cells(path, dialect, block, target)
         except OSError as error:
-            raise UserError("dataset.path", f"{path} cannot be read: {error}") from error
+            raise UserError("dataset.path", f"cannot be read: {error}", file=path) from error
         except (pa.ArrowInvalid, UnicodeError) as error:
             if "straddling" not in str(error) or block >= _LARGEST_BLOCK_BYTES:
                 raise _csv_error(path, dialect, str(error)) from error
@@ -234,15 +235,15 @@ def _tell_odd_cell(name: str, column: pa.ChunkedArray) -> None:
 def _csv_error(path: Path, dialect: _Dialect, message: str) -> UserError:
     """What pyarrow found, with the line in the file, which pyarrow does not know."""
     if "Empty CSV" in message:
-        return UserError("dataset.path", f"{path} has no rows: empty data set")
+        return UserError("dataset.path", "has no rows: empty data set", file=path)
     if "UTF8" in message or "codec" in message:
         return undecodable(path, dialect.encoding)
     if found := re.search(r"Expected (\d+) columns, got (\d+)", message):
         ragged = _ragged_line(path, dialect)
         where = f"line {ragged}" if ragged else "a line"
         cells = count_of(int(found[2]), "cell")
-        return UserError("dataset.path", f"{path} {where} has {cells}, the header has {found[1]}")
-    return UserError("dataset.path", f"{path} cannot be read as CSV: {message.splitlines()[0][:200]}")
+        return UserError("dataset.path", f"{where} has {cells}, the header has {found[1]}", file=path)
+    return UserError("dataset.path", f"cannot be read as CSV: {message.splitlines()[0][:200]}", file=path)
 
 
 def _check_options(delimiter: str) -> None:
@@ -275,7 +276,7 @@ def _refuse_open_quote(path: Path, table: pa.Table, dialect: _Dialect) -> None:
             start = end + 1
     except csv.Error as error:
         if "unexpected end" in str(error):
-            raise UserError("dataset.path", f"{path} line {start} opens a quote that is never closed") from None
+            raise UserError("dataset.path", f"line {start} opens a quote that is never closed", file=path) from None
 
 
 def _records(path: Path, dialect: _Dialect) -> Iterator[tuple[list[str], int]]:

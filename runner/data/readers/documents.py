@@ -52,7 +52,7 @@ def find_documents(paths: list[Path]) -> list[Path]:
     """
     files = _inside(paths[0]) if paths[0].is_dir() else paths
     if not files or not all(file.suffix.lower() in SUFFIXES for file in files):
-        raise UserError("dataset.path", f"{paths[0]} holds no documents ({', '.join(SUFFIXES)})")
+        raise UserError("dataset.path", f"holds no documents ({', '.join(SUFFIXES)})", file=paths[0])
     if any(file.suffix.lower() == ".pdf" for file in files):
         _need_pypdf(files)
     return files

@@ -97,7 +97,7 @@ def _array(path: Path, encoding: str) -> Iterator[tuple[dict[str, Any], int]]:
         except (ValueError, RecursionError) as error:
             raise _malformed(path, text.line, error) from None
         except OSError as error:
-            raise UserError("dataset.path", f"{path} is damaged after line {text.line}: {error}") from error
+            raise UserError("dataset.path", f"is damaged after line {text.line}: {error}", file=path) from error
 
 
 class _Text:
@@ -161,13 +161,13 @@ class _Text:
 
 def _malformed(path: Path, number: int, error: Exception) -> UserError:
     if isinstance(error, RecursionError):
-        return UserError("dataset.path", f"{path} line {number} is nested too deeply")
-    return UserError("dataset.path", f"{path} line {number} is not JSON: {error}")
+        return UserError("dataset.path", f"line {number} is nested too deeply", file=path)
+    return UserError("dataset.path", f"line {number} is not JSON: {error}", file=path)
 
 
 def _checked(row: Any, path: Path, number: int, escaped: bool) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise UserError("dataset.path", f"{path} line {number} is not a JSON object but {type(row).__name__}")
+        raise UserError("dataset.path", f"line {number} is not a JSON object but {type(row).__name__}", file=path)
     return cast(dict[str, Any], _without_surrogates(row) if escaped else row)
 
 

@@ -52,7 +52,7 @@ def read_batch_file(paths: list[Path], encoding: str = "utf-8") -> tuple[pa.Sche
         rows = _rows(paths, encoding)
         while some := list(islice(rows, _BATCH_ROWS)):
             if all(row["body"] is None and row["custom_id"] is None for row in some):
-                raise UserError("dataset.path", f"{paths[0]} is not an OpenAI batch file: {some[0]['problem']}")
+                raise UserError("dataset.path", f"is not an OpenAI batch file: {some[0]['problem']}", file=paths[0])
             yield pa.RecordBatch.from_pylist(some, schema=SCHEMA)
 
     return SCHEMA, batches()

@@ -39,13 +39,13 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
 def read_sqlite(path: Path, table: str | None) -> tuple[pa.Table, str]:
     """The rows, and a hash of what they hold; ``table`` None is the only one. UserError if it cannot be read."""
     if path.is_dir():
-        raise UserError("dataset.path", f"{path} is a folder; dataset=sqlite reads a database file")
+        raise UserError("dataset.path", "is a folder; dataset=sqlite reads a database file", file=path)
     try:
         with contextlib.closing(_connect(path)) as connection:
             connection.execute("BEGIN")
             return _read(connection, path, _chosen(connection, path, table))
     except sqlite3.Error as error:
-        raise UserError("dataset.path", f"{path} cannot be read as an SQLite database: {error}") from error
+        raise UserError("dataset.path", f"cannot be read as an SQLite database: {error}", file=path) from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -60,7 +60,7 @@ def _connect(path: Path) -> sqlite3.Connection:
                 raise
         else:
             return connection
-    raise UserError("dataset.path", f"{path} cannot be opened as an SQLite database")
+    raise UserError("dataset.path", "cannot be opened as an SQLite database", file=path)
 
 
 def _chosen(connection: sqlite3.Connection, path: Path, table: str | None) -> str:
@@ -69,10 +69,12 @@ def _chosen(connection: sqlite3.Connection, path: Path, table: str | None) -> st
     if table is None and len(names) == 1:
         return str(names[0])
     if table is None:
-        raise UserError("dataset.table", f"is not set: {path} has {', '.join(names) or 'no tables'}")
+        raise UserError(
+            "dataset.table", f"has {', '.join(names)}: name one of them" if names else "has no tables", file=path
+        )
     found = [name for name in names if name.lower() == table.lower()]
     if not found:
-        raise UserError("dataset.table", f"{path} has no table {table!r}{did_you_mean(table, names)}")
+        raise UserError("dataset.table", f"has no table {table!r}{did_you_mean(table, names)}", file=path)
     return str(found[0])
 
 
@@ -90,7 +92,7 @@ def _read(connection: sqlite3.Connection, path: Path, table: str) -> tuple[pa.Ta
         columns.add(rows)
     contents = digest.hexdigest()
     if not size:
-        raise UserError("dataset.path", f"table {table} of {path} has no rows: empty data set")
+        raise UserError("dataset.path", f"table {table} has no rows: empty data set", file=path)
     cached = None if size <= IN_MEMORY_BYTES else cache_file(hash_json(CACHE_VERSION, "sqlite", contents))
     schema = columns.schema()
     return store(schema, (record_batch(rows, schema) for rows in _batches(connection, path, table)), cached), contents
@@ -101,7 +103,7 @@ def _refuse_mixture(path: Path, table: str, name: str, values: list[Any], blobs:
     for value in values:
         if value is not None and blobs.setdefault(name, isinstance(value, bytes)) != isinstance(value, bytes):
             raise UserError(
-                "dataset.table", f"column {name!r} of table {table} of {path} mixes blobs with other values"
+                "dataset.table", f"column {name!r} of table {table} mixes blobs with other values", file=path
             )
 
 
@@ -114,7 +116,7 @@ def _batches(connection: sqlite3.Connection, path: Path, table: str) -> Iterator
             number += len(rows)
             yield [dict(zip(names, row, strict=True)) for row in rows]
     except sqlite3.OperationalError as error:  # text that is not UTF-8
-        raise UserError("dataset.path", f"{path} table {table}, after row {number}: {error}") from error
+        raise UserError("dataset.path", f"table {table}, after row {number}: {error}", file=path) from error
 
 
 def _select(connection: sqlite3.Connection, table: str) -> sqlite3.Cursor:

@@ -72,24 +72,24 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
     packed = compression(path)
     if packed and kind in ("parquet", "arrow"):
         raise UserError(
-            "dataset.path", f"{path} is {packed}-compressed: decompress it, {kind} files are read as they are"
+            "dataset.path", f"is {packed}-compressed: decompress it, {kind} files are read as they are", file=path
         )
     with open_bytes(path) as file:
         head = file.read(4096)
     if not head:
-        raise UserError("dataset.path", f"{path} is empty: empty data set")
+        raise UserError("dataset.path", "is empty: empty data set", file=path)
     wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     for magic, meaning in _MAGIC.items():
         binary_kind = {b"PAR1": "parquet", b"ARROW1": "arrow"}.get(magic)
         if head.startswith(magic) and kind != binary_kind and not wide:
-            raise UserError("dataset.path", f"{path} is not {kind} but {meaning}")
+            raise UserError("dataset.path", f"is not {kind} but {meaning}", file=path)
     if wide and b"\0" not in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError("dataset.path", f"{path} line 1 is not {encoding}; did you mean dataset.encoding=utf-8?")
+        raise UserError("dataset.path", f"line 1 is not {encoding}; did you mean dataset.encoding=utf-8?", file=path)
     if kind in TEXTS and not wide and len(head) > 3 and not any(head[1:64:2]):
         meaning = "UTF-16 text without a byte order mark: set dataset.encoding=utf-16-le"
-        raise UserError("dataset.path", f"{path} is not {kind} but {meaning}")
+        raise UserError("dataset.path", f"is not {kind} but {meaning}", file=path)
     if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
-        raise UserError("dataset.path", f"{path} is not csv but looks like JSON lines: use dataset=jsonl")
+        raise UserError("dataset.path", "is not csv but looks like JSON lines: use dataset=jsonl", file=path)
 
 
 def check_encoding(encoding: str) -> None:
@@ -164,7 +164,7 @@ def unique_names(path: Path, header: list[str]) -> list[str]:
     names = [name or f"column_{number}" for number, name in enumerate(header, 1)]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise UserError("dataset.path", f"{path} has more than one column named {', '.join(map(repr, twice[:5]))}")
+        raise UserError("dataset.path", f"has more than one column named {', '.join(map(repr, twice[:5]))}", file=path)
     return names
 
 
@@ -175,7 +175,7 @@ def common_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
         try:
             schema = pa.unify_schemas([schema, other], promote_options="permissive")
         except pa.ArrowException as error:
-            raise UserError("dataset.path", f"{path} and {paths[0]} differ in column types: {error}") from None
+            raise UserError("dataset.path", f"and {paths[0]} differ in column types: {error}", file=path) from None
     return schema
 
 

@@ -38,5 +38,5 @@ def _text_row(path: Path, number: int, line: bytes) -> str:
         return line.decode().rstrip("\r\n")
     except UnicodeError:
         raise UserError(
-            "dataset.path", f"{path} line {number} is not UTF-8; did you mean dataset.encoding=latin-1?"
+            "dataset.path", f"line {number} is not UTF-8; did you mean dataset.encoding=latin-1?", file=path
         ) from None
