@@ -63,6 +63,7 @@ class SessionWork(Work):
     prompt: int = 0
     served: int = 0
     shareable: int = 0
+    thoughts_ended: int = 0  # because they had engine.think_tokens
 
     @property
     def missed_share(self) -> float | None:

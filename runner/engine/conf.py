@@ -12,10 +12,10 @@ from runner.types import Sampling
 class EngineConf:
     """How the model runs.
 
-    Only ``max_tokens``, ``max_kv_size``, ``reasoning_effort`` and the sampling keys (``temperature``, ``top_p``,
-    ``top_k``, ``min_p``) change what is written; all other keys may differ when a run is resumed. Nothing here needs
-    tuning: the batch grows for as long as that yields more tokens per second, and whether a prefix is worth sharing is
-    measured once for each model and machine.
+    Only ``max_tokens``, ``max_kv_size``, ``reasoning_effort``, ``think_tokens`` and the sampling keys
+    (``temperature``, ``top_p``, ``top_k``, ``min_p``) change what is written; all other keys may differ when a run is
+    resumed. Nothing here needs tuning: the batch grows for as long as that yields more tokens per second, and whether a
+    prefix is worth sharing is measured once for each model and machine.
 
     Attributes:
         backend: The device; auto takes the best one available. fake needs no model and answers with text made from the
@@ -34,6 +34,8 @@ class EngineConf:
         top_k: Draw only from this many of the likeliest tokens. 0: off.
         min_p: Leave out tokens less likely than this fraction of the likeliest. 0: off.
         reasoning_effort: How long a model such as gpt-oss thinks before it answers.
+        think_tokens: The most tokens that a model thinks before it answers; its thought is then ended and the answer
+            begins. null: as many as max_tokens allows.
         stall_minutes: If no step finishes for this long, the model's process is restarted.
         max_restarts: After more than this many deaths in a row without an answer in between, the run ends with exit
             code 3.
@@ -51,6 +53,7 @@ class EngineConf:
     top_k: int = key(0, least=0)
     min_p: float = key(0.0, least=0, most=1)
     reasoning_effort: str | None = key(None, among=("low", "medium", "high"))
+    think_tokens: int | None = key(None, least=1)
     stall_minutes: float = key(15.0, least=0)
     max_restarts: int = key(5, least=0)
 

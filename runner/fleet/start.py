@@ -22,9 +22,13 @@ log = logging.getLogger("rowmill")
 
 def spec_of(model: ModelConf, engine: EngineConf, prompt: PromptConf, offline: bool, keep_awake: bool) -> Spec:
     """What seats are opened with. The model's name goes to them, not its files: a path is that of this machine."""
-    if model.path and Path(model.path).expanduser().exists():
-        model = dataclasses.replace(model, path=str(Path(model.path).expanduser().absolute()))
+    model = dataclasses.replace(model, path=_absolute(model.path), adapter=_absolute(model.adapter))
     return Spec(model, engine, prompt.chat, tuple(prompt.stop), offline, keep_awake)
+
+
+def _absolute(path: str | None) -> str | None:
+    local = path and Path(path).expanduser()
+    return str(local.absolute()) if local and local.exists() else path
 
 
 def open_fleet(

@@ -63,6 +63,7 @@ class Loop:
     digests: dict[Key, bytes] = field(default_factory=dict)  # of the requests without an answer on disk
     twins: dict[bytes, list[Key]] = field(default_factory=dict)  # requests that wait for an identical one's answer
     answers: list[Answer] = field(default_factory=list)  # to be committed
+    thoughts_ended: int = 0  # because of their length
     seats: dict[Key, int] = field(default_factory=dict)  # of a fleet, which gave these answers
     outputs: list[Output] = field(default_factory=list)  # rows finished, to be committed
 
@@ -242,6 +243,7 @@ class Loop:
             self._answer(generation.key, Completion(finish_reason="error", error=generation.error))
             return
         answer = self.prompter.read(generation.tokens, sequence)
+        self.thoughts_ended += self.prompter.channels.was_ended(generation.tokens, sequence.tokens)
         completion = Completion(
             text=answer.text,
             finish_reason=generation.finish_reason if answer.complete else "length",

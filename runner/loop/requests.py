@@ -57,7 +57,7 @@ def sequence_of(
     if request.once and defaults.context is not None:
         max_tokens = max(1, min(max_tokens, defaults.context - len(tokens)))
     wanted: dict[str, Any] = {"mean_logprob": request.mean_logprob, "top_logprobs": request.top_logprobs}
-    wanted["stop"] = request.stop
+    wanted["stop"] = request.stop + (follows.stop if follows else ())
     if sampling.temperature <= 0:
         return Sequence(key, tokens, max_tokens, _GREEDY, grammar=grammar, **wanted)
     seeds = (defaults.seed, origin, key[1]) if request.seed is None else (request.seed,)

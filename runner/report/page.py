@@ -157,6 +157,7 @@ def _what(figures: Figures) -> list[tuple[str, str]]:
         "fingerprint": data.get("fingerprint"),
         "prompt hash": provenance.get("prompt_sha256"),
         "seed": identity.get("seed"),
+        "thoughts ended at engine.think_tokens": figures.status["thoughts_ended"] or None,
         "date in prompts": identity.get("date"),
         "machine": _pairs(machine),
         "versions": _pairs(versions),

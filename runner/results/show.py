@@ -118,6 +118,8 @@ def _show_figures(figures: Mapping[str, Any], examples: Mapping[str, list[str]] 
         most = "" if best is None else f", {best:.1%} at best"
         cache = f"({figures['cached_share']:.1%} from cache{most})"
         line("tokens", f"{prompt:,} in prompts {cache}, {completion:,} generated{forced}")
+    if ended := figures.get("thoughts_ended"):
+        line("thoughts", f"{ended:,} ended at engine.think_tokens")
     if seconds and figures["finished"]:
         share = figures.get("model_share")
         model = "" if share is None else f", {share:.0%} of the time in the model"

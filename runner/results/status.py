@@ -38,7 +38,7 @@ class Status(TypedDict):
     ``model_share`` (of the time at work, what was spent in the model), ``slot_occupancy`` (of the batch's slots in
     every step, those taken), ``padding_share`` (of prompt tokens in attention), ``best_cached_share`` (what
     ``cached_share`` would have been with an unlimited cache, in any order); ``forced_tokens``, generated ones that a
-    grammar knew before.
+    grammar knew before, and ``thoughts_ended``, because they had ``engine.think_tokens``.
     """
 
     rows: int
@@ -62,6 +62,7 @@ class Status(TypedDict):
     cached_share: float | None
     best_cached_share: float | None
     forced_tokens: int
+    thoughts_ended: int
     error_kinds: dict[str, int]
     rejected: dict[str, int]
 
@@ -109,6 +110,7 @@ def read_status(run_dir: Path) -> Status:
         "cached_share": totals.cached_share,
         "best_cached_share": _best(totals.cached_share, work.missed_share),
         "forced_tokens": work.forced,
+        "thoughts_ended": work.thoughts_ended,
         "error_kinds": kinds,
         "rejected": rejected,
     }

@@ -25,6 +25,8 @@ def identity(ready: Prepared) -> dict[str, Any]:
         key: plain["engine"][key]
         for key in ("max_tokens", "max_kv_size", "temperature", "top_p", "top_k", "min_p", "reasoning_effort")
     }
+    if conf.engine.think_tokens is not None:  # earlier runs do not have it
+        engine["think_tokens"] = conf.engine.think_tokens
     dataset = {key: value for key, value in plain["dataset"].items() if key != "path"}
     return {
         "job": plain["job"],

@@ -18,6 +18,7 @@ from runner.config.load import Config
 from runner.data.kept import Kept, choose
 from runner.data.source import DataSource, open_source
 from runner.disk import disk_errors
+from runner.engine.conf import EngineConf
 from runner.engine.masks import trial
 from runner.loop.prelude import open_job
 from runner.loop.retrying import Retrying
@@ -28,6 +29,10 @@ from runner.text.vocabulary import ByteTokenizer
 from runner.types import Attempts, Job, UserError
 
 log = logging.getLogger("rowmill")
+NO_TAGS = (
+    "no tokens around thoughts that are known in this model's vocabulary; "
+    "prompt.thinking_tags=[BEGIN, END] names others"
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def prepare(config: Config) -> Prepared:
     date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)
     variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
-    prompter = Prompter(conf.prompt, tokenizer, date, variables)
+    prompter = Prompter(conf.prompt, tokenizer, date, variables, conf.engine.think_tokens)
+    _check_thinking(conf.engine, prompter)
     hooks = Hooks.of(config.job)
     prompter.check_templates(source.column_names, list(hooks.variables.variables()) if hooks.variables else [])
     _check_job(conf, hooks)
@@ -139,10 +145,7 @@ def retrying(config: Config, structure: Structure | None, prompter: Prompter) ->
     conf = config.conf
     reasoning = conf.output.reasoning
     if reasoning and not prompter.channels.kind:
-        log.warning(
-            "output.reasoning=true: no tokens around thoughts that are known in this model's vocabulary; "
-            "prompt.thinking_tags=[BEGIN, END] names others"
-        )
+        log.warning("output.reasoning=true: %s", NO_TAGS)
     if structure is None and not reasoning and not prompter.channels.kind:
         return config.job
     made = Retrying(config.job, conf.engine.max_tokens, structure is not None, reasoning)
@@ -165,6 +168,16 @@ def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, A
         return folder, model_config, weights.load_plain_tokenizer(folder), None
     found = device.set_up(conf.engine.backend)
     return folder, model_config, weights.load_tokenizer(folder, model_config), found
+
+
+def _check_thinking(engine: EngineConf, prompter: Prompter) -> None:
+    if engine.think_tokens is None:
+        return
+    if engine.think_tokens >= engine.max_tokens:
+        room = f"it must be less than engine.max_tokens={engine.max_tokens}, which counts the answer, too"
+        raise UserError("engine.think_tokens", room, value=engine.think_tokens)
+    if not prompter.channels.kind:
+        log.warning("engine.think_tokens: %s", NO_TAGS)
 
 
 def _check_job(conf: RunConf, hooks: Hooks) -> None:

@@ -41,7 +41,7 @@ from runner.session.preflight import check_memory
 from runner.session.prepare import Prepared, prepare
 from runner.session.runnable import resumed
 from runner.signals import Stop
-from runner.text.grammar import answer_grammars
+from runner.text.grammar import answer_grammars, free_grammar
 
 log = logging.getLogger("rowmill")
 
@@ -174,7 +174,8 @@ def work(
     engine = _engine(ready, store, stop, night)
     store.start(engine.gauge)
     grammars = answer_grammars(ready.prompter.channels, ready.prompter.answer_prefix)
-    grammar = grammars(ready.structure.body) if ready.structure is not None else None
+    free = free_grammar(ready.prompter.channels, ready.prompter.stop)
+    grammar = free if ready.structure is None else grammars(ready.structure.body)
     sampling, context = conf.engine.sampling(), ready.context
     defaults = Defaults(conf.engine.max_tokens, sampling, conf.seed, grammar, grammars, context)
     plan = Plan(engine.costs)
@@ -232,7 +233,7 @@ def _note_work(engine: Engine, loop: Loop, seconds: float) -> None:
     if engine.work.slots:
         plan = loop.plan
         planned = {"prompt": plan.taken, "shareable": plan.shareable, "served": plan.served}
-        work = SessionWork(**vars(engine.work), **planned, loop_s=seconds)
+        work = SessionWork(**vars(engine.work), **planned, thoughts_ended=loop.thoughts_ended, loop_s=seconds)
         chosen = {"snapshot_cost": plan.costs.snapshot, "level_cost": plan.costs.level, "batch_size": engine.batch_size}
         loop.store.note({**work.to_json(), **chosen})
         log.debug("%s, chosen: %s", work, chosen)

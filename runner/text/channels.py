@@ -16,12 +16,12 @@ from runner.types import UserError
 HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>")
 _FINAL = "<|channel|>final<|message|>"
 _HARMONY_GRAMMAR = """start: analysis? answer
-analysis: <|channel|> "analysis" <|message|> TEXT <|end|> <|start|> "assistant"
+analysis: <|channel|> "analysis" <|message|> {thought} <|end|> <|start|> "assistant"
 answer: <|channel|> "final" <|message|> body
 TEXT: /(.|\\n)*/
 """
 _THINK_GRAMMAR = """start: {think} body
-think: {begin} TEXT {end} SPACE
+think: {begin} {thought} {end} SPACE
 TEXT: /(.|\\n)*/
 SPACE: /\\n{{0,2}}/
 """
@@ -67,12 +67,16 @@ class Answer(NamedTuple):
 class Channels:
     """The channels of one model's answers; ``kind`` is harmony, think or None (all is answer)."""
 
-    def __init__(self, vocabulary: Vocabulary, chat: bool, tags: Sequence[str] = ()) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, chat: bool, tags: Sequence[str] = (), think_tokens: int | None = None
+    ) -> None:
         """Raw prompts (``chat`` False) are continued without channels.
 
         ``tags``: the control tokens around thoughts, if they are none of TAGS. Raises UserError unless they are two.
+        ``think_tokens``: how many a thought may have in a grammar; None: any number.
         """
         self.vocabulary = vocabulary
+        self.think_tokens = think_tokens
         self.id = {name: token.id for name, token in vocabulary.control.items()}
         known = [Tags(*self._two(tags))] if tags else TAGS
         found = next((one for one in known if {one.begin, one.end} <= self.id.keys()), None) if chat else None
@@ -109,13 +113,25 @@ class Channels:
 
     def grammar(self, body: str, prompt: Sequence[int]) -> str:
         """Lark for an answer after the prompt: reasoning is free, and ``body`` (the rule of that name) its answer."""
+        thought = "TEXT" if self.think_tokens is None else "thought"
+        limit = "" if self.think_tokens is None else f"thought[max_tokens={self.think_tokens}]: TEXT\n"
         if self.kind == "harmony":
-            return _HARMONY_GRAMMAR + body
+            return _HARMONY_GRAMMAR.format(thought=thought) + limit + body
         if self.kind != "think" or self._last_tag(prompt) == self._end:
             return "start: body\n" + body
         is_open = self.is_open(prompt)
         begin, end = "" if is_open else f"<[{self._begin}]>", f"<[{self._end}]>"
-        return _THINK_GRAMMAR.format(think="think" if is_open else "think?", begin=begin, end=end) + body
+        think = "think" if is_open else "think?"
+        return _THINK_GRAMMAR.format(think=think, thought=thought, begin=begin, end=end) + limit + body
+
+    def was_ended(self, ids: Sequence[int], prompt: Sequence[int]) -> bool:
+        """Whether the thought among generated ids has all the tokens that it may have, and an answer behind it."""
+        if self.think_tokens is None or self.kind is None:
+            return False
+        first, last = ("<|message|>", "<|end|>") if self.kind == "harmony" else self._tags[:2]
+        end = self.id[last]
+        begin = -1 if self.is_open(prompt) or self.id[first] not in ids else list(ids).index(self.id[first])
+        return end in ids and list(ids).index(end) - begin - 1 >= self.think_tokens
 
     def read(self, ids: Sequence[int], prompt: Sequence[int] = ()) -> Answer:
         """The answer among generated ids and its reasoning, control tokens left out."""

@@ -81,19 +81,25 @@ class PromptConf:
 class Prompter:
     """The prompts of one run. ``date`` (ISO) is what chat templates take for today.
 
-    ``chat_template_kwargs``: further variables for the chat template, such as ``reasoning_effort``. Raises UserError
-    when a template has a syntax error or the model has no chat template.
+    ``chat_template_kwargs``: further variables for the chat template, such as ``reasoning_effort``. ``think_tokens``:
+    how many tokens of an answer may be thoughts. Raises UserError when a template has a syntax error or the model has
+    no chat template.
     """
 
     def __init__(
-        self, conf: PromptConf, tokenizer: Any, date: str, chat_template_kwargs: Mapping[str, Any] | None = None
+        self,
+        conf: PromptConf,
+        tokenizer: Any,
+        date: str,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        think_tokens: int | None = None,
     ) -> None:
         self.conf = conf
         self.vocabulary: Vocabulary = as_vocabulary(tokenizer)
         self.end_tokens = self.vocabulary.end_tokens
         self.stop = _stop_texts(conf.stop)
         self._marks = Marks(self.vocabulary.control)
-        self.channels = Channels(self.vocabulary, conf.chat, conf.thinking_tags)
+        self.channels = Channels(self.vocabulary, conf.chat, conf.thinking_tags, think_tokens)
         self._chat = self._chat_template(date, chat_template_kwargs or {}) if conf.chat else None
         self._system = Template("prompt.system", conf.system) if conf.system else None
         user, moved = without_end_spaces(conf.user, conf.chat)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from runner import run
+from runner import open_run, run
 from runner.config.load import load_config
 from runner.engine.fake import FakeEngine
 from runner.results.status import read_status
@@ -28,6 +28,7 @@ from runner.session.prepare import prepare
 from runner.signals import stop_on_signals
 from runner.types import UserError
 from tests.support import runs
+from tests.support.families import save_family
 
 ROWS = 60
 PROGRAM = str(Path(sys.executable).with_name("rowmill"))
@@ -442,3 +443,24 @@ def _writer(path):
         time.sleep(0.02)
     yield
     os.close(descriptor)
+
+
+def test_a_thought_ends_at_its_budget_and_the_answer_follows_with_stop_texts_in_force(tmp_path):
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}<think>"
+    save_family(tmp_path / "thinker", template, tags=("<think>", "</think>"))
+    words = ["model.path=thinker", "engine.backend=cpu", "job=generate", "dataset=csv", "dataset.path=mail.csv"]
+    words += ["prompt.user={{ text }}", "dataset.limit=3", "engine.max_tokens=24"]
+    words += ["output.reasoning=true", "output.keep=[]"]
+    free = run([*words, "run_name=free"])
+    assert (free["thoughts_ended"], free["error_kinds"]) == (0, {"cut off": 3})
+    ended = run([*words, "run_name=ended", "engine.think_tokens=6"])
+    assert (ended["thoughts_ended"], ended["errors"], ended["forced_tokens"] > 0) == (3, 0, True)
+    rows = list(open_run("outputs/ended").rows())
+    assert all(row["reasoning"] and row["text"] for row in rows)
+    letter = rows[0]["text"][2]
+    stopped = run([*words, "run_name=stopped", "engine.think_tokens=6", f"prompt.stop=[{json.dumps(letter)}]"])
+    assert stopped["thoughts_ended"] == 3
+    first = next(iter(open_run("outputs/stopped").rows()))
+    assert first["text"] == rows[0]["text"].partition(letter)[0]
+    with pytest.raises(UserError, match=r"think_tokens=24: it must be less than engine.max_tokens=24"):
+        run([*words, "run_name=late", "engine.think_tokens=24"])

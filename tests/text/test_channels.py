@@ -11,7 +11,7 @@ from runner.engine.engine import BatchEngine
 from runner.engine.masks import Grammars
 from runner.sequences import Sequence
 from runner.text.channels import TAGS, Answer, Channels
-from runner.text.grammar import AnswerGrammar
+from runner.text.grammar import AnswerGrammar, free_grammar
 from runner.text.structure import StructureConf, read_structure
 from runner.text.vocabulary import TransformersVocabulary
 from runner.types import Request, Sampling, UserError
@@ -120,6 +120,38 @@ def test_the_grammar_begins_behind_the_thoughts(thinker):
     assert not accepts(thinker, "hello <think>\n", answer)
     assert accepts(thinker, "<think>\n\n</think>\n\n", answer)
     assert not accepts(thinker, "", "<think>good</think>film")
+
+
+@pytest.mark.parametrize(("prompt", "begin"), [("hello", "<think>"), ("hello <think>\n", "")])
+def test_a_thought_of_so_many_tokens_is_ended_and_the_answer_is_free(thinker, prompt, begin):
+    channels = Channels(TransformersVocabulary(thinker), True, think_tokens=4)
+    grammar = free_grammar(channels, ("STOP",))
+    assert grammar.stop == ("STOP",) and free_grammar(Channels(channels.vocabulary, True), ("STOP",)) is None
+    _, grammars = grammars_over(thinker)
+    thought = ids(thinker, "good bad good bad good bad")[:4]
+    matching = grammars.start(Sequence((0, 0), [], 0, grammar=grammar.after(ids(thinker, prompt))))
+    assert matching.matcher.consume_tokens(ids(thinker, begin) + thought)
+    assert matching.force(9)[:1] == ids(thinker, "</think>")
+    answer = ids(thinker, "film {good")
+    assert matching.matcher.consume_tokens(answer) and matching.matcher.is_accepting() and not matching.ended
+    end = ids(thinker, "</think>")
+    prompted = ids(thinker, prompt)
+    assert channels.was_ended(ids(thinker, begin) + thought + end + answer, prompted)
+    assert not channels.was_ended(ids(thinker, begin) + thought[:3] + end + answer, prompted)
+    assert not channels.was_ended(answer, ids(thinker, "hello"))
+
+
+def test_harmonys_analysis_is_ended_in_the_final_channel(gpt_oss):
+    channels = Channels(TransformersVocabulary(gpt_oss), True, think_tokens=3)
+    _, grammars = grammars_over(gpt_oss)
+    matching = grammars.start(Sequence((0, 0), [], 0, grammar=free_grammar(channels, ()).after([])))
+    thought = ids(gpt_oss, "<|channel|>analysis<|message|>The user asks")
+    assert matching.matcher.consume_tokens(thought)
+    forced = matching.force(20)
+    assert forced == ids(gpt_oss, "<|end|><|start|>assistant<|channel|>final<|message|>")
+    assert channels.was_ended(thought + forced + ids(gpt_oss, "ham"), [])
+    assert not channels.was_ended(ids(gpt_oss, "<|channel|>final<|message|>ham"), [])
+    assert accepts(gpt_oss, "", FINAL)
 
 
 def test_choices_stand_where_the_answer_does(thinker):
