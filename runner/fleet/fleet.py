@@ -13,7 +13,7 @@ from runner.fleet.conf import FleetConf
 from runner.fleet.crew import WAIT_S, Crew
 from runner.fleet.deal import Deal
 from runner.fleet.post import Post
-from runner.fleet.wire import Ask, GoneError, Hello, Spec, Transport, Turn
+from runner.fleet.wire import GoneError, Hello, Spec, Transport, Turn, asks_of
 from runner.night.guard import Quarantine
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 
@@ -22,7 +22,8 @@ STEP_S = 0.25  # after which a step ends even without an answer
 NOTE_S = 1.0  # between two notes of what seats do
 HEARTBEAT_S = 5.0  # between two calls of a seat that has nothing to do
 DRAIN_S = 5.0  # for the turns in flight when the run is to end
-LINGER_S, LINGER_SEAT_S, LINGER_MOST_S = 0.02, 0.002, 0.5  # that a seat gathers answers: more of them, fewer turns
+# For how long a seat gathers answers: the longer, the fewer turns. With enough waiting there, it need not hurry.
+LINGER_S, LINGER_SEAT_S, LINGER_MOST_S, STOCKED_S = 0.02, 0.002, 0.5, 0.25
 
 Wait = Callable[[Callable[[], None], Callable[[], None]], bool]
 
@@ -101,6 +102,7 @@ class Fleet:
         for post in self.crew.at_work():
             if not post.is_called:
                 self._feed(post)
+        self._hear(0)  # also of those that come while there is nothing to do
         began = time.monotonic()
         while self._goes_on(passed := time.monotonic() - began):
             self._hear((COMMIT_S if self._ended else STEP_S) - passed)
@@ -169,8 +171,10 @@ class Fleet:
         if new or hand.flying or now - post.called_at > HEARTBEAT_S:
             post.turn += 1
             linger_s = min(LINGER_MOST_S, LINGER_S + LINGER_SEAT_S * len(self.crew.posts))
+            if not hand.want:
+                linger_s = max(linger_s, STOCKED_S)
             enough = max(1, hand.slots // 2)
-            post.call(now, "turn", post.turn, list(map(Ask.of, new)), WAIT_S, linger_s, enough)
+            post.call(now, "turn", post.turn, asks_of(new), WAIT_S, linger_s, enough)
 
     def _next(self, place: str) -> list[Sequence]:
         """What a seat begins with: one of the rows that are computed alone if it is the one for that."""

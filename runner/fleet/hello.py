@@ -17,10 +17,13 @@ _SAME |= {"tokenizer": "tokenizer", "weights": "model files"}
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "generation_config.json")
 
 
-def hello_of(folder: Path | None) -> Hello:
-    """The versions here and the model in ``folder`` (None: the fake engine's); imports no MLX."""
+def hello_of(folder: Path | None, weights: str | None = None) -> Hello:
+    """The versions here and the model in ``folder`` (None: the fake engine's); imports no MLX.
+
+    ``weights``: their hash where it is known, which takes a while to find out.
+    """
     rowmill, mlx, mlx_lm = (package_version(name) for name in ("rowmill", "mlx", "mlx-lm"))
-    weights = weights_hash(folder)[:16] if folder else None
+    weights = (weights or weights_hash(folder))[:16] if folder else None
     tokenizer = _tokenizer_hash(folder) if folder else None
     known = (rowmill, mlx, mlx_lm, weights, tokenizer)
     return Hello(WIRE, *known, host(), os.getpid(), "fake", None, 1, Costs())

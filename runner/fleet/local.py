@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 from runner.fleet.hello import host
 from runner.fleet.seat import Seat
-from runner.fleet.wire import GoneError, Spec
+from runner.fleet.wire import GoneError, Spec, packed
 from runner.night.supervisor import ran_out, why_it_died
 
 _START = "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec['path']; \
@@ -73,13 +74,21 @@ class LocalLink:
 
     def call(self, method: str, *arguments: Any) -> None:
         """See Link."""
-        with contextlib.suppress(OSError):  # it has died: ``take`` tells how
-            self.pipe.send((method, arguments))
+        self.send(packed((method, arguments)))
 
     def take(self) -> Any:
         """See Link."""
+        return pickle.loads(self.receive())
+
+    def send(self, call: bytes) -> None:
+        """A call as it goes through the pipe."""
+        with contextlib.suppress(OSError):  # it has died: ``receive`` tells how
+            self.pipe.send_bytes(call)
+
+    def receive(self) -> bytes:
+        """The next answer as it comes through the pipe. GoneError if there will be none."""
         try:
-            return self.pipe.recv()
+            return self.pipe.recv_bytes()
         except (EOFError, OSError):
             raise self._end() from None
 
@@ -109,11 +118,11 @@ def serve(descriptor: int) -> None:
     seat: Seat | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
-            method, arguments = pipe.recv()
+            method, arguments = pickle.loads(pipe.recv_bytes())
             if method == "open":
                 seat = Seat(*arguments)
                 continue
-            pipe.send(getattr(seat, method)(*arguments))
+            pipe.send_bytes(packed(getattr(seat, method)(*arguments)))
     os._exit(0)  # whatever its model is at
 
 

@@ -9,14 +9,15 @@ import contextlib
 import itertools
 import logging
 import os
+import pickle
 import re
 import signal
 import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from runner.fleet.seat import Seat
-from runner.fleet.wire import Failed, GoneError, Spec
+from runner.fleet.local import LocalLink
+from runner.fleet.wire import Failed, GoneError, Spec, packed
 from runner.night.link import NO_MEMORY
 from runner.types import EXIT_CANNOT_RUN, UserError
 from runner.words import first_line
@@ -29,6 +30,7 @@ SETTINGS = {
 }
 _AUTO = "auto"
 ANSWER_S = 10.0  # for a first sign of a cluster
+ENDING_S = 2.0  # for a seat's process to end
 _MLX = "mlx"  # the resource of a node with an Apple GPU
 _MISMATCH = re.compile(r"Ray: (\S+).*?Python: (\S+).*?Ray: (\S+).*?Python: (\S+)", re.DOTALL)
 _BLAMELESS = re.compile(r"node (has died|was|is) |node failure|unavailable|[Oo]wner|preempt", re.IGNORECASE)
@@ -102,7 +104,7 @@ class RayTransport:
         self._ray = ray
         self._names: dict[tuple[str, int], str] = {}  # of the seats on nodes, by node and number
         self._needs: dict[str, tuple[str, dict[str, Any]]] = {}  # the node of each name, and what a seat takes of it
-        self._actor = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=2)(Seat)
+        self._actor = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=2)(Relay)
 
     def places(self) -> list[str]:
         """See Transport."""
@@ -143,8 +145,27 @@ class RayTransport:
             self._ray.shutdown()
 
 
+class Relay:
+    """An actor that hands calls on to a seat, whose process Ray is kept out of: its threads would delay steps."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._link = LocalLink(spec, os.environ)
+
+    def answer(self, call: bytes) -> bytes:
+        """What the seat answers, or how it ended."""
+        self._link.send(call)
+        try:
+            return self._link.receive()
+        except GoneError as error:
+            return packed(error)
+
+    def end(self) -> None:
+        """End the seat's process, whatever it is at."""
+        self._link.kill()
+
+
 class RayLink:
-    """An actor."""
+    """A seat behind an actor."""
 
     def __init__(self, ray: Any, actor: Any) -> None:
         self._ray, self._actor = ray, actor
@@ -152,18 +173,22 @@ class RayLink:
 
     def call(self, method: str, *arguments: Any) -> None:
         """See Link."""
-        self.answer = getattr(self._actor, method).remote(*arguments)
+        self.answer = self._actor.answer.remote(packed((method, arguments)))
 
     def take(self) -> Any:
         """See Link."""
         try:
-            return self._ray.get(self.answer)
+            said = pickle.loads(self._ray.get(self.answer))
         except self._ray.exceptions.RayError as error:
             return _told(error)
+        if isinstance(said, GoneError):
+            raise said
+        return said
 
     def kill(self) -> None:
         """See Link."""
         with contextlib.suppress(Exception):
+            self._ray.wait([self._actor.end.remote()], timeout=ENDING_S)
             self._ray.kill(self._actor, no_restart=True)
 
 

@@ -11,7 +11,7 @@ import traceback
 from typing import Any
 
 from runner.fleet.hello import hello_of
-from runner.fleet.wire import Ask, Failed, Hello, Spec, Turn
+from runner.fleet.wire import Ask, Failed, Hello, Spec, Turn, sequences_of
 from runner.night.awake import Awake
 from runner.night.link import NO_MEMORY
 from runner.sequences import Engine, Gauge, Generation, Sequence, Work
@@ -29,9 +29,10 @@ class Seat:
         self._new: list[Sequence] = []
         self._ended: list[Generation] = []
         self._flying = self._steps = 0
+        self._enough = 1  # of those that ended are worth telling
         self._released = False  # the model shall be given back
         self._engine: Engine | None = None
-        self._gauge, self._slots = Gauge(), 1
+        self._gauge, self._slots, self._told_slots = Gauge(), 1, 1
         self._work, self._before = Work(), Work()  # in all, and of engines that were released
         Awake(spec.keep_awake).hold()
         threading.Thread(target=self._run, daemon=True).start()
@@ -48,18 +49,18 @@ class Seat:
         That is told when ``enough`` have ended, or some after ``linger_s``, at the latest after ``wait_s``.
         """
         began = time.monotonic()
-        sequences = [ask.sequence() for ask in new]  # before the model's thread has to wait for it
+        sequences = sequences_of(new)  # before the model's thread has to wait for it
         with self._changed:
             self._new += sequences
             self._flying += len(new)
             self._released = False
             self._changed.notify_all()
             if self._flying:
-                self._changed.wait_for(lambda: self._is_worth_telling(enough), linger_s)
-                left = began + wait_s - time.monotonic()
-                self._changed.wait_for(lambda: self._is_worth_telling(1), left)
+                self._await(enough, linger_s)
+                self._await(1, began + wait_s - time.monotonic())
             ended, self._ended = self._ended, []
             self._flying -= len(ended)
+            self._told_slots = self._slots
             return self._failed or Turn(number, ended, self._slots, self._steps, self._gauge, copy.copy(self._work))
 
     def release(self) -> bool:
@@ -70,8 +71,13 @@ class Seat:
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._engine is None, 30)
 
-    def _is_worth_telling(self, enough: int) -> bool:
-        return len(self._ended) >= min(enough, self._flying) or self._failed is not None
+    def _await(self, enough: int, timeout: float) -> None:
+        self._enough = enough
+        self._changed.wait_for(self._is_worth_telling, timeout)
+
+    def _is_worth_telling(self) -> bool:
+        has_grown = self._slots > self._told_slots  # and wants more to fill them
+        return len(self._ended) >= min(self._enough, self._flying) or has_grown or self._failed is not None
 
     def _run(self) -> None:
         try:
@@ -93,7 +99,7 @@ class Seat:
         engine, facts = open_engine(self._spec)
         with self._changed:
             self._engine = engine
-            self._slots = engine.batch_size
+            self._slots = self._told_slots = engine.batch_size
             self._hello = facts._replace(slots=engine.batch_size, costs=engine.costs)
             self._changed.notify_all()
 
@@ -116,7 +122,7 @@ class Seat:
             self._slots, self._gauge = engine.batch_size, engine.gauge()
             self._work = copy.copy(self._before)
             self._work += engine.work
-            if ended:
+            if self._is_worth_telling():
                 self._changed.notify_all()
 
     def _has_work(self) -> bool:

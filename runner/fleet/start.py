@@ -11,9 +11,8 @@ from runner.checkpoint.store import Store
 from runner.engine.conf import EngineConf
 from runner.fleet.conf import FleetConf
 from runner.fleet.fleet import Fleet, Wait
-from runner.fleet.hello import hello_of
 from runner.fleet.local import LocalTransport, local_gpus
-from runner.fleet.wire import Spec, Transport
+from runner.fleet.wire import Hello, Spec, Transport
 from runner.models.recipes import ModelConf
 from runner.text.prompter import PromptConf
 
@@ -32,10 +31,10 @@ def _absolute(path: str | None) -> str | None:
 
 
 def open_fleet(
-    conf: FleetConf, spec: Spec, folder: Path | None, store: Store, wait: Wait, stopped: Callable[[], bool]
+    conf: FleetConf, spec: Spec, ours: Hello, store: Store, wait: Wait, stopped: Callable[[], bool]
 ) -> Fleet:
-    """Seats at work, at least one of them. ``folder``: the model here. UserError, exit code 3, if there are none."""
-    return Fleet(transport_of(conf), spec, hello_of(folder), conf, store.seats, store.flight, wait, stopped)
+    """Seats at work, at least one of them. UserError, exit code 3, if there are none."""
+    return Fleet(transport_of(conf), spec, ours, conf, store.seats, store.flight, wait, stopped)
 
 
 def transport_of(conf: FleetConf) -> Transport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from array import array
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
@@ -45,20 +46,47 @@ class Hello(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """A sequence on its way; ``ids``: its tokens as 32-bit numbers, the least significant byte first."""
+    """A sequence on its way. ``held``: so many of its tokens are those of the one before.
 
+    ``ids``: the others as 32-bit numbers, the least significant byte first.
+    """
+
+    held: int
     ids: bytes
     others: dict[str, Any]  # its other fields
 
-    @classmethod
-    def of(cls, sequence: Sequence) -> Ask:
-        """The sequence in this form."""
-        others = dict(vars(sequence))
-        return cls(array("I", others.pop("tokens")).tobytes(), others)
 
-    def sequence(self) -> Sequence:
-        """The inverse of ``of``."""
-        return Sequence(tokens=list(memoryview(self.ids).cast("I")), **self.others)
+def asks_of(sequences: Iterable[Sequence]) -> list[Ask]:
+    """Sequences in this form; a prefix that neighbours share goes once."""
+    asks = []
+    boundaries: tuple[int, ...] = ()
+    for sequence in sequences:
+        others = dict(vars(sequence))
+        tokens = others.pop("tokens")
+        is_shared = sequence.boundaries and sequence.boundaries is boundaries  # the very same tuple: of one group
+        boundaries = sequence.boundaries
+        held = boundaries[-1] if is_shared else 0
+        asks.append(Ask(held, array("I", tokens[held:]).tobytes(), others))
+    return asks
+
+
+def sequences_of(asks: Iterable[Ask]) -> list[Sequence]:
+    """The inverse of ``asks_of``."""
+    sequences = []
+    tokens: list[int] = []
+    shared: list[int] = []
+    for held, ids, others in asks:
+        if held != len(shared):
+            shared = tokens[:held]
+        tokens = shared.copy()
+        tokens.extend(memoryview(ids).cast("I"))
+        sequences.append(Sequence(tokens=tokens, **others))
+    return sequences
+
+
+def packed(message: Any) -> bytes:
+    """What goes through a pipe or a network, once and for all: whoever hands it on need not look into it."""
+    return pickle.dumps(message, 5)
 
 
 class Turn(NamedTuple):

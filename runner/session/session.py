@@ -218,10 +218,12 @@ def _engine(ready: Prepared, store: Store, stop: Stop, night: Night) -> Engine:
     conf, deaths = ready.config.conf, store.deaths
     wait = night.waiter(store.leave_out)
     if conf.fleet.kind != "none":
+        from runner.fleet.hello import hello_of
         from runner.fleet.start import open_fleet, spec_of
 
         spec = spec_of(conf.model, conf.engine, conf.prompt, conf.offline, conf.schedule.keep_awake)
-        return open_fleet(conf.fleet, spec, ready.folder, store, wait, stop.is_asked)
+        ours = hello_of(ready.folder, ready.weights)
+        return open_fleet(conf.fleet, spec, ours, store, wait, stop.is_asked)
     most = Budget.of(conf.engine, ready.device).watermark if ready.device else math.inf
     return GuardedEngine(
         lambda: open_engine(ready, deaths.budget_share), store.flight, deaths.alone(), deaths.quarantined(), wait, most

@@ -1,15 +1,22 @@
 """Whatever happens to seats, a fleet's run has the shards of a run by one process."""
 
+import pickle
 import time
 
 import pytest
 
 import runner
-from runner.fleet import crew, fleet
-from runner.fleet.wire import GoneError
+from runner.engine.conf import EngineConf
+from runner.fleet import crew, fleet, start
+from runner.fleet.conf import FleetConf
+from runner.fleet.hello import hello_of
+from runner.fleet.wire import GoneError, Spec, asks_of, packed, sequences_of
+from runner.models.recipes import ModelConf
+from runner.sequences import Sequence
 from runner.types import UserError
 from tests.support import runs
 from tests.support.fleets import install, seats, select
+from tests.support.stores import open_store
 
 ROWS = 300
 
@@ -53,6 +60,32 @@ def test_shards_are_those_of_one_process(job, monkeypatch):
     assert found == expected
     assert figures["errors"] == 0
     assert sum(one["answers"] for one in seats()) == select("SELECT count(*) FROM completions WHERE seat NOTNULL")[0][0]
+
+
+def test_sequences_arrive_as_they_were_sent_and_a_shared_prefix_goes_once():
+    group, other = (3, 500), (500,)
+    prefixes = [range(500), range(500), range(7, 507), range(7, 507), range(4)]
+    shared = [group, group, other, other, ()]
+    sent = [
+        Sequence((row, 0), [*prefix, 70_000 + row], 5, choices=((1,), (2, 3)), boundaries=boundaries)
+        for row, (prefix, boundaries) in enumerate(zip(prefixes, shared, strict=True))
+    ]
+    asks = pickle.loads(packed(asks_of(sent)))
+    assert sequences_of(asks) == sent
+    assert [len(ask.ids) // 4 for ask in asks] == [501, 1, 501, 1, 5]
+
+
+def test_a_fleet_without_work_hears_those_that_join(monkeypatch, tmp_path):
+    install(monkeypatch, {"a": [{}], "b": [{"slow_s": 0.3}]})
+    spec = Spec(ModelConf(), EngineConf(backend="fake"), keep_awake=False)
+    with open_store(tmp_path / "run") as store:
+        idle = start.open_fleet(FleetConf(), spec, hello_of(None), store, lambda beat, release: True, lambda: False)
+        until = time.monotonic() + 60
+        while len(idle.crew.at_work()) < 2 and time.monotonic() < until:
+            assert idle.step() == []
+            time.sleep(0.01)
+        assert {post.place for post in idle.crew.at_work()} == {"a", "b"}
+        idle.close()
 
 
 def test_the_checkpoint_says_which_seat_gave_each_answer_and_who_took_part(monkeypatch):

@@ -12,15 +12,16 @@ from runner.fleet.wire import GoneError
 
 
 class TestSeat(Seat):
-    """A seat whose fake engine takes so many seconds for a step."""
+    """A seat whose fake engine takes so many seconds for a step, and to load."""
 
     __test__ = False
 
-    def __init__(self, spec, delay_s):
-        self.delay_s = delay_s
+    def __init__(self, spec, delay_s, slow_s):
+        self.delay_s, self.slow_s = delay_s, slow_s
         super().__init__(spec)
 
     def _open(self):  # private, and the one place where a seat has just got its engine
+        time.sleep(self.slow_s)
         super()._open()
         self._engine.delay_s = self.delay_s
 
@@ -28,8 +29,8 @@ class TestSeat(Seat):
 class ThreadLink:
     """``dies``: turns after which it is gone, and why; ``hello``: what it says otherwise of itself."""
 
-    def __init__(self, spec, delay_s=0.0, dies=None, freezes=None, hello=None, error=None):
-        self.seat = TestSeat(spec, delay_s)
+    def __init__(self, spec, delay_s=0.0, dies=None, freezes=None, hello=None, error=None, slow_s=0.0):
+        self.seat = TestSeat(spec, delay_s, slow_s)
         self.turns, self.dies, self.freezes, self.hello = 0, dies, freezes, hello or {}
         self.error = error or GoneError("of SIGKILL")
         self.answer, self.is_killed, self.calls = None, False, []

@@ -9,6 +9,7 @@ shows on any machine that the program works.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import signal
@@ -87,36 +88,44 @@ class Bench:
             fleet = Fleet(transport_of(conf), self.spec, hello_of(self.folder), conf, store.seats, store.flight)
             try:
                 while len(fleet.crew.at_work()) < count:
-                    fleet._muster()  # a step without work hears nobody
-                    fleet._hear(0.25)
+                    fleet.step()
+                    time.sleep(0.05)
                 start_s = time.perf_counter() - began
-                compute(fleet, self.rows[: 256 * count], 3)
+                measured(fleet, self.rows[: 256 * count], 3)
                 kills = [len(self.rows) // 2] if kill else []
-                runs = [compute(fleet, self.rows, OUTPUT, kills) for _ in range(1 if kill else repeat)]
-                memory, work = gpu_memory(), fleet.work
+                runs = []
+                for _ in range(1 if kill else repeat):
+                    run, tokens = measured(fleet, self.rows, OUTPUT, kills)
+                    runs.append(run)
+                    while any(hand.flying for hand in fleet.deal.hands.values()):  # what two seats were at
+                        fleet.step()
+                        time.sleep(0.01)
+                turns = [post.turn for post in fleet.crew.at_work()]
+                memory = gpu_memory()
             finally:
                 fleet.close()
-        tokens = runs[-1][1]
         self.known = self.known or tokens
         equal = sum(tokens[row] == self.known[row] for row in tokens)
-        return {
-            "rows_per_s": len(self.rows) / statistics.median(run[0] for run in runs),
-            "all": [round(len(self.rows) / run[0], 2) for run in runs],
-            "driver_cpu_s": [round(run[2], 2) for run in runs],
-            "start_s": round(start_s, 1),
-            "slot_occupancy": work.lanes / work.slots,
-            "gpu_memory_mib": memory,
-            "equal_to_first_fleet": equal,
-        }
+        more = {"start_s": round(start_s, 1), "turns": turns, "gpu_memory_mib": memory, "equal_to_first_fleet": equal}
+        return summary(runs) | more
 
 
-def compute(engine, rows, output, kills=()):
-    """Seconds, tokens by row, and this process's seconds of CPU."""
+def summary(runs):
+    """The median of rows/s, and each run's figures."""
+    return {"rows_per_s": statistics.median(run["rows_per_s"] for run in runs), "runs": runs}
+
+
+def measured(engine, rows, output, kills=()):
+    """A run's figures, and the tokens by row.
+
+    ``busy``: the share of the time in which the engine was at its steps, the mean of seats; what is missing it waited
+    for work. ``occupancy``: of the batch, in these steps. ``cpu_s``: this process's.
+    """
     from runner.loop.plan import Plan
     from runner.sequences import Sequence
 
     plan, done, kills = Plan(engine.costs), {}, list(kills)
-    cpu, began = time.process_time(), time.perf_counter()
+    work, cpu, began = copy.copy(engine.work), time.process_time(), time.perf_counter()
     plan.add([Sequence((i, 0), row, output) for i, row in enumerate(rows)])
     while len(done) < len(rows):
         engine.add(plan.take(engine.room()))
@@ -124,7 +133,15 @@ def compute(engine, rows, output, kills=()):
         if kills and len(done) >= kills[0]:
             kills.pop(0)
             os.kill(engine.crew.at_work()[0].hello.pid, signal.SIGKILL)
-    return time.perf_counter() - began, done, time.process_time() - cpu
+    seconds, after = time.perf_counter() - began, engine.work
+    figures = {
+        "rows_per_s": len(rows) / seconds,
+        "cpu_s": time.process_time() - cpu,
+        "busy": (after.model_s - work.model_s) / seconds,
+        "occupancy": (after.lanes - work.lanes) / max(1, after.slots - work.slots),
+        "decoded_per_model_s": (after.decoded - work.decoded) / max(1e-9, after.model_s - work.model_s),
+    }
+    return {name: round(value, 3) for name, value in figures.items()} | {"batch_size": engine.batch_size}, done
 
 
 def one_engine(folder, rows, repeat, backend, own):
@@ -141,10 +158,9 @@ def one_engine(folder, rows, repeat, backend, own):
     tokenizer = load_tokenizer(folder, read_config(folder))
     prompter = Prompter(PromptConf(user="-", chat=False), tokenizer, "2000-01-01")
     engine = open_engine(folder, device, EngineConf(backend=backend), prompter, 1.0)
-    compute(engine, rows[:256], 3)
-    runs = [compute(engine, rows, OUTPUT) for _ in range(int(repeat))]
-    all_ = [round(len(rows) / run[0], 2) for run in runs]
-    print(json.dumps({"rows_per_s": statistics.median(all_), "all": all_, "gpu_memory_mib": gpu_memory()}))
+    measured(engine, rows[:256], 3)
+    runs = [measured(engine, rows, OUTPUT)[0] for _ in range(int(repeat))]
+    print(json.dumps(summary(runs) | {"gpu_memory_mib": gpu_memory()}))
 
 
 def gpu_memory():
@@ -162,6 +178,8 @@ def main():
     parser.add_argument("--model", type=Path, default=Path("/dev/shm/llama-8b"))
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=2, help="of one engine and one seat, one after the other")
+    parser.add_argument("--one", action="store_true", help="nothing but these pairs")
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
@@ -174,11 +192,14 @@ def main():
     bench = Bench(
         options.model, [row[: 2048 + own] for row in rows], "cpu" if options.tiny else "cuda", options.ray, own
     )
-    log.stage("one engine", bench.local, options.repeat)
+    for pair in range(options.pairs):
+        log.stage(f"one engine, {pair}", bench.local, options.repeat)
+        log.stage(f"1 seat, {pair}", bench.seats, 1, options.repeat)
+    if options.one:
+        return
     if not options.tiny:
         log.stage("two engines at once", bench.local, options.repeat, ("0", "1"))
-    for count in (1, 2):
-        log.stage(f"{count} seats", bench.seats, count, options.repeat)
+    log.stage("2 seats", bench.seats, 2, options.repeat)
     log.stage("2 seats, one killed", bench.seats, 2, 1, True)
 
 
