@@ -8,18 +8,28 @@ never depends on what other rows hold. A key that an object lacks reads as null,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pyarrow as pa
 
+from runner.data.layout import cast
+from runner.plain import to_json
 from runner.types import UserError
 
 OWN = b"rowmill.own"  # in the metadata of a column that holds another's cells as JSON: the other's name
 _DEEPEST = 60  # levels of lists and objects in a column; an Arrow file holds 63
 _EXACT = 1 << 53  # the largest integers that a float tells apart
+log = logging.getLogger("rowmill")
+
+
+class NoUnicode(bytes):
+    """What a file says is a text, and is no UTF-8."""
+
+
 _KINDS = {
     bool: "true or false",
     int: "an integer",
@@ -27,8 +37,9 @@ _KINDS = {
     str: "a text",
     list: "a list",
     dict: "an object",
+    bytes: "a blob",
+    NoUnicode: "a text that is no UTF-8",
 }
-log = logging.getLogger("rowmill")
 
 
 class Columns:
@@ -59,12 +70,14 @@ class Columns:
         for name in own:
             self._tell(name)
             fields.append(
-                pa.field(_free_name(f"{name} (JSON)", self._types), pa.string(), metadata={OWN: name.encode()})
+                pa.field(free_name(f"{name} (JSON)", self._types), pa.string(), metadata={OWN: name.encode()})
             )
         return pa.schema(fields)
 
     def _type(self, name: str) -> pa.DataType:
         kind = self._types[name]
+        if NoUnicode in self._kinds[name] or (bytes in self._kinds[name] and len(self._kinds[name]) > 1):
+            return pa.string()
         if pa.types.is_floating(kind) and int in self._kinds[name] and name in self._inexact:
             return pa.string()
         return _without_nulls(kind) if pa.types.is_nested(kind) else kind
@@ -115,7 +128,7 @@ def record_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatc
         own = (field.metadata or {}).get(OWN)
         values = [row.get(own.decode() if own else field.name) for row in rows]
         try:
-            columns.append(pa.array(_own_texts(values) if own else _texts(values, field.type), field.type))
+            columns.append(own_texts(values) if own else _array(values, field.type))
         except RecursionError:
             raise UserError("dataset.path", f"a value of {field.name!r} is nested too deeply") from None
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
@@ -123,17 +136,36 @@ def record_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatc
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _own_texts(values: list[Any]) -> list[str | None]:
+def own_texts(values: Iterable[Any]) -> pa.Array:
+    """The cells of a column that holds another's as JSON; null for what JSON does not have: Arrow's value must do."""
+    return pa.array([_own_text(value) for value in values], pa.string())
+
+
+def _own_text(value: Any) -> str | None:
+    with contextlib.suppress(TypeError):
+        return None if value is None else _json(value)
+    return None
+
+
+def texts(values: list[Any]) -> pa.Array:
+    """A column of texts: JSON for what is none, bytes as they are, UTF-8 or not."""
+    cells = [value if value is None or isinstance(value, str | bytes) else _text(value) for value in values]
+    if not any(isinstance(value, bytes) for value in cells):
+        return pa.array(cells, pa.string())
+    encoded = [value.encode() if isinstance(value, str) else value for value in cells]
+    return cast(pa.array(encoded, pa.binary()), pa.string())
+
+
+def _text(value: Any) -> str:
     try:
-        return [None if value is None else _json(value) for value in values]
-    except TypeError:  # a reader of the user's own has other objects in its lists: Arrow's values must do
-        return [None] * len(values)
+        return _json(value)
+    except TypeError:  # dates and the like
+        text = to_json(value)
+        return json.loads(text) if text.startswith('"') else text
 
 
-def _texts(values: list[Any], kind: pa.DataType) -> list[Any]:
-    if kind != pa.string():
-        return values
-    return [value if value is None or isinstance(value, str) else _json(value) for value in values]
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    return texts(values) if kind == pa.string() else pa.array(values, kind)
 
 
 def _json(value: Any) -> str:
@@ -176,7 +208,8 @@ def _without_nulls(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_null(kind) else kind
 
 
-def _free_name(name: str, taken: Iterable[str]) -> str:
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, with underscores after it until it is none of those taken."""
     while name in taken:
         name += "_"
     return name

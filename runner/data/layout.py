@@ -22,6 +22,11 @@ _TEXTS = (
     (pa.types.is_large_string, pa.large_binary()),
     (pa.types.is_string_view, pa.binary_view()),
 )
+_SAME_IN_PYTHON: tuple[Callable[[pa.DataType], bool], ...] = (
+    *(pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_timestamp, pa.types.is_date),
+    lambda kind: any(test(kind) for test, _ in _TEXTS),
+    lambda kind: any(kind == other for _, other in _TEXTS),
+)
 _CHECKED = (
     *_TEXTS,
     (pa.types.is_date64, pa.int64()),
@@ -57,6 +62,21 @@ def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     except pa.ArrowInvalid:
         as_bytes = pa.array(_As(column, _other(column.type, _TEXTS))).cast(_other(kind, _TEXTS))
         return pa.array(_As(as_bytes, kind))
+
+
+def alike(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether a cell of one type and the same cell in the other are the same to Python; nulls are so in any type."""
+    t = pa.types
+    if one == other or t.is_null(one):
+        return True
+    if t.is_dictionary(one) or t.is_dictionary(other):
+        kinds = [kind.value_type if t.is_dictionary(kind) else kind for kind in (one, other)]
+        return alike(*kinds)
+    if t.is_struct(one) and t.is_struct(other):
+        return all(alike(field.type, other.field(field.name).type) for field in one)
+    if t.is_nested(one) and t.is_nested(other) and one.num_fields == other.num_fields and one.id == other.id:
+        return all(alike(one.field(at).type, other.field(at).type) for at in range(one.num_fields))
+    return any(test(one) and test(other) for test in _SAME_IN_PYTHON)
 
 
 def plain(table: pa.Table) -> pa.Table:

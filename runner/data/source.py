@@ -144,6 +144,7 @@ class DataSource:
         hidden = set(self._own.values())
         self.schema: pa.Schema = pa.schema([f for f in table.schema if f.name not in hidden], table.schema.metadata)
         self.column_names: list[str] = self.schema.names
+        self.written = frozenset(self.column_names if not conf.target and READERS[conf.kind].written else ())
         self._total_rows = len(table)
         self._batches = [batch for batch in table.to_batches() if len(batch)]
         self._read_rows = _rows_per_read(table)
@@ -167,22 +168,26 @@ class DataSource:
         """Rows [start, stop), or all from ``start`` on, in order, as Python values."""
         stop = len(self) if stop is None else min(stop, len(self))
         for at in range(start, stop, self._read_rows):
-            columns = self._columns(at, min(at + self._read_rows, stop))
+            table = self.table(at, min(at + self._read_rows, stop), self._all.names)
             check_unchanged(self._mapped)
-            for cells in zip(*columns, strict=True):
-                row = dict(zip(self.column_names, cells, strict=True))
-                why = row[self._unreadable] if self._unreadable else None
-                yield row if why is None else UnreadableRow(row, why)
+            yield from self._read(table)
 
-    def _columns(self, start: int, stop: int) -> list[list[Any]]:
-        """The cells of rows [start, stop), column by column, each its row's own value."""
-        table = self.table(start, stop, [*self.column_names, *self._own.values()])
+    def rows_at(self, positions: Sequence[int]) -> Iterator[Row]:
+        """These rows, in the order given."""
+        for at in range(0, len(positions), self._read_rows):
+            yield from self._read(self.take(list(positions[at : at + self._read_rows]), self._all.names))
+
+    def _read(self, table: pa.Table) -> Iterator[Row]:
+        """The table's rows, each cell its row's own value."""
         columns = [values(name, table[name]) for name in self.column_names]
         for name, hidden in self._own.items():
             at = self.column_names.index(name)
             texts = table[hidden].to_pylist()
             columns[at] = [v if text is None else own_value(text) for v, text in zip(columns[at], texts, strict=True)]
-        return columns
+        for cells in zip(*columns, strict=True):
+            row = dict(zip(self.column_names, cells, strict=True))
+            why = row[self._unreadable] if self._unreadable else None
+            yield row if why is None else UnreadableRow(row, why)
 
     def stored_place(self, row: int) -> int:
         """The row's place in the data set as it is stored, whichever rows were chosen in whatever order."""
@@ -202,7 +207,7 @@ class DataSource:
         """These columns of these rows, in the order given; KeyError for an unknown column."""
         import numpy as np
 
-        schema = pa.schema([self.schema.field(name) for name in columns], self.schema.metadata)
+        schema = pa.schema([self._all.field(name) for name in columns], self._all.metadata)
         if not rows or not columns:
             return schema.empty_table()
         positions = np.array(rows) if self._order is None else self._order[rows]

@@ -8,7 +8,9 @@
     column  := word | `any name`          literal := number | 'text' | "text" | bare_word
 
 As in SQL, a comparison with a null cell is neither true nor false, and such a row is left out unless ``is null`` asks
-for it. A number literal against a text column compares as a number where the cell reads as one.
+for it. Whether a column holds numbers or texts that read as numbers makes no difference: a number literal compares as a
+number, a quoted one with ``==`` and ``!=`` as it is written, and with ``<`` and ``>`` as a number where the cell reads
+as one.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 
+from runner.text.written import NUMBER
 from runner.types import UserError
 from runner.words import did_you_mean
 
@@ -31,7 +34,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _KEYWORDS = {"and", "or", "not", "in", "is", "null"}
-_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+_INTEGER = r"^-?\d{1,18}$"
 _KERNELS = {"==": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal"}
 _MAX_DEPTH = 100
 
@@ -200,22 +203,49 @@ def _compare(column: Any, op: str, literal: Token, name: str) -> Any:
         return column.cast(pa.bool_())
     if _is_text(column.type):
         return _compare_text(column, op, literal)
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        return _compare_number(column, op, literal, name)
     return _call(_KERNELS[op], column, _scalar(literal, column.type, name))
 
 
 def _compare_text(column: Any, op: str, literal: Token) -> Any:
-    scalar = pa.scalar(literal.value, column.type)
-    if literal.kind != "number":
-        return _call(_KERNELS[op], column, scalar)
-    numeric = _call("match_substring_regex", column, pattern=_NUMBER)
-    trimmed = _call("utf8_trim_whitespace", column)
-    numbers = _call("if_else", numeric, trimmed, pa.scalar(None, column.type)).cast(pa.float64())
-    if op not in ("==", "!="):
-        return _call(_KERNELS[op], numbers, float(literal.value))
-    same_number = _call("fill_null", _call("equal", numbers, float(literal.value)), False)
-    same = _call("or_kleene", _call("equal", column, scalar), same_number)
-    same = _call("if_else", _call("is_valid", column), same, pa.scalar(None, pa.bool_()))
-    return same if op == "==" else _call("invert", same)
+    as_texts = _call(_KERNELS[op], column, pa.scalar(literal.value, column.type))
+    if re.match(NUMBER, literal.value) is None or (op in ("==", "!=") and literal.kind != "number"):
+        return as_texts
+    numeric = _call("match_substring_regex", column, pattern=NUMBER)
+    as_numbers = _compare_where(numeric, _call("utf8_trim_whitespace", column), pa.float64(), op, literal)
+    if _is_integral(literal):  # exactly, also beyond what a float tells apart
+        integral = _call("match_substring_regex", column, pattern=_INTEGER)
+        exactly = _compare_where(integral, column, pa.int64(), op, literal)
+        as_numbers = _call("if_else", integral, exactly, as_numbers)
+    if op in ("==", "!=") or literal.kind != "number":
+        return _call("if_else", numeric, as_numbers, as_texts)
+    return as_numbers
+
+
+def _compare_where(chosen: Any, texts: Any, kind: pa.DataType, op: str, literal: Token) -> Any:
+    numbers = _call("if_else", chosen, texts, pa.scalar(None, texts.type)).cast(kind)
+    return _call(_KERNELS[op], numbers, _scalar(literal, kind, ""))
+
+
+def _compare_number(column: Any, op: str, literal: Token, name: str) -> Any:
+    """As if the column were of texts: a quoted number is equal only to one that is printed like it."""
+    found = _call(_KERNELS[op], column, _scalar(literal, column.type, name))
+    if literal.kind == "number" or op not in ("==", "!=") or _is_printed(literal.value, column.type):
+        return found
+    return _call("if_else", _call("is_valid", column), op == "!=", pa.scalar(None, pa.bool_()))
+
+
+def _is_printed(text: str, kind: pa.DataType) -> bool:
+    """Whether a number of this type is printed like this."""
+    try:
+        return str(int(text)) == text
+    except ValueError:
+        return pa.types.is_floating(kind) and repr(float(text)) == text
+
+
+def _is_integral(literal: Token) -> bool:
+    return re.fullmatch(r"[-+]?\d{1,18}", literal.value) is not None
 
 
 def _scalar(literal: Token, kind: pa.DataType, name: str) -> pa.Scalar:
@@ -223,8 +253,7 @@ def _scalar(literal: Token, kind: pa.DataType, name: str) -> pa.Scalar:
         if pa.types.is_nested(kind) or pa.types.is_binary(kind):
             raise pa.ArrowInvalid("not comparable")
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            integral = re.fullmatch(r"[-+]?\d{1,18}", literal.value)
-            return pa.scalar(int(literal.value)) if integral else pa.scalar(float(literal.value))
+            return pa.scalar(int(literal.value) if _is_integral(literal) else float(literal.value))
         return pa.scalar(literal.value).cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
         raise UserError("dataset.where", f"column {name!r} holds {kind}, not {literal.value!r}") from None

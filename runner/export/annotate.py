@@ -16,9 +16,9 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from runner.data.cells import records
+from runner.data.columns import free_name
 from runner.data.kept import INPUT
 from runner.export.files import STDOUT, opened
-from runner.export.plain import free_name
 from runner.export.select import ROW, Selection, position_column
 from runner.plain import to_json
 from runner.results.run import Run

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from runner.data.cells import shown
+from runner.data.columns import free_name
 from runner.plain import to_json
 
 _FORMULA = r"^\s*[=+\-@\t\r|%]"  # how cells begin that Excel, LibreOffice or Google Sheets compute
@@ -75,13 +76,6 @@ def _unfolded(table: pa.Table) -> pa.Table:
             names.append(free_name(f"{name}_{part.name}", taken))
             taken.add(names[-1])
     return pa.Table.from_arrays(columns, names=names)
-
-
-def free_name(name: str, taken: Collection[str]) -> str:
-    """The name, with underscores after it until it is none of those taken."""
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _cells(column: pa.ChunkedArray) -> Any:

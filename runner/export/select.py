@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from runner.data.columns import free_name
 from runner.data.kept import GOLD, INPUT, numbered
 from runner.data.where import Mask, parse_where
-from runner.export.plain import free_name
 from runner.results.quality.rescore import AS_RUN, Decision, Rescoring
 from runner.results.run import RowBlock, Run
 from runner.types import SEED_ROW, UserError

@@ -14,19 +14,21 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.config.hooks import Hooks
 from runner.data.cells import records
-from runner.data.kept import INPUT
 from runner.data.readers import holds_requests
 from runner.export.files import STDOUT, opened
 from runner.export.select import Selection, position_column
 from runner.plain import to_json
 from runner.results.run import Run
 from runner.text.templates import WHOLE, Template
-from runner.types import RowError, UserError
+from runner.types import SEED_ROW, RowError, UserError
 from runner.words import did_you_mean
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _ANSWERS = ("completion", "answer", "output", "response", "label", "summary", "text")
 Messages = list[dict[str, str]]
@@ -51,6 +53,8 @@ class Sides:
     surfaces: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._made = not self.run.is_row_by_row
+        self._inputs: dict[int, dict[str, Any]] = {}  # the rows as the run saw them, by their place in the output
         if self.completion is not None:
             return
         outputs = self.run.columns.job
@@ -83,25 +87,32 @@ class Sides:
             from runner.data.readers.openai_batch import read_messages
 
             return lambda row: read_messages(json.loads(row["body"])["messages"])
-        prompt = self.run.config["prompt"]
+        prompt, source = self.run.config["prompt"], self.run.source
         user = Template("prompt.user", prompt["user"])
-        source = self.system or prompt["system"]
-        system = Template("prompt.system", source) if source else None
+        said = self.system or prompt["system"]
+        system = Template("prompt.system", said) if said else None
+        there = [name for name in columns if name != self._place] if self._made else []
+        known = [*source.column_names, *there]
         for template in (user, *([system] if system else [])):
-            template.take_columns([name for name in columns if name != self._place])
+            template.take_columns(known, source.written)
         used = user.names | (system.names if system else set())
-        kept = self.run.columns.kept
-        filled = _filled(self.run, used - {*columns, *WHOLE})
+        filled = _filled(self.run, used - {*known, *WHOLE}, used)
 
         def asked(row: dict[str, Any]) -> Messages:
-            joined = {name: cell for name, cell in row.items() if name.startswith(INPUT) and name not in kept}
-            cells = self._cells(row) | {name.removeprefix(INPUT): cell for name, cell in joined.items()}
-            cells |= {name: row[output] for output, name in kept.items() if output in row}
+            cells = {**(self._cells(row) if self._made else {}), **self._inputs[row[self._place]]}
             variables = {**cells, **filled(row)}
-            said = system.render(variables, row=cells) if system else None
-            return _messages(said, user.render(variables, row=cells))
+            told = system.render(variables, row=cells) if system else None
+            return _messages(told, user.render(variables, row=cells))
 
         return asked
+
+    def take_rows(self, table: pa.Table) -> None:
+        """Read the input of these rows, as the run saw it: Arrow's values may be others."""
+        if self.prompt is not None:
+            return
+        places = table[self._place].to_pylist()
+        seeds = table[SEED_ROW].to_pylist() if self._made else places
+        self._inputs = dict(zip(places, self.run.source.rows_at(seeds), strict=True))
 
     def _cell(self, option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any]], Any]:
         """A column's cell, or a template over all of them."""
@@ -156,6 +167,7 @@ def _examples(selection: Selection, sides: Sides) -> Iterator[Example]:
         if not prepared:
             sides.prepare(table.column_names)
             prepared = True
+        sides.take_rows(table)
         for row in records(table):
             try:
                 yield from sides.examples(row)
@@ -179,21 +191,17 @@ def _hooks(run: Run) -> Hooks | None:
         return None
 
 
-def _filled(run: Run, missing: Set[str]) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
+def _filled(run: Run, missing: Set[str], used: Set[str]) -> Callable[[dict[str, Any]], Mapping[str, Any]]:
     """What the job put into a row's prompt beside the columns, if it can say or that was the same for all rows."""
-    hooks = _hooks(run) if missing else None
+    hooks = _hooks(run)
     if hooks and hooks.made_from:
         return hooks.made_from.made_from
-    same = _same(run, hooks, missing)
-    return lambda row: same
-
-
-def _same(run: Run, hooks: Hooks | None, missing: Set[str]) -> Mapping[str, Any]:
     known = hooks.variables.variables() if hooks and hooks.variables else {}
     known = known if isinstance(known, Mapping) else {}
     if unknown := sorted(name for name in missing if not known.get(name)):
         raise UserError(f"--prompt TEMPLATE is needed: the job of {run.path} filled in {unknown[0]!r} row by row")
-    return {name: known[name] for name in missing}
+    same = {name: known[name] for name in used if known.get(name)}
+    return lambda row: same
 
 
 def _surfaces(run: Run) -> dict[str, str]:

@@ -95,7 +95,8 @@ def prepare(config: Config) -> Prepared:
     prompter = Prompter(conf.prompt, tokenizer, date, variables, conf.engine.think_tokens)
     _check_thinking(conf.engine, prompter)
     hooks = Hooks.of(config.job)
-    prompter.check_templates(source.column_names, list(hooks.variables.variables()) if hooks.variables else [])
+    own = list(hooks.variables.variables()) if hooks.variables else []
+    prompter.check_templates(source.column_names, own, source.written)
     _check_job(conf, hooks)
     if hooks.checks_source:
         with calling("check_source"):

@@ -14,4 +14,5 @@ spelling    Generated tokens as people and the OpenAI API see them: their text, 
 structure   What an answer must look like (JSON Schema, regular expression, choices), and its output columns.
 templates   One Jinja2 template over a row's columns: sandboxed, with missing and null columns as errors.
 vocabulary  Text to token ids and back, with text from cells kept apart from control tokens.
+written     Cells of files without types, such as CSV: texts that compute as the numbers they read as.
 """

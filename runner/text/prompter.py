@@ -5,7 +5,9 @@ examples become earlier turns. Raw (``chat: false``), system, examples and row a
 continues, which base models need and small ones do better with: see ``conf/prompt/movie_reviews.yaml``.
 
 A template that names a missing column, or that has a syntax error, is refused before the model loads. A null cell makes
-its row an error unless the template has a default: ``{{ text or "" }}``.
+its row an error unless the template has a default: ``{{ text or "" }}``. A cell of a CSV file is the text that the file
+shows, whatever other rows hold; where a template computes with it or compares it to a number (``{{ price * 2 }}``,
+``{% if stars > 3 %}``), it is the number that it reads as.
 
 On the command line a text needs quotes of its own (``'prompt.user="..."'``) only where it looks like a list, a number
 or the like, or contains line breaks: in double quotes ``\n`` and ``\t`` are read as in YAML, in single quotes as they
@@ -18,7 +20,7 @@ itself spells out are. White space at a raw template's end moves to the front of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,15 +112,18 @@ class Prompter:
         self._examples: list[Message] | None = None
         self._continuations: dict[Any, tuple[tuple[int, ...], ...]] = {}
 
-    def check_templates(self, column_names: Iterable[str], variables: Iterable[str] = ()) -> None:
+    def check_templates(
+        self, column_names: Iterable[str], variables: Iterable[str] = (), written: Collection[str] = ()
+    ) -> None:
         """Raise UserError for a template that uses what is neither a column nor one of the job's ``variables``.
 
+        ``written``: the columns whose cells are what a file without types shows.
         The same for an example that lacks a variable, and for a chat template that refuses system messages.
         """
         variables = set(variables)
         known = [*column_names, *variables]
         for template in self._templates():
-            template.check_names(known)
+            template.check_names(known, written)
         for number, example in enumerate(self.conf.examples):
             self._check_example(f"prompt.examples[{number}]", example, variables)
         if self.conf.chat and self.conf.answer_prefix:

@@ -2,13 +2,16 @@
 
 A column is a variable, and ``row["Review Text"]`` is any column, whatever its name. Where a column is itself called
 ``row``, the variable is that column, and ``columns["Review Text"]`` does the same.
+
+A cell of a CSV file is the text that the file shows, whatever other rows hold; where a template computes with it,
+compares it to a number or tests it for being 0, it is the number that it reads as.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,6 +21,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from runner.plain import to_json
 from runner.text.vocabulary import clean
+from runner.text.written import Written, as_written, key_of, plain
 from runner.types import RowError, UserError
 from runner.words import did_you_mean
 
@@ -31,6 +35,19 @@ class _NullError(Exception):
     """A template prints a null."""
 
 
+class _Environment(SandboxedEnvironment):
+    """Mappings are asked for a cell that reads as a number as the text and as the number."""
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        return super().getitem(obj, key_of(obj, argument) if isinstance(obj, Mapping) else argument)
+
+    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        owner = getattr(obj, "__self__", None)
+        if args and isinstance(owner, Mapping):
+            args = (key_of(owner, args[0]), *args[1:])
+        return super().call(context, obj, *args, **kwargs)
+
+
 class Template:
     """``names``: the variables and columns that the template uses; ``needs``: those without a default or a test.
 
@@ -42,9 +59,11 @@ class Template:
             raise UserError(key, f"is not set: what is asked about a row, such as '{key}=\"Spam? {{{{ text }}}}\"'")
         self.key = key
         self._fuse: Fuse | None = None
-        environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=self._finalize)
+        environment = _Environment(undefined=jinja2.StrictUndefined, finalize=self._finalize)
         del environment.globals["lipsum"], environment.filters["random"]  # a resumed run renders the same prompts
         environment.filters["tojson"] = _tojson
+        tests: dict[str, Any] = environment.tests
+        tests.update({name: _of_number(tests[name]) for name in ("number", "integer", "float")})
         try:
             self._tree = environment.parse(source)
             self._template = environment.from_string(source)
@@ -55,8 +74,12 @@ class Template:
         self._whole = [name for name in WHOLE if name in _used(self._tree)]
         self.take_columns(())
 
-    def take_columns(self, known: Iterable[str]) -> None:
-        """Learn what columns and other variables there are: those called ``row`` or ``columns`` are what they say."""
+    def take_columns(self, known: Iterable[str], written: Collection[str] = ()) -> None:
+        """Learn what columns and other variables there are: those called ``row`` or ``columns`` are what they say.
+
+        ``written``: the columns whose cells are what a file without types shows.
+        """
+        self._written = frozenset(written)
         taken = set(WHOLE) - set(known)
         cells = {name: node for node, name in _cells(self._tree, taken)}
         used = set(_used(self._tree)) - _called(self._tree)
@@ -64,9 +87,9 @@ class Template:
         self.names = frozenset(used - taken | indirect | cells.keys())
         self.needs = self.names - indirect - _optional(self._tree, taken)
 
-    def check_names(self, known: list[str]) -> None:
-        """Raise UserError for a variable that is not known."""
-        self.take_columns(known)
+    def check_names(self, known: list[str], written: Collection[str] = ()) -> None:
+        """``take_columns``; UserError for a variable that is not known."""
+        self.take_columns(known, written)
         for name in sorted(self.needs - set(known)):
             raise UserError(self.key, f"no column {name!r}{did_you_mean(name, known)}{_written(name, known)}")
         for name in sorted({*known} & {"self", *_constants(self._tree)}):
@@ -82,6 +105,9 @@ class Template:
         """
         self._fuse = fuse
         cells = variables if row is None else row
+        if self._written:
+            used = self._written if self._whole else self._written & self.names
+            variables, cells = as_written(variables, used), as_written(cells, used)
         if self._whole:
             variables = {**{name: dict(cells) for name in self._whole}, **variables}
         try:
@@ -111,7 +137,11 @@ def cell(column: str, columns: Iterable[str] = ()) -> str:
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:
-    return to_json(value, indent)
+    return to_json(plain(value), indent)
+
+
+def _of_number(test: Callable[..., Any]) -> Callable[[Any], bool]:
+    return lambda value: bool(test(value.number if isinstance(value, Written) else value))
 
 
 def _used(tree: nodes.Template) -> set[str]:

@@ -1,8 +1,10 @@
 """Compressed files and patterns: the same rows as one plain file has, and mistakes that name their file."""
 
 import bz2
+import datetime
 import gzip
 import json
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -146,11 +148,37 @@ def test_mistakes_in_a_pattern_name_their_file(tmp_path, kind, files, message):
     assert "\n" not in str(caught.value)
 
 
-def test_parquet_files_whose_types_cannot_be_joined(tmp_path):
-    pq.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"n": [[1]]}), tmp_path / "b.parquet")
-    with pytest.raises(UserError, match=r"b.parquet and .*a.parquet differ in column types"):
-        rows(tmp_path / "*.parquet", "parquet")
+@pytest.mark.parametrize(
+    ("one", "other", "kind"),
+    [
+        ([1, None], [0.5, 2.0], "double"),
+        ([1, 2], [[1], None], "string"),
+        ([1, 2], ["1", "x"], "string"),
+        ([{"a": 1}], [{"a": 0.5, "b": "x"}], "struct<a: double, b: string>"),
+        ([Decimal("1.50")], [datetime.date(2024, 1, 31)], "string"),
+        ([b"\xff"], ["x"], "binary"),
+        ([None, None], [1, 2], "int64"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_cell_is_what_its_file_holds_whatever_type_other_files_give_its_column(
+    tmp_path, caplog, suffix, one, other, kind
+):
+    for name, values in (("a", one), ("b", other)):
+        table = pa.table({"n": values})
+        path = tmp_path / f"{name}.{suffix}"
+        if suffix == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.ipc.new_file(path, table.schema) as file:
+                file.write_table(table)
+    source = open_source(DatasetConf(kind=suffix, path=str(tmp_path / f"*.{suffix}")))
+    found = [row["n"] for row in source.rows()]
+    expected = [str(cell) if isinstance(cell, Decimal | datetime.date) else cell for cell in [*one, *other]]
+    assert found == expected
+    assert list(map(type, found[1:])) == list(map(type, expected[1:])) or kind.startswith("struct")
+    assert str(source.schema.field("n").type) == kind
+    assert ("prompts show what each row holds" in caplog.text) == (one[0] is not None)
 
 
 def test_a_file_whose_name_looks_like_a_pattern(tmp_path):

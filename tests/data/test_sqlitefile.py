@@ -1,13 +1,15 @@
 """Tables of SQLite databases: rows, types, order, and every mistake in one line."""
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
+from runner.data.cells import shown
 from runner.data.conf import DatasetConf
 from runner.data.readers import sqlite, table
 from runner.data.source import open_source
-from runner.types import UserError
+from runner.types import UnreadableCell, UserError
 
 
 @pytest.fixture
@@ -90,7 +92,6 @@ def test_large_tables_are_mapped(database, tmp_path, monkeypatch):
         (None, r"dataset.table: .*x.db has blobs, empty, keyed, mail, odd.*: name one of them"),
         ("mial", r"no table 'mial' \(did you mean 'mail'\?\)"),
         ("empty", "x.db table empty has no rows: empty data set"),
-        ("blobs", "mixes blobs"),
     ],
 )
 def test_a_wrong_table_is_named(database, table, message):
@@ -115,11 +116,27 @@ def test_what_is_no_database(tmp_path, database):
         source(tmp_path / "c.db", "mail")
 
 
-def test_text_that_is_no_utf8(tmp_path):
-    connection = sqlite3.connect(tmp_path / "x.db")
-    connection.execute("CREATE TABLE t (a TEXT)")
-    connection.execute("INSERT INTO t VALUES (CAST(x'ff' AS TEXT))")
-    connection.commit()
-    connection.close()
-    with pytest.raises(UserError, match="table t, after row 0: Could not decode"):
-        source(tmp_path / "x.db", "t")
+@pytest.mark.parametrize(
+    ("cells", "kind", "last"),
+    [
+        (["CAST(x'61ff' AS TEXT)"], "string", "a\ufffd"),
+        (["'a'", "CAST(x'ff' AS TEXT)"], "string", "\ufffd"),
+        (["1", "x'ff'"], "string", "\ufffd"),
+        (["1", "0.5", "x'61'"], "string", "a"),
+        (["x'61'", "x'ff'"], "binary", b"\xff"),
+    ],
+)
+def test_a_blob_beside_other_values_or_a_text_that_is_no_utf8_concerns_those_who_use_it(tmp_path, cells, kind, last):
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+        connection.execute("CREATE TABLE t (a, b)")
+        for cell in cells:
+            connection.execute(f"INSERT INTO t VALUES ({cell}, 'fine')")
+        connection.commit()
+    data = source(tmp_path / "x.db", "t")
+    assert str(data.schema.field("a").type) == kind
+    rows = list(data.rows())
+    assert [row["b"] for row in rows] == ["fine"] * len(cells)
+    assert shown(data.table(0, len(cells), ["a"])["a"])[-1] == last
+    values = {"'a'": "a", "1": 1, "0.5": 0.5, "x'61'": b"a"}
+    assert [row["a"] for row in rows[:-1]] == [values[cell] for cell in cells[:-1]]
+    assert isinstance(rows[-1]["a"], UnreadableCell) == ("\ufffd" in str(last))

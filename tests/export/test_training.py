@@ -157,3 +157,24 @@ def test_a_prompt_that_the_job_filled_in_has_to_be_said(folder, capsys):
     assert "--prompt TEMPLATE is needed: the job of outputs/own filled in 'question'" in capsys.readouterr().err
     export("own", "out.jsonl", "--format", "chat", "--prompt", "{{ id }}?")
     assert lines("out.jsonl")[0]["messages"][0]["content"] == "1?"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "prompt", "asked"),
+    [
+        ("a.jsonl", '{"x": 5, "y": {"a": 1}}\n{"x": 0.5, "y": "t"}\n', "{{ x }} {{ y | tojson }}", '5 {"a": 1}'),
+        (
+            "a.jsonl",
+            '{"x": [1, 2], "answer": "mine"}\n{"x": "t", "answer": "no"}\n',
+            "{{ x[1] }} {{ answer }}",
+            "2 mine",
+        ),
+        ("a.csv", "x,y\n5,1.50\nN/A,1\n", "{{ 2 * y }} {% if x == 5 %}five{% endif %}", "3.0 five"),
+        ("a.csv", "x,answer\n5,mine\n6,his\n", "{{ x }} {% if answer == 'mine' %}m{% endif %}", "5 m"),
+    ],
+)
+def test_the_runs_own_prompt_is_the_one_that_it_saw(folder, name, text, prompt, asked):
+    Path(name).write_text(text)
+    runner.run(["job=generate", f"dataset.path={name}", f'prompt.user="{prompt}"', "engine.backend=fake", "run_name=r"])
+    export("r", "out.jsonl", "--format", "prompt-completion")
+    assert lines("out.jsonl")[0]["prompt"] == asked

@@ -61,7 +61,8 @@ class Read(Protocol):
 class Reader(NamedTuple):
     """A kind of data set. ``read`` is named as ``module:function``, to be imported when it is needed.
 
-    ``suffixes`` are those of its files. ``requests``: its rows are chat requests of an OpenAI batch file.
+    ``suffixes`` are those of its files. ``requests``: its rows are chat requests of an OpenAI batch file. ``written``:
+    its files have no types, so that a cell is what its file shows.
     """
 
     read: str
@@ -69,6 +70,7 @@ class Reader(NamedTuple):
     needs_path: bool = True
     tables: bool = False  # dataset.table applies
     requests: bool = False
+    written: bool = False
 
     def load(self) -> Read:
         """Import it."""
@@ -77,7 +79,7 @@ class Reader(NamedTuple):
 
 
 READERS = {
-    "csv": Reader("runner.data.readers.csv:read", (".csv", ".tsv")),
+    "csv": Reader("runner.data.readers.csv:read", (".csv", ".tsv"), written=True),
     "jsonl": Reader("runner.data.readers.json:read", (".jsonl", ".ndjson", ".json")),
     "text": Reader("runner.data.readers.text:read", (".txt",)),
     "parquet": Reader("runner.data.readers.parquet:read", (".parquet",)),

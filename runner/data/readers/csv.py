@@ -19,6 +19,7 @@ from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
 from runner.data.readers.compressed import is_utf8, open_bytes, open_stream, undecodable
 from runner.data.readers.table import aligned, read_files, store, unique_names
+from runner.text.written import NUMBER
 from runner.types import UserError
 from runner.words import count_of
 
@@ -27,7 +28,6 @@ _BLOCK_BYTES = 8 << 20
 _LARGEST_BLOCK_BYTES = 1 << 30
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,8})\.(0|[0-9]{0,5}[1-9])$"
-_ANY_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 _LOOKED_AT, _FEW, _MOSTLY = 1000, 3, 0.9  # cells, and how many of them are numbers in a column that is said to be odd
 _TINY = r"^(-0\.0|-?0\.000[0-9]+)$"  # Python prints these with an exponent, or they are minus zero
 
@@ -217,7 +217,7 @@ def _tell_odd_cell(name: str, column: pa.ChunkedArray) -> None:
     import pyarrow.compute as pc
 
     def numbers(cells: Any) -> tuple[Any, int]:
-        found = pc.match_substring_regex(cells, pattern=_ANY_NUMBER)
+        found = pc.match_substring_regex(cells, pattern=NUMBER)
         count = pc.sum(found).as_py() or 0
         return found, count if count > max(_FEW, _MOSTLY * (len(found) - found.null_count)) else 0
 

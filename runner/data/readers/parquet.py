@@ -39,7 +39,9 @@ def _schema(path: Path) -> pa.Schema:
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, memory_map=True) as file:
+    dictionaries = [field.name for field in pq.read_schema(path) if pa.types.is_dictionary(field.type)]
+    # As they are in the file: pyarrow's own conversion of their indices refuses texts that are no UTF-8.
+    with pq.ParquetFile(path, memory_map=True, read_dictionary=dictionaries) as file:
         yield from file.iter_batches(_BATCH_ROWS)
 
 

@@ -1,7 +1,8 @@
 """A table or view of an SQLite database as an Arrow table.
 
 SQLite gives every cell a type of its own: a column is of the type that holds all its values, text where numbers and
-texts are mixed, and prompts show what each cell holds. The rows come in the order of their rowid; those of a view in
+texts are mixed, and prompts show what each cell holds. A blob beside texts or numbers, or a text that is no UTF-8,
+concerns its own row, and only where it is used. The rows come in the order of their rowid; those of a view in
 the view's own.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.data.columns import Columns, record_batch
+from runner.data.columns import Columns, NoUnicode, record_batch
 from runner.data.conf import DatasetConf
 from runner.data.load import CACHE_VERSION, hash_json, local_paths
 from runner.data.readers import Loaded
@@ -52,6 +53,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     """A read-only connection; a database in a folder that cannot be written to is opened as immutable."""
     for mode in ("mode=ro", "mode=ro&immutable=1"):
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
+        connection.text_factory = _text
         try:
             connection.execute("SELECT count(*) FROM sqlite_master")
         except sqlite3.OperationalError as error:
@@ -81,14 +83,10 @@ def _chosen(connection: sqlite3.Connection, path: Path, table: str | None) -> st
 def _read(connection: sqlite3.Connection, path: Path, table: str) -> tuple[pa.Table, str]:
     """Two passes in one transaction: the first finds the columns' types and the hash, the second converts."""
     digest, columns, size = hashlib.sha256(), Columns(), 0
-    holds_blobs: dict[str, bool] = {}
     for rows in _batches(connection, path, table):
         text = repr([list(row.items()) for row in rows]).encode(errors="surrogatepass")
         digest.update(text)
         size += len(text)
-        for name in rows[0]:
-            values = [row[name] for row in rows]
-            _refuse_mixture(path, table, name, values, holds_blobs)
         columns.add(rows)
     contents = digest.hexdigest()
     if not size:
@@ -98,25 +96,18 @@ def _read(connection: sqlite3.Connection, path: Path, table: str) -> tuple[pa.Ta
     return store(schema, (record_batch(rows, schema) for rows in _batches(connection, path, table)), cached), contents
 
 
-def _refuse_mixture(path: Path, table: str, name: str, values: list[Any], blobs: dict[str, bool]) -> None:
-    """Blobs beside numbers or texts have no common type: UserError. ``blobs``: which columns have been of them."""
-    for value in values:
-        if value is not None and blobs.setdefault(name, isinstance(value, bytes)) != isinstance(value, bytes):
-            raise UserError(
-                "dataset.table", f"column {name!r} of table {table} mixes blobs with other values", file=path
-            )
-
-
 def _batches(connection: sqlite3.Connection, path: Path, table: str) -> Iterator[list[dict[str, Any]]]:
     cursor = _select(connection, table)
     names = unique_names(path, [column[0] for column in cursor.description])
-    number = 0
+    while rows := list(islice(cursor, _BATCH_ROWS)):
+        yield [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _text(content: bytes) -> str | bytes:
     try:
-        while rows := list(islice(cursor, _BATCH_ROWS)):
-            number += len(rows)
-            yield [dict(zip(names, row, strict=True)) for row in rows]
-    except sqlite3.OperationalError as error:  # text that is not UTF-8
-        raise UserError("dataset.path", f"table {table}, after row {number}: {error}", file=path) from error
+        return content.decode()
+    except UnicodeDecodeError:
+        return NoUnicode(content)
 
 
 def _select(connection: sqlite3.Connection, table: str) -> sqlite3.Cursor:

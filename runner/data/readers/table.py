@@ -7,26 +7,31 @@ Types. CSV: a column is int64 or float64 if every cell would be printed exactly 
 else text ("007", "1.50" and "1e3" stay text), so that a prompt shows what the file shows. Only an empty unquoted cell
 is null; NA, null and None are text. Text: one row a line, column ``text``. JSON: see
 ``runner.data.columns``. Several files are read as if they were one, in the order given; a column that one of them
-lacks is null there.
+lacks is null there, and one whose types differ is told.
 """
 
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from pathlib import Path
 
 import pyarrow as pa
 
+from runner.data.cells import shown, values
+from runner.data.columns import OWN, free_name, merge, own_columns, own_texts, texts
 from runner.data.conf import DatasetConf
-from runner.data.layout import cast
+from runner.data.layout import alike, cast
 from runner.data.load import CACHE_VERSION, hash_files, hash_json, hash_readable, local_paths
 from runner.data.readers import Loaded
 from runner.data.readers.compressed import compression, open_bytes
 from runner.types import UserError
 
+log = logging.getLogger("rowmill")
 IN_MEMORY_BYTES = 32 << 20
 TEXTS = ("csv", "jsonl", "text", "openai_batch")  # kinds of files that are texts
 _MAGIC = {
@@ -169,21 +174,59 @@ def unique_names(path: Path, header: list[str]) -> list[str]:
 
 
 def common_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
-    """The columns of all files, each of a type that holds all its values; UserError if there is none."""
-    schema = schemas[0]
-    for path, other in zip(paths, schemas, strict=True):
-        try:
-            schema = pa.unify_schemas([schema, other], promote_options="permissive")
-        except pa.ArrowException as error:
-            raise UserError("dataset.path", f"and {paths[0]} differ in column types: {error}", file=path) from None
-    return schema
+    """The columns of all files, each of a type that holds all its values, text at the worst.
+
+    Where files differ in more than a type's size, a second column (see ``runner.data.columns``) holds each cell's own
+    value.
+    """
+    kinds: dict[str, dict[pa.DataType, Path]] = {}
+    first: dict[str, pa.Field] = {}
+    for path, schema in zip(paths, schemas, strict=True):
+        for field in schema:
+            first.setdefault(field.name, field)
+            kinds.setdefault(field.name, {}).setdefault(field.type, path)
+    fields, own = [], []
+    for name, found in kinds.items():
+        kind = reduce(merge, found)
+        fields.append(first[name].with_type(kind).with_nullable(True))
+        if others := [one for one in found if not alike(one, kind)]:
+            _tell(name, kind, {one: found[one] for one in (others[0], *(one for one in found if one != others[0]))})
+            own.append(name)
+    fields += [pa.field(free_name(f"{name} (JSON)", kinds), pa.string(), metadata={OWN: name.encode()}) for name in own]
+    return pa.schema(fields, reduce(lambda one, other: other | one, (schema.metadata or {} for schema in schemas)))
+
+
+def _tell(name: str, kind: pa.DataType, found: dict[pa.DataType, Path]) -> None:
+    (one, file), *others = found.items()
+    held = f"{one} in {file}" + "".join(f" and {other} in {path}" for other, path in others[:1])
+    log.warning("column %r holds %s: prompts show what each row holds, the output has %s", name, held, kind)
 
 
 def aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The batch with the schema's columns, types and metadata; a column it lacks is null."""
     place = {name: index for index, name in enumerate(batch.schema.names)}
-    columns = [
-        cast(batch.column(place[f.name]), f.type) if f.name in place else pa.nulls(batch.num_rows, f.type)
-        for f in schema
-    ]
+    own = own_columns(schema)
+    columns = []
+    for field in schema:
+        name = next((shown for shown, hidden in own.items() if hidden == field.name), field.name)
+        if name not in place:
+            columns.append(pa.nulls(batch.num_rows, field.type))
+        elif name == field.name:
+            columns.append(_converted(name, batch.column(place[name]), field.type))
+        else:
+            columns.append(_own(name, batch.column(place[name]), schema.field(name).type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _own(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
+    same = alike(column.type, kind)
+    return pa.nulls(len(column), pa.string()) if same else own_texts(values(name, column))
+
+
+def _converted(name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_string(kind) and not alike(column.type, kind):
+        return texts(shown(column))
+    try:
+        return cast(column, kind)
+    except pa.ArrowException as error:
+        raise UserError("dataset.path", f"the files' values of {name!r} have no common type: {error}") from None
