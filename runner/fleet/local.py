@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,6 +36,7 @@ class LocalTransport:
     def __init__(self, seats: int, environments: Iterable[Mapping[str, str]] = ()) -> None:
         given = [*environments, *({} for _ in range(seats))][:seats]
         self._environments = {f"{host()}:{number}": one for number, one in enumerate(given, 1)}
+        self._answered = threading.Condition()
 
     def places(self) -> list[str]:
         """See Transport."""
@@ -42,22 +44,65 @@ class LocalTransport:
 
     def open(self, place: str, spec: Spec) -> LocalLink:
         """See Transport."""
-        return LocalLink(spec, {**os.environ, **self._environments[place]})
+        return LocalLink(SeatProcess(spec, {**os.environ, **self._environments[place]}), self._answered)
 
     def wait(self, links: Iterable[LocalLink], timeout: float) -> list[LocalLink]:
         """See Transport."""
-        by_pipe = {link.pipe: link for link in links}
-        return [by_pipe[pipe] for pipe in multiprocessing.connection.wait(list(by_pipe), timeout)]  # type: ignore[index]
+        links = list(links)
+        with self._answered:
+            self._answered.wait_for(lambda: any(link.answer is not None for link in links), timeout)
+            return [link for link in links if link.answer is not None]
 
     def close(self) -> None:
         """See Transport."""
 
 
 class LocalLink:
+    """A seat's process, to which a thread talks: one that is stopped or hangs in the middle of that stops nobody."""
+
+    def __init__(self, seat: SeatProcess, answered: threading.Condition) -> None:
+        self.process = seat.process
+        self.answer: bytes | GoneError | None = None
+        self._seat, self._answered = seat, answered
+        self._calls: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._talk, daemon=True)
+        self._thread.start()
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """See Link."""
+        self._calls.put(packed((method, arguments)))
+
+    def take(self) -> Any:
+        """See Link."""
+        answer, self.answer = self.answer, None
+        if isinstance(answer, GoneError):
+            raise answer
+        return pickle.loads(answer or b"")
+
+    def kill(self) -> None:
+        """See Link."""
+        self._calls.put(None)
+        self._seat.kill()
+        self._thread.join(_ENDING_S)
+        self._seat.close()
+
+    def _talk(self) -> None:
+        while (call := self._calls.get()) is not None:
+            answer: bytes | GoneError
+            try:
+                answer = self._seat.answer(call)
+            except GoneError as error:
+                answer = error
+            with self._answered:
+                self.answer = answer
+                self._answered.notify_all()
+
+
+class SeatProcess:
     """A child process of its own process group, so that no signal from the terminal reaches it."""
 
     def __init__(self, spec: Spec, environment: Mapping[str, str]) -> None:
-        self.pipe, theirs = multiprocessing.Pipe()
+        self._pipe, theirs = multiprocessing.Pipe()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
         start = json.dumps({"path": sys.path, "pipe": theirs.fileno()})
         with theirs:
@@ -70,34 +115,26 @@ class LocalLink:
                 process_group=0,
                 env=environment,
             )
-        self.call("open", spec)
+        with contextlib.suppress(OSError):  # it has died: ``answer`` tells how
+            self._pipe.send_bytes(packed(spec))
 
-    def call(self, method: str, *arguments: Any) -> None:
-        """See Link."""
-        self.send(packed((method, arguments)))
-
-    def take(self) -> Any:
-        """See Link."""
-        return pickle.loads(self.receive())
-
-    def send(self, call: bytes) -> None:
-        """A call as it goes through the pipe."""
-        with contextlib.suppress(OSError):  # it has died: ``receive`` tells how
-            self.pipe.send_bytes(call)
-
-    def receive(self) -> bytes:
-        """The next answer as it comes through the pipe. GoneError if there will be none."""
+    def answer(self, call: bytes) -> bytes:
+        """What the seat answers to a packed call. GoneError if it will not."""
         try:
-            return self.pipe.recv_bytes()
+            self._pipe.send_bytes(call)
+            return self._pipe.recv_bytes()
         except (EOFError, OSError):
             raise self._end() from None
 
     def kill(self) -> None:
-        """See Link."""
+        """End the process; may be repeated."""
         if self.process.returncode is None:
             self.process.kill()
             self.process.wait()
-        self.pipe.close()
+
+    def close(self) -> None:
+        """Close what led to it."""
+        self._pipe.close()
         self._said.close()
 
     def _end(self) -> GoneError:
@@ -115,13 +152,10 @@ def serve(descriptor: int) -> None:
     """The seat's process: answer calls until the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe: Connection[Any, Any] = Connection(descriptor)
-    seat: Seat | None = None
     with contextlib.suppress(EOFError, OSError):
+        seat = Seat(pickle.loads(pipe.recv_bytes()))
         while True:
             method, arguments = pickle.loads(pipe.recv_bytes())
-            if method == "open":
-                seat = Seat(*arguments)
-                continue
             pipe.send_bytes(packed(getattr(seat, method)(*arguments)))
     os._exit(0)  # whatever its model is at
 

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from runner.fleet.local import LocalLink
+from runner.fleet.local import SeatProcess
 from runner.fleet.wire import Failed, GoneError, Spec, packed
 from runner.night.link import NO_MEMORY
 from runner.types import EXIT_CANNOT_RUN, UserError
@@ -149,19 +149,18 @@ class Relay:
     """An actor that hands calls on to a seat, whose process Ray is kept out of: its threads would delay steps."""
 
     def __init__(self, spec: Spec) -> None:
-        self._link = LocalLink(spec, os.environ)
+        self._seat = SeatProcess(spec, os.environ)
 
     def answer(self, call: bytes) -> bytes:
         """What the seat answers, or how it ended."""
-        self._link.send(call)
         try:
-            return self._link.receive()
+            return self._seat.answer(call)
         except GoneError as error:
             return packed(error)
 
     def end(self) -> None:
         """End the seat's process, whatever it is at."""
-        self._link.kill()
+        self._seat.kill()
 
 
 class RayLink:

@@ -11,7 +11,7 @@ from runner.engine.fake import DELAY
 from runner.fleet import fleet
 from runner.types import UserError
 from tests.support import runs
-from tests.support.fleets import seats, select
+from tests.support.fleets import seats, select, wait_for_seats
 
 pytest.importorskip("ray")
 
@@ -70,7 +70,8 @@ def words(*more):
     return runs.overrides("output.shard_rows=64", *more)
 
 
-def test_shards_are_those_of_one_process_and_both_nodes_took_part(cluster):
+def test_shards_are_those_of_one_process_and_both_nodes_took_part(cluster, monkeypatch):
+    wait_for_seats(monkeypatch, 2)
     runner.run(words("run_name=alone"))
     runner.run(words("run_name=fleet", "fleet=ray", f"fleet.address={cluster.address}"))
     assert runs.shards("fleet") == runs.shards("alone")

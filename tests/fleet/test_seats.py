@@ -13,10 +13,14 @@ import pytest
 
 import runner
 from runner.cli import main
+from runner.engine.conf import EngineConf
 from runner.fleet import crew, fleet
-from runner.fleet.local import LocalLink
+from runner.fleet.local import LocalLink, LocalTransport
+from runner.fleet.wire import GoneError, Spec, asks_of
+from runner.models.recipes import ModelConf
+from runner.sequences import Sequence
 from tests.support import runs
-from tests.support.fleets import seats, select
+from tests.support.fleets import seats, select, wait_for_seats
 
 ROWS = 300
 
@@ -132,7 +136,8 @@ def test_the_driver_never_imports_mlx(tiny_model_folder, tmp_path):
     assert done.stdout.split("\n")[0] == "8 []", done.stderr
 
 
-def test_labels_and_confidences_of_a_real_model_are_those_of_one_process(tiny_model_folder):
+def test_labels_and_confidences_of_a_real_model_are_those_of_one_process(tiny_model_folder, monkeypatch):
+    wait_for_seats(monkeypatch, 2)
     given = ["job=label", "job.labels=[a,ab,q,x]", "dataset=csv", "dataset.path=rows.csv", "prompt.chat=false"]
     given += ["prompt.user='Which letter? {{ text }}'", f"model.path={tiny_model_folder}", "engine.backend=cpu"]
     given += ["engine.batch_size=4", "dataset.limit=60"]
@@ -176,3 +181,18 @@ def test_a_fleet_that_has_had_no_seat_yet_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(crew.UserError, match=r"pip install -e '.\[ray\]'"):
         runner.run(words("run_name=fleet", "fleet=ray"))
+
+
+def test_a_seat_that_stops_before_it_reads_a_call_larger_than_its_pipe_stops_nobody():
+    transport = LocalTransport(1)
+    (place,) = transport.places()
+    link = transport.open(place, Spec(ModelConf(), EngineConf(backend="fake"), keep_awake=False))
+    link.call("hello", 60.0)
+    assert transport.wait([link], 60) == [link] and link.take().pid == link.process.pid
+    os.kill(link.process.pid, signal.SIGSTOP)
+    link.call("turn", 1, asks_of([Sequence((0, 0), [7] * 4_000_000, 1)]), 1.0, 0.0, 1)
+    assert transport.wait([link], 0.1) == []
+    link.kill()
+    assert transport.wait([link], 60) == [link]
+    with pytest.raises(GoneError, match="SIGKILL"):
+        link.take()

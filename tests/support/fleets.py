@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 
 from runner.checkpoint.seats import read_seats
-from runner.fleet import start
+from runner.fleet import fleet, start
 from runner.fleet.seat import Seat
 from runner.fleet.wire import GoneError
 
@@ -99,6 +99,18 @@ def install(monkeypatch, plans, **more):
     transport = Threads(plans, **more)
     monkeypatch.setattr(start, "transport_of", lambda conf: transport)
     return transport
+
+
+def wait_for_seats(monkeypatch, count):
+    """Fleets begin when they have so many seats."""
+
+    def init(self, *given, original=fleet.Fleet.__init__):
+        original(self, *given)
+        while len(self.crew.at_work()) < count:
+            self.step()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(fleet.Fleet, "__init__", init)
 
 
 def seats(name="fleet"):
