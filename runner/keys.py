@@ -29,9 +29,32 @@ _TRUTH = {
 }
 
 
-def key(default: Any, *, least: float | None = None, most: float | None = None, among: tuple[Any, ...] = ()) -> Any:
-    """A dataclass field with bounds, or with the values it can have (and null if that is the default)."""
-    return dataclasses.field(default=default, metadata={"least": least, "most": most, "among": among})
+def key(
+    default: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    among: tuple[Any, ...] = (),
+    later: bool = False,
+) -> Any:
+    """A dataclass field with bounds, or with the values it can have (and null if that is the default).
+
+    ``later``: runs of earlier versions do not have it, so that a run with its default is one without it.
+    """
+    metadata = {"least": least, "most": most, "among": among, "later": later}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: [*default], metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def said(conf: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a dataclass without the defaults of keys that came ``later``."""
+    unsaid = {f.name: _default(f) for f in dataclasses.fields(conf) if f.metadata.get("later")}
+    return {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def check_keys(conf: Any, prefix: str = "") -> None:
@@ -45,7 +68,12 @@ def check_keys(conf: Any, prefix: str = "") -> None:
 
 
 def _check_value(
-    name: str, value: Any, least: float | None = None, most: float | None = None, among: tuple[Any, ...] = ()
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    among: tuple[Any, ...] = (),
+    later: bool = False,
 ) -> None:
     if among and value not in among:
         raise UserError(name, f"it can be {', '.join(map(str, among))}", value=value)

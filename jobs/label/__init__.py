@@ -1,26 +1,40 @@
 """The job ``label``: one of a fixed set of labels for each row, with its probability.
 
 Modules:
-match  Which label a freely written answer means.
-prior  What a job measures before its first row: a preference for some labels, and how far to trust its confidence.
+choice     One of some labels: all of them scored, or a written answer in which one is looked for.
+condition  Whether a question is asked about a row: a filter over the answers to the questions before it.
+filled     A question that is answered with JSON by a schema, or any other text that follows rules.
+match      Which label a freely written answer means.
+measure    What questions need to know before the first row: priors of scored ones, thresholds chosen on gold.
+multi      Several labels a row: each one asked about with yes or no, behind the row's text, which is computed once.
+prior      What a job measures before its first row: a preference for some labels, and how far to trust its confidence.
+questions  Several questions a row: asked in one pass, behind the row's text, which is computed once.
+scale      A level on a scale, with the expected value and the spread of the model's answer.
+sources    What questions need of the data and the prompt: gold that fits, a template that puts them.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from jobs.label.match import Matcher
-from jobs.label.prior import batch_prior, calibrated, content_free_prior, score, without_content
-from runner.data.gold import gold_values
+from jobs.label.choice import ScoredLabel, WrittenLabel, normalise
+from jobs.label.filled import Filled
+from jobs.label.measure import Scored, find_priors, find_thresholds, take_prior, take_thresholds
+from jobs.label.multi import Several
+from jobs.label.prior import calibrated, score
+from jobs.label.questions import Asked, Questions
+from jobs.label.scale import Level
+from jobs.label.sources import check_gold, check_prompt
 from runner.keys import check_keys, key
-from runner.text.labels import read_labels
-from runner.types import Columns, Completion, Request, Row, RowError, Steps, UserError
+from runner.text.labels import Choice
+from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, SCHEMA, Question
+from runner.text.questions.read import read_questions
+from runner.types import Columns, Request, Row, Setting, Steps, UserError
 
 if TYPE_CHECKING:
     from runner.config.conf import RunConf
@@ -29,10 +43,11 @@ if TYPE_CHECKING:
     from runner.results.run import Run
     from runner.text.prompter import Prompter
 
-__all__ = ["Label"]
+__all__ = ["Label", "normalise"]
 
 METHODS = ("choice", "generate")
 PRIORS = ("none", "content_free", "batch")
+GOALS = ("f1", "precision", "coverage")
 MANY = 20  # labels; of more, only the beginnings are scored
 
 
@@ -58,6 +73,9 @@ class Label:
     ``job.method=generate job.votes=5 engine.temperature=0.7`` takes the majority of five answers, with its share as the
     confidence. ``job.abstain_below=0.7`` leaves doubtful rows without a label.
 
+    Rows may get several labels (``job.multi=true``: ``rowmill help multi``) or a level on a scale (``job.scale=[1,5]``:
+    ``rowmill help scale``), and be asked several questions at once (``job.questions``: ``rowmill help questions``).
+
     If a column holds the right labels, name it in ``dataset.gold``: the run then ends with accuracy, precision, recall
     and F1 for each label, Cohen's kappa, the confusion matrix, the calibration of the confidences, and accuracy against
     coverage, all with 95% bootstrap intervals. ``rowmill evaluate`` computes the same later, against any column of the
@@ -74,27 +92,63 @@ class Label:
     prior: str = key("none", among=PRIORS)
     prior_rows: int = key(100, least=1)
     logprobs: bool = False
+    multi: bool = key(False, later=True)
+    most: int | None = key(None, least=1, later=True)
+    threshold: Any = key(0.5, later=True)
+    threshold_for: str | None = key(None, among=GOALS, later=True)
+    threshold_at: float = key(0.9, least=0, most=1, later=True)
+    answers: list[str] = key(["yes", "no"], later=True)
+    scale: Any = key(None, later=True)
+    questions: Any = key(None, later=True)
 
     def __post_init__(self) -> None:
-        self._check()
-        self.choices = read_labels(self.labels)
-        self.names = [choice.name for choice in self.choices]
-        surfaces = tuple(choice.surface + self.label_end for choice in self.choices)
-        by_choice = self.method == "choice"
-        whole = len(surfaces) <= MANY if self.whole is None else self.whole
-        choices = surfaces if by_choice else None
-        self._request = Request(self.variables(), choices=choices, whole=whole, mean_logprob=self.votes > 1)
-        self._matcher = Matcher({choice.name: choice.surface for choice in self.choices})
-        self._bias = [0.0] * len(self.names)
-        self._temperature = 1.0
+        check_keys(self, "job.")
+        if self.whole not in (None, True, False):
+            raise UserError("job.whole", "it must be true, false or null", value=self.whole)
+        found = read_questions(vars(self))
+        self._check(found)
+        self.choices = list(found[0].choices)
+        self.names = found[0].names
+        self._questions = Questions([self._asked(one) for one in found])
+        self._scored = [one for one in self._questions.all if isinstance(one, Scored)]
+        self._several = [one for one in self._scored if isinstance(one, Several)]
+
+    def _asked(self, question: Question) -> Asked:
+        """A question with its requests."""
+        variables = self._variables(question)
+        ends = tuple(choice.surface + self.label_end for choice in question.choices)
+        if question.kind == SCHEMA:
+            return Filled(question, [Request(variables, max_tokens=question.max_tokens)])
+        if question.kind == MULTI:
+            texts = tuple(text + self.label_end for text in self.answers)
+            shown = [self._variables(question, choice) for choice in question.choices]
+            return Several(question, [Request(one, choices=texts) for one in shown])
+        if question.kind == SCALE:
+            return Level(question, [Request(variables, choices=ends)])
+        if self.method == "generate":
+            return WrittenLabel(
+                question, [Request(variables, mean_logprob=self.votes > 1)] * self.votes, self.abstain_below
+            )
+        whole = len(ends) <= MANY if self.whole is None else self.whole
+        return ScoredLabel(question, [Request(variables, choices=ends, whole=whole)], self.abstain_below, self.logprobs)
+
+    def _variables(self, question: Question, about: Choice | None = None) -> dict[str, Any]:
+        """What the template sees of a question and, if several labels may fit, of the one that it is about."""
+        shown: dict[str, Any] = {"labels": [vars(choice) for choice in question.choices]}
+        if question.kind == MULTI or question.name:
+            shown["label"] = vars(about) if about else None
+        if question.name:
+            shown["question"] = question.ask.replace(LABEL, about.surface) if about else question.ask
+        return shown
 
     def variables(self) -> dict[str, Any]:
         """What the prompt template sees beside the row's columns."""
-        return {"labels": [vars(choice) for choice in self.choices]}
+        return dict(self._questions.all[0].requests[0].variables)
 
     def choice_names(self) -> list[str]:
         """The labels in the order of a request's choices."""
-        return self.names
+        first = self._questions.all[0]
+        return list(self.answers) if isinstance(first, Several) else first.question.names
 
     def schema(self) -> pa.Schema:
         """The output columns.
@@ -107,116 +161,92 @@ class Label:
             logprobs: With ``job.logprobs=true``: the labels' log-probabilities as the model gave them.
             votes: With ``job.votes`` above 1: the label in each answer; null for an answer without one.
             text: With ``job.method=generate``: what the model wrote; with votes, a list of all its answers.
+            labels: With ``job.multi=true``: the labels that fit, in the place of ``label``.
+            level: With ``job.scale``: the level, in the place of ``label``.
+            expected: With ``job.scale``: the mean of the levels' values, weighted by their probabilities.
+            spread: With ``job.scale``: the standard deviation around it.
         """
-        by_label = pa.struct([(name, pa.float64()) for name in self.names])
-        columns: dict[str, Any] = {"label": pa.string()}
-        if self.method == "choice" or self.votes > 1:
-            columns["confidence"] = pa.float64()
-        if self.abstain_below is not None:
-            columns["abstained"] = pa.bool_()
-        if self.method == "choice":
-            columns |= {"probabilities": by_label} | ({"logprobs": by_label} if self.logprobs else {})
-        elif self.votes > 1:
-            columns |= {"votes": pa.list_(pa.string()), "text": pa.list_(pa.string())}
-        else:
-            columns["text"] = pa.string()
-        return pa.schema(list(columns.items()))
+        return pa.schema(list(self._questions.columns.items()))
 
     def steps(self, row: Row) -> Steps:
-        """All labels scored, or one short answer, or ``votes`` of them."""
-        if self.method == "choice":
-            answer = yield self._request
-            return self.scored(answer.logprobs)
-        if self.votes > 1:
-            answers = yield [self._request] * self.votes
-            return self._decide(*self._count(answers))
-        answer = yield self._request
-        return {"label": self._matcher.match(answer.text), "text": answer.text}
+        """What can be asked at once, then what depends on the answers."""
+        return self._questions.steps()
+
+    def open(self, setting: Setting) -> None:
+        """Learn how long an answer may be."""
+        for one in self._questions.all:
+            if isinstance(one, Filled):
+                one.max_tokens = setting.max_tokens
 
     def prelude(self, survey: Survey) -> Steps:
-        """Score rows for the prior and, given a share of rows with gold, for the temperature of the confidences."""
+        """Score rows for the priors and, given a share of rows with gold, for a temperature or thresholds."""
         found: Columns = {}
         if self.prior != "none":
             survey.tell("measuring the prior")
-            found["prior"] = yield from self._find_prior(survey)
-        if known := survey.calibration(self.names):
+            priors = yield from find_priors(self._scored, survey, self.prior, self.prior_rows)
+            found |= {"prior": priors["label"]} if self._is_plain else {"priors": priors}
+            self.begin(found)
+        if self.threshold_for is not None:
+            survey.tell("choosing thresholds")
+            goal, at = self.threshold_for, self.threshold_at
+            found["thresholds"] = yield from find_thresholds(self._several, survey, goal, at)
+        elif known := survey.calibration(self.names):
             survey.tell("calibrating")
-            bias = list(found["prior"]["logprobs"].values()) if found else self._bias
-            found["calibration"] = yield from self._find_temperature(known, bias)
+            found["calibration"] = yield from self._find_temperature(known)
             found["calibration"]["left_out"] = survey.calibration_rows - len(found["calibration"]["rows"])
         return found
 
     def begin(self, found: Columns) -> None:
-        """Take the prior and the temperature that the prelude found."""
-        if "prior" in found:
-            self._bias = [found["prior"]["logprobs"][name] for name in self.names]
-        if "calibration" in found:
-            self._temperature = found["calibration"]["temperature"]
+        """Take the priors, the temperature and the thresholds that the prelude found."""
+        priors = found.get("priors") or ({"label": found["prior"]} if "prior" in found else {})
+        for one in self._scored:
+            if one.question.column in priors:
+                take_prior(one, priors[one.question.column])
+            if isinstance(one, ScoredLabel) and "calibration" in found:
+                one.temperature = found["calibration"]["temperature"]
+        for several in self._several if "thresholds" in found else ():
+            take_thresholds(several, found["thresholds"])
 
     def figures(self, run: Run, source: DataSource) -> dict[str, Any]:
-        """How right the labels are, where there is gold."""
-        from runner.results.evaluate import label_evaluation
+        """How right the answers are, where there is gold."""
+        from runner.results.evaluate import question_evaluations
 
-        return label_evaluation(run, source, self.names)
+        return question_evaluations(run, source, [one.question for one in self._questions.all])
 
-    def scored(self, logprobs: tuple[float, ...]) -> Columns:
-        """The output columns for the labels' log-probabilities; of equal ones the first in ``labels`` wins."""
-        scores = [(one - bias) / self._temperature for one, bias in zip(logprobs, self._bias, strict=True)]
-        probabilities = dict(zip(self.names, normalise(tuple(scores)), strict=True))
-        best = max(probabilities, key=probabilities.__getitem__)
-        raw = {"logprobs": dict(zip(self.names, logprobs, strict=True))} if self.logprobs else {}
-        return self._decide(best, probabilities[best], {"probabilities": probabilities, **raw})
+    @property
+    def _is_plain(self) -> bool:
+        """Whether there is one question, and it asks for one label."""
+        first = self._questions.all[0].question
+        return first.kind == LABELS and not first.name
 
-    def _decide(self, label: str, confidence: float, details: Columns) -> Columns:
-        """The output columns, the label left out if the confidence is too low."""
-        if self.abstain_below is None:
-            return {"label": label, "confidence": confidence, **details}
-        abstained = confidence < self.abstain_below
-        return {"label": None if abstained else label, "confidence": confidence, "abstained": abstained, **details}
-
-    def _count(self, answers: list[Completion]) -> tuple[str, float, Columns]:
-        """The majority among the answers, its share of them all, and what they were.
-
-        Of labels with as many votes the one with the higher mean log-probability wins, then the first in ``labels``.
-        """
-        votes = [self._vote(answer.text) for answer in answers]
-        cast = sorted({vote for vote in votes if vote is not None}, key=self.names.index)
-        if not cast:
-            self._matcher.match(answers[0].text)  # raises: it is not a label
-        means = {
-            name: mean(a.mean_logprob or 0.0 for a, v in zip(answers, votes, strict=True) if v == name) for name in cast
-        }
-        best = max(cast, key=lambda name: (votes.count(name), means[name]))
-        return best, votes.count(best) / len(votes), {"votes": votes, "text": [answer.text for answer in answers]}
-
-    def _vote(self, text: str) -> str | None:
-        try:
-            return self._matcher.match(text)
-        except RowError:
-            return None
-
-    def _find_prior(self, survey: Survey) -> Steps:
-        rows = survey.sample(self.prior_rows if self.prior == "batch" else 1, "prior").values()
-        asked = [blank for row in rows for blank in without_content(row)] if self.prior == "content_free" else rows
-        usable, scores = yield from score([self._about(row) for row in asked])
-        logprobs = (content_free_prior if self.prior == "content_free" else batch_prior)(scores).tolist()
-        measured = {"kind": self.prior, "rows": len(usable), "left_out": len(asked) - len(usable)}
-        return {**measured, "logprobs": dict(zip(self.names, logprobs, strict=True))}
-
-    def _find_temperature(self, known: dict[int, tuple[Row, str]], bias: list[float]) -> Steps:
+    def _find_temperature(self, known: dict[int, tuple[Row, str]]) -> Steps:
+        one = self._scored[0]
         rows, golds = list(known), [self.names.index(gold) for _, gold in known.values()]
-        usable, scores = yield from score([self._about(row) for row, _ in known.values()])
-        fit = calibrated(scores - np.array(bias), np.array([golds[at] for at in usable]))
+        requests = [
+            replace(one.requests[0], variables={**row, **one.requests[0].variables}) for row, _ in known.values()
+        ]
+        usable, scores = yield from score(requests)
+        fit = calibrated(scores - np.array(one.biases[0]), np.array([golds[at] for at in usable]))
         return {**fit, "rows": [rows[at] for at in usable]}
 
-    def _about(self, row: Row) -> Request:
-        """The same request as in ``steps``, about a row of the prelude's own choice."""
-        return replace(self._request, variables={**row, **self._request.variables})
-
-    def _check(self) -> None:
-        check_keys(self, "job.")
-        if self.whole not in (None, True, False):
-            raise UserError("job.whole", "it must be true, false or null", value=self.whole)
+    def _check(self, questions: Sequence[Question]) -> None:
+        """Refuse keys that do not go together."""
+        kinds = {one.kind for one in questions}
+        plain = kinds == {LABELS} and not questions[0].name
+        if len(self.answers) != 2 or len({*self.answers}) != 2 or not all(text.strip() for text in self.answers):
+            raise UserError("job.answers", "it must be the two texts for yes and no", value=self.answers)
+        if self.threshold_for is not None and MULTI not in kinds:
+            problem = "only several labels a row have thresholds: add job.multi=true"
+            raise UserError("job.threshold_for", problem, value=self.threshold_for)
+        for name, value, allowed in (
+            ("method", self.method != "choice", plain),
+            ("logprobs", self.logprobs, plain),
+            ("abstain_below", self.abstain_below is not None, LABELS in kinds),
+            ("prior", self.prior != "none", kinds != {SCHEMA}),
+        ):
+            if value and not allowed:
+                what = "one label a row" if name != "prior" else "labels and scales"
+                raise UserError(f"job.{name}", f"it goes with {what} only", value=getattr(self, name))
         if self.method == "choice" and self.votes > 1:
             raise UserError("job.votes", "only written answers can vote: add job.method=generate", value=self.votes)
         if self.method == "generate" and (self.prior != "none" or self.logprobs):
@@ -235,36 +265,30 @@ class Label:
                 "at engine.temperature=0 all answers are the same: set it to 0.7, for instance",
                 value=self.votes,
             )
-        if conf.calibrate.rows and self.method != "choice":
-            raise UserError(
-                "calibrate.rows", "only job.method=choice has confidences to calibrate", value=conf.calibrate.rows
-            )
+        if self.threshold_for is not None:
+            if not conf.calibrate.rows:
+                raise UserError("job.threshold_for", "thresholds are chosen on calibrate.rows=0.2, a share of the rows")
+        elif conf.calibrate.rows and not (self._is_plain and self.method == "choice"):
+            problem = "only job.method=choice has confidences to calibrate"
+            if not self._is_plain:
+                problem = "it fits the confidences of one label a row, or chooses job.threshold_for=f1"
+            raise UserError("calibrate.rows", problem, value=conf.calibrate.rows)
+        one_of = self.scale is not None or self.questions is not None
+        if one_of and self.labels and list(self.labels) != list(conf.dataset.classes):
+            instead = "scale" if self.scale is not None else "questions"
+            raise UserError("job.labels", f"job.{instead} is set, too; keep one of them", value=self.labels)
 
     def check_source(self, source: DataSource, prompter: Prompter) -> None:
-        """Refuse labels that the tokenizer or the gold column cannot have."""
-        if self.method == "choice":
-            prompter.continuations([], [choice.surface for choice in self.choices])
-        if source.conf.gold:
-            _check_gold(source, source.conf.gold, self.names)
-
-
-def _check_gold(source: DataSource, gold: str, names: list[str]) -> None:
-    for value in gold_values(source.table(0, len(source), [gold]), gold):
-        name = source.gold_name(value, names)
-        if name is not None and name not in names:
-            raise UserError(
-                "dataset.gold",
-                f"the value {name!r} is not among job.labels "
-                f"({', '.join(names)}); dataset.classes=[...] names the values 0, 1, ...",
-                value=gold,
-            )
-
-
-def normalise(logprobs: tuple[float, ...]) -> list[float]:
-    """Probabilities that sum to 1, from log-probabilities up to a constant; RowError if none are available."""
-    top = max(logprobs)
-    if not math.isfinite(top) or any(map(math.isnan, logprobs)):
-        raise RowError("no probabilities", f"the labels' log-probabilities are {logprobs}")
-    weights = [math.exp(logprob - top) for logprob in logprobs]
-    total = sum(weights)
-    return [weight / total for weight in weights]
+        """Refuse what the template, the tokenizer or the gold column cannot have."""
+        for one in self._questions.all:
+            for request in one.requests[:1]:
+                tokens = prompter.continuations([], list(request.choices or ()))
+                if isinstance(one, Level):
+                    one.take_tokens(tokens)
+            check_gold(source, one.question)
+        check_prompt(source, prompter, self._questions.all)
+        if self.threshold_for is not None:
+            for several in self._several:
+                if not (several.question.gold or source.conf.gold):
+                    problem = "dataset.gold must name the column with the right labels"
+                    raise UserError("job.threshold_for", problem, value=self.threshold_for)

@@ -23,6 +23,15 @@ def score(requests: Sequence[Request]) -> Generator[list[Request], Any, tuple[li
 
     Raises RowError, the first failed request's, if none has.
     """
+    answers = yield from ask(requests)
+    usable = [at for at, answer in enumerate(answers) if is_scored(answer)]
+    if not usable:
+        raise nothing_scored(answers)
+    return usable, np.array([answers[at].logprobs for at in usable])
+
+
+def ask(requests: Sequence[Request]) -> Generator[list[Request], Any, list[Completion]]:
+    """Ask some at a time: the answers, those that failed among them."""
     answers: list[Completion] = []
     for start in range(0, len(requests), ASKED_TOGETHER):
         some = list(requests[start : start + ASKED_TOGETHER])
@@ -30,10 +39,17 @@ def score(requests: Sequence[Request]) -> Generator[list[Request], Any, tuple[li
             answers += yield some
         except RowError as problem:
             answers += problem.completions
-    usable = [at for at, answer in enumerate(answers) if answer.logprobs and all(map(math.isfinite, answer.logprobs))]
-    if not usable:
-        raise RowError.read(next((answer.error for answer in answers if answer.error), "no finite log-probabilities"))
-    return usable, np.array([answers[at].logprobs for at in usable])
+    return answers
+
+
+def is_scored(answer: Completion) -> bool:
+    """Whether all choices have finite log-probabilities."""
+    return bool(answer.logprobs) and all(map(math.isfinite, answer.logprobs or ()))
+
+
+def nothing_scored(answers: Sequence[Completion]) -> RowError:
+    """The first failed request's error."""
+    return RowError.read(next((answer.error for answer in answers if answer.error), "no finite log-probabilities"))
 
 
 def without_content(row: Row) -> list[Row]:

@@ -19,11 +19,13 @@ def status_arguments(parser: argparse.ArgumentParser) -> None:
 def status(options: argparse.Namespace) -> int:
     """Show how far a run has come; works while it is running."""
     from runner.results.show import show_status
-    from runner.results.status import read_status
+    from runner.results.status import evaluations_of, read_status
 
     figures = read_status(options.run_dir)
     if options.json:
-        print(json.dumps(figures))
+        from runner.results.run import Run
+
+        print(json.dumps(figures | evaluations_of(Run(options.run_dir).figures, figures)))
     elif figures["errors"]:
         from runner.results.run import Run
 
@@ -89,7 +91,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--column", metavar="COLUMN", help="what is judged, such as label, total or address.city (default: label)"
     )
-    kinds = "default: numbers and lists as such, all others as labels"
+    kinds = "default: as the job's question asks, else numbers and lists as such, all others as labels"
     parser.add_argument("--as", dest="kind", choices=KINDS, help=kinds)
     add_decision(parser)
     add_json(parser)
@@ -99,7 +101,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Compare a run's answers with correct ones, and show what another prior, temperature or threshold would give.
 
     Texts, enums and booleans are compared as labels (accuracy, F1, confusion), numbers by their errors and correlation,
-    lists as sets (Jaccard index, F1). Works at any time; unfinished rows are left out. Nothing is written.
+    lists as sets (Jaccard index, micro and macro F1), levels of a scale by distance (quadratic kappa, Spearman). Works
+    at any time; unfinished rows are left out. Nothing is written.
     """
     from runner.results.evaluate import evaluate_run
     from runner.results.show import show_evaluation

@@ -47,6 +47,9 @@ TOPICS = {
     "config": Topic("every key of the configuration"),
     "jobs": Topic("what can be done with each row"),
     **{name: Topic(f"the job {name}: options and output columns") for name in JOBS},
+    "multi": Topic("several labels a row, thresholds", ("jobs.label.multi",)),
+    "scale": Topic("levels on a scale", ("jobs.label.scale",)),
+    "questions": Topic("several questions a row", ("jobs.label.questions",)),
     "own-job": Topic("a job of your own in Python", ("jobs",)),
     "own-folder": Topic("a folder with your own configurations", ("conf",)),
     "dataset": Topic(
@@ -76,6 +79,7 @@ ALIASES = {
     **{"schedule": "night", "notify": "night", "checkpoint": "output", "columns": "output", "configuration": "config"},
     **{"exit codes": "exit", "codes": "exit", "messages": "errors", "kill": "resume", "sampling": "engine"},
     **{"folder": "own-folder", "adapter": "adapters", "lora": "adapters"},
+    **{"labels": "multi", "threshold": "multi", "thresholds": "multi", "levels": "scale"},
 }
 _OTHER_GROUPS = {  # of commands other than run
     "convert": ("jobs.convert", "ConvertConf"),

@@ -32,8 +32,11 @@ LITERAL = (
     *("prompt", OPEN, "output.schema", "output.regex", "output.choices", "notify.command", "notify.webhook"),
     *("dataset.where", "dataset.gold", "dataset.classes"),
 )
-NAMES = (f"{OPEN}.labels", "dataset.classes", "output.choices", "prompt.output.choices")
-SCHEMAS = ("output.schema", "prompt.output.schema")
+NAMES = (
+    *(f"{OPEN}.labels", f"{OPEN}.scale", "dataset.classes", "output.choices", "prompt.output.choices"),
+    *(f"{OPEN}.questions[].{name}" for name in ("labels", "scale", "where")),
+)
+SCHEMAS = ("output.schema", "prompt.output.schema", f"{OPEN}.questions[].schema")
 _SEALS = {"$": "\ufdd1", "?": "\ufdd2"}
 _SEALED, _OPENED = str.maketrans(_SEALS), str.maketrans({seal: sign for sign, seal in _SEALS.items()})
 _GIVEN = re.compile("\ufdd3(.*?)\ufdd4(.*?)\ufdd5", re.DOTALL)  # by the environment: the reference, the value

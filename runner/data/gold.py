@@ -42,6 +42,37 @@ def gold_name(value: Any, classes: Sequence[str], labels: Collection[str] = ()) 
     return None if nothing else spelled[0]
 
 
+def gold_members(value: Any, labels: Collection[str], classes: Sequence[str] = ()) -> frozenset[str] | None:
+    """The labels that a cell of several means, those that are none of ``labels`` as well; None for none known.
+
+    A list, a text that is a JSON list, or one whose parts ``;``, ``|`` or commas separate. An empty list means that the
+    row has none of the labels, an empty cell that nobody knows.
+    """
+    if value is None or isinstance(value, UnreadableCell) or value != value or value == "":  # NaN
+        return None
+    members = {gold_name(one, classes, labels) for one in members_of(value, labels)}
+    return frozenset(name for name in members if name is not None)
+
+
+def members_of(value: Any, labels: Collection[str] = ()) -> frozenset[str]:
+    """The members of a list, or of a text: one of ``labels``, a JSON list, or parted by ``;``, ``|`` or commas."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text in labels:
+            return frozenset([text])
+        try:
+            value = json.loads(text) if text.startswith("[") else re.split(_separator(text), text)
+        except ValueError:
+            value = re.split(_separator(text), text)
+    elif not isinstance(value, list | tuple | set | frozenset):
+        value = [value]
+    return frozenset(name for one in value if one is not None and (name := str(one).strip()))
+
+
+def _separator(text: str) -> str:
+    return next((re.escape(sign) for sign in ";|" if sign in text), ",")
+
+
 def gold_values(table: pa.Table, gold: str) -> list[Any]:
     """The different cells of the gold column; UserError for lists and objects."""
     import pyarrow.compute as pc

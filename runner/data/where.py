@@ -10,7 +10,7 @@
 As in SQL, a comparison with a null cell is neither true nor false, and such a row is left out unless ``is null`` asks
 for it. Whether a column holds numbers or texts that read as numbers makes no difference: a number literal compares as a
 number, a quoted one with ``==`` and ``!=`` as it is written, and with ``<`` and ``>`` as a number where the cell reads
-as one.
+as one. Of a list, one member has to be so: ``labels == price``; ``!=`` means that none of them is the one.
 """
 
 from __future__ import annotations
@@ -57,6 +57,13 @@ def parse_where(where: str, columns: list[str], class_names: Mapping[str, list[s
     return _Parser(where, columns, class_names).parse()
 
 
+def compared(where: str, columns: list[str]) -> list[tuple[str, str | None]]:
+    """The columns that a filter looks at, each with a literal that it is held against; None where it is with null."""
+    parser = _Parser(where, columns, {})
+    parser.parse()
+    return parser.compared
+
+
 def _tokens(where: str) -> list[Token]:
     tokens, at = [], 0
     end = len(where.rstrip())
@@ -84,6 +91,7 @@ class _Parser:
     def __init__(self, where: str, columns: list[str], class_names: Mapping[str, list[str]]) -> None:
         self.where, self.columns, self.class_names = where, columns, class_names
         self.tokens, self.next, self.depth = _tokens(where), 0, 0
+        self.compared: list[tuple[str, str | None]] = []
 
     def parse(self) -> Mask:
         mask = self.either()
@@ -148,6 +156,7 @@ class _Parser:
         if self.take("keyword", "is"):
             negated = self.take("keyword", "not")
             self.expect("keyword", "null")
+            self.compared.append((column, None))
             return (lambda t: _call("is_valid", t.column(column))) if negated else _null_test(column)
         negated = self.take("keyword", "not")
         if not self.take("keyword", "in"):
@@ -178,6 +187,7 @@ class _Parser:
     def comparison(self, column: str, op: str, literals: list[Token]) -> Mask:
         names = self.class_names.get(column, [])
         numbered = [_class_number(literal, names) for literal in literals]
+        self.compared += [(column, literal.value) for literal in literals]
 
         def mask(table: pa.Table) -> Any:
             result = None
@@ -201,11 +211,26 @@ def _compare(column: Any, op: str, literal: Token, name: str) -> Any:
         column = column.cast(column.type.value_type)
     if pa.types.is_null(column.type):
         return column.cast(pa.bool_())
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return _compare_members(column, op, literal, name)
     if _is_text(column.type):
         return _compare_text(column, op, literal)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return _compare_number(column, op, literal, name)
     return _call(_KERNELS[op], column, _scalar(literal, column.type, name))
+
+
+def _compare_members(column: Any, op: str, literal: Token, name: str) -> Any:
+    """Whether one of a list's members is so; with ``!=``, whether none of them is this one."""
+    import numpy as np
+
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    members = _call("list_flatten", column)
+    of_members = _call("fill_null", _compare(members, "==" if op == "!=" else op, literal, name), False)
+    found = np.zeros(len(column), np.bool_)
+    found[np.asarray(_call("list_parent_indices", column))[np.asarray(of_members)]] = True
+    mask = ~np.asarray(_call("is_valid", column))
+    return pa.array(~found if op == "!=" else found, mask=mask)
 
 
 def _compare_text(column: Any, op: str, literal: Token) -> Any:

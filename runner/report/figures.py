@@ -19,6 +19,7 @@ from runner.checkpoint.records import Failure, error_kind
 from runner.checkpoint.shards import OURS
 from runner.data.cells import records, shown
 from runner.data.source import DataSource
+from runner.results.evaluate import evaluations_by_column
 from runner.results.quality.columns import LABEL, Golds, column_with_gold, gold_column, is_right, text_of
 from runner.results.run import UNREADABLE, RowBlock, Run
 from runner.results.status import Session, Status
@@ -50,7 +51,7 @@ class Figures:
 
     ``marks``: see ``runner.checkpoint.marks.read_marks``. ``numbers``: the job's other numeric columns. ``balance``:
     how many rows have which value of its columns of few texts, of flags and of lists' members; parts of structs have
-    dotted names. ``rows``: those shown, with why.
+    dotted names. ``rows``: those shown, with why. ``evaluations``: those of several labels, of levels, and by question.
     ``wrong``: how many rows are not as the gold column has it; None without one. ``missing``: why the data set could
     not be read again, if it could not.
     """
@@ -72,6 +73,7 @@ class Figures:
     rows: list[Shown] = field(default_factory=list)
     wrong: int | None = None
     evaluation: Mapping[str, Any] | None = None
+    evaluations: Mapping[str, Any] = field(default_factory=dict)
     missing: str | None = None
 
     def shown(self, why: str) -> list[Shown]:
@@ -96,6 +98,7 @@ def collect(run: Run, source: DataSource | None, known: Mapping[str, Any]) -> Fi
     _read_rows(figures, run, source)
     known_one = _ours(known, "evaluation", "confusion") or _ours(known, "evaluation", "partial_f1")
     figures.evaluation = known_one or _evaluate(figures, run, source)
+    figures.evaluations = evaluations_by_column(run, source)
     figures.rouge = _ours(known, "rouge", "rows") or _score(figures, source)
     figures.diversity = _ours(known, "diversity", "copies") or _diversity(figures)
     return figures
@@ -104,7 +107,8 @@ def collect(run: Run, source: DataSource | None, known: Mapping[str, Any]) -> Fi
 def _ours(known: Mapping[str, Any], name: str, part: str) -> dict[str, Any] | None:
     """The figures of this name unless a job of one's own means others by it."""
     found = known.get(name)
-    return found if isinstance(found, dict) and part in found else None
+    ours = isinstance(found, dict) and part in found and found.get("kind", "labels") == "labels"
+    return found if ours else None
 
 
 def reopen(run: Run) -> tuple[DataSource | None, str | None]:
@@ -148,19 +152,25 @@ def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
     figures.numbers = {
         name.removeprefix("job."): values[~np.isnan(values)]
         for name, values in arrays.items()
-        if name.startswith("job.") and name != "job.confidence" and not np.isnan(values).all()
+        if name.startswith("job.") and not name.endswith("confidence") and not np.isnan(values).all()
     }
-    confidence = arrays.get("job.confidence", np.zeros(0))
+    confidence = _least(arrays)
     figures.confidence = confidence[~np.isnan(confidence)]
     right = np.concatenate(sums.right)
     figures.wrong = None if np.isnan(right).all() else int((right == 0).sum())
     _pick_rows(figures, run, source, np.concatenate(sums.positions), confidence, right, failed)
 
 
+def _least(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The confidence of each row, of several questions the least; NaN without one."""
+    found = [values for name, values in arrays.items() if name == "job.confidence" or name.endswith("_confidence")]
+    return np.fmin.reduce(found) if found else np.zeros(0)
+
+
 def _leaves(table: pa.Table, names: list[str]) -> Iterator[tuple[str, pa.ChunkedArray]]:
     """The job's columns, structs by their parts; what each label's probability is says little about all rows."""
     for name in names:
-        if name in table.column_names and name not in _BY_LABEL:
+        if name in table.column_names and not name.endswith(_BY_LABEL):
             yield from _parts(name, table.column(name))
 
 

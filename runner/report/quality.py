@@ -12,10 +12,13 @@ import numpy as np
 
 from runner.report.figures import Figures
 from runner.results.perplexity import estimate, exp
+from runner.results.quality.lines import LINES, set_facts
+from runner.results.quality.verdict import verdict
 from runner.words import count_of
 
 Facts = list[tuple[str, str]]
 LEAST_TEXTS = 10  # of which diversity says something
+MOST_LABELS = 100  # with figures of their own
 _NAMES = {"accuracy": "accuracy", "kappa": "Cohen's kappa", "macro_f1": "macro F1", "ece": "calibration error (ECE)"}
 _ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 
@@ -25,6 +28,7 @@ def sections(figures: Figures) -> list[tuple[str, Facts]]:
     found = [
         ("Label quality", label_facts(figures.evaluation or {})),
         ("Spans", span_facts(figures.evaluation or {})),
+        *((f"Answers in {name}", answer_facts(found)) for name, found in figures.evaluations.items()),
         ("Perplexity", perplexity_facts(figures)),
         ("Summaries", summary_facts(figures)),
         ("Diversity", diversity_facts(figures)),
@@ -58,6 +62,25 @@ def span_facts(found: Mapping[str, Any]) -> Facts:
     for kind, one in found["kinds"].items():
         counts = f"{one['found']:,} found, {one['gold']:,} gold"
         facts.append((kind, f"F1 {_with_interval(one['f1'], one['intervals']['f1'])}, {counts}"))
+    return facts
+
+
+def answer_facts(found: Mapping[str, Any]) -> Facts:
+    """The figures of several labels, of levels or of a question, as the terminal shows them."""
+    if not found.get("rows") or "kind" not in found:
+        return []
+    if found["kind"] == "labels":
+        said = verdict(found)
+        return [("verdict", said), *label_facts(found), *_by_label(found)] if said else label_facts(found)
+    facts = set_facts(found) if found["kind"] == "sets" else LINES[found["kind"]](found)
+    return [*((name or "and", text) for name, text in facts), *_by_label(found)]
+
+
+def _by_label(found: Mapping[str, Any]) -> Facts:
+    facts = []
+    for name, one in list((found.get("classes") or {}).items())[:MOST_LABELS]:
+        both = f"precision {one['precision']:.3f}, recall {one['recall']:.3f}, {count_of(one['rows'], 'row')}"
+        facts.append((name, f"F1 {_with_interval(one['f1'], one['intervals'].get('f1'))}, {both}"))
     return facts
 
 

@@ -50,7 +50,8 @@ def _columns(figures: Figures) -> list[str]:
     job = list(figures.columns.job)
     names = [name for name in _FIRST if name == "gold" or name in job]
     names += [*job, "error", *(name for one in figures.rows for name in one.columns)]
-    there = [name for name in dict.fromkeys(names) if name not in _HIDDEN and _occurs(name, figures.rows)]
+    hidden = {*_HIDDEN, *(name for name in job if name.endswith("_probabilities"))}
+    there = [name for name in dict.fromkeys(names) if name not in hidden and _occurs(name, figures.rows)]
     return there[:MOST_COLUMNS]
 
 
@@ -59,8 +60,8 @@ def _occurs(name: str, rows: Iterable[Shown]) -> bool:
 
 
 def _row(one: Shown, columns: list[str], cell: int) -> Row:
-    confidence = one.columns.get("confidence")
-    doubt = 1 - confidence if isinstance(confidence, float) else None
+    sure = [v for name, v in one.columns.items() if name == "confidence" or name.endswith("_confidence")]
+    doubt = 1 - min(known) if (known := [value for value in sure if isinstance(value, float)]) else None
     cells = [(name, _cell(one.columns.get(name), cell, at < SHOWN)) for at, name in enumerate(columns)]
     return Row(one.row, one.why, one.right, one.columns.get("error") is not None, doubt, cells)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
-from runner.data.cells import shown
 from runner.data.source import DataSource
 from runner.results.quality.columns import (
     LABEL,
@@ -21,20 +22,31 @@ from runner.results.quality.columns import (
     column_with_gold,
     gold_column,
     input_column,
+    question_of,
+    questions_of,
     text_of,
     top,
 )
+from runner.results.quality.pairs import level_figures, pairs, several_figures
 from runner.results.quality.rescore import AS_RUN, Decision, Rescoring, Scores, softmax
-from runner.results.quality.shapes import AnyFigures, CalibrationEffect, LabelFigures, PriorEffect
+from runner.results.quality.shapes import (
+    AnyFigures,
+    CalibrationEffect,
+    LabelFigures,
+    PriorEffect,
+    QuestionFigures,
+)
 from runner.results.quality.spans import span_figures
 from runner.results.quality.values import number_figures, set_figures
 from runner.results.run import Run
 from runner.results.scores import accuracy_by_coverage, calibration_error, label_figures, reliability
+from runner.text.questions.question import LABELS, MULTI, SCALE, SCHEMA, Question
 from runner.types import UserError
 
+log = logging.getLogger("rowmill")
 NONE = "(none)"
-KINDS = ("labels", "numbers", "sets", "spans")
-_FIGURES = {"numbers": number_figures, "sets": set_figures, "spans": span_figures}
+KINDS = ("labels", "numbers", "sets", "scale", "spans")
+_FIGURES: dict[str, Callable[..., Any]] = {"numbers": number_figures, "sets": set_figures, "spans": span_figures}
 MOST_CLASSES = 1000  # where neither the job nor the data set names them
 
 
@@ -71,18 +83,70 @@ def evaluate_run(
     UserError for what does not exist.
     """
     run = Run(Path(run_dir))
-    gold = gold_column(run, gold)
+    asked = [one for one in questions_of(run) if one.gold] if gold is None and column is None else []
+    if asked and kind is None and decision == AS_RUN:
+        by_name = {one.name: evaluate_question(run, one, Golds.open(run, str(one.gold), one.column)) for one in asked}
+        rows = max(found["rows"] for found in by_name.values())
+        return QuestionFigures(kind="questions", rows=rows, questions=by_name)
+    gold = gold_column(run, gold, column)
     column = column_with_gold(run, column, gold)
     golds = Golds.open(run, gold, column)
-    kind = kind or _kind(run, column)
+    question = question_of(run, column)
+    own = {"multi": "sets", "scale": "scale", "labels": "labels"}.get(question.kind) if question else None
+    kind = kind or own or _kind(run, column)
     if decision != AS_RUN and (kind != "labels" or column != LABEL):
         raise UserError("--no-prior, --temperature and --threshold decide the column label, not another one")
+    if question is not None and kind == own and column != LABEL:
+        return evaluate_question(run, question, golds)
+    if kind == "scale":
+        raise UserError("--as", f"the column {column} is not of a question with a scale", value=kind)
     if kind != "labels":
-        said, right = _pairs(run, column, golds)
+        said, right, _ = pairs(run, column, golds)
         if not right:
             return {"kind": cast(Any, kind), "column": column, "rows": 0}
         return cast(AnyFigures, _FIGURES[kind](column, right, said))
     return Evaluation(run, golds.labels, golds.values, golds.name, column, golds.also, decision).figures()
+
+
+def question_evaluations(run: Run, source: DataSource, questions: list[Question]) -> dict[str, Any]:
+    """For a job's ``figures``: ``evaluation`` of its only question, or ``evaluations`` of several by their names.
+
+    Nothing for those without gold.
+    """
+    found: dict[str, AnyFigures] = {}
+    for one in questions:
+        gold = one.gold or (source.conf.gold if not one.name else None)
+        if gold and one.kind != SCHEMA:
+            named = source.with_gold(gold, one.names)
+            golds = Golds(input_column(source, gold), partial(_named, named, one.names), one.names)
+            found[one.name] = evaluate_question(run, one, golds)
+    if "" in found:
+        return {"evaluation": found[""]}
+    return {"evaluations": found} if found else {}
+
+
+def evaluations_by_column(run: Run, source: DataSource | None) -> dict[str, AnyFigures]:
+    """For a report: the figures of several labels, of levels and of named questions, each where it has gold."""
+    asked = [one for one in questions_of(run) if one.name or one.kind != LABELS]
+    try:
+        found = question_evaluations(run, source, asked) if source is not None else {}
+    except (UserError, ValueError, KeyError, OSError, pa.ArrowException) as problem:
+        log.warning("the report has no evaluation: %s", problem)
+        return {}
+    return found.get("evaluations") or ({asked[0].column: found["evaluation"]} if found else {})
+
+
+def _named(source: DataSource, labels: list[str], value: Any) -> str | None:
+    return source.gold_name(value, labels)
+
+
+def evaluate_question(run: Run, question: Question, golds: Golds) -> AnyFigures:
+    """The figures of a question's answers, by its kind."""
+    if question.kind == MULTI:
+        return several_figures(run, question, golds)
+    if question.kind == SCALE:
+        return level_figures(run, question, golds)
+    return Evaluation(run, question.names, golds.values, golds.name, question.column, golds.also).figures()
 
 
 def _kind(run: Run, column: str) -> str:
@@ -98,18 +162,6 @@ def _kind(run: Run, column: str) -> str:
             return "spans" if t.is_struct(inner) and {"start", "end"} <= {part.name for part in inner} else "sets"
         return "labels"
     return "labels"
-
-
-def _pairs(run: Run, column: str, golds: Golds) -> tuple[list[Any], list[Any]]:
-    """The column's and the gold values of the rows that have a gold one."""
-    said: list[Any] = []
-    right: list[Any] = []
-    for start, table in run.blocks(list(dict.fromkeys([*top(run, column), *golds.also]))):
-        for answer, gold in zip(shown(column_of(table, column)), golds.values(start, table), strict=True):
-            if golds.has(gold):
-                said.append(answer)
-                right.append(gold)
-    return said, right
 
 
 @dataclass
@@ -205,9 +257,13 @@ class Evaluation:
     def _parts(self) -> Iterator[tuple[Any, ...]]:
         """Arrays over the rows with gold of each block, in the order in which ``figures`` takes them; -1: no label."""
         job = self.run.columns.job
-        details = ("confidence", "abstained", "probabilities", "logprobs") if self.column == LABEL else ()
-        ours = [*top(self.run, self.column), *(name for name in details if name in job), "error"]
-        for start, whole in self.run.blocks(list(dict.fromkeys([*ours, *self.also]))):
+        before = "" if self.column == LABEL else f"{self.column}_" if f"{self.column}_confidence" in job else None
+        details = ("confidence", "abstained", "probabilities", "logprobs") if before is not None else ()
+        named = {f"{before}{name}": name for name in details if f"{before}{name}" in job}
+        ours = [*top(self.run, self.column), *named.values(), "error"]
+        read = [*top(self.run, self.column), *named, "error", *self.also]
+        for start, block in self.run.blocks(list(dict.fromkeys(read))):
+            whole = block.rename_columns([named.get(name, name) for name in block.column_names]) if before else block
             names = [self.name(value) for value in self.golds(start, whole)]
             table = self._rescoring.table(whole) if self._rescoring else whole
             known = np.array([name is not None for name in names], np.bool_)

@@ -11,14 +11,13 @@ from typing import Any
 
 from runner.checkpoint.records import Failure, error_kind
 from runner.console import line
+from runner.results.quality.lines import LINES, Lines, class_lines, range_text, with_range
 from runner.results.quality.verdict import advice, verdict
 from runner.types import UserError
 from runner.words import clock, count_of, duration, escaped, speed
 
-_CLASSES = 30  # shown; the JSON has them all
 _MATRIX = 12
 _EXAMPLES, _SEARCHED = 3, 1000  # rows of a kind of error, and how many of all are looked through for them
-Lines = list[tuple[str, str]]  # names, some of them empty, and texts
 NOW_SECONDS = 60.0  # what "now" means of a speed
 
 
@@ -42,9 +41,9 @@ def _found(find: Callable[[dict[str, Any]], Lines], figures: dict[str, Any]) -> 
 
 def _evaluation(figures: dict[str, Any]) -> Lines:
     found = figures.get("evaluation")
-    if not found or not found["rows"]:
-        return []
-    return span_lines(found) if found.get("kind") == "spans" else verdict_lines(found)
+    if not found:
+        found = {"kind": "questions", "rows": 1, "questions": figures.get("evaluations") or {}}
+    return evaluation_lines(found) if found["rows"] else []
 
 
 def _diversity(figures: dict[str, Any]) -> Lines:
@@ -65,10 +64,19 @@ def _rouge(figures: dict[str, Any]) -> Lines:
 
 def show_evaluation(found: Mapping[str, Any]) -> None:
     """How right a run's answers are; see ``runner.results.evaluate``."""
-    kinds = {"numbers": number_lines, "sets": set_lines, "spans": span_lines}
-    lines = kinds.get(found["kind"], verdict_lines)
-    for name, text in lines(found):
+    for name, text in evaluation_lines(found):
         line(name, escaped(text))
+
+
+def evaluation_lines(found: Mapping[str, Any]) -> Lines:
+    """(name, text) pairs for figures of any kind; a name may be empty."""
+    if found.get("kind") != "questions":
+        return LINES.get(found.get("kind", ""), verdict_lines)(found)
+    lines: Lines = []
+    for name, one in found["questions"].items():
+        lines.append(("question", f"{name}: {count_of(one['rows'], 'row')} with gold"))
+        lines += evaluation_lines(one) if one["rows"] else []
+    return lines
 
 
 def show_status(figures: Mapping[str, Any], failures: Iterable[Failure] = ()) -> None:
@@ -130,61 +138,12 @@ def _show_figures(figures: Mapping[str, Any], examples: Mapping[str, list[str]] 
         line("batch", f"{figures['slot_occupancy']:.0%} of the slots in use, {padding:.1%} padding")
 
 
-def number_lines(found: Mapping[str, Any]) -> Lines:
-    """Of numbers: how far they are from the gold ones."""
-    lines = [
-        (
-            "numbers",
-            f"{found['answered']:,} of {count_of(found['rows'], 'row')} with gold have one in {found['column']}",
-        )
-    ]
-    if not found["answered"]:
-        return lines
-    lean = f"on average {abs(found['bias']):.4g} too {'high' if found['bias'] > 0 else 'low'}" if found["bias"] else ""
-    return [
-        *lines,
-        ("error", f"mean absolute {_near(found, 'mae')}, root mean square {_near(found, 'rmse')}"),
-        ("", ", ".join(part for part in (f"{found['exact']:.1%} of the rows are exact", lean) if part)),
-        ("", f"correlation {_with(found, 'correlation')}"),
-    ]
-
-
-def set_lines(found: Mapping[str, Any]) -> Lines:
-    """Of sets: how many members they share with the gold ones."""
-    return [
-        ("sets", f"{found['answered']:,} of {count_of(found['rows'], 'row')} with gold have one in {found['column']}"),
-        ("exact", _with(found, "exact")),
-        ("Jaccard", f"{_with(found, 'jaccard')}, the mean over rows"),
-        (
-            "F1",
-            f"{_with(found, 'f1')} over all members (precision {found['precision']:.3f}, recall {found['recall']:.3f})",
-        ),
-    ]
-
-
-def span_lines(found: Mapping[str, Any]) -> Lines:
-    """Of spans: how many are the gold ones, exactly or in part, and of which kinds."""
-    rows = f"{found['found']:,} in {count_of(found['rows'], 'row')} with {found['gold']:,} gold ones"
-    lines = [
-        ("spans", f"{rows}; {found['exact']:.1%} of the rows are without a mistake"),
-        ("F1", f"{_with(found, 'f1')} exact (precision {found['precision']:.3f}, recall {found['recall']:.3f})"),
-        ("", f"{_with(found, 'partial_f1')} partial: half for one of the kind that overlaps"),
-    ]
-    for name, one in found["kinds"].items() if len(found["kinds"]) > 1 else ():
-        share = f"F1 {_with(one, 'f1')} exact, {one['partial_f1']:.3f} partial"
-        lines.append(("", f"{name}: {share}, {one['found']:,} found, {one['gold']:,} gold"))
-    return lines
-
-
-def _near(found: Mapping[str, Any], name: str) -> str:
-    low, high = found["intervals"][name]
-    return f"{found[name]:.4g} ({low:.4g} to {high:.4g})"
-
-
 def verdict_lines(found: Mapping[str, Any]) -> Lines:
     """(name, text) pairs; a name may be empty. ``found`` has rows."""
     where = "" if found.get("column", "label") == "label" else f", in {found['column']}"
-    lines = [("accuracy", f"{_with(found, 'accuracy')} on {count_of(found['rows'], 'row')} with a gold label{where}")]
+    lines = [
+        ("accuracy", f"{with_range(found, 'accuracy')} on {count_of(found['rows'], 'row')} with a gold label{where}")
+    ]
     if said := verdict(found):
         lines += [("verdict", said), *(("try", tip) for tip in advice(found))]
     if found["labelled"] < found["rows"]:
@@ -195,8 +154,8 @@ def verdict_lines(found: Mapping[str, Any]) -> Lines:
         ]
         right = "" if found["accuracy_labelled"] is None else f"{found['accuracy_labelled']:.3f} of the "
         lines.append(("", f"{right}{found['labelled']:,} with a label; the others count as wrong ({', '.join(lost)})"))
-    lines.append(("", f"Cohen's kappa {_with(found, 'kappa')}, macro F1 {_with(found, 'macro_f1')}"))
-    lines += [("", line) for line in _classes(found["classes"])]
+    lines.append(("", f"Cohen's kappa {with_range(found, 'kappa')}, macro F1 {with_range(found, 'macro_f1')}"))
+    lines += [("", line) for line in class_lines(found["classes"])]
     if len(found["confusion"]) <= _MATRIX:
         lines += [("", line) for line in confusion_table(found["confusion"]).splitlines()]
     if "coverage" in found:
@@ -214,8 +173,8 @@ def _calibration(one: Mapping[str, Any]) -> str:
     if one["temperature"] != one.get("fitted", one["temperature"]):
         why = f"temperature {one['fitted']:.2f}, fitted on {on}, was no better on rows that it was not fitted on"
         return f"kept the plain probabilities: {why}{_held_out(one.get('held_out'))}"
-    effect = f"{one['ece_before']:.3f} {_range(one['interval_before'])} before, "
-    effect += f"{one['ece']:.3f} {_range(one['interval'])} after"
+    effect = f"{one['ece_before']:.3f} {range_text(one['interval_before'])} before, "
+    effect += f"{one['ece']:.3f} {range_text(one['interval'])} after"
     fitted = f"temperature {one['temperature']:.2f}, fitted on {on}"
     return f"{fitted}; calibration error on the other {one['rows']:,}: {effect}"
 
@@ -233,21 +192,11 @@ def _held_out(figures: dict[str, list[float]] | None) -> str:
 def _trust(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = []
     if "ece" in found:
-        lines.append(("trust", f"expected calibration error {found['ece']:.3f} {_range(found['intervals_ece'])}"))
+        lines.append(("trust", f"expected calibration error {found['ece']:.3f} {range_text(found['intervals_ece'])}"))
     for at in found["coverage"][1::2]:
         sure = f"confidence {at['threshold']:.3f} or more: {at['coverage']:.0%} of the rows"
-        lines.append(("" if lines else "trust", f"{sure}, accuracy {at['accuracy']:.3f} {_range(at['interval'])}"))
+        lines.append(("" if lines else "trust", f"{sure}, accuracy {at['accuracy']:.3f} {range_text(at['interval'])}"))
     return lines
-
-
-def _classes(classes: dict[str, Any]) -> list[str]:
-    first = list(classes.items())[:_CLASSES]
-    width = max(len("label"), *(len(name) for name, _ in first))
-    lines = [f"{'label':>{width}} precision  recall      F1    rows"]
-    for name, one in first:
-        values = " ".join(f"{one[key]:>7.3f}" for key in ("recall", "f1"))
-        lines.append(f"{name:>{width}} {one['precision']:>9.3f} {values} {one['rows']:>7,}")
-    return [*lines, *([f"and {len(classes) - _CLASSES} more: --json"] if len(classes) > _CLASSES else [])]
 
 
 def confusion_table(confusion: dict[str, dict[str, int]]) -> str:
@@ -262,12 +211,3 @@ def confusion_table(confusion: dict[str, dict[str, int]]) -> str:
         counts = (f"{confusion[gold][name]:>{max(len(name), 6)}}" for name in columns)
         lines.append(" ".join([f"{gold:>{width}}", *counts]))
     return "\n".join(lines)
-
-
-def _with(found: Mapping[str, Any], name: str) -> str:
-    return "unknown" if found[name] is None else f"{found[name]:.3f} {_range(found['intervals'][name])}"
-
-
-def _range(interval: list[float | None]) -> str:
-    low, high = interval
-    return "" if low is None or high is None else f"({low:.3f} to {high:.3f})"

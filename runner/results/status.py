@@ -30,6 +30,8 @@ class Session(TypedDict):
 class Status(TypedDict):
     """The figures of ``rowmill status --json``: those of Totals, and how it goes.
 
+    A finished run with gold has ``evaluation`` there, too, or ``evaluations`` by question.
+
     ``state``: running (the lease is held), finished (all rows are) or interrupted. ``doing``: what a running session
     does while it has finished no row; None otherwise. ``pid``: of the runner. ``started``:
     Unix time of the first session. ``active_s``, ``rows_per_s``, ``tokens_per_s`` (read and generated): over the time
@@ -128,6 +130,13 @@ def _best(cached: float | None, missed: float | None) -> float | None:
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def evaluations_of(ended: Mapping[str, Any] | None, status: Mapping[str, Any]) -> dict[str, Any]:
+    """``evaluation`` or ``evaluations`` of what a run ``ended`` with; nothing if rows have changed since."""
+    found = ended or {}
+    same = all(found.get(name) == status.get(name) for name in ("finished", "errors"))
+    return {name: found[name] for name in ("evaluation", "evaluations") if same and name in found}
 
 
 def accuracy_of(figures: Mapping[str, Any]) -> float | None:

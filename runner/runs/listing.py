@@ -11,7 +11,7 @@ from typing import Any, TypedDict, cast
 from runner.checkpoint.database import DATABASE, IDENTITY
 from runner.console import say
 from runner.results.run import Run
-from runner.results.status import Status, accuracy_of
+from runner.results.status import Status, accuracy_of, evaluations_of
 from runner.types import UserError
 from runner.words import age, aligned, count_of, escaped, first_line, size
 
@@ -89,9 +89,7 @@ def _figures(run: Run) -> dict[str, Any]:
 
 def _accuracy(run: Run, status: Status) -> float | None:
     """As computed when the run ended; None if rows have changed since."""
-    found = run.figures or {}
-    same = all(found.get(name) == status.get(name) for name in ("finished", "errors"))
-    return accuracy_of(found) if same else None
+    return accuracy_of(evaluations_of(run.figures, status))
 
 
 def _job(run: Run) -> str | None:

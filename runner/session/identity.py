@@ -9,6 +9,7 @@ from typing import Any
 
 from runner.config.job import job_folders
 from runner.custom.code import job_code
+from runner.keys import said
 from runner.machine.facts import session_facts
 from runner.session.prepare import Prepared
 
@@ -29,7 +30,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
         engine["think_tokens"] = conf.engine.think_tokens
     dataset = {key: value for key, value in plain["dataset"].items() if key != "path"}
     return {
-        "job": plain["job"],
+        "job": said(ready.config.job, plain["job"]),
         "code": job_code(plain["job"], job_folders(ready.config.config_dir)),
         "prompt": _prompt(ready),
         "dataset": {**dataset, "fingerprint": ready.source.fingerprint},

@@ -7,6 +7,7 @@ choices     Choices as a trie: every distinct beginning is computed once, every 
 grammar     The grammar that an answer must follow, as text: a structure's rules in the channel of the answer.
 labels      The labels, or the kinds of spans, that a job knows, as a user writes them.
 prompter    Templates to messages to the model's chat template to token ids; ids back to text.
+questions   What is asked about a row: labels, several of them, a scale or a schema, as a job's configuration says it.
 raw         Raw prompts: parts joined into one text, and the spaces at its end.
 schema      JSON Schemas as programs write them: read, narrowed for a grammar, held against answers, as columns.
 scripts     Words, lengths and sentences in any script, also where no spaces stand between words.

@@ -112,6 +112,11 @@ class Prompter:
         self._examples: list[Message] | None = None
         self._continuations: dict[Any, tuple[tuple[int, ...], ...]] = {}
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The columns and variables that the templates use."""
+        return frozenset().union(*(template.names for template in self._templates()))
+
     def check_templates(
         self, column_names: Iterable[str], variables: Iterable[str] = (), written: Collection[str] = ()
     ) -> None:

@@ -20,10 +20,10 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from runner import cli, run
 from runner.cli.arguments import add_decision, decision_of
+from runner.data.gold import members_of
 from runner.results import scores
 from runner.results.evaluate import evaluate_labels, evaluate_run
 from runner.results.quality.rescore import Decision
-from runner.results.quality.values import members_of
 from runner.results.quality.verdict import advice, verdict
 from runner.results.run import Run
 from runner.results.show import confusion_table, verdict_lines
@@ -394,7 +394,13 @@ def test_sets_are_judged_by_what_they_share_as_scikit_learn_does(tmp_path, capsy
     theirs, ours = binary.fit_transform(gold), binary.transform(said)
     assert (found["kind"], found["rows"]) == ("sets", 60)
     assert found["jaccard"] == pytest.approx(jaccard_score(theirs, ours, average="samples"))
-    assert found["f1"] == pytest.approx(f1_score(theirs, ours, average="micro"))
+    assert found["micro_f1"] == pytest.approx(f1_score(theirs, ours, average="micro"))
+    assert found["macro_f1"] == pytest.approx(f1_score(theirs, ours, average="macro"))
+    by_label = f1_score(theirs, ours, average=None)
+    assert [one["f1"] for one in found["classes"].values()] == pytest.approx(by_label.tolist())
+    for name in ("micro_f1", "macro_f1", "jaccard", "exact"):
+        low, high = found["intervals"][name]
+        assert low < found[name] < high
     assert found["precision"] == pytest.approx(precision_score(theirs, ours, average="micro"))
     assert found["exact"] == pytest.approx((theirs == ours).all(axis=1).mean())
     assert cli.main(["evaluate", path, "--column", "tags"]) == 0

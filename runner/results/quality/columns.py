@@ -9,11 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from runner.data.cells import values
-from runner.data.gold import gold_name
+from runner.data.gold import gold_name, members_of
 from runner.data.source import DataSource
 from runner.results.quality.spans import are_spans, same_spans
-from runner.results.quality.values import members_of, number_of
+from runner.results.quality.values import number_of
 from runner.results.run import Run
+from runner.text.questions.question import Question
+from runner.text.questions.read import read_questions
 from runner.types import UnreadableCell, UserError
 from runner.words import did_you_mean
 
@@ -40,10 +42,16 @@ class Golds:
         """Whether a cell of the gold column holds a right answer."""
         return not isinstance(value, UnreadableCell) and self.name(value) is not None
 
+    def members(self, value: Any) -> frozenset[str]:
+        """The labels that a cell of several means."""
+        names = (self.name(one) for one in members_of(value, self.labels or ()))
+        return frozenset(name for name in names if name is not None)
+
     @classmethod
     def open(cls, run: Run, gold: str, column: str) -> Golds:
         """From the data set if it has the column, else from the output. UserError if neither does."""
-        labels = _label_names(run) if column == LABEL else None
+        question = question_of(run, column)
+        labels = question.names if question else _label_names(run) if column == LABEL else None
         try:
             source, lost = run.source if run.is_row_by_row else None, None
         except (UserError, OSError) as problem:  # moved or changed: the kept columns may suffice
@@ -66,9 +74,24 @@ class Golds:
         return cls(lambda start, table: values(gold, table.column(gold)), name, labels, [gold])
 
 
-def gold_column(run: Run, gold: str | None) -> str:
-    """The column asked for, else the run's own. UserError without one."""
-    found = gold or (run.config.get("dataset") or {}).get("gold")
+def questions_of(run: Run) -> list[Question]:
+    """The questions that a run's job asks, if its columns are those of some."""
+    try:
+        found = read_questions(run.identity.get("job") or {})
+    except UserError:
+        return []
+    return found if all(one.column in run.columns.job for one in found) else []
+
+
+def question_of(run: Run, column: str) -> Question | None:
+    """The question whose answers a column holds."""
+    return next((one for one in questions_of(run) if one.column == column), None)
+
+
+def gold_column(run: Run, gold: str | None, column: str | None = None) -> str:
+    """The column asked for, else that of the question with this ``column``, else the run's own. UserError without."""
+    question = question_of(run, column) if column else None
+    found = gold or (question and question.gold) or (run.config.get("dataset") or {}).get("gold")
     if not found:
         raise UserError("--gold", f"{run.path} has no dataset.gold: name the column with the right answers")
     if gold is None and found in run.columns.job and "gold" in run.columns.kept:
@@ -81,7 +104,8 @@ def column_with_gold(run: Run, column: str | None, gold: str) -> str:
     job = run.columns.job
     if column is None:
         only = next(iter(job)) if len(job) == 1 else None
-        column = LABEL if LABEL in job else gold if gold in job else only
+        asked = [one.column for one in questions_of(run) if one.gold == gold or not one.name]
+        column = LABEL if LABEL in job else asked[0] if asked else gold if gold in job else only
     if column is None:
         raise UserError(f"{run.path} has no column label of its job: --column names one of {', '.join(job)}")
     if column.partition(".")[0] not in job and column not in job:
@@ -129,7 +153,7 @@ def is_right(answer: Any, gold: Any, golds: Golds) -> bool:
     if are_spans(answer):
         return same_spans(answer, gold)
     if isinstance(answer, list):
-        return members_of(answer) == members_of(gold)
+        return members_of(answer) == golds.members(gold)
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         return number_of(answer) == number_of(gold)
     return answer is not None and text_of(answer) == golds.name(gold)

@@ -8,12 +8,13 @@ Interval = list[float | None]  # of 95%; None where it is not known
 
 
 class ClassFigures(TypedDict):
-    """One label's figures; ``rows``: with it as gold."""
+    """One label's figures; ``rows``: with it as gold; ``answers``: with it as one of several."""
 
     precision: float
     recall: float
     f1: float
     rows: int
+    answers: NotRequired[int]
     intervals: dict[str, Interval]
 
 
@@ -115,8 +116,37 @@ class SetFigures(TypedDict, total=False):
     jaccard: float
     precision: float
     recall: float
-    f1: float
+    micro_f1: float
+    macro_f1: float
+    classes: dict[str, ClassFigures]
     intervals: dict[str, Interval]
+    thresholds: dict[str, Any]
+
+
+class ScaleFigures(TypedDict, total=False):
+    """How near levels are; see ``runner.results.quality.scale.scale_figures``."""
+
+    kind: Literal["scale"]
+    column: str
+    rows: int
+    answered: int
+    accuracy: float
+    mae: float
+    mae_expected: float
+    mae_constant: float
+    bias: float
+    kappa: float | None
+    spearman: float | None
+    intervals: dict[str, Interval]
+    confusion: dict[str, dict[str, int]]
+
+
+class QuestionFigures(TypedDict):
+    """The figures of each question that has a gold column; ``rows``: the most of any."""
+
+    kind: Literal["questions"]
+    rows: int
+    questions: dict[str, Any]
 
 
 class KindFigures(TypedDict):
@@ -180,4 +210,4 @@ class PairedFigures(TypedDict):
     spans: NotRequired[PairedSpans]
 
 
-AnyFigures = LabelFigures | NumberFigures | SetFigures | SpanFigures
+AnyFigures = LabelFigures | NumberFigures | SetFigures | ScaleFigures | SpanFigures | QuestionFigures

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from runner.results.quality.shapes import Interval, NumberFigures, SetFigures
+from runner.data.gold import members_of
+from runner.results.quality.shapes import ClassFigures, Interval, NumberFigures, SetFigures
 from runner.types import UserError
 
 RESAMPLES = 1000
+MOST_MEMBERS = 1000  # different ones that have figures of their own
+DRAWN_TOGETHER = 5_000_000  # counts of kinds of rows
 Floats = npt.NDArray[np.float64]
 Members = frozenset[str]
+ByName = tuple[Any, Any, Any]  # whether a pair of sets has a member in both, in the gold one, in the answer
 
 
 def number_figures(column: str, gold: Sequence[Any], said: Sequence[Any]) -> NumberFigures:
@@ -70,36 +73,104 @@ def _correlation(a: Floats, b: Floats) -> float | None:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def set_figures(column: str, gold: Sequence[Any], said: Sequence[Any]) -> SetFigures:
+def set_figures(
+    column: str, gold: Sequence[Any], said: Sequence[Any], names: Sequence[str] | None = None
+) -> SetFigures:
     """Of rows with gold: how many were ``answered``; over all of them, one without an answer being an empty set, the
-    share ``exact``, the mean Jaccard index (1 for two empty sets), and precision, recall and F1 over all members.
+    share ``exact``, the mean Jaccard index (1 for two empty sets), precision, recall and F1 over all members (micro),
+    and the mean F1 of the members (macro) with figures for each.
+
+    ``names``: the members that there may be; None for those that occur.
     """
-    pairs = [(members_of(g), members_of(s) if s is not None else frozenset()) for g, s in zip(gold, said, strict=True)]
+    pairs = Counter(
+        (members_of(g, names or ()), members_of(s, names or ()) if s is not None else frozenset())
+        for g, s in zip(gold, said, strict=True)
+    )
+    counts = np.array(list(pairs.values()), np.int64)
     both, ours, theirs = (np.array([len(part(g, s)) for g, s in pairs], np.float64) for part in _PARTS)
     union = ours + theirs - both
-    jaccard = np.where(union > 0, both / np.maximum(union, 1), 1.0)
-    exact = union == both
-
-    def f1(at: Any) -> float:
-        return float(_ratio(2 * both[at].sum(), ours[at].sum() + theirs[at].sum()))
-
-    everything = np.arange(len(pairs))
-    return SetFigures(
+    known = list(names) if names is not None else sorted(frozenset().union(*(g | s for g, s in pairs)))
+    few = known[:MOST_MEMBERS]
+    by_name = _by_name(list(pairs), few)
+    rates = _Rates(both, ours, theirs, union == both, np.where(union > 0, both / np.maximum(union, 1), 1.0), by_name)
+    found, drawn = rates.of(counts[None, :]), rates.drawn(counts)
+    ends = {name: _ends(values) for name, values in drawn.items()}
+    f1, precision, recall = (found.pop(name)[0] for name in ("label_f1", "label_precision", "label_recall"))
+    known_rates = {name: float(values[0]) for name, values in found.items()}
+    return cast(SetFigures, known_rates) | SetFigures(
         kind="sets",
         column=column,
-        rows=len(pairs),
+        rows=len(gold),
         answered=sum(value is not None for value in said),
-        exact=float(exact.mean()),
-        jaccard=float(jaccard.mean()),
-        precision=_ratio(both.sum(), ours.sum()),
-        recall=_ratio(both.sum(), theirs.sum()),
-        f1=f1(everything),
-        intervals={
-            "exact": _interval(len(pairs), lambda at: exact[at].mean()),
-            "jaccard": _interval(len(pairs), lambda at: jaccard[at].mean()),
-            "f1": _interval(len(pairs), f1),
+        intervals={name: ends[name] for name in ("exact", "jaccard", "micro_f1", "macro_f1")},
+        classes={
+            name: ClassFigures(
+                precision=float(precision[at]),
+                recall=float(recall[at]),
+                f1=float(f1[at]),
+                rows=int(counts @ by_name[1][:, at]),
+                answers=int(counts @ by_name[2][:, at]),
+                intervals={"f1": [float(end) for end in np.percentile(drawn["label_f1"][:, at], [2.5, 97.5])]},
+            )
+            for at, name in enumerate(few)
         },
     )
+
+
+def _by_name(pairs: list[tuple[Members, Members]], names: list[str]) -> ByName:
+    """For each pair and member whether it is in both sets, in the gold one, in the answer: [pairs, members]."""
+    place = {name: at for at, name in enumerate(names)}
+    golds, answers = (np.zeros((len(pairs), len(names))) for _ in range(2))
+    for number, (gold, said) in enumerate(pairs):
+        golds[number, [place[name] for name in gold if name in place]] = 1
+        answers[number, [place[name] for name in said if name in place]] = 1
+    return golds * answers, golds, answers
+
+
+class _Rates(NamedTuple):
+    """What kinds of rows [K] contribute: members in common, answered, right ones; whether the same; Jaccard index."""
+
+    both: Floats
+    ours: Floats
+    theirs: Floats
+    exact: Any
+    jaccard: Floats
+    by_name: ByName
+
+    def of(self, counts: Any) -> dict[str, Any]:
+        """The figures of samples in which the kinds occur so often [S, K]."""
+        rows = counts.sum(axis=1)
+        right, actual, said = (counts @ part for part in self.by_name)
+        both, ours, theirs = counts @ self.both, counts @ self.ours, counts @ self.theirs
+        f1 = _shares(2 * right, actual + said)
+        return {
+            "exact": counts @ self.exact / rows,
+            "jaccard": counts @ self.jaccard / rows,
+            "precision": _shares(both, ours),
+            "recall": _shares(both, theirs),
+            "micro_f1": _shares(2 * both, ours + theirs),
+            "macro_f1": f1.mean(axis=1) if f1.shape[1] else np.zeros(len(rows)),
+            **{"label_f1": f1, "label_precision": _shares(right, said), "label_recall": _shares(right, actual)},
+        }
+
+    def drawn(self, counts: Any) -> dict[str, Any]:
+        """The figures of RESAMPLES new samples, some at a time."""
+        rng, rows, kinds = np.random.default_rng(0), int(counts.sum()), max(1, len(counts))
+        some = max(1, min(RESAMPLES, DRAWN_TOGETHER // kinds))
+        parts = [
+            self.of(rng.multinomial(rows, counts / rows, min(some, RESAMPLES - start)))
+            for start in range(0, RESAMPLES, some)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _shares(part: Any, whole: Any) -> Any:
+    return np.divide(part, whole, out=np.zeros(np.shape(part), np.float64), where=whole > 0)
+
+
+def _ends(values: Any) -> Interval:
+    low, high = np.percentile(values, [2.5, 97.5], axis=0)
+    return [float(low), float(high)] if np.ndim(low) == 0 else []
 
 
 _PARTS: tuple[Callable[[Members, Members], Members], ...] = (
@@ -107,27 +178,6 @@ _PARTS: tuple[Callable[[Members, Members], Members], ...] = (
     lambda gold, said: said,
     lambda gold, said: gold,
 )
-
-
-def members_of(value: Any) -> Members:
-    """The members of a list, or of a text that is a JSON list or is parted by ``;``, ``|`` or commas."""
-    if isinstance(value, str):
-        text = value.strip()
-        try:
-            value = json.loads(text) if text.startswith("[") else re.split(_separator(text), text)
-        except ValueError:
-            value = re.split(_separator(text), text)
-    elif not isinstance(value, list | tuple | set | frozenset):
-        value = [value]
-    return frozenset(name for one in value if one is not None and (name := str(one).strip()))
-
-
-def _separator(text: str) -> str:
-    return next((re.escape(sign) for sign in ";|" if sign in text), ",")
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole else 0.0
 
 
 def _interval(rows: int, figure: Callable[[Any], float | None]) -> Interval:

@@ -1,0 +1,113 @@
+"""One of some labels: all of them scored, or a written answer in which one is looked for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from statistics import mean
+
+import pyarrow as pa
+
+from jobs.label.match import Matcher
+from runner.text.questions.question import Question
+from runner.types import Columns, Completion, Request, RowError
+
+
+@dataclass
+class Decided:
+    """What scored and written labels have in common: a confidence, below ``abstain_below`` no label."""
+
+    question: Question
+    requests: list[Request]
+    abstain_below: float | None
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """The output columns."""
+        abstained = {"abstained": pa.bool_()} if self.abstain_below is not None else {}
+        beside = {"confidence": pa.float64(), **abstained}
+        return {self.question.column: pa.string(), **{self.question.beside(name): t for name, t in beside.items()}}
+
+    def again(self, answers: list[Completion]) -> dict[int, Request]:
+        """The requests to ask once more, by place: none, whatever the answers."""
+        return {}
+
+    def decide(self, label: str, confidence: float, details: Columns) -> Columns:
+        """The output columns, the label left out if the confidence is too low."""
+        sure = self.abstain_below is None or confidence >= self.abstain_below
+        found = {self.question.column: label if sure else None, self.question.beside("confidence"): confidence}
+        if self.abstain_below is not None:
+            found[self.question.beside("abstained")] = not sure
+        return found | {self.question.beside(name): value for name, value in details.items()}
+
+
+@dataclass
+class ScoredLabel(Decided):
+    """Labels scored in one request. ``biases``: what a prior takes off each score; ``temperature``: a calibration's."""
+
+    logprobs: bool = False
+    biases: list[list[float]] = field(default_factory=list)
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.biases = [[0.0] * len(self.question.names)]
+
+    def columns(self) -> dict[str, pa.DataType]:
+        by_label = pa.struct([(name, pa.float64()) for name in self.question.names])
+        kept = ("probabilities", "logprobs") if self.logprobs else ("probabilities",)
+        return super().columns() | {self.question.beside(name): by_label for name in kept}
+
+    def read(self, answers: list[Completion]) -> Columns:
+        """The likeliest label; of equal ones the first in ``labels``."""
+        names, logprobs = self.question.names, answers[0].logprobs or ()
+        scores = [(one - bias) / self.temperature for one, bias in zip(logprobs, self.biases[0], strict=True)]
+        probabilities = dict(zip(names, normalise(tuple(scores)), strict=True))
+        best = max(probabilities, key=probabilities.__getitem__)
+        raw = {"logprobs": dict(zip(names, logprobs, strict=True))} if self.logprobs else {}
+        return self.decide(best, probabilities[best], {"probabilities": probabilities, **raw})
+
+
+@dataclass
+class WrittenLabel(Decided):
+    """A label looked for in one answer, or the majority in several."""
+
+    def __post_init__(self) -> None:
+        self._matcher = Matcher({choice.name: choice.surface for choice in self.question.choices})
+
+    def columns(self) -> dict[str, pa.DataType]:
+        if len(self.requests) == 1:
+            return {"label": pa.string(), "text": pa.string()}
+        return super().columns() | {"votes": pa.list_(pa.string()), "text": pa.list_(pa.string())}
+
+    def read(self, answers: list[Completion]) -> Columns:
+        """The label of the only answer; else the majority among the answers, its share of them all, what they were.
+
+        Of labels with as many votes the one with the higher mean log-probability wins, then the first in ``labels``.
+        """
+        if len(self.requests) == 1:
+            return {"label": self._matcher.match(answers[0].text), "text": answers[0].text}
+        votes = [self._vote(answer.text) for answer in answers]
+        cast = sorted({vote for vote in votes if vote is not None}, key=self.question.names.index)
+        if not cast:
+            self._matcher.match(answers[0].text)  # raises: it is not a label
+        means = {
+            name: mean(a.mean_logprob or 0.0 for a, v in zip(answers, votes, strict=True) if v == name) for name in cast
+        }
+        best = max(cast, key=lambda name: (votes.count(name), means[name]))
+        texts = [answer.text for answer in answers]
+        return self.decide(best, votes.count(best) / len(votes), {"votes": votes, "text": texts})
+
+    def _vote(self, text: str) -> str | None:
+        try:
+            return self._matcher.match(text)
+        except RowError:
+            return None
+
+
+def normalise(logprobs: tuple[float, ...]) -> list[float]:
+    """Probabilities that sum to 1, from log-probabilities up to a constant; RowError if none are available."""
+    top = max(logprobs)
+    if not math.isfinite(top) or any(map(math.isnan, logprobs)):
+        raise RowError("no probabilities", f"the labels' log-probabilities are {logprobs}")
+    weights = [math.exp(logprob - top) for logprob in logprobs]
+    total = sum(weights)
+    return [weight / total for weight in weights]

@@ -1,0 +1,63 @@
+"""Whether a question is asked about a row: a filter over the answers to the questions before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from runner.data.where import compared, parse_where
+from runner.text.questions.question import LABELS, MULTI, SCALE, Question
+from runner.types import Columns, UserError
+from runner.words import did_you_mean
+
+
+class Condition:
+    """``question.where`` over ``columns``, those of the questions ``before`` it. UserError for what cannot hold."""
+
+    def __init__(self, question: Question, before: list[Question], columns: Mapping[str, pa.DataType]) -> None:
+        key, where = f"{question.key}.where", question.where or ""
+        try:
+            looked_at = compared(where, list(columns))
+            self._mask = parse_where(where, list(columns), {})
+            self.columns = list(dict.fromkeys(name for name, _ in looked_at))
+            self._schema = pa.schema([(name, columns[name]) for name in self.columns])
+            self._holds((None,) * len(self.columns))  # a literal that does not fit its column is told now
+        except UserError as error:
+            raise UserError(key, error.text.replace("no column", "no earlier question")) from None
+        by_column = {one.column: one for one in before}
+        for name, literal in looked_at:
+            if literal is not None and name in by_column:
+                _check_answer(key, by_column[name], literal)
+
+    def holds(self, found: Columns) -> bool:
+        """Whether the question is to be asked, given the answers so far; a question not asked has none."""
+        return self._holds(tuple(_hashable(found.get(name)) for name in self.columns))
+
+    @lru_cache(maxsize=4096)  # noqa: B019 a run has few conditions, which live as long as it
+    def _holds(self, cells: tuple[Any, ...]) -> bool:
+        arrays = [pa.array([_cell(cell)], field.type) for cell, field in zip(cells, self._schema, strict=True)]
+        return bool(self._mask(pa.Table.from_arrays(arrays, schema=self._schema))[0].as_py())
+
+
+def _hashable(cell: Any) -> Any:
+    return tuple(cell) if isinstance(cell, list) else None if isinstance(cell, dict) else cell
+
+
+def _cell(cell: Any) -> Any:
+    return list(cell) if isinstance(cell, tuple) else cell
+
+
+def _check_answer(key: str, question: Question, literal: str) -> None:
+    """Refuse an answer that a question cannot have, as it would never be asked."""
+    if question.kind in (LABELS, MULTI) and literal not in question.names:
+        problem = f"the question {question.name} has no label {literal!r}{did_you_mean(literal, question.names)}"
+        raise UserError(key, problem)
+    if question.kind == SCALE and not question.is_numeric and literal not in question.names:
+        problem = f"the question {question.name} has no level {literal!r}{did_you_mean(literal, question.names)}"
+        raise UserError(key, problem)
+    if question.is_numeric and question.value(literal) is None:
+        low, high = question.names[0], question.names[-1]
+        raise UserError(key, f"the question {question.name} has levels from {low} to {high}, and never {literal!r}")

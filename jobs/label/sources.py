@@ -1,0 +1,105 @@
+"""What questions need of the data and the prompt: gold that fits, a template that puts them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from runner.data.cells import values
+from runner.data.gold import gold_members, gold_values
+from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, Question
+from runner.types import Request, RowError, UnreadableCell, UserError
+from runner.words import did_you_mean
+
+if TYPE_CHECKING:
+    from jobs.label.questions import Asked
+    from runner.data.source import DataSource
+    from runner.text.prompter import Prompter
+
+log = logging.getLogger("rowmill")
+_READ = 50_000  # cells of gold looked at together
+
+
+def check_gold(source: DataSource, question: Question) -> None:
+    """Refuse a gold column with answers that the question cannot have."""
+    gold = question.gold or (source.conf.gold if not question.name else None)
+    if gold is None:
+        return
+    key = f"{question.key}.gold" if question.gold else "dataset.gold"
+    if gold not in source.column_names:
+        raise UserError(key, f"no column {gold!r}{did_you_mean(gold, source.column_names)}")
+    if question.kind == LABELS:
+        _check_labels(source, question, gold, key)
+    elif question.kind == MULTI:
+        _check_members(source, question, gold, key)
+    elif question.kind == SCALE:
+        _check_levels(source, question, gold, key)
+    elif question.gold:
+        raise UserError(key, "answers with a schema are compared afterwards: rowmill evaluate --gold --column")
+
+
+def _check_labels(source: DataSource, question: Question, gold: str, key: str) -> None:
+    names, named = question.names, source.with_gold(gold, [])
+    for value in gold_values(source.table(0, len(source), [gold]), gold):
+        name = named.gold_name(value, names)
+        if name is not None and name not in names:
+            raise UserError(
+                key,
+                f"the value {name!r} is not among {question.key}.labels "
+                f"({', '.join(names)}); dataset.classes=[...] names the values 0, 1, ...",
+                value=gold,
+            )
+
+
+def _check_members(source: DataSource, question: Question, gold: str, key: str) -> None:
+    if pa.types.is_struct(source.schema.field(gold).type):
+        raise UserError(key, "labels cannot be compared with a column of objects", value=gold)
+    for start in range(0, len(source), _READ):
+        for value in values(gold, source.table(start, start + _READ, [gold])[gold]):
+            wrong = (gold_members(value, question.names, source.conf.classes) or frozenset()) - {*question.names}
+            if wrong:
+                listed = f"{question.key}.labels ({', '.join(question.names)})"
+                raise UserError(key, f"the label {min(wrong)!r} in it is not among {listed}", value=gold)
+
+
+def _check_levels(source: DataSource, question: Question, gold: str, key: str) -> None:
+    for value in gold_values(source.table(0, len(source), [gold]), gold):
+        empty = value is None or isinstance(value, UnreadableCell) or value != value or value == ""
+        if not empty and question.value(value) is None:
+            levels = f"{question.names[0]} to {question.names[-1]}"
+            raise UserError(key, f"the value {value!r} is not on {question.key}.scale, {levels}", value=gold)
+
+
+def check_prompt(source: DataSource, prompter: Prompter, asked: Sequence[Asked]) -> None:
+    """Refuse a template that puts all questions alike; say so if it puts them before the row's text."""
+    questions = [one.question for one in asked]
+    used = prompter.names
+    for one in questions:
+        if one.kind == MULTI and "label" not in used and not (LABEL in one.ask and "question" in used):
+            example = "'Is it about {{ label.surface }}? Answer yes or no.'"
+            instead = f", or write {LABEL} into {one.key}.ask" if one.name else ""
+            raise UserError("prompt.user", f"it does not use label, the one that is asked about: {example}{instead}")
+    if len(questions) > 1 and not used & {"question", "labels", "label"}:
+        raise UserError("prompt.user", "it does not use question, so that all would be the same: {{ question }}")
+    requests = [request for one in asked for request in one.requests]
+    if len(requests) > 1 and len(source) > 1 and _stands_before(source, prompter, requests):
+        times = f"{len(requests):,} times"
+        log.warning("prompt.user: the question stands before the row's text, which is computed %s: put it last", times)
+
+
+def _stands_before(source: DataSource, prompter: Prompter, requests: list[Request]) -> bool:
+    """Whether two questions about a row share no more than two rows with one question."""
+    rows = list(source.rows(0, 2))
+    try:
+        here, there = (prompter.render(one, rows[0]) for one in requests[:2])
+        other = prompter.render(requests[0], rows[1])
+    except RowError:
+        return False
+    return here not in (there, other) and _shared(here, there) <= _shared(here, other)
+
+
+def _shared(one: list[int], other: list[int]) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

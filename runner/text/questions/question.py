@@ -1,0 +1,73 @@
+"""A question about a row and the columns of its answer; plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from runner.text.labels import Choice
+
+LABELS, MULTI, SCALE, SCHEMA = "labels", "multi", "scale", "schema"
+LABEL = "{label}"  # where a question about several labels names the one that is asked about
+_ANSWERS = {LABELS: "label", MULTI: "labels", SCALE: "level", SCHEMA: "answer"}  # of a question without a name
+
+
+@dataclass(frozen=True)
+class Question:
+    """``key``: where the configuration has it. ``choices``: labels or levels; ``values``: of a scale's levels.
+
+    ``ask`` is how it is put to the model, ``where`` a condition on earlier answers, ``gold`` the column with the right
+    ones (None: ``dataset.gold``). ``most`` labels at most, each from its ``threshold`` on: one for all or by label.
+    """
+
+    key: str
+    name: str
+    kind: str
+    choices: tuple[Choice, ...] = ()
+    values: tuple[float, ...] = ()
+    ask: str = ""
+    where: str | None = None
+    gold: str | None = None
+    most: int | None = None
+    threshold: Any = 0.5
+    schema: Any = None
+    max_tokens: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The labels or levels."""
+        return [choice.name for choice in self.choices]
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether the levels of a scale are the numbers that they are called."""
+        return self.kind == SCALE and self.names == [f"{value:g}" for value in self.values]
+
+    @property
+    def column(self) -> str:
+        """The output column of the answer."""
+        return self.name or _ANSWERS[self.kind]
+
+    def beside(self, what: str) -> str:
+        """The output column of something about the answer, such as its confidence."""
+        return f"{self.name}_{what}" if self.name else what
+
+    def level(self, name: str) -> Any:
+        """A level as the output has it: a number where it is one."""
+        value = self.values[self.names.index(name)]
+        return (int(value) if value == int(value) and self.is_whole else value) if self.is_numeric else name
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all levels of a scale are whole numbers."""
+        return all(value == int(value) for value in self.values)
+
+    def value(self, cell: Any) -> float | None:
+        """What a cell of the answer's or the gold column says on the scale; None for nothing."""
+        if isinstance(cell, str) and cell.strip() in self.names:
+            return self.values[self.names.index(cell.strip())]
+        try:
+            number = float(cell)
+        except (TypeError, ValueError, OverflowError):
+            return None
+        return number if self.values[0] <= number <= self.values[-1] else None  # False for NaN
