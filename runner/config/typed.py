@@ -11,7 +11,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from omegaconf import DictConfig, OmegaConf
 
 from runner.bare import LATE, Bare, named, plain, read_yaml, schema, shown
+from runner.config.groups import group_files
 from runner.machine.environ import REFERENCE, filled
 from runner.night.notify import kept
 
@@ -41,6 +42,7 @@ _SEALS = {"$": "\ufdd1", "?": "\ufdd2"}
 _SEALED, _OPENED = str.maketrans(_SEALS), str.maketrans({seal: sign for sign, seal in _SEALS.items()})
 _GIVEN = re.compile("\ufdd3(.*?)\ufdd4(.*?)\ufdd5", re.DOTALL)  # by the environment: the reference, the value
 _KEY = re.compile(r"\$\{([\w.]+)\}")
+_CLEARED = ".cleared"  # after the name of a file: what it replaces by values of another kind, as nulls
 _reading: ContextVar[type] = ContextVar("_reading")  # the schema of the files that Hydra reads
 
 
@@ -114,6 +116,8 @@ def open_schema(root: Any) -> DictConfig:
     node = cast(DictConfig, OmegaConf.structured(root))
     if READER in node:
         OmegaConf.set_struct(node[READER], False)
+        classes = node[READER]._get_node("classes")._metadata  # job.labels begins as these, and may become a mapping
+        classes.ref_type, classes.optional = Any, True
     return node
 
 
@@ -196,18 +200,61 @@ class OwnFiles(FileConfigSource):  # type: ignore[misc]  # Hydra has no types fo
         """See ConfigSource."""
         return "rowmill"
 
+    def is_config(self, config_path: str) -> bool:
+        """See ConfigSource."""
+        return bool(super().is_config(config_path.removesuffix(_CLEARED)))
+
     def load_config(self, config_path: str) -> ConfigResult:
         """See ConfigSource."""
-        file = Path(self.path, self._normalize_file_name(config_path))
+        name = config_path.removesuffix(".yaml").removesuffix(_CLEARED)
+        file = Path(self.path, self._normalize_file_name(name))
         if not file.exists():
             raise ConfigLoadError(f"Config not found : {file}")
         text = file.read_text(encoding="utf-8")
         header = ConfigSource._get_header_dict(text)
-        package = header.get("package") or config_path.partition("/")[0]
+        group, _, own = name.partition("/")
+        package = header.get("package") or group
         key = "" if package == "_global_" else package
         root = _reading.get()
         content = settled(read_yaml(text) or {}, key, field_type(root, key) if key else root, root)
+        others = _other_kinds(content, group_files(group, self.path)) if own and isinstance(content, dict) else []
+        if config_path.removesuffix(".yaml").endswith(_CLEARED):
+            content = dict.fromkeys(others)
+        elif others:
+            before, own_place, after = _around(content["defaults"], "_self_")
+            content["defaults"] = [*before, f"{own}{_CLEARED}", *(own_place or ["_self_"]), *after]
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", OmegaConf.create(content), header)
+
+
+def _other_kinds(content: dict[str, Any], files: Mapping[str, Path]) -> list[str]:
+    """The keys with a mapping or a list where the files that this one builds on have something else.
+
+    OmegaConf cannot merge the two: they have to be cleared in between.
+    """
+    bases: dict[str, Any] = {}
+    for base in content.get("defaults") or []:
+        bases |= _whole(base, files) if isinstance(base, str) else {}
+    kinds = {name: type(value) for name, value in content.items() if isinstance(value, dict | list)}
+    return [
+        name for name, kind in kinds.items() if name in bases and name != "defaults" and type(bases[name]) is not kind
+    ]
+
+
+def _whole(name: str, files: Mapping[str, Path]) -> dict[str, Any]:
+    """A file's content with what it builds on; {} for one that cannot be read, which Hydra will say."""
+    with contextlib.suppress(KeyError, OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(files[name].read_text(encoding="utf-8"))
+        others = {key: file for key, file in files.items() if key != name}
+        found: dict[str, Any] = {}
+        for base in content.get("defaults") or [] if isinstance(content, dict) else []:
+            found |= _whole(base, others) if isinstance(base, str) else {}
+        return found | content if isinstance(content, dict) else found
+    return {}
+
+
+def _around(values: list[Any], mark: str) -> tuple[list[Any], list[Any], list[Any]]:
+    at = values.index(mark) if mark in values else len(values)
+    return values[:at], values[at : at + 1], values[at + 1 :]
 
 
 Plugins.instance().register(OwnFiles)

@@ -98,6 +98,8 @@ def _key(conf: DatasetConf) -> str:
 def _check_conf(conf: DatasetConf) -> None:
     if not conf.target:
         _check_kind(conf)
+    if not isinstance(conf.classes, list):
+        raise UserError("dataset.classes", "it must be a list, such as [ham,spam]", value=conf.classes)
     for name in conf.classes:
         if not isinstance(name, str) and (not isinstance(name, int) or isinstance(name, bool)):
             raise UserError(

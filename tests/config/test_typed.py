@@ -176,3 +176,23 @@ def test_a_sweep_takes_its_values_as_typed():
     ]
     several = combinations(["prompt.user=Ham, or spam? {{ text }}", "job.labels=[a,b],[c,d]"])
     assert [differing for _, differing in several] == [["job.labels=[a,b]"], ["job.labels=[c,d]"]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "base", "names"),
+    [
+        ("{ham: fine, spam: bad}", "label", ["ham", "spam"]),
+        ("[x, y, z]", "mapped", ["x", "y", "z"]),
+        ("{a: x, b: y}", "listed", ["a", "b"]),
+    ],
+)
+def test_labels_of_a_file_take_the_place_of_those_that_it_builds_on_as_a_list_or_a_mapping(folder, labels, base, names):
+    (folder / "own" / "job").mkdir(parents=True)
+    for name, on, content in (
+        ("mapped", "label", "{u: v, w: x}"),
+        ("listed", "mapped", "[p, q]"),
+        ("mine", base, labels),
+    ):
+        (folder / "own" / "job" / f"{name}.yaml").write_text(f"defaults: [{on}]\nlabels: {content}\n")
+    config = load_config([*BASE[1:], "job=mine"], "own")
+    assert [choice.name for choice in config.job.choices] == names
