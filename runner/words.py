@@ -26,6 +26,16 @@ def count_of(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
+def rows_at(positions: Sequence[int]) -> str:
+    """Rows by their positions, for people: the first five."""
+    if len(positions) == 1:
+        return f"row {positions[0]:,}"
+    shown = [f"{one:,}" for one in positions[:5]]
+    if len(positions) > 5:
+        return f"rows {', '.join(shown)} and {len(positions) - 5:,} more"
+    return f"rows {', '.join(shown[:-1])} and {shown[-1]}"
+
+
 def without_hashes(message: str) -> str:
     """A message for people, without the SHA-256 in ``wheel:`` addresses, which only machines read."""
     return _HASH.sub("", message)

@@ -135,7 +135,7 @@ class PerplexityRun:
         from runner.models.tensors import weights_hash
 
         conf, own = self.conf, self.conf.dataset.own
-        dataset = {key: value for key, value in asdict(conf.dataset).items() if key != "path"} | own
+        dataset = conf.dataset.identifying(asdict(conf.dataset)) | own
         reader = job_code(own, job_folders(self.asked.config_dir)) if own else None
         asked = {key: value for key, value in asdict(conf.perplexity).items() if key != "bos"}
         return {

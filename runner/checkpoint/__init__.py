@@ -5,6 +5,7 @@ counts    Sums and counts over a checkpoint's rows and sessions: totals, kinds o
 database  The tables of a checkpoint and how they are opened.
 deaths    The rows in flight at this moment, on disk, and the deaths of earlier sessions with the rows they took down.
 digests   Which committed answer belongs to which request, so that equal requests are computed once.
+growth    How a run gets more rows: what went into its shards, and what may differ from it now.
 identity  What a run is: its columns, and how it differs from another run.
 lease     One writer for each run directory: the lease.
 marks     Marks of progress over a run's time: for speed, memory and slots as curves, bounded however long it takes.

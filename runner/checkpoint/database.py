@@ -6,16 +6,17 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoint.identity import check_identity, completed, differs_in_rows
+from runner.checkpoint.growth.extend import Growth, let_grow
+from runner.checkpoint.identity import check_identity, completed
 from runner.checkpoint.lease import holder
-from runner.checkpoint.records import checked, grow, read_prelude, with_crc
+from runner.checkpoint.records import checked, with_crc
 from runner.disk import (
     DISK_ERRORS,
     DamagedError,
@@ -34,9 +35,10 @@ from runner.types import EXIT_CANNOT_RUN, UserError
 
 DATABASE = "run.db"
 IDENTITY = "identity.json"  # a copy of the one in the checkpoint, in case that is damaged
-SCHEMA_VERSION, OLDER_VERSION = 8, 7  # the older one had no seats
+SCHEMA_VERSION = 9
 
 _SEATS = "CREATE TABLE seats (seat INTEGER PRIMARY KEY, session INTEGER, name TEXT, facts TEXT)"
+_INPUTS = "CREATE TABLE inputs (shard INTEGER PRIMARY KEY, rows BLOB NOT NULL, keys BLOB, crc INTEGER)"
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE run (identity TEXT NOT NULL, crc INTEGER);
@@ -59,17 +61,16 @@ CREATE TABLE deaths (session INTEGER, at REAL, why TEXT, memory INTEGER, rows TE
 CREATE TABLE rejected (attempt INTEGER PRIMARY KEY, reason TEXT NOT NULL, prompt_tokens INTEGER, cached_tokens INTEGER,
     completion_tokens INTEGER, body TEXT NOT NULL, crc INTEGER);
 {_SEATS};
+{_INPUTS};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_BACK = "ALTER TABLE progress DROP COLUMN seats; ALTER TABLE completions DROP COLUMN seat; DROP TABLE seats;"
-_FORWARD = f"""
-BEGIN;
-ALTER TABLE progress ADD COLUMN seats TEXT;
-ALTER TABLE completions ADD COLUMN seat INTEGER;
-{_SEATS};
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
-"""
+_STEPS = {  # from each version that is read to the next one, and back
+    7: (
+        f"ALTER TABLE progress ADD COLUMN seats TEXT; ALTER TABLE completions ADD COLUMN seat INTEGER; {_SEATS};",
+        "ALTER TABLE progress DROP COLUMN seats; ALTER TABLE completions DROP COLUMN seat; DROP TABLE seats;",
+    ),
+    8: (f"{_INPUTS};", "DROP TABLE inputs;"),
+}
 _VERIFIED = ("run", "prelude", "digested", "shards", "deaths", "rejected")  # small tables whose rows decide something
 _VARIABLES = 500  # bound parameters of one statement
 
@@ -132,12 +133,12 @@ class Writer:
     """The only writer of a checkpoint; ``connection`` is for reading, and for writing inside of ``commit``."""
 
     def __init__(
-        self, run_dir: Path, identity: Mapping[str, Any], *, power: bool, first: Callable[[int], str] | None = None
+        self, run_dir: Path, identity: Mapping[str, Any], *, power: bool, growth: Growth | None = None
     ) -> None:
         """Open the checkpoint, or make it; with ``power`` a commit is on the disk when it returns, else a second later.
 
-        With ``first``, the fingerprint of the first so many rows, one of fewer rows grows. Raises UserError if it is
-        damaged, of another version or identity.
+        Raises UserError if it is damaged, of another version or identity, unless the run may get these rows by
+        ``growth``.
         """
         create_if_new(run_dir, identity)
         log = run_dir / f"{DATABASE}-wal"
@@ -147,7 +148,7 @@ class Writer:
         try:
             check(self.connection, run_dir)
             self._place, self._syncer = self._placed(), None
-            self._take(identity, first)
+            self._take(identity, growth)
             stored = _stored_identity(self.connection)
             if _read_json(run_dir / IDENTITY) != stored:  # it is new, has grown, or a power cut left it empty
                 write_json(run_dir / IDENTITY, stored)
@@ -158,18 +159,14 @@ class Writer:
             raise
         self._syncer = Syncer(log) if is_logged and not power else None
 
-    def _take(self, identity: Mapping[str, Any], first: Callable[[int], str] | None) -> None:
-        """Raise UserError for another run, but let one that differs by fewer rows have these."""
+    def _take(self, identity: Mapping[str, Any], growth: Growth | None) -> None:
+        """Raise UserError for another run, but let it have more rows."""
         old, hint = _stored_identity(self.connection), ""
-        if first is not None and old != identity and differs_in_rows(old, identity, first):
-            if old["rows"] > identity["rows"]:
-                hint = f"a run's rows only grow: give dataset.limit={old['rows']} or more, "
-            elif read_prelude(self.connection):
-                hint = "what the job found in its rows before the first answer would be another with more rows: "
-            else:
-                with self.commit():
-                    grow(self.connection, old, identity)
+        if growth is not None and old != identity:
+            found = let_grow(self.connection, self._run_dir, old, identity, growth, self.commit)
+            if found is None:
                 return
+            hint = found
         check_identity(self._run_dir, old, identity, hint)
 
     @contextlib.contextmanager
@@ -235,8 +232,10 @@ def check(connection: sqlite3.Connection, run_dir: Path) -> None:
     """
     if (found := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
         raise suspected(run_dir, " ".join(found.split()))
-    if _version(connection) == OLDER_VERSION and _tables(connection) == _expected(OLDER_VERSION):
-        connection.executescript(_FORWARD)
+    version = _version(connection)
+    if version in _STEPS and _tables(connection) == _expected(version):
+        steps = "".join(forward for step, (forward, _) in _STEPS.items() if step >= version)
+        connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     if _tables(connection) != _expected():
         raise damaged(run_dir, "its tables are not those that were written")
     for table in _VERIFIED:
@@ -260,8 +259,9 @@ def _tables(connection: sqlite3.Connection) -> list[tuple[str, str | None]]:
 def _expected(version: int = SCHEMA_VERSION) -> list[tuple[str, str | None]]:
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
         fresh.executescript(_SCHEMA)
-        if version == OLDER_VERSION:
-            fresh.executescript(_BACK)
+        for step in sorted(_STEPS, reverse=True):
+            if step >= version:
+                fresh.executescript(_STEPS[step][1])
         return _tables(fresh)
 
 
@@ -296,7 +296,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether the checkpoint has its tables (False: the file is new). UserError if another version made it."""
     version = _version(connection)
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if version not in (SCHEMA_VERSION, OLDER_VERSION) and (version or tables):
+    if version not in (*_STEPS, SCHEMA_VERSION) and (version or tables):
         raise UserError(
             f"{path} has checkpoint version {version}, but this rowmill reads version {SCHEMA_VERSION}: use another "
             f"run_name or, if this rowmill wrote it, `rowmill repair {path.parent}`"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,23 +16,13 @@ _COLUMN = re.compile(r"(.*?): (\w+<.*>|\w+(?:[^\w:][^:]*)?)", re.DOTALL)
 
 def check_identity(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any], hint: str = "") -> None:
     """Raise UserError with a line ``key: old -> new`` for each value that differs (both as JSON gives them back)."""
-    lines = "\n".join(f"  {line}" for line in difference(*_comparable(old, new)))
+    lines = "\n".join(f"  {line}" for line in difference(*comparable(old, new)))
     if not lines:
         return
     raise UserError(
         f"{run_dir} belongs to a different run:\n{lines}\n{hint}"
         "choose another run_name, or resume=force to start over in a new directory beside it"
     )
-
-
-def differs_in_rows(old: Mapping[str, Any], new: Mapping[str, Any], first: Callable[[int], str]) -> bool:
-    """Whether ``dataset.limit`` alone tells two runs apart; ``first``: the fingerprint of the first so many rows."""
-    dataset = {
-        **new.get("dataset", {}),
-        "limit": old.get("dataset", {}).get("limit"),
-        "fingerprint": first(old["rows"]),
-    }
-    return not difference(*_comparable(old, {**new, "dataset": dataset, "rows": old["rows"]}))
 
 
 class OutputColumns(NamedTuple):
@@ -83,7 +73,7 @@ def _source_name(name: str, identity: Mapping[str, Any]) -> str:
     return str(gold) if gold in job else name
 
 
-def _comparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def comparable(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both completed, and without the source's names where the old one does not have them."""
     named = isinstance(old.get("keep", {}), dict)
     old, new = completed(old), completed(new)

@@ -223,14 +223,6 @@ def unfinish_errors(connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM deaths")  # rows put aside for them get another chance, too
 
 
-def grow(connection: sqlite3.Connection, old: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Give the run more rows; its last shard, if it is short, is made again from the recorded completions."""
-    connection.execute("UPDATE run SET identity = ?, crc = ?", with_crc(json.dumps(identity)))
-    whole, left = divmod(old["rows"], old["shard_rows"])
-    if left and identity["rows"] > old["rows"]:
-        connection.execute("DELETE FROM shards WHERE shard = ?", (whole,))
-
-
 def error_kind(error: str) -> str:
     """What an error is counted by: the text before the first ``": "``, at most 80 characters."""
     return error.partition(": ")[0][:80]

@@ -77,6 +77,7 @@ def _repair(run_dir: Path) -> Repaired:
         _copy(old, new, "sessions", lost, lambda *row: json.loads(row[3] or "{}"))
         _copy(old, new, "progress", lost, lambda *row: [0.0 + value for value in row[:12] if value is not None])
         _copy(old, new, "seats", lost, lambda *row: json.loads(row[3] or "{}"))
+        _copy(old, new, "inputs", lost, partial(checked, "inputs"))
         _copy(old, new, "deaths", lost, partial(checked, "deaths"))
         new.execute("COMMIT")
     aside = _put_aside(run_dir)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from runner.checkpoint.growth.inputs import Inputs
 from runner.checkpoint.records import Output, Staged, clean, encode
 from runner.types import UserError
 
@@ -34,7 +35,10 @@ _MISFIT = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionErr
 
 @dataclass(frozen=True)
 class ShardLayout:
-    """How a run's rows become shards; ``columns`` is ``shard_schema(keep, job)``, ``kept`` reads input rows again."""
+    """How a run's rows become shards; ``columns`` is ``shard_schema(keep, job)``, ``kept`` reads input rows again.
+
+    ``inputs``: those whose hashes are recorded, if any are.
+    """
 
     rows: int
     shard_rows: int
@@ -42,6 +46,7 @@ class ShardLayout:
     keep: pa.Schema
     kept: Callable[[int, int], pa.Table]
     columns: pa.Schema
+    inputs: Inputs | None = None
 
     def span(self, shard: int) -> tuple[int, int]:
         """The shard's rows [start, stop)."""

@@ -30,6 +30,7 @@ from runner.checkpoint.counts import Totals, count_labels, read_totals
 from runner.checkpoint.database import Writer, conditions
 from runner.checkpoint.deaths import Death, Flight, note_death, read_deaths
 from runner.checkpoint.digests import Digests
+from runner.checkpoint.growth import extend, inputs
 from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.marks import Marks
@@ -85,7 +86,7 @@ class Store:
         death: Death | None = None,
         shared: bool = False,
         retry: bool = False,
-        first: Callable[[int], str] | None = None,
+        growth: extend.Growth | None = None,
     ) -> Store:
         """Create the run directory, or resume it if it holds the same run.
 
@@ -93,26 +94,25 @@ class Store:
         columns it must equal what the directory was created with. ``provenance`` (versions, machine) is noted for
         each session, ``config`` (YAML) goes into ``config.yaml``. ``schema`` has the job's columns, ``keep`` the kept
         input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``: see
-        ``CheckpointConf``. ``death``: how a supervisor saw the last session end; see ``runner.checkpoint.deaths``.
-        Unless ``shared``, nobody else may look into a new directory. With ``retry`` rows in error become unfinished.
-        With ``first``, the fingerprint of the data set's first so many rows, a run of fewer rows gets more of them.
+        ``CheckpointConf``. ``death``: how a supervisor saw the last session end. Unless ``shared``, nobody else may
+        look into a new directory. With ``retry`` rows in error become unfinished. ``growth``: how it may get more rows.
 
-        Raises UserError: column names clash; another process has the lease (its pid is named); the directory belongs
-        to a different run (with each difference); the checkpoint is damaged, of another version, or not writable.
+        Raises UserError: column names clash; another process (named) has the lease; the directory belongs to another
+        run (with each difference); the checkpoint is damaged, of another version, or not writable.
         """
         if durability not in ("process", "power"):
             raise UserError("checkpoint.durability", "it must be process or power", value=durability)
         if shard_rows < 1:
             raise UserError("output.shard_rows", "it must be at least 1", value=shard_rows)
         columns = shards.shard_schema(keep, schema)
-        layout = shards.ShardLayout(rows, shard_rows, schema, keep, kept, columns)
+        layout = shards.ShardLayout(rows, shard_rows, schema, keep, kept, columns, growth.recorded if growth else None)
         whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}
         run_dir = Path(run_dir)
         with disk_errors(run_dir), contextlib.ExitStack() as undo:
             run_dir.mkdir(0o777 if shared else 0o700, parents=True, exist_ok=True)
             lease = Lease(run_dir)
             undo.callback(lease.release)
-            writer = Writer(run_dir, json.loads(json.dumps(whole)), power=durability == "power", first=first)
+            writer = Writer(run_dir, json.loads(json.dumps(whole)), power=durability == "power", growth=growth)
             undo.callback(writer.close)
             store = cls(run_dir, layout, lease, writer)
             if retry:
@@ -320,13 +320,12 @@ class Store:
                 self._guarded(self._seal, shard, start, stop)
 
     def _seal(self, shard: int, start: int, stop: int) -> None:
-        layout = self._layout
-        name = shards.shard_file(shard)
+        layout, name = self._layout, shards.shard_file(shard)
         staged = records.read_staged(self._connection, _SPAN, (start, stop))
         tables = (shards.table(rows, layout) for rows in shards.batches(staged))
         written = write_stream(self.run_dir / name, layout.columns, tables)
-        span = (start, stop)
         with self._writer.commit():
+            span = (start, stop)
             errors = self._connection.execute(f"SELECT error FROM staged {_SPAN} AND error NOTNULL ORDER BY row", span)
             kinds = Counter(error_kind(error) for (error,) in errors)
             labels = count_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}
@@ -335,6 +334,7 @@ class Store:
             values = Shard(shard, rows, name, *written, *tokens, *counts).values()
             self._connection.execute(f"INSERT INTO shards VALUES ({', '.join('?' * len(values))})", values)
             self._connection.execute(f"DELETE FROM staged {_SPAN}", span)
+            inputs.record(self._connection, layout.inputs, shard, span)
         self._sealed.add(shard)
         del self._staged[shard]
         # The list of shards grows by 1% between two writings, so that they take time in proportion to its length.

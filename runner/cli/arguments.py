@@ -78,6 +78,7 @@ def run_keys() -> str:
         more = [*textwrap.wrap(names, 88), *keys.splitlines()]
         lines += [f"  {f'{group}=NAME' if not at else '':<14}{text}" for at, text in enumerate(more)]
     lines.append(
-        "keys: run_name=NAME output.dir=DIR output.keep=[COLUMN,...] seed=0 resume=auto|errors|force offline=true"
+        "keys: run_name=NAME output.dir=DIR output.keep=[COLUMN,...] seed=0 offline=true\n"
+        "      resume=auto|errors|extend|force"
     )
     return "\n".join(lines)

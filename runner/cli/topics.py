@@ -129,8 +129,13 @@ ERRORS: Entries = [
         "``cat rows.jsonl | rowmill run dataset=jsonl dataset.path=- ...``; resuming needs no pipe.",
     ),
     (
+        "resume=extend: rows were not only added: ...",
+        "It says which rows differ. Put them back, or name a column that identifies rows (``dataset.key=id``).",
+    ),
+    (
         "... does not hold the rows that ... was made from",
-        "The input has changed: ``rowmill export --data PATH`` says where the original is.",
+        "The input has changed: ``rowmill export --data PATH`` says where the original is; or, with rows "
+        "added, run the original command with ``resume=extend``.",
     ),
     ("this model has no chat template", "Set ``prompt.chat=false``."),
 ]

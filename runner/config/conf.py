@@ -67,8 +67,8 @@ class RunConf:
     Attributes:
         run_name: The name of the run's folder in ``output.dir``. null: made from the names of the job and the data
             set.
-        resume: auto continues what is there; errors also tries rows with an error again; force starts over in a fresh
-            folder and deletes nothing.
+        resume: auto continues what is there; errors also tries rows with an error again; extend also takes in rows that
+            were added to the data set; force starts over in a fresh folder and deletes nothing.
         seed: Determines all random draws.
         date: What chat templates take for today, such as 2026-01-31. null: the day the run began.
         cache: Whether to reuse the answers that other runs with ``cache=true`` got from the same model to the same
@@ -89,7 +89,7 @@ class RunConf:
     notify: NotifyConf = field(default_factory=NotifyConf)
     calibrate: CalibrateConf = field(default_factory=CalibrateConf)
     run_name: str | None = None
-    resume: str = key("auto", among=("auto", "errors", "force"))
+    resume: str = key("auto", among=("auto", "errors", "extend", "force"))
     seed: int = key(0, least=0)
     date: str | None = None
     cache: bool = False

@@ -27,6 +27,9 @@ class DatasetConf:
         where: A filter over columns, such as ``stars > 3 and text is not null``; see ``rowmill help dataset``.
         shuffle_seed: Shuffle the rows with this seed. null: in the order they are stored.
         limit: Read only this many rows, after filtering and shuffling. null: all. A run goes on with more of them.
+        key: The column that identifies a row, such as an id. With ``resume=extend`` the order may then differ, too, and
+            rows whose contents changed are computed again; see ``rowmill help resume``. A row's draws depend on its
+            key instead of its place.
         gold: The column with the right answers.
         classes: Names for the values 0, 1, 2, ... of a gold column of numbers.
         delimiter: What separates the cells of a CSV file. null: a comma, or a tab for .tsv.
@@ -42,10 +45,16 @@ class DatasetConf:
     where: str | None = None
     shuffle_seed: int | None = None
     limit: int | None = None
+    key: str | None = None
     gold: str | None = None
     classes: list[Any] = field(default_factory=list)  # texts; Any, to see what YAML took for something else
     delimiter: str | None = None
     encoding: str = "utf-8"
+
+    @staticmethod
+    def identifying(plain: Mapping[str, Any]) -> dict[str, Any]:
+        """What tells data sets apart beside their contents: where they lie does not; earlier runs have no ``key``."""
+        return {name: value for name, value in plain.items() if name != "path" and (name != "key" or value)}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> DatasetConf:

@@ -32,7 +32,8 @@ def check_unchanged(before: Stamps) -> None:
                 raise UserError(
                     "dataset.path",
                     f"{file} was written to during the run: what has been computed is safe; "
-                    "restore it and run the same command to resume, or use another run_name",
+                    "restore it and run the same command to resume (if rows were only added: with resume=extend), or "
+                    "use another run_name",
                 )
 
 

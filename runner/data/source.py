@@ -28,6 +28,7 @@ from runner.data.load import FORMAT_VERSION, check_unchanged, hash_json
 from runner.data.readers import READERS, Loaded
 from runner.data.readers.compressed import is_utf8
 from runner.data.readers.table import TEXTS, check_encoding
+from runner.data.rowhash import hash_keys, hash_rows
 from runner.data.stdin import is_pipe, spooled
 from runner.data.where import parse_where
 from runner.types import Row, UnreadableCell, UnreadableRow, UserError
@@ -160,6 +161,7 @@ class DataSource:
         self._check_gold(table)
         if self._order is not None:
             self.table(0, 1, self._all.names)  # what Arrow cannot do for a type is told now
+        self.keys = None if conf.key is None else hash_keys(conf.key, self)
         self._contents = loaded.contents
         self.fingerprint = self.fingerprint_of(len(self))
 
@@ -180,20 +182,30 @@ class DataSource:
             yield from self._read(self.take(list(positions[at : at + self._read_rows]), self._all.names))
 
     def _read(self, table: pa.Table) -> Iterator[Row]:
-        """The table's rows, each cell its row's own value."""
+        for cells in zip(*self._columns(table), strict=True):
+            row = dict(zip(self.column_names, cells, strict=True))
+            why = row[self._unreadable] if self._unreadable else None
+            yield row if why is None else UnreadableRow(row, why)
+
+    def _columns(self, table: pa.Table) -> list[list[Any]]:
+        """The table's cells, column by column, each its row's own value."""
         columns = [values(name, table[name]) for name in self.column_names]
         for name, hidden in self._own.items():
             at = self.column_names.index(name)
             texts = table[hidden].to_pylist()
             columns[at] = [v if text is None else own_value(text) for v, text in zip(columns[at], texts, strict=True)]
-        for cells in zip(*columns, strict=True):
-            row = dict(zip(self.column_names, cells, strict=True))
-            why = row[self._unreadable] if self._unreadable else None
-            yield row if why is None else UnreadableRow(row, why)
+        return columns
 
     def stored_place(self, row: int) -> int:
-        """The row's place in the data set as it is stored, whichever rows were chosen in whatever order."""
-        return row if self._order is None else int(self._order[row])
+        """The row's place in the data set as stored, whichever rows were chosen; with a key, its key's number."""
+        places = self._order if self.keys is None else self.keys
+        return row if places is None else int(places[row])
+
+    def hashes(self, start: int, stop: int) -> bytes:
+        """What rows [start, stop) hold, HASH_BYTES for each; see ``runner.data.rowhash``."""
+        spans = ((at, min(at + self._read_rows, stop)) for at in range(start, stop, self._read_rows))
+        tables = (self.table(*span, self._all.names) for span in spans)
+        return b"".join(hash_rows(self.column_names, self._columns(table)) for table in tables)
 
     def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
         """These columns of rows [start, stop), with their own Arrow types; KeyError for an unknown column."""

@@ -55,11 +55,12 @@ def _standard_input() -> Any:
     return None if sys.stdin is None or sys.stdin.isatty() else getattr(sys.stdin, "buffer", None)
 
 
-def keep_copy(spool: Path, run_dir: Path) -> None:
-    """Put the file into the run directory, where a later session finds it. Raises UserError."""
+def keep_copy(spool: Path, run_dir: Path, *, anew: bool = False) -> None:
+    """Put the file into the run directory, where a later session finds it, ``anew`` or only once. Raises UserError."""
+    copy = run_dir / COPY
     with disk_errors(run_dir):
-        if not (run_dir / COPY).exists():
-            copy_file(spool, run_dir / COPY)
+        if not copy.exists() or (anew and not copy.samefile(spool)):
+            copy_file(spool, copy)
 
 
 def _new_file() -> Path:

@@ -1,4 +1,4 @@
-"""The supervisor: keeps the model in a child process, watches it, and restarts it when it dies.
+r"""The supervisor: keeps the model in a child process, watches it, and restarts it when it dies.
 
 If only the model's process dies, nothing needs to be done: ``rowmill run`` restarts it when it aborts, runs out of
 memory (with smaller batches from then on) or finishes no step within ``engine.stall_minutes``. A row that was at work
@@ -12,6 +12,20 @@ shows what differs: use another ``run_name``, or ``resume=force``, which starts 
 nothing. Data files may move, since it is their contents that count; of a job or filter of your own, its Python files
 count, too. ``resume=errors`` tries rows with an error once more, say on a machine with more memory: what failed is
 asked again, all other answers are kept.
+
+When rows were added to the data, the same command with ``resume=extend`` computes them alone; nobody minds if there are
+none, or no run yet:
+
+    rowmill run job=generate dataset=csv dataset.path=mail.csv 'prompt.user=Answer this mail. Mail: {{ text }}' \
+        run_name=inbox resume=extend
+
+What was there before is verified: every shard that is sealed has hashes of its input rows. Rows that changed, moved or
+are gone are named, and nothing is computed. With ``dataset.key=id``, a column that identifies rows, they may: rows come
+in any order, those whose prompt changed are computed again, and those that are gone leave the output, but their answers
+stay in ``run.db`` should they come back. Every kind of data set may grow, also with ``where`` and ``limit``, but not
+with ``shuffle_seed``. A last shard that is not full is written again, and so are all if the output gets more columns.
+What a job found before its first answer, a prior or a temperature, stays. Shards of earlier versions have no hashes:
+the columns kept in them are compared and, if they are not all, they are written again from the recorded answers.
 """
 
 from __future__ import annotations

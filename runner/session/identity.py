@@ -7,8 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from runner.checkpoint.growth.extend import Growth
 from runner.config.job import job_folders
 from runner.custom.code import job_code
+from runner.data.conf import DatasetConf
+from runner.data.stdin import keep_copy
 from runner.keys import said
 from runner.machine.facts import session_facts
 from runner.session.prepare import Prepared
@@ -28,12 +31,11 @@ def identity(ready: Prepared) -> dict[str, Any]:
     }
     if conf.engine.think_tokens is not None:  # earlier runs do not have it
         engine["think_tokens"] = conf.engine.think_tokens
-    dataset = {key: value for key, value in plain["dataset"].items() if key != "path"}
     return {
         "job": said(ready.config.job, plain["job"]),
         "code": job_code(plain["job"], job_folders(ready.config.config_dir)),
         "prompt": _prompt(ready),
-        "dataset": {**dataset, "fingerprint": ready.source.fingerprint},
+        "dataset": {**DatasetConf.identifying(plain["dataset"]), "fingerprint": ready.source.fingerprint},
         "model": _model(ready),
         "engine": engine,
         "calibrate": plain["calibrate"],
@@ -44,6 +46,17 @@ def identity(ready: Prepared) -> dict[str, Any]:
         **({"reader": job_code(plain["dataset"], job_folders(ready.config.config_dir))} if conf.dataset.target else {}),
         **_answers(ready),
     }
+
+
+def growth(ready: Prepared) -> Growth | None:
+    """How the run may get more rows."""
+    conf, spool = ready.config.conf, ready.source.spool
+    if ready.attempts is not None:
+        return None
+    extends = None if conf.dataset.shuffle_seed is not None else conf.resume == "extend"
+    if spool is None:
+        return Growth(ready.source, extends)
+    return Growth(ready.source, extends, lambda: keep_copy(spool, ready.run_dir, anew=True))
 
 
 def _model(ready: Prepared) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from runner.config.conf import RunConf
 from runner.config.hooks import Hooks, MakesAttempts, calling
 from runner.config.job import job_folders
 from runner.config.load import Config
+from runner.data.conf import STDIN
 from runner.data.kept import Kept, choose
 from runner.data.source import DataSource, open_source
 from runner.disk import disk_errors
@@ -88,7 +89,8 @@ def prepare(config: Config) -> Prepared:
         with disk_errors(run_dir):
             run_dir = fresh_dir(run_dir)
         log.info("resume=force: starting over in %s", run_dir)
-    source = open_source(conf.dataset, conf.offline, run_dir, job_folders(config.config_dir), conf.modules)
+    before = None if conf.resume == "extend" and conf.dataset.path != STDIN else run_dir  # a named pipe is read again
+    source = open_source(conf.dataset, conf.offline, before, job_folders(config.config_dir), conf.modules)
     date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)
     variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
@@ -103,6 +105,8 @@ def prepare(config: Config) -> Prepared:
             hooks.checks_source.check_source(source, prompter)
     open_job(hooks.opens, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
     attempts = _attempts(hooks.attempts) if hooks.attempts else None
+    if conf.resume == "extend":
+        _check_extend(conf, attempts)
     structure = _structure(config)
     if hooks.structured:
         with calling("take_structure"):
@@ -191,6 +195,19 @@ def _check_job(conf: RunConf, hooks: Hooks) -> None:
     if conf.calibrate.rows and conf.dataset.gold is None:
         raise UserError(
             "calibrate.rows", "dataset.gold must name the column with the right labels", value=conf.calibrate.rows
+        )
+
+
+def _check_extend(conf: RunConf, attempts: Attempts | None) -> None:
+    """Refuse to add rows where all others would change with them."""
+    if attempts is not None:
+        raise UserError("resume", "this job makes its rows itself: it has none to add", value="extend")
+    if conf.dataset.shuffle_seed is not None:
+        raise UserError(
+            "resume",
+            "dataset.shuffle_seed puts more rows into an order of their own, so that the earlier ones would be others: "
+            "leave one of the two out (a larger dataset.limit of the same data needs no resume=extend)",
+            value="extend",
         )
 
 

@@ -8,12 +8,12 @@ from collections import Counter
 from dataclasses import asdict, replace
 from typing import Any
 
-from runner.checkpoint.identity import difference
+from runner.checkpoint.growth.extend import other_run
 from runner.config.load import Config
 from runner.results.run import Run
 from runner.results.show_preview import Preview, show_preview
 from runner.sequences import Sequence
-from runner.session.identity import identity
+from runner.session.identity import growth, identity
 from runner.session.pieces import choices, parts
 from runner.session.preflight import estimate, refusal
 from runner.session.prepare import Prepared, prepare
@@ -31,8 +31,9 @@ def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None
     ``trial``, which the run then keeps; ``stop`` may end it. Raises UserError like the run itself, and when not one of
     the rows sampled yields a prompt.
     """
-    conf = replace(config.conf, resume="auto")  # forced or not, the time is that of the run with this name
-    ready = prepare(replace(config, conf=conf))
+    if config.conf.resume == "force":  # or not, the time is that of the run with this name
+        config = replace(config, conf=replace(config.conf, resume="auto"))
+    ready = prepare(config)
     looked = look(ready)
     if not looked.sequences:
         reason = looked.errors[0] if looked.errors else "the job asks nothing about them"
@@ -104,11 +105,10 @@ def _recorded(ready: Prepared) -> tuple[dict[str, Any] | None, list[str]]:
     """What the run of this name has shown so far, None if it has not finished a row; and what makes it another run."""
     if not (ready.run_dir / "run.db").is_file():
         return None, []
-    new = json.loads(json.dumps(identity(ready)))
     earlier = Run(ready.run_dir)
-    differing = difference({key: earlier.identity.get(key) for key in new}, new)
-    status = earlier.status
+    new = {**earlier.identity, **json.loads(json.dumps(identity(ready))), "rows": ready.rows}
+    differing, status = other_run(earlier.identity, new, growth(ready)), earlier.status
     if differing or not status["rows_per_s"]:
         return None, differing
-    left = status["rows"] - status["finished"]
+    left = max(0, ready.rows - status["finished"])
     return {"rows_per_s": status["rows_per_s"], "left": left, "seconds": left / status["rows_per_s"]}, []

@@ -36,7 +36,7 @@ from runner.results.status import DOING
 from runner.runs.answers import Answers
 from runner.sequences import Engine
 from runner.session.drive import drive
-from runner.session.identity import identity, provenance, scope
+from runner.session.identity import growth, identity, provenance, scope
 from runner.session.preflight import check_memory
 from runner.session.prepare import Prepared, prepare
 from runner.session.runnable import resumed
@@ -117,7 +117,7 @@ def is_complete(ready: Prepared, store: Store) -> bool:
 
 def open_store(ready: Prepared, death: Death | None = None) -> Store:
     """The run directory, leased; UserError if it belongs to another run. ``death``: see ``Store.open``."""
-    conf = ready.config.conf
+    conf, spool = ready.config.conf, ready.source.spool
     store = Store.open(
         ready.run_dir,
         identity(ready),
@@ -132,10 +132,10 @@ def open_store(ready: Prepared, death: Death | None = None) -> Store:
         config=as_yaml(ready.config.plain | {"date": ready.date}),
         death=death,
         shared=conf.output.shared,
-        first=ready.source.fingerprint_of if ready.attempts is None else None,
+        growth=growth(ready),
     )
-    if ready.source.spool is not None:
-        keep_copy(ready.source.spool, ready.run_dir)
+    if spool is not None:
+        keep_copy(spool, ready.run_dir)
     return store
 
 

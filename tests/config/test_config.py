@@ -81,7 +81,7 @@ MISTAKES = [
     ("dataset.kind=xls", "dataset.kind", "parquet"),
     ("seed=a", "seed=a", "a whole number"),
     ("seed=-1", "seed=-1", "at least 0"),
-    ("resume=no", "resume=no", "auto, errors, force"),
+    ("resume=no", "resume=no", "auto, errors, extend, force"),
     ("checkpoint.durability=never", "checkpoint.durability=never", "process, power"),
     ("offline=perhaps", "offline=perhaps", "true or false"),
     ("date=yesterday", "date=yesterday", "2026-01-31"),

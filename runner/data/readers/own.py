@@ -22,8 +22,8 @@ Then:
 stream, such as a data frame. Batches may be larger than memory; dicts are held in memory. The same data must give the
 same rows in the same order each time, or a run cannot be resumed.
 
-Every field of the class is a key of ``dataset``. ``where``, ``shuffle_seed``, ``limit``, ``gold`` and ``classes`` work
-as for any data set; ``path`` and the other keys of files are passed to the class if it has fields of these names.
+Every field of the class is a key of ``dataset``. ``where``, ``shuffle_seed``, ``limit``, ``key``, ``gold`` and
+``classes`` work as for any data set; ``path`` and other keys of files are passed to a class with fields of their names.
 ``dataset/mails.yaml`` in ``my_conf`` can hold ``_target_`` and the keys, so that ``dataset=mails`` is all there is to
 type; ``rowmill init mails.Mails path=inbox.mbox`` proposes a configuration.
 """
@@ -48,7 +48,7 @@ from runner.data.readers import Loaded
 from runner.data.readers.table import IN_MEMORY_BYTES, cache_file, store
 from runner.types import UserError
 
-_EVERY = ("kind", "where", "shuffle_seed", "limit", "gold", "classes")
+_EVERY = ("kind", "where", "shuffle_seed", "limit", "key", "gold", "classes")
 _HASHED_ROWS = 10_000
 _EXPECTED = "not a pyarrow.Table, record batches or dicts"
 
