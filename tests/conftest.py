@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 import os
 import shutil
@@ -34,6 +35,12 @@ def pytest_configure(config):
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
+
+
+def pytest_collection_finish():
+    """Leaves what all tests have imported out of later collections of garbage: every run ends with one."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser):

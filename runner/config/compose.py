@@ -7,7 +7,9 @@ valid; what Hydra and OmegaConf then still find is a mistake in a user's own fil
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -127,6 +129,9 @@ class Composer:
         return file if file and self.config_dir and file.is_relative_to(self.config_dir) else None
 
     def _compose(self, words: list[str]) -> tuple[DictConfig, dict[str, str]]:
+        return self._by_hydra(words) if self.config_dir else copy.deepcopy(_packaged(self.schema, self.name, *words))
+
+    def _by_hydra(self, words: list[str]) -> tuple[DictConfig, dict[str, str]]:
         ConfigStore.instance().store(name=f"{self.name}_schema", node=open_schema(self.schema))
         own = own_files(self.config_dir, self.schema)
         with _own_hydra(), hydra.initialize_config_module("conf", version_base="1.3"), own as searched:
@@ -248,6 +253,12 @@ class Composer:
     def _file(self, name: str) -> str:
         group, _, stem = name.partition("/")
         return str(self.options(group).get(stem, f"{name}.yaml"))
+
+
+@functools.lru_cache
+def _packaged(schema: type, name: str, *words: str) -> tuple[DictConfig, dict[str, str]]:
+    """A composition of our own files only, which stay what they are while a process runs."""
+    return Composer(schema, name, None)._by_hydra(list(words))
 
 
 @contextlib.contextmanager

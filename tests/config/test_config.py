@@ -356,3 +356,15 @@ def test_an_error_about_a_key_has_the_key_as_data(word, folder):
         prepare(load_config([*(one for one in words if one.partition("=")[0] != key), word]))
     assert refusal.value.key == key
     assert str(refusal.value).startswith(f"{key} is not ")
+
+
+def test_what_a_program_does_to_one_configuration_is_not_in_the_next(folder):
+    words = ["dataset=csv", "dataset.path=rows.csv", "job=generate", "prompt.user=hello"]
+    first = load_config(words)
+    first.conf.engine.batch_size = 7
+    first.conf.dataset.classes.append("x")
+    first.plain["output"]["dir"] = "elsewhere"
+    again = load_config(words)
+    assert again.conf.engine.batch_size != 7
+    assert again.conf.dataset.classes == []
+    assert again.plain["output"]["dir"] == "outputs"

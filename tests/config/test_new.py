@@ -28,7 +28,7 @@ def test_the_starter_passes_its_own_test_and_runs(folder, capsys):
     Path("FILE.csv").write_text("text\nhello\n")
     typed = said[4].removeprefix("try it:   rowmill ").split()
     assert main([*typed, "engine.backend=fake", "job.words=3"]) == 0
-    done = runs.ended([sys.executable, "-m", "pytest", "-q", "my_conf"])
+    done = runs.ended([sys.executable, "-m", "pytest", "-q", "my_conf"], env={"PYTEST_ADDOPTS": ""})
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout
 
