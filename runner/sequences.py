@@ -13,7 +13,9 @@ class Sequence:
     """One request as the engine sees it: token ids, never text; plain data, which another process may compute.
 
     ``key`` names it (unique among the sequences in flight). ``draw_seed`` fixes its random draws: the same tokens,
-    sampling and draw_seed give the same completion. ``choices`` are token ids to score instead of generating.
+    sampling and draw_seed give the same completion. ``choices`` are token ids to score instead of generating; with
+    ``cut`` those that are unlikely from their beginning on need not be (``runner.text.choices.Walk``), and only the
+    ``top`` likeliest are returned one by one (None: all).
     ``boundaries`` are ascending token counts, each < len(tokens), at which a KV snapshot is worth keeping; the planner
     fills them in. ``grammar`` (Lark, in llguidance's dialect) is what the generated tokens must follow. ``stop``: texts
     of its own that end the answer, for whoever tells an engine when to stop.
@@ -25,6 +27,8 @@ class Sequence:
     sampling: Sampling = GREEDY
     draw_seed: int = 0
     choices: tuple[tuple[int, ...], ...] | None = None
+    cut: bool = False
+    top: int | None = None
     mean_logprob: bool = False
     top_logprobs: int | None = None
     boundaries: tuple[int, ...] = ()
@@ -44,7 +48,7 @@ class Generation:
     """The engine's answer to one sequence; see Completion for the fields. ``tokens`` excludes the end token.
 
     ``scored`` has an entry for each of ``tokens`` if the sequence has ``top_logprobs``. ``seat``: which one of a fleet
-    computed it.
+    computed it. ``logprobs`` are None where ``likeliest`` and ``others`` take their place.
     """
 
     key: tuple[int, int]
@@ -52,6 +56,8 @@ class Generation:
     finish_reason: str = "stop"
     cached_tokens: int = 0
     logprobs: tuple[float, ...] | None = None
+    likeliest: tuple[tuple[int, float], ...] | None = None
+    others: float | None = None
     mean_logprob: float | None = None
     error: str | None = None
     scored: tuple[Scored, ...] | None = None

@@ -157,7 +157,8 @@ class Request:
     the template, or ``raw``, a text to be continued as it is. ``template_kwargs`` are variables of the model's chat
     template, before those of the run. ``stop``: texts that end the answer beside the run's. With ``choices`` (surface
     texts) nothing is generated: each choice is scored as the continuation, to its end or, without ``whole``, up to the
-    token by which it differs from all others.
+    token by which it differs from all others; many choices that are unlikely from their beginning on are then not
+    scored at all (-inf). ``top_choices``: only so many of the likeliest come back one by one (None: all).
     ``max_tokens``, ``sampling`` and ``seed`` default to the run's; None means the default. By default every request
     has draws of its own; those with the same prompt, sampling and ``seed`` are given the same answer.
 
@@ -176,6 +177,7 @@ class Request:
     messages: tuple[Mapping[str, str], ...] | None = None
     choices: tuple[str, ...] | None = None
     whole: bool = True
+    top_choices: int | None = None
     max_tokens: int | None = None
     sampling: Sampling | None = None
     seed: int | None = None
@@ -201,11 +203,12 @@ class Completion:
 
     ``finish_reason``: ``stop`` (an end token or stop text), ``length`` (``max_tokens`` reached), ``choice`` (scored),
     ``error`` (``error`` says why, the rest is empty). ``logprobs[i]`` is the natural-log probability of choice i as the
-    continuation of the prompt, summed over its tokens. ``mean_logprob`` is that of a generated token before the
-    temperature, averaged over the answer with its end token; None unless asked for. ``reasoning`` is what the model
-    thought before its answer, where its tokens tell the two apart; ``length`` with an empty ``text`` then means that it
-    never got that far. Token counts are of model tokens; ``cached_tokens`` is how many of ``prompt_tokens`` were served
-    from an already computed prefix.
+    continuation of the prompt, summed over its tokens. With ``top_choices`` there are (i, log-probability) of the
+    ``likeliest`` instead, likeliest first, and the logarithm of all ``others``' probabilities together.
+    ``mean_logprob`` is that of a generated token before the temperature, averaged over the answer with its end token;
+    None unless asked for. ``reasoning`` is what the model thought before its answer, where its tokens tell the two
+    apart; ``length`` with an empty ``text`` then means that it never got that far. Token counts are of model tokens;
+    ``cached_tokens`` is how many of ``prompt_tokens`` were served from an already computed prefix.
 
     ``tokens``, None unless asked for, are those of ``text``: ``token`` (its text), ``logprob`` (before temperature),
     ``bytes`` (None where they are not known) and ``top_logprobs``, the likeliest tokens there with the same fields.
@@ -221,6 +224,8 @@ class Completion:
     error: str | None = None
     reasoning: str | None = None
     tokens: tuple[Mapping[str, Any], ...] | None = None
+    likeliest: tuple[tuple[int, float], ...] | None = None
+    others: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, for storage."""
@@ -234,6 +239,8 @@ class Completion:
             fields["logprobs"] = tuple(fields["logprobs"])
         if fields.get("tokens") is not None:
             fields["tokens"] = tuple(fields["tokens"])
+        if fields.get("likeliest") is not None:
+            fields["likeliest"] = tuple((int(place), score) for place, score in fields["likeliest"])
         return cls(**fields)
 
 

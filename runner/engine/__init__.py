@@ -1,6 +1,9 @@
 """Token ids to token ids: one resident model, a batch of sequences, a prefix stored once.
 
 Modules:
+snapshots  Snapshots: the KV of shared prefixes, computed once, held while anyone may come back to them.
+
+Modules:
 attention  Attention of a batch over a shared prefix and each sequence's own suffix.
 batch      A batch: sequences at work in the slots of one KV set, on one stream of the device.
 budget     What an engine may take of a device: bytes of memory, sequences at once, prompt tokens in a step.
@@ -9,10 +12,10 @@ copying    The engine for models whose layers cannot share prefixes (state-space
 engine     The resident MLX model's engine: continuous batches over shared prefixes.
 fake       An engine without a model, for trials and tests: deterministic answers from each prompt's hash.
 kernels    What kernels share: how scores are masked, and how CUDA kernels are named and checked before they are used.
+lanes      Sequences at work: how far each has come, what it brings to a step, and what comes of a launched step.
 masks      Constrained decoding: grammars compiled over token ids, and the mask of a whole step.
 open       From a model folder to an engine that serves a run: weights, budgets, batch sizes.
 sampling   Drawing tokens from logits so that a row's draws depend on its own seed alone, never on its batch.
-snapshots  Snapshots: the KV of shared prefixes, computed once, held while anyone may come back to them.
 trial      Whether another way through a model gives its own logits: as close to them as the model is to itself.
 tuning     What an engine finds out about its device: the fastest batch size, and what sharing a prefix costs.
 weights    A model folder as modules of MLX: its weights, made ready for the device, and its tokenizer.

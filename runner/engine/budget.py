@@ -12,6 +12,7 @@ MOST = 256  # sequences at once
 PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 2048}
 WORK_SPACE = 0.1  # share of the limit left for activations,
 MOST_WORK_BYTES = 4e9  # which is no more than this
+LOGIT_BYTES = {"cpu": 16 << 20, "metal": 64 << 20, "cuda": 256 << 20}  # what keeps the device busy
 WATERMARK = 0.95  # share of the limit in use at which nothing more is admitted
 
 
@@ -20,7 +21,8 @@ class Budget:
     """Bytes of memory: ``limit`` for weights, KV caches and activations together, ``work`` of it for activations.
 
     ``batch_size``: sequences at once to begin with; ``most``: what it may grow to (None: it stays).
-    ``prefill_tokens``: prompt tokens in one step. ``share`` of the usual KV memory and batch size is used.
+    ``prefill_tokens``: prompt tokens in one step. ``logits``: bytes of those that are scored at a time.
+    ``share`` of the usual KV memory and batch size is used.
     """
 
     limit: int
@@ -28,18 +30,21 @@ class Budget:
     batch_size: int
     most: int | None
     prefill_tokens: int
+    logits: int
     share: float
 
     @classmethod
     def of(cls, conf: EngineConf, device: Device, share: float = 1.0) -> Budget:
         """What the configuration says, and the device's usual sizes where it leaves them open."""
         limit = int(conf.memory_gb * 1e9) if conf.memory_gb else device.memory_bytes
+        work = int(min(WORK_SPACE * limit, MOST_WORK_BYTES))
         return cls(
             limit,
-            work=int(min(WORK_SPACE * limit, MOST_WORK_BYTES)),
+            work=work,
             batch_size=max(1, int(share * (conf.batch_size or BATCH_SIZE[device.kind]))),
             most=None if conf.batch_size else int(share * MOST),
             prefill_tokens=conf.prefill_tokens or PREFILL_TOKENS[device.kind],
+            logits=min(LOGIT_BYTES[device.kind], work // 8),
             share=share,
         )
 

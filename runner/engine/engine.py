@@ -15,12 +15,14 @@ from typing import Any
 import mlx.core as mx
 
 from runner.engine.attention.resident import ResidentModel
-from runner.engine.batch import Batch, Lane, Launch
+from runner.engine.attention.snapshots import Snapshots
+from runner.engine.batch import Batch
+from runner.engine.lanes import Lane, Launch
 from runner.engine.masks import Grammars
 from runner.engine.sampling import logprob_fields
-from runner.engine.snapshots import Snapshots
 from runner.engine.tuning import Growth
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
+from runner.text.choices import score_fields
 from runner.types import BAD_GRAMMAR, TOO_LONG
 
 
@@ -28,10 +30,10 @@ class BatchEngine:
     """Continuous batching on a ResidentModel; see the ``Engine`` protocol.
 
     ``end_tokens`` end a generation and are left out of it; ``stopped(sequence, tokens)`` may, too. ``batch_size`` (it
-    grows up to ``most`` while that makes it faster) and ``prefill_tokens`` (prompt tokens of a step) are divided among
-    ``streams`` batches. ``kv_bytes`` bounds the memory of slots and snapshots, ``bound_bytes`` that of everything else
-    on the device (None: nothing does). ``costs``: what sharing costs, for the planner. ``grammars``: compiled over
-    its vocabulary, for sequences that have some.
+    grows up to ``most`` while that makes it faster), ``prefill_tokens`` (prompt tokens of a step) and ``logit_bytes``
+    (logits of choices that are held at once) are divided among ``streams`` batches. ``kv_bytes`` bounds the memory of
+    slots and snapshots, ``bound_bytes`` that of everything else on the device (None: nothing does). ``costs``: what
+    sharing costs, for the planner. ``grammars``: compiled over its vocabulary, for sequences that have some.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class BatchEngine:
         *,
         batch_size: int = 32,
         prefill_tokens: int = 512,
+        logit_bytes: int = 1 << 24,
         kv_bytes: int = 1 << 33,
         bound_bytes: int | None = None,
         context: int | None = None,
@@ -63,7 +66,8 @@ class BatchEngine:
         self.work = Work()
         streams = min(streams, batch_size)
         prefill = max(1, prefill_tokens // streams)
-        self.batches = [Batch(model if i == 0 else model.twin(), _stream(i), prefill) for i in range(streams)]
+        models = (model if number == 0 else model.twin() for number in range(streams))
+        self.batches = [Batch(one, _stream(at), prefill, logit_bytes // streams) for at, one in enumerate(models)]
         self._size()
         self.snapshots = Snapshots(model, [batch.stream for batch in self.batches], prefill)
         self.waiting: deque[Sequence] = deque()
@@ -185,8 +189,8 @@ class BatchEngine:
         return batch.make_room(sequence, (), min(spare, self.model.slot_bytes(batch.own(sequence))))
 
     def _read(self, batch: Batch, launch: Launch) -> list[Generation]:
-        tokens, scores = launch.read()
-        ended = [self._end(lane, "choice", edges) for lane, edges in scores]
+        tokens, scored = launch.read()
+        ended = [self._end(lane, "choice") for lane in scored]
         for lane, token in tokens:
             if not lane.ended and (reason := self._advance(lane, token)):
                 ended.append(self._end(lane, reason))
@@ -202,16 +206,17 @@ class BatchEngine:
             return "stop"
         return lane.over
 
-    def _end(self, lane: Lane, reason: str, edges: Any = None) -> Generation:
+    def _end(self, lane: Lane, reason: str) -> Generation:
         lane.ended = True
-        tree, matching = lane.tree, lane.matching
+        matching = lane.matching
         if reason == "error" and matching is not None:
             return Generation(lane.sequence.key, finish_reason="error", error=f"{BAD_GRAMMAR}: {matching.problem}")
-        logprobs = tuple(float(edges[list(path)].sum()) for path in tree.paths) if tree else None
         self.work.cached += lane.cached
         self.work.forced += matching.forced if matching else 0
         said = logprob_fields(lane.sequence, lane.scored, len(lane.tokens))
-        return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, logprobs, **said)
+        if lane.walk is not None:
+            said |= score_fields(lane.walk.scores(), lane.sequence.top)
+        return Generation(lane.sequence.key, lane.tokens, reason, lane.cached, **said)
 
 
 def _stream(index: int) -> Any:

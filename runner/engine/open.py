@@ -56,6 +56,7 @@ def batch_engine(
 
     budget = Budget.of(conf, device, share)
     sizes: dict[str, Any] = {"batch_size": budget.batch_size, "prefill_tokens": budget.prefill_tokens}
+    sizes["logit_bytes"] = budget.logits
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
     mx.set_cache_limit(budget.work)  # of buffers that MLX keeps for later
     spare = budget.kv(weights)

@@ -254,6 +254,8 @@ class Loop:
             mean_logprob=generation.mean_logprob,
             reasoning=answer.reasoning,
             tokens=self.prompter.spell(generation, sequence, answer.text),
+            likeliest=generation.likeliest,
+            others=generation.others,
         )
         self._answer(generation.key, completion)
 

@@ -10,12 +10,13 @@ from functools import lru_cache
 from typing import Any
 
 from runner.sequences import Sequence
-from runner.text.choices import beginnings
+from runner.text.choices import beginnings, choice_tree
 from runner.text.grammar import AnswerGrammar
 from runner.types import EMPTY_PROMPT, Request, RowError, Sampling
 
 Continuations = Callable[[list[int], tuple[str, ...]], tuple[tuple[int, ...], ...]]
 _GREEDY = Sampling()
+LONG = 1 << 16  # bytes of what is asked that are not hashed anew for each row
 
 
 @dataclass
@@ -49,7 +50,8 @@ def sequence_of(
         raise RowError(EMPTY_PROMPT, "it has no tokens")
     if request.choices is not None:
         choices = continuations(tokens, request.choices)
-        return Sequence(key, tokens, 0, choices=choices if request.whole else beginnings(choices))
+        choices = choices if request.whole else beginnings(choices)
+        return Sequence(key, tokens, 0, choices=choices, cut=_may_cut(request, choices), top=request.top_choices)
     follows = _grammar(request, defaults)
     grammar = follows.after(tokens) if follows else None
     sampling = request.sampling or defaults.sampling
@@ -66,6 +68,10 @@ def sequence_of(
     return Sequence(key, tokens, max_tokens, sampling, draw_seed, grammar=grammar, **wanted)
 
 
+def _may_cut(request: Request, choices: tuple[tuple[int, ...], ...]) -> bool:
+    return not request.whole and choice_tree(choices).may_be_cut(True)
+
+
 def _grammar(request: Request, defaults: Defaults) -> AnswerGrammar | None:
     if request.grammar is None or defaults.grammars is None:
         return defaults.grammar
@@ -79,6 +85,8 @@ def digest_of(sequence: Sequence) -> bytes:
     )
     if sequence.sampling.temperature > 0:
         asked += sequence.draw_seed.to_bytes(8, "little")
+    if sequence.cut or sequence.top is not None:
+        asked += repr((sequence.cut, sequence.top)).encode()
     if sequence.stop:
         asked += repr(sequence.stop).encode()
     if sequence.grammar is not None:
@@ -88,4 +96,5 @@ def digest_of(sequence: Sequence) -> bytes:
 
 @lru_cache(maxsize=256)
 def _asked(*what: Any) -> bytes:
-    return repr(what).encode()
+    text = repr(what).encode()
+    return text if len(text) < LONG else hashlib.blake2b(text).digest()

@@ -3,7 +3,7 @@
 Modules:
 channels    What a model thinks and what it answers, told apart by token ids: harmony's channels, tags around thoughts.
 chat        Messages to the text a model was trained on, its own control tokens marked.
-choices     Choices as a trie: every distinct beginning is computed once, every choice scored exactly.
+choices     Choices as a trie, walked in pieces: each beginning is computed once, or not at all if it is unlikely.
 grammar     The grammar that an answer must follow, as text: a structure's rules in the channel of the answer.
 labels      The labels, or the kinds of spans, that a job knows, as a user writes them.
 prompter    Templates to messages to the model's chat template to token ids; ids back to text.

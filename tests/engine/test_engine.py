@@ -311,15 +311,6 @@ def test_the_votes_about_a_row_share_its_prompt_which_is_computed_once(resident)
         assert max(cached) == len(rows[row]) - 1
 
 
-def test_choices_with_many_tokens_fill_a_step_by_themselves(plain, resident):
-    choices = tuple((1 + i // 9, 1 + i % 9, 3) for i in range(40))  # 45 inner nodes
-    rows = prompts(21, 5, 6, longest=9)
-    engine = BatchEngine(resident, {END}, batch_size=5, prefill_tokens=20)
-    engine.add(sequences(rows, 1, (6,), choices=choices))
-    scored = [len(engine.step()) for _ in range(8)]
-    assert max(scored) == 1 and sum(scored) == 5
-
-
 def test_every_prompt_token_is_counted_as_computed_or_cached(resident):
     rows = prompts(2, 7, 9)
     engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=8)

@@ -1,10 +1,12 @@
 """Attention of a batch over a shared prefix and each sequence's own suffix.
 
 Modules:
-layout    The layout of one forward pass: which tokens it holds, and where the keys lie that each of them attends to.
-parts     Attention in parts, by where the keys lie, merged exactly by the log-sum-exp of their scores.
-prefix    Shared-prefix KV caches and attention: a batch of ragged sequences that hold their common prefixes once.
-reach     Which keys a layer's tokens see, and where a sequence's own ones lie in its slot.
-replay    Decode steps like those before: ``mx.compile`` runs them again without going through the layers in Python.
-resident  A resident mlx-lm model whose attention runs over shared prefixes and slots.
+head       The output head, for the rows of interest alone, and log-probabilities without all of their logits at once.
+layout     The layout of one forward pass: which tokens it holds, and where the keys lie that each of them attends to.
+parts      Attention in parts, by where the keys lie, merged exactly by the log-sum-exp of their scores.
+prefix     Shared-prefix KV caches and attention: a batch of ragged sequences that hold their common prefixes once.
+reach      Which keys a layer's tokens see, and where a sequence's own ones lie in its slot.
+replay     Decode steps like those before: ``mx.compile`` runs them again without going through the layers in Python.
+resident   A resident mlx-lm model whose attention runs over shared prefixes and slots.
+snapshots  Snapshots: the KV of shared prefixes, computed once, held while anyone may come back to them.
 """

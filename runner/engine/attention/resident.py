@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from runner.engine.attention import prefix
+from runner.engine.attention.head import Head
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.prefix import LayerKV
-from runner.engine.attention.reach import Reach
+from runner.engine.attention.reach import Ints, Reach
 from runner.engine.attention.replay import Replay
 from runner.engine.kernels import cpu
+from runner.engine.sampling import normaliser
 from runner.engine.trial import SHARED, STEPS, Trial
 
 SINKS = 4  # first tokens that a bounded cache keeps, as in mlx-lm's make_prompt_cache
@@ -25,18 +25,6 @@ SINKS = 4  # first tokens that a bounded cache keeps, as in mlx-lm's make_prompt
 
 class UnsupportedModelError(Exception):
     """The model's layers cannot share prefixes: they keep other state than keys and values, or mask by themselves."""
-
-
-class _Head(nn.Module):
-    """The output projection, for the rows of interest alone."""
-
-    def __init__(self, head: nn.Module, pick: Callable[[mx.array], mx.array]) -> None:
-        super().__init__()
-        self.head = head
-        self.pick = pick
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.head(self.pick(x))
 
 
 class ResidentModel:
@@ -49,50 +37,49 @@ class ResidentModel:
 
     def __init__(self, model: Any, max_kv_size: int | None = None) -> None:
         self.model = model
-        self._rows: list[mx.array | None] = [None]  # shared with twins, as the head is
         self.layers = [LayerKV(index, _reach(kv, max_kv_size)) for index, kv in enumerate(make_prompt_cache(model))]
         self._replay = Replay(self.layers, self._forward)
         prefix.hook()
         cpu.hook()
-        self._wrap_head()
+        self.head = Head(model)  # shared with twins
+        self._logits = mx.compile(self.head.logits)
         self._try()
-
-    def _wrap_head(self) -> None:
-        for owner in (self.model, getattr(self.model, "language_model", None)):
-            head = getattr(owner, "lm_head", None)
-            if owner is not None and isinstance(head, nn.Module):
-                owner.lm_head = _Head(head, self._pick)
-                return
-        for module in self.model.modules():
-            if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
-                self._wrap_tied_head(module)
-                return
-
-    def _wrap_tied_head(self, embedding: Any) -> None:
-        project = embedding.as_linear
-        embedding.as_linear = lambda x: project(self._pick(x))
-
-    def _pick(self, x: mx.array) -> mx.array:
-        rows, self._rows[0] = self._rows[0], None
-        return x if rows is None else x[rows]
 
     def forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
         """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
         known = all(layer.fused and layer.keys is not None for layer in self.layers)
         if known and rows is not None and not step.prefilling:
-            return self._replay(tokens, step, rows)
+            logits = self._replay(tokens, step, rows)
+            self.head.states = None  # they may be those of a recording
+            return logits
         return self._forward(tokens, step, rows)
+
+    def score(self, logits: mx.array, first: int, rows: Ints, tokens: Ints, nbytes: int) -> tuple[mx.array, mx.array]:
+        """The ``first`` logits that ``forward`` returned, and of those behind them: the log-probabilities of
+        ``tokens[i]`` in row ``rows[i]`` (ascending), lazily, by ``nbytes`` of logits at a time.
+        """
+        states, self.head.states = self.head.states, None
+        size = max(1, nbytes // (4 * logits.shape[-1]))
+        if len(logits) <= size or states is None:
+            return logits[:first], _edges(logits[first:], rows, tokens)
+        found = []
+        for start in range(0, len(logits) - first, size):
+            among = slice(*np.searchsorted(rows, (start, start + size)))
+            some = states[first + start : first + start + size]
+            some = mx.pad(some, [(0, size - len(some)), (0, 0), (0, 0)])  # what is recorded has one shape
+            found.append(_edges(self._logits(some), rows[among] - start, tokens[among]))
+        return self.head.logits(states[:first]), mx.concatenate(found)
 
     def _forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
         for layer in self.layers:
             layer.step = step
-        self._rows[0] = rows
+        self.head.rows, self.head.states = rows, None
         try:
             logits = self.model(tokens[:, None], cache=self.layers)
-            if self._rows[0] is not None:  # a head that was not found computes all
+            if self.head.rows is not None:  # a head that was not found computes all
                 logits = logits[rows]
         finally:
-            self._rows[0] = None
+            self.head.rows = None
             for layer in self.layers:  # a step has the KV of prefixes
                 del layer.step
         return logits[:, 0]
@@ -102,6 +89,7 @@ class ResidentModel:
         twin = copy.copy(self)
         twin.layers = [LayerKV(layer.index, layer.reach) for layer in self.layers]
         twin._replay = Replay(twin.layers, twin._forward)
+        twin._logits = mx.compile(self.head.logits)  # what is recorded runs on the stream that it was recorded on
         return twin
 
     def state(self) -> list[mx.array]:
@@ -174,6 +162,12 @@ class ResidentModel:
             for slot, found in zip(order, logits, strict=True):
                 got[slot].append(found)
         return got
+
+
+def _edges(logits: mx.array, rows: Ints, tokens: Ints) -> mx.array:
+    """The log-probabilities of tokens in rows of logits [R, V]."""
+    logits, row = logits.astype(mx.float32), mx.array(rows)
+    return logits[row, mx.array(tokens)] - normaliser(logits)[row]
 
 
 def _reach(kv: Any, max_kv_size: int | None) -> Reach:

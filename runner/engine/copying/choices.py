@@ -1,57 +1,115 @@
-"""Choices scored together: the prompts of several rows in a batch of mlx-lm, then all of their choices at once."""
+"""Choices scored together: the prompts of several rows in a batch of mlx-lm, then ways through their trees."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.generate import PromptProcessingBatch
 
 from runner.engine.sampling import normaliser
-
-MOST = 512  # tokens of choices in a pass, whose logits are held
-
-Choice = tuple[int, ...]
+from runner.text.choices import PIECE, Floats, Piece, Walk
 
 
-def score(
-    model: Any,
-    rows: list[list[int]],
-    caches: list[Any],
-    choices: Sequence[Sequence[Choice]],
-    *,
-    together: int,
-    chunk: int,
-    copies: int,
-) -> list[tuple[float, ...]]:
-    """The log-probabilities of each row's choices behind its tokens, of which there is at least one.
+class Way(NamedTuple):
+    """Tokens behind the prompt of row ``place``, and (how many of them come before it, edge, token) to be scored."""
 
-    ``caches`` hold what comes before each row and stay as they are. ``together`` prompts are computed at once,
-    ``chunk`` of their tokens at a time; ``copies`` bounds the caches of choices that are held.
+    place: int
+    tokens: tuple[int, ...]
+    edges: list[tuple[int, int, int]]
+
+
+# The logits behind each prompt and each token of some ways: [ways, longest + 1, V].
+Run = Callable[[list[Way], int], mx.array]
+
+
+def score(walks: list[Walk], run: Run, most: int, tokens: int) -> None:
+    """Go through each row's tree to its end, with up to ``most`` ways in a pass, and ``tokens`` of theirs."""
+    while left := [(place, walk) for place, walk in enumerate(walks) if not walk.ended]:
+        pieces = [(walk, walk.next(PIECE), place) for place, walk in left]
+        ways = sorted((way for one in pieces for way in _ways(*one)), key=lambda way: len(way.tokens))
+        found: dict[tuple[int, int], float] = {}
+        for group in _groups(ways, most, tokens):
+            _read(group, run(group, max(len(way.tokens) for way in group)), found)
+        for walk, piece, place in pieces:
+            walk.take(piece, np.array([found[place, edge] for edge in piece.edges.tolist()]))
+
+
+def _ways(walk: Walk, piece: Piece, place: int) -> Iterator[Way]:
+    """Through all nodes of a piece, each edge on one of them."""
+    inner = set(piece.parents)
+    edges: dict[int, list[tuple[int, int]]] = {}
+    for row, edge in zip(piece.rows.tolist(), piece.edges.tolist(), strict=True):
+        edges.setdefault(row, []).append((edge, int(walk.tree.ends[edge])))
+    for last in (row for row in [-1, *range(len(piece.tokens))] if row not in inner):
+        nodes = [last]
+        while nodes[-1] != -1:
+            nodes.append(piece.parents[nodes[-1]])
+        nodes.reverse()
+        tokens = tuple(piece.tokens[node] for node in nodes[1:])
+        yield Way(place, tokens, [(at, *edge) for at, node in enumerate(nodes) for edge in edges.pop(node, ())])
+
+
+def _groups(ways: list[Way], most: int, tokens: int) -> Iterator[list[Way]]:
+    """Of rising length."""
+    group: list[Way] = []
+    for way in ways:
+        if group and (len(group) >= most or (len(group) + 1) * (len(way.tokens) + 1) > tokens):
+            yield group
+            group = []
+        group.append(way)
+    yield group
+
+
+def _read(ways: list[Way], logits: mx.array, found: dict[tuple[int, int], float]) -> None:
+    logits = logits.astype(mx.float32)
+    edges = [(row, *edge) for row, way in enumerate(ways) for edge in way.edges]
+    row, at, _, token = mx.array(edges).T
+    values: Floats = np.array(logits[row, at, token] - normaliser(logits)[row, at]).astype(np.float64)
+    for (row_, _, edge, _), value in zip(edges, values.tolist(), strict=True):
+        found[ways[row_].place, edge] = value
+
+
+def together(model: Any, rows: list[list[int]], caches: list[Any], *, prompts: int, chunk: int) -> Run:
+    """Runs ways behind rows whose caches, which stay as they are, hold what comes before each.
+
+    ``prompts`` are computed at once, ``chunk`` of their tokens at a time.
     """
-    prompts = _computed(model, [row[:-1] for row in rows], caches, together, chunk)
-    ends = [(place, choice) for place, own in enumerate(choices) for choice in own]
-    longest = max(len(choice) for _, choice in ends)
-    size = max(1, min(copies, MOST // longest))
-    found: list[float] = []
-    for start in range(0, len(ends), size):
-        group = ends[start : start + size]
-        cache = copy.deepcopy(prompts) if start + size < len(ends) else prompts
+    computed = _computed(model, [row[:-1] for row in rows], caches, prompts, chunk)
+
+    def run(ways: list[Way], longest: int) -> mx.array:
+        cache = copy.deepcopy(computed)
         for layer in cache:
-            layer.filter([place for place, _ in group])
-        given = _padded([(rows[place][-1], *choice[:-1]) for place, choice in group], longest)
-        found += _sums(model(given, cache=cache), [choice for _, choice in group], longest)
-    values = iter(found)
-    return [tuple(next(values) for _ in own) for own in choices]
+            layer.filter([way.place for way in ways])
+        given = [(rows[way.place][-1], *way.tokens) for way in ways]
+        # Zeros behind a row change nothing of what comes before.
+        logits: mx.array = model(mx.array([[*row, *[0] * (longest + 1 - len(row))] for row in given]), cache=cache)
+        return logits
+
+    return run
+
+
+def alone(model: Any, row: list[int], cache: Any) -> Run:
+    """The same for one row, one way at a time."""
+    computed = copy.deepcopy(cache)
+    if row[:-1]:
+        model(mx.array([row[:-1]]), cache=computed)
+
+    def run(ways: list[Way], longest: int) -> mx.array:
+        (way,) = ways
+        logits: mx.array = model(mx.array([[row[-1], *way.tokens]]), cache=copy.deepcopy(computed))
+        return logits
+
+    return run
 
 
 def _computed(model: Any, rows: list[list[int]], caches: list[Any], together: int, chunk: int) -> list[Any]:
     """One batch of caches that holds all rows."""
     whole: Any = None
-    for start, end in _groups([len(row) for row in rows], together):
+    for start, end in _neighbours([len(row) for row in rows], together):
         group = rows[start:end]
         uids = list(range(start, start + len(group)))
         step = max(2, chunk)
@@ -65,22 +123,9 @@ def _computed(model: Any, rows: list[list[int]], caches: list[Any], together: in
     return list(whole.prompt_cache)
 
 
-def _groups(lengths: list[int], together: int) -> Iterator[tuple[int, int]]:
+def _neighbours(lengths: list[int], together: int) -> Iterator[tuple[int, int]]:
     """Neighbours that are computed together; those that one token alone could pad are not."""
     for start in range(0, len(lengths), together):
         own = lengths[start : start + together]
         size = 1 if max(own) == 1 else len(own)
         yield from ((at, at + size) for at in range(start, start + len(own), size))
-
-
-def _padded(rows: list[Choice], longest: int) -> mx.array:
-    """Rows with zeros behind them, which change nothing of what comes before."""
-    return mx.array([[*row, *[0] * (longest - len(row))] for row in rows])
-
-
-def _sums(logits: mx.array, choices: list[Choice], longest: int) -> list[float]:
-    logits = logits.astype(mx.float32)
-    tokens = _padded(choices, longest)
-    picked = mx.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0] - normaliser(logits)
-    values = np.array(picked).astype(np.float64)
-    return [float(row[: len(choice)].sum()) for row, choice in zip(values, choices, strict=True)]

@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,11 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from runner.engine.copying.alone import OneByOne
 from runner.engine.copying.batched import prefill_batch
-from runner.engine.copying.choices import score
+from runner.engine.copying.choices import alone, score, together
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, normaliser, pairs, uniforms
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
+from runner.text.choices import Walk, choice_tree, score_fields
 from runner.types import BAD_GRAMMAR, TOO_LONG
 
 log = logging.getLogger("rowmill")
@@ -47,9 +48,10 @@ class Working:
 class CopyingEngine:
     """Continuous batching with a cache copy for each row; see the ``Engine`` protocol and BatchEngine.
 
-    ``kv_bytes`` bounds the memory of the rows' caches, as measured on a short prompt. One prefix is held at a time, the
-    deepest boundary of a sequence. Where a trial shows that prompts of different length are mixed up, they are computed
-    one after the other; where answers are, too, or mlx-lm's batches do not take the model, rows run one at a time.
+    ``kv_bytes`` bounds the memory of the rows' caches, as measured on a short prompt, ``logit_bytes`` that of the
+    logits of choices. One prefix is held at a time, the deepest boundary of a sequence. Where a trial shows that
+    prompts of different length are mixed up, they are computed one after the other; where answers are, too, or mlx-lm's
+    batches do not take the model, rows run one at a time.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class CopyingEngine:
         *,
         batch_size: int = 32,
         prefill_tokens: int = 512,
+        logit_bytes: int = 1 << 24,
         kv_bytes: int = 1 << 33,
         context: int | None = None,
         stopped: Callable[[Sequence, list[int]], bool] = lambda sequence, tokens: False,
@@ -68,6 +71,8 @@ class CopyingEngine:
         self.prompts = prefill_batch(model) if batch_size > 1 else 0  # that are computed together
         self.batch_size = batch_size if self.prompts else 1
         self.prefill_tokens = prefill_tokens
+        self.logit_bytes = logit_bytes
+        self.vocabulary = int(model(mx.array([[1]]), cache=make_prompt_cache(model)).shape[-1])
         self.kv_bytes = kv_bytes
         self.row_bytes, self.token_bytes = _cache_bytes(model)
         self.context = context
@@ -206,30 +211,20 @@ class CopyingEngine:
         found = [self._prefix_of(sequence) for sequence in sequences]
         rows = [sequence.tokens[start:] for sequence, (_, _, start) in zip(sequences, found, strict=True)]
         caches, choices = [cache for cache, _, _ in found], [sequence.choices or () for sequence in sequences]
+        walks = [Walk(choice_tree(choice), sequence.cut) for choice, sequence in zip(choices, sequences, strict=True)]
+        at_once = max(1, self.logit_bytes // (4 * self.vocabulary))
         if self.prompts:
             longest = max(map(self._bytes, sequences))
-            copies = self.kv_bytes // longest - len(self.working) - len(rows)
-            sizes = {"together": self.prompts, "chunk": self.prefill_tokens, "copies": copies}
-            scores = score(self.model, rows, caches, choices, **sizes)
+            copies = max(1, self.kv_bytes // longest - len(self.working) - len(rows))
+            run = together(self.model, rows, caches, prompts=self.prompts, chunk=self.prefill_tokens)
+            score(walks, run, copies, at_once)
         else:
-            scores = [self._score_alone(*row) for row in zip(rows, caches, choices, strict=True)]
+            for walk, row, cache in zip(walks, rows, caches, strict=True):
+                score([walk], alone(self.model, row, cache), 1, at_once)
         return [
-            Generation(sequence.key, [], "choice", cached, logprobs)
-            for sequence, (_, cached, _), logprobs in zip(sequences, found, scores, strict=True)
+            Generation(sequence.key, [], "choice", cached, **score_fields(walk.scores(), sequence.top))
+            for sequence, (_, cached, _), walk in zip(sequences, found, walks, strict=True)
         ]
-
-    def _score_alone(self, row: list[int], prefix: Any, choices: Iterable[tuple[int, ...]]) -> tuple[float, ...]:
-        """The prompt once, then each choice on a copy of its cache."""
-        cache = copy.deepcopy(prefix)
-        ahead = _logprobs(self.model(mx.array([row]), cache=cache)[:, -1:])
-        scores = []
-        for choice in choices:
-            logprobs = ahead
-            if len(choice) > 1:
-                rest = self.model(mx.array([choice[:-1]]), cache=copy.deepcopy(cache))
-                logprobs = mx.concatenate([ahead, _logprobs(rest)], axis=1)
-            scores.append(float(mx.take_along_axis(logprobs[0], mx.array(choice)[:, None], axis=1).sum()))
-        return tuple(scores)
 
 
 def _cache_bytes(model: Any, tokens: int = KVCache.step) -> tuple[int, int]:
