@@ -50,6 +50,7 @@ A run also calls these methods, if the job has them:
     ``begin(found)``: To get what ``prelude`` returned, in every session of the run.
     ``attempts()``: To make rows of its own (``rowmill.Attempts``) instead of one for each row of the data set.
     ``choice_names()``: What the choices of its first request are called, in their order; ``preview`` shows them.
+    ``fingerprint()``: What the files that its output depends on hold, in short: a run does not go on with others.
     ``made_from(columns)``: The prompt's variables behind an output row; ``export --format chat`` needs them.
     ``figures(run, source)``: How good the finished rows are, as JSON values by name; for a column ``label`` and a gold
         one, ``return rowmill.label_evaluation(run, source)``.

@@ -157,8 +157,8 @@ class Request:
     the template, or ``raw``, a text to be continued as it is. ``template_kwargs`` are variables of the model's chat
     template, before those of the run. ``stop``: texts that end the answer beside the run's. With ``choices`` (surface
     texts) nothing is generated: each choice is scored as the continuation, to its end or, without ``whole``, up to the
-    token by which it differs from all others; many choices that are unlikely from their beginning on are then not
-    scored at all (-inf). ``top_choices``: only so many of the likeliest come back one by one (None: all).
+    token by which it differs from all others. With ``cut``, of many choices those whose beginning makes them unlikely
+    are not scored at all (-inf). ``top_choices``: only so many of the likeliest come back one by one (None: all).
     ``max_tokens``, ``sampling`` and ``seed`` default to the run's; None means the default. By default every request
     has draws of its own; those with the same prompt, sampling and ``seed`` are given the same answer.
 
@@ -177,6 +177,7 @@ class Request:
     messages: tuple[Mapping[str, str], ...] | None = None
     choices: tuple[str, ...] | None = None
     whole: bool = True
+    cut: bool = False
     top_choices: int | None = None
     max_tokens: int | None = None
     sampling: Sampling | None = None

@@ -3,6 +3,7 @@
 Modules:
 choice     One of some labels: all of them scored, or a written answer in which one is looked for.
 condition  Whether a question is asked about a row: a filter over the answers to the questions before it.
+files      Labels from a file: one a line, a column of a table, or as YAML and JSON have them.
 filled     A question that is answered with JSON by a schema, or any other text that follows rules.
 match      Which label a freely written answer means.
 measure    What questions need to know before the first row: priors of scored ones, thresholds chosen on gold.
@@ -15,6 +16,7 @@ sources    What questions need of the data and the prompt: gold that fits, a tem
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -23,13 +25,14 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.label.choice import ScoredLabel, WrittenLabel, normalise
+from jobs.label.files import read_label_file
 from jobs.label.filled import Filled
 from jobs.label.measure import Scored, find_priors, find_thresholds, take_prior, take_thresholds
 from jobs.label.multi import Several
 from jobs.label.prior import calibrated, score
 from jobs.label.questions import Asked, Questions
 from jobs.label.scale import Level
-from jobs.label.sources import check_gold, check_prompt
+from jobs.label.sources import check_gold, check_prompt, check_tokens
 from runner.keys import check_keys, key
 from runner.text.labels import Choice
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, SCHEMA, Question
@@ -49,6 +52,8 @@ METHODS = ("choice", "generate")
 PRIORS = ("none", "content_free", "batch")
 GOALS = ("f1", "precision", "coverage")
 MANY = 20  # labels; of more, only the beginnings are scored
+FEW = 1000  # labels; of more, only the likeliest are kept with their probabilities,
+TOP = 10  # so many
 
 
 @dataclass
@@ -64,7 +69,19 @@ class Label:
     Labels are names or, where the model should see something else, ``{name: ..., surface: ..., description: ...}``; in
     YAML, names may also map to descriptions. The template finds them in ``labels``. More than 20 labels are scored only
     as far as needed to tell them apart, which can decide doubtful rows differently; ``job.whole=true`` scores them in
-    full. ``job.label_end="\n"`` helps if one label is the beginning of another.
+    full. ``job.label_end="\n"`` is needed if one label is the beginning of another, which could never win otherwise.
+
+    Thousands of labels come from a file: ``job.labels_file=codes.txt`` has one a line, codes stay as they are written
+    (00501). A .csv or .tsv file has them in a column ``name`` or ``label``, or in the one that ``job.labels_column``
+    names, and may have ``surface`` and ``description`` beside it; .yaml and .json files hold what could stand in
+    ``job.labels``. Leave so many out of the prompt: without ``{{ labels }}`` a row stays short. A label whose beginning
+    makes it less than a hundredth as likely as the likeliest one may be left out (probability 0), so that 10,000 labels
+    take a few times as long as 20. The label is the same as if all were scored, and a confidence is too high by what
+    those left out would have had together. ``job.whole=true``, a prior, ``job.logprobs=true`` and ``calibrate.rows``
+    score all of them, which takes many times as long.
+
+    Of more than 1,000 labels only the 10 likeliest are kept with their probabilities, in the column ``top``;
+    ``job.top`` keeps another number of them, and ``job.probabilities=true`` the probability of every label, too.
 
     Small models prefer some labels whatever the text says. ``job.prior=batch`` measures that preference on a sample of
     the rows and removes it, assuming that all labels are about equally frequent; ``job.prior=content_free`` measures it
@@ -100,18 +117,35 @@ class Label:
     answers: list[str] = key(["yes", "no"], later=True)
     scale: Any = key(None, later=True)
     questions: Any = key(None, later=True)
+    labels_file: str | None = key(None, later=True)
+    labels_column: str | None = key(None, later=True)
+    top: int | None = key(None, least=1, later=True)
+    probabilities: bool | None = key(None, later=True)
 
     def __post_init__(self) -> None:
         check_keys(self, "job.")
-        if self.whole not in (None, True, False):
-            raise UserError("job.whole", "it must be true, false or null", value=self.whole)
-        found = read_questions(vars(self))
+        for name in ("whole", "probabilities"):
+            if (value := getattr(self, name)) not in (None, True, False):
+                raise UserError(f"job.{name}", "it must be true, false or null", value=value)
+        found = read_questions(vars(self) | self._labels_of_file())
         self._check(found)
         self.choices = list(found[0].choices)
         self.names = found[0].names
         self._questions = Questions([self._asked(one) for one in found])
         self._scored = [one for one in self._questions.all if isinstance(one, Scored)]
         self._several = [one for one in self._scored if isinstance(one, Several)]
+
+    def _labels_of_file(self) -> dict[str, Any]:
+        if self.labels_file is not None:
+            return {"labels": read_label_file(self.labels_file, self.labels_column)}
+        if self.labels_column is not None:
+            raise UserError("job.labels_column", "it needs job.labels_file", value=self.labels_column)
+        return {}
+
+    def fingerprint(self) -> str | None:
+        """The labels, if they are in a file."""
+        labels = repr([vars(choice) for choice in self.choices])
+        return hashlib.sha256(labels.encode()).hexdigest() if self.labels_file is not None else None
 
     def _asked(self, question: Question) -> Asked:
         """A question with its requests."""
@@ -129,8 +163,16 @@ class Label:
             return WrittenLabel(
                 question, [Request(variables, mean_logprob=self.votes > 1)] * self.votes, self.abstain_below
             )
+        return self._scored_label(question, ends, variables)
+
+    def _scored_label(self, question: Question, ends: tuple[str, ...], variables: dict[str, Any]) -> ScoredLabel:
         whole = len(ends) <= MANY if self.whole is None else self.whole
-        return ScoredLabel(question, [Request(variables, choices=ends, whole=whole)], self.abstain_below, self.logprobs)
+        every = len(ends) <= FEW if self.probabilities is None else self.probabilities
+        top = TOP if self.top is None and not every else self.top
+        exact = self.logprobs or self.prior != "none"  # what needs the scores of all labels
+        told = None if exact or every else top
+        request = Request(variables, choices=ends, whole=whole, cut=not (whole or exact), top_choices=told)
+        return ScoredLabel(question, [request], self.abstain_below, self.logprobs, top, every)
 
     def _variables(self, question: Question, about: Choice | None = None) -> dict[str, Any]:
         """What the template sees of a question and, if several labels may fit, of the one that it is about."""
@@ -157,7 +199,9 @@ class Label:
             label: The label; null if the confidence is below ``job.abstain_below``.
             confidence: With ``job.method=choice``, the label's probability; with votes, its share of them.
             abstained: With ``job.abstain_below``: whether the confidence was too low for a label.
-            probabilities: With ``job.method=choice``: the probability of every label.
+            top: Of more than 1,000 labels, or with ``job.top``: the likeliest ones with their probabilities.
+            probabilities: With ``job.method=choice``: the probability of every label; of more than 1,000 only with
+                ``job.probabilities=true``.
             logprobs: With ``job.logprobs=true``: the labels' log-probabilities as the model gave them.
             votes: With ``job.votes`` above 1: the label in each answer; null for an answer without one.
             text: With ``job.method=generate``: what the model wrote; with votes, a list of all its answers.
@@ -273,6 +317,9 @@ class Label:
             if not self._is_plain:
                 problem = "it fits the confidences of one label a row, or chooses job.threshold_for=f1"
             raise UserError("calibrate.rows", problem, value=conf.calibrate.rows)
+        for one in self._scored if conf.calibrate.rows else ():  # fitted on the scores of all labels
+            if isinstance(one, ScoredLabel):
+                one.requests = [replace(one.requests[0], cut=False, top_choices=None)]
         one_of = self.scale is not None or self.questions is not None
         if one_of and self.labels and list(self.labels) != list(conf.dataset.classes):
             instead = "scale" if self.scale is not None else "questions"
@@ -285,6 +332,8 @@ class Label:
                 tokens = prompter.continuations([], list(request.choices or ()))
                 if isinstance(one, Level):
                     one.take_tokens(tokens)
+                elif isinstance(one, ScoredLabel):
+                    check_tokens(one.question, tokens)
             check_gold(source, one.question)
         check_prompt(source, prompter, self._questions.all)
         if self.threshold_for is not None:

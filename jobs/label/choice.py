@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass, field
 from statistics import mean
@@ -11,6 +12,8 @@ import pyarrow as pa
 from jobs.label.match import Matcher
 from runner.text.questions.question import Question
 from runner.types import Columns, Completion, Request, RowError
+
+TOP = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float64())]))
 
 
 @dataclass
@@ -42,9 +45,14 @@ class Decided:
 
 @dataclass
 class ScoredLabel(Decided):
-    """Labels scored in one request. ``biases``: what a prior takes off each score; ``temperature``: a calibration's."""
+    """Labels scored in one request. ``biases``: what a prior takes off each score; ``temperature``: a calibration's.
+
+    The probabilities of ``every`` label are kept, or of the ``top`` likeliest, or both.
+    """
 
     logprobs: bool = False
+    top: int | None = None
+    every: bool = True
     biases: list[list[float]] = field(default_factory=list)
     temperature: float = 1.0
 
@@ -53,17 +61,33 @@ class ScoredLabel(Decided):
 
     def columns(self) -> dict[str, pa.DataType]:
         by_label = pa.struct([(name, pa.float64()) for name in self.question.names])
-        kept = ("probabilities", "logprobs") if self.logprobs else ("probabilities",)
-        return super().columns() | {self.question.beside(name): by_label for name in kept}
+        kept = {"top": TOP} if self.top else {}
+        kept |= {"probabilities": by_label} if self.every else {}
+        kept |= {"logprobs": by_label} if self.logprobs else {}
+        return super().columns() | {self.question.beside(name): kind for name, kind in kept.items()}
 
     def read(self, answers: list[Completion]) -> Columns:
         """The likeliest label; of equal ones the first in ``labels``."""
+        if answers[0].likeliest is not None:
+            return self._ranked(answers[0].likeliest, answers[0].others)
         names, logprobs = self.question.names, answers[0].logprobs or ()
         scores = [(one - bias) / self.temperature for one, bias in zip(logprobs, self.biases[0], strict=True)]
         probabilities = dict(zip(names, normalise(tuple(scores)), strict=True))
         best = max(probabilities, key=probabilities.__getitem__)
-        raw = {"logprobs": dict(zip(names, logprobs, strict=True))} if self.logprobs else {}
-        return self.decide(best, probabilities[best], {"probabilities": probabilities, **raw})
+        details: Columns = {"probabilities": probabilities} if self.every else {}
+        if self.top:
+            first = heapq.nlargest(self.top, probabilities.items(), key=lambda item: item[1])
+            details["top"] = [{"label": name, "probability": one} for name, one in first if one > 0]
+        if self.logprobs:
+            details["logprobs"] = dict(zip(names, logprobs, strict=True))
+        return self.decide(best, probabilities[best], details)
+
+    def _ranked(self, likeliest: tuple[tuple[int, float], ...], others: float | None) -> Columns:
+        """The same where the scores of the likeliest labels are known, and those of the others together."""
+        *probabilities, _ = normalise((*(score for _, score in likeliest), -math.inf if others is None else others))
+        names = [self.question.choices[place].name for place, _ in likeliest]
+        top = [{"label": name, "probability": one} for name, one in zip(names, probabilities, strict=True)]
+        return self.decide(names[0], probabilities[0], {"top": top})
 
 
 @dataclass

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runner.text.prompter import Prompter
 
 log = logging.getLogger("rowmill")
+_SHOWN = 20  # labels in a message
 _READ = 50_000  # cells of gold looked at together
 
 
@@ -41,15 +42,41 @@ def check_gold(source: DataSource, question: Question) -> None:
         raise UserError(key, "answers with a schema are compared afterwards: rowmill evaluate --gold --column")
 
 
+def check_tokens(question: Question, choices: tuple[tuple[int, ...], ...]) -> None:
+    """Refuse labels that are the same to the model; say so if one is the beginning of another."""
+    names, first, key = question.names, dict[tuple[int, ...], str](), f"{question.key}.labels"
+    for name, choice in zip(names, choices, strict=True):
+        if first.setdefault(choice, name) != name:
+            raise UserError(key, f"{first[choice]!r} and {name!r} are the same tokens for this model")
+    longer = [
+        (first[choice[:end]], name)
+        for name, choice in zip(names, choices, strict=True)
+        for end in range(1, len(choice))
+        if choice[:end] in first
+    ]
+    if longer:
+        so_on = f", and {len(longer) - 1:,} more" if len(longer) > 1 else ""
+        log.warning(
+            "%s: %r is the beginning of %r, which can never be as likely then%s: "
+            'job.label_end="\\n" tells where labels end',
+            *(key, *longer[0], so_on),
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+
+
 def _check_labels(source: DataSource, question: Question, gold: str, key: str) -> None:
     names, named = question.names, source.with_gold(gold, [])
+    known = set(names)
     for value in gold_values(source.table(0, len(source), [gold]), gold):
         name = named.gold_name(value, names)
-        if name is not None and name not in names:
+        if name is not None and name not in known:
             raise UserError(
                 key,
                 f"the value {name!r} is not among {question.key}.labels "
-                f"({', '.join(names)}); dataset.classes=[...] names the values 0, 1, ...",
+                f"({_listed(names)}); dataset.classes=[...] names the values 0, 1, ...",
                 value=gold,
             )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     *("open", "variables", "choice_names", "attempts", "check_run", "check_source", "take_structure"),
-    *("prelude", "begin", "made_from", "figures"),
+    *("prelude", "begin", "made_from", "figures", "fingerprint"),
 )
 ALIKE = 0.85  # of difflib, from which a name is taken for a hook's
 
@@ -76,6 +76,13 @@ class NamesChoices(Protocol):
 
 
 @runtime_checkable
+class Fingerprints(Protocol):
+    """A job whose output depends on files: what they hold, in short; None for none."""
+
+    def fingerprint(self) -> str | None: ...
+
+
+@runtime_checkable
 class Surveys(Protocol):
     """A job that asks something before the first row, once for a run; see ``runner.loop.prelude``."""
 
@@ -105,6 +112,7 @@ class Hooks:
     opens: Opens | None
     variables: NamesVariables | None
     choices: NamesChoices | None
+    fingerprints: Fingerprints | None
     attempts: MakesAttempts | None
     checks_run: ChecksRun | None
     checks_source: ChecksSource | None
@@ -120,6 +128,7 @@ class Hooks:
             job if isinstance(job, Opens) else None,
             job if isinstance(job, NamesVariables) else None,
             job if isinstance(job, NamesChoices) else None,
+            job if isinstance(job, Fingerprints) else None,
             job if isinstance(job, MakesAttempts) else None,
             job if isinstance(job, ChecksRun) else None,
             job if isinstance(job, ChecksSource) else None,

@@ -1,9 +1,6 @@
 """Token ids to token ids: one resident model, a batch of sequences, a prefix stored once.
 
 Modules:
-snapshots  Snapshots: the KV of shared prefixes, computed once, held while anyone may come back to them.
-
-Modules:
 attention  Attention of a batch over a shared prefix and each sequence's own suffix.
 batch      A batch: sequences at work in the slots of one KV set, on one stream of the device.
 budget     What an engine may take of a device: bytes of memory, sequences at once, prompt tokens in a step.

@@ -16,6 +16,7 @@ import numpy as np
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.machine.facts import peak_memory
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
+from runner.text.choices import score_fields
 from runner.text.vocabulary import ByteTokenizer
 from runner.types import BAD_GRAMMAR
 
@@ -84,10 +85,10 @@ class FakeEngine:
         seed = sequence.draw_seed if sequence.sampling.temperature > 0 else 0
         digest = hashlib.blake2b(prompt + seed.to_bytes(8, "little"), digest_size=16).digest()
         if sequence.choices:
-            scores = [-(1 + digest[i % 16] + i) / 16 for i in range(len(sequence.choices))]
-            total = math.log(sum(map(math.exp, scores)))
-            logprobs = tuple(score - total for score in scores)
-            return Generation(sequence.key, finish_reason="choice", logprobs=logprobs)
+            places = np.arange(len(sequence.choices))
+            scores = -(1.0 + np.frombuffer(digest, np.uint8)[places % 16] + places) / 16
+            scores -= np.log(np.exp(scores).sum())
+            return Generation(sequence.key, finish_reason="choice", **score_fields(scores, sequence.top))
         if (matching := self.grammars.start(sequence)) is not None:
             return self._follow(sequence, matching, random.Random(digest))
         text = " ".join(WORDS[byte % len(WORDS)] for byte in digest[: 1 + digest[0] % 6]).encode()

@@ -69,7 +69,7 @@ def sequence_of(
 
 
 def _may_cut(request: Request, choices: tuple[tuple[int, ...], ...]) -> bool:
-    return not request.whole and choice_tree(choices).may_be_cut(True)
+    return request.cut and choice_tree(choices).may_be_cut(True)
 
 
 def _grammar(request: Request, defaults: Defaults) -> AnswerGrammar | None:

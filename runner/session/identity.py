@@ -40,6 +40,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
         "engine": engine,
         "calibrate": plain["calibrate"],
         "keep": dict(ready.keep.columns),
+        **_files(ready),
         "seed": conf.seed,
         "date": ready.date,
         **({"made": True} if ready.attempts is not None else {}),
@@ -73,6 +74,11 @@ def scope(ready: Prepared) -> dict[str, Any]:
     model = {name: value for name, value in _model(ready).items() if name in ("backend", "weights")}
     prompt = {name: getattr(conf.prompt, name) for name in ("chat", "stop", "answer_prefix", "thinking_tags")}
     return {"model": model, "max_kv_size": conf.engine.max_kv_size, "prompt": prompt}
+
+
+def _files(ready: Prepared) -> dict[str, Any]:
+    found = ready.hooks.fingerprints.fingerprint() if ready.hooks.fingerprints else None
+    return {"files": found} if found is not None else {}
 
 
 def _answers(ready: Prepared) -> dict[str, Any]:

@@ -235,8 +235,11 @@ def score_fields(scores: Floats, top: int | None) -> dict[str, Any]:
     if top is None or len(scores) <= top:
         return {"logprobs": tuple(scores.tolist())}
     order = np.argsort(-scores, kind="stable")
-    first, rest = order[:top], scores[order[top:]]
-    first = first[np.isfinite(scores[first])] if np.isfinite(scores[first[0]]) else first
-    with np.errstate(divide="ignore"):
-        others = float(np.log(np.exp(rest - rest.max()).sum()) + rest.max()) if np.isfinite(rest[0]) else -math.inf
-    return {"likeliest": tuple(zip(first.tolist(), scores[first].tolist(), strict=True)), "others": others}
+    rest, first = (
+        scores[order[top:]],
+        [(at, score) for at, score in enumerate(scores.tolist()) if math.isnan(score)][:1],
+    )
+    if not first:
+        first = [(at, float(scores[at])) for at in order[:top].tolist() if np.isfinite(scores[at])]
+    others = float(np.log(np.exp(rest - rest[0]).sum()) + rest[0]) if np.isfinite(rest[0]) else -math.inf
+    return {"likeliest": tuple(first), "others": others}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,8 @@ def read_labels(labels: Any, key: str = "job.labels", least: int = 2) -> list[Ch
         count = count_of(len(choices), key.rpartition(".")[2].removesuffix("s"))
         raise UserError(f"{key} has {count}, at least {_NEEDED[least]} needed: {_example(key)}")
     for what in ("name", "surface"):
-        values = [getattr(choice, what) for choice in choices]
-        twice = sorted({value for value in values if values.count(value) > 1})
+        counts = Counter(getattr(choice, what) for choice in choices)
+        twice = sorted(value for value, count in counts.items() if count > 1)
         if twice:
             raise UserError(key, f"{what} {twice[0]!r} is listed twice")
     return choices

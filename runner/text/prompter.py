@@ -31,6 +31,7 @@ from runner.text.channels import Answer, Channels
 from runner.text.chat.conversation import Conversations
 from runner.text.chat.marks import Marks, plain, unmarked
 from runner.text.chat.template import ChatTemplate
+from runner.text.choices import Choices
 from runner.text.raw import join_raw, literal_text, without_end_spaces
 from runner.text.spelling import spell, up_to
 from runner.text.structure import StructureConf
@@ -40,7 +41,7 @@ from runner.types import CHAT_REFUSED, Request, Row, RowError, UserError
 
 UNSET = "???"  # what Hydra calls missing
 _TAIL_TOKENS = 4
-_CACHED_CONTINUATIONS = 4096
+_CACHED_CHOICES = 1 << 16
 Message = dict[str, Any]
 
 
@@ -110,7 +111,7 @@ class Prompter:
         literal = literal_text(conf.system, conf.user, conf.separator + conf.answer_prefix)
         self._fuse = self._defuse_cell if not conf.chat and self._marks.spells(literal) else None
         self._examples: list[Message] | None = None
-        self._continuations: dict[Any, tuple[tuple[int, ...], ...]] = {}
+        self._continuations: dict[Any, Choices] = {}
 
     @property
     def names(self) -> frozenset[str]:
@@ -180,7 +181,7 @@ class Prompter:
         text, marked = self._text(request, row)
         return plain(text) if marked else text
 
-    def continuations(self, prompt: Sequence[int], choices: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    def continuations(self, prompt: Sequence[int], choices: Sequence[str]) -> Choices:
         """Token ids of each choice as what follows the prompt; UserError for a choice without text.
 
         The end of the prompt and the choice are tokenised together, so that the choice's first token is the one that
@@ -188,9 +189,12 @@ class Prompter:
         """
         key = (tuple(prompt[-_TAIL_TOKENS:]), tuple(choices))
         if key not in self._continuations:
-            if len(self._continuations) >= _CACHED_CONTINUATIONS:
+            if len(self._continuations) * len(choices) >= _CACHED_CHOICES:
                 self._continuations.clear()
-            self._continuations[key] = tuple(self._continuation(key[0], choice) for choice in choices)
+            before = self._plain_tail(key[0])
+            found = Choices(self._continuation(before, choice) for choice in choices)
+            known = (one for one in self._continuations.values() if one == found)
+            self._continuations[key] = next(known, found)  # the same object, for what is made of it
         return self._continuations[key]
 
     def read(self, ids: Sequence[int], sequence: sequences.Sequence) -> Answer:
@@ -263,11 +267,10 @@ class Prompter:
             self._examples = messages
         return messages
 
-    def _continuation(self, tail: tuple[int, ...], choice: str) -> tuple[int, ...]:
+    def _continuation(self, before: tuple[int, ...], choice: str) -> tuple[int, ...]:
         if not choice:
             raise UserError("a choice is empty: every label needs a text")
         choice = clean(self.answer_prefix + choice)
-        before = self._plain_tail(tail)
         ids = self.vocabulary.encode_plain(self.vocabulary.decode(before) + choice) if before else []
         if not before or tuple(ids[: len(before)]) != before or len(ids) == len(before):
             ids, before = self.vocabulary.encode_plain(choice), ()

@@ -9,11 +9,14 @@ memory of all processes as it went, size of the files.
 
 import itertools
 import json
+import os
 import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 COUNTS = (20, 2000, 10000)
 DO = """open|close|cancel|change|check|verify|report|request|update|transfer|block|activate|dispute|track
@@ -21,7 +24,7 @@ return"""
 TO = """account|card payment|direct debit|savings plan|mortgage|insurance claim|phone number|postal address|delivery
 invoice|refund|password|loan|pension|travel booking|subscription|device|gift voucher|tax form|parking permit|school fee
 energy contract"""
-HOW = """|abroad|by app|by post|for a business|for a child|in a branch|with a fee|without notice|after a move
+HOW = """abroad|by app|by post|for a business|for a child|in a branch|with a fee|without notice|after a move
 for a friend|by phone|online|due to fraud|due to illness|at night|in advance|next year|in cash|by mistake|urgently
 for a pensioner|with a voucher|in another currency|for a student|twice|for a couple|on paper|on a holiday|without a code
 at an airport|within a day"""
@@ -50,7 +53,7 @@ def requests(vocabulary, rows, count):
 
     surfaces = tuple(" " + name for name in catalogue(count))
     chosen = Choices(tuple(vocabulary.encode_plain(surface)) for surface in surfaces)
-    request = Request({}, choices=surfaces, whole=count <= 20, top_choices=10 if count > 1000 else None)
+    request = Request({}, choices=surfaces, whole=count <= 20, cut=count > 20, top_choices=10 if count > 1000 else None)
     shared = vocabulary.encode(["What does this customer of a bank want? Name the intent of the message. " * 2])[0][:30]
     own = vocabulary.encode([" ".join(random.Random(row).choices(WORDS.split(), k=70)) for row in range(rows)])
     made = [shared + tokens[:56] + vocabulary.encode_plain("\nIntent:") for tokens in own]
@@ -114,6 +117,48 @@ def peak(rows, count):
     engine, vocabulary = opened()
     measured(engine, requests(vocabulary, rows, count))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def fake(rows=100_000, count=10_000):
+    """The whole run, all of its processes watched from outside."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        (work / "labels.txt").write_text("\n".join(catalogue(count)))
+        (work / "rows.csv").write_text(
+            "text\n" + "\n".join(f"message {row} {WORDS[row % 90 :]}" for row in range(rows))
+        )
+        words = ["job=label", "job.labels_file=labels.txt", "dataset=csv", "dataset.path=rows.csv", "run_name=labels"]
+        words += ["prompt.user=Which intent? {{ text }}", "engine.backend=fake"]
+        began, seen = time.perf_counter(), []
+        process = subprocess.Popen([sys.executable, "-m", "runner.cli", "run", *words], cwd=work, env=environment())
+        while process.poll() is None:
+            seen.append(sum(map(resident_bytes, [process.pid, *descendants(process.pid)])))
+            time.sleep(0.5)
+        seconds, run_dir = time.perf_counter() - began, work / "outputs" / "labels"
+        parts = [max(seen[at * len(seen) // 4 : (at + 1) * len(seen) // 4] or [0]) / 1e6 for at in range(4)]
+        size = sum(file.stat().st_size for file in run_dir.rglob("*") if file.is_file())
+        print(f"{rows:,} rows, {count:,} labels: {seconds:.0f} s, exit code {process.returncode}")
+        print("most memory of all processes in each quarter: " + ", ".join(f"{part:,.0f} MB" for part in parts))
+        print(f"run.db {(run_dir / 'run.db').stat().st_size / 1e6:,.0f} MB, all files {size / 1e6:,.0f} MB")
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+
+
+def descendants(pid):
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [one for child in map(int, children) for one in [child, *descendants(child)]]
+
+
+def resident_bytes(pid):
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

@@ -105,9 +105,8 @@ def test_scores_are_those_of_a_plain_forward_pass(family):
     rows = prompts(5, 2, 6, longest=9)
     want = [plain_scores(model, row, MANY) for row in rows]
     written = [one_by_one(model, row, 4) for row in rows]
-    engine = BatchEngine(
-        ResidentModel(model), {END}, batch_size=6, streams=2, prefill_tokens=80, logit_bytes=2 * 16 * 4 * VOCAB
-    )
+    sizes = {"prefill_tokens": 80, "logit_bytes": 2 * 16 * 4 * VOCAB}  # 40 tokens and 16 rows for each stream
+    engine = BatchEngine(ResidentModel(model), {END}, batch_size=6, streams=2, **sizes)
     todo = sequences(rows, 1, (6,), choices=MANY)
     todo += [Sequence((i, 1), row, 0, choices=MANY, cut=True) for i, row in enumerate(rows)]
     todo += [Sequence((i, 2), row, 4) for i, row in enumerate(rows)]  # written in the same steps
