@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import unicodedata
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
@@ -19,6 +20,11 @@ def did_you_mean(name: str, valid: list[str], shown: int = 12) -> str:
     guess = f" (did you mean {close[0]!r}?)" if close else ""
     rest = f" and {len(valid) - shown} more" if len(valid) > shown else ""
     return f"{guess}; valid: {', '.join(valid[:shown])}{rest}" if valid else guess
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's composed form: macOS and some spreadsheets write ``ö`` as an o and two dots."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def count_of(count: int, noun: str, plural: str | None = None) -> str:

@@ -26,6 +26,7 @@ from runner.bare import LATE, Bare, named, plain, read_yaml, schema, shown
 from runner.config.groups import group_files
 from runner.machine.environ import REFERENCE, filled
 from runner.night.notify import kept
+from runner.words import composed
 
 OPEN = "job"  # its keys are those of the job's own class, see runner.config.job.make_job
 READER = "dataset"  # with a ``_target_`` its keys are also those of the reader's own class
@@ -37,6 +38,7 @@ NAMES = (
     *(f"{OPEN}.labels", f"{OPEN}.scale", "dataset.classes", "output.choices", "prompt.output.choices"),
     *(f"{OPEN}.questions[].{name}" for name in ("labels", "scale", "where")),
 )
+COLUMNS = ("dataset.gold", "output.keep[]", f"{OPEN}.column", "perplexity.column")  # names of columns
 SCHEMAS = ("output.schema", "prompt.output.schema", f"{OPEN}.questions[].schema")
 _SEALS = {"$": "\ufdd1", "?": "\ufdd2"}
 _SEALED, _OPENED = str.maketrans(_SEALS), str.maketrans({seal: sign for sign, seal in _SEALS.items()})
@@ -61,6 +63,8 @@ def settled(value: Any, key: str, hint: Any, root: type) -> Any:
         return [settled(one, f"{key}[]", inner, root) for one in value]
     if isinstance(value, Bare):
         value = _of_type(value, key, hint)
+    if isinstance(value, str) and key in COLUMNS:
+        value = composed(value)
     return _held(value, key, hint, root) if isinstance(value, str) else value
 
 

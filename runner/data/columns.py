@@ -19,6 +19,7 @@ import pyarrow as pa
 from runner.data.layout import cast
 from runner.plain import to_json
 from runner.types import UserError
+from runner.words import composed
 
 OWN = b"rowmill.own"  # in the metadata of a column that holds another's cells as JSON: the other's name
 _DEEPEST = 60  # levels of lists and objects in a column; an Arrow file holds 63
@@ -107,6 +108,19 @@ class Columns:
 def own_columns(schema: pa.Schema) -> dict[str, str]:
     """For each column that has one, the column that holds its cells' own JSON."""
     return {field.metadata[OWN].decode(): field.name for field in schema if OWN in (field.metadata or {})}
+
+
+def with_composed_names(table: pa.Table) -> pa.Table:
+    """The table, its columns named as people type them, unless two would have the same name."""
+    names = [composed(name) for name in table.column_names]
+    if names == table.column_names or len(set(names)) < len(names):
+        return table
+    own = {hidden: composed(name) for name, hidden in own_columns(table.schema).items()}
+    fields = [
+        field.with_name(name).with_metadata({OWN: own[field.name].encode()} if field.name in own else field.metadata)
+        for field, name in zip(table.schema, names, strict=True)
+    ]
+    return pa.table(table.columns, schema=pa.schema(fields, table.schema.metadata))
 
 
 class _Object(dict[str, Any]):

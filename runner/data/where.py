@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from runner.text.written import NUMBER
 from runner.types import UserError
-from runner.words import did_you_mean
+from runner.words import composed, did_you_mean
 
 Mask = Callable[[pa.Table], Any]
 
@@ -168,9 +168,10 @@ class _Parser:
         token = self.take("name") or self.take("word") or self.take("text") or self.take("number")
         if token is None:
             self.fail("a column")
-        if token.value not in self.columns:
-            raise UserError("dataset.where", f"no column {token.value!r}{did_you_mean(token.value, self.columns)}")
-        return token.value
+        name = token.value if token.value in self.columns else composed(token.value)
+        if name not in self.columns:
+            raise UserError("dataset.where", f"no column {name!r}{did_you_mean(name, self.columns)}")
+        return name
 
     def literal(self) -> Token:
         literal = self.take("number") or self.take("text") or self.take("word") or self.take("keyword", "in", "is")

@@ -23,7 +23,7 @@ from runner.plain import to_json
 from runner.text.vocabulary import clean
 from runner.text.written import Written, as_written, key_of, plain
 from runner.types import RowError, UserError
-from runner.words import did_you_mean
+from runner.words import composed, did_you_mean
 
 WHOLE = ("row", "columns")  # variables that hold all columns by name, unless a column has the name
 _RESERVED = {"and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "self", "loop", *WHOLE}
@@ -65,8 +65,8 @@ class Template:
         tests: dict[str, Any] = environment.tests
         tests.update({name: _of_number(tests[name]) for name in ("number", "integer", "float")})
         try:
-            self._tree = environment.parse(source)
-            self._template = environment.from_string(source)
+            self._tree = _with_composed_names(environment.parse(source))
+            self._template = environment.from_string(self._tree)
             self._template.globals = dict(self._template.globals)  # a chain of dicts, copied at every rendering
         except (jinja2.TemplateError, RecursionError, OverflowError, ValueError) as error:
             line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
@@ -142,6 +142,20 @@ def _tojson(value: Any, indent: int | None = None) -> str:
 
 def _of_number(test: Callable[..., Any]) -> Callable[[Any], bool]:
     return lambda value: bool(test(value.number if isinstance(value, Written) else value))
+
+
+def _with_composed_names(tree: nodes.Template) -> nodes.Template:
+    """The template, its variables and the cells of ``row`` named as columns are."""
+    for name in tree.find_all(nodes.Name):
+        name.name = composed(name.name)
+    for node in tree.find_all((nodes.Getitem, nodes.Getattr)):
+        if _cell_of(node, set(WHOLE)) is None:
+            continue
+        if isinstance(node, nodes.Getattr):
+            node.attr = composed(node.attr)
+        elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
+            node.arg = nodes.Const(composed(node.arg.value), lineno=node.lineno)
+    return tree
 
 
 def _used(tree: nodes.Template) -> set[str]:
