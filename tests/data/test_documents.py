@@ -1,10 +1,12 @@
 import json
+import zipfile
 
 import pytest
 
 from runner.data.conf import DatasetConf
 from runner.data.readers.aclsum import paper_text
-from runner.data.readers.documents import find_documents, html_text
+from runner.data.readers.documents import archives, find_documents
+from runner.data.readers.documents.html import html_text
 from runner.data.source import open_source
 from runner.loop.task import Task
 from runner.types import UnreadableRow, UserError
@@ -153,8 +155,94 @@ def test_a_folder_that_is_not_aclsum_is_refused(tmp_path):
 
 
 def test_files_that_are_skipped_are_counted_and_named(tmp_path, caplog):
-    for name in ("a.txt", "b.docx", "c.png", ".hidden"):
+    for name in ("a.txt", "b.doc", "c.png", ".hidden", "~$b.docx"):
         (tmp_path / name).write_text("text")
     assert [file.name for file in find_documents([tmp_path])] == ["a.txt"]
     assert "2 files in " in caplog.text
-    assert "skipped, which no reader knows: b.docx, c.png" in caplog.text
+    assert "skipped, which no reader knows: b.doc, c.png" in caplog.text
+
+
+def office_files(folder):
+    """A document of each kind, by the packages that write them or by hand."""
+    import docx
+    import openpyxl
+    import pptx
+
+    word = docx.Document()
+    word.add_heading("Head")
+    word.add_paragraph("one ö")
+    table = word.add_table(2, 2)
+    for cell, text in zip((cell for row in table.rows for cell in row.cells), "abcd", strict=True):
+        cell.text = text
+    word.add_paragraph("two")
+    word.save(folder / "a.docx")
+    show = pptx.Presentation()
+    for title in ("First", "Second"):
+        slide = show.slides.add_slide(show.slide_layouts[1])
+        slide.shapes.title.text, slide.placeholders[1].text = title, f"{title} point"
+        slide.notes_slide.notes_text_frame.text = "say it"
+    show.save(folder / "b.pptx")
+    book = openpyxl.Workbook()
+    book.active.append(["name", "n"])
+    book.active.append(["ö", 1.5])
+    book.create_sheet("Empty")
+    book.save(folder / "c.xlsx")
+    (folder / "d.rtf").write_text(r"{\rtf1\ansi{\fonttbl{\f0 Arial;}}\f0 Hi {\b bold} caf\'e9\par next\u8364?}")
+    with zipfile.ZipFile(folder / "e.epub", "w") as epub:
+        epub.writestr(
+            "META-INF/container.xml", '<c xmlns="x"><rootfiles><rootfile full-path="O/b.opf"/></rootfiles></c>'
+        )
+        items = "".join(f'<item id="i{n}" href="ch%20{n}.xhtml"/>' for n in (1, 2))
+        spine = '<itemref idref="i2"/><itemref idref="i1"/><itemref idref="gone"/>'
+        epub.writestr("O/b.opf", f'<p xmlns="x"><manifest>{items}</manifest><spine>{spine}</spine></p>')
+        for n in (1, 2):
+            epub.writestr(
+                f"O/ch {n}.xhtml", f"<html><head><title>t</title></head><body><p>chapter {n}</p></body></html>"
+            )
+    with zipfile.ZipFile(folder / "f.odt", "w") as odt:
+        names = " ".join(
+            f'xmlns:{n}="urn:oasis:names:tc:opendocument:xmlns:{n}:1.0"' for n in ("office", "text", "table")
+        )
+        cells = "<table:table-cell><text:p>a</text:p></table:table-cell><table:table-cell/>"
+        text = "<text:h>Head</text:h><text:p>x<text:s text:c='2'/><text:span>y</text:span><text:tab/>z</text:p>"
+        body = f"{text}<table:table><table:table-row>{cells}</table:table-row></table:table>"
+        odt.writestr("content.xml", f"<office:d {names}><office:body>{body}</office:body></office:d>")
+    (folder / "g.eml").write_bytes(
+        b"From: =?utf-8?q?Zo=C3=AB?= <z@x.org>\nSubject: Hi\nMIME-Version: 1.0\n"
+        b"Content-Type: multipart/mixed; boundary=B\n\n"
+        b"--B\nContent-Type: text/html; charset=latin-1\n\n<p>caf\xe9</p>\n"
+        b"--B\nContent-Type: application/pdf\nContent-Disposition: attachment; filename=a.pdf\n\nx\n--B--\n"
+    )
+
+
+OFFICE = {
+    "a.docx": "Head\n\none ö\n\na\tb\nc\td\n\ntwo",
+    "b.pptx": "First\nFirst point\nsay it\n\nSecond\nSecond point\nsay it",
+    "c.xlsx": "Sheet\nname\tn\nö\t1.5",
+    "d.rtf": "Hi bold café\nnext€",
+    "e.epub": "chapter 2\n\nchapter 1",
+    "f.odt": "Head\n\nx  y\tz\n\na",
+    "g.eml": "From: Zoë <z@x.org>\nSubject: Hi\n\ncafé\n\nAttached: a.pdf",
+}
+
+
+def test_documents_of_office_programs_books_and_mails_are_rows(tmp_path):
+    office_files(tmp_path)
+    assert {row["file"]: row["text"] for row in opened(tmp_path).rows()} == OFFICE
+
+
+@pytest.mark.parametrize("content", [b"", b"not what it is called", b"PK\x03\x04 torn"])
+def test_a_damaged_document_is_an_error_of_its_own_row(tmp_path, content):
+    for name in OFFICE:
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "fine.txt").write_text("fine")
+    rows = list(opened(tmp_path).rows())
+    assert [row["text"] for row in rows if not isinstance(row, UnreadableRow)] == ["fine"]
+    assert len(rows) == len(OFFICE) + 1
+
+
+def test_a_document_that_unpacks_to_more_than_memory_holds_is_not_read(tmp_path, monkeypatch):
+    office_files(tmp_path)
+    monkeypatch.setattr(archives, "MOST_BYTES", 10)
+    unreadable = [row["file"] for row in opened(tmp_path).rows() if isinstance(row, UnreadableRow)]
+    assert unreadable == ["a.docx", "b.pptx", "c.xlsx", "e.epub", "f.odt"]

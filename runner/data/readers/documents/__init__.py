@@ -1,6 +1,12 @@
-"""A folder of documents as a data set: one row for each text, Markdown, HTML or PDF file.
+"""A folder of documents as a data set: one row for each text, page, book, mail or office file.
 
 Columns: ``file`` (its path in the folder), ``text``, and ``unreadable``: why there is no text, null for all others.
+
+Modules:
+archives  Documents that are archives of pages, by the standard library: EPUB books and OpenDocument.
+html      HTML as the text that a browser would show.
+mail      Mails as files: their headers, what they say, and the names of what is attached.
+office    Documents of office programs, by the packages that read them: Word, PowerPoint, Excel, RTF and PDF.
 """
 
 from __future__ import annotations
@@ -9,7 +15,6 @@ import codecs
 import logging
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +22,8 @@ import pyarrow as pa
 from runner.data.conf import DatasetConf
 from runner.data.load import local_paths
 from runner.data.readers import Loaded
+from runner.data.readers.documents import archives, mail, office
+from runner.data.readers.documents.html import declared, html_text
 from runner.data.readers.table import check_encoding, read_folder
 from runner.types import UserError
 from runner.words import count_of
@@ -27,12 +34,9 @@ BATCH_CHARS = 4_000_000
 _NAMED = 10  # of the files that are skipped
 _TEXT = (".txt", ".text", ".md", ".markdown", ".rst")
 _HTML = (".html", ".htm", ".xhtml")
-SUFFIXES = (*_TEXT, *_HTML, ".pdf")
-_HIDDEN = {"script", "style", "noscript", "template", "head", "svg"}
-_BLOCKS = {
-    *("p", "div", "br", "li", "ul", "ol", "tr", "table", "section", "article", "header", "footer", "main", "nav"),
-    *("blockquote", "pre", "dl", "dt", "dd", "figure", "figcaption", "h1", "h2", "h3", "h4", "h5", "h6"),
-}
+_READ = office.READ | archives.READ | mail.READ
+SUFFIXES = (*_TEXT, *_HTML, *_READ)
+_ZIPS = {".docx", ".pptx", ".xlsx", *archives.READ}
 
 
 def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
@@ -48,13 +52,12 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
 def find_documents(paths: list[Path]) -> list[Path]:
     """The folder's documents, in the order of their paths, hidden ones left out; or the files named.
 
-    UserError if there are none, or a PDF without the package to read it.
+    UserError if there are none, or one without the package to read it.
     """
     files = _inside(paths[0]) if paths[0].is_dir() else paths
     if not files or not all(file.suffix.lower() in SUFFIXES for file in files):
         raise UserError("dataset.path", f"holds no documents ({', '.join(SUFFIXES)})", file=paths[0])
-    if any(file.suffix.lower() == ".pdf" for file in files):
-        _need_pypdf(files)
+    _check_packages(files)
     return files
 
 
@@ -76,18 +79,9 @@ def read_documents(paths: list[Path], root: Path, encoding: str = "utf-8") -> It
         yield _batch(rows)
 
 
-def html_text(source: str) -> str:
-    """The text that a browser would show: blocks as paragraphs, no scripts, no styles."""
-    reader = _Reader()
-    reader.feed(source)
-    reader.close()
-    paragraphs = [" ".join(block.split()) for block in "".join(reader.pieces).split("\f")]
-    return "\n\n".join(block for block in paragraphs if block)
-
-
 def _inside(folder: Path) -> list[Path]:
     found = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    found = [file for file in found if not any(part.startswith((".", "~$")) for part in file.relative_to(folder).parts)]
     if skipped := [file.relative_to(folder).as_posix() for file in found if file.suffix.lower() not in SUFFIXES]:
         names = ", ".join(skipped[:_NAMED]) + (", ..." if len(skipped) > _NAMED else "")
         log.warning("%s in %s skipped, which no reader knows: %s", count_of(len(skipped), "file"), folder, names)
@@ -103,11 +97,13 @@ def _read(path: Path, encoding: str) -> tuple[str | None, str | None]:
     """The document's text, or why it has none."""
     try:
         suffix = path.suffix.lower()
-        if suffix == ".pdf":
-            text = _pdf_text(path)
+        if suffix in _ZIPS:
+            archives.check_size(path)
+        if suffix in _READ:
+            text = _READ[suffix](path)
         elif suffix in _HTML:
             content = path.read_bytes()
-            text = html_text(_decoded(content, _declared(content) or encoding))
+            text = html_text(_decoded(content, declared(content) or encoding))
         else:
             text = _decoded(path.read_bytes(), encoding)
     except Exception as error:  # a file may be damaged in any way: it concerns its own row
@@ -130,49 +126,12 @@ def _decoded(content: bytes, encoding: str) -> str:
     return text
 
 
-def _declared(page: bytes) -> str | None:
-    """The encoding that an HTML page names in its first kilobyte, if Python knows it."""
-    found = re.search(rb"""<meta[^>]*charset\s*=\s*["']?\s*([\w:.-]+)""", page[:1024], re.IGNORECASE)
-    try:
-        return codecs.lookup(found[1].decode()).name if found else None
-    except LookupError:
-        return None
-
-
-def _pdf_text(path: Path) -> str:
-    import logging
-
-    from pypdf import PdfReader
-
-    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns about each oddity that it can handle
-    return "\n\n".join(page.extract_text() for page in PdfReader(path).pages)
-
-
-def _need_pypdf(files: list[Path]) -> None:
+def _check_packages(files: list[Path]) -> None:
     from importlib.util import find_spec
 
-    if find_spec("pypdf") is None:
-        first = next(file for file in files if file.suffix.lower() == ".pdf")
-        raise UserError("dataset.path", f"{first.name} needs the package pypdf: pip install 'rowmill[documents]'")
-
-
-class _Reader(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.pieces: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden = 0 if tag == "body" else self._hidden + (tag in _HIDDEN)  # a head need not be ended
-        if tag in _BLOCKS:
-            self.pieces.append("\f")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in _HIDDEN and self._hidden:
-            self._hidden -= 1
-        if tag in _BLOCKS:
-            self.pieces.append("\f")
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.pieces.append(data.replace("\f", " "))
+    for file in files:
+        module, package = office.NEEDED.get(file.suffix.lower(), ("", ""))
+        if module and find_spec(module) is None:
+            raise UserError(
+                "dataset.path", f"{file.name} needs the package {package}: pip install 'rowmill[documents]'"
+            )

@@ -1,0 +1,53 @@
+"""HTML as the text that a browser would show."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from html.parser import HTMLParser
+
+HIDDEN = {"script", "style", "noscript", "template", "head", "svg"}
+BLOCKS = {
+    *("p", "div", "br", "li", "ul", "ol", "tr", "table", "section", "article", "header", "footer", "main", "nav"),
+    *("blockquote", "pre", "dl", "dt", "dd", "figure", "figcaption", "h1", "h2", "h3", "h4", "h5", "h6"),
+}
+
+
+def html_text(source: str) -> str:
+    """The text that a browser would show: blocks as paragraphs, no scripts, no styles."""
+    reader = _Reader()
+    reader.feed(source)
+    reader.close()
+    paragraphs = [" ".join(block.split()) for block in "".join(reader.pieces).split("\f")]
+    return "\n\n".join(block for block in paragraphs if block)
+
+
+def declared(page: bytes) -> str | None:
+    """The encoding that an HTML page names in its first kilobyte, if Python knows it."""
+    found = re.search(rb"""<meta[^>]*charset\s*=\s*["']?\s*([\w:.-]+)""", page[:1024], re.IGNORECASE)
+    try:
+        return codecs.lookup(found[1].decode()).name if found else None
+    except LookupError:
+        return None
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._hidden = 0 if tag == "body" else self._hidden + (tag in HIDDEN)  # a head need not be ended
+        if tag in BLOCKS:
+            self.pieces.append("\f")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in HIDDEN and self._hidden:
+            self._hidden -= 1
+        if tag in BLOCKS:
+            self.pieces.append("\f")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.pieces.append(data.replace("\f", " "))
