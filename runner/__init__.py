@@ -25,6 +25,7 @@ From Python, ``run`` computes and ``open_run`` reads, also while a run is at wor
 Modules:
 bare        Bare words: what stands without quotes, in YAML or on a command line, kept as typed until its key is known.
 cache       The cache folder; what appears in it appears by rename: whole, or not at all.
+chain       Runs that read runs: one as the data of the next, several stages in one file, cascades.
 checkpoint  The only truth about a run: what is committed in SQLite, and the Arrow shards that follow from it.
 cli         The command line: a word, then Hydra overrides or a run directory. Heavy packages load late.
 config      From words on the command line to one typed configuration and its job.
@@ -50,6 +51,7 @@ runs        What many runs have in common: a table of them, answers that they sh
 sequences   The engine's side of a run: sequences in, generations out, and the engine between them.
 session     One session of a run: checked, opened, worked, ended.
 signals     Ctrl-C, SIGTERM and SIGHUP: an end after the step in flight while the loop works, at once otherwise.
+stages      Several runs in one command: a chain's stages, checked and computed one after the other.
 text        Text to token ids and back: templates, vocabularies, and what an answer may look like.
 types       The nouns of a run and the seams between its modules.
 words       Words for people: parts of sentences that several messages share.
@@ -96,6 +98,12 @@ def run_linked(overrides: Sequence[str], config_dir: str | None, link: Link | No
     with stop_on_signals() as stop:
         if link:
             link.report(ready=True)
+        from runner.stages.conf import load_chain
+
+        if chain := load_chain(overrides, config_dir):
+            from runner.stages.chain import run_chain
+
+            return run_chain(chain, stop, link)
         from runner.config.load import load_config
         from runner.session.session import run_session
 
@@ -103,7 +111,7 @@ def run_linked(overrides: Sequence[str], config_dir: str | None, link: Link | No
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
-    """A run directory, running, interrupted or finished, for reading; UserError if it is none.
+    """The folder of a run or a chain, running, interrupted or finished, for reading; UserError if it is none.
 
     >>> import rowmill
     >>> run = rowmill.open_run("outputs/doc")
@@ -120,6 +128,6 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     """
     from pathlib import Path
 
-    from runner.results.run import Run
+    from runner.chain.folder import open_folder
 
-    return Run(Path(path))
+    return open_folder(Path(path))

@@ -22,12 +22,22 @@ ROOMS = [
         "runner.night",
         "runner.fleet",
         "runner.results",
+        "runner.chain",
         "runner.runs",
         "runner.report",
         "runner.config",
         "runner.export",
     ),
-    *("runner.export", "runner.loop", "runner.session", "runner", "jobs", "runner.cli", "runner.rowmill"),
+    *(
+        "runner.export",
+        "runner.loop",
+        "runner.session",
+        "runner.stages",
+        "runner",
+        "jobs",
+        "runner.cli",
+        "runner.rowmill",
+    ),
 ]
 MOST_FILES, MOST_LINES = 12, 350
 

@@ -18,20 +18,19 @@ def status_arguments(parser: argparse.ArgumentParser) -> None:
 
 def status(options: argparse.Namespace) -> int:
     """Show how far a run has come; works while it is running."""
+    from runner.chain.folder import open_folder
+    from runner.chain.look import chain_lines
     from runner.results.show import show_status
-    from runner.results.status import evaluations_of, read_status
+    from runner.results.status import evaluations_of
 
-    figures = read_status(options.run_dir)
+    run = open_folder(options.run_dir)
+    figures = run.status
     if options.json:
-        from runner.results.run import Run
-
-        print(json.dumps(figures | evaluations_of(Run(options.run_dir).figures, figures)))
+        print(json.dumps(figures | evaluations_of(run.figures, figures)))
     elif figures["errors"]:
-        from runner.results.run import Run
-
-        show_status(figures, Run(options.run_dir).failures())
+        show_status(figures, run.failures(), chain_lines(figures))
     else:
-        show_status(figures)
+        show_status(figures, more=chain_lines(figures))
     return EXIT_OK
 
 
@@ -62,10 +61,11 @@ def watch(options: argparse.Namespace) -> int:
     """Watch a run live: speed, slots, memory, labels, errors, the latest rows. Ctrl-C stops only the watching."""
     from rich.console import Console
 
+    from runner.chain.look import read_stage
     from runner.results.watch import watch
 
     with contextlib.suppress(KeyboardInterrupt):
-        watch(Path(options.run_dir), Console())
+        watch(Path(options.run_dir), Console(), read_stage)
     return EXIT_OK
 
 
@@ -104,10 +104,11 @@ def evaluate(options: argparse.Namespace) -> int:
     lists as sets (Jaccard index, micro and macro F1), levels of a scale by distance (quadratic kappa, Spearman). Works
     at any time; unfinished rows are left out. Nothing is written.
     """
+    from runner.chain.folder import open_folder
     from runner.results.evaluate import evaluate_run
     from runner.results.show import show_evaluation
 
-    found = evaluate_run(Path(options.run_dir), options.gold, options.column, decision_of(options), options.kind)
+    found = evaluate_run(open_folder(options.run_dir), options.gold, options.column, decision_of(options), options.kind)
     if not found["rows"]:
         raise UserError(f"{options.run_dir}: no finished row has a value in {options.gold or 'its column of gold'}")
     if options.json:
@@ -131,9 +132,10 @@ def diff(options: argparse.Namespace) -> int:
 
     With gold: the accuracy of both, whether the difference may be chance, which rows were put right and which broken.
     """
+    from runner.chain.folder import open_folder
     from runner.results.compare import compare, show_comparison
 
-    figures = compare(Path(options.a), Path(options.b), options.by, options.gold, options.column)
+    figures = compare(open_folder(options.a), open_folder(options.b), options.by, options.gold, options.column)
     if options.json:
         print(json.dumps(figures))
     else:

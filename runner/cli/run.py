@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING, Any
 
 from runner.cli.arguments import add_no_supervise, add_overrides, run_keys
 from runner.types import EXIT_CANNOT_RUN, EXIT_OK, UserError
+
+if TYPE_CHECKING:
+    from runner.stages.conf import ChainConf
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--multirun", action="store_true", help="one run for each value of KEY=A,B,C")
     add_overrides(parser, run_keys())
+    parser.add_argument("--save", metavar="FILE", help="write what was typed to FILE.yaml instead of running it")
     add_no_supervise(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Start a run, or resume one that was interrupted: the same command resumes it."""
+    if options.save:
+        return _save(options)
     from runner.night.link import Link
     from runner.results.show import show_run
 
@@ -35,8 +42,28 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(figures))
     else:
-        show_run(figures)
+        from runner.chain.look import chain_lines
+
+        show_run(figures, chain_lines(figures))
     return exit_code(figures)
+
+
+def _save(options: argparse.Namespace) -> int:
+    from runner.config.file import expanded, save
+    from runner.config.load import load_config
+    from runner.stages.conf import load_chain
+
+    if options.multirun:
+        raise UserError("--save: a file holds one run; -m goes with the file instead: rowmill run -m FILE.yaml KEY=A,B")
+
+    def same(words: list[str]) -> dict[str, Any]:
+        if chain := load_chain(words, options.config_dir):
+            each = {one.stage.name: one.config.plain for one in chain.stages}
+            return {"stages": [vars(one.stage) for one in chain.stages], **each}
+        return load_config(words, options.config_dir).plain
+
+    print(f"saved; to run it:\n{save(expanded(options.overrides), options.save, options.config_dir, same)}")
+    return EXIT_OK
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -68,7 +95,10 @@ def preview(options: argparse.Namespace) -> int:
     from runner.config.load import load_config
     from runner.session.preview import preview
     from runner.signals import stop_on_signals
+    from runner.stages.conf import load_chain
 
+    if chain := load_chain(options.overrides, options.config_dir):
+        return _preview_chain(chain, options)
     config = load_config(options.overrides, options.config_dir)
     with stop_on_signals() as stop:
         figures = preview(config, show=not options.json, trial=options.trial, stop=stop)
@@ -76,6 +106,20 @@ def preview(options: argparse.Namespace) -> int:
         print(json.dumps(figures))
     if why := (figures["memory"] or {}).get("refusal"):
         raise UserError(f"the model {why}", exit_code=EXIT_CANNOT_RUN)
+    return EXIT_OK
+
+
+def _preview_chain(chain: ChainConf, options: argparse.Namespace) -> int:
+    from runner.stages.preview import preview_chain
+
+    if options.trial:
+        raise UserError("--trial: it computes rows of a run, not of a chain")
+    stages = preview_chain(chain, show=not options.json)
+    if options.json:
+        print(json.dumps({"stages": stages}))
+    for one in stages:
+        if why := (one["memory"] or {}).get("refusal"):
+            raise UserError(f"stage {one['name']}: the model {why}", exit_code=EXIT_CANNOT_RUN)
     return EXIT_OK
 
 

@@ -52,9 +52,11 @@ TOPICS = {
     "questions": Topic("several questions a row", ("jobs.label.questions",)),
     "own-job": Topic("a job of your own in Python", ("jobs",)),
     "own-folder": Topic("a folder with your own configurations", ("conf",)),
-    "dataset": Topic(
-        "where rows come from: readers, filters, gold labels", ("runner.data.source", "runner.data.where"), ("dataset",)
-    ),
+    "run-as-data": Topic("a run as the data of the next one", ("runner.chain.reader",)),
+    "chain": Topic("several questions in one file, stage by stage", ("runner.stages.conf",)),
+    "cascade": Topic("a large model only where a small one is not sure", ("runner.chain.cascade",), ("cascade",)),
+    "file": Topic("a command line kept in a file", ("runner.config.file",)),
+    "dataset": Topic("where rows come from", ("runner.data.source", "runner.data.where"), ("dataset",)),
     "own-reader": Topic("a reader of your own in Python", ("runner.data.readers.own",)),
     "prompt": Topic("how a row becomes a prompt: templates, examples", ("runner.text.prompter",), ("prompt",)),
     "model": Topic("which models run: names, files, hub ids, recipes", ("runner.models.resolve",), ("model",)),
@@ -78,7 +80,7 @@ ALIASES = {
     **{"prompts": "prompt", "models": "model", "job": "jobs", "own job": "own-job", "own folder": "own-folder"},
     **{"schedule": "night", "notify": "night", "checkpoint": "output", "columns": "output", "configuration": "config"},
     **{"exit codes": "exit", "codes": "exit", "messages": "errors", "kill": "resume", "sampling": "engine"},
-    **{"folder": "own-folder", "adapter": "adapters", "lora": "adapters"},
+    **{"folder": "own-folder", "adapter": "adapters", "lora": "adapters", "save": "file", "stages": "chain"},
     **{"labels": "multi", "threshold": "multi", "thresholds": "multi", "levels": "scale"},
 }
 _OTHER_GROUPS = {  # of commands other than run

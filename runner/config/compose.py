@@ -139,7 +139,7 @@ class Composer:
                 composed = cast(DictConfig, hydra.compose(self.name, words + searched, return_hydra_config=True))
                 choices = dict(composed.hydra.runtime.choices)
             except yaml.YAMLError as error:
-                raise UserError(_yaml_problem(error)) from error
+                raise UserError(yaml_problem(error)) from error
             except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
                 raise self._explained(error, words) from error
         OmegaConf.set_struct(composed, False)
@@ -179,7 +179,7 @@ class Composer:
         try:
             content = read_yaml(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
-            raise UserError(_yaml_problem(error, file)) from error
+            raise UserError(yaml_problem(error, file)) from error
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} cannot be read: {error}") from error
         if not isinstance(content, dict):
@@ -310,7 +310,8 @@ def _chain(error: BaseException | None) -> str:
     return "\n".join(texts)
 
 
-def _yaml_problem(error: yaml.YAMLError, file: Path | None = None) -> str:
+def yaml_problem(error: yaml.YAMLError, file: Path | None = None) -> str:
+    """Where a file is not YAML, and why."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     at = f"{file or (mark.name if mark else 'a configuration file')}{f' line {mark.line + 1}' if mark else ''}"
     problem = getattr(error, "problem", None) or first_line(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from runner.chain.conf import CascadeConf
 from runner.checkpoint.database import CheckpointConf
 from runner.data.conf import DatasetConf
 from runner.engine.conf import EngineConf
@@ -74,6 +75,8 @@ class RunConf:
         cache: Whether to reuse the answers that other runs with ``cache=true`` got from the same model to the same
             prompt, and keep those of this run for others. ``rowmill cache`` shows how many there are.
         offline: Fetch nothing; use only what is in the caches.
+        stages: Runs in one, each of which asks about the rows that the one before it answered; see ``rowmill help
+            chain``.
         modules: Installed Python modules, apart from rowmill's own, whose classes may be used as jobs and filters.
     """
 
@@ -88,6 +91,8 @@ class RunConf:
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     notify: NotifyConf = field(default_factory=NotifyConf)
     calibrate: CalibrateConf = field(default_factory=CalibrateConf)
+    cascade: CascadeConf = field(default_factory=CascadeConf)
+    stages: list[Any] = field(default_factory=list)
     run_name: str | None = None
     resume: str = key("auto", among=("auto", "errors", "extend", "force"))
     seed: int = key(0, least=0)

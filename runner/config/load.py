@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.compose import Composer
 from runner.config.conf import RunConf
+from runner.config.file import expanded, key_of
 from runner.config.job import make_job, typed_job
 from runner.config.typed import as_object, as_plain, from_plain
 from runner.keys import check_keys
@@ -38,11 +39,17 @@ class Config:
 
 
 def load_config(overrides: Sequence[str], config_dir: str | None = None, name: str = "run") -> Config:
-    """Compose ``conf/run.yaml`` with overrides as typed; UserError naming the key and what would be valid."""
+    """Compose ``conf/run.yaml`` with overrides as typed; UserError naming the key and what would be valid.
+
+    Among the overrides may be files of them, see ``runner.config.file``.
+    """
     if config_dir and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir}: there is no such folder")
     composer = Composer(RunConf, name, config_dir)
-    composed, choices = composer.compose(overrides)
+    words = expanded(overrides)
+    if any(key_of(word).partition(".")[0] == "stages" for word in words):
+        raise UserError("stages", "a chain is what `rowmill run` and `preview` take: without -m, and as all there is")
+    composed, choices = composer.compose(words)
     composed.run_name = composed.run_name or f"{choices['job']}-{choices['dataset']}".replace("/", "-")
     try:
         missing = sorted(OmegaConf.missing_keys(composed))

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from runner.data.cells import values
 from runner.types import UnreadableCell, UserError
+from runner.words import composed
 
 _KINDS = ("kind", "label", "type", "entity_group", "entity", "tag", "labels")  # what the kind of a span is called
 _NO_SPANS = "it is no list of spans such as {start: 0, end: 5, kind: person}"
@@ -156,3 +157,12 @@ def _span(one: Any, text: str | None) -> GoldSpan:
         if isinstance(said, str) and said != text[start:end]:
             raise ValueError(f"{text[start:end]!r} stands from {start} to {end}, not {said!r}")
     return GoldSpan(start, end, kind)
+
+
+def names_of_classes(schema: pa.Schema) -> dict[str, list[str]]:
+    """Names of the ``ClassLabel`` columns, which ``datasets`` keeps in the schema's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {composed(name): f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("names")}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}

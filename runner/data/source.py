@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ import pyarrow as pa
 from runner.data.cells import values
 from runner.data.columns import own_columns, own_value, with_composed_names
 from runner.data.conf import DatasetConf
-from runner.data.gold import gold_name, gold_values
+from runner.data.gold import gold_name, gold_values, names_of_classes
 from runner.data.layout import check_layout, plain
 from runner.data.load import FORMAT_VERSION, check_unchanged, hash_json
 from runner.data.readers import READERS, Loaded
@@ -30,9 +29,9 @@ from runner.data.readers.compressed import is_utf8
 from runner.data.readers.table import TEXTS, check_encoding
 from runner.data.rowhash import hash_keys, hash_rows
 from runner.data.stdin import is_pipe, spooled
-from runner.data.where import parse_where
+from runner.data.where import NoRowsError, parse_where
 from runner.types import Row, UnreadableCell, UnreadableRow, UserError
-from runner.words import composed, count_of, did_you_mean, first_line
+from runner.words import count_of, did_you_mean, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -125,7 +124,7 @@ def _check_kind(conf: DatasetConf) -> None:
     if not is_utf8(conf.encoding) and conf.kind not in (*TEXTS, "documents"):
         raise UserError("dataset.encoding", f"it applies to texts only, not to {conf.kind}", value=conf.encoding)
     if conf.table is not None and not READERS[conf.kind].tables:
-        raise UserError("dataset.table", f"it applies to dataset=sqlite only, not to {conf.kind}", value=conf.table)
+        raise UserError("dataset.table", f"it applies to sqlite and run only, not to {conf.kind}", value=conf.table)
 
 
 class DataSource:
@@ -153,13 +152,13 @@ class DataSource:
         self._total_rows = len(table)
         self._batches = [batch for batch in table.to_batches() if len(batch)]
         self._read_rows = _rows_per_read(table)
-        self._class_names = _class_names(table.schema)
-        self._order = _choose(conf, table, loaded.order, self._class_names)
+        self._names_of = names_of_classes(table.schema)
+        self._order = _choose(conf, table, loaded.order, self._names_of)
         self._length = min(
             self._total_rows if self._order is None else len(self._order), conf.limit or self._total_rows
         )
         if not self._length:
-            raise UserError("dataset.where", f"no row of {conf.display_name} matches {conf.where!r}: empty data set")
+            raise NoRowsError("dataset.where", f"no row of {conf.display_name} matches {conf.where!r}: empty data set")
         self._check_gold(table)
         if self._order is not None:
             self.table(0, 1, self._all.names)  # what Arrow cannot do for a type is told now
@@ -231,7 +230,7 @@ class DataSource:
 
     def gold_name(self, value: Any, labels: Collection[str] = ()) -> str | None:
         """The label that a value of the gold column means; see ``runner.data.gold``."""
-        return gold_name(value, self._classes, labels)
+        return gold_name(value, self.class_names, labels)
 
     def golds(self, start: int, stop: int, labels: Collection[str] = ()) -> list[str | None]:
         """The right answers of rows [start, stop)."""
@@ -239,8 +238,9 @@ class DataSource:
         return [self.gold_name(value, labels) for value in values(gold, self.table(start, stop, [gold])[gold])]
 
     @property
-    def _classes(self) -> list[str]:
-        return self.conf.classes or self._class_names.get(self.conf.gold or "", [])
+    def class_names(self) -> list[str]:
+        """The names of the gold column's values 0, 1, 2, ..., where they are numbers."""
+        return self.conf.classes or self._names_of.get(self.conf.gold or "", [])
 
     def with_gold(self, column: str, classes: list[str]) -> DataSource:
         """The same rows with the right answers in another column; ``classes`` are for a source that has none."""
@@ -342,12 +342,3 @@ def _rows_per_read(table: pa.Table) -> int:
     row_bytes = max(1, table.nbytes // max(1, len(table)))
     by_cells = _CELLS_PER_READ // max(1, table.num_columns)
     return int(max(1, min(1000, by_cells, _BYTES_PER_READ // row_bytes)))
-
-
-def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of the ``ClassLabel`` columns, which ``datasets`` keeps in the schema's metadata."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {composed(name): f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("names")}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return {}

@@ -39,6 +39,10 @@ _KERNELS = {"==": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", "
 _MAX_DEPTH = 100
 
 
+class NoRowsError(UserError):
+    """No row matches the filter."""
+
+
 class Token(NamedTuple):
     """A piece of the filter: ``kind`` is text, name, op, punct, number, word, keyword or end; ``at`` counts from 1."""
 

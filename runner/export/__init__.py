@@ -43,17 +43,17 @@ def export(options: Any) -> Iterator[str]:
 
     Raises UserError for whatever is wrong; an existing file is then left untouched.
     """
+    from runner.chain.folder import open_folder
     from runner.export.hub import HUB, push
     from runner.export.select import Selection
     from runner.export.training import RECORDS, Sides, write_training
     from runner.results.quality.rescore import AS_RUN, Decision
-    from runner.results.run import Run
 
     kind = options.format or _by_name(options.target)
     if options.rejected:
         yield _write_rejected(kind, options)
         return
-    run = Run(Path(options.run_dir), options.data)
+    run = open_folder(options.run_dir, options.data)
     columns = [name.strip() for name in options.columns.split(",")] if options.columns else []
     decision = Decision(not options.no_prior, options.temperature, options.threshold)
     selection = Selection(run, options.join or options.data is not None, options.where, columns, decision)
@@ -85,12 +85,12 @@ def export(options: Any) -> Iterator[str]:
 
 
 def _write_rejected(kind: str, options: Any) -> str:
+    from runner.chain.folder import open_folder
     from runner.export.files import write_lines
-    from runner.results.run import Run
 
     if kind != "jsonl":
         raise UserError("--rejected", f"attempts are written as JSON lines, so {options.target} must end in .jsonl")
-    count = write_lines(options.target, Run(Path(options.run_dir)).rejected(), overwrite=options.overwrite)
+    count = write_lines(options.target, open_folder(options.run_dir).rejected(), overwrite=options.overwrite)
     return f"{count_of(count, 'rejected attempt')} written to {options.target}"
 
 

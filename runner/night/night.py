@@ -30,7 +30,7 @@ class Night:
         machine: Machine | None = None,
     ) -> None:
         machine = machine or ThisMachine()
-        self._schedule, self._whom, self._run_dir = schedule, whom, run_dir
+        self._schedule, self._whom, self.run_dir = schedule, whom, run_dir
         self._awake = Awake(schedule.keep_awake)
         start = machine.monotonic() if began is None else began
         self.gate = Gate(Schedule(schedule), machine, start, stop.is_asked, stop.ask, self._tell)
@@ -80,4 +80,4 @@ class Night:
         self._notify(*said)
 
     def _notify(self, event: str, what: str) -> None:
-        notify(self._whom, event, f"{self._run_dir.name} {event}: {what}", str(self._run_dir.resolve()))
+        notify(self._whom, event, f"{self.run_dir.name} {event}: {what}", str(self.run_dir.resolve()))

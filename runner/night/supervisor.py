@@ -235,8 +235,8 @@ class Supervisor:
         if self.reported:
             from runner.night.notify import NotifyConf, notify
 
-            name, run_dir = Path(self.reported["run_dir"]).name, self.reported["run_dir"]
-            notify(NotifyConf(**self.reported["notify"]), "failed", f"{name} failed: {what}", run_dir)
+            folder = self.reported["folder"]
+            notify(NotifyConf(**self.reported["notify"]), "failed", f"{Path(folder).name} failed: {what}", folder)
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:

@@ -29,14 +29,24 @@ def write_report(run_dir: Path | Run, source: DataSource | None = None, known: M
     ``known``: figures that need not be computed again: ``evaluation`` of labels, ``rouge`` of summaries. Raises
     UserError without a checkpoint.
     """
+    from runner.chain.folder import open_folder
     from runner.disk import disk_errors, write_text
     from runner.report.figures import collect
     from runner.report.page import render
     from runner.results.run import Run
 
-    run = run_dir if isinstance(run_dir, Run) else Run(Path(run_dir))
+    run = run_dir if isinstance(run_dir, Run) else open_folder(run_dir)
     path = run.path / "report.html"
-    page = render(collect(run, source, known or {}))
+    page = render(collect(run, source, known or {}), _cascade(run, known or {}))
     with disk_errors(run.path):
         write_text(path, page)
     return path
+
+
+def _cascade(run: Run, known: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    from runner.chain.cascade import cascade_figures
+    from runner.chain.folder import Chain
+
+    if not isinstance(run, Chain) or not run.is_cascade or not run.is_complete:
+        return None
+    return known.get("cascade") or cascade_figures(run)

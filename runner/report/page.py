@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -24,7 +25,7 @@ _CELL, _LEAST_CELL = 500, 40  # characters shown of a cell
 _PROMPT, _CONFIG = 12_000, 30_000
 
 
-def render(figures: Figures) -> str:
+def render(figures: Figures, cascade: Mapping[str, Any] | None = None) -> str:
     """The page; cells are cut shorter until it is under MOST_BYTES."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {
@@ -41,7 +42,7 @@ def render(figures: Figures) -> str:
     cell = _CELL
     while True:
         page = template.render(
-            **_content(figures, cell),
+            **_content(figures, cell, cascade),
             charts=drawn,
             count_of=count_of,
             own_charts=[name for name in drawn if ":" in name],
@@ -58,7 +59,7 @@ def _resource(name: str) -> str:
     return (files("runner.report") / name).read_text(encoding="utf-8")
 
 
-def _content(figures: Figures, cell: int) -> dict[str, Any]:
+def _content(figures: Figures, cell: int, cascade: Mapping[str, Any] | None) -> dict[str, Any]:
     """The template's variables; every text among them is cut and shows its control characters."""
     status, identity = figures.status, figures.identity
     return {
@@ -79,9 +80,17 @@ def _content(figures: Figures, cell: int) -> dict[str, Any]:
         "table": rows_table(figures, cell),
         "kinds": _kinds(figures),
         "missing": text_of(figures.missing, cell) if figures.missing else None,
-        "extra": [(title, [(text_of(a, 80), text_of(b, 200)) for a, b in facts]) for title, facts in sections(figures)],
-        "restarts": len(figures.sessions) - 1,
+        "extra": [
+            (title, [(text_of(a, 80), text_of(b, 200)) for a, b in facts])
+            for title, facts in sections(figures, cascade)
+        ],
+        "restarts": len(figures.sessions) - _begun(status),
     }
+
+
+def _begun(status: Mapping[str, Any]) -> int:
+    """How many runs it is: of a chain, its stages that have begun."""
+    return sum("finished" in one for one in status.get("stages") or [{"finished": 0}])
 
 
 def verdict_of(figures: Figures) -> str:

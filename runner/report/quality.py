@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from runner.chain.cascade import cascade_lines
 from runner.report.figures import Figures
 from runner.results.perplexity import estimate, exp
 from runner.results.quality.lines import LINES, set_facts
 from runner.results.quality.verdict import verdict
-from runner.words import count_of
+from runner.words import count_of, duration
 
 Facts = list[tuple[str, str]]
 LEAST_TEXTS = 10  # of which diversity says something
@@ -23,9 +24,11 @@ _NAMES = {"accuracy": "accuracy", "kappa": "Cohen's kappa", "macro_f1": "macro F
 _ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 
 
-def sections(figures: Figures) -> list[tuple[str, Facts]]:
+def sections(figures: Figures, cascade: Mapping[str, Any] | None = None) -> list[tuple[str, Facts]]:
     """Titles and their facts; those without facts are left out."""
     found = [
+        ("Stages", chain_facts(figures.status)),
+        ("Cascade", cascade_lines(cascade) if cascade else []),
         ("Label quality", label_facts(figures.evaluation or {})),
         ("Spans", span_facts(figures.evaluation or {})),
         *((f"Answers in {name}", answer_facts(found)) for name, found in figures.evaluations.items()),
@@ -35,6 +38,18 @@ def sections(figures: Figures) -> list[tuple[str, Facts]]:
         ("Rejected attempts", [(kind, f"{n:,}") for kind, n in (figures.status.get("rejected") or {}).items()][:20]),
     ]
     return [(title, facts) for title, facts in found if facts]
+
+
+def chain_facts(status: Mapping[str, Any]) -> Facts:
+    """A line for each stage of a chain."""
+    found = []
+    for one in status.get("stages") or []:
+        rows = f"{one['finished']:,} of {count_of(one['rows'], 'row')}" if "finished" in one else "no rows"
+        work = (
+            f", {count_of(one['errors'], 'error')}, {duration(one['active_s'])} at work" if one.get("finished") else ""
+        )
+        found.append((one["name"], f"{one['state']}: {rows}{work}"))
+    return found
 
 
 def label_facts(evaluation: Mapping[str, Any]) -> Facts:

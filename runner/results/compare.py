@@ -75,7 +75,9 @@ class Comparison(TypedDict, total=False):
     gold: PairedFigures | None
 
 
-def compare(a: Path, b: Path, by: str | None = None, gold: str | None = None, column: str | None = None) -> Comparison:
+def compare(
+    a: Run | Path, b: Run | Path, by: str | None = None, gold: str | None = None, column: str | None = None
+) -> Comparison:
     """The figures of ``rowmill diff``. Rows are matched by position or, with ``by``, by a column of both outputs.
 
     Keys: ``configuration`` (lines ``key: old -> new``), ``versions`` (the same), ``rows`` compared (None: the data sets
@@ -86,7 +88,7 @@ def compare(a: Path, b: Path, by: str | None = None, gold: str | None = None, co
     ``runner.results.evaluate.evaluate_run`` takes them; without a gold column there is none. Raises UserError for
     folders that are not runs, and for columns that a run lacks.
     """
-    runs = Run(a), Run(b)
+    runs = _run(a), _run(b)
     old, new = ({name: v for name, v in run.identity.items() if name not in _BESIDES} for run in runs)
     figures = Comparison(
         configuration=difference(old, new),
@@ -105,6 +107,10 @@ def compare(a: Path, b: Path, by: str | None = None, gold: str | None = None, co
         flips=[flip._asdict() for flip in sorted(columns.flips)],
         gold=_judged(*runs, by, gold, column),
     )
+
+
+def _run(run: Run | Path) -> Run:
+    return run if isinstance(run, Run) else Run(run)
 
 
 def _judged(a: Run, b: Run, by: str | None, gold: str | None, column: str | None) -> PairedFigures | None:

@@ -71,7 +71,7 @@ def evaluate_labels(
 
 
 def evaluate_run(
-    run_dir: Path | str,
+    run: Run | Path | str,
     gold: str | None = None,
     column: str | None = None,
     decision: Decision = AS_RUN,
@@ -82,7 +82,7 @@ def evaluate_run(
     ``gold``: by default the run's own. ``kind``, one of KINDS, follows from the column's type unless it is given.
     UserError for what does not exist.
     """
-    run = Run(Path(run_dir))
+    run = run if isinstance(run, Run) else Run(Path(run))
     asked = [one for one in questions_of(run) if one.gold] if gold is None and column is None else []
     if asked and kind is None and decision == AS_RUN:
         by_name = {one.name: evaluate_question(run, one, Golds.open(run, str(one.gold), one.column)) for one in asked}
@@ -257,13 +257,13 @@ class Evaluation:
     def _parts(self) -> Iterator[tuple[Any, ...]]:
         """Arrays over the rows with gold of each block, in the order in which ``figures`` takes them; -1: no label."""
         job = self.run.columns.job
-        before = "" if self.column == LABEL else f"{self.column}_" if f"{self.column}_confidence" in job else None
-        details = ("confidence", "abstained", "probabilities", "logprobs") if before is not None else ()
-        named = {f"{before}{name}": name for name in details if f"{before}{name}" in job}
+        prefix = "" if self.column == LABEL else f"{self.column}_" if f"{self.column}_confidence" in job else None
+        details = ("confidence", "abstained", "probabilities", "logprobs") if prefix is not None else ()
+        named = {f"{prefix}{name}": name for name in details if f"{prefix}{name}" in job}
         ours = [*top(self.run, self.column), *named.values(), "error"]
         read = [*top(self.run, self.column), *named, "error", *self.also]
         for start, block in self.run.blocks(list(dict.fromkeys(read))):
-            whole = block.rename_columns([named.get(name, name) for name in block.column_names]) if before else block
+            whole = block.rename_columns([named.get(name, name) for name in block.column_names]) if prefix else block
             names = [self.name(value) for value in self.golds(start, whole)]
             table = self._rescoring.table(whole) if self._rescoring else whole
             known = np.array([name is not None for name in names], np.bool_)

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from runner.data.source import DataSource
 
-FIGURES = "figures.json"
+FIGURES, DATASET = "figures.json", "state.json"
 UNREADABLE = (UserError, OSError, ValueError, TypeError, KeyError, ImportError, pa.ArrowException)  # of lost data
 
 
@@ -127,7 +127,7 @@ class Run:
         """The output in the order of the input: all rows of a finished run, those of whole shards before."""
         import datasets
 
-        if not self.status["shards"] or not (self.path / "state.json").is_file():
+        if not self.status["shards"] or not (self.path / DATASET).is_file():
             raise UserError(f"{self.path} has no finished shard yet; `rows()` gives the rows that are finished")
         with open_reader(self.path) as connection:
             shards = list(read_shards(connection))

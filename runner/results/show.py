@@ -21,12 +21,12 @@ _EXAMPLES, _SEARCHED = 3, 1000  # rows of a kind of error, and how many of all a
 NOW_SECONDS = 60.0  # what "now" means of a speed
 
 
-def show_run(figures: dict[str, Any]) -> None:
-    """The end of a run: its accuracy where that is known, then the figures and the output's path."""
+def show_run(figures: dict[str, Any], more: Iterable[tuple[str, str]] = ()) -> None:
+    """The end of a run: its accuracy where that is known, then the figures, ``more`` of them, and the output's path."""
     for find in (_evaluation, _diversity, _rouge):
-        for name, text in _found(find, figures):
-            line(name, escaped(text))
+        _show_lines(_found(find, figures))
     _show_figures(figures)
+    _show_lines(more)
     line("output", figures["path"])
     if figures.get("report"):
         line("report", figures["report"])
@@ -79,11 +79,19 @@ def evaluation_lines(found: Mapping[str, Any]) -> Lines:
     return lines
 
 
-def show_status(figures: Mapping[str, Any], failures: Iterable[Failure] = ()) -> None:
+def _show_lines(lines: Iterable[tuple[str, str]]) -> None:
+    for name, text in lines:
+        line(name, escaped(text))
+
+
+def show_status(
+    figures: Mapping[str, Any], failures: Iterable[Failure] = (), more: Iterable[tuple[str, str]] = ()
+) -> None:
     """A run seen from outside: how far it has come, what failed and, if it is known, how long the rest will take."""
     pid = f" (process {figures['pid']})" if figures.get("pid") else ""
     line("state", f"{figures['state']}{pid}{f', {escaped(doing)}' if (doing := figures.get('doing')) else ''}")
     _show_figures(figures, _examples(failures))
+    _show_lines(more)
     left = figures["rows"] - figures["finished"]
     if left:
         line("left", f"{count_of(left, 'row')}{_pace(left, figures)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ _CURVE = 60  # columns
 _SHOWN = 8  # labels, kinds of errors
 
 
-def watch(run_dir: Path, console: Console) -> None:
-    """Show the run until it ends or the user interrupts; once if it is not running or the console is not a terminal."""
-    seen = read_watch(run_dir)
+def watch(run_dir: Path, console: Console, read: Callable[[Path], dict[str, Any]] | None = None) -> None:
+    """Show the run until it ends or the user interrupts; once if it is not running or the console is not a terminal.
+
+    ``read``: what gives the figures, by default ``read_watch``.
+    """
+    read = read or read_watch
+    seen = read(run_dir)
     if seen["state"] != "running" or not console.is_terminal:
         console.print(screen(run_dir, seen))
         return
@@ -35,7 +40,7 @@ def watch(run_dir: Path, console: Console) -> None:
         while seen["state"] == "running":
             live.update(screen(run_dir, seen), refresh=True)
             time.sleep(EVERY_SECONDS)
-            seen = read_watch(run_dir)
+            seen = read(run_dir)
     console.print(screen(run_dir, seen))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from runner.chain.folder import open_folder, parts_of
+from runner.chain.plan import is_chain
 from runner.checkpoint.database import DATABASE, IDENTITY
 from runner.console import say
 from runner.results.run import Run
@@ -59,7 +61,7 @@ def _place(value: Any, *, largest_first: bool) -> tuple[bool, Any]:
 
 def run_dirs(folder: Path) -> Iterator[Path]:
     """The run directories in a folder, itself among them, without looking for others inside of one."""
-    if (folder / DATABASE).is_file() or (folder / IDENTITY).is_file():
+    if (folder / DATABASE).is_file() or (folder / IDENTITY).is_file() or is_chain(folder):
         yield folder
         return
     for path in folder.iterdir():
@@ -73,7 +75,7 @@ def summary(run_dir: Path, folder: Path) -> Summary:
     total = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
     found: dict[str, Any] = {**dict.fromkeys(Summary.__annotations__), "name": name, "bytes": total}
     try:
-        found |= _figures(Run(run_dir))
+        found |= _figures(open_folder(run_dir))
     except UserError as error:
         found["problem"] = first_line(error)
     return cast(Summary, found)
@@ -84,12 +86,23 @@ def _figures(run: Run) -> dict[str, Any]:
     shared = ("state", "rows", "finished", "errors", "rows_per_s")
     since = time.time() - status["started"] if status["started"] else None
     of_status = {name: status.get(name) for name in shared}
-    return of_status | {"job": _job(run), "model": _model(run), "age_s": since, "accuracy": _accuracy(run, status)}
+    names = {
+        name: " > ".join(_different(map(find, parts_of(run)))) for name, find in (("job", _job), ("model", _model))
+    }
+    return (
+        of_status
+        | {name: text or None for name, text in names.items()}
+        | {"age_s": since, "accuracy": _accuracy(run, status)}
+    )
 
 
 def _accuracy(run: Run, status: Status) -> float | None:
     """As computed when the run ended; None if rows have changed since."""
     return accuracy_of(evaluations_of(run.figures, status))
+
+
+def _different(names: Iterable[str | None]) -> list[str]:
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def _job(run: Run) -> str | None:

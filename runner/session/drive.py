@@ -19,24 +19,28 @@ from runner.signals import Stop
 log = logging.getLogger("rowmill")
 
 
-def drive(run: Runnable, stop: Stop, link: Link | None = None, *, is_last: bool = True) -> dict[str, Any]:
+def drive(
+    run: Runnable, stop: Stop, link: Link | None = None, *, is_last: bool = True, night: Night | None = None
+) -> dict[str, Any]:
     """Begin the run or go on with it, to its end; its figures and ``path``.
 
     When ``stop`` is asked for, the step in flight is finished and committed. ``link``: the supervisor, if this is its
-    worker, which goes on to other runs unless this ``is_last``.
+    worker, which goes on to other runs unless this ``is_last``. ``night``: that of the chain which the run is a stage
+    of, and which tells the user how all of it ends.
 
     Raises UserError, and KeyboardInterrupt saying how to go on if the session was interrupted.
     """
-    conf = run.conf
-    night = Night(conf.schedule, conf.notify, run.run_dir, stop, link.began if link else None)
+    conf, is_stage = run.conf, night is not None
+    night = night or Night(conf.schedule, conf.notify, run.run_dir, stop, link.began if link else None)
     try:
         with run.open_store(_death(run, link)) as store, run_log(run.run_dir):
-            _tell(run, store, link)
+            _tell(run, store, link, night)
             if run.is_complete(store):
                 finished = store.totals().finished
                 log.info("%s finished before", f"all {finished:,} rows were" if finished != 1 else "its row was")
             else:
-                with night.notifying(lambda: run.outcome(store), supervised=link is not None), _noting_signals(stop):
+                notices = night.notifying(lambda: run.outcome(store), supervised=link is not None)
+                with contextlib.nullcontext() if is_stage else notices, _noting_signals(stop):
                     run.work(store, stop, night)
             store.end_at(store.totals().finished)
             store.close("finished")
@@ -61,7 +65,7 @@ def _death(run: Runnable, link: Link | None) -> Death | None:
     return death if death and death.run_dir == str(run.run_dir.resolve()) else None
 
 
-def _tell(run: Runnable, store: Store, link: Link | None) -> None:
+def _tell(run: Runnable, store: Store, link: Link | None, night: Night) -> None:
     """Say what deaths of earlier sessions lead to, and to the supervisor where to look."""
     if store.died:
         log.warning("%s", store.died)
@@ -71,6 +75,7 @@ def _tell(run: Runnable, store: Store, link: Link | None) -> None:
     if link:
         link.report(
             run_dir=str(run.run_dir.resolve()),
+            folder=str(night.run_dir.resolve()),
             session=store.flight.session,
             stall_s=60 * run.conf.engine.stall_minutes,
             max_restarts=run.conf.engine.max_restarts,

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from runner.chain.plan import is_chain
 from runner.checkpoint.lease import fresh_dir
 from runner.config.conf import RunConf
 from runner.config.hooks import Hooks, MakesAttempts, calling
@@ -81,16 +82,23 @@ class Prepared:
         return len(self.source) if self.attempts is None else self.attempts.target
 
 
-def prepare(config: Config) -> Prepared:
-    """Check everything that can be checked before weights load. Raises UserError."""
+def prepare(config: Config, standing_in: DataSource | None = None) -> Prepared:
+    """Check everything that can be checked before weights load. Raises UserError.
+
+    ``standing_in``: rows like those that the run will have, where it cannot have them yet.
+    """
     conf = config.conf
     run_dir = Path(conf.output.dir) / config.run_name
     if conf.resume == "force":
         with disk_errors(run_dir):
             run_dir = fresh_dir(run_dir)
         log.info("resume=force: starting over in %s", run_dir)
+    if is_chain(run_dir):
+        raise UserError(f"{run_dir} belongs to a chain: choose another run_name")
     before = None if conf.resume == "extend" and conf.dataset.path != STDIN else run_dir  # a named pipe is read again
-    source = open_source(conf.dataset, conf.offline, before, job_folders(config.config_dir), conf.modules)
+    source = standing_in or open_source(
+        conf.dataset, conf.offline, before, job_folders(config.config_dir), conf.modules
+    )
     date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)
     variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
@@ -114,7 +122,8 @@ def prepare(config: Config) -> Prepared:
     job = retrying(config, structure, prompter)
     wanted = conf.output.keep if attempts is None else _refuse_keep(conf.output.keep)
     keep = choose(wanted, source, job.schema(), _kept_before(run_dir))
-    log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
+    if standing_in is None:
+        log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
     opened = (source, prompter, folder, model_config, device)
     return Prepared(config, job, hooks, run_dir, *opened, date, keep, structure, attempts)
 

@@ -24,16 +24,18 @@ from runner.types import UserError
 BINS = 10  # of the histogram of prompt lengths
 
 
-def preview(config: Config, show: bool, trial: int = 0, stop: Stop | None = None) -> Preview:
+def preview(
+    config: Config, show: bool, trial: int = 0, stop: Stop | None = None, ready: Prepared | None = None
+) -> Preview:
     """The figures of a run that is yet to come; with ``show`` they are also printed, after the first prompts.
 
     Loads no weights, takes no lease, writes nothing into the run directory, unless so many rows are to be computed in a
     ``trial``, which the run then keeps; ``stop`` may end it. Raises UserError like the run itself, and when not one of
-    the rows sampled yields a prompt.
+    the rows sampled yields a prompt. ``ready``: the run, if it is prepared already.
     """
     if config.conf.resume == "force":  # or not, the time is that of the run with this name
         config = replace(config, conf=replace(config.conf, resume="auto"))
-    ready = prepare(config)
+    ready = ready or prepare(config)
     looked = look(ready)
     if not looked.sequences:
         reason = looked.errors[0] if looked.errors else "the job asks nothing about them"

@@ -89,6 +89,7 @@ READERS = {
     "documents": Reader("runner.data.readers.documents:read"),
     "aclsum": Reader("runner.data.readers.aclsum:read"),
     "hub": Reader("runner.data.readers.arrow:read_hub"),
+    "run": Reader("runner.chain.reader:read", tables=True),
     "none": Reader("runner.data.readers:read_numbers", needs_path=False),
 }
 SUFFIXES = {suffix: kind for kind, reader in READERS.items() for suffix in reader.suffixes}

@@ -1,0 +1,45 @@
+"""A chain as people see it: the stage at work, and a line for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.chain.cascade import cascade_lines
+from runner.chain.folder import Chain
+from runner.chain.plan import is_chain
+from runner.results.watch import read_watch
+from runner.words import aligned, duration, speed
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """What ``rowmill watch`` shows: of a chain the stage at work, with the state of the whole."""
+    if not is_chain(folder):
+        return read_watch(folder)
+    chain = Chain(folder)
+    status = chain.status
+    return {**read_watch(chain.current.path), **{name: status[name] for name in ("state", "doing", "pid")}}
+
+
+def chain_lines(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A line for each stage, and what there is to say of a cascade; none for a run."""
+    stages = figures.get("stages")
+    if not isinstance(stages, list):
+        return []
+    found = figures.get("cascade")
+    table = aligned([_cells(one) for one in stages], left=(0, 1))
+    cascade = [f"{name}: {text}" for name, text in cascade_lines(found)] if isinstance(found, dict) else []
+    return [*_under("stages", table), *_under("cascade", cascade)]
+
+
+def _under(name: str, texts: list[str]) -> list[tuple[str, str]]:
+    return list(zip([name, *[""] * len(texts)], texts, strict=False))
+
+
+def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
+    if "finished" not in one:
+        return (one["name"], one["state"], "no rows" if one["rows"] == 0 else "", "", "", "")
+    rows = f"{one['finished']:,} of {one['rows']:,}"
+    errors = f"{one['errors']:,} errors" if one["errors"] != 1 else "1 error"
+    return (one["name"], one["state"], rows, errors, speed(one["rows_per_s"]), duration(one["active_s"]))

@@ -1,0 +1,180 @@
+r"""The command line as a file: ``rowmill run FILE.yaml`` reads one, ``--save`` writes it.
+
+    rowmill run job=label 'job.labels=[ham,spam]' dataset=csv dataset.path=mail.csv \
+        'prompt.user=Ham or spam? {{ text }}' run_name=saved --save my_conf/saved
+    rowmill run my_conf/saved.yaml
+
+``--save`` computes nothing. The file holds the keys as they were typed, a line each; the run is the same one. What is
+typed behind a file, such as ``dataset.limit=2``, counts instead of what it says; another choice for a group, such as
+``model=NAME``, takes the place of all its keys of that group. Keys may also stand under their group, as in
+``my_conf/grouped.yaml``:
+
+    job: label
+    job.labels: [ham, spam]
+    dataset: {kind: csv, path: mail.csv}
+    prompt:
+      user: "Ham or spam? {{ text }}"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner.bare import Bare, Loader, read_yaml
+from runner.checkpoint.identity import difference
+from runner.config.compose import yaml_problem
+from runner.config.conf import RunConf
+from runner.config.flow import read_value
+from runner.config.groups import GROUPS
+from runner.config.typed import OPEN, field_type, is_text
+from runner.disk import disk_errors, write_text
+from runner.types import UserError
+from runner.words import first_line
+
+SUFFIXES = (".yaml", ".yml")
+_SIGNS = re.compile(r"([,:\[\]{}\\\s])")
+
+
+def key_of(word: str) -> str:
+    """The key of an override as typed, without ``+``."""
+    return word.partition("=")[0].lstrip("+")
+
+
+def expanded(overrides: Sequence[str]) -> list[str]:
+    """The overrides with files among them replaced by what these say and no later word does."""
+    words: list[str] = []
+    typed: list[str] = []
+    for word in overrides:
+        path = _file(word)
+        if path is None:
+            typed.append(word)
+        else:
+            words = over(words, read_words(path))
+    return over(words, typed)
+
+
+def over(words: Iterable[str], later: Sequence[str]) -> list[str]:
+    """``later`` words behind those whose key they leave alone: a group's new file takes all of the group's keys."""
+    keys = {key_of(word) for word in later}
+    groups = tuple(f"{key}." for key in keys if key in GROUPS)
+    return [word for word in words if key_of(word) not in keys and not key_of(word).startswith(groups)] + list(later)
+
+
+def _file(word: str) -> Path | None:
+    if "=" in word or word.startswith("~"):
+        return None
+    found = [path for path in (Path(word), *(Path(word + suffix) for suffix in SUFFIXES)) if path.suffix in SUFFIXES]
+    there = next((path for path in found if path.is_file()), None)
+    if there is None and word.endswith(SUFFIXES):
+        raise UserError(f"no such file: {word}")
+    return there
+
+
+def read_words(path: Path) -> list[str]:
+    """The overrides that a file holds. UserError if it is not a mapping in YAML."""
+    try:
+        found = read_yaml(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(yaml_problem(error, path)) from error
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+    if not isinstance(found, dict | None):
+        raise UserError(f"{path} has no `key: value` lines, such as `job: label`")
+    words = words_of(found or {})
+    if any(key_of(word) == "resume" for word in words):
+        raise UserError(f"{path}: resume is no part of a configuration: give it on the command line")
+    return words
+
+
+def words_of(values: Mapping[str, Any]) -> list[str]:
+    """A mapping of keys as overrides; UserError for a key that stands in it twice."""
+    words = [f"{name}={value if name in GROUPS else typed(value)}" for name, value in _flat(values)]
+    keys = [key_of(word) for word in words]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise UserError(f"{twice} is set twice; keep one of them")
+    return words
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and (key == OPEN or dataclasses.is_dataclass(field_type(RunConf, key))):
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def typed(value: Any, inside: bool = False) -> str:
+    """A value as it would be typed on the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, Bare):
+        return _SIGNS.sub(r"\\\1", value) if inside else str(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{typed(str(name), True)}: {typed(one, True)}' for name, one in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(typed(one, True) for one in value)}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes bare words without quotes where they are read as such, and long texts as blocks."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _bare(dumper: _Dumper, word: Bare) -> yaml.Node:
+    kind = Loader("").resolve(yaml.ScalarNode, str(word), (True, False))  # type: ignore[no-untyped-call]
+    return dumper.represent_scalar(kind, str(word))
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.yaml_implicit_resolvers = Loader.yaml_implicit_resolvers
+_Dumper.add_representer(Bare, _bare)
+_Dumper.add_representer(str, _text)
+
+
+def as_file(words: Sequence[str]) -> str:
+    """Overrides, checked before, as the text of a file that means the same."""
+    values = {key_of(word): _value(key_of(word), word.partition("=")[2]) for word in words}
+    return yaml.dump(values, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=110) if values else "{}\n"
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        value = read_value(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, str) or not is_text(field_type(RunConf, key)) else text
+
+
+def save(words: Sequence[str], target: str, config_dir: str | None, same: Any) -> str:
+    """Write what was typed to ``target``, and return the command that runs it.
+
+    ``same(words)``: the configuration that words give, to compare. UserError for a file that exists, and for what a
+    file cannot say.
+    """
+    path = Path(target if target.endswith(SUFFIXES) else f"{target}{SUFFIXES[0]}")
+    if path.exists():
+        raise UserError(f"{path} exists already: choose another name; nothing was written")
+    meant, text = same(list(words)), as_file(words)
+    found = same(words_of(read_yaml(text)))
+    if lines := difference(meant, found):
+        raise UserError(f"{lines[0]}: a file cannot say that; put the value in quotes of its own")
+    command = ["rowmill", "run", *(["--config-dir", config_dir] if config_dir else []), str(path)]
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, f"# {shlex.join(command)}\n{text}")
+    return shlex.join(command)
