@@ -17,7 +17,7 @@ When rows were added to the data, the same command with ``resume=extend`` comput
 none, or no run yet:
 
     rowmill run job=generate dataset=csv dataset.path=mail.csv 'prompt.user=Answer this mail. Mail: {{ text }}' \
-        run_name=inbox resume=extend
+        run_name=answered resume=extend
 
 What was there before is verified: every shard that is sealed has hashes of its input rows. Rows that changed, moved or
 are gone are named, and nothing is computed. With ``dataset.key=id``, a column that identifies rows, they may: rows come
