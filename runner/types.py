@@ -247,6 +247,20 @@ class Completion:
 
 _NOTHING_SAID: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Completion)}
 
+
+@dataclass(frozen=True)
+class Example:
+    """A row with its right answer, as the model would write it, for a few-shot example; see a job's ``example``.
+
+    An answer that depends on the request is a function of its variables. ``variables`` are the job's own for this row.
+    ``group``: what ``select=balanced`` takes as many of; the answer if it is not given.
+    """
+
+    answer: str | Callable[[Mapping[str, Any]], str]
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
+
+
 # A job's generator for one row: yields one request or a list of independent ones, receives the completion or the list
 # of completions in the same order, returns the row's output columns. When one of them failed, RowError is raised at the
 # ``yield`` instead.

@@ -32,12 +32,12 @@ from jobs.label.multi import Several
 from jobs.label.prior import calibrated, score
 from jobs.label.questions import Asked, Questions
 from jobs.label.scale import Level
-from jobs.label.sources import check_gold, check_prompt, check_tokens
+from jobs.label.sources import check_gold, check_prompt, check_tokens, example_of
 from runner.keys import check_keys, key
 from runner.text.labels import Choice
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, SCHEMA, Question
 from runner.text.questions.read import read_questions
-from runner.types import Columns, Request, Row, Setting, Steps, UserError
+from runner.types import Columns, Example, Request, Row, Setting, Steps, UserError
 
 if TYPE_CHECKING:
     from runner.config.conf import RunConf
@@ -221,6 +221,10 @@ class Label:
         for one in self._questions.all:
             if isinstance(one, Filled):
                 one.max_tokens = setting.max_tokens
+
+    def example(self, row: Row, gold: Any) -> Example:
+        """A row with its right label, labels or level, as the model reads it."""
+        return example_of(self._questions.all[0].question, gold, self.answers)
 
     def prelude(self, survey: Survey) -> Steps:
         """Score rows for the priors and, given a share of rows with gold, for a temperature or thresholds."""

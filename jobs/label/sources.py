@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from runner.data.cells import values
 from runner.data.gold import gold_members, gold_values
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, Question
-from runner.types import Request, RowError, UnreadableCell, UserError
+from runner.types import Example, Request, RowError, UnreadableCell, UserError
 from runner.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -98,6 +98,24 @@ def _check_levels(source: DataSource, question: Question, gold: str, key: str) -
         if not empty and question.value(value) is None:
             levels = f"{question.names[0]} to {question.names[-1]}"
             raise UserError(key, f"the value {value!r} is not on {question.key}.scale, {levels}", value=gold)
+
+
+def example_of(question: Question, gold: Any, answers: Sequence[str]) -> Example:
+    """A row with this gold as a few-shot example; RowError for what is no answer to the question."""
+    if question.name:
+        raise UserError("prompt.examples_from", "an example has one answer; job.questions asks for several")
+    surfaces = {choice.name: choice.surface for choice in question.choices}
+    if question.kind == MULTI:
+        found = gold_members(gold, question.names) or frozenset()
+        if wrong := found - {*question.names}:
+            raise RowError("not among job.labels", min(wrong))
+        yes, no = answers
+        return Example(lambda asked: yes if asked["label"]["name"] in found else no, group=", ".join(sorted(found)))
+    if question.kind == SCALE and question.value(gold) in question.values:
+        gold = question.names[question.values.index(question.value(gold) or 0.0)]
+    if str(gold) not in surfaces:
+        raise RowError(f"not among {'the levels of job.scale' if question.kind == SCALE else 'job.labels'}", str(gold))
+    return Example(surfaces[str(gold)])
 
 
 def check_prompt(source: DataSource, prompter: Prompter, asked: Sequence[Asked]) -> None:

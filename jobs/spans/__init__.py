@@ -18,7 +18,7 @@ from runner.data.gold import gold_spans
 from runner.keys import check_keys, key
 from runner.text.labels import read_labels
 from runner.text.vocabulary import clean
-from runner.types import Columns, Completion, Request, Row, RowError, Setting, Steps, UserError
+from runner.types import Columns, Completion, Example, Request, Row, RowError, Setting, Steps, UserError
 
 if TYPE_CHECKING:
     from runner.data.source import DataSource
@@ -56,7 +56,7 @@ class Spans:
     ``type`` will do for ``kind``), also as JSON. The run then ends with precision, recall and F1 of exact and of
     partial matches, by kind as well, with 95% bootstrap intervals. ``rowmill evaluate`` computes the same later,
     ``rowmill export --format label-studio`` and ``argilla`` write spans for people to check. Small models need
-    examples: ``rowmill help prompt``.
+    examples: ``rowmill help examples``.
     """
 
     kinds: Any = None
@@ -79,16 +79,16 @@ class Spans:
         return {"kinds": [vars(choice) for choice in self.choices], "passage": ""}
 
     def open(self, setting: Setting) -> None:
-        """Learn how long answers may be; UserError if there is no such column."""
-        if self.column not in setting.source.column_names:
-            names = ", ".join(setting.source.column_names)
-            raise UserError("job.column", f"there is no such column; the data set has {names}", value=self.column)
+        """Learn how long answers may be."""
         self._max_tokens = setting.max_tokens
 
     def check_source(self, source: DataSource, prompter: Prompter) -> None:
-        """Learn how raw answers end; refuse a gold column that does not hold spans of these kinds."""
+        """Learn how raw answers end; refuse a missing column, and a gold one without spans of these kinds."""
+        if self.column not in source.column_names:
+            names = ", ".join(source.column_names)
+            raise UserError("job.column", f"there is no such column; the data set has {names}", value=self.column)
         self._end = "" if prompter.conf.chat else prompter.conf.separator
-        if source.conf.gold and self.column in source.column_names:
+        if source.conf.gold:
             _check_gold(source, source.conf.gold, self.column, list(self._names.values()))
 
     def schema(self) -> pa.Schema:
@@ -111,13 +111,16 @@ class Spans:
         spans, _ = located(pieces, mentions)
         return {"spans": [self._column(text, span) for span in spans]}
 
-    def example(self, row: Row, gold: Any) -> dict[str, Any]:
-        """A row with its right answer as a few-shot example."""
+    def example(self, row: Row, gold: Any) -> Example:
+        """A row with its right spans, as the model would write them."""
         text = _text(row, self.column)
         spans = gold_spans(gold, text) or []
         surfaces = {name: surface for surface, name in self._names.items()}
-        lines = (f"{surfaces[one.kind]}: {' '.join(text[one.start : one.end].split())}" for one in sorted(spans))
-        return {**row, "passage": row[self.column], "answer": "\n".join(lines) or NOTHING}
+        if unknown := [one.kind for one in spans if one.kind not in surfaces]:
+            raise RowError("unknown kind", unknown[0])
+        lines = [f"{surfaces[one.kind]}: {' '.join(text[one.start : one.end].split())}" for one in spans]
+        kinds = ", ".join(sorted({one.kind for one in spans}))
+        return Example("\n".join(lines) or NOTHING, {"passage": row[self.column]}, kinds)
 
     def figures(self, run: Run, source: DataSource) -> dict[str, Any]:
         """How right the spans are, where there is gold."""

@@ -16,7 +16,19 @@ import pyarrow as pa
 from jobs.summarize.split import Piece, split
 from runner.keys import check_keys, key
 from runner.text.scripts import count_words, first_words, sentences, words
-from runner.types import TOO_LONG, Columns, Completion, Request, Row, RowError, Sampling, Setting, Steps, UserError
+from runner.types import (
+    TOO_LONG,
+    Columns,
+    Completion,
+    Example,
+    Request,
+    Row,
+    RowError,
+    Sampling,
+    Setting,
+    Steps,
+    UserError,
+)
 
 if TYPE_CHECKING:
     from runner.data.source import DataSource
@@ -118,6 +130,11 @@ class Summarize:
     def variables(self) -> dict[str, Any]:
         """What the prompt template sees beside the row's columns."""
         return {"step": "whole", "passage": "", "summary": "", "words": self.target_words, "part": 1, "parts": 1}
+
+    def example(self, row: Row, gold: Any) -> Example | None:
+        """A document with its reference."""
+        text = row.get(self.column)
+        return Example(str(gold), {**self.variables(), "passage": text}) if isinstance(text, str) else None
 
     def figures(self, run: Run, source: DataSource) -> dict[str, Any]:
         """How near the summaries are to the gold ones, where there are any."""

@@ -59,6 +59,7 @@ TOPICS = {
     "dataset": Topic("where rows come from", ("runner.data.source", "runner.data.where"), ("dataset",)),
     "own-reader": Topic("a reader of your own in Python", ("runner.data.readers.own",)),
     "prompt": Topic("how a row becomes a prompt: templates, examples", ("runner.text.prompter",), ("prompt",)),
+    "examples": Topic("few-shot examples: the same for all rows, or for each", ("runner.text.examples",)),
     "model": Topic("which models run: names, files, hub ids, recipes", ("runner.models.resolve",), ("model",)),
     "adapters": Topic("a model and what you trained on top of it", ("runner.models.adapters",)),
     "engine": Topic("device, batches, memory, sampling", (), ("engine",)),
@@ -181,6 +182,8 @@ def blocks(name: str) -> Iterator[Block]:
         )
     elif name in ("exit", "errors"):
         yield Block("entries", entries=EXIT_CODES if name == "exit" else ERRORS)
+    elif name == "examples":
+        yield Block("keys", keys=[key for key in known_keys().values() if key.name.startswith("prompt.examples")])
     elif name == "model":
         yield Block("entries", entries=list(_choices("model")))
     elif name == "config":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from runner.console import own_traceback
-from runner.types import Attempts, Columns, Job, Setting, Steps, UserError
+from runner.types import Attempts, Columns, Example, Job, Row, Setting, Steps, UserError
 
 if TYPE_CHECKING:
     from runner.config.conf import RunConf
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     *("open", "variables", "choice_names", "attempts", "check_run", "check_source", "take_structure"),
-    *("prelude", "begin", "made_from", "figures", "fingerprint"),
+    *("example", "prelude", "begin", "made_from", "figures", "fingerprint"),
 )
 ALIKE = 0.85  # of difflib, from which a name is taken for a hook's
 
@@ -83,6 +83,13 @@ class Fingerprints(Protocol):
 
 
 @runtime_checkable
+class MakesExamples(Protocol):
+    """A job that knows how the model would write a row's right answer, which is a label's name or the cell."""
+
+    def example(self, row: Row, gold: Any) -> Example | None: ...
+
+
+@runtime_checkable
 class Surveys(Protocol):
     """A job that asks something before the first row, once for a run; see ``runner.loop.prelude``."""
 
@@ -117,6 +124,7 @@ class Hooks:
     checks_run: ChecksRun | None
     checks_source: ChecksSource | None
     structured: TakesStructure | None
+    examples: MakesExamples | None
     surveys: Surveys | None
     made_from: MadeFrom | None
     figures: HasFigures | None
@@ -133,6 +141,7 @@ class Hooks:
             job if isinstance(job, ChecksRun) else None,
             job if isinstance(job, ChecksSource) else None,
             job if isinstance(job, TakesStructure) else None,
+            job if isinstance(job, MakesExamples) else None,
             job if isinstance(job, Surveys) else None,
             job if isinstance(job, MadeFrom) else None,
             job if isinstance(job, HasFigures) else None,

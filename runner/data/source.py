@@ -154,9 +154,8 @@ class DataSource:
         self._read_rows = _rows_per_read(table)
         self._names_of = names_of_classes(table.schema)
         self._order = _choose(conf, table, loaded.order, self._names_of)
-        self._length = min(
-            self._total_rows if self._order is None else len(self._order), conf.limit or self._total_rows
-        )
+        self._chosen = self._total_rows if self._order is None else len(self._order)
+        self._length = min(self._chosen, conf.limit or self._chosen)
         if not self._length:
             raise NoRowsError("dataset.where", f"no row of {conf.display_name} matches {conf.where!r}: empty data set")
         self._check_gold(table)
@@ -246,6 +245,13 @@ class DataSource:
         """The same rows with the right answers in another column; ``classes`` are for a source that has none."""
         source = copy.copy(self)
         source.conf = self.conf.changed(gold=column, classes=self.conf.classes or classes)
+        return source
+
+    def first(self, rows: int) -> DataSource:
+        """The first ``rows`` of the rows that there are without ``dataset.limit``."""
+        source = copy.copy(self)
+        source._length = min(self._chosen, rows)
+        source.fingerprint = source.fingerprint_of(len(source))
         return source
 
     @property

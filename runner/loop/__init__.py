@@ -1,6 +1,7 @@
 """A row's way through a run: requests, the plan, the batch, the answers. No MLX in here.
 
 Modules:
+examples  Few-shot examples from a data set: which of its rows can be one.
 feed      Where the loop's rows come from and where they go: a data set, or attempts until enough are accepted.
 loop      The loop: rows become tasks, tasks ask, the engine answers, the store keeps.
 plan      The order in which waiting sequences are computed, and the prefixes they share. Pure: no MLX.

@@ -36,6 +36,20 @@ class Prompt(TypedDict):
     expected: str
 
 
+class ExamplesCost(TypedDict):
+    """Examples chosen for each row, ``k`` ``among`` so many: the mean length of a prompt, and of what is computed of it
+    because no cache serves it; the same without these examples.
+    """
+
+    select: str
+    k: int
+    among: int
+    tokens: float
+    computed: float
+    tokens_without: float
+    computed_without: float
+
+
 class Preview(TypedDict):
     """The figures of ``rowmill preview --json``, of the first requests of ``rows_looked_at`` rows.
 
@@ -54,6 +68,7 @@ class Preview(TypedDict):
     prompt_tokens: PromptTokens
     lengths: list[tuple[int, int, int]]
     shared_share: float
+    examples: ExamplesCost | None
     choices: dict[str, int] | None
     max_tokens: int
     context: int | None
@@ -84,6 +99,8 @@ def show_preview(figures: Preview) -> None:
     line("prompt", f"{spread} {unit}")
     _histogram(figures["lengths"])
     line("cache", f"{figures['shared_share']:.1%} of the prompt tokens are shared prefixes, computed once")
+    if examples := figures["examples"]:
+        _show_examples(examples)
     line("answer", _answer(figures))
     if figures["too_long"]:
         line(
@@ -98,6 +115,14 @@ def show_preview(figures: Preview) -> None:
         line("", "it holds a different run, so `rowmill run` will refuse: choose another run_name or resume=force")
         for differing in figures["differs"]:
             line("", f"  {escaped(differing)}")
+
+
+def _show_examples(found: ExamplesCost) -> None:
+    line("examples", f"{found['k']} a prompt, {found['select']} among {count_of(found['among'], 'row')}")
+    line("", f"prompts of {found['tokens']:,.0f} tokens instead of {found['tokens_without']:,.0f} without them")
+    computed, without = found["computed"], found["computed_without"]
+    more = f", {computed / without:.1f} times as many" if without else ""
+    line("", f"of which {computed:,.0f} are computed for each row instead of {without:,.0f}{more}")
 
 
 def _answer(figures: Preview) -> str:

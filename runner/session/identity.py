@@ -90,9 +90,13 @@ def _answers(ready: Prepared) -> dict[str, Any]:
 
 
 def _prompt(ready: Prepared) -> dict[str, Any]:
-    """The prompt's keys; the structure that it brings along counts elsewhere."""
+    """The prompt's keys; the structure that it brings along counts elsewhere, where examples lie does not."""
     prompt = ready.config.plain["prompt"]
-    return {key: value for key, value in prompt.items() if key != "output" and (value or key not in _LATER)}
+    found = {k: v for k, v in prompt.items() if k not in ("output", "examples_from") and (v or k not in _LATER)}
+    if (examples := ready.prompter.examples) is None:
+        return found
+    chosen = {k: v for k, v in prompt["examples_from"].items() if v is not None and k != "path"}
+    return found | {"examples_from": {**chosen, "fingerprint": examples.fingerprint}}
 
 
 def provenance(ready: Prepared) -> dict[str, Any]:

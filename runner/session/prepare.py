@@ -22,9 +22,11 @@ from runner.data.source import DataSource, open_source
 from runner.disk import disk_errors
 from runner.engine.conf import EngineConf
 from runner.engine.masks import trial
+from runner.loop.examples import open_examples
 from runner.loop.prelude import open_job
 from runner.loop.retrying import Retrying
 from runner.results.run import Run
+from runner.text.examples import ExamplesConf
 from runner.text.prompter import Prompter
 from runner.text.structure import Structure, read_structure
 from runner.text.vocabulary import ByteTokenizer
@@ -111,6 +113,8 @@ def prepare(config: Config, standing_in: DataSource | None = None) -> Prepared:
     if hooks.checks_source:
         with calling("check_source"):
             hooks.checks_source.check_source(source, prompter)
+    if conf.prompt.examples_from != ExamplesConf():
+        prompter.take_examples(open_examples(conf, hooks, prompter, source))
     open_job(hooks.opens, prompter, source, model_config, conf.engine.max_tokens, conf.seed)
     attempts = _attempts(hooks.attempts) if hooks.attempts else None
     if conf.resume == "extend":

@@ -11,7 +11,7 @@ from typing import Any
 from runner.checkpoint.growth.extend import other_run
 from runner.config.load import Config
 from runner.results.run import Run
-from runner.results.show_preview import Preview, show_preview
+from runner.results.show_preview import ExamplesCost, Preview, show_preview
 from runner.sequences import Sequence
 from runner.session.identity import growth, identity
 from runner.session.pieces import choices, parts
@@ -72,6 +72,7 @@ def _figures(ready: Prepared, looked: Looked, shared: int) -> Preview:
         },
         "lengths": histogram(lengths),
         "shared_share": shared / sum(lengths),
+        "examples": _examples(ready, sum(lengths) - shared, lengths),
         "choices": choices(ready, looked.sequences[0]),
         "max_tokens": max(sequence.max_tokens for sequence in looked.sequences) or engine.max_tokens,
         "context": context,
@@ -82,6 +83,27 @@ def _figures(ready: Prepared, looked: Looked, shared: int) -> Preview:
         "path": str(ready.run_dir),
         "prompts": [parts(ready, *pair) for pair in zip(looked.texts, looked.sequences, strict=False)],
         "fake": ready.folder is None,
+    }
+
+
+def _examples(ready: Prepared, computed: int, lengths: list[int]) -> ExamplesCost | None:
+    """What examples for each row cost: the tokens of a prompt, and those that are computed, with them and without."""
+    examples = ready.prompter.examples
+    if examples is None:
+        return None
+    ready.prompter.take_examples(None)
+    bare = look(ready).sequences
+    ready.prompter.take_examples(examples)
+    shared = plan_prefixes(bare)
+    without = [len(one.tokens) for one in bare]
+    return {
+        "select": str(examples.conf.select),
+        "k": examples.conf.k,
+        "among": len(examples.shots),
+        "tokens": statistics.fmean(lengths),
+        "computed": computed / len(lengths),
+        "tokens_without": statistics.fmean(without),
+        "computed_without": (sum(without) - shared) / len(without),
     }
 
 

@@ -2,13 +2,13 @@
 
 Modules:
 channels    What a model thinks and what it answers, told apart by token ids: harmony's channels, tags around thoughts.
-chat        Messages to the text a model was trained on, its own control tokens marked.
+chat        Messages to one text: as the model was trained on it, its own control tokens marked, or raw.
 choices     Choices as a trie, walked in pieces: each beginning is computed once, or not at all if it is unlikely.
+examples    Few-shot examples: which rows with right answers a row's prompt shows before its own question.
 grammar     The grammar that an answer must follow, as text: a structure's rules in the channel of the answer.
 labels      The labels, or the kinds of spans, that a job knows, as a user writes them.
 prompter    Templates to messages to the model's chat template to token ids; ids back to text.
 questions   What is asked about a row: labels, several of them, a scale or a schema, as a job's configuration says it.
-raw         Raw prompts: parts joined into one text, and the spaces at its end.
 schema      JSON Schemas as programs write them: read, narrowed for a grammar, held against answers, as columns.
 scripts     Words, lengths and sentences in any script, also where no spaces stand between words.
 spelling    Generated tokens as people and the OpenAI API see them: their text, bytes and log-probabilities.

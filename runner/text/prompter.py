@@ -20,7 +20,7 @@ itself spells out are. White space at a raw template's end moves to the front of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +29,11 @@ import jinja2
 from runner import sequences
 from runner.text.channels import Answer, Channels
 from runner.text.chat.conversation import Conversations
-from runner.text.chat.marks import Marks, plain, unmarked
+from runner.text.chat.marks import Marks, map_strings, plain, strings, unmarked
+from runner.text.chat.raw import join_raw, literal_text, without_end_spaces
 from runner.text.chat.template import ChatTemplate
 from runner.text.choices import Choices
-from runner.text.raw import join_raw, literal_text, without_end_spaces
+from runner.text.examples import Examples, ExamplesConf
 from runner.text.spelling import spell, up_to
 from runner.text.structure import StructureConf
 from runner.text.templates import Template
@@ -57,6 +58,7 @@ class PromptConf:
         system: The system message, or how a raw prompt begins.
         user: The user message, or the part of a raw prompt that each row adds.
         examples: Few-shot examples: for each the variables that the templates use, and ``answer``.
+        examples_from: More of them, chosen from a data set.
         chat: Use the model's chat template. false: one raw text that the model continues.
         separator: What stands between the parts of a raw prompt.
         answer_prefix: What comes before each answer in a raw prompt, such as a space after "Sentiment:".
@@ -71,6 +73,7 @@ class PromptConf:
     system: str | None = None
     user: str = UNSET
     examples: list[dict[str, Any]] = field(default_factory=list)
+    examples_from: ExamplesConf = field(default_factory=ExamplesConf)
     chat: bool = True
     separator: str = "\n\n"
     answer_prefix: str = ""
@@ -110,7 +113,8 @@ class Prompter:
         self.answer_prefix = "" if conf.chat else moved + conf.answer_prefix
         literal = literal_text(conf.system, conf.user, conf.separator + conf.answer_prefix)
         self._fuse = self._defuse_cell if not conf.chat and self._marks.spells(literal) else None
-        self._examples: list[Message] | None = None
+        self.examples: Examples | None = None  # chosen for each row
+        self._turns: dict[Any, list[Message]] = {}
         self._continuations: dict[Any, Choices] = {}
 
     @property
@@ -231,9 +235,9 @@ class Prompter:
         if self._chat is None:
             return self._raw_text(messages, request)
         more = request.template_kwargs
-        marked = any(map(self._marks.may_forge, _strings([messages, more])))
+        marked = any(map(self._marks.may_forge, strings([messages, more])))
         if marked:
-            messages, more = _map_strings(messages, unmarked), _map_strings(dict(more), unmarked)
+            messages, more = map_strings(messages, unmarked), map_strings(dict(more), unmarked)
         try:
             text = clean(self._chat.render(messages, marked, more))
         except Exception as error:  # the template is the model's: whatever it raises concerns this row only
@@ -249,23 +253,42 @@ class Prompter:
 
     def _messages(self, request: Request, row: Row) -> list[Message]:
         if request.messages is not None:
-            return [_map_strings(dict(message), clean) for message in request.messages]
+            return [map_strings(dict(message), clean) for message in request.messages]
         variables = {**row, **request.variables}
         system = [_message("system", self._system.render(variables, self._fuse, row))] if self._system else []
-        examples = self._example_messages(request.variables)
+        examples = self._example_messages(request.variables, row)
         return [*system, *examples, _message("user", self._user.render(variables, self._fuse, row))]
 
-    def _example_messages(self, variables: Mapping[str, Any]) -> list[Message]:
-        """Earlier turns; rendered once if the examples alone have all that the template uses."""
-        if self._examples is not None:
-            return self._examples
-        messages = []
-        for example in self.conf.examples:
-            messages.append(_message("user", self._user.render({**variables, **example}, self._fuse, example)))
-            messages.append(_message("assistant", clean(str(example.get("answer", "")))))
-        if all(self._user.names <= example.keys() for example in self.conf.examples):
-            self._examples = messages
-        return messages
+    @property
+    def asked(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The variables and columns in ``user``, and those without a default."""
+        return self._user.names, self._user.needs
+
+    def take_examples(self, examples: Examples | None) -> None:
+        """Show some of these in every prompt, behind those of the configuration; None: no more."""
+        self.examples = examples
+        self._check_roles()
+
+    def _example_messages(self, variables: Mapping[str, Any], row: Row) -> list[Message]:
+        """Earlier turns, each rendered once if the example alone has all that the template uses."""
+        fixed = enumerate(self.conf.examples)
+        turns = [self._turn(at, variables, one, one, str(one.get("answer", ""))) for at, one in fixed]
+        for at, shot in self.examples.choose({**row, **variables}, row) if self.examples else ():
+            columns = {name: cell for name, cell in shot.row.items() if name not in variables}
+            example = {**columns, **shot.variables}
+            turns.append(self._turn((at,), variables, example, shot.row, shot.answer_to(variables)))
+        return [message for turn in turns for message in turn]
+
+    def _turn(
+        self, key: Any, variables: Mapping[str, Any], example: Mapping[str, Any], row: Mapping[str, Any], answer: str
+    ) -> list[Message]:
+        if (known := self._turns.get(key)) is not None:
+            return known
+        question = self._user.render({**variables, **example}, self._fuse, row)
+        turn = [_message("user", question), _message("assistant", clean(answer))]
+        if self._user.names <= example.keys():
+            self._turns[key] = turn
+        return turn
 
     def _continuation(self, before: tuple[int, ...], choice: str) -> tuple[int, ...]:
         if not choice:
@@ -296,9 +319,10 @@ class Prompter:
 
     def _check_roles(self) -> None:
         system = ["system"] if self._system else []
-        refusal = self.refusal([*system, *(["user", "assistant"] * len(self.conf.examples)), "user"])
+        examples = len(self.conf.examples) + (self.examples.conf.k if self.examples else 0)
+        refusal = self.refusal([*system, *(["user", "assistant"] * examples), "user"])
         if refusal:
-            keys = "prompt.system, prompt.examples" if self._system or self.conf.examples else "prompt.chat"
+            keys = "prompt.system, prompt.examples" if self._system or examples else "prompt.chat"
             raise UserError(keys, f"the model's chat template refuses such a conversation: {refusal}")
 
     def _check_example(self, name: str, example: Mapping[str, Any], variables: set[str]) -> None:
@@ -324,21 +348,3 @@ def _stop_texts(stop: list[str]) -> tuple[str, ...]:
 
 def _message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in nested lists and dicts (their keys aside)."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)
-
-
-def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """A copy in which every text is changed."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _map_strings(part, change) for key, part in value.items()}
-    return [_map_strings(part, change) for part in value] if isinstance(value, list | tuple) else value

@@ -8,8 +8,9 @@ data has none (``unmarked``), whatever it spells, so that it can neither be nor 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
 _PLANE, _END = 0xF0000, 0xFFFE
 _MARKED = re.compile("[\U000f0000-\U000ffffd]+")
@@ -100,3 +101,21 @@ class Marks:
     def _tokens_or_rest(self) -> re.Pattern[str]:
         whole = control_pattern(map(mark, self._control))
         return re.compile(f"{whole.pattern if whole else '(?!)'}|{_MARKED.pattern.removesuffix('+')}")
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text in nested lists and dicts (their keys aside)."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from strings(part)
+
+
+def map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy in which every text is changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: map_strings(part, change) for key, part in value.items()}
+    return [map_strings(part, change) for part in value] if isinstance(value, list | tuple) else value
