@@ -104,10 +104,7 @@ ERRORS: Entries = [
         "engine.backend=cuda: on this machine MLX has only cpu",
         "Install with ``pip install -e '.[cuda]'``; see README.md.",
     ),
-    (
-        "the weights take ... GB",
-        "Use a smaller model, or ``engine.memory_gb=`` if the machine has more memory.",
-    ),
+    ("the weights take ... GB", "Use a smaller model, or ``engine.memory_gb=`` if the machine has more memory."),
     ("... belongs to a different run", "Undo the changes that the message lists, or use another ``run_name``."),
     ("run.db is damaged", "``rowmill repair RUN`` keeps what is intact; then run the same command again."),
     ("the disk of ... is full", "Make room and run the same command again."),
