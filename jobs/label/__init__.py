@@ -34,8 +34,7 @@ from jobs.label.questions import Asked, Questions
 from jobs.label.scale import Level
 from jobs.label.sources import check_gold, check_prompt, check_tokens, example_of
 from runner.keys import check_keys, key
-from runner.text.labels import Choice
-from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, SCHEMA, Question
+from runner.text.questions.question import LABELS, MULTI, SCALE, SCHEMA, Question
 from runner.text.questions.read import read_questions
 from runner.types import Columns, Example, Request, Row, Setting, Steps, UserError
 
@@ -149,13 +148,13 @@ class Label:
 
     def _asked(self, question: Question) -> Asked:
         """A question with its requests."""
-        variables = self._variables(question)
+        variables = question.variables()
         ends = tuple(choice.surface + self.label_end for choice in question.choices)
         if question.kind == SCHEMA:
             return Filled(question, [Request(variables, max_tokens=question.max_tokens)])
         if question.kind == MULTI:
             texts = tuple(text + self.label_end for text in self.answers)
-            shown = [self._variables(question, choice) for choice in question.choices]
+            shown = [question.variables(choice) for choice in question.choices]
             return Several(question, [Request(one, choices=texts) for one in shown])
         if question.kind == SCALE:
             return Level(question, [Request(variables, choices=ends)])
@@ -173,15 +172,6 @@ class Label:
         told = None if exact or every else top
         request = Request(variables, choices=ends, whole=whole, cut=not (whole or exact), top_choices=told)
         return ScoredLabel(question, [request], self.abstain_below, self.logprobs, top, every)
-
-    def _variables(self, question: Question, about: Choice | None = None) -> dict[str, Any]:
-        """What the template sees of a question and, if several labels may fit, of the one that it is about."""
-        shown: dict[str, Any] = {"labels": [vars(choice) for choice in question.choices]}
-        if question.kind == MULTI or question.name:
-            shown["label"] = vars(about) if about else None
-        if question.name:
-            shown["question"] = question.ask.replace(LABEL, about.surface) if about else question.ask
-        return shown
 
     def variables(self) -> dict[str, Any]:
         """What the prompt template sees beside the row's columns."""

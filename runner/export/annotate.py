@@ -21,60 +21,91 @@ from runner.data.kept import INPUT
 from runner.export.files import STDOUT, opened
 from runner.export.select import ROW, Selection, position_column
 from runner.plain import to_json
+from runner.results.quality.columns import questions_of
 from runner.results.run import Run
+from runner.text.questions.question import LABELS, MULTI, SCALE, SCHEMA, Question
 from runner.text.templates import Template
 from runner.types import UserError
 from runner.words import did_you_mean
 
-SPANS = "spans"
-_ANSWERS = (
-    "label",
-    SPANS,
-    "text",
-    "summary",
-    "response",
-)  # output columns that people would check, the likeliest first
+SPANS, TEXT = "spans", "text"
+_ANSWERS = ("label", SPANS, "text", "summary", "response")  # columns that people would check, the likeliest first
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something to check: an answer's ``column``, what it holds (a question's kind, spans or text), its ``names``.
+
+    ``title`` is what people are asked, where there are several parts.
+    """
+
+    column: str
+    kind: str
+    names: list[str]
+    confidence: str = "confidence"
+    probabilities: str = "probabilities"
+    most: int = 0  # of a rating from 1 to so many
+    title: str = ""
+
+    @classmethod
+    def of(cls, question: Question) -> Part:
+        """The answers to a question."""
+        kind = {SCHEMA: TEXT}.get(question.kind, question.kind)
+        is_rating = question.is_numeric and question.values == tuple(range(1, len(question.values) + 1))
+        beside = (question.beside("confidence"), question.beside("probabilities"))
+        rating = len(question.values) if is_rating else 0
+        return cls(question.column, kind, question.names, *beside, most=rating, title=question.ask)
+
+    def answers(self, row: dict[str, Any]) -> list[Any]:
+        """The model's answers: spans, the labels, or texts; none for a row in error and a question not asked."""
+        said = row.get(self.column)
+        found = said if isinstance(said, list) else [said]
+        found = [] if row.get("error") is not None else [one for one in found if one is not None]
+        if self.kind == SPANS or self.most:
+            return found
+        return [one if isinstance(one, str) else self._shown(one) for one in found]
+
+    def _shown(self, one: Any) -> str:
+        return f"{one:g}" if self.kind == SCALE else to_json(one)
+
+    def score(self, row: dict[str, Any]) -> float | None:
+        """How sure the model was."""
+        found = row.get(self.confidence)
+        return found if isinstance(found, float) else None
 
 
 @dataclass
 class Annotation:
-    """A task for people to check: the columns ``shown`` with the model's ``answer``, one of ``labels`` if any.
+    """A task for people to check: the columns ``shown`` with the model's answers in ``parts``.
 
-    Spans are of the first column shown, and ``labels`` are then their kinds.
+    Spans are of the first column shown.
     """
 
     run: Run
     shown: list[str]
-    answer: str
-    labels: list[str]
+    parts: list[Part]
 
     @classmethod
     def of(cls, selection: Selection, text: str | None) -> Annotation:
         """What to show of a run: the column ``text``, or those that its prompt is made of."""
         run = selection.run
-        answer = next((name for name in _ANSWERS if name in run.columns.job), None)
-        if answer is None:
+        parts = [Part.of(one) for one in questions_of(run)] or _parts(run)
+        if not parts:
             raise UserError(f"{run.path} has nothing to annotate: none of the columns {', '.join(_ANSWERS)}")
         columns = run.source.column_names
         if text is not None and text not in columns:
             raise UserError("--text", f"the input has no column {text!r}{did_you_mean(text, columns)}")
         shown = [text] if text is not None else _in_prompt(run, columns)
-        if answer == SPANS:
+        if parts[0].kind == SPANS:
             shown = _with_spans(run, text, columns)
         if not shown:
             raise UserError(f"--text COLUMN is needed: the prompt of {run.path} uses no column of the input")
-        named = {"label": _labels, SPANS: _kinds}.get(answer)
-        return cls(run, shown, answer, named(run) if named else [])
+        return cls(run, shown, parts)
 
     @property
     def model(self) -> str:
         """The name of the model that answered."""
         return model_name(self.run)
-
-    @property
-    def has_confidence(self) -> bool:
-        """Whether the column ``confidence`` is the job's, not one of the input."""
-        return "confidence" in self.run.columns.job
 
     def place(self, row: dict[str, Any]) -> int:
         """The row's position in the input, which identifies it."""
@@ -93,15 +124,12 @@ class Annotation:
         cell = row.get(self._kept_as.get(column, INPUT + column), row.get(column))
         return "" if cell is None else cell if isinstance(cell, str) else to_json(cell)
 
-    def spans(self, row: dict[str, Any]) -> list[dict[str, Any]] | None:
-        """The mentions that the model found; None for a row in error, and where it looks for none."""
-        return row.get(self.answer) if self.answer == SPANS and row.get("error") is None else None
-
-    def answers(self, row: dict[str, Any]) -> list[str]:
-        """The model's answers, none for a row in error."""
-        said = None if self.answer == SPANS else row.get(self.answer)
-        texts = said if isinstance(said, list) else [said]
-        return [] if row.get("error") is not None else [str(text) for text in texts if text is not None]
+    def control(self, part: Part) -> str:
+        """The name of the tag or question with an answer, which no shown column may have."""
+        name, shown = self.tag(part.column), [self.tag(column) for column in self.shown]
+        while name in shown:
+            name = f"model_{name}"
+        return name
 
 
 def write_label_studio(target: str, selection: Selection, text: str | None, *, overwrite: bool) -> int:
@@ -122,42 +150,66 @@ def write_argilla(target: str, selection: Selection, text: str | None, *, overwr
 
 def labelling_config(annotation: Annotation) -> str:
     """The XML that a Label Studio project needs for these tasks."""
-    name, shown = annotation.tag(annotation.answer), [annotation.tag(column) for column in annotation.shown]
+    shown = [annotation.tag(column) for column in annotation.shown]
     texts = "".join(f"  <Text name={quoteattr(tag)} value={quoteattr(f'${tag}')}/>\n" for tag in shown)
-    target = f"name={quoteattr(_control(name, shown))} toName={quoteattr(shown[0])}"
-    if not annotation.labels:
-        return f'<View>\n{texts}  <TextArea {target} rows="4" editable="true"/>\n</View>\n'
-    if annotation.answer == SPANS:
-        kinds = "".join(f"    <Label value={quoteattr(kind)}/>\n" for kind in annotation.labels)
-        return f"<View>\n  <Labels {target}>\n{kinds}  </Labels>\n{texts}</View>\n"
-    choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in annotation.labels)
-    return f'<View>\n{texts}  <Choices {target} choice="single">\n{choices}  </Choices>\n</View>\n'
+    above, below = "", ""
+    for part in annotation.parts:
+        title = f"  <Header value={quoteattr(part.title)}/>\n" if part.title else ""
+        target = f"name={quoteattr(annotation.control(part))} toName={quoteattr(shown[0])}"
+        if part.kind == SPANS:
+            above += _tag("Labels", target, "Label", part.names)
+        else:
+            below += title + _below(part, target)
+    return f"<View>\n{above}{texts}{below}</View>\n"
 
 
-def _control(name: str, shown: list[str]) -> str:
-    """The name of the tag with the answer, which no shown column may have."""
-    while name in shown:
-        name = f"model_{name}"
-    return name
+def _below(part: Part, target: str) -> str:
+    if part.most:
+        return f'  <Rating {target} maxRating="{part.most}"/>\n'
+    if not part.names:
+        return f'  <TextArea {target} rows="4" editable="true"/>\n'
+    choice = "multiple" if part.kind == MULTI else "single"
+    return _tag("Choices", f'{target} choice="{choice}"', "Choice", part.names)
+
+
+def _tag(outer: str, target: str, inner: str, names: list[str]) -> str:
+    inside = "".join(f"    <{inner} value={quoteattr(name)}/>\n" for name in names)
+    return f"  <{outer} {target}>\n{inside}  </{outer}>\n"
 
 
 def _task(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
     shown = [annotation.tag(column) for column in annotation.shown]
     data = {tag: annotation.value(row, column) for tag, column in zip(shown, annotation.shown, strict=True)}
-    answers = annotation.answers(row)
     task: dict[str, Any] = {"data": data | {free_name(ROW, data): annotation.place(row)}, "predictions": []}
-    names = {"from_name": _control(annotation.tag(annotation.answer), shown), "to_name": shown[0]}
-    if (spans := annotation.spans(row)) is not None:
-        results = [{**names, "type": "labels", "value": _value(span, [span["kind"]])} for span in spans]
-        task["predictions"].append({"model_version": annotation.model, "result": results})
-    if answers:
-        kind = "choices" if annotation.labels else "textarea"
-        value = {"choices": answers} if annotation.labels else {"text": answers}
-        prediction = {"model_version": annotation.model, "result": [{**names, "type": kind, "value": value}]}
-        if annotation.has_confidence and isinstance(row.get("confidence"), float):
-            prediction["score"] = row["confidence"]
-        task["predictions"].append(prediction)
+    said = [(part, part.answers(row)) for part in annotation.parts if _is_answered(part, row)]
+    results = [
+        {"from_name": annotation.control(part), "to_name": shown[0], **one}
+        for part, answers in said
+        for one in _results(part, answers)
+    ]
+    if said:
+        prediction: dict[str, Any] = {"model_version": annotation.model, "result": results}
+        scores = [score for part, _ in said if (score := part.score(row)) is not None]
+        task["predictions"].append(prediction | ({"score": min(scores)} if scores else {}))
     return task
+
+
+def _is_answered(part: Part, row: dict[str, Any]) -> bool:
+    """Whether there is an answer, were it that nothing fits."""
+    return row.get("error") is None and (
+        (part.kind in (SPANS, MULTI) and row.get(part.column) == []) or bool(part.answers(row))
+    )
+
+
+def _results(part: Part, answers: list[Any]) -> list[dict[str, Any]]:
+    if part.kind == SPANS:
+        return [{"type": "labels", "value": _value(span, [span["kind"]])} for span in answers]
+    if not answers:
+        return []
+    if part.most:
+        return [{"type": "rating", "value": {"rating": answers[0]}}]
+    kind = "choices" if part.names else "textarea"
+    return [{"type": kind, "value": {"choices" if part.names else "text": answers}}]
 
 
 def _value(span: dict[str, Any], labels: list[str]) -> dict[str, Any]:
@@ -167,16 +219,22 @@ def _value(span: dict[str, Any], labels: list[str]) -> dict[str, Any]:
 def _record(annotation: Annotation, row: dict[str, Any]) -> dict[str, Any]:
     fields = {annotation.tag(column): annotation.value(row, column) for column in annotation.shown}
     suggestions = {}
-    if (spans := annotation.spans(row)) is not None:
-        found = [{"start": span["start"], "end": span["end"], "label": span["kind"]} for span in spans]
-        suggestions[_control(annotation.tag(SPANS), list(fields))] = {"value": found, "agent": annotation.model}
-    if answers := annotation.answers(row):
-        suggestion: dict[str, Any] = {"value": answers[0], "agent": annotation.model}
-        if annotation.has_confidence and isinstance(row.get("confidence"), float):
-            suggestion["score"] = row["confidence"]
-        suggestions[_control(annotation.tag(annotation.answer), list(fields))] = suggestion
+    for part in annotation.parts:
+        if _is_answered(part, row):
+            suggestion = _suggestion(part, part.answers(row), row)
+            suggestions[annotation.control(part)] = suggestion | {"agent": annotation.model}
     place = annotation.place(row)
     return {"id": str(place), "fields": fields, "suggestions": suggestions, "metadata": {"row": place}}
+
+
+def _suggestion(part: Part, answers: list[Any], row: dict[str, Any]) -> dict[str, Any]:
+    if part.kind == SPANS:
+        return {"value": [{"start": span["start"], "end": span["end"], "label": span["kind"]} for span in answers]}
+    if part.kind == MULTI:  # a score for each label
+        likely = row.get(part.probabilities) or {}
+        return {"value": answers, "score": [likely.get(name) for name in answers]}
+    score = part.score(row)
+    return {"value": answers[0]} | ({} if score is None else {"score": score})
 
 
 def _rows(selection: Selection) -> Iterator[dict[str, Any]]:
@@ -223,13 +281,15 @@ def _kinds(run: Run) -> list[str]:
         return sorted({span["kind"] for row in run.rows() for span in row[SPANS] or ()})
 
 
-def _labels(run: Run) -> list[str]:
-    from runner.text.labels import read_labels
-
-    try:
-        return [choice.name for choice in read_labels(run.config["job"].get("labels"))]
-    except UserError:  # a job of the user's own, which may return any
-        return sorted(run.label_counts)
+def _parts(run: Run) -> list[Part]:
+    """The answer of a job that does not say what it asks."""
+    answer = next((name for name in _ANSWERS if name in run.columns.job), None)
+    if answer is None:
+        return []
+    confidence = "confidence" if "confidence" in run.columns.job else ""  # not one of the input
+    kind = {"label": LABELS, SPANS: SPANS}.get(answer, TEXT)
+    names = _kinds(run) if answer == SPANS else sorted(run.label_counts) if answer == "label" else []
+    return [Part(answer, kind, names, confidence)]
 
 
 def model_name(run: Run) -> str:

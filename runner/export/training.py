@@ -1,9 +1,9 @@
 """Rows as training data: chat messages, Alpaca's instruction and output, or prompt and completion.
 
-A row becomes what the model was asked, without the few-shot examples, and what it answered; rows without an answer are
-left out. Whether an example is for training or validation follows from a hash of its prompt (of a made row, whose
-prompt many share, of its text, too): equal prompts stay together, and an example stays where it is when rows come or
-go.
+A row becomes what the model was asked, without the few-shot examples, and what it answered: one for each question
+and each label asked about. Rows without an answer are left out. Whether an example is for training or
+validation follows from a hash of its prompt (of a made row, whose prompt many share, of its text, too): equal prompts
+stay together, and an example stays where it is when rows come or go.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from runner.data.readers import holds_requests
 from runner.export.files import STDOUT, opened
 from runner.export.select import Selection, position_column
 from runner.plain import to_json
+from runner.results.quality.columns import questions_of
 from runner.results.run import Run
+from runner.text.questions.question import LABELS, MULTI, SCHEMA, Question
 from runner.text.templates import WHOLE, Template
 from runner.types import SEED_ROW, RowError, UserError
 from runner.words import did_you_mean
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _ANSWERS = ("completion", "answer", "output", "response", "label", "summary", "text")
 Messages = list[dict[str, str]]
+Asked = Callable[[dict[str, Any], Mapping[str, Any]], Messages]  # of a row and what is asked about it
 
 
 @dataclass
@@ -55,7 +58,11 @@ class Sides:
     def __post_init__(self) -> None:
         self._made = not self.run.is_row_by_row
         self._inputs: dict[int, dict[str, Any]] = {}  # the rows as the run saw them, by their place in the output
+        self._questions: list[Question] = []
         if self.completion is not None:
+            return
+        self._questions = [one for one in questions_of(self.run) if one.name or one.kind != LABELS]
+        if self._questions:
             return
         outputs = self.run.columns.job
         self.completion = next((name for name in _ANSWERS if name in outputs), None)
@@ -66,27 +73,46 @@ class Sides:
 
     def examples(self, row: dict[str, Any]) -> Iterator[Example]:
         """The row's examples: one for each answer, none if it has no answer."""
+        if self.completion is None:
+            for variables, answer in self._answers(row) if row.get("error") is None else ():
+                yield Example(self._asked(row, variables), answer)
+            return
         said = self._answer(row) if row.get("error") is None else None
         for text in said if isinstance(said, list) else [said]:
             if text is not None:
-                yield Example(self._asked(row), self.surfaces.get(str(text), str(text)))
+                yield Example(self._asked(row, {}), self.surfaces.get(str(text), str(text)))
+
+    def _answers(self, row: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+        """What the template saw of each question asked about the row, of several labels for each, and the answer."""
+        yes, no = self.run.config["job"].get("answers") or ("yes", "no")
+        for one in self._questions:
+            said = row.get(one.column)
+            if one.kind == MULTI and said is not None:
+                for choice in one.choices:
+                    yield one.variables(choice), yes if choice.name in said else no
+            elif one.kind == SCHEMA and said is not None:
+                yield one.variables(), to_json(said)
+            elif said is not None:
+                name = f"{said:g}" if one.is_numeric else str(said)
+                yield one.variables(), one.choices[one.names.index(name)].surface
 
     def prepare(self, columns: list[str]) -> None:
         """Find out what each side is; UserError for a column that does not exist or a prompt that cannot be known."""
         self._place = position_column(self.run)  # no column of the data
-        self._answer = self._cell("--completion", self.completion or "", columns)
+        if self.completion is not None:
+            self._answer = self._cell("--completion", self.completion, columns)
         self._asked = self._own_prompt(columns) if self.prompt is None else self._given_prompt(self.prompt, columns)
 
-    def _given_prompt(self, prompt: str, columns: list[str]) -> Callable[[dict[str, Any]], Messages]:
+    def _given_prompt(self, prompt: str, columns: list[str]) -> Asked:
         user = self._cell("--prompt", prompt, columns)
         system = self._cell("--system", self.system, columns) if self.system else None
-        return lambda row: _messages(system(row) if system else None, user(row))
+        return lambda row, _: _messages(system(row) if system else None, user(row))
 
-    def _own_prompt(self, columns: list[str]) -> Callable[[dict[str, Any]], Messages]:
+    def _own_prompt(self, columns: list[str]) -> Asked:
         if holds_requests(self.run.config["dataset"]):
             from runner.data.readers.openai_batch import read_messages
 
-            return lambda row: read_messages(json.loads(row["body"])["messages"])
+            return lambda row, _: read_messages(json.loads(row["body"])["messages"])
         prompt, source = self.run.config["prompt"], self.run.source
         user = Template("prompt.user", prompt["user"])
         said = self.system or prompt["system"]
@@ -96,11 +122,12 @@ class Sides:
         for template in (user, *([system] if system else [])):
             template.take_columns(known, source.written)
         used = user.names | (system.names if system else set())
-        filled = _filled(self.run, used - {*known, *WHOLE}, used)
+        told = {name for one in self._questions for name in one.variables()}  # question by question
+        filled = _filled(self.run, used - {*known, *WHOLE, *told}, used - told)
 
-        def asked(row: dict[str, Any]) -> Messages:
+        def asked(row: dict[str, Any], more: Mapping[str, Any]) -> Messages:
             cells = {**(self._cells(row) if self._made else {}), **self._inputs[row[self._place]]}
-            variables = {**cells, **filled(row)}
+            variables = {**cells, **filled(row), **more}
             told = system.render(variables, row=cells) if system else None
             return _messages(told, user.render(variables, row=cells))
 

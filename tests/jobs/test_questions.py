@@ -468,3 +468,55 @@ def test_each_question_has_its_figures_everywhere(folder, capsys):
     assert main(["report", asked]) == 0
     page = (path / "asked" / "report.html").read_text()
     assert f"{figures['topics']['micro_f1']:.3f}" in page and f"{figures['stars']['spearman']:.3f}" in page
+
+
+def exported(run_dir, kind, folder):
+    target = folder / f"{run_dir.name}.{kind}.json"
+    assert main(["export", str(run_dir), str(target), "--format", kind, "--overwrite"]) == 0
+    return target.read_text()
+
+
+def test_annotators_get_each_answer_in_its_own_kind(folder, tmp_path):
+    path, _ = folder
+    rows = list(open_run(path / "asked").rows())
+    tasks = json.loads(exported(path / "asked", "label-studio", tmp_path))
+    for task, row in zip(tasks, rows, strict=True):
+        found = {one["from_name"]: one["value"] for one in task["predictions"][0]["result"]}
+        assert found["tone"] == {"choices": [row["tone"]]}
+        assert found.get("topics", {"choices": []}) == {"choices": row["topics"]}
+        assert found.get("stars") == (None if row["stars"] is None else {"rating": row["stars"]})
+    sure = [min(v for name, v in row.items() if name.endswith("confidence") and v is not None) for row in rows]
+    assert [task["predictions"][0]["score"] for task in tasks] == sure
+    xml = (tmp_path / "asked.label-studio.xml").read_text()
+    assert '<Choices name="topics" toName="text" choice="multiple">' in xml and 'maxRating="5"' in xml
+    records = json.loads(exported(path / "asked", "argilla", tmp_path))
+    for record, row in zip(records, rows, strict=True):
+        said = record["suggestions"]
+        assert said["topics"]["value"] == row["topics"]
+        assert said["topics"]["score"] == [row["topics_probabilities"][name] for name in row["topics"]]
+        assert ("stars" in said) == (row["stars"] is not None)
+        assert "stars" not in said or said["stars"]["value"] == row["stars"]
+
+
+def test_training_data_has_an_example_for_each_thing_asked(folder, tmp_path):
+    path, _ = folder
+    made = list(open_run(path / "multi").rows())
+    examples = [json.loads(line)["messages"] for line in exported(path / "multi", "chat", tmp_path).splitlines()]
+    wanted = [(row["text"], name, name in row["labels"]) for row in made for name in TOPICS]
+    for (user, assistant), (text, name, given) in zip(examples, wanted, strict=True):
+        assert user["content"] == f"Mail: {text}\n\nIs it about {name}? Answer yes or no."
+        assert assistant["content"] == ("yes" if given else "no")
+    asked = exported(path / "asked", "prompt-completion", tmp_path).splitlines()
+    made = list(open_run(path / "asked").rows())
+    assert len(asked) == sum(4 + (row["stars"] is not None) + (row["why"] is not None) for row in made)
+
+
+def test_rows_are_selected_by_their_labels_and_levels(folder, tmp_path):
+    path, _ = folder
+    rows = list(open_run(path / "asked").rows())
+    where = "topics == price and stars >= 3"
+    target = tmp_path / "some.jsonl"
+    assert main(["export", str(path / "asked"), str(target), "--where", where]) == 0
+    found = [json.loads(line) for line in target.read_text().splitlines()]
+    wanted = [row["row"] for row in rows if "price" in row["topics"] and (row["stars"] or 0) >= 3]
+    assert [row["row"] for row in found] == wanted and found[0]["topics"] == rows[wanted[0]]["topics"]

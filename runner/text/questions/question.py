@@ -43,6 +43,15 @@ class Question:
         """Whether the levels of a scale are the numbers that they are called."""
         return self.kind == SCALE and self.names == [f"{value:g}" for value in self.values]
 
+    def variables(self, about: Choice | None = None) -> dict[str, Any]:
+        """What a template sees of it and, if several labels may fit, of the one that it is about."""
+        shown: dict[str, Any] = {"labels": [vars(choice) for choice in self.choices]}
+        if self.kind == MULTI or self.name:
+            shown["label"] = vars(about) if about else None
+        if self.name:
+            shown["question"] = self.ask.replace(LABEL, about.surface) if about else self.ask
+        return shown
+
     @property
     def column(self) -> str:
         """The output column of the answer."""
