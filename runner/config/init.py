@@ -18,13 +18,14 @@ import yaml
 
 from runner.data.cells import shown
 from runner.data.conf import DatasetConf
+from runner.data.gold import gold_spans
 from runner.data.load import kind_of
 from runner.data.readers import SUFFIXES
 from runner.data.readers.compressed import open_bytes
 from runner.data.readers.csv import other_delimiter
 from runner.data.source import DataSource, open_source
 from runner.text.templates import cell
-from runner.types import UserError
+from runner.types import RowError, UserError
 
 LOOKED_AT = 2000  # rows
 MOST_LABELS = 20
@@ -36,7 +37,7 @@ _LABEL_NAMES = ("label", "class", "category", "kind", "sentiment", "topic", "tag
 
 @dataclass
 class Proposal:
-    """What to do with a data set: ``job`` is label, summarize or generate; ``labels`` are those found in ``gold``."""
+    """What to do with a data set: ``job`` is label, spans, summarize or generate; ``labels``: those in ``gold``."""
 
     conf: DatasetConf
     rows: int
@@ -60,7 +61,12 @@ def propose(path: str, table: str | None = None, folder: Path | None = None, key
     folders = [str(place.resolve()) for place in (Path.cwd(), folder) if place]
     source = open_source(conf, offline=True, folders=folders)
     rows = list(islice(source.rows(0), LOOKED_AT))
-    text, chars = _text_column(source, rows)
+    offsets = [name for name in source.column_names if _kinds(rows, name)]
+    text, chars = _text_column(source, rows, offsets)
+    gold = next((name for name in offsets if _kinds(rows, name, text)), None)
+    if gold:
+        kinds = _kinds(rows, gold, text)
+        return Proposal(conf, len(source), text, "spans", chars, gold, kinds, tuple(source.column_names))
     gold, labels = _label_column(source, text)
     job = "label" if gold else "summarize" if chars >= LONG else "generate"
     return Proposal(conf, len(source), text, job, chars, gold, labels, tuple(source.column_names))
@@ -119,12 +125,22 @@ def _delimiter(path: str) -> str | None:
     return None
 
 
-def _text_column(source: DataSource, rows: list[dict[str, Any]]) -> tuple[str, int]:
-    """The column with the longest texts, and their median length."""
+def _kinds(rows: list[dict[str, Any]], column: str, text: str | None = None) -> tuple[str, ...]:
+    """The kinds of the spans that a column holds; none if it does not hold spans, or not those of the ``text``."""
+    try:
+        found = [gold_spans(row[column], row[text] or "" if text else None) or [] for row in rows]
+    except (ValueError, RowError):  # or a cell that cannot be read
+        return ()
+    return tuple(sorted({one.kind for spans in found for one in spans}))
+
+
+def _text_column(source: DataSource, rows: list[dict[str, Any]], others: Sequence[str]) -> tuple[str, int]:
+    """The column with the longest texts, and their median length; ``others`` hold something else."""
     lengths = {
         name: int(statistics.median([len(row[name] or "") for row in rows]))
         for name in source.column_names
-        if pa.types.is_string(t := source.schema.field(name).type) or pa.types.is_large_string(t)
+        if name not in others
+        and (pa.types.is_string(t := source.schema.field(name).type) or pa.types.is_large_string(t))
     }
     if not lengths or not any(lengths.values()):
         columns = ", ".join(source.column_names)
@@ -210,6 +226,16 @@ def _job(found: Proposal) -> str:
             f"labels:\n{names}\n"
             "method: choice # all labels are scored exactly; generate: let the model write, then look for a label\n"
         )
+    if found.job == "spans":
+        names = "\n".join(f"  - {{name: {_quoted(kind)}, description: null}}" for kind in found.labels)
+        return (
+            f"# Mentions of these kinds are found in each row's {found.text}.\n"
+            "defaults: [spans]\n"
+            f"# Found in the column {found.gold!r}. A description in words helps the model; `surface` is what\n"
+            "# it reads instead of the name.\n"
+            f"kinds:\n{names}\n"
+            f"column: {_quoted(found.text)}\n"
+        )
     if found.job == "summarize":
         return (
             f"# Each row's {found.text} is summarised; half of these have over {found.median_chars:,} characters.\n"
@@ -224,6 +250,11 @@ def _job(found: Proposal) -> str:
 def _prompt(found: Proposal) -> str:
     if found.job == "summarize":
         return "# The prompts of the job `summarize`; copy them here to change them.\ndefaults: [summarize]\n"
+    if found.job == "spans":
+        return (
+            "# The prompt of the job `spans`; copy it here to change it.\ndefaults: [spans]\n"
+            "examples_from: {select: random, k: 4} # rows with right answers, which small models need\n"
+        )
     about = "# What the model is asked about a row: Jinja2 over the columns.\n"
     if found.job == "label":
         return (

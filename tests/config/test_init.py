@@ -43,6 +43,21 @@ def test_labels_from_a_column(folder, capsys):
     assert not any(row["error"] for row in rows)
 
 
+@pytest.mark.parametrize("write", [list, json.dumps])
+def test_columns_with_offsets_propose_spans(folder, capsys, write):
+    names = ["Bob", "Ann"]
+    rows = [
+        {"gold": write([{"start": 0, "end": 3, "label": "PER"}]), "body": f"{names[i % 2]} wrote a mail, number {i}"}
+        for i in range(8)
+    ]
+    Path("mail.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, {"gold": None, "body": "none"}]))
+    assert main(["init", "mail.jsonl"]) == 0
+    assert '{name: "PER", description: null}' in Path("my_conf/job/mail.yaml").read_text()
+    rows = run_as_told(capsys)
+    assert len(rows) == 9
+    assert all(row["error"] is None and row["spans"] is not None for row in rows)
+
+
 def test_texts_without_labels_get_answers(folder, capsys):
     Path("a.jsonl").write_text("".join(json.dumps({"q": f"question {i}?", "n": i}) + "\n" for i in range(20)))
     assert main(["init", "a.jsonl"]) == 0
