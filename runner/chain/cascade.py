@@ -135,8 +135,8 @@ def cascade_figures(chain: Chain) -> dict[str, Any]:
 
 def _accuracies(chain: Chain, first: str, last: str, chosen: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Of the cascade and the first model on all rows with gold; of the last on the sample, else on its own rows."""
-    if chain.plan.gold is None or "label" not in chain.columns.job:
-        return None
+    if chain.plan.gold is None or chain.plan.stages[-1].columns.get("label") != "label":
+        return None  # there is no gold, or it is for another question
     golds = Golds.open(chain, chain.source.conf.gold or "", "label")
     before, after = chain.upto(first), chain.rows_of(len(chain.plan.stages) - 1)
     judged = dict(_judged(chain, golds))
