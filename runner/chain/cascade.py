@@ -102,7 +102,7 @@ def threshold_of(chain: Chain) -> dict[str, Any]:
         "sample": rows,
         "same": int(same.sum()),
         "agreeing": agreeing,
-        "at_least": lower_bound(agreeing, rows),
+        "at_least": 1.0 if math.isinf(threshold) else lower_bound(agreeing, rows),
         "below": below,
         "asked": rows + below - int((confidence[sampled] < threshold).sum()),
     }

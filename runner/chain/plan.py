@@ -132,6 +132,13 @@ def is_chain(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
+def refuse_chain(folder: Path) -> None:
+    """Raise UserError where one of the stages is meant."""
+    if is_chain(folder):
+        stages = ", ".join(str(folder / name) for name in read_plan(folder).names)
+        raise UserError(f"{folder} is a chain: give the folder of one of its stages: {stages}")
+
+
 def read_plan(folder: Path) -> Plan:
     """The plan in a chain's folder. UserError if it cannot be read."""
     try:

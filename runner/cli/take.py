@@ -58,8 +58,10 @@ def repair_arguments(parser: argparse.ArgumentParser) -> None:
 
 def repair(options: argparse.Namespace) -> int:
     """Rebuild a damaged run.db from the shards and whatever can still be read. Nothing is deleted."""
+    from runner.chain.plan import refuse_chain
     from runner.checkpoint.repair import repair
 
+    refuse_chain(Path(options.run_dir))
     done = repair(Path(options.run_dir))
     if options.json:
         print(json.dumps({**done._asdict(), "aside": str(done.aside)}))

@@ -48,7 +48,7 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
     composer = Composer(RunConf, name, config_dir)
     words = expanded(overrides)
     if any(key_of(word).partition(".")[0] == "stages" for word in words):
-        raise UserError("stages", "a chain is what `rowmill run` and `preview` take: without -m, and as all there is")
+        raise UserError("stages", "only `rowmill run` and `rowmill preview` take a chain, and not with -m")
     composed, choices = composer.compose(words)
     composed.run_name = composed.run_name or f"{choices['job']}-{choices['dataset']}".replace("/", "-")
     try:

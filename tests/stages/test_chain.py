@@ -218,25 +218,18 @@ def test_a_row_in_error_goes_no_further_and_the_chain_ends_with_1(folder):
     assert len(odd.parts) == 3
 
 
-def test_rows_that_are_added_or_no_longer_in_error_go_through_all_stages_and_no_others(folder, monkeypatch):
+def test_rows_that_are_added_go_through_all_stages_and_nothing_is_asked_twice(folder, monkeypatch, mails_rows):
     asked = []
     add = FakeEngine.add
     monkeypatch.setattr(FakeEngine, "add", lambda self, found: asked.extend(found) or add(self, found))
-    words = ["mails.yaml", "stages.sorted.prompt.user={{ text }}"]
-    run([*words, "dataset.limit=10"])
-    run([*words, "dataset.limit=20"])
     lines = Path("rows.csv").read_text()
-    asked.clear()
-    run(["mails.yaml", "run_name=whole"])
-    once = len(asked)
-    asked.clear()
-    Path("rows.csv").write_text("\n".join(lines.splitlines()[:21]) + "\n")
-    run([*words, "run_name=grown"])
+    Path("rows.csv").write_text("".join(lines.splitlines(keepends=True)[:21]))
+    run(["mails.yaml", "dataset.limit=10"])
+    assert len(run(["mails.yaml", "dataset.limit=20"])["stages"]) == 3
     Path("rows.csv").write_text(lines)
-    run([*words, "run_name=grown", "resume=extend"])
-    assert len(asked) == once
-    assert runs.rows_of("grown") == runs.rows_of("whole")
-    assert [row["label"] for row in runs.rows_of("mails")] == [row["label"] for row in runs.rows_of("whole")][:20]
+    run(["mails.yaml", "resume=extend"])
+    assert runs.rows_of("mails") == mails_rows
+    assert len(asked) == sum(part.status["rows"] for part in open_run("outputs/mails").parts)
 
 
 def test_a_stage_without_rows_has_nothing_to_do_and_neither_have_those_behind_it(folder):
@@ -283,6 +276,12 @@ def test_what_is_wrong_with_any_stage_is_said_before_the_first_begins(folder, wo
     with pytest.raises(UserError, match=said):
         run(["mails.yaml", *words])
     assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("command", ["repair", "fleet"])
+def test_what_is_about_one_run_names_the_stages(mails, capsys, command):
+    assert main([command, "outputs/mails"]) == 2
+    assert "outputs/mails/sorted, outputs/mails/why, outputs/mails/kind" in capsys.readouterr().err
 
 
 def test_a_preview_shows_the_prompts_of_all_stages(folder, capsys):
