@@ -91,8 +91,6 @@ class RunConf:
     schedule: ScheduleConf = field(default_factory=ScheduleConf)
     notify: NotifyConf = field(default_factory=NotifyConf)
     calibrate: CalibrateConf = field(default_factory=CalibrateConf)
-    cascade: CascadeConf = field(default_factory=CascadeConf)
-    stages: list[Any] = field(default_factory=list)
     run_name: str | None = None
     resume: str = key("auto", among=("auto", "errors", "extend", "force"))
     seed: int = key(0, least=0)
@@ -100,3 +98,5 @@ class RunConf:
     cache: bool = False
     offline: bool = False
     modules: list[str] = field(default_factory=list)
+    cascade: CascadeConf = field(default_factory=CascadeConf)
+    stages: list[Any] = field(default_factory=list)
