@@ -47,15 +47,23 @@ class Seats:
         return int(self._writer.connection.execute(query, (name,)).fetchone()[0] or 0)
 
 
-def read_seats(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    """A run's seats in the order of their joining: ``seat``, ``session``, ``name``, ``answers`` and their facts."""
+def read_seats(connection: sqlite3.Connection, *, counted: bool = True) -> list[dict[str, Any]]:
+    """A run's seats in the order of their joining: ``seat``, ``session``, ``name``, ``answers`` and their facts.
+
+    ``counted``: look at every answer. Otherwise their number is the one noted last, up to a second before the end of a
+    session that was killed.
+    """
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'seats'").fetchone():
         return []  # an earlier version's
     seats = connection.execute("SELECT seat, session, name, facts FROM seats ORDER BY seat").fetchall()
     if not seats:
         return []
-    given = dict(connection.execute("SELECT seat, count(*) FROM completions WHERE seat NOTNULL GROUP BY seat"))
-    return [
-        {"seat": seat, "session": session, "name": name, "answers": given.get(seat, 0), **json.loads(facts or "{}")}
+    found = [
+        {"seat": seat, "session": session, "name": name, "answers": 0, **json.loads(facts or "{}")}
         for seat, session, name, facts in seats
     ]
+    if counted:
+        given = dict(connection.execute("SELECT seat, count(*) FROM completions WHERE seat NOTNULL GROUP BY seat"))
+        for one in found:
+            one["answers"] = given.get(one["seat"], 0)
+    return found

@@ -126,7 +126,7 @@ class FakeEngine:
 
 
 def _fail(fault: str, batch: list[Sequence]) -> None:
-    """Die as models do: abort, kill, hang, raise, or oom:N for lack of memory with more than N sequences at once."""
+    """Die as models do: abort, kill, hang, raise, exit, or oom:N for lack of memory with more than N at once."""
     how, _, text = fault.partition(":")
     if how == "oom":
         if len(batch) > int(text):
@@ -135,6 +135,8 @@ def _fail(fault: str, batch: list[Sequence]) -> None:
     elif any(text in bytes(i for i in sequence.tokens if i < 256).decode() for sequence in batch):
         if how == "hang":
             time.sleep(1e6)
+        if how == "exit":
+            os._exit(1)
         if how == "raise":
             raise RuntimeError("a fault was asked for")
         os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGABRT)

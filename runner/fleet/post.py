@@ -88,6 +88,7 @@ class Post:
         """What the checkpoint knows of its work."""
         return {
             "state": state,
+            "answers": self.answers,
             "rows_per_s": round(self.rows_per_s, 3),
             "backlog": backlog,
             "backlog_s": None if backlog_s is None else round(backlog_s, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ _VERSIONS = {"rowmill": "rowmill", "mlx": "mlx", "mlx_lm": "mlx-lm"}
 def read_fleet(run_dir: Path) -> list[dict[str, Any]]:
     """The seats of a run in all of its sessions, those at work first; see ``read_seats``. Raises UserError."""
     with open_reader(run_dir) as connection:
-        seats = read_seats(connection)
-    is_running = holder(run_dir) is not None
+        return seats_of(connection, holder(run_dir) is not None)
+
+
+def seats_of(connection: sqlite3.Connection, is_running: bool, *, counted: bool = True) -> list[dict[str, Any]]:
+    """``read_fleet`` for a run that is open."""
+    seats = read_seats(connection, counted=counted)
     last = max((seat["session"] for seat in seats), default=0)
     for seat in seats:
         if seat.get("state") == "at work" and not (is_running and seat["session"] == last):

@@ -143,6 +143,10 @@ class WorkerProcess:
         flight = read_flight(self.facts["run_dir"]) if "run_dir" in self.facts else InFlight()
         return flight if flight.session == self.facts.get("session") else InFlight()
 
+    def was_cut_off(self, status: int) -> bool:
+        """Whether a library ended it with an exit code of ours, as Ray does when its cluster is gone."""
+        return status in (EXIT_OK, EXIT_ROW_ERRORS) and "session" in self.facts and "ended" not in self.facts
+
     def close(self) -> None:
         """Take its last words."""
         while select.select([self.errors], [], [], 0)[0] and (said := os.read(self.errors, 65536)):
@@ -196,7 +200,7 @@ class Supervisor:
             self.reported = worker.facts if "notify" in worker.facts else self.reported
             worker.close()
             self.overrides = worker.facts.get("overrides", self.overrides)
-            if status in _FINAL:
+            if status in _FINAL and not worker.was_cut_off(status):
                 if death and "session" not in worker.facts and status in (EXIT_USAGE, EXIT_CANNOT_RUN):
                     self._notify("its process died, and the run could not go on: see what it says")
                 return status

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def charts(figures: Figures) -> dict[str, str]:
         "speed": speed(marks),
         "memory": memory(marks),
         "slots": slots(marks),
+        "seats": seats(marks, {str(one["seat"]): one["name"] for one in figures.status.get("seats", [])}),
         "prompts": histogram("prompts", figures.prompt_tokens, "prompt tokens per row"),
         "answers": histogram("answers", figures.completion_tokens, "tokens generated per row"),
         "labels": bars("labels", figures.labels, "rows with each label"),
@@ -82,6 +84,48 @@ def slots(marks: Sequence[dict[str, Any]]) -> str:
         drawn.axes.plot(at, used, color=SERIES)
         _over_time(drawn.axes, marks, unit, scale, "sequences")
     return drawn.svg
+
+
+def seats(marks: Sequence[dict[str, Any]], names: Mapping[str, str]) -> str:
+    """What each seat of a fleet answered in a second over the time at work, one on top of the other."""
+    known = _answers(marks, names)
+    known = known[:: -(-len(known) // _POINTS) or 1]
+    shown = list(dict.fromkeys(names.values()))[:_LABELS]
+    if len(known) < 3 or not shown:
+        return ""
+    answers = np.array([[given[name] for _, given in known] for name in shown], dtype=float)
+    at = np.array([when for when, _ in known])
+    rates = np.diff(answers) / np.maximum(np.diff(at), 1e-3)
+    unit, scale = _unit(marks[-1]["active_s"])
+    with chart("seats", f"Answers per second of {count_of(len(shown), 'seat')}: {', '.join(shown)}") as drawn:
+        floor = np.zeros(len(at) - 1)
+        for place, (name, rate) in enumerate(zip(shown, rates, strict=True)):
+            colour = SERIES if place % 2 == 0 else SECOND
+            drawn.axes.fill_between(at[1:] / scale, floor, floor + rate, color=colour, alpha=0.3, linewidth=0)
+            drawn.axes.plot(at[1:] / scale, floor + rate, color=colour, linewidth=1)
+            if rate.any():
+                widest = int(rate.argmax())
+                middle = floor[widest] + rate[widest] / 2
+                drawn.axes.annotate(
+                    _short(escaped(name)), (at[1:][widest] / scale, middle), ha="center", va="center", fontsize=8
+                )
+            floor += rate
+        _over_time(drawn.axes, marks, unit, scale, "answers/s")
+    return drawn.svg
+
+
+def _answers(marks: Sequence[dict[str, Any]], names: Mapping[str, str]) -> list[tuple[float, Counter[str]]]:
+    """By name what seats had answered up to each mark; each session counts for itself, under numbers of its own."""
+    latest: dict[str, int] = {}
+    found = []
+    for mark in marks:
+        if mark["seats"]:
+            latest.update(mark["seats"])
+            given: Counter[str] = Counter()
+            for seat, count in latest.items():
+                given[names.get(seat, seat)] += count
+            found.append((mark["active_s"], given))
+    return found
 
 
 def histogram(name: str, values: np.ndarray, label: str, span: tuple[float, float] | None = None) -> str:

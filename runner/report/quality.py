@@ -5,7 +5,7 @@ Missing figures are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from runner.results.quality.verdict import verdict
 from runner.words import count_of, duration
 
 Facts = list[tuple[str, str]]
+MOST_SEATS = 64
 LEAST_TEXTS = 10  # of which diversity says something
 MOST_LABELS = 100  # with figures of their own
 _NAMES = {"accuracy": "accuracy", "kappa": "Cohen's kappa", "macro_f1": "macro F1", "ece": "calibration error (ECE)"}
@@ -30,6 +31,7 @@ def sections(figures: Figures, cascade: Mapping[str, Any] | None = None) -> list
         ("Stages", chain_facts(figures.status)),
         ("Cascade", cascade_lines(cascade) if cascade else []),
         ("Label quality", label_facts(figures.evaluation or {})),
+        ("Seats", seat_facts(figures.status.get("seats", []))),
         ("Spans", span_facts(figures.evaluation or {})),
         *((f"Answers in {name}", answer_facts(found)) for name, found in figures.evaluations.items()),
         ("Perplexity", perplexity_facts(figures)),
@@ -50,6 +52,18 @@ def chain_facts(status: Mapping[str, Any]) -> Facts:
         )
         found.append((one["name"], f"{one['state']}: {rows}{work}"))
     return found
+
+
+def seat_facts(seats: Sequence[Mapping[str, Any]]) -> Facts:
+    """What each seat of a fleet was, and its share of the answers."""
+    whole = sum(one["answers"] for one in seats) or 1
+    facts = []
+    for one in seats[:MOST_SEATS]:
+        said = [one.get("device"), f"{one['answers']:,} answers ({one['answers'] / whole:.0%})"]
+        said += [f"{one['rows_per_s']:,.1f} rows/s" if one.get("rows_per_s") else None]
+        said += [count_of(one["deaths"], "death") if one.get("deaths") else None, one.get("state"), one.get("why")]
+        facts.append((one["name"], ", ".join(str(part) for part in said if part)))
+    return facts
 
 
 def label_facts(evaluation: Mapping[str, Any]) -> Facts:

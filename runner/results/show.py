@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
@@ -92,9 +92,16 @@ def show_status(
     line("state", f"{figures['state']}{pid}{f', {escaped(doing)}' if (doing := figures.get('doing')) else ''}")
     _show_figures(figures, _examples(failures))
     _show_lines(more)
+    if seats := figures.get("seats"):
+        line("seats", f"{_states(seats)}; rowmill fleet shows each")
     left = figures["rows"] - figures["finished"]
     if left:
         line("left", f"{count_of(left, 'row')}{_pace(left, figures)}")
+
+
+def _states(seats: Iterable[Mapping[str, Any]]) -> str:
+    counts = Counter(str(one.get("state", "starting")) for one in seats)
+    return ", ".join(f"{count:,} {state}" for state, count in counts.items())
 
 
 def _pace(left: int, figures: Mapping[str, Any]) -> str:

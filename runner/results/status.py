@@ -12,6 +12,7 @@ from runner.checkpoint.counts import SessionWork, read_error_kinds, read_totals
 from runner.checkpoint.database import open_reader, read_identity
 from runner.checkpoint.lease import holder
 from runner.checkpoint.marks import active_seconds
+from runner.fleet.show import seats_of
 
 DOING = "doing"  # among what is noted of a session: what it does while it has finished no row
 _LAST = f"SELECT why, json_extract(provenance, '$.{DOING}') FROM sessions ORDER BY session DESC LIMIT 1"
@@ -40,7 +41,8 @@ class Status(TypedDict):
     ``model_share`` (of the time at work, what was spent in the model), ``slot_occupancy`` (of the batch's slots in
     every step, those taken), ``padding_share`` (of prompt tokens in attention), ``best_cached_share`` (what
     ``cached_share`` would have been with an unlimited cache, in any order); ``forced_tokens``, generated ones that a
-    grammar knew before, and ``thoughts_ended``, because they had ``engine.think_tokens``.
+    grammar knew before, and ``thoughts_ended``, because they had ``engine.think_tokens``. ``seats``: those of a fleet
+    (see ``rowmill fleet --json``), their answers as of the last second.
     """
 
     rows: int
@@ -67,6 +69,7 @@ class Status(TypedDict):
     thoughts_ended: int
     error_kinds: dict[str, int]
     rejected: dict[str, int]
+    seats: list[dict[str, Any]]
 
 
 def read_sessions(connection: sqlite3.Connection) -> list[Session]:
@@ -92,6 +95,7 @@ def read_status(run_dir: Path) -> Status:
         active = active_seconds(connection)
         work = _read_work(connection)
         kinds = read_error_kinds(connection)
+        seats = seats_of(connection, pid is not None, counted=False)
         last = connection.execute(_LAST).fetchone() or (None, None)
     spent = bool(rejected) and last[0] == "finished"  # all attempts are made, too few were accepted
     ended = "finished" if totals.finished == rows or spent else "interrupted"
@@ -115,6 +119,7 @@ def read_status(run_dir: Path) -> Status:
         "thoughts_ended": work.thoughts_ended,
         "error_kinds": kinds,
         "rejected": rejected,
+        "seats": seats,
     }
     return cast(Status, figures)
 

@@ -58,7 +58,8 @@ def screen(run_dir: Path, seen: dict[str, Any]) -> Group:
     """The whole screen."""
     side = Table.grid(expand=True, padding=(0, 1))
     side.add_row(_counts("labels", seen["labels"]), _counts("errors", seen["error_kinds"], "red"))
-    return Group(_head(run_dir, seen), _course(seen["marks"]), side, _latest(seen["latest"], seen["kept"]))
+    seats = [_seats(seen["seats"])] if seen["seats"] else []
+    return Group(_head(run_dir, seen), _course(seen["marks"]), *seats, side, _latest(seen["latest"], seen["kept"]))
 
 
 def _head(run_dir: Path, seen: dict[str, Any]) -> Panel:
@@ -109,6 +110,21 @@ def _course(marks: list[dict[str, Any]]) -> Panel:
     if memory:
         table.add_row("memory", Text(curve(memory), style="magenta"), f"{memory[-1] / 1e9:.2f} GB")
     return Panel(table, title="over time", title_align="left")
+
+
+def _seats(seats: list[dict[str, Any]]) -> Panel:
+    """What each seat of a fleet has done and does, the newest session's first."""
+    table = Table.grid(padding=(0, 1))
+    whole = sum(one["answers"] for one in seats) or 1
+    for one in seats[:_SHOWN]:
+        share = one["answers"] / whole
+        pace = f"{speed(one['rows_per_s'])}" if one.get("rows_per_s") and one.get("state") == "at work" else ""
+        bar = Text("█" * max(1, round(16 * share)), style="cyan")
+        state = Text(one.get("state", ""), style="" if one.get("state") == "at work" else "dim")
+        table.add_row(Text(escaped(one["name"])[:30]), state, bar, f"{share:.0%}", pace)
+    if len(seats) > _SHOWN:
+        table.add_row(f"and {len(seats) - _SHOWN:,} more")
+    return Panel(table, title="seats", title_align="left")
 
 
 def _speeds(marks: list[dict[str, Any]]) -> list[float]:

@@ -1,11 +1,15 @@
 """Whatever happens to seats, a fleet's run has the shards of a run by one process."""
 
 import pickle
+import re
 import time
 
 import pytest
 
 import runner
+from runner import report
+from runner.checkpoint import marks
+from runner.cli import main
 from runner.engine.conf import EngineConf
 from runner.fleet import crew, fleet, start
 from runner.fleet.conf import FleetConf
@@ -96,8 +100,25 @@ def test_the_checkpoint_says_which_seat_gave_each_answer_and_who_took_part(monke
     assert one["answers"] + other["answers"] == ROWS
     assert min(one["answers"], other["answers"]) > 0
     assert {one["device"], one["rowmill"], one["state"]} == {"fake", one["rowmill"], "ended"}
-    marks = runner.open_run("outputs/fleet").marks
-    assert marks[-1]["seats"] is None or set(marks[-1]["seats"]) <= {str(one["seat"]), str(other["seat"])}
+    noted = runner.open_run("outputs/fleet").marks[-1]["seats"]
+    assert noted is None or set(noted) <= {str(one["seat"]), str(other["seat"])}
+
+
+def test_status_watch_and_report_show_what_each_seat_did(monkeypatch, capsys):
+    monkeypatch.setattr(marks, "EVERY_SECONDS", 0.02)
+    install(monkeypatch, {"left": [{"delay_s": 0.01}], "right": [{"delay_s": 0.01}]})
+    figures, _ = together("engine.batch_size=4")
+    answers = {one["name"]: one["answers"] for one in figures["seats"]}
+    assert answers == {one["name"]: one["answers"] for one in seats()} and min(answers.values()) > 0
+    assert main(["status", "outputs/fleet"]) == 0
+    assert "seats    2 ended" in capsys.readouterr().out
+    assert main(["watch", "outputs/fleet"]) == 0
+    assert re.search(r"left +ended", capsys.readouterr().out)
+    page = report.write_report(runner.open_run("outputs/fleet"), None, figures).read_text()
+    assert "Answers per second of 2 seats: " in page
+    assert f"fake, {answers['left']} answers ({answers['left'] / ROWS:.0%})" in page
+    figures, _ = alone()
+    assert figures["seats"] == []
 
 
 @pytest.mark.parametrize("dies", range(6))

@@ -106,11 +106,18 @@ def test_lack_of_memory_makes_batches_smaller_and_is_recorded():
     assert not [row for row in rows_of() if row["error"]]
 
 
-def test_an_exception_that_nobody_caught_is_a_death_too():
-    code, _, errors = run("engine.max_restarts=0", fault="raise:text")
+@pytest.mark.parametrize(
+    ("how", "said", "why"),
+    [
+        ("raise", "RuntimeError: a fault was asked for", "died once, of an exception"),
+        ("exit", "", "died once, with exit code 1"),  # which says of a run's own end that rows have errors
+    ],
+)
+def test_an_exception_that_nobody_caught_and_a_library_that_exits_are_deaths_too(how, said, why):
+    code, _, errors = run("engine.max_restarts=0", fault=f"{how}:text")
     assert code == 3
-    assert "RuntimeError: a fault was asked for" in errors
-    assert "died once, of an exception" in errors
+    assert said in errors
+    assert why in errors
 
 
 def test_a_process_that_stalls_again_and_again_ends_with_3_and_the_line_that_goes_on():
