@@ -207,7 +207,8 @@ class Crew:
         known = {**hello._asdict(), "costs": hello.costs._asdict(), "state": "at work"}
         self._note(post, known)
         self._ever += 1
-        log.info("seat %s joins: %s, %s", post.place, hello.device, count_of(hello.slots, "slot"))
+        memory = f", {hello.memory_bytes / 1e9:.1f} GB for the model" if hello.memory_bytes else ""
+        log.info("seat %s joins: %s%s, %s", post.place, hello.device, memory, count_of(hello.slots, "slot"))
         self._joined(post)
 
     def _leave_out(self, post: Post, why: str) -> None:

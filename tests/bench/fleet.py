@@ -1,24 +1,32 @@
 """What a fleet costs its driver, what a second seat is worth, and where one driver is at its limit.
 
-``python -m tests.bench.fleet cost|pair|scale [--seats 8,64,256] [--rows N]``.
-``cost``: the driver's processor time for a row, beside that of a run by one process, with the fake engine. ``pair``:
-rows/s of two seats of one core each over those of one, with a tiny random llama. ``scale``: seats that only wait, 30
-rows/s each, as threads of one process with nothing to compute: rows/s, and the driver's share of a core.
+``python -m tests.bench.fleet cost|held|pair|scale [--seats 8,64,256] [--rows N]``.
+``cost``: the driver's processor time for a row, beside that of a run by one process, with the fake engine. ``held``: an
+engine whose steps keep the interpreter to themselves for some 7 ms, by itself and in a seat: for how long its thread
+waits for the one that answers, and what that one takes for a row of 2,112 tokens. ``pair``: rows/s of two seats of one
+core each over those of one, with a tiny random llama or ``--model``. ``scale``: seats that only wait, 30 rows/s each,
+as threads of one process with nothing to compute: rows/s, and the driver's share of a core.
 """
 
 import argparse
 import os
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 
 import runner
+from runner.engine.conf import EngineConf
 from runner.engine.fake import FakeEngine
-from runner.fleet import start
+from runner.fleet import local, seat, start
+from runner.fleet.conf import FleetConf
+from runner.fleet.fleet import Fleet
 from runner.fleet.hello import hello_of
 from runner.fleet.local import LocalTransport
-from runner.fleet.wire import Turn
-from runner.sequences import Gauge, Work
+from runner.fleet.wire import Spec, Turn
+from runner.loop.plan import Plan
+from runner.models.recipes import ModelConf
+from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 
 SEAT_ROWS_S, SLOTS = 30.0, 32
 
@@ -101,12 +109,104 @@ def cost(given):
         print(f"{name}: {row_us:.0f} us of processor time for a row, {figures['rows_per_s']:,.0f} rows/s", flush=True)
 
 
+class Held:
+    """256 sequences at once, 32 steps each. ``prefilled``: nanoseconds in which it waited for the interpreter.
+
+    That is the time in which its thread neither computed nor stood in line for a processor.
+    """
+
+    def __init__(self):
+        self.batch_size, self.costs, self.work = 256, Costs(), Work()
+        self.waiting, self.lanes = deque(), []
+
+    def gauge(self):
+        return Gauge(len(self.lanes), self.batch_size, None)
+
+    def room(self):
+        return max(0, 2 * self.batch_size - len(self.lanes) - len(self.waiting))
+
+    def add(self, sequences):
+        self.waiting.extend(sequences)
+
+    def step(self):
+        while self.waiting and len(self.lanes) < self.batch_size:
+            self.lanes.append([self.waiting.popleft(), 0])
+        before, began = scheduled_ns(), time.perf_counter_ns()
+        sum(x * x for x in range(60_000))
+        after, ended_at = scheduled_ns(), time.perf_counter_ns()
+        self.work += Work(prefilled=max(0, ended_at - began - (after - before)), lanes=1)
+        time.sleep(0.005)  # the device computes
+        for lane in self.lanes:
+            lane[1] += 1
+        ended = [Generation(one.key, list(range(32))) for one, steps in self.lanes if steps == 32]
+        self.lanes = [lane for lane in self.lanes if lane[1] < 32]
+        return ended
+
+    def close(self):
+        pass
+
+
+def scheduled_ns():
+    """Of this thread: computing, or in line for a processor. Linux."""
+    return time.thread_time_ns() + int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+
+
+def serve_held(descriptor):
+    """A seat's process with such an engine."""
+    seat.open_engine = lambda spec: (Held(), hello_of(None))
+    local.serve(descriptor)
+
+
+def compute(engine, rows):
+    plan, left, began = Plan(engine.costs), rows, time.perf_counter()
+    tokens = list(range(1000, 3048))
+    plan.add([Sequence((row, 0), [*tokens, 5 + row, *range(63)], 32) for row in range(rows)])
+    while left:
+        engine.add(plan.take(engine.room()))
+        left -= len(engine.step())
+    return rows / (time.perf_counter() - began)
+
+
+def thread_times(pid):
+    """Seconds of processor time of each thread of a process."""
+    times = {}
+    for folder in Path(f"/proc/{pid}/task").iterdir():
+        words = (folder / "stat").read_text().rpartition(")")[2].split()
+        times[folder.name] = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return times
+
+
+def held(given):
+    from tests.support.stores import open_store
+
+    def show(name, speed, work):
+        waited_us = work.prefilled / work.lanes / 1000
+        print(f"{name}: {speed:,.0f} rows/s, {waited_us:.0f} us a step waiting for the interpreter", flush=True)
+
+    engine = Held()
+    show("alone", compute(engine, given.rows), engine.work)
+    local._START = local._START.replace("runner.fleet.local.serve", "tests.bench.fleet.serve_held").replace(
+        "import runner.fleet.local;", "import tests.bench.fleet;"
+    )
+    spec, conf = Spec(ModelConf(), EngineConf(backend="fake"), keep_awake=False), FleetConf(kind="local", seats=1)
+    with open_store(Path("run")) as store:
+        fleet = Fleet(LocalTransport(1), spec, hello_of(None), conf, store.seats, store.flight)
+        (post,) = fleet.crew.at_work()
+        before = thread_times(post.hello.pid)
+        show("seat", compute(fleet, given.rows), fleet.work)
+        after = thread_times(post.hello.pid)
+        answering = after[str(post.hello.pid)] - before[str(post.hello.pid)]
+        print(f"{answering / given.rows * 1e6:.0f} us a row for answering, in {post.turn} turns", flush=True)
+        fleet.close()
+
+
 def pair(given):
     from tests.support.tiny import save_tiny_llama
 
     save_tiny_llama(Path("tiny"))
     write_rows(given.rows)
-    model = ["model.path=tiny", "engine.backend=cpu", "prompt.chat=false", "job=generate", "engine.max_tokens=24"]
+    chosen = [f"model={given.model}"] if given.model else ["model.path=tiny"]
+    model = [*chosen, "engine.backend=cpu", "prompt.chat=false", "job=generate", "engine.max_tokens=24"]
     cores = sorted(os.sched_getaffinity(0))
     speeds = {}
     for seats in (1, 2):
@@ -148,13 +248,14 @@ def scale(given):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["cost", "pair", "scale"])
+    parser.add_argument("what", choices=["cost", "held", "pair", "scale"])
     parser.add_argument("--seats", default="8,64,256")
+    parser.add_argument("--model", help="of ``pair``: a recipe such as smollm2_135m")
     parser.add_argument("--rows", type=int, default=20_000)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        {"cost": cost, "pair": pair, "scale": scale}[given.what](given)
+        {"cost": cost, "held": held, "pair": pair, "scale": scale}[given.what](given)
         os.chdir("/")
 
 
