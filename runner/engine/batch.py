@@ -1,7 +1,7 @@
 """A batch: sequences at work in the slots of one KV set, on one stream of the device.
 
 Every step is one forward pass over a token of each decoding sequence and the prompts (or chunks of them) of new ones.
-Nothing is copied when a sequence joins or leaves.
+Nothing is copied when a sequence joins or leaves, but its prefix where attention is faster over copies.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from runner.engine.attention.copies import Copies
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.lanes import Lane, LaneSpan, Launch
@@ -26,15 +27,21 @@ SLOT_GRAIN = 32  # slots grow by so many tokens
 class Batch:
     """Up to ``size`` lanes. ``model`` has KV layers that no other batch uses; ``stream`` is where its steps run.
 
-    Choices are scored by ``logit_bytes`` of logits at a time.
+    Choices are scored by ``logit_bytes`` of logits at a time. Prefixes are copied into slots if ``copies`` says so and
+    ``kv_bytes`` holds them.
     """
 
-    def __init__(self, model: ResidentModel, stream: Any, prefill_tokens: int, logit_bytes: int) -> None:
+    def __init__(
+        self, model: ResidentModel, stream: Any, prefill_tokens: int, logit_bytes: int, kv_bytes: int, copies: Copies
+    ) -> None:
         self.model = model
         self.stream = stream
         self.size = 1
         self.prefill_tokens = prefill_tokens
         self.logit_bytes = logit_bytes
+        self.most_bytes = kv_bytes
+        self.copies = copies
+        self.adopting: dict[int, Segment] = {}  # prefixes to be copied, by slot
         self.lanes: list[Lane] = []
         self.latest: Launch | None = None
         self.slots = 0
@@ -45,8 +52,18 @@ class Batch:
         """What the slots take."""
         return self.slots * self.model.slot_bytes(self.capacity)
 
+    def copied(self, sequence: Sequence) -> bool:
+        """Whether the sequence gets a copy of its prefix: it will decode for long, and a full batch of copies fits."""
+        prefix = sequence.boundaries[-1] if sequence.boundaries else 0
+        if sequence.choices is not None or not self.copies.faster(prefix, self.size):
+            return False
+        whole = self.model.slot_bytes(_grained(len(sequence.tokens) + sequence.max_tokens - 1))
+        return self.size * whole + prefix * self.model.token_bytes <= self.most_bytes
+
     def own(self, sequence: Sequence) -> int:
-        """The slot size a sequence needs: tokens behind its prefix whose KV a later step reads."""
+        """The slot size a sequence needs: tokens whose KV a later step reads, those of a shared prefix left out."""
+        if self.copied(sequence):
+            return len(sequence.tokens) + sequence.max_tokens - 1
         own = len(sequence.tokens) - (sequence.boundaries[-1] if sequence.boundaries else 0)
         if sequence.choices is None:
             return own + sequence.max_tokens - 1
@@ -62,7 +79,7 @@ class Batch:
         if not self.lanes and self.latest is None:
             self.clear()
         needed = self.own(sequence)
-        held = max((self.own(lane.sequence) for lane in self.lanes), default=0)
+        held = max((lane.room for lane in self.lanes), default=0)
         wanted = _grained(max([needed, *map(self.own, ahead)])), _grained(needed), needed
         least = self.capacity, min(self.capacity, _grained(held))  # smaller slots make room for more
         for capacity in itertools.starmap(max, itertools.product(wanted, least)):
@@ -76,12 +93,17 @@ class Batch:
         """Add a sequence whose prefix is computed; there must be room."""
         taken = {lane.slot for lane in self.lanes}
         slot = next(slot for slot in range(self.slots) if slot not in taken)
-        self.lanes.append(Lane(sequence, prefix, cached, slot, matching))
-        return self.lanes[-1]
+        copied = prefix is not None and self.copied(sequence)
+        lane = Lane(sequence, None if copied else prefix, cached, slot, matching, room=self.own(sequence))
+        if copied and prefix is not None:
+            lane.stored, self.adopting[slot] = prefix.end, prefix
+        self.lanes.append(lane)
+        return lane
 
     def clear(self) -> None:
         """Give the slots' memory back."""
         self.lanes.clear()
+        self.adopting.clear()
         self.latest = None
         self.slots = self.capacity = 0
         self.model.clear()
@@ -89,6 +111,7 @@ class Batch:
     def launch(self) -> list[mx.array]:
         """Set the next step up, after the ``latest``, and put it in its place; the arrays to evaluate for it."""
         with mx.stream(self.stream):
+            self._adopt()
             self.latest = launch = self._launch()
             if launch is None:
                 return []
@@ -107,6 +130,14 @@ class Batch:
             self.slots, self.capacity = slots, capacity
             with mx.stream(self.stream):
                 self.model.resize(slots, capacity)
+
+    def _adopt(self) -> None:
+        slots: dict[Segment, list[int]] = {}
+        for slot, prefix in self.adopting.items():
+            slots.setdefault(prefix, []).append(slot)
+        self.adopting.clear()
+        for prefix, places in slots.items():
+            self.model.adopt(mx.array(places), prefix)
 
     def _launch(self) -> Launch | None:
         parts = sorted(self._parts(), key=lambda part: part.span.order())

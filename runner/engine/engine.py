@@ -14,6 +14,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from runner.engine.attention.copies import Copies
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.attention.snapshots import Snapshots
 from runner.engine.batch import Batch
@@ -33,7 +34,8 @@ class BatchEngine:
     grows up to ``most`` while that makes it faster), ``prefill_tokens`` (prompt tokens of a step) and ``logit_bytes``
     (logits of choices that are held at once) are divided among ``streams`` batches. ``kv_bytes`` bounds the memory of
     slots and snapshots, ``bound_bytes`` that of everything else on the device (None: nothing does). ``costs``: what
-    sharing costs, for the planner. ``grammars``: compiled over its vocabulary, for sequences that have some.
+    sharing costs, for the planner; ``copies``: where copied prefixes are faster. ``grammars``: compiled over its
+    vocabulary, for sequences that have some.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class BatchEngine:
         streams: int = 1,
         most: int | None = None,
         costs: Costs | None = None,
+        copies: Copies | None = None,
         grammars: Grammars | None = None,
     ) -> None:
         self.model = model
@@ -67,7 +70,8 @@ class BatchEngine:
         streams = min(streams, batch_size)
         prefill = max(1, prefill_tokens // streams)
         models = (model if number == 0 else model.twin() for number in range(streams))
-        self.batches = [Batch(one, _stream(at), prefill, logit_bytes // streams) for at, one in enumerate(models)]
+        shares = prefill, logit_bytes // streams, kv_bytes // streams
+        self.batches = [Batch(one, _stream(at), *shares, copies or Copies()) for at, one in enumerate(models)]
         self._size()
         self.snapshots = Snapshots(model, [batch.stream for batch in self.batches], prefill)
         self.waiting: deque[Sequence] = deque()

@@ -26,6 +26,7 @@ class Lane:
     cached: int
     slot: int
     matching: Matching | None = None  # of a sequence with a grammar
+    room: int = 0  # own tokens that the slot must hold
     stored: int = 0
     launched: int = 0
     tokens: list[int] = field(default_factory=list)

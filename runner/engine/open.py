@@ -52,7 +52,7 @@ def batch_engine(
 
     from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
     from runner.engine.engine import BatchEngine
-    from runner.engine.tuning import costs_here
+    from runner.engine.tuning import copies_here, costs_here
 
     budget = Budget.of(conf, device, share)
     sizes: dict[str, Any] = {"batch_size": budget.batch_size, "prefill_tokens": budget.prefill_tokens}
@@ -79,6 +79,7 @@ def batch_engine(
         return CopyingEngine(model, kv_bytes=spare, **sizes, **details)
     costs = costs_here(resident, device.name)
     log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
+    details["copies"] = copies_here(resident, device.name)
     streams = cpu_streams() if device.kind == "cpu" else 1
     bound = None if device.kind == "cpu" else mx.get_active_memory() + budget.work
     return BatchEngine(

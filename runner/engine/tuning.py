@@ -10,12 +10,16 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from statistics import median
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from runner.cache import cache_dir
+from runner.engine.attention.copies import Copies
+from runner.engine.attention.copies import measure as measure_copies
 from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.parts import on_cpu
 from runner.engine.attention.resident import ResidentModel
 from runner.sequences import Costs
 
@@ -61,15 +65,28 @@ class Growth:
 def costs_here(model: ResidentModel, machine: str) -> Costs:
     """Measured, or as measured before on a model of the same shapes. ``machine`` names the device."""
     shapes = [(name, array.shape, str(array.dtype)) for name, array in tree_flatten(model.model.parameters())]
-    key = hashlib.sha256(repr((LEAST, machine, version("mlx"), shapes)).encode()).hexdigest()[:24]
-    file = cache_dir() / "costs" / f"{key}.json"
+    return Costs(**_remembered((LEAST, machine, version("mlx"), shapes), lambda: measure_costs(model)._asdict()))
+
+
+def copies_here(model: ResidentModel, machine: str) -> Copies:
+    """The same for the way that prefixes are attended to; on a CPU one matrix product for all is always faster."""
+    shape = next((layer.form for layer in model.layers if layer.form and not layer.reach.window), None)
+    if on_cpu() or shape is None:
+        return Copies()
+    key = repr(Copies()), machine, version("mlx"), repr(shape)
+    return Copies(**_remembered(key, lambda: measure_copies(shape)._asdict()))
+
+
+def _remembered(key: object, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured before under this key, else now."""
+    file = cache_dir() / "costs" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return Costs(**json.loads(file.read_text()))
-    costs = measure_costs(model)
+        return dict(json.loads(file.read_text()))
+    found = measure()
     with contextlib.suppress(OSError):  # not to remember is no harm
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(costs._asdict()))
-    return costs
+        file.write_text(json.dumps(found))
+    return found
 
 
 def measure_costs(model: ResidentModel) -> Costs:

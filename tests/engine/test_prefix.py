@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runner.engine.attention.copies import Copies
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
 from runner.sequences import Sequence
@@ -46,11 +47,14 @@ def batches(draw):
     prefill=st.integers(1, 24),
     streams=st.integers(1, 2),
     late=st.integers(0, 3),
+    copies=st.sampled_from([0, 3, 99]),
 )
-def test_random_batches_generate_what_generate_does_one_by_one(name, todo, batch_size, prefill, streams, late):
+def test_random_batches_generate_what_generate_does_one_by_one(name, todo, batch_size, prefill, streams, late, copies):
     mx.set_default_device(mx.cpu)
     plain, resident = models(name)
-    engine = BatchEngine(resident, {END}, batch_size=batch_size, prefill_tokens=prefill, streams=streams)
+    engine = BatchEngine(
+        resident, {END}, batch_size=batch_size, prefill_tokens=prefill, streams=streams, copies=Copies((copies,) * 3)
+    )
     waiting, done = list(todo), {}
     engine.add(waiting[: len(waiting) - late])
     del waiting[: len(waiting) - late]

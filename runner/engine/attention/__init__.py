@@ -1,6 +1,7 @@
 """Attention of a batch over a shared prefix and each sequence's own suffix.
 
 Modules:
+copies     Whether sequences share one copy of their prefix while they decode, or each have one: what is faster here.
 head       The output head, for the rows of interest alone, and log-probabilities without all of their logits at once.
 layout     The layout of one forward pass: which tokens it holds, and where the keys lie that each of them attends to.
 parts      Attention in parts, by where the keys lie, merged exactly by the log-sum-exp of their scores.

@@ -15,19 +15,30 @@ from __future__ import annotations
 import itertools
 import sys
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
+import numpy as np
 from mlx_lm.models import base
 
 from runner.engine.attention.layout import Segment, Step, View
 from runner.engine.attention.parts import Part, attend, blank, join, merge, on_cpu, scaled, score_bytes
-from runner.engine.attention.reach import Reach
+from runner.engine.attention.reach import Reach, Ring
 from runner.engine.kernels import MASKED, cuda_attention
 
 MOST_SHARES = 8  # of a segment's keys
 # Segments at one depth of prefix, with their tokens [first, end) of a step; None: nothing there.
 Runs = list[tuple[Segment | None, int, int]]
+
+
+class Form(NamedTuple):
+    """Of a layer's attention: query heads and their size, KV heads and the size of values."""
+
+    H: int
+    D: int
+    N: int
+    V: int
+    dtype: mx.Dtype
 
 
 class Query:
@@ -58,6 +69,7 @@ class LayerKV:
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
         self.fused = False  # whether the latest step could be computed by the device's own kernels
+        self.form: Form | None = None
         self.step: Step
 
     @property
@@ -87,12 +99,30 @@ class LayerKV:
         self.keys = self.values = None
         self.shape = (0, 1)
 
+    def adopt(self, slots: mx.array, prefix: Segment) -> None:
+        """Copy a whole prefix into slots, as if its tokens were their sequences' own."""
+        index, ring = self.index, Ring.of(self.reach, self.shape[1], np.zeros(1, np.int64))
+        chain = prefix.chain()
+        at = np.concatenate([np.arange(one.end - one.keys[index].shape[1], one.end) for one in chain])
+        (lasting,) = np.nonzero((at >= prefix.end - (ring.size - int(ring.kept[0]))) | (at < ring.kept))
+        place = mx.array(ring.place(at[lasting]).astype(np.int32))
+        for name in ("keys", "values"):
+            new = mx.concatenate([getattr(one, name)[index] for one in chain], axis=1)  # [N, K, D]
+            if len(lasting) < new.shape[1]:
+                new = new[:, mx.array(lasting.astype(np.int32))]
+            stored = getattr(self, name)
+            if stored is None:
+                stored = mx.zeros((self.shape[0], new.shape[0], self.shape[1], new.shape[-1]), new.dtype)
+            stored[slots[:, None], :, place[None]] = new.swapaxes(0, 1)[None]
+            setattr(self, name, stored)
+
     def attention(self, q: mx.array, k: mx.array, v: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
         """Store the step's keys and values and attend: q [T, H, 1, D], k and v [T, N, 1, D] -> [T, H, 1, D]."""
         T, H, _, D = q.shape
         N = k.shape[1]
         query = Query(q.reshape(T, N, H // N, D), scale, v)
         self.fused = query.kernels is not None
+        self.form = Form(H, D, N, v.shape[-1], v.dtype)
         view = self.step.view(self.reach, self.shape[1])
         self._allocate(view, k, v)
         if query.kernels is not None and not self.step.prefilling:
@@ -100,11 +130,11 @@ class LayerKV:
         k, v = k.reshape(T, N, -1), v.reshape(T, N, -1)
         old = self._stored(view)
         self._store(view, k, v)
-        own = [self._decode(view, query)] if self.step.decoding else []
         if self.step.levels or not self.step.plain or on_cpu():
+            own = [self._decode(view, query)] if self.step.decoding else []
             out = merge(self._parts(view, query, k, v, own, old), sinks, v.dtype)
         else:  # nothing to merge: the device's own attention is faster
-            outs = [merge([part], sinks, v.dtype) for part in own]
+            outs = [self._own(view, q[:, :, 0], scale, sinks)] if self.step.decoding else []
             outs += [self._plain(view, q[:, :, 0], k, v, scale, sinks)] if self.step.prefilling else []
             out = mx.concatenate(outs) if len(outs) > 1 else outs[0]
         if self.step.building is not None:
@@ -178,6 +208,16 @@ class LayerKV:
         q = query.scaled[: len(step.decoding)] if step.in_slot_order else query.scaled[step.token_of_slot]
         part = attend(q, self.keys[:slots, :, :K], self.values[:slots, :, :K], view.decode_mask)
         return part if step.in_slot_order else Part(*(a[step.slot_of_token] for a in part))
+
+    def _own(self, view: View, q: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
+        """Decoding sequences over their own slots, through MLX's own kernel: [tokens, N, G, D]; q [T, H, D]."""
+        assert self.keys is not None and self.values is not None
+        step, slots, K = self.step, self.step.slots, view.decode_keys
+        q = q[: len(step.decoding)] if step.in_slot_order else q[step.token_of_slot]
+        keys, values, mask = self.keys[:slots, :, :K], self.values[:slots, :, :K], view.decode_mask.astype(q.dtype)
+        out = mx.fast.scaled_dot_product_attention(q[:, :, None], keys, values, scale=scale, mask=mask, sinks=sinks)
+        out = out.reshape(slots, keys.shape[1], -1, values.shape[-1])
+        return out if step.in_slot_order else out[step.slot_of_token]
 
     def _finish(self, view: View, query: Query, k: mx.array, v: mx.array, sinks: mx.array | None) -> mx.array:
         """A step of decoding tokens alone, by the device's own kernels: [T, N, G, D]. They store k and v, too."""

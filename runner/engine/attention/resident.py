@@ -101,6 +101,11 @@ class ResidentModel:
         for layer in self.layers:
             layer.resize(slots, capacity)
 
+    def adopt(self, slots: mx.array, prefix: Segment) -> None:
+        """Copy a prefix into slots; see ``LayerKV.adopt``."""
+        for layer in self.layers:
+            layer.adopt(slots, prefix)
+
     def clear(self) -> None:
         """Give the memory of all slots back; segments keep theirs."""
         for layer in self.layers:

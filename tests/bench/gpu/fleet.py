@@ -197,7 +197,7 @@ def main():
         log.stage(f"1 seat, {pair}", bench.seats, 1, options.repeat)
     if options.one:
         return
-    if not options.tiny:
+    if not options.tiny and not options.ray:
         log.stage("two engines at once", bench.local, options.repeat, ("0", "1"))
     log.stage("2 seats", bench.seats, 2, options.repeat)
     log.stage("2 seats, one killed", bench.seats, 2, 1, True)

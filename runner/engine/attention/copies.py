@@ -1,0 +1,95 @@
+"""Whether sequences share one copy of their prefix while they decode, or each have one: what is faster here.
+
+One shared copy is read once for all of them, but attention then has parts to merge, and MLX's own kernel is not used.
+Which way wins depends on the device, the number of sequences and the length of the prefix: it is measured, on one layer
+of the model's shape, and kept.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.prefix import Form, LayerKV
+from runner.engine.attention.reach import Reach
+
+PREFIXES = (512, 2048, 8192)  # tokens
+BATCHES = (2, 4, 8, 16, 32, 64, 128, 256)
+OWN = 32  # tokens behind the prefix
+CALLS, REPEATS = 8, 3  # in one evaluation; the best of them counts
+MOST_BYTES = 1 << 30  # of keys and values that are tried
+
+
+class Copies(NamedTuple):
+    """Up to how many sequences copies are faster, for each of PREFIXES; 0: never."""
+
+    most: tuple[int, ...] = (0,) * len(PREFIXES)
+
+    def faster(self, prefix: int, sequences: int) -> bool:
+        """For that many sequences behind a prefix of so many tokens, between the measured lengths by proportion."""
+        return prefix > 0 and sequences <= self._most(prefix)
+
+    def _most(self, prefix: int) -> float:
+        if prefix <= PREFIXES[0]:
+            return self.most[0]
+        if prefix >= PREFIXES[-1]:
+            return self.most[-1]
+        above = next(at for at, length in enumerate(PREFIXES) if length >= prefix)
+        low, high = PREFIXES[above - 1 : above + 1]
+        share = math.log(prefix / low) / math.log(high / low)
+        return self.most[above - 1] + share * (self.most[above] - self.most[above - 1])
+
+
+def measure(form: Form) -> Copies:
+    """Seconds of milliseconds each: larger batches are tried until sharing is faster."""
+    found = []
+    for prefix in PREFIXES:
+        most = 0
+        for count in BATCHES:
+            if _bytes(form, count, prefix) > MOST_BYTES or seconds(form, prefix, count, True) > seconds(
+                form, prefix, count, False
+            ):
+                break
+            most = count
+        found.append(most)
+    return Copies(tuple(found))
+
+
+def seconds(form: Form, prefix: int, count: int, copied: bool) -> float:
+    """Of one layer's attention in a decode step of ``count`` sequences behind a prefix."""
+    layer = LayerKV(0, Reach())
+    H, D, N, V, dtype = form
+    q, k, v = (
+        mx.random.normal(size, dtype, key=mx.random.key(1))
+        for size in ((count, H, 1, D), (count, N, 1, D), (count, N, 1, V))
+    )
+    shared = Segment(
+        tokens=[1] * prefix, keys=[_random((N, prefix, D), dtype)], values=[_random((N, prefix, V), dtype)]
+    )
+    layer.resize(count, OWN + (prefix if copied else 0))
+    layer.keys, layer.values = (_random((count, N, layer.shape[1], size), dtype) for size in (D, V))
+    mx.eval(q, k, v, shared.keys, shared.values, layer.keys, layer.values)
+    spans = [Span(None, i, prefix + OWN - 1, 1) if copied else Span(shared, i, OWN - 1, 1) for i in range(count)]
+    best = math.inf
+    for _ in range(REPEATS + 1):
+        began = time.perf_counter()
+        outs: list[Any] = []
+        layer.step = Step(spans)
+        for _ in range(CALLS):
+            outs.append(layer.attention(q, k, v, D**-0.5, None))
+        mx.eval(outs, layer.keys, layer.values)
+        best = min(best, (time.perf_counter() - began) / CALLS)
+    return best
+
+
+def _random(size: Sequence[int], dtype: mx.Dtype) -> mx.array:
+    return mx.random.normal(size, dtype, key=mx.random.key(len(size)))
+
+
+def _bytes(form: Form, count: int, prefix: int) -> int:
+    return count * (prefix + OWN) * form.N * (form.D + form.V) * form.dtype.size
