@@ -11,8 +11,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +153,7 @@ class DataSource:
         self.written = frozenset(self.column_names if not conf.target and READERS[conf.kind].written else ())
         self._total_rows = len(table)
         self._batches = [batch for batch in table.to_batches() if len(batch)]
+        self._starts = [0, *accumulate(map(len, self._batches))][: len(self._batches)]
         self._read_rows = _rows_per_read(table)
         self._names_of = names_of_classes(table.schema)
         self._order = _choose(conf, table, loaded.order, self._names_of)
@@ -271,18 +274,15 @@ class DataSource:
         return f"{self.conf.display_name} ({kind}): {rows}{shuffled}, columns {names}"
 
     def _slices(self, start: int, stop: int) -> Iterator[Any]:
-        at = 0
-        for batch in self._batches:
-            low, high = max(start - at, 0), min(stop - at, len(batch))
-            if low < high:
-                yield batch.slice(low, high - low).select
-            at += len(batch)
+        for at in range(bisect_right(self._starts, start) - 1, bisect_left(self._starts, stop)):
+            low = max(start - self._starts[at], 0)
+            yield self._batches[at].slice(low, stop - self._starts[at] - low).select
 
     def _gathered(self, positions: np.ndarray) -> Iterator[Any]:
         """Rows of any order: taken batch by batch, then put in order (a take over all chunks would copy the table)."""
         import numpy as np
 
-        starts = np.cumsum([0] + [len(batch) for batch in self._batches])
+        starts = np.array([*self._starts, self._total_rows])
         by_position = np.argsort(positions, kind="stable")
         ascending = positions[by_position]
         bounds = np.searchsorted(ascending, starts)
