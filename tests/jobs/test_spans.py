@@ -14,6 +14,7 @@ from jobs.spans.copying import Mention, Pieces, located, rules
 from runner import cli, run
 from runner.data.gold import gold_spans
 from runner.engine.masks import Grammars, bitmasks
+from runner.results.quality.spans import span_figures
 from runner.results.run import Run
 from runner.sequences import Sequence
 from runner.text.vocabulary import ByteTokenizer
@@ -340,3 +341,15 @@ def test_spans_of_a_model_with_random_weights_stand_in_their_texts(tmp_path, mon
     for row in Run(figures["path"]).rows():
         for one in row["spans"] or ():
             assert row["text"][one["start"] : one["end"]] == one["text"]
+
+
+def test_figures_are_those_of_nervaluate():
+    """The numbers are those that nervaluate 1.2 gives: its scheme strict, and partial of the only kind."""
+    gold = [[[0, 5, "a"], [10, 15, "a"], [20, 30, "a"]], [[0, 4, "a"]], []]
+    said = [[[0, 5, "a"], [11, 15, "a"], [40, 44, "a"]], [[0, 4, "a"]], [[3, 6, "a"]]]
+    found = span_figures("spans", gold, said)
+    assert (found["precision"], found["recall"], found["exact"]) == (2 / 5, 2 / 4, 1 / 3)
+    assert found["f1"] == pytest.approx(0.4444444444)
+    assert found["partial_f1"] == pytest.approx(0.5555555556)
+    low, high = found["intervals"]["f1"]
+    assert 0 <= low < found["f1"] < high <= 1

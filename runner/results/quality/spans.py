@@ -20,9 +20,10 @@ _MEASURES = ("precision", "recall", "f1", "partial_f1")
 
 def span_figures(column: str, gold: Sequence[Any], said: Sequence[Any]) -> SpanFigures:
     """Over all rows with gold: ``precision``, ``recall`` and ``f1`` of spans with the same start, end and kind, and
-    ``partial_f1``, where one of the same kind that overlaps with a gold one counts half (MUC-5; each is matched with
-    one other at most, exact matches first). ``exact``: the share of rows without a mistake. ``answered`` rows have an
-    answer; one without has no spans. ``kinds``: the same of each kind, ``gold`` and ``found`` being numbers of spans.
+    ``partial_f1``, where one of the same kind that overlaps with a gold one counts half (each is matched with one other
+    at most, exact matches first): what nervaluate calls strict, and partial of a kind. ``exact``: the share of rows
+    without a mistake. ``answered`` rows have an answer; one without has no spans. ``kinds``: the same of each kind;
+    ``gold`` and ``found`` are numbers of spans.
     """
     counts, kinds = _counts(gold, said)
     drawn = _drawn(counts)
