@@ -37,7 +37,8 @@ first, and the question behind it. ``rowmill preview`` says how much is shared.
 ``where`` asks a question only where earlier ones have certain answers: ``{tone: angry}``, ``{tone: [angry, neutral]}``,
 or a filter as ``rowmill help dataset`` describes it, over the columns of the questions before: ``tone == angry and
 tone_confidence >= 0.8``, ``urgency <= 2``. Of several labels, one has to be the one named. Elsewhere the question's
-columns are null.
+columns are null, and nothing is computed for it. What depends on answers is asked when these are known: for each such
+round, a row's text is computed once more.
 
 A question's columns are its name and, behind it, what is known of the answer:
 

@@ -6,11 +6,15 @@ import argparse
 import shlex
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.cli.commands import COMMANDS
 from runner.console import say
 from runner.types import EXIT_OK
 from runner.words import count_of, escaped
+
+if TYPE_CHECKING:
+    from runner.config.init import Proposal
 
 
 def help_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +52,7 @@ def init(options: argparse.Namespace) -> int:
     folder = Path(options.config_dir)
     found = propose(options.file, options.table, folder, options.keys)
     name, written = write_starter_config(found, folder, options.name)
-    gold = f"; column {found.gold!r} holds the labels: {escaped(', '.join(found.labels))}" if found.gold else ""
-    say(f"{options.file}: {count_of(found.rows, 'row')}; job {found.job} on column {found.text!r}{gold}")
+    say(f"{options.file}: {_seen(found)}")
     for path in written:
         print(f"written   {path}")
     keys = f"--config-dir {shlex.quote(options.config_dir)} job={name} dataset={name}"
@@ -58,9 +61,17 @@ def init(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _seen(found: Proposal) -> str:
+    """What a look at a data set found, in a line."""
+    what = {"multi": "several labels a row", "scale": "a level on a scale"}.get(found.kind, "the labels")
+    gold = f"; column {found.gold!r} holds {what}: {escaped(', '.join(found.labels))}" if found.gold else ""
+    return f"{count_of(found.rows, 'row')}; job {found.job} on column {found.text!r}{gold}"
+
+
 def new_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["job"], help="what to write")
     parser.add_argument("name", metavar="NAME", help="the job's name, such as triage")
+    parser.add_argument("--data", metavar="FILE", help="say which job of rowmill's own fits its columns")
     parser.add_argument("--config-dir", metavar="DIR", default="my_conf", help="where to write (default: my_conf)")
 
 
@@ -69,6 +80,13 @@ def new(options: argparse.Namespace) -> int:
     from runner.config.new import write_starter_job
 
     folder = Path(options.config_dir)
+    if options.data:
+        from runner.config.init import propose
+
+        found = propose(options.data, folder=folder)
+        say(f"{options.data}: {_seen(found)}")
+        if found.gold:
+            print(f"needs no job of your own: rowmill init {shlex.quote(options.data)}")
     for path in write_starter_job(options.name, folder):
         print(path)
     print(f"try it:   rowmill run --config-dir {folder} job={options.name} dataset=csv dataset.path=FILE.csv")

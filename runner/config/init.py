@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from runner.data.cells import shown
+from runner.config.starters.answers import LOOKED_AT, answer_column
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_spans
 from runner.data.load import kind_of
@@ -24,20 +24,20 @@ from runner.data.readers import SUFFIXES
 from runner.data.readers.compressed import open_bytes
 from runner.data.readers.csv import other_delimiter
 from runner.data.source import DataSource, open_source
+from runner.text.questions.question import LABELS, MULTI, SCALE
 from runner.text.templates import cell
 from runner.types import RowError, UserError
 
-LOOKED_AT = 2000  # rows
-MOST_LABELS = 20
-LABEL_CHARS = 40
 LONG = 6000  # characters of a document that is worth summarising
 _CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.[A-Z]\w*[a-z]\w*")  # module.Class
-_LABEL_NAMES = ("label", "class", "category", "kind", "sentiment", "topic", "tag", "target", "gold", "answer", "intent")
 
 
 @dataclass
 class Proposal:
-    """What to do with a data set: ``job`` is label, spans, summarize or generate; ``labels``: those in ``gold``."""
+    """What to do with a data set: ``job`` is label, spans, summarize or generate; ``labels``: those in ``gold``.
+
+    ``kind`` of question: one label, several of them (multi), or a level on a scale, whose levels are the labels.
+    """
 
     conf: DatasetConf
     rows: int
@@ -47,6 +47,7 @@ class Proposal:
     gold: str | None = None
     labels: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    kind: str = LABELS
 
 
 def propose(path: str, table: str | None = None, folder: Path | None = None, keys: Sequence[str] = ()) -> Proposal:
@@ -67,9 +68,9 @@ def propose(path: str, table: str | None = None, folder: Path | None = None, key
     if gold:
         kinds = _kinds(rows, gold, text)
         return Proposal(conf, len(source), text, "spans", chars, gold, kinds, tuple(source.column_names))
-    gold, labels = _label_column(source, text)
+    gold, labels, kind = answer_column(source, text)
     job = "label" if gold else "summarize" if chars >= LONG else "generate"
-    return Proposal(conf, len(source), text, job, chars, gold, labels, tuple(source.column_names))
+    return Proposal(conf, len(source), text, job, chars, gold, labels, tuple(source.column_names), kind)
 
 
 def write_starter_config(found: Proposal, folder: Path, name: str | None = None) -> tuple[str, list[Path]]:
@@ -148,37 +149,6 @@ def _text_column(source: DataSource, rows: list[dict[str, Any]], others: Sequenc
     return max(lengths.items(), key=lambda pair: pair[1])
 
 
-def _label_column(source: DataSource, text: str) -> tuple[str | None, tuple[str, ...]]:
-    """The column that looks most like labels: few short values that come again and again; a telling name counts."""
-    candidates = []
-    for name in source.column_names:
-        kind = source.schema.field(name).type
-        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if name == text or not (is_text or pa.types.is_integer(kind)):
-            continue
-        distinct, count = _distinct(source, name)
-        known = name.lower() in _LABEL_NAMES
-        few = 2 <= len(distinct) <= MOST_LABELS and all(0 < len(value.strip()) <= LABEL_CHARS for value in distinct)
-        if few and (known or (is_text and count >= 5 * len(distinct))):
-            candidates.append((not known, len(distinct), name, tuple(sorted(distinct))))
-    return min(candidates)[2:] if candidates else (None, ())
-
-
-def _distinct(source: DataSource, name: str) -> tuple[set[str], int]:
-    """A column's different values in all rows, as far as they are few, and how many cells have one."""
-    import pyarrow.compute as pc
-
-    distinct: set[str] = set()
-    count = 0
-    for start in range(0, len(source), LOOKED_AT):
-        column = source.table(start, start + LOOKED_AT, [name])[name]
-        count += len(column) - column.null_count
-        distinct.update(str(value) for value in shown(pc.unique(column)) if value is not None)
-        if len(distinct) > MOST_LABELS:
-            break
-    return distinct, count
-
-
 def _name(name: str, given: bool) -> str:
     clean = re.sub(r"\W+", "_", name).strip("_").lower() or "data"
     if given and clean != name:
@@ -215,16 +185,37 @@ def _dataset(found: Proposal) -> str:
     return "\n".join(lines) + "\n"
 
 
+_LABELS = {  # what a row gets, and what stands before and behind the labels
+    LABELS: (
+        "one of these labels",
+        "",
+        "method: choice # all labels are scored exactly; generate: let the model write, then look for a label\n",
+    ),
+    MULTI: (
+        "as many of these labels as fit, see `rowmill help multi`",
+        "multi: true\n",
+        "# threshold_for: f1 # with calibrate.rows=0.2: choose each label's threshold on a share of the rows\n",
+    ),
+}
+
+
 def _job(found: Proposal) -> str:
+    if found.kind == SCALE:
+        low, high = found.labels
+        return (
+            "# Each row gets a level on this scale, with the expected value and the spread: `rowmill help scale`.\n"
+            f"# Found in the column {found.gold!r}.\n"
+            f"defaults: [label]\nscale: [{low}, {high}]\n"
+        )
     if found.job == "label":
         names = "\n".join(f"  - {{name: {_quoted(label)}, description: null}}" for label in found.labels)
+        what, begin, end = _LABELS[found.kind]
         return (
-            "# Each row gets one of these labels.\n"
-            "defaults: [label]\n"
+            f"# Each row gets {what}.\n"
+            f"defaults: [label]\n{begin}"
             f"# Found in the column {found.gold!r}. A description in words helps the model; `surface` is what\n"
             "# it reads instead of the name.\n"
-            f"labels:\n{names}\n"
-            "method: choice # all labels are scored exactly; generate: let the model write, then look for a label\n"
+            f"labels:\n{names}\n{end}"
         )
     if found.job == "spans":
         names = "\n".join(f"  - {{name: {_quoted(kind)}, description: null}}" for kind in found.labels)
@@ -256,6 +247,17 @@ def _prompt(found: Proposal) -> str:
             "examples_from: {select: random, k: 4} # rows with right answers, which small models need\n"
         )
     about = "# What the model is asked about a row: Jinja2 over the columns.\n"
+    if found.kind != LABELS:
+        low, high = found.labels[0], found.labels[-1]
+        asked = (
+            f"How would you rate it, from {low} (lowest) to {high} (highest)? Answer with a number."
+            if found.kind == SCALE
+            else "Does the label {{ label.surface }} fit? Answer yes or no."
+        )
+        return (
+            f"{about}# The text comes first: what stands before the question is computed once.\n"
+            f"user: |-\n  Text: {cell(found.text, found.columns)}\n\n  {asked}\n"
+        )
     if found.job == "label":
         return (
             f"{about}# system: You label texts with care.\n"

@@ -15,8 +15,8 @@ import numpy as np
 from runner.checkpoint.identity import difference
 from runner.console import line, say
 from runner.data.cells import records
-from runner.results.quality.columns import Golds, column_with_gold, gold_column, is_right
-from runner.results.quality.paired import paired_figures
+from runner.results.quality.columns import Golds, column_with_gold, gold_column, is_right, question_of
+from runner.results.quality.paired import paired_answers, paired_figures
 from runner.results.quality.shapes import PairedFigures
 from runner.results.quality.spans import are_spans, paired_spans
 from runner.results.run import Run
@@ -25,8 +25,10 @@ from runner.types import UserError
 from runner.words import count_of, escaped
 
 FLIPS = 10  # rows shown that differ
+_FIGURES = {"micro_f1": "micro F1", "macro_f1": "macro F1", "jaccard": "Jaccard"}
+_FIGURES |= {"mae": "error", "kappa": "kappa", "spearman": "Spearman"}
 SURE = 0.05  # of p, below which a difference is taken for one
-_UNSAID = ("confidence", "probabilities")  # follow from the label, and may differ by rounding
+_UNSAID = ("confidence", "probabilities", "expected", "spread")  # beside an answer, and may differ by rounding
 _BESIDES = ("rows", "shard_rows", "columns")  # in an identity: they follow from the rest, or do not matter
 _CHARS = 160
 
@@ -116,7 +118,7 @@ def _run(run: Run | Path) -> Run:
 def _judged(a: Run, b: Run, by: str | None, gold: str | None, column: str | None) -> PairedFigures | None:
     """Which run is right where the gold column says so; None without one, unless it was asked for."""
     try:
-        name = gold_column(a, gold)
+        name = gold_column(a, gold, column)
         judged = column_with_gold(a, column, name)
         golds = Golds.open(a, name, judged)
         if judged not in b.columns.job:
@@ -127,9 +129,10 @@ def _judged(a: Run, b: Run, by: str | None, gold: str | None, column: str | None
         return None
     rows, right, answers = [], [], []
     values = _golds(a, golds)
+    chosen_on = {row for run in (a, b) for row in (run.prelude.get("thresholds") or {}).get("rows", ())}
     for row, first, second in _pairs(a, b, [judged], [], by):
         value = next(value for at, value in values if at == row)
-        if golds.has(value):
+        if golds.has(value) and row not in chosen_on:
             rows.append(row)
             right.append([is_right(columns[judged], value, golds) for columns in (first, second)])
             answers.append((value, first[judged], second[judged]))
@@ -137,6 +140,8 @@ def _judged(a: Run, b: Run, by: str | None, gold: str | None, column: str | None
     found = paired_figures(judged, name, np.array(rows, np.int64), both[:, 0], both[:, 1])
     if found is not None and any(are_spans(one) for _, *said in answers for one in said):
         found["spans"] = paired_spans(*zip(*answers, strict=True))
+    if found is not None and (question := question_of(a, judged)):
+        found["figures"] = paired_answers(question, golds, answers) or {}
     return found
 
 
@@ -159,7 +164,7 @@ def _versions(run: Run) -> dict[str, Any]:
 
 def _compare_rows(a: Run, b: Run, by: str | None) -> Columns:
     ours, theirs = a.columns.job, b.columns.job
-    names = [name for name in ours if name in theirs and name not in _UNSAID]
+    names = [name for name in ours if name in theirs and not name.endswith(_UNSAID)]
     for run in (a, b):
         if by is not None and by not in run.columns.kept:
             kept = ", ".join(run.columns.kept) or "none"
@@ -260,6 +265,10 @@ def _show_gold(found: PairedFigures) -> None:
     line("accuracy", f"{a:.3f} -> {b:.3f} in {escaped(found['column'])}, on {against}")
     chance = "" if found["p"] < SURE else ": it may be chance"
     line("", f"difference {difference:+.3f} ({low:+.3f} to {high:+.3f}), McNemar's p = {found['p']:.3g}{chance}")
+    for name, one in (found.get("figures") or {}).items():
+        values = [value for value in (one["a"], one["b"], one["difference"], *one["interval"]) if value is not None]
+        if len(values) == 5:
+            line(_FIGURES[name], "{:.3f} -> {:.3f}, difference {:+.3f} ({:+.3f} to {:+.3f})".format(*values))
     if spans := found.get("spans"):
         _show_spans({**spans})
     for name, count, rows in (

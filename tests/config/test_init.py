@@ -58,6 +58,34 @@ def test_columns_with_offsets_propose_spans(folder, capsys, write):
     assert all(row["error"] is None and row["spans"] is not None for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("cells", "kind", "labels", "columns"),
+    [
+        ([["price"], ["price", "time"], []], "multi", ("price", "time"), ["labels", "confidence", "probabilities"]),
+        (["price; time", "time", "price"], "multi", ("price", "time"), ["labels", "confidence", "probabilities"]),
+        ([1, 3, 5, 2, 4], "scale", ("1", "5"), ["level", "expected", "spread", "confidence", "probabilities"]),
+        (["low", "high"], "labels", ("high", "low"), ["label", "confidence", "probabilities"]),
+    ],
+)
+def test_the_kind_of_question_fits_the_column(folder, capsys, cells, kind, labels, columns):
+    rows = [{"text": f"mail number {i} of many", "mark": cells[i % len(cells)], "id": i} for i in range(60)]
+    Path("mail.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = propose("mail.jsonl")
+    assert (found.gold, found.kind, found.labels) == ("mark", kind, labels)
+    assert main(["new", "job", f"a_{folder.name.lower()}", "--data", "mail.jsonl"]) == 0
+    assert "rowmill init mail.jsonl" in capsys.readouterr().out
+    assert main(["init", "mail.jsonl"]) == 0
+    row = run_as_told(capsys)[0]
+    assert set(columns) <= row.keys() and row["error"] is None
+    assert open_run("outputs/out").figures["evaluation"]["rows"] == 60
+
+
+def test_numbers_that_count_something_are_no_scale(folder):
+    rows = [{"text": f"mail number {i} of many", "age": 20 + i % 40, "year": 2000 + i % 5} for i in range(60)]
+    Path("mail.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert propose("mail.jsonl").gold is None
+
+
 def test_texts_without_labels_get_answers(folder, capsys):
     Path("a.jsonl").write_text("".join(json.dumps({"q": f"question {i}?", "n": i}) + "\n" for i in range(20)))
     assert main(["init", "a.jsonl"]) == 0
@@ -151,7 +179,7 @@ def test_what_counts_as_labels(folder):
     write_csv("a.csv", (f"{i},text number {i},{i % 4},name {i}" for i in range(40)), "id,text,label,who")
     assert propose("a.csv").labels == ("0", "1", "2", "3")
     write_csv("b.csv", (f"{i},text number {i},{i % 4},name {i}" for i in range(40)), "id,text,stars,who")
-    assert propose("b.csv").gold is None
+    assert (propose("b.csv").gold, propose("b.csv").kind) == ("stars", "scale")
     with pytest.raises(UserError, match="no such file"):
         propose("c.csv")
 

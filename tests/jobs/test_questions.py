@@ -520,3 +520,24 @@ def test_rows_are_selected_by_their_labels_and_levels(folder, tmp_path):
     found = [json.loads(line) for line in target.read_text().splitlines()]
     wanted = [row["row"] for row in rows if "price" in row["topics"] and (row["stars"] or 0) >= 3]
     assert [row["row"] for row in found] == wanted and found[0]["topics"] == rows[wanted[0]]["topics"]
+
+
+def test_two_runs_are_compared_by_the_figures_of_the_question(folder, tmp_path, capsys):
+    path, _ = folder
+    data = ["dataset=jsonl", f"dataset.path={path}/rows.jsonl", f"output.dir={tmp_path}", "engine.backend=fake"]
+    run(["job=label", "job.scale=[1,5]", "prompt.user=How? {{ text }}", *data, "dataset.gold=stars", "run_name=scale"])
+    run([*MULTI, ABOUT, *data, "dataset.gold=topics", "run_name=multi"])
+    for name, shown in (("scale", ["mae", "kappa", "spearman"]), ("multi", ["micro_f1", "macro_f1", "jaccard"])):
+        assert main(["diff", str(path / name), str(tmp_path / name), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["gold"]
+        assert list(found["figures"]) == shown
+        first, second = (open_run(where / name).figures["evaluation"] for where in (path, tmp_path))
+        for figure, one in found["figures"].items():
+            assert one["difference"] == pytest.approx(one["b"] - one["a"])
+            assert one["interval"][0] <= one["difference"] <= one["interval"][1]
+            if name == "scale":
+                assert (one["a"], one["b"]) == pytest.approx((first[figure], second[figure]))
+            else:  # without the rows that thresholds were chosen on
+                assert found["rows"] == 18 and one["a"] == pytest.approx(first[figure])
+        assert main(["diff", str(path / name), str(tmp_path / name)]) == 0
+        assert f"{found['figures'][shown[0]]['a']:.3f} -> " in capsys.readouterr().out

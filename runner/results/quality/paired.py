@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from runner.results.quality.shapes import PairedFigures
+from runner.results.quality.columns import Golds
+from runner.results.quality.scale import spearmans, weighted_kappas
+from runner.results.quality.shapes import PairedFigure, PairedFigures
+from runner.results.quality.values import Members, rates_of
 from runner.results.scores import resample
+from runner.text.questions.question import MULTI, SCALE, Question
 
 Bools = npt.NDArray[np.bool_]
 SHOWN = 10  # rows of each kind
@@ -44,3 +52,64 @@ def paired_figures(
         broken_rows=positions[worse][:SHOWN].tolist(),
         p=float(binomtest(righted, differing).pvalue) if differing else 1.0,
     )
+
+
+def paired_answers(
+    question: Question, golds: Golds, answers: Sequence[tuple[Any, Any, Any]]
+) -> dict[str, PairedFigure] | None:
+    """Of several labels or levels, given (gold, a, b) of rows: each figure of both runs and the difference (b less a).
+
+    Its 95% interval is of a paired bootstrap. None for other questions.
+    """
+    if question.kind == MULTI:
+        return _paired_sets(question, [(golds.members(gold), _set(a), _set(b)) for gold, a, b in answers])
+    if question.kind == SCALE:
+        values = [(question.value(golds.name(gold)), question.value(a), question.value(b)) for gold, a, b in answers]
+        return _paired_levels(question, [known for known in values if None not in known])
+    return None
+
+
+def _set(answer: Any) -> frozenset[str]:
+    return frozenset(answer or ())
+
+
+def _paired_sets(question: Question, rows: list[tuple[Members, Members, Members]]) -> dict[str, PairedFigure]:
+    kinds = Counter(rows)
+    counts = np.array(list(kinds.values()), np.int64)
+    sides = [rates_of([(one[0], one[side]) for one in kinds], question.names) for side in (1, 2)]
+    drawn = [rates.drawn(counts) for rates in sides]  # the same samples of both
+    found = [rates.of(counts[None, :]) for rates in sides]
+    return {name: _paired(*(one[name] for one in (*found, *drawn))) for name in ("micro_f1", "macro_f1", "jaccard")}
+
+
+def _paired_levels(question: Question, rows: list[Any]) -> dict[str, PairedFigure] | None:
+    if not rows:
+        return None
+    kinds, counts = np.unique(np.array(rows, np.float64), axis=0, return_counts=True)
+    gold, *said = kinds.T
+    levels = np.array(question.values)
+    places = [np.abs(values[:, None] - levels).argmin(axis=1) for values in kinds.T]
+    samples, found = (counts[None, :], resample(counts)), {}
+    for name in ("mae", "kappa", "spearman"):
+        figures = [
+            np.abs(values - gold) @ sample.T / counts.sum()
+            if name == "mae"
+            else weighted_kappas(sample, places[0], place, len(levels))
+            if name == "kappa"
+            else spearmans(sample, gold, values)
+            for sample in samples
+            for values, place in zip(said, places[1:], strict=True)
+        ]
+        found[name] = _paired(*figures)
+    return found
+
+
+def _paired(a: Any, b: Any, drawn_a: Any, drawn_b: Any) -> PairedFigure:
+    low, high = np.nanpercentile(np.append(drawn_b - drawn_a, b - a), [2.5, 97.5])
+    return PairedFigure(
+        a=_known(a[0]), b=_known(b[0]), difference=_known((b - a)[0]), interval=[_known(low), _known(high)]
+    )
+
+
+def _known(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

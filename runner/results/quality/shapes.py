@@ -192,6 +192,15 @@ class PairedSpans(TypedDict):
     partial_f1_interval: Interval
 
 
+class PairedFigure(TypedDict):
+    """A figure of two runs on the same rows, and b less a."""
+
+    a: float | None
+    b: float | None
+    difference: float | None
+    interval: Interval
+
+
 class PairedFigures(TypedDict):
     """Two runs against the same gold; see ``runner.results.quality.paired.paired_figures``."""
 
@@ -208,6 +217,7 @@ class PairedFigures(TypedDict):
     broken_rows: list[int]
     p: float
     spans: NotRequired[PairedSpans]
+    figures: NotRequired[dict[str, PairedFigure]]
 
 
 AnyFigures = LabelFigures | NumberFigures | SetFigures | ScaleFigures | SpanFigures | QuestionFigures

@@ -87,12 +87,9 @@ def set_figures(
         for g, s in zip(gold, said, strict=True)
     )
     counts = np.array(list(pairs.values()), np.int64)
-    both, ours, theirs = (np.array([len(part(g, s)) for g, s in pairs], np.float64) for part in _PARTS)
-    union = ours + theirs - both
     known = list(names) if names is not None else sorted(frozenset().union(*(g | s for g, s in pairs)))
     few = known[:MOST_MEMBERS]
-    by_name = _by_name(list(pairs), few)
-    rates = _Rates(both, ours, theirs, union == both, np.where(union > 0, both / np.maximum(union, 1), 1.0), by_name)
+    rates = rates_of(list(pairs), few)
     found, drawn = rates.of(counts[None, :]), rates.drawn(counts)
     ends = {name: _ends(values) for name, values in drawn.items()}
     f1, precision, recall = (found.pop(name)[0] for name in ("label_f1", "label_precision", "label_recall"))
@@ -108,13 +105,21 @@ def set_figures(
                 precision=float(precision[at]),
                 recall=float(recall[at]),
                 f1=float(f1[at]),
-                rows=int(counts @ by_name[1][:, at]),
-                answers=int(counts @ by_name[2][:, at]),
+                rows=int(counts @ rates.by_name[1][:, at]),
+                answers=int(counts @ rates.by_name[2][:, at]),
                 intervals={"f1": [float(end) for end in np.percentile(drawn["label_f1"][:, at], [2.5, 97.5])]},
             )
             for at, name in enumerate(few)
         },
     )
+
+
+def rates_of(pairs: list[tuple[Members, Members]], names: list[str]) -> Rates:
+    """What pairs of sets, gold and answer, contribute to the figures over them all."""
+    both, ours, theirs = (np.array([len(part(g, s)) for g, s in pairs], np.float64) for part in _PARTS)
+    union = ours + theirs - both
+    jaccard = np.where(union > 0, both / np.maximum(union, 1), 1.0)
+    return Rates(both, ours, theirs, union == both, jaccard, _by_name(pairs, names))
 
 
 def _by_name(pairs: list[tuple[Members, Members]], names: list[str]) -> ByName:
@@ -127,7 +132,7 @@ def _by_name(pairs: list[tuple[Members, Members]], names: list[str]) -> ByName:
     return golds * answers, golds, answers
 
 
-class _Rates(NamedTuple):
+class Rates(NamedTuple):
     """What kinds of rows [K] contribute: members in common, answered, right ones; whether the same; Jaccard index."""
 
     both: Floats

@@ -1,0 +1,85 @@
+"""Which column of a data set looks like right answers, and to what kind of question."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow as pa
+
+from runner.data.cells import shown
+from runner.data.gold import members_of
+from runner.data.source import DataSource
+from runner.text.questions.question import LABELS, MULTI, SCALE
+
+LOOKED_AT = 2000  # rows
+MOST_LABELS = 20
+LABEL_CHARS = 40
+_SCALE_NAMES = ("rating", "stars", "score", "grade", "level", "urgency", "priority", "severity", "satisfaction")
+_LABEL_NAMES = ("label", "class", "category", "kind", "sentiment", "topic", "tag", "target", "gold", "answer", "intent")
+
+
+def answer_column(source: DataSource, text: str) -> tuple[str | None, tuple[str, ...], str]:
+    """The column that looks most like answers, these, and the kind of question: labels, multi or scale.
+
+    Few short values that come again and again are labels, lists of such values several labels a row, and small whole
+    numbers a scale; a telling name counts.
+    """
+    candidates = []
+    for name in source.column_names:
+        kind = source.schema.field(name).type
+        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if name == text or not (is_text or is_list or pa.types.is_integer(kind)):
+            continue
+        if (is_list or is_text) and (members := _members(source, name)):
+            candidates.append((False, len(members), name, members, MULTI))
+            continue
+        distinct, count = _distinct(source, name)
+        known = name.lower() in _LABEL_NAMES
+        few = 2 <= len(distinct) <= MOST_LABELS and all(0 < len(value.strip()) <= LABEL_CHARS for value in distinct)
+        if few and (known or (is_text and count >= 5 * len(distinct))):
+            candidates.append((not known, len(distinct), name, tuple(sorted(distinct)), LABELS))
+        elif few and pa.types.is_integer(kind) and (levels := _levels(name, distinct, count)):
+            candidates.append((name.lower() not in _SCALE_NAMES, len(distinct), name, levels, SCALE))
+    if not candidates:
+        return None, (), LABELS
+    _, _, name, found, asked = min(candidates)
+    return name, found, asked
+
+
+def _levels(name: str, distinct: set[str], count: int) -> tuple[str, ...]:
+    """The lowest and the highest level of a column of small whole numbers; none if they look like something else."""
+    low, high = min(map(int, distinct)), max(map(int, distinct))
+    is_told = name.lower() in _SCALE_NAMES
+    usual = low in (0, 1) and high in (3, 4, 5, 6, 7, 10) and len(distinct) >= 3 and count >= 5 * len(distinct)
+    return (str(low), str(high)) if high - low <= 100 and (is_told or usual) else ()
+
+
+def _members(source: DataSource, name: str) -> tuple[str, ...]:
+    """The labels in a column of lists, or of texts that are lists; none if there are many, or long ones."""
+    counts: Counter[str] = Counter()
+    several = 0
+    for value in shown(source.table(0, LOOKED_AT, [name])[name]):
+        if value is not None:
+            found = members_of(value)
+            several += len(found) > 1
+            counts.update(found)
+        if len(counts) > MOST_LABELS:
+            return ()
+    short = all(len(one) <= LABEL_CHARS and len(one.split()) <= 4 for one in counts)
+    return tuple(sorted(counts)) if several and len(counts) > 1 and short and counts.total() >= 2 * len(counts) else ()
+
+
+def _distinct(source: DataSource, name: str) -> tuple[set[str], int]:
+    """A column's different values in all rows, as far as they are few, and how many cells have one."""
+    import pyarrow.compute as pc
+
+    distinct: set[str] = set()
+    count = 0
+    for start in range(0, len(source), LOOKED_AT):
+        column = source.table(start, start + LOOKED_AT, [name])[name]
+        count += len(column) - column.null_count
+        distinct.update(str(value) for value in shown(pc.unique(column)) if value is not None)
+        if len(distinct) > MOST_LABELS:
+            break
+    return distinct, count
