@@ -13,6 +13,7 @@ from jobs.benchmark.apart import apart, tell
 from runner.engine.conf import EngineConf
 from runner.machine.facts import package_version
 from runner.types import UserError
+from runner.words import size
 
 log = logging.getLogger("rowmill.card")
 
@@ -55,7 +56,7 @@ class Card:
         )
         versions = ", ".join(f"{name} {number or '(not installed)'}" for name, number in self.versions.items())
         what = f"{self.measured[0].response:,}-token responses to {self.measured[0].prompt}-token prompts"
-        return f"{self.model} ({self.weight_bytes / 1e9:.2f} GB) on {self.machine}: {speeds} ({what}; {versions})"
+        return f"{self.model} ({size(self.weight_bytes)}) on {self.machine}: {speeds} ({what}; {versions})"
 
 
 def card(task: dict[str, Any], environment: dict[str, str]) -> Card:

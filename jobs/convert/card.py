@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jobs.convert.quantise import Converted, Precision
+from runner.words import size
 
 _VERSIONS = ("rowmill", "mlx", "mlx-lm")
 
@@ -36,7 +37,7 @@ def model_card(done: Converted, base: str, source: Path, machine: str, adapter: 
         "## Measured on this machine",
         "",
         f"{machine}; {_versions()}. The conversion took {done.seconds:,.0f} s and at most "
-        f"{done.peak_bytes / 1e9:.1f} GB of the device's memory. Sizes and bits per weight were read from the files.",
+        f"{size(done.peak_bytes)} of the device's memory. Sizes and bits per weight were read from the files.",
         "",
         "## Not measured",
         "",
@@ -68,8 +69,8 @@ def _facts(done: Converted, base: str, adapter: str | None, licence: str | None)
         ("Licence", licence or "not stated in the files: see the base model"),
         ("Bits, group size", f"{done.bits}, {done.group_size}"),
         ("Bits per weight, including scales", f"{done.bits_per_weight:.3f}"),
-        ("Weights", f"{done.weight_bytes / 1e9:.2f} GB"),
-        ("On disk", f"{done.disk_bytes / 1e9:.2f} GB"),
+        ("Weights", size(done.weight_bytes)),
+        ("On disk", size(done.disk_bytes)),
     ]
 
 

@@ -22,7 +22,7 @@ from runner.models import adapters
 from runner.models.tensors import Tensor, read_tensors, weight_count
 from runner.models.transfer import Bar
 from runner.types import UserError
-from runner.words import size
+from runner.words import size as size_text
 
 log = logging.getLogger("rowmill")
 
@@ -102,10 +102,10 @@ def convert(
     kinds = precisions(planned, config)
     _check_groups(kinds, bits, group_size)
     _check_memory(source, peak(planned, config), memory_bytes)
-    size = sum(tensor.size_bytes for tensor in planned.values())
-    log.info("%s: %d bits in groups of %d, %.2f GB to write", source.name, bits, group_size, size / 1e9)
+    planned_bytes = sum(tensor.size_bytes for tensor in planned.values())
+    log.info("%s: %d bits in groups of %d, %s to write", source.name, bits, group_size, size_text(planned_bytes))
     with disk_errors(folder.parent), _published(folder) as temporary:
-        _check_disk(temporary, size)
+        _check_disk(temporary, planned_bytes)
         carry(source, temporary)
         model.update(_emptied(model))
         write_weights(temporary, weights)
@@ -183,7 +183,9 @@ def write_weights(folder: Path, weights: dict[str, Any]) -> None:
                 f"{folder.parent}: {name} cannot be written: {error}; is the disk full?", exit_code=3
             ) from error
         index |= dict.fromkeys(shard, name)
-        log.info("weights: %d of %d files written, %s", number + 1, len(shards), size((folder / name).stat().st_size))
+        log.info(
+            "weights: %d of %d files written, %s", number + 1, len(shards), size_text((folder / name).stat().st_size)
+        )
         del shard, array
         mx.clear_cache()
     bar.close()
@@ -270,17 +272,17 @@ def peak(tensors: dict[str, Tensor], config: dict[str, Any]) -> int:
 
 def _check_memory(source: Path, needed: int, memory_bytes: int) -> None:
     if needed > memory_bytes:
-        have = f"only {memory_bytes / 1e9:.1f} GB are available"
+        have = f"only {size_text(memory_bytes)} are available"
         raise UserError(
-            f"{source}: converting takes {needed / 1e9:.1f} GB of memory, but {have}: close other programs", exit_code=3
+            f"{source}: converting takes {size_text(needed)} of memory, but {have}: close other programs", exit_code=3
         )
 
 
 def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + SPARE_DISK_BYTES:
-        have = f"only {free / 1e9:.1f} GB are free"
-        raise UserError(f"{folder.parent}: the converted model takes {needed / 1e9:.1f} GB, but {have}", exit_code=3)
+        have = f"only {size_text(free)} are free"
+        raise UserError(f"{folder.parent}: the converted model takes {size_text(needed)}, but {have}", exit_code=3)
 
 
 @contextlib.contextmanager

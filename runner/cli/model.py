@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from runner.cli.arguments import add_no_supervise, add_overrides
 from runner.config.groups import group_files
 from runner.types import EXIT_OK
+from runner.words import size
 
 if TYPE_CHECKING:
     from jobs.perplexity import Measured
@@ -52,10 +53,10 @@ def convert(options: argparse.Namespace) -> int:
         print(json.dumps(dataclasses.asdict(done), default=str))
         return EXIT_OK
     print(f"{done.bits_per_weight:.3f} bits per weight ({done.bits} bits, groups of {done.group_size})")
-    print(f"weights {done.weight_bytes / 1e9:.2f} GB, on disk {done.disk_bytes / 1e9:.2f} GB, {done.seconds:,.0f} s")
+    print(f"weights {size(done.weight_bytes)}, on disk {size(done.disk_bytes)}, {done.seconds:,.0f} s")
     print("kept in higher precision:")
     for kind in done.higher:
-        print(f"  {kind.name}: {kind.bits:g} bits, {kind.tensors} tensors, {kind.size_bytes / 1e6:.2f} MB")
+        print(f"  {kind.name}: {kind.bits:g} bits, {kind.tensors} tensors, {size(kind.size_bytes)}")
     print(f"written to {done.folder}; use it with model.path={done.folder}")
     return EXIT_OK
 

@@ -169,7 +169,8 @@ def check_hooks(job: Job, where: str) -> None:
                 raise UserError(where, f"{name} must be a method, which the run calls; call the key otherwise")
             continue
         methods = [one for one in own if one not in fields and one not in NAMES]
-        if near := difflib.get_close_matches(name, methods, 1, ALIKE):
+        swapped = [one for one in methods if sorted(one) == sorted(name)]  # which difflib finds unlike in short names
+        if near := swapped or difflib.get_close_matches(name, methods, 1, ALIKE):
             raise UserError(where, f"{near[0]} is never called; did you mean {name}? If not, begin it with _")
     if hasattr(job, "prelude") and not hasattr(job, "begin"):
         raise UserError(where, "prelude(survey) needs begin(found), which is given what it found")

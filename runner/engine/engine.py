@@ -25,6 +25,7 @@ from runner.engine.tuning import Growth
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 from runner.text.choices import score_fields
 from runner.types import BAD_GRAMMAR, TOO_LONG
+from runner.words import size
 
 
 class BatchEngine:
@@ -171,7 +172,7 @@ class BatchEngine:
         prefix = sequence.boundaries[-1] if sequence.boundaries else 0
         alone = self.model.slot_bytes(self.batches[0].own(sequence)) + prefix * self.model.token_bytes
         if alone > self.kv_bytes:
-            memory = f"{self.kv_bytes / 1e9:.2f} GB"
+            memory = size(self.kv_bytes)
             return f"{TOO_LONG}: {needed} tokens (prompt {prompt}) exceed the {memory} for a row's KV caches"
         return None
 

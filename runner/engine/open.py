@@ -14,6 +14,7 @@ from runner.machine.device import Device, cpu_streams
 from runner.sequences import Engine, Sequence
 from runner.text.prompter import Prompter
 from runner.types import UserError
+from runner.words import size
 
 if TYPE_CHECKING:
     from runner.engine.copying.engine import CopyingEngine
@@ -61,10 +62,8 @@ def batch_engine(
     mx.set_cache_limit(budget.work)  # of buffers that MLX keeps for later
     spare = budget.kv(weights)
     if spare <= 0:
-        raise UserError(
-            f"the weights take {weights / 1e9:.1f} GB of {budget.limit / 1e9:.1f} GB: too little is left", exit_code=3
-        )
-    log.info("weights %.2f GB, up to %.2f GB for KV caches", weights / 1e9, spare / 1e9)
+        raise UserError(f"the weights take {size(weights)} of {size(budget.limit)}: too little is left", exit_code=3)
+    log.info("weights %s, up to %s for KV caches", size(weights), size(spare))
     details["context"] = settle_positions(model, details.get("context"))
     try:
         resident = ResidentModel(model, conf.max_kv_size)

@@ -11,7 +11,7 @@ from runner.machine.device import Device
 from runner.models import adapters
 from runner.models.resolve import read_config
 from runner.types import UserError
-from runner.words import first_line
+from runner.words import first_line, size
 
 _kept: dict[tuple[Path, str], tuple[Any, dict[str, Any]]] | None = None  # None: weights go with their engine
 
@@ -119,8 +119,8 @@ def _check_memory(folder: Path, model: Any, limit: int, kind: str) -> None:
 
     needed = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
     if needed > limit:
-        have = f"{limit / 1e9:.1f} GB on this {kind}"
-        raise UserError(f"{folder}: the weights take {needed / 1e9:.1f} GB, and there are {have}", exit_code=3)
+        have = f"{size(limit)} on this {kind}"
+        raise UserError(f"{folder}: the weights take {size(needed)}, and there are {have}", exit_code=3)
 
 
 def _evaluate(folder: Path, model: Any) -> None:

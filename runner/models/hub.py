@@ -24,6 +24,7 @@ from runner.disk import lock
 from runner.models.transfer import Bar
 from runner.types import UserError
 from runner.words import count_of, first_line
+from runner.words import size as size_text
 
 log = logging.getLogger("rowmill")
 
@@ -95,7 +96,7 @@ def _fetch_large(model: str, hub_id: str, revision: str | None, wanted: list[str
     needed = sum(file.file_size or 0 for file in missing) - sum(_size(_part(blob)) for _, _, blob, _ in parts)
     if missing:
         _check_disk(model, needed)
-        log.info("fetching %s: %.2f GB in %s", hub_id, needed / 1e9, count_of(len(missing), "file"))
+        log.info("fetching %s: %s in %s", hub_id, size_text(needed), count_of(len(missing), "file"))
     for name, url, blob, size in parts:
         _fetch(model, name, url, blob, size)
 
@@ -104,7 +105,7 @@ def _check_disk(model: str, needed: int) -> None:
     place = next(folder for folder in (_cache(), *_cache().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
     if free < needed + SPARE_DISK_BYTES:
-        space = f"{needed / 1e9:.2f} GB are to be fetched, and {free / 1e9:.2f} GB are free in {_cache()}"
+        space = f"{size_text(needed)} are to be fetched, and {size_text(free)} are free in {_cache()}"
         hint = "make room, or set HF_HOME to a folder on another disk"
         raise _refusal(model, f"{space}; {hint}", exit_code=3)
 
@@ -121,7 +122,7 @@ def _fetch(model: str, name: str, url: str, blob: Path, size: int) -> None:
             start = min(file.seek(0, os.SEEK_END), size)
             file.seek(start)
             if start:
-                log.info("%s: resuming at %.2f of %.2f GB", name, start / 1e9, size / 1e9)
+                log.info("%s: resuming at %s of %s", name, size_text(start), size_text(size))
             try:
                 http_get(
                     url,
@@ -135,7 +136,7 @@ def _fetch(model: str, name: str, url: str, blob: Path, size: int) -> None:
             except Exception as error:  # of the HTTP library
                 if isinstance(error, OSError) and error.errno in _NO_SPACE:
                     raise
-                done = f"{_size(part) / 1e9:.2f} of {size / 1e9:.2f} GB are kept"
+                done = f"{size_text(_size(part))} of {size_text(size)} are kept"
                 cut_off = f"the download of {name} was cut off: {first_line(error)}"
                 raise _refusal(model, f"{cut_off}; {done}: {_AGAIN} to resume") from error
             file.flush()

@@ -18,7 +18,7 @@ from runner.report.figures import Figures
 from runner.report.quality import sections
 from runner.report.tables import confusion_matrix, labels_table, rows_table, text_of
 from runner.results.quality.verdict import advice, verdict
-from runner.words import count_of, duration, without_hashes
+from runner.words import count_of, duration, size, without_hashes
 
 MOST_BYTES = 1_900_000
 _CELL, _LEAST_CELL = 500, 40  # characters shown of a cell
@@ -33,7 +33,6 @@ def render(figures: Figures, cascade: Mapping[str, Any] | None = None) -> str:
         "share": _share,
         "moment": _moment,
         "duration": duration,
-        "gb": _gb,
         "cut": text_of,
     }
     template = environment.from_string(_resource("page.html.j2"))
@@ -154,7 +153,7 @@ def _what(figures: Figures) -> list[tuple[str, str]]:
     machine, versions = dict(provenance.get("machine") or {}), provenance.get("versions") or {}
     machine.pop("boot", None)
     if "memory" in machine:
-        machine["memory"] = _gb(machine["memory"])
+        machine["memory"] = size(machine["memory"])
     facts = {
         "job": (identity.get("job") or {}).get("_target_"),
         "model": without_hashes(str(model.get("path") or model.get("backend"))),
@@ -191,10 +190,6 @@ def _number(value: float) -> str:
 
 def _share(value: float) -> str:
     return f"{value:.1%}"
-
-
-def _gb(value: float) -> str:
-    return f"{value / 1e9:.2f} GB"
 
 
 def _moment(seconds: float | None) -> str:

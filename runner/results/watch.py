@@ -18,7 +18,7 @@ from rich.text import Text
 
 from runner.results.run import Run
 from runner.results.show import NOW_SECONDS
-from runner.words import clock, count_of, duration, escaped, speed
+from runner.words import clock, count_of, duration, escaped, size, speed
 
 EVERY_SECONDS = 1.0
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -108,7 +108,7 @@ def _course(marks: list[dict[str, Any]]) -> Panel:
         table.add_row("slots", Text(used, style="green"), f"{slots[-1]['slots']:,} of {full:,}")
     memory = [mark["memory_bytes"] for mark in marks if mark["memory_bytes"]]
     if memory:
-        table.add_row("memory", Text(curve(memory), style="magenta"), f"{memory[-1] / 1e9:.2f} GB")
+        table.add_row("memory", Text(curve(memory), style="magenta"), size(memory[-1]))
     return Panel(table, title="over time", title_align="left")
 
 

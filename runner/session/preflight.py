@@ -17,6 +17,7 @@ from runner.models.tensors import KVShape, kv_shape, read_tensors, weight_bytes,
 from runner.session.prepare import Prepared
 from runner.session.sample import Length, lengths, look, plan_prefixes
 from runner.types import UserError
+from runner.words import size
 
 log = logging.getLogger("rowmill")
 CHECKED_ROWS = 8  # a place, when a run begins
@@ -46,15 +47,15 @@ class Needs:
 
     def summary(self) -> str:
         """All of it in one line for people."""
-        weights = "unknown weights" if self.weights is None else f"weights {_gb(self.weights)}"
+        weights = "unknown weights" if self.weights is None else f"weights {size(self.weights)}"
         caches = "unknown KV caches"
         if self.kv_batch is not None:
-            caches = f"KV caches {_gb(self.kv_batch)} for {self.batch_size} sequences"
+            caches = f"KV caches {size(self.kv_batch)} for {self.batch_size} sequences"
         smaller = ""
         if self.least <= self.limit < (self.weights or 0) + (self.kv_batch or 0) + self.work:
             smaller = ", so batches will be smaller"
         whose = "engine.memory_gb allows" if self.given else "this machine can give"
-        return f"{weights}, {caches}, work space {_gb(self.work)}; {whose} {_gb(self.limit)}{smaller}"
+        return f"{weights}, {caches}, work space {size(self.work)}; {whose} {size(self.limit)}{smaller}"
 
 
 def estimate(
@@ -118,10 +119,6 @@ def _weights(folder: Path, config: dict[str, Any]) -> int:
     except (OSError, ValueError, KeyError, struct.error):
         return 0
     return sum(weight_count(name, tensors, config) for name in tensors)
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
 def check_memory(ready: Prepared) -> None:

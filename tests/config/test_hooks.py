@@ -33,6 +33,8 @@ class Plain:
         ("takes_structure", "take_structure"),
         ("check_sources", "check_source"),
         ("choices_names", "choice_names"),
+        ("opne", "open"),
+        ("begni", "begin"),
     ],
 )
 def test_a_method_that_is_nearly_called_like_a_hook_is_refused_with_the_right_name(near, hook):

@@ -134,13 +134,13 @@ def test_widths_that_do_not_divide_are_refused(checkpoint, tmp_path, capsys):
 def test_a_full_disk_is_seen_before_anything_is_written(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     assert convert(checkpoint, tmp_path / "model") == 3
-    assert "0.0 GB are free" in capsys.readouterr().err
+    assert "only 0 B are free" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_too_little_memory_is_seen_before_anything_is_written(checkpoint, tmp_path, capsys):
     assert convert(checkpoint, tmp_path / "model", "engine.memory_gb=0.0001") == 3
-    assert "converting takes 0.0 GB of memory, but only 0.0 GB are available" in capsys.readouterr().err
+    assert "of memory, but only 100.0 kB are available" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -176,7 +176,7 @@ def test_a_full_disk_is_seen_before_anything_is_fetched(server, here, tmp_path, 
     more = run if command == "run" else [f"convert.folder={tmp_path / 'made'}"]
     assert main([command, "model.path=own/tiny", *more]) == 3
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "model.path=own/tiny: 0.00 GB are to be fetched, and 0.00 GB are free in " in said
+    assert "kB are to be fetched, and 1.0 kB are free in " in said
     assert "HF_HOME" in said
     assert not server.asked
 

@@ -24,6 +24,7 @@ from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
 from runner.text.choices import Walk, choice_tree, score_fields
 from runner.types import BAD_GRAMMAR, TOO_LONG
+from runner.words import size
 
 log = logging.getLogger("rowmill")
 
@@ -157,7 +158,7 @@ class CopyingEngine:
         if self.context is not None and needed > self.context:
             return f"{TOO_LONG}: {needed} tokens exceed the model's context of {self.context}"
         if self._bytes(sequence) > self.kv_bytes:
-            return f"{TOO_LONG}: {needed} tokens exceed the {self.kv_bytes / 1e9:.2f} GB for a row's KV caches"
+            return f"{TOO_LONG}: {needed} tokens exceed the {size(self.kv_bytes)} for a row's KV caches"
         return None
 
     def _start(self, sequence: Sequence) -> None:
