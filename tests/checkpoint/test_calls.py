@@ -14,7 +14,7 @@ ROWS = 16
 WORDS = ["run", "engine.backend=fake", "engine.batch_size=2", "engine.window=8", "output.shard_rows=4", "run_name=run"]
 WORDS += ["job=generate", "prompt.user='{{ text }}'", "dataset=csv", "dataset.path=rows.csv"]
 DRIVER = """
-import contextlib, ctypes, hashlib, io, json, os, shutil, sys
+import contextlib, ctypes, gc, hashlib, io, json, os, shutil, sys
 from pathlib import Path
 from runner import cli, disk
 from runner.checkpoint import database
@@ -44,6 +44,7 @@ def outcome():
 database.connect = connect
 words = [*words, f"output.dir={root}/outputs"]
 config = load.load_config(words[1:])
+gc.freeze()  # each run ends with a collection
 load.load_config = lambda *given: config  # composed once: that takes longer than a run
 told = []
 for call, path, nth, error, sticky in [[None] * 5, *faults]:

@@ -138,7 +138,9 @@ def committed(name):
         return connection.execute("SELECT row, rowid, body FROM completions ORDER BY row").fetchall()
 
 
+from runner.config.load import load_config
 from runner.session import session  # before the forks, to be fast
+load_config(sys.argv[2:])
 told = {"whole": [in_a_child("whole", lambda: None), 0, 0, 0]}
 for name, point in points.items():
     killed = in_a_child(name, lambda: globals()[point[0]](*point[1:]))
