@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from runner.words import escaped
 SHOWN = 8  # columns of rows; the others can be chosen
 MOST_COLUMNS = 40
 _FIRST, _HIDDEN = ("label", "confidence", "gold"), {"usage", "probabilities", "logprobs"}
+LABELS = 100  # in the table of their figures
 MATRIX = 24  # labels up to which the confusion matrix is shown whole
 COUNTS = 12  # up to which its cells have shares beside the counts
 MISTAKES = 15
@@ -78,17 +80,20 @@ def _cell(value: Any, most: int, shown: bool) -> Cell:
 
 
 def labels_table(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A label's figures with its rows of gold (support) and of answers, in the job's order."""
-    confusion = evaluation.get("confusion") or {}
-    return [
-        {
-            **figure,
-            "label": text_of(name, 60),
-            "answers": sum(counts.get(name, 0) for counts in confusion.values()),
-        }
+    """A label's figures with its rows of gold (support) and of answers, in the job's order; of more than LABELS those
+    with the most rows.
+    """
+    answers: Counter[str] = Counter()
+    for counts in (evaluation.get("confusion") or {}).values():
+        answers.update(counts)
+    found = [
+        (name, figure)
         for name, figure in (evaluation.get("classes") or {}).items()
         if {"precision", "recall", "f1", "rows"} <= figure.keys()
     ]
+    least = sorted((figure["rows"] for _, figure in found), reverse=True)[:LABELS][-1:]
+    most = [(name, figure) for name, figure in found if figure["rows"] >= least[0]] if least else []
+    return [{**figure, "label": text_of(name, 60), "answers": answers[name]} for name, figure in most[:LABELS]]
 
 
 def confusion_matrix(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -44,7 +44,6 @@ from runner.text.questions.question import LABELS, MULTI, SCALE, SCHEMA, Questio
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
-NONE = "(none)"
 KINDS = ("labels", "numbers", "sets", "scale", "spans")
 _FIGURES: dict[str, Callable[..., Any]] = {"numbers": number_figures, "sets": set_figures, "spans": span_figures}
 MOST_CLASSES = 1000  # where neither the job nor the data set names them
@@ -223,7 +222,8 @@ class Evaluation:
         """The labels in the job's order, else sorted, and arrays of their numbers, the last of which means none."""
         found = list(self._index)
         names = found if self.labels is not None else sorted(found)
-        places = np.array([*(names.index(name) for name in found), len(names)], np.int64)
+        place = {name: at for at, name in enumerate(names)}
+        places = np.array([*(place[name] for name in found), len(names)], np.int64)
         return names, [places[np.where(kind < 0, len(found), kind)] for kind in kinds]
 
     def _trust(self, sure: Any, confidence: Any, before: Any, right: Any, position: Any, rows: int) -> LabelFigures:
@@ -283,7 +283,7 @@ class Evaluation:
         if name not in self._index:
             if self.labels is not None:
                 if strict:
-                    raise UserError(f"the {what} {name!r} is not among the labels ({', '.join(self.labels)})")
+                    raise UserError(f"the {what} {name!r} is not among the labels ({_listed(self.labels)})")
                 return -1
             if len(self._index) == MOST_CLASSES:
                 few = f"the {self.column} and gold columns have more than {MOST_CLASSES:,} different values"
@@ -313,3 +313,7 @@ def _flags(table: pa.Table, name: str) -> Any:
     if name not in table.column_names:
         return np.zeros(len(table), np.bool_)
     return table[name].fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -14,7 +14,11 @@ import numpy.typing as npt
 
 from runner.results.quality.shapes import ClassFigures, LabelFigures, Share
 
+NONE = "(none)"  # the answer of rows without a label
 RESAMPLES = 1000
+TOGETHER = 100  # of them
+FULL = 100  # labels up to which a confusion has a number for each two of them
+WIDE = 1000  # labels; of more, those that occur nowhere do not count, and each one's figures have no intervals
 BINS = 15  # of the expected calibration error (Guo et al. 2017), of equal width
 FINE = 100  # parts of a bin within which confidences count as equal in the bootstrap
 COVERAGES = [n / 10 for n in range(10, 0, -1)]
@@ -38,18 +42,22 @@ def label_figures(gold: Ints, label: Ints, names: list[str]) -> LabelFigures:
 
     A row without a label is wrong: it counts against accuracy and recall, and as a label of its own in kappa.
     ``baseline``: the most frequent gold label, ``favourite``: the most frequent answer.
+    Of more than FULL labels the confusion has what occurs only; of more than WIDE labels those that occur nowhere are
+    left out.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
+    if len(names) > WIDE:
+        names, gold, label = _occurring(names, gold, label)
     L = len(names)
     kinds, counts = np.unique(gold * (L + 1) + label, return_counts=True)
     golds, labels = kinds // (L + 1), kinds % (L + 1)
     weighted = {"sample_weight": counts}
     known = list(range(L))
     by_class = precision_recall_fscore_support(golds, labels, labels=known, zero_division=0, **weighted)
-    low, high = _interval(rates(resample(counts), golds, labels, L))
-    matrix = np.zeros((L, L + 1), np.int64)
-    matrix[golds, labels] = counts
+    low, high = _interval(_drawn(counts, golds, labels, L))
+    actual, said = (np.bincount(one, counts, L + 1).astype(np.int64) for one in (golds, labels))
+    by_label = {one: (getattr(low, one), getattr(high, one)) for one in ("precision", "recall", "f1")}
     return LabelFigures(
         accuracy=float((gold == label).mean()),
         kappa=kappa(golds, labels, counts),
@@ -60,17 +68,31 @@ def label_figures(gold: Ints, label: Ints, names: list[str]) -> LabelFigures:
                 precision=float(by_class[0][at]),
                 recall=float(by_class[1][at]),
                 f1=float(by_class[2][at]),
-                rows=int(matrix[at].sum()),
-                intervals={k: _pair(getattr(low, k)[at], getattr(high, k)[at]) for k in ("precision", "recall", "f1")},
+                rows=int(actual[at]),
+                intervals={k: _pair(*(ends[at] for ends in both)) for k, both in by_label.items()},
             )
             for at, name in enumerate(names)
         },
-        confusion={
-            name: dict(zip([*names, "(none)"], matrix[at].tolist(), strict=True)) for at, name in enumerate(names)
-        },
-        baseline=_most(matrix.sum(axis=1), names),
-        favourite=_most(matrix[:, :L].sum(axis=0), names),
+        confusion=_confusion(golds, labels, counts, names),
+        baseline=_most(actual, names),
+        favourite=_most(said[:L], names),
     )
+
+
+def _occurring(names: list[str], gold: Ints, label: Ints) -> tuple[list[str], Ints, Ints]:
+    """The labels that are a row's gold or answer, and their numbers among these."""
+    kept, numbers = np.unique(np.concatenate([gold, label[label < len(names)]]), return_inverse=True)
+    label = np.searchsorted(kept, label)
+    return [names[at] for at in kept.tolist()], numbers[: len(gold)], label
+
+
+def _confusion(golds: Ints, labels: Ints, counts: Ints, names: list[str]) -> dict[str, dict[str, int]]:
+    """By gold label and answer; of more than FULL labels only what occurs."""
+    answers = [*names, NONE]
+    found: dict[str, dict[str, int]] = {name: dict.fromkeys(answers, 0) if len(names) <= FULL else {} for name in names}
+    for gold, label, count in zip(golds.tolist(), labels.tolist(), counts.tolist(), strict=True):
+        found[names[gold]][answers[label]] = count
+    return found
 
 
 def _most(counts: Ints, names: list[str]) -> Share | None:
@@ -84,18 +106,18 @@ def kappa(first: Ints, second: Ints, counts: Ints) -> float | None:
 
     None without rows, and where both give one label only: chance alone would agree as well.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     if len({*first.tolist(), *second.tolist()}) < 2:
         return None
-    return float(cohen_kappa_score(first, second, sample_weight=counts))
+    L = int(max(first.max(), second.max())) + 1  # scikit-learn's takes L * L numbers
+    rows, (a, b) = counts.sum(), (np.bincount(one, counts, L) for one in (first, second))
+    chance = float(a @ b) / float(rows) ** 2
+    return (float(counts[first == second].sum() / rows) - chance) / (1 - chance)
 
 
 def rates(counts: Ints, gold: Ints, label: Ints, L: int) -> Rates:
     """Figures of samples in which kind k of rows (``gold[k]``, ``label[k]``) occurs ``counts[:, k]`` times."""
-    is_gold, is_label = (np.eye(L + 1)[kind][:, :L] for kind in (gold, label))
-    actual, said = counts @ is_gold, counts @ is_label
-    right = (counts * (gold == label)) @ is_gold
+    actual, said = (_by_label(counts, kind, L) for kind in (gold, label))
+    right = _by_label(counts * (gold == label), gold, L)
     rows = counts.sum(axis=1)
     accuracy = right.sum(axis=1) / rows
     chance = (actual * said).sum(axis=1) / rows.astype(np.float64) ** 2
@@ -103,6 +125,25 @@ def rates(counts: Ints, gold: Ints, label: Ints, L: int) -> Rates:
         kappa = (accuracy - chance) / (1 - chance)
         f1 = np.nan_to_num(2 * right / (actual + said))
         return Rates(accuracy, kappa, f1.mean(axis=1), np.nan_to_num(right / said), np.nan_to_num(right / actual), f1)
+
+
+def _by_label(counts: Ints, kind: Ints, L: int) -> Floats:
+    """Counts [S, kinds] added up by label: [S, L]."""
+    from scipy.sparse import csr_array
+
+    place = csr_array((np.ones(len(kind)), (np.arange(len(kind)), kind)), shape=(len(kind), L + 1))
+    return np.asarray((place.T @ counts.T).T[:, :L])
+
+
+def _drawn(counts: Ints, gold: Ints, label: Ints, L: int) -> Rates:
+    """The rates of all samples, a few at a time; of more than WIDE labels those by class are left out."""
+    rng, rows = np.random.default_rng(0), int(counts.sum())
+    found = []
+    for _ in range(0, RESAMPLES, TOGETHER):
+        some = rates(rng.multinomial(rows, counts / rows, TOGETHER), gold, label, L)
+        none: Any = np.full((TOGETHER, L), np.nan, np.float16)
+        found.append(some if L <= WIDE else some._replace(precision=none, recall=none, f1=none))
+    return Rates(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
 
 
 def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple[float, list[float | None]]:
@@ -153,7 +194,9 @@ def resample(counts: Ints) -> Ints:
 
 def _interval(drawn: Rates) -> tuple[Rates, Rates]:
     ends = [
-        np.nanpercentile(values, [2.5, 97.5], axis=0) if np.isfinite(values).any() else [math.nan] * 2
+        np.nanpercentile(values, [2.5, 97.5], axis=0)
+        if np.isfinite(values).any()
+        else np.full((2, *values.shape[1:]), math.nan)
         for values in drawn
     ]
     low, high = zip(*ends, strict=True)

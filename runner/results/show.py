@@ -216,13 +216,13 @@ def _trust(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def confusion_table(confusion: dict[str, dict[str, int]]) -> str:
     """The confusion matrix as text: a line for each gold label."""
-    from runner.results.evaluate import NONE  # late: it loads scikit-learn
+    from runner.results.scores import NONE  # late: it loads numpy
 
     labels = list(confusion)
-    columns = [*labels, *([NONE] if any(row[NONE] for row in confusion.values()) else [])]
+    columns = [*labels, *([NONE] if any(row.get(NONE) for row in confusion.values()) else [])]
     width = max(map(len, [*columns, "gold / label"]))
     lines = [" ".join([f"{'gold / label':>{width}}", *(f"{name:>{max(len(name), 6)}}" for name in columns)])]
     for gold in labels:
-        counts = (f"{confusion[gold][name]:>{max(len(name), 6)}}" for name in columns)
+        counts = (f"{confusion[gold].get(name, 0):>{max(len(name), 6)}}" for name in columns)
         lines.append(" ".join([f"{gold:>{width}}", *counts]))
     return "\n".join(lines)

@@ -14,8 +14,10 @@ from runner.engine.conf import EngineConf
 from runner.machine.device import Device
 from runner.models.recipes import ModelConf, largest_that_fits
 from runner.models.tensors import KVShape, kv_shape, read_tensors, weight_bytes, weight_count
+from runner.sequences import Sequence as Asked
 from runner.session.prepare import Prepared
 from runner.session.sample import Length, lengths, look, plan_prefixes
+from runner.text.choices import FEW_NODES, choice_tree
 from runner.types import UserError
 from runner.words import size
 
@@ -129,3 +131,16 @@ def check_memory(ready: Prepared) -> None:
     plan_prefixes(looked.sequences)
     conf = ready.config.conf
     check(conf.model, ready.folder, ready.model_config, ready.device, conf.engine, lengths(looked.sequences))
+    if said := labels_line(looked.sequences, Budget.of(conf.engine, ready.device)):
+        log.info("%s", said)
+
+
+def labels_line(sequences: Sequence[Asked], budget: Budget) -> str:
+    """What many labels take of the work space; "" where they are few."""
+    most = max((one for one in sequences if one.choices), key=lambda one: len(one.choices or ()), default=None)
+    if most is None or most.choices is None or len(tree := choice_tree(most.choices).tokens) <= FEW_NODES:
+        return ""
+    count, nodes = len(most.choices), len(tree) + 1
+    pieces = f"up to {budget.prefill_tokens:,} of them at once, with {_gb(budget.logits)} of logits in the work space"
+    cut = "the likely ones of " if most.cut else ""
+    return f"labels: {count:,}, scored in {cut}{nodes:,} places of their tree, {pieces}"

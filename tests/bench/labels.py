@@ -78,7 +78,7 @@ def speed(rows=16, rounds=3):
     engine, vocabulary = opened()
     sets = {count: requests(vocabulary, rows, count) for count in COUNTS}
     for todo in sets.values():
-        measured(engine, todo)
+        measured(engine, todo[:2])
     taken = {count: [] for count in COUNTS}
     for _ in range(rounds):
         for count, todo in sets.items():

@@ -6,6 +6,7 @@ import pytest
 
 from jobs.label import Label, normalise
 from jobs.label.match import Matcher
+from jobs.label.sources import check_tokens
 from runner.types import Completion, RowError, UserError
 
 
@@ -284,3 +285,91 @@ def test_the_prior_and_the_temperature_change_confidence_and_distribution_not_th
     assert tuple(columns["logprobs"].values()) == raw.logprobs
     job.begin({"calibration": {"temperature": 2.0}})
     assert answered(job, raw)["confidence"] == pytest.approx(2**0.5 / (1 + 2**0.5))
+
+
+# Thousands of labels
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "column", "names"),
+    [
+        ("zips.txt", "\ufeff00501\n\n  10001 \r\nA > B > C\n", None, ["00501", "10001", "A > B > C"]),
+        ("zips", "00501\nno\n1.0", None, ["00501", "no", "1.0"]),
+        ("codes.csv", 'code,name\nA00.0,Cholera\nA01,\nB99,"a, b"\n', None, ["Cholera", "a, b"]),
+        ("codes.csv", "code,name\nA00.0,Cholera\nA00.0,Again\nA01,Typhoid\n", "code", ["A00.0", "A01"]),
+        ("one.tsv", "zip\n00501\n00501\n10001\n", None, ["00501", "10001"]),
+        ("codes.yaml", "- 00501\n- no\n- {name: on, description: 1.0}\n", None, ["00501", "no", "on"]),
+        ("codes.yml", "labels: {00501: Holtsville, 10001: null}\n", None, ["00501", "10001"]),
+        ("codes.json", '["00501", {"name": "x", "surface": "y"}]', None, ["00501", "x"]),
+    ],
+)
+def test_labels_come_from_a_file_as_they_are_written_there(tmp_path, name, text, column, names):
+    file = tmp_path / name
+    file.write_text(text, encoding="utf-8", newline="")
+    job = Label(labels_file=str(file), labels_column=column)
+    assert job.names == names
+    before = job.fingerprint()
+    file.write_text("c\nd\n" if not file.suffix or file.suffix == ".txt" else '["c", "d"]')
+    if column is None and file.suffix not in (".csv", ".tsv"):
+        assert Label(labels_file=str(file)).fingerprint() not in (before, None)
+    assert Label(names).fingerprint() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "column", "problem"),
+    [
+        ("gone.txt", None, None, r"job\.labels_file=.*gone\.txt: cannot be read: No such file"),
+        ("one.txt", "a\n", None, "has 1 label, at least two"),
+        ("twice.txt", "a\nb\na\n", None, "'a' is listed twice"),
+        ("codes.csv", "code,text\nA,b\n", None, "has no column name or label; it has the columns code, text"),
+        ("codes.csv", "code,text\nA,b\n", "kind", "has no column kind; it has the columns code, text"),
+        ("empty.csv", "", None, "it is empty"),
+        ("codes.txt", "a\nb\n", "code", r"job\.labels_column=code: only tables have columns"),
+        ("codes.json", "[", None, "it is not JSON"),
+        ("codes.yaml", "a", None, "neither a list of labels nor names"),
+    ],
+)
+def test_a_file_without_labels_is_refused_by_name(tmp_path, name, text, column, problem):
+    file = tmp_path / name
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=problem):
+        Label(labels_file=str(file), labels_column=column)
+
+
+def test_of_thousands_of_labels_the_likeliest_are_kept():
+    names = [f"{number:05}" for number in range(1001)]
+    job = Label(names)
+    assert job.schema().names == ["label", "confidence", "top"]
+    request = next(job.steps({}))
+    assert (request.cut, request.whole, request.top_choices) == (True, False, 10)
+    likeliest = ((7, math.log(0.5)), (3, math.log(0.25)))
+    columns = answered(job, Completion(finish_reason="choice", likeliest=likeliest, others=math.log(0.05)))
+    assert columns["label"] == "00007" and columns["confidence"] == pytest.approx(0.625)
+    assert [one["label"] for one in columns["top"]] == ["00007", "00003"]
+    assert columns["top"][1]["probability"] == pytest.approx(0.3125)
+
+
+def test_the_list_of_all_probabilities_and_the_likeliest_go_together():
+    job = Label(["a", "b", "c"], top=2)
+    assert job.schema().names == ["label", "confidence", "top", "probabilities"]
+    columns = answered(job, scored(0.2, 0.5, 0.3))
+    assert [one["label"] for one in columns["top"]] == ["b", "c"]
+    assert columns["probabilities"]["a"] == pytest.approx(0.2)
+    assert Label(["a", "b"], top=1, probabilities=False).schema().names == ["label", "confidence", "top"]
+    assert "probabilities" in Label([f"l{n}" for n in range(2000)], probabilities=True).schema().names
+
+
+@pytest.mark.parametrize("keys", [{"whole": True}, {"prior": "batch"}, {"logprobs": True}])
+def test_no_label_is_left_out_where_all_are_asked_for(keys):
+    request = next(Label([f"l{number}" for number in range(2000)], **keys).steps({}))
+    assert not request.cut
+
+
+def test_labels_that_can_never_win_are_said_and_those_that_are_one_to_the_model_are_refused(caplog):
+    """The job's question is not public; what is said of it is."""
+    question = Label(["A00", "A00.1", "B"])._questions.all[0].question
+    check_tokens(question, ((1, 2), (1, 2, 3), (4,)))
+    assert "'A00' is the beginning of 'A00.1'" in caplog.text and 'job.label_end="\\n"' in caplog.text
+    with pytest.raises(UserError, match=r"job\.labels: 'A00' and 'B' are the same tokens"):
+        check_tokens(question, ((1, 2), (1, 2, 3), (1, 2)))

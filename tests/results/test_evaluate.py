@@ -535,3 +535,27 @@ def test_answers_that_are_nearly_all_one_label_are_told():
     better = found | {"favourite": {"label": "a", "share": 0.55}, "accuracy": 0.9, "intervals": {"accuracy": [0.8, 1]}}
     assert advice(better) == []
     assert verdict(better) == "90.0% of 100 rows with gold are right; always answering 'a' would be right in 50.0%."
+
+
+def test_thousands_of_labels_are_judged_by_those_that_occur():
+    names = [f"code {number:05}" for number in range(20_000)]
+    gold = np.array([7, 7, 7, 19_000, 19_000, 500])
+    label = np.array([7, 7, 19_000, 19_000, 20_000, 501])  # 20,000: none
+    found = scores.label_figures(gold, label, names)
+    assert list(found["confusion"]) == ["code 00007", "code 00500", "code 00501", "code 19000"]
+    assert found["confusion"]["code 19000"]["(none)"] == found["confusion"]["code 00007"]["code 19000"] == 1
+    assert {name: one["rows"] for name, one in found["classes"].items()} == {
+        "code 00007": 3,
+        "code 00500": 1,
+        "code 00501": 0,
+        "code 19000": 2,
+    }
+    assert found["macro_f1"] == pytest.approx((0.8 + 0 + 0 + 0.5) / 4)
+    assert found["accuracy"] == 0.5 and found["kappa"] == pytest.approx(1 / 3.25, abs=0.1)
+
+
+def test_a_confusion_of_hundreds_of_labels_has_what_occurs_only():
+    found = scores.label_figures(np.array([0, 1, 150]), np.array([0, 2, 151]), [f"label {at}" for at in range(151)])
+    assert len(found["confusion"]) == len(found["classes"]) == 151
+    assert found["confusion"]["label 1"] == {"label 2": 1} and found["confusion"]["label 150"] == {"(none)": 1}
+    assert found["confusion"]["label 3"] == {}

@@ -9,6 +9,7 @@ from runner.words import count_of
 
 Lines = list[tuple[str, str]]  # names, some of them empty, and texts
 _CLASSES = 30  # shown; the JSON has them all
+_NAME = 60  # characters of a label in a table
 _GOALS = {"f1": "the best F1", "precision": "a precision of {at:g}", "coverage": "a coverage of {at:g}"}
 
 
@@ -93,13 +94,18 @@ LINES: dict[str, Callable[[Mapping[str, Any]], Lines]] = {
 
 def class_lines(classes: Mapping[str, Any]) -> list[str]:
     """A table of figures by label."""
-    first = list(classes.items())[:_CLASSES]
+    first = [(_end(name), one) for name, one in list(classes.items())[:_CLASSES]]
     width = max(len("label"), *(len(name) for name, _ in first), 0)
     lines = [f"{'label':>{width}} precision  recall      F1    rows"]
     for name, one in first:
         values = " ".join(f"{one[key]:>7.3f}" for key in ("recall", "f1"))
         lines.append(f"{name:>{width}} {one['precision']:>9.3f} {values} {one['rows']:>7,}")
     return [*lines, *([f"and {len(classes) - _CLASSES} more: --json"] if len(classes) > _CLASSES else [])]
+
+
+def _end(name: str) -> str:
+    """The end of a long name, which is where those of a taxonomy differ."""
+    return name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
 
 
 def with_range(found: Mapping[str, Any], name: str) -> str:
