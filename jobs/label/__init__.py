@@ -74,7 +74,7 @@ class Label:
     (00501). A .csv or .tsv file has them in a column ``name`` or ``label``, or in the one that ``job.labels_column``
     names, and may have ``surface`` and ``description`` beside it; .yaml and .json files hold what could stand in
     ``job.labels``. Leave so many out of the prompt: without ``{{ labels }}`` a row stays short. A label whose beginning
-    makes it less than a hundredth as likely as the likeliest one may be left out (probability 0), so that 10,000 labels
+    makes it less than a thirtieth as likely as the likeliest one may be left out (probability 0), so that 10,000 labels
     take a few times as long as 20. The label is the same as if all were scored, and a confidence is too high by what
     those left out would have had together. ``job.whole=true``, a prior, ``job.logprobs=true`` and ``calibrate.rows``
     score all of them, which takes many times as long.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 FEW_NODES = 64  # of a tree that is computed whole, even if its branches may be cut
-LEAST = math.log(1 / 100)  # branches that are so much less likely than the likeliest choice may be cut
+LEAST = math.log(1 / 30)  # branches that are so much less likely than the likeliest choice may be cut
 PIECE = 32  # nodes whose branches are weighed together
 
 
