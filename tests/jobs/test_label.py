@@ -7,6 +7,8 @@ import pytest
 from jobs.label import Label, normalise
 from jobs.label.match import Matcher
 from jobs.label.sources import check_tokens
+from runner.text.labels import Choice
+from runner.text.questions.question import LABELS, Question
 from runner.types import Completion, RowError, UserError
 
 
@@ -367,8 +369,7 @@ def test_no_label_is_left_out_where_all_are_asked_for(keys):
 
 
 def test_labels_that_can_never_win_are_said_and_those_that_are_one_to_the_model_are_refused(caplog):
-    """The job's question is not public; what is said of it is."""
-    question = Label(["A00", "A00.1", "B"])._questions.all[0].question
+    question = Question("job", "", LABELS, tuple(Choice(name, name) for name in ("A00", "A00.1", "B")))
     check_tokens(question, ((1, 2), (1, 2, 3), (4,)))
     assert "'A00' is the beginning of 'A00.1'" in caplog.text and 'job.label_end="\\n"' in caplog.text
     with pytest.raises(UserError, match=r"job\.labels: 'A00' and 'B' are the same tokens"):
