@@ -50,7 +50,7 @@ class Columns:
         self._types: dict[str, pa.DataType] = {}
         self._kinds: dict[str, dict[type, int]] = {}  # those of a column's values, and the first row with one
         self._inexact: set[str] = set()
-        self._rows = 0
+        self.rows = 0
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Take note of what these rows hold."""
@@ -59,10 +59,10 @@ class Columns:
             self._types[name] = merge(self._types.get(name, pa.null()), infer(values))
             kinds = self._kinds.setdefault(name, {})
             for kind in {type(value) for value in values if value is not None} - kinds.keys():
-                kinds[kind] = self._rows + next(at for at, value in enumerate(values, 1) if type(value) is kind)
+                kinds[kind] = self.rows + next(at for at, value in enumerate(values, 1) if type(value) is kind)
             if any(isinstance(value, int) and abs(value) > _EXACT for value in values):
                 self._inexact.add(name)
-        self._rows += len(rows)
+        self.rows += len(rows)
 
     def schema(self) -> pa.Schema:
         """Every column with the type that holds all its values, and the columns with the cells' own JSON."""

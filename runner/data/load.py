@@ -83,7 +83,7 @@ def kind_of(path: str) -> str:
     if folder.is_dir():
         saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
         return "arrow" if saved else "documents"
-    suffixes = [suffix.lower() for suffix in Path(path.partition("#")[0]).suffixes if suffix.lower() not in PACKED]
+    suffixes = [suffix.lower() for suffix in Path(_without_hash(path)).suffixes if suffix.lower() not in PACKED]
     if not suffixes or suffixes[-1] not in SUFFIXES:
         raise UserError(
             "dataset.path",
@@ -93,7 +93,13 @@ def kind_of(path: str) -> str:
     return SUFFIXES[suffixes[-1]]
 
 
+def _without_hash(path: str) -> str:
+    return path.partition("#")[0] if path.startswith("wheel:") else path
+
+
 def _no_such_file(path: Path) -> UserError:
+    if path.is_symlink():
+        return UserError("dataset.path", f"{path} is a link to {path.readlink()}, which does not exist")
     near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     guesses = get_close_matches(path.name, near, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(str(path.parent / g) for g in guesses)}?" if guesses else ""

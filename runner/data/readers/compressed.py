@@ -46,11 +46,18 @@ def lines(paths: list[Path], encoding: str = "utf-8") -> Iterator[tuple[Path, in
         try:
             with open_bytes(path, encoding) as file:
                 for number, line in enumerate(file, 1):
-                    yield path, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                    yield path, number, without_mark(line)
         except UnicodeError:
             raise undecodable(path, encoding) from None
         except OSError as error:
             raise UserError("dataset.path", f"is damaged after line {number}: {error}", file=path) from error
+
+
+def without_mark(line: bytes) -> bytes:
+    """A line without byte order marks at its beginning: files that were joined have them in the middle, too."""
+    while line.startswith(codecs.BOM_UTF8):
+        line = line.removeprefix(codecs.BOM_UTF8)
+    return line
 
 
 def undecodable(path: Path, encoding: str) -> UserError:

@@ -26,6 +26,7 @@ from runner.words import count_of
 log = logging.getLogger("rowmill")
 _BLOCK_BYTES = 8 << 20
 _LARGEST_BLOCK_BYTES = 1 << 30
+_MARK = "\ufeff"
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,8})\.(0|[0-9]{0,5}[1-9])$"
 _LOOKED_AT, _FEW, _MOSTLY = 1000, 3, 0.9  # cells, and how many of them are numbers in a column that is said to be odd
@@ -173,7 +174,7 @@ def _store_text_cells(path: Path, dialect: _Dialect, block: int, target: Path | 
         return pacsv.open_csv(file, read_options=read, parse_options=parse, convert_options=convert)
 
     header = reader(pacsv.ConvertOptions()).schema.names
-    names = unique_names(path, header)
+    names = unique_names(path, [header[0].lstrip(_MARK), *header[1:]])
     convert = pacsv.ConvertOptions(
         column_types={name: pa.string() for name in header},
         null_values=[""],
@@ -181,8 +182,18 @@ def _store_text_cells(path: Path, dialect: _Dialect, block: int, target: Path | 
         quoted_strings_can_be_null=False,
     )
     schema = pa.schema([(name, pa.string()) for name in names])
-    batches = (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in reader(convert))
+    batches = (pa.RecordBatch.from_arrays(_without_marks(batch), schema=schema) for batch in reader(convert))
     return store(schema, batches, target)
+
+
+def _without_marks(batch: pa.RecordBatch) -> list[pa.Array]:
+    """The columns; files that were joined have byte order marks at the beginning of rows."""
+    import pyarrow.compute as pc
+
+    first, *others = batch.columns
+    if pc.any(pc.starts_with(first, pattern=_MARK)).as_py():
+        first = pc.utf8_ltrim(first, characters=_MARK)
+    return [first, *others]
 
 
 def _narrow(table: pa.Table, cached: Path | None) -> pa.Table:
@@ -242,8 +253,17 @@ def _csv_error(path: Path, dialect: _Dialect, message: str) -> UserError:
         ragged = _ragged_line(path, dialect)
         where = f"line {ragged}" if ragged else "a line"
         cells = count_of(int(found[2]), "cell")
-        return UserError("dataset.path", f"{where} has {cells}, the header has {found[1]}", file=path)
+        text = f"{where} has {cells}, the header has {found[1]}"
+        return UserError("dataset.path", text + _other_delimiter_hint(path, dialect), file=path)
     return UserError("dataset.path", f"cannot be read as CSV: {message.splitlines()[0][:200]}", file=path)
+
+
+def _other_delimiter_hint(path: Path, dialect: _Dialect) -> str:
+    with contextlib.suppress(csv.Error, StopIteration):
+        header, _ = next(_records(path, dialect))
+        if len(header) == 1 and (other := other_delimiter(header[0])):
+            return f"; did you mean dataset.delimiter={other!r}?"
+    return ""
 
 
 def _check_options(delimiter: str) -> None:

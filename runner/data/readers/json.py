@@ -9,8 +9,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from runner.data.readers.compressed import is_utf8, lines, open_bytes, undecodab
 from runner.data.readers.table import read_batches
 from runner.types import UserError
 
+log = logging.getLogger("rowmill")
 _BATCH_ROWS = 10_000
 _BATCH_CHARS = 16 << 20
 _READ_BYTES = 1 << 20
@@ -39,18 +41,30 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
 
 def read_json(paths: list[Path], encoding: str = "utf-8") -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Two passes: the first finds every column and its type, the second converts. UserError names the line at fault."""
-    columns = Columns()
+    columns, first = Columns(), dict[str, Any]()
     for rows in _batches(paths, encoding):
         columns.add(rows)
+        first = first or rows[0]
+    if columns.rows == 1:
+        _tell_rows_inside(paths[0], first)
     schema = columns.schema()
     return schema, (record_batch(rows, schema) for rows in _batches(paths, encoding))
+
+
+def _tell_rows_inside(path: Path, row: dict[str, Any]) -> None:
+    for name, value in row.items():
+        if isinstance(value, list) and len(value) > 1 and all(isinstance(one, dict) for one in value):
+            log.warning(
+                "%s is one object, so one row; the %d objects in its %r would be rows if the file were that list alone",
+                *(path, len(value), name),
+            )
 
 
 def _batches(paths: list[Path], encoding: str) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     size = 0
     for path in paths:
-        for row, chars in _array(path, encoding) if _is_array(path, encoding) else _lines(path, encoding):
+        for row, chars in _objects(path, encoding):
             rows.append(row)
             size += chars
             if len(rows) == _BATCH_ROWS or size > _BATCH_CHARS:
@@ -58,6 +72,12 @@ def _batches(paths: list[Path], encoding: str) -> Iterator[list[dict[str, Any]]]
                 rows, size = [], 0
     if rows:
         yield rows
+
+
+def _objects(path: Path, encoding: str) -> Iterator[tuple[dict[str, Any], int]]:
+    if _is_array(path, encoding):
+        return _read(path, encoding, _array)
+    return _read(path, encoding, _values) if _starts_values(path, encoding) else _lines(path, encoding)
 
 
 def _is_array(path: Path, encoding: str) -> bool:
@@ -78,20 +98,42 @@ def _lines(path: Path, encoding: str) -> Iterator[tuple[dict[str, Any], int]]:
         yield row, len(line)
 
 
-def _array(path: Path, encoding: str) -> Iterator[tuple[dict[str, Any], int]]:
-    """The objects of a file that is an array of them, and how long they are; a few are in memory at a time."""
+def _starts_values(path: Path, encoding: str) -> bool:
+    """Whether the first line with anything in it is the beginning of an object, or more than one object."""
+    first = next((line for _, _, line in lines([path], encoding) if not line.isspace()), b"")
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return first.lstrip().startswith(b"{")
+    return False
+
+
+def _array(text: _Text) -> Iterator[tuple[Any, int, int]]:
+    """The values of an array: each, its line and its length."""
+    text.take("[")
+    while text.next() != "]":
+        yield text.value()
+        if text.next() != "]":
+            text.take(",")
+    text.take("]")
+    if text.next():
+        raise ValueError("something follows the array")
+
+
+def _values(text: _Text) -> Iterator[tuple[Any, int, int]]:
+    """Values one after the other, on any lines, perhaps with commas between them."""
+    while text.next():
+        yield text.value()
+        if text.next() == ",":
+            text.take(",")
+
+
+def _read(path: Path, encoding: str, how: _How) -> Iterator[tuple[dict[str, Any], int]]:
+    """The objects of a file, and how long they are; a few are in memory at a time."""
     with contextlib.closing(_Text(path, encoding)) as text:
         try:
-            text.take("[")
-            while text.next() != "]":
-                number = text.line
-                row, chars = text.value()
+            for row, number, chars in how(text):
                 yield _checked(row, path, number, True), chars
-                if text.next() != "]":
-                    text.take(",")
-            text.take("]")
-            if text.next():
-                raise ValueError("something follows the array")
         except UnicodeError as error:
             raise _malformed(path, text.line, error) if is_utf8(encoding) else undecodable(path, encoding) from None
         except (ValueError, RecursionError) as error:
@@ -131,8 +173,9 @@ class _Text:
             raise ValueError(f"expected {mark} but found {found or 'the end'}")
         self._go(self._at + 1)
 
-    def value(self) -> tuple[Any, int]:
-        """Go past the next value; it, and how many characters it has."""
+    def value(self) -> tuple[Any, int, int]:
+        """Go past the next value; it, its line and how many characters it has."""
+        number = self.line
         while True:
             try:
                 value, end = _DECODE(self._text, self._at)
@@ -144,7 +187,7 @@ class _Text:
                 if end < len(self._text) or self._ended:  # a number might go on
                     chars = end - self._at
                     self._go(end)
-                    return value, chars
+                    return value, number, chars
             self._read()
 
     def _go(self, at: int) -> None:
@@ -157,6 +200,9 @@ class _Text:
         some = self._file.read(max(_READ_BYTES, len(self._text)))
         self._text += self._decoder.decode(some, final=not some)
         self._ended = not some
+
+
+_How = Callable[[_Text], Iterator[tuple[Any, int, int]]]
 
 
 def _malformed(path: Path, number: int, error: Exception) -> UserError:
