@@ -149,6 +149,8 @@ def compose(overrides: Sequence[str], config_dir: str | None, differing: Sequenc
     except OmegaConfBaseException as error:
         raise UserError(first_line(error)) from error
     check_keys(conf)
+    if conf.perplexity.document is not None:
+        config["dataset"]["document"] = conf.dataset.document = conf.perplexity.document
     check_schedule(conf.schedule)
     check_notify(conf.notify)
     if conf.engine.backend == "fake":
@@ -192,7 +194,7 @@ def prepare(asked: Asked, composed: Composed, run_dir: Path, new_name: str | Non
     _check_context(conf, context_length(config))
     log.info("%s: %s tokens in %s", source.describe(), f"{len(tokens):,}", count_of(len(cut), "window"))
     place = (run_dir, new_name, folder, config, found)
-    how = method(conf.perplexity, stride, tokenizer.convert_ids_to_tokens(bos))
+    how = method(conf.perplexity, conf.dataset.document, stride, tokenizer.convert_ids_to_tokens(bos))
     return PerplexityRun(asked, conf, composed.config, composed.label, *place, source, tokens, cut, bos, how)
 
 

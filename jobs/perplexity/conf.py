@@ -26,6 +26,8 @@ class PerplexityConf:
         separator: What joins the documents. null: the model's end token; a text such as ``\n`` makes all rows one
             document, as for a book. ``\n`` for a text file is what model cards measure: hub rows with their line ends,
             which ``''`` joins.
+        document: What a document in a text file is: ``lines``, ``blank_lines``, ``files`` or ``wikitext``, as for
+            ``dataset.document``. null: a row.
         bos: Whether each window begins with the token that begins a text, which is not scored. null: if the model's
             tokenizer puts it there.
     """
@@ -35,6 +37,7 @@ class PerplexityConf:
     max_tokens: int | None = key(100_000, least=2)
     column: str | None = None
     separator: str | None = None
+    document: str | None = None
     bos: bool | None = None
 
     def __post_init__(self) -> None:

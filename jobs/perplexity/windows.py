@@ -23,6 +23,13 @@ from runner.words import did_you_mean
 
 SCORE_BYTES = {"cpu": 128 << 20, "metal": 512 << 20, "cuda": 2 << 30}  # of float32 logits held at once
 READ_ROWS = 1000
+_DOCUMENTS = {
+    None: "documents",
+    "lines": "lines with their ends",
+    "blank_lines": "paragraphs between blank lines",
+    "files": "whole files",
+    "wikitext": "articles with their headings",
+}
 
 
 class Window(NamedTuple):
@@ -87,7 +94,7 @@ def leading_tokens(tokenizer: Any, vocabulary: Vocabulary, asked: bool | None) -
     return vocabulary.bos or ([int(tokenizer.bos_token_id)] if asked else [])
 
 
-def method(conf: PerplexityConf, stride: int, beginning: list[str]) -> str:
+def method(conf: PerplexityConf, document: str | None, stride: int, beginning: list[str]) -> str:
     """How the text was cut and scored, in words; ``beginning``: what each window begins with."""
     joined = "the end token" if conf.separator is None else repr(conf.separator) if conf.separator else "nothing"
     begin = (
@@ -95,7 +102,7 @@ def method(conf: PerplexityConf, stride: int, beginning: list[str]) -> str:
         if beginning
         else "without a token at the beginning"
     )
-    return f"documents joined by {joined}; windows of {conf.window:,} tokens every {stride:,}, {begin}"
+    return f"{_DOCUMENTS[document]} joined by {joined}; windows of {conf.window:,} tokens every {stride:,}, {begin}"
 
 
 def _documents(source: DataSource, column: str, separator: str | None) -> Iterator[list[str]]:

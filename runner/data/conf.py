@@ -33,6 +33,9 @@ class DatasetConf:
         gold: The column with the right answers.
         classes: Names for the values 0, 1, 2, ... of a gold column of numbers.
         delimiter: What separates the cells of a CSV file. null: a comma, or a tab for .tsv.
+        document: What a row of a text file is. null: a line without its end. ``lines``: a line with its end (a blank
+            one is empty), ``blank_lines``: what stands between blank lines, ``files``: a file, ``wikitext``: an
+            article with its heading, ``= Title =``.
         encoding: The character encoding of CSV, JSON and text files, and of documents.
     """
 
@@ -49,6 +52,7 @@ class DatasetConf:
     gold: str | None = None
     classes: list[Any] = field(default_factory=list)  # texts; Any, to see what YAML took for something else
     delimiter: str | None = None
+    document: str | None = None
     encoding: str = "utf-8"
 
     @staticmethod

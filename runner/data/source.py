@@ -27,8 +27,7 @@ from runner.data.gold import gold_name, gold_values, names_of_classes
 from runner.data.layout import check_layout, plain
 from runner.data.load import FORMAT_VERSION, check_unchanged, hash_json
 from runner.data.readers import READERS, Loaded
-from runner.data.readers.compressed import is_utf8
-from runner.data.readers.table import TEXTS, check_encoding
+from runner.data.readers.check import check_conf
 from runner.data.rowhash import hash_keys, hash_rows
 from runner.data.stdin import is_pipe, spooled
 from runner.data.where import NoRowsError, parse_where
@@ -56,7 +55,7 @@ def open_source(
     ``offline``: what is not in a local cache counts as missing. ``run_dir``: where the rows of an earlier session's
     standard input lie, if nothing is piped in now. ``folders``, ``modules``: where a reader of the user's own may lie.
     """
-    _check_conf(conf)
+    check_conf(conf)
     conf = conf.changed(classes=[str(name) for name in conf.classes])
     path, piped = str(conf.path), not conf.target and is_pipe(str(conf.path))
     if piped:
@@ -97,36 +96,6 @@ def _loaded(conf: DatasetConf, path: str, offline: bool, folders: Sequence[str],
 
 def _key(conf: DatasetConf) -> str:
     return "dataset._target_" if conf.target else "dataset.path"
-
-
-def _check_conf(conf: DatasetConf) -> None:
-    if not conf.target:
-        _check_kind(conf)
-    if not isinstance(conf.classes, list):
-        raise UserError("dataset.classes", "it must be a list, such as [ham,spam]", value=conf.classes)
-    for name in conf.classes:
-        if not isinstance(name, str) and (not isinstance(name, int) or isinstance(name, bool)):
-            raise UserError(
-                "dataset.classes", f"YAML reads a name as the {type(name).__name__} {name}; put it in quotes"
-            )
-    if conf.limit is not None and conf.limit < 1:
-        raise UserError("dataset.limit", "it must be at least 1; null means all rows", value=conf.limit)
-    if conf.shuffle_seed is not None and not 0 <= conf.shuffle_seed < 2**32:
-        raise UserError("dataset.shuffle_seed", f"it must be from 0 to {2**32 - 1}", value=conf.shuffle_seed)
-
-
-def _check_kind(conf: DatasetConf) -> None:
-    if conf.kind not in READERS:
-        raise UserError(
-            "dataset.kind", f"there is no such reader{did_you_mean(conf.kind, list(READERS))}", value=conf.kind
-        )
-    if not conf.path and READERS[conf.kind].needs_path:
-        raise UserError("dataset.path", f"is not set: it names the {conf.kind} data set to read")
-    check_encoding(conf.encoding)
-    if not is_utf8(conf.encoding) and conf.kind not in (*TEXTS, "documents"):
-        raise UserError("dataset.encoding", f"it applies to texts only, not to {conf.kind}", value=conf.encoding)
-    if conf.table is not None and not READERS[conf.kind].tables:
-        raise UserError("dataset.table", f"it applies to sqlite and run only, not to {conf.kind}", value=conf.table)
 
 
 class DataSource:
@@ -324,7 +293,10 @@ class DataSource:
         if self._order is not None:
             order = hashlib.sha256(self._order[:rows].astype("<i8").tobytes()).hexdigest()
         conf = self.conf
-        return hash_json(FORMAT_VERSION, self._contents, conf.kind, conf.delimiter, conf.encoding, order, rows)
+        document = [conf.document] if conf.document else []
+        return hash_json(
+            FORMAT_VERSION, self._contents, conf.kind, conf.delimiter, conf.encoding, order, rows, *document
+        )
 
 
 def _choose(

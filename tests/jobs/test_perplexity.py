@@ -298,6 +298,42 @@ def test_a_text_files_lines_joined_by_line_ends_are_hub_rows_that_keep_theirs(tm
     assert from_file == from_hub[: len(from_file)] == list("\n".join(lines).encode())
 
 
+WIKI = " \n = Sea = \n \n It is wet . \n = = Waves = = \n They roll . \n \n = Sky = \n \n It is = blue . \n"
+ARTICLES = [WIKI[: WIKI.index(" = Sky")], WIKI[WIKI.index(" = Sky") :]]
+
+
+@pytest.mark.parametrize(
+    ("document", "documents"),
+    [
+        (None, WIKI.split("\n")[:-1]),
+        ("lines", [line if line.strip() else "" for line in WIKI.splitlines(keepends=True)]),
+        (
+            "blank_lines",
+            [" = Sea = ", " It is wet . \n = = Waves = = \n They roll . ", " = Sky = ", " It is = blue . "],
+        ),
+        ("files", [WIKI]),
+        ("wikitext", ARTICLES),
+    ],
+)
+def test_a_text_files_documents_are_lines_paragraphs_files_or_articles(tmp_path, document, documents):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(WIKI)
+    source = open_source(DatasetConf(kind="text", path=str(tmp_path / "*.txt"), document=document))
+    assert [row["text"] for row in source.rows()] == [*documents, *documents]
+    joined = [one for text in 2 * documents if text.strip() for one in [*text.encode(), 256]]
+    assert tokens(source) == joined[:-1]
+    other = open_source(DatasetConf(kind="text", path=str(tmp_path / "*.txt"), document="lines"))
+    assert (source.fingerprint == other.fingerprint) == (document == "lines")
+
+
+def test_the_documents_of_a_perplexity_are_told_and_kept_in_its_run(words, tmp_path, capsys):
+    assert main(["perplexity", *words, "perplexity.document=files", "run_name=files"]) == 0
+    assert "whole files joined by the end token" in (tmp_path / "outputs" / "files" / "perplexity.txt").read_text()
+    assert runner.open_run(tmp_path / "outputs" / "files").config["dataset"]["document"] == "files"
+    assert main(["perplexity", *words, "perplexity.document=pages"]) == 2
+    assert "dataset.document=pages: there is no such kind of document" in capsys.readouterr().err
+
+
 # Like every job
 
 

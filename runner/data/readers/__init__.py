@@ -3,6 +3,7 @@
 Modules:
 aclsum        The data set ACLSum: 250 papers in full with reference summaries, from the files of the wheel ``aclsum``.
 arrow         Arrow as it lies on the disk: its files, folders written by ``save_to_disk``, and data sets of the hub.
+check         The keys of the group ``dataset`` checked before anything is read.
 compressed    Files as bytes, decompressed by what they are and not by what they are called, and texts as UTF-8.
 csv           CSV to an Arrow table, through pyarrow's streaming reader, with errors that name the line.
 documents     A folder of documents as a data set: one row for each text, page, book, mail or office file.
@@ -12,7 +13,7 @@ own           Readers of the user's own: ``dataset._target_`` names a dataclass 
 parquet       Parquet to Arrow: dictionaries become plain columns.
 sqlite        A table or view of an SQLite database as an Arrow table.
 table         What readers share: files of a kind, one or several, become one Arrow table of any size.
-text          Plain text to Arrow: one row a line, column ``text``.
+text          Plain text to Arrow: one row a line or a document, column ``text``.
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ def read_files(
         refuse_other_formats(file, conf.kind, conf.encoding)
     if _in_memory(paths):
         return Loaded(read(paths, None), contents)
-    cached = cache_file(hash_json(CACHE_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, suffixes))
+    cached = cache_file(
+        hash_json(CACHE_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, suffixes, conf.document)
+    )
     return Loaded(map_arrow(cached) if cached.exists() else read(paths, cached), contents)
 
 

@@ -1,9 +1,10 @@
-"""Plain text to Arrow: one row a line, column ``text``."""
+"""Plain text to Arrow: one row a line or a document, column ``text``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,29 +15,75 @@ from runner.data.readers.compressed import lines
 from runner.data.readers.table import read_batches
 from runner.types import UserError
 
-_BATCH_ROWS = 10_000
+_BATCH_ROWS, _BATCH_CHARS = 10_000, 16 << 20
+_HEADING = re.compile(r" ?= (?!=).*[^=\s] = ?")  # of an article, not of a part of one: ``= = History = =``
 
 
 def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
-    """A row for each line of the files."""
-    return read_batches(conf, path, offline, lambda paths: _read_text(paths, conf.encoding))
+    """A row for each line of the files, or each document."""
+    cut = DOCUMENTS[conf.document] if conf.document else _bare_lines
+    return read_batches(conf, path, offline, lambda paths: _read_text(paths, conf.encoding, cut))
 
 
-def _read_text(paths: list[Path], encoding: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _read_text(paths: list[Path], encoding: str, cut: _Cut) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     schema = pa.schema([("text", pa.string())])
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        rows = (_text_row(*line) for line in lines(paths, encoding))
-        while some := list(islice(rows, _BATCH_ROWS)):
-            yield pa.RecordBatch.from_arrays([pa.array(some)], schema=schema)
-
-    return schema, batches()
+    files = groupby(lines(paths, encoding), key=lambda line: line[0])
+    rows = (row for _, found in files for row in cut(_text(*line) for line in found))
+    return schema, (pa.RecordBatch.from_arrays([pa.array(some, pa.string())], schema=schema) for some in _some(rows))
 
 
-def _text_row(path: Path, number: int, line: bytes) -> str:
+def _some(rows: Iterator[str]) -> Iterator[list[str]]:
+    """Rows, some at a time: fewer where they are long."""
+    while some := list(islice(rows, 1)):
+        chars = len(some[0])
+        while len(some) < _BATCH_ROWS and chars < _BATCH_CHARS and (more := list(islice(rows, 1))):
+            some += more
+            chars += len(more[0])
+        yield some
+
+
+def _text(path: Path, number: int, line: bytes) -> str:
     try:
-        return line.decode().rstrip("\r\n")
+        return line.decode()
     except UnicodeError:
         raise UserError(
             "dataset.path", f"line {number} is not UTF-8; did you mean dataset.encoding=latin-1?", file=path
         ) from None
+
+
+def _bare_lines(texts: Iterable[str]) -> Iterator[str]:
+    return (text.rstrip("\r\n") for text in texts)
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Lines with their ends, blank ones empty: as the hub has WikiText's."""
+    return (text if text.strip() else "" for text in texts)
+
+
+def _paragraphs(texts: Iterable[str]) -> Iterator[str]:
+    for blank, found in groupby(texts, key=lambda text: not text.strip()):
+        if not blank:
+            yield "".join(found).rstrip("\r\n")
+
+
+def _whole(texts: Iterable[str]) -> Iterator[str]:
+    yield "".join(texts)
+
+
+def _articles(texts: Iterable[str]) -> Iterator[str]:
+    """Each with its heading, which stands after a blank line; what comes before the first one goes with it."""
+    held: list[str] = []
+    blank, begun = True, False
+    for text in texts:
+        if blank and _HEADING.fullmatch(text.rstrip("\r\n")):
+            if begun:
+                yield "".join(held)
+                held = []
+            begun = True
+        held.append(text)
+        blank = not text.strip()
+    yield "".join(held)
+
+
+_Cut = Callable[[Iterable[str]], Iterator[str]]
+DOCUMENTS: dict[str, _Cut] = {"lines": _lines, "blank_lines": _paragraphs, "files": _whole, "wikitext": _articles}
