@@ -1,9 +1,6 @@
 """Rows in: the files of a data set become rows by position.
 
 Modules:
-check    The keys of the group ``dataset`` checked before anything is read.
-
-Modules:
 cells    Cells as Python values, those that Python cannot hold included.
 columns  Rows of JSON values as Arrow columns, and each row's own values back again.
 conf     The group ``dataset`` of the configuration: which rows to read.
