@@ -57,8 +57,9 @@ class DatasetConf:
 
     @staticmethod
     def identifying(plain: Mapping[str, Any]) -> dict[str, Any]:
-        """What tells data sets apart beside their contents: where they lie does not; earlier runs have no ``key``."""
-        return {name: value for name, value in plain.items() if name != "path" and (name != "key" or value)}
+        """What tells data sets apart beside their contents; earlier runs have no ``key`` and no ``document``."""
+        later = ("key", "document")
+        return {name: value for name, value in plain.items() if name != "path" and (name not in later or value)}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> DatasetConf:
