@@ -141,6 +141,6 @@ def labels_line(sequences: Sequence[Asked], budget: Budget) -> str:
     if most is None or most.choices is None or len(tree := choice_tree(most.choices).tokens) <= FEW_NODES:
         return ""
     count, nodes = len(most.choices), len(tree) + 1
-    pieces = f"up to {budget.prefill_tokens:,} of them at once, with {_gb(budget.logits)} of logits in the work space"
+    pieces = f"up to {budget.prefill_tokens:,} of them at once, with {size(budget.logits)} of logits in the work space"
     cut = "the likely ones of " if most.cut else ""
     return f"labels: {count:,}, scored in {cut}{nodes:,} places of their tree, {pieces}"

@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from runner.cli import main
+from runner.engine.budget import Budget
 from runner.machine import device
 from runner.machine.device import Device
+from runner.sequences import Sequence
+from runner.session.preflight import labels_line
 from runner.types import UserError
 
 GPT_OSS_20B = {
@@ -234,3 +237,12 @@ def test_newer_macs_pass(monkeypatch, macos):
     monkeypatch.setattr(device.platform, "mac_ver", lambda: (macos, ("", "", ""), "arm64"))
     # All that follows it needs the Mac itself.
     device._check_mac()
+
+
+def test_many_labels_are_counted_before_the_weights_load():
+    choices = tuple((1 + at // 30, 1 + at % 30, 3) for at in range(300))
+    budget = Budget(10**10, 10**9, 8, None, 512, 1 << 24, 1.0)
+    asked = [Sequence((0, 0), [1, 2], 0, choices=choices, cut=True), Sequence((1, 0), [1], 9)]
+    said = labels_line(asked, budget)
+    assert said.startswith("labels: 300, scored in the likely ones of 311 places of their tree, up to 512")
+    assert labels_line([Sequence((0, 0), [1, 2], 0, choices=((1,), (2,)))], budget) == ""
