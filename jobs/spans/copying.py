@@ -71,8 +71,8 @@ def rules(pieces: Pieces, surfaces: Sequence[str], most: int, end: str) -> str:
     further = min(most, len(surfaces) * pieces.words) - 1  # a model that goes round in a circle comes to an end
     return "\n".join(
         (
-            f"body: answer {json.dumps(end)}?" if end else "body: answer",
-            f"answer: {json.dumps(NOTHING)} | line" + (f" more{{0,{further}}}" if further else ""),
+            f"body: lines {json.dumps(end)}?" if end else "body: lines",
+            f"lines: {json.dumps(NOTHING)} | line" + (f" more{{0,{further}}}" if further else ""),
             'more: "\\n" line',
             'line: KIND ": " MENTION',
             f"KIND: {' | '.join(map(json.dumps, surfaces))}",

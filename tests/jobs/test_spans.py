@@ -1,6 +1,7 @@
 """What the job ``spans`` promises."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from runner.engine.masks import Grammars, bitmasks
 from runner.results.quality.spans import span_figures
 from runner.results.run import Run
 from runner.sequences import Sequence
+from runner.text import channels
 from runner.text.vocabulary import ByteTokenizer
 from runner.types import Completion, RowError, UserError
 from tests.support.world import World
@@ -97,6 +99,13 @@ def test_a_model_that_goes_round_in_a_circle_comes_to_an_end():
     assert can_write("Bob", "person: Bob\nplace: Bob")
     assert not can_write("Bob", "person: Bob\nplace: Bob\nperson: Bob")
     assert not can_write("a b c", "person: a\nperson: b", most=1)
+
+
+def test_no_rule_has_the_name_of_one_of_a_models_channels():
+    """Private names: the rules that stand before those of an answer where a model thinks first."""
+    theirs = channels._HARMONY_GRAMMAR + channels._THINK_GRAMMAR
+    names = [set(re.findall(r"(?m)^(\w+):", text)) for text in (theirs, rules(Pieces(ODD, True), KINDS, 5, ""))]
+    assert names[0] & names[1] == set()
 
 
 def test_a_raw_answer_may_end_as_the_examples_before_it_do():
