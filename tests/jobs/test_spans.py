@@ -102,7 +102,7 @@ def test_a_model_that_goes_round_in_a_circle_comes_to_an_end():
 
 
 def test_no_rule_has_the_name_of_one_of_a_models_channels():
-    """Private names: the rules that stand before those of an answer where a model thinks first."""
+    # Private names: the rules that stand before those of an answer where a model thinks first.
     theirs = channels._HARMONY_GRAMMAR + channels._THINK_GRAMMAR
     names = [set(re.findall(r"(?m)^(\w+):", text)) for text in (theirs, rules(Pieces(ODD, True), KINDS, 5, ""))]
     assert names[0] & names[1] == set()
