@@ -88,7 +88,7 @@ def test_a_book_of_300_000_tokens_takes_little_more_memory_than_a_chapter(tmp_pa
         print(figures["finished"], figures["errors"], peak)
     """
     peaks = []
-    for tokens in (30_000, 296_000) if slow else (10_000, 30_000):
+    for tokens in (30_000, 296_000) if slow else (5_000, 15_000):
         (tmp_path / f"{tokens}.jsonl").write_text(json.dumps({"text": prose(tokens)}) + "\n")
         overrides = [
             *(
@@ -120,7 +120,7 @@ def test_slots_are_taken_while_documents_wait_for_their_parts(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
     save_tiny_llama(tmp_path / "tiny")
-    documents, size = (40, 8) if slow else (16, 4)
+    documents, size = (40, 8) if slow else (12, 3)
     lines = [json.dumps({"text": prose(500 + 500 * (i % 4), seed=i)}) for i in range(documents)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     overrides = [

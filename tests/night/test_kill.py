@@ -113,7 +113,7 @@ def test_many_rows_take_no_more_memory_than_few(folder, slow):
         print(figures["finished"], figures["errors"], figures["state"], peak)
     """
     peaks = []
-    for rows in (5_000, 1_000_000 if slow else 20_000):
+    for rows in (3_000, 1_000_000 if slow else 12_000):
         path = folder / f"{rows}.jsonl"
         with path.open("w") as file:
             file.writelines(f'{{"id": {i}, "text": "this is review number {i} of many"}}\n' for i in range(rows))

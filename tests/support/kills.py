@@ -18,6 +18,7 @@ SERVER = """
 import json, os, sys, time
 import datasets, hydra  # before the forks, so that a run costs no start of an interpreter
 from runner.cli import main
+from runner.config.load import load_config
 from runner.session import session
 
 
@@ -41,6 +42,10 @@ def noting(notes, step_seconds):
 
 for line in sys.stdin:
     name, step_seconds, words = json.loads(line)
+    if "--config-dir" not in words:
+        load_config(words)  # which the fork then has, too
+    if any(word.startswith("model.path=") for word in words):
+        from transformers import AutoTokenizer
     pid = os.fork()
     if not pid:
         notes, log = (os.open(f"{name}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_APPEND) for kind in ("notes", "log"))
