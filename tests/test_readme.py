@@ -204,7 +204,7 @@ def test_columns_in_the_help_are_those_of_the_schema():
 
     label = dict(topics.columns(topics.job_class("label")))
     shapes = [Label(["a", "b"], logprobs=True, abstain_below=0.5), Label(["a", "b"], method="generate", votes=3)]
-    shapes += [Label(["a"], multi=True), Label([], scale=[1, 5])]
+    shapes += [Label(["a"], multi=True), Label([], scale=[1, 5]), Label(["a", "b"], top=1)]
     assert {name for shape in shapes for name in shape.schema().names} == set(label)
     assert set(Summarize(intermediate=True).schema().names) == set(topics.columns(topics.job_class("summarize")))
 

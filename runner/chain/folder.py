@@ -111,6 +111,7 @@ class Chain(Run):
             "tokens_per_s": (prompt + figures["completion_tokens"]) / seconds if seconds else 0.0,
             "cached_share": figures["cached_tokens"] / prompt if prompt else None,
             "rejected": known[0]["rejected"] if known else {},
+            "seats": [seat for one in known for seat in one["seats"]],
             "stages": stages,
         }
         return cast(Status, figures)

@@ -29,7 +29,7 @@ from runner.cli.completion import FILES, FOLDERS, SCRIPTS, completions
         (["run", "offline="], ["offline=true", "offline=false"]),
         (["run", "output.report=t"], ["output.report=true"]),
         (["run", "job=summarize", "job.target"], ["job.target_words="]),
-        (["run", "resume=e"], ["resume=errors"]),
+        (["run", "resume=e"], ["resume=errors", "resume=extend"]),
         (["new", ""], ["job"]),
         (["help", "engine.ba"], ["engine.backend", "engine.batch_size"]),
         (["wrod", ""], []),
