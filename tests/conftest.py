@@ -22,11 +22,17 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 
 # No examples fail because the machine is busy.
 settings.register_profile("rowmill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("slow", settings.get_profile("rowmill"), max_examples=300)
 settings.load_profile("rowmill")
 
 
 def pytest_configure(config):
-    """Gives workers that run side by side (pytest-xdist) what they must not share: threads, and what MLX compiles."""
+    """Sets full lengths up, and for workers side by side (pytest-xdist) what they must not share.
+
+    That is threads, and what MLX compiles.
+    """
+    if config.getoption("--slow"):
+        settings.load_profile("slow")
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is None:
         return

@@ -85,7 +85,12 @@ def speed(rounds=5, tokens=64):
 
 def valid(rows=50, schemas=20):
     opened, vocabulary = load()
-    engine = opened(vocabulary.end_tokens)
+    good, of, failed = outcomes(opened(vocabulary.end_tokens), vocabulary, rows, schemas)
+    print(f"{good} answers of {of} are valid, {failed} failed: cut off at {ROOM} and {2 * ROOM} tokens")
+
+
+def outcomes(engine, vocabulary, rows, schemas):
+    """How many answers are valid, of how many, and how many were cut off twice."""
     prompt = vocabulary.encode(["<|im_start|>user\nMake up a JSON object.<|im_end|>\n<|im_start|>assistant\n"])[0]
     names = list(SCHEMAS)[:: len(SCHEMAS) // schemas]
     bound = [grammar_of(SCHEMAS[name], vocabulary) for name in names]
@@ -105,7 +110,7 @@ def valid(rows=50, schemas=20):
         assert one.error is None, one
         check(vocabulary.decode(one.tokens), SCHEMAS[names[one.key[0]]])
         good += 1
-    print(f"{good} answers of {len(todo)} are valid, {failed} failed: cut off at {ROOM} and {2 * ROOM} tokens")
+    return good, len(todo), failed
 
 
 def check(text, schema):

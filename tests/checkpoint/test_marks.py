@@ -31,8 +31,9 @@ def rows_of(path, query):
         return connection.execute(query).fetchall()
 
 
-def test_a_week_has_few_marks_and_the_last_one_is_new(tmp_path, clock):
-    rows = 6_000
+def test_a_week_has_few_marks_and_the_last_one_is_new(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(marks, "MOST", 500)
+    rows = 1_500
     with open_store(tmp_path / "run", rows=rows, shard_rows=rows) as store:
         work(store, clock, range(rows - 1), 100.0)
         seconds = 100.0 * (rows - 1)

@@ -40,7 +40,7 @@ def batches(draw):
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-@settings(max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=settings.default.max_examples // 5, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     todo=batches(),
     batch_size=st.integers(1, 4),
