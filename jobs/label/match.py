@@ -17,6 +17,14 @@ _KOREAN = regex.compile(_HANGUL)
 # What may not stand beside a label's first or last letter: another one of a script with spaces between words.
 _LETTER = rf"[\w--[_\p{{Hangul}}{SPACELESS}]]"
 
+# Articles, prepositions and conjunctions that are written to the word behind them.
+_PREFIXES = {
+    regex.compile(r"\p{Arabic}"): "[وف]?(?:[بك]?ال|لل|[بكل])?",
+    regex.compile(r"\p{Hebrew}"): "[ושהבכלמ]{0,3}",
+}
+_ARTICLE = "ال"
+_LEAST = 3  # letters of a label that may have them: shorter ones end too many other words
+
 
 class Matcher:
     """Finds labels, given as name -> surface text, in answers."""
@@ -36,17 +44,18 @@ class Matcher:
             return exact
         text = folded(answer)
         found = self._spans(text)
-        first = {name for (start, _), name in found if not any(map(str.isalnum, text[:start]))}
+        first = {name for start, name in found if not any(map(str.isalnum, text[:start]))}
         names = first or {name for _, name in found}
         if len(names) == 1:
             return names.pop()
         what = "more than one label" if names else "no label"
         raise RowError("unmatched label", f"{what} in the answer {answer[:80]!r}")
 
-    def _spans(self, text: str) -> list[tuple[tuple[int, int], str]]:
-        """Where labels stand, those inside of a longer one left out."""
-        spans = [(hit.span(), name) for name, pattern in self._patterns.items() for hit in pattern.finditer(text)]
-        return [(span, name) for span, name in spans if not any(_inside(span, other) for other, _ in spans)]
+    def _spans(self, text: str) -> list[tuple[int, str]]:
+        """Where words with labels begin, those inside of a longer label left out."""
+        hits = [(hit, name) for name, pattern in self._patterns.items() for hit in pattern.finditer(text)]
+        labels = [hit.span("label") for hit, _ in hits]
+        return [(hit.start(), name) for hit, name in hits if not any(_inside(hit.span("label"), one) for one in labels)]
 
 
 def _pattern(surface: str) -> regex.Pattern[str]:
@@ -57,7 +66,19 @@ def _pattern(surface: str) -> regex.Pattern[str]:
     words = regex.split(rf"(?V1){_GAP}", surface[start:end])
     between = _GAP.join(map(regex.escape, words))
     text = regex.escape(surface[:start]) + between + regex.escape(surface[end:])
-    return regex.compile(f"(?V1){_before(surface[:1])}{text}{_after(surface[-1:])}")
+    before = _before(surface[:1]) + _prefix(surface)
+    return regex.compile(f"(?V1){before}(?P<label>{_fused(text)}){_after(surface[-1:])}")
+
+
+def _prefix(surface: str) -> str:
+    known = (prefix for script, prefix in _PREFIXES.items() if script.match(surface))
+    return next(known, "") if len(surface) >= _LEAST else ""
+
+
+def _fused(text: str) -> str:
+    """A label with the Arabic article also as it is behind the preposition that takes its first letter."""
+    rest = text.removeprefix(_ARTICLE)
+    return text if rest == text or len(rest) < _LEAST else f"{text}|لل{rest}"
 
 
 def _before(letter: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from runner.text.schema.dialects import modern
 from runner.text.schema.files import read_schema_file
 from runner.text.schema.narrow import Narrowing
 from runner.text.schema.nodes import subschemas
+from runner.text.schema.relaxed import CONDITIONS, Relaxing, impossible
 from runner.types import RowError, UserError
 
 # JSON as Python writes it, on one line: a model left to itself fills its room with white space.
@@ -31,18 +32,14 @@ _FOLLOWED = (  # by grammars, or by the check of a whole answer
     *("minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
     *("definitions", "uniqueItems", "$ref", "$defs"),
 )
-_NOT_FOLLOWED = (
-    *("contains", "minContains", "maxContains", "not", "if", "then", "else", "propertyNames", "dependencies"),
-    *("dependentRequired", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties", "additionalItems"),
-    *("$dynamicRef", "$recursiveRef"),
-)
+_NOT_FOLLOWED = (*("unevaluatedItems", "unevaluatedProperties", "additionalItems", "$dynamicRef", "$recursiveRef"),)
 _SAY_NOTHING = (  # of the answer
     *ANNOTATIONS,
     *("$schema", "$id", "id", "$anchor", "$vocabulary", "$dynamicAnchor", "$recursiveAnchor"),
     *("contentEncoding", "contentMediaType", "contentSchema"),
     *("example", "discriminator", "xml", "externalDocs", "nullable", "components"),  # of OpenAPI
 )
-_KEYWORDS = (*_FOLLOWED, *_NOT_FOLLOWED, *_SAY_NOTHING)
+_KEYWORDS = (*_FOLLOWED, *CONDITIONS, "dependencies", *_NOT_FOLLOWED, *_SAY_NOTHING)
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _MOST_DIGITS = 4  # significant ones of multipleOf: a grammar needs a state for each remainder
 
@@ -148,10 +145,13 @@ def structure_of(key: str, given: Any) -> Structure:
         raise UserError(f"{key}.{next(iter(given))}", f"it is not a keyword of JSON Schema: {_LIKE}")
     schema = modern(json.loads(json.dumps(given)))
     _check_schema(key, schema)
-    body, wider = _schema_body(schema)
+    relaxing = Relaxing(partial(_is_followed, schema))
+    plain = relaxing.node(schema)
+    body, wider = _schema_body(plain)
     if problem := _problem(body):
-        raise UserError(key, _where(problem, schema))
-    return Structure(body, column_of(schema, schema), check=SchemaCheck(schema), notes=tuple(_notes(key, wider)))
+        raise UserError(key, _where(problem, plain))
+    notes = tuple(_notes(key, [*relaxing.left, *wider]))
+    return Structure(body, column_of(plain, plain), check=SchemaCheck(schema), notes=notes)
 
 
 def _notes(key: str, wider: list[tuple[str, str]]) -> Iterator[str]:
@@ -174,6 +174,16 @@ def _schema_body(schema: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     if "oneOf" in body and _problem(body):  # alternatives that may overlap
         body = f"body: %json {json.dumps({**narrow, 'x-guidance': {**_STYLE, 'coerce_one_of': True}})}"
     return body, narrowing.wider
+
+
+def _is_followed(root: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+    """Whether grammars take a part of a schema."""
+    return _problem(_schema_body({**_shared(root), **schema})[0]) is None
+
+
+def _shared(root: Mapping[str, Any]) -> dict[str, Any]:
+    """What parts of a schema may refer to."""
+    return {word: root[word] for word in ("$defs", "definitions", "components") if word in root}
 
 
 @lru_cache(maxsize=256)
@@ -225,10 +235,12 @@ def _check_names(where: str, node: dict[Any, Any]) -> None:
 def _check_schema(key: str, schema: dict[str, Any]) -> None:
     """Refuse values that JSON Schema does not allow, those of annotations aside, and those too much for a grammar."""
     for path, node in subschemas(schema):
-        plain = {word: value for word, value in node.items() if word in (*_FOLLOWED, *_NOT_FOLLOWED)}
+        plain = {word: value for word, value in node.items() if word in (*_FOLLOWED, *CONDITIONS, *_NOT_FOLLOWED)}
         if found := schema_problem(plain):
             place = ".".join([f"{path}.{found[0][0]}".lstrip(".") if found[0] else path, *map(str, found[0][1:])])
             raise UserError(key, f"the keyword {place}: {_said(node, found)}")
+        if word := impossible(node):
+            raise UserError(key, f"the keyword {f'{path}.{word}'.lstrip('.')}: hardly any answer meets it")
         for word, text in (
             ("pattern", node.get("pattern", "")),
             *(("patternProperties", one) for one in node.get("patternProperties", ())),
@@ -263,7 +275,7 @@ def _problem(body: str) -> str | None:
 
 def _where(problem: str, schema: dict[str, Any]) -> str:
     """The problem, after the place of the keyword that makes it: the innermost subschema that has it, too."""
-    shared: dict[str, Any] = {word: schema[word] for word in ("$defs", "definitions", "components") if word in schema}
+    shared = _shared(schema)
 
     def problem_of(node: dict[str, Any]) -> str | None:
         return _problem(_schema_body({**shared, **node})[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import re
 from collections.abc import Hashable, Sequence
 from functools import cached_property
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 FUSE = "\ufdd0"  # a code point that Unicode reserves for inner use: breaks a control token's text in two
+log = logging.getLogger("rowmill")
 _BRACKETED = re.compile(r"[<\[{\u25c1].*[>\]}\u25b7]", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Ends of an answer that not every tokenizer's configuration lists.
+_OTHER_TEMPLATES = ("tool_use", "rag")  # those of Command R for other tasks
 _KNOWN_ENDS = ("<|return|>", "<|call|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>")
 BYTE_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n\n{% endfor %}"
@@ -255,17 +258,23 @@ def _is_wrapper(tokenizer: Any) -> bool:
 
 
 def _chat_template(tokenizer: Any) -> str | None:
-    """The default template; the only one; or that of older models for images, which ``transformers`` leaves out."""
+    """The template, or of several the default; else that of older models for images, unknown to ``transformers``."""
     found = tokenizer.chat_template
     if found is None:
         file = Path(str(tokenizer.name_or_path)) / "chat_template.json"
         found = json.loads(file.read_text(encoding="utf-8")).get("chat_template") if file.is_file() else None
     if isinstance(found, list):
         found = {one["name"]: one["template"] for one in found}
-    if isinstance(found, dict):
-        only = next(iter(found.values())) if len(found) == 1 else None
-        found = found.get("default", only)
-    return cast(str | None, found)
+    return _default(found) if isinstance(found, dict) else cast(str | None, found)
+
+
+def _default(templates: dict[str, str]) -> str | None:
+    """The template called so, or the only one that is for conversations."""
+    found = {name: one for name, one in templates.items() if name not in _OTHER_TEMPLATES} or templates
+    name = "default" if "default" in found else next(iter(found), None)
+    if name is not None and len(set(found.values())) > 1 and name != "default":
+        log.warning("the model has several chat templates, %s, and no default: %s is used", ", ".join(templates), name)
+    return None if name is None else found[name]
 
 
 def _end_tokens(tokenizer: Any, control: dict[str, Control]) -> frozenset[int]:

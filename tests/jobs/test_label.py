@@ -374,3 +374,33 @@ def test_labels_that_can_never_win_are_said_and_those_that_are_one_to_the_model_
     assert "'A00' is the beginning of 'A00.1'" in caplog.text and 'job.label_end="\\n"' in caplog.text
     with pytest.raises(UserError, match=r"job\.labels: 'A00' and 'B' are the same tokens"):
         check_tokens(question, ((1, 2), (1, 2, 3), (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        ("الإيجابي", "إيجابي"),
+        ("التصنيف هو: والإيجابي", "إيجابي"),
+        ("الإيجابي وليس سلبي", "إيجابي"),
+        ("يتعلق النص بالرياضة", "الرياضة"),
+        ("ينتمي للرياضة", "الرياضة"),
+        ("זה החיובי", "חיובי"),
+        ("לכן", None),
+        ("البسلبيون", None),
+    ],
+)
+def test_labels_are_found_behind_articles_and_prepositions_written_to_them(answer, name):
+    labels = ["إيجابي", "سلبي", "الرياضة", "חיובי", "כן"]
+    matcher = Matcher({label: label for label in labels})
+    if name is not None:
+        assert matcher.match(answer) == name
+        return
+    with pytest.raises(RowError, match="no label"):
+        matcher.match(answer)
+
+
+def test_a_label_that_is_another_with_its_article_is_not_taken_for_it():
+    matcher = Matcher({"with": "الرياضة", "without": "رياضة"})
+    assert [matcher.match(answer) for answer in ("الرياضة.", "هذه الرياضة", "رياضة.", "هذه رياضة")] == ["with"] * 2 + [
+        "without"
+    ] * 2

@@ -167,6 +167,14 @@ def test_a_chat_template_in_the_json_file_of_older_models_is_read(tmp_path, stor
     assert prompter.text(Request(), {"text": "hi"}) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_of_several_templates_without_a_default_the_one_for_conversations_is_used_and_told(caplog):
+    for named, told in (({"tool_use": "x", "chat": 0}, ""), ({"chat": 0, "other": "x", "rag": "y"}, "chat is used")):
+        named = {name: FAMILIES["chatml"] if one == 0 else one for name, one in named.items()}
+        prompter = Prompter(PromptConf(user="{{ text }}"), with_template(family_tokenizer(), named), DATE)
+        assert prompter.text(Request(), {"text": "hi"}).startswith("<|im_start|>user\nhi")
+        assert caplog.text == told or told in caplog.text != ""
+
+
 def test_of_several_templates_the_default_is_used():
     for named in ({"default": FAMILIES["chatml"], "rag": "x"}, {"only": FAMILIES["chatml"]}):
         prompter = Prompter(PromptConf(user="{{ text }}"), with_template(family_tokenizer(), named), DATE)

@@ -301,14 +301,13 @@ def test_a_file_is_read_as_what_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("conf", "message"),
     [
-        ({"schema": {"properties": {"a": {"items": {}, "contains": {}}}}}, "keyword properties.a.contains is not supp"),
-        ({"schema": {"not": {"type": "string"}}}, "keyword not is not supported"),
+        ({"schema": {"type": "integer", "not": {"type": "number"}}}, "keyword not: hardly any answer meets it"),
+        ({"schema": {"items": {"not": {}}, "type": "array"}}, r"keyword items\.not: hardly any answer meets it"),
+        ({"schema": {"type": "array", "contains": False}}, "keyword contains: hardly any answer meets it"),
         ({"schema": {"type": "strin"}}, "the keyword type: 'strin' is none of object, array, "),
         ({"schema": {"properties": {"a": {"minLength": "3"}}}}, "the keyword properties.a.minLength: '3' is not of"),
         ({"schema": {"propertes": {}}}, r"output.schema.propertes: .*'properties'"),
         ({"schema": {"descriptions": "x", "type": "string"}}, r"output.schema.descriptions: .*'description'"),
-        ({"schema": {"dependentRequired": {"a": ["b"]}}}, "keyword dependentRequired is not supported"),
-        ({"schema": {"if": {"required": ["a"]}, "then": {}}}, "the keyword if is not supported"),
         ({"schema": {"patternProperties": {"(": {}}}}, "the keyword patternProperties: missing"),
         ({"schema": {"foo": 1}}, r"output.schema.foo: it is not a keyword of JSON Schema: it must be"),
         ({"schema": {"type": "integer", "multipleOf": 10000019}}, "keyword multipleOf: it may have 4 significant"),
@@ -461,3 +460,41 @@ def test_a_job_may_catch_what_was_cut_twice(thought):
         retrying.send([thinking])
     assert returned.value.value["cut"] == [True, False]
     assert returned.value.value["text"].startswith("cut off")
+
+
+KIND = {"type": "object", "properties": {"kind": {"enum": ["a", "b"]}}, "required": ["kind"]}
+THEN = {"then": {"properties": {"x": {"type": "integer"}}, "required": ["x"]}}
+IF = {"if": {"properties": {"kind": {"const": "a"}}}, **THEN}
+ELSE = {"if": IF["if"], "else": {"required": ["y"]}}
+PAIR = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "columns", "right", "wrong"),
+    [
+        ({"type": "string", "not": {"enum": ["n/a"]}}, ["value"], '"x"', '"n/a"'),
+        ({**KIND, **IF}, ["kind", "x"], '{"kind": "a", "x": 3}', '{"kind": "a"}'),
+        ({**KIND, "allOf": [IF]}, ["kind", "x"], '{"kind": "a", "x": 3}', '{"kind": "a"}'),
+        ({**KIND, "allOf": [IF, ELSE]}, ["kind", "x", "y"], '{"kind": "b", "y": 3}', '{"kind": "b"}'),
+        ({"type": "array", "items": {"type": "integer"}, "contains": {"minimum": 5}}, ["value"], "[1, 7]", "[1, 2]"),
+        ({**PAIR, "dependentRequired": {"a": ["b"]}}, ["a", "b"], '{"a": "x", "b": 1}', '{"a": "x"}'),
+        ({**PAIR, "dependencies": {"a": ["b"]}}, ["a", "b"], '{"a": "x", "b": 1}', '{"a": "x"}'),
+        ({**PAIR, "dependentSchemas": {"a": {"required": ["c"]}}}, ["a", "b", "c"], '{"a": "x", "c": 1}', '{"a": "x"}'),
+        ({**PAIR, "minProperties": 2, "maxProperties": 2}, ["a", "b"], '{"a": "x", "b": 1}', '{"a": "x"}'),
+    ],
+)  # fmt: skip
+def test_conditions_are_left_to_the_check_of_a_whole_answer_and_told(schema, columns, right, wrong):
+    structure = read_structure(StructureConf(schema=schema), NONE, [])
+    assert [field.name for field in structure.fields()] == columns
+    assert structure.problem(right) is None
+    assert structure.problem(wrong).kind == "invalid answer"
+    assert takes(structure, right) and takes(structure, wrong)
+    assert "is checked when an answer is complete" in structure.notes[0]
+
+
+def takes(structure, text):
+    """Whether the grammar lets a model write this."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(f"start: body\n{structure.body}"))
+    return matcher.consume_tokens(list(text.encode())) and matcher.is_accepting()

@@ -7,4 +7,5 @@ dialects  JSON Schemas as OpenAPI 3.0, draft 4 to 7, pydantic and zod write them
 files     A schema's file, JSON or YAML, read so that no value becomes another.
 narrow    A JSON Schema as grammars take it: narrowed where it says nothing, wider where grammars cannot follow.
 nodes     The parts of a JSON Schema: its subschemas, what they refer to, what a keyword says of the type.
+relaxed   A JSON Schema without its conditions, which only the check of a whole answer sees.
 """

@@ -59,7 +59,7 @@ def _pointers(schema: dict[str, Any]) -> list[tuple[str, dict[Any, Any]]]:
 
 
 def _renamed(node: dict[str, Any], places: dict[str, str], root: dict[str, Any]) -> dict[str, Any]:
-    node = _ranged(_listed(_referring(node, places, root)))
+    node = _depending(_ranged(_listed(_referring(node, places, root))))
     return _nullable(_named_properties(node, root))
 
 
@@ -85,6 +85,18 @@ def _listed(node: dict[str, Any]) -> dict[str, Any]:
     made = {word: value for word, value in node.items() if word not in ("items", "additionalItems")}
     more = {"items": node["additionalItems"]} if "additionalItems" in node else {}
     return {**made, "prefixItems": node["items"], **more}
+
+
+def _depending(node: dict[str, Any]) -> dict[str, Any]:
+    """Names and schemas that a property depends on, each under a keyword of its own."""
+    given = node.get("dependencies")
+    if not isinstance(given, dict):
+        return node
+    made = {word: value for word, value in node.items() if word != "dependencies"}
+    for word, kind in (("dependentRequired", list), ("dependentSchemas", dict | bool)):
+        if found := {name: one for name, one in given.items() if isinstance(one, kind)}:
+            made[word] = {**node.get(word, {}), **found}
+    return made
 
 
 def _ranged(node: dict[str, Any]) -> dict[str, Any]:

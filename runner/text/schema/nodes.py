@@ -10,7 +10,7 @@ ONE = (  # keywords that hold a subschema,
     *("items", "additionalProperties", "propertyNames", "not", "contains", "if", "then", "else"),
     *("unevaluatedItems", "unevaluatedProperties", "additionalItems"),
 )
-NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # some by name,
+NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")  # some by name,
 LISTED = ("anyOf", "allOf", "oneOf", "prefixItems")  # some in a row
 
 _FAMILIES = {

@@ -1,0 +1,118 @@
+"""A JSON Schema without its conditions, which only the check of a whole answer sees.
+
+What a condition's branches describe becomes optional, so that the answers that it asks for can be written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from runner.text.schema.check import ANNOTATIONS
+from runner.text.schema.nodes import LISTED, NAMED, ONE, components, kinds
+
+CONDITIONS = (
+    *("not", "if", "then", "else", "contains", "minContains", "maxContains"),
+    *("dependentRequired", "dependentSchemas", "propertyNames"),
+)
+_BESIDE = ("then", "else", "minContains", "maxContains")  # nothing without if or contains
+_COUNTS = ("minProperties", "maxProperties")
+
+
+class Relaxing:
+    """``follows`` tells whether grammars take a schema; ``left`` has the keywords left to the check, with values."""
+
+    def __init__(self, follows: Callable[[Mapping[str, Any]], bool]) -> None:
+        self._follows = follows
+        self.left: list[tuple[str, str]] = []
+
+    def node(self, schema: Any, part: bool = False) -> Any:
+        """A subschema without its conditions; ``part``: of an ``allOf``, whose owner has their properties."""
+        if not isinstance(schema, dict):
+            return schema
+        made = {word: self._inner(word, value) for word, value in schema.items() if word not in CONDITIONS}
+        if made.get("allOf") == []:
+            del made["allOf"]
+        for word in CONDITIONS:
+            if word in schema and word not in _BESIDE:
+                self._leave(word, schema[word])
+        if not part and schema.get("additionalProperties") is not False and (names := _promised(schema)):
+            made["properties"] = {**made.get("properties", {}), **{name: self.node(names[name]) for name in names}}
+        return self._counted(made)
+
+    def _counted(self, made: dict[str, Any]) -> dict[str, Any]:
+        """Without the numbers of properties that grammars cannot keep."""
+        if made.keys().isdisjoint(_COUNTS) or self._follows(made):
+            return made
+        for words in (*((word,) for word in _COUNTS), _COUNTS):
+            without = {name: value for name, value in made.items() if name not in words}
+            if self._follows(without) and made.keys() >= {*words}:
+                for word in words:
+                    self._leave(word, made[word])
+                return without
+        return made
+
+    def _leave(self, word: str, value: Any) -> None:
+        self.left.append((word, json.dumps(value, ensure_ascii=False)))
+
+    def _inner(self, word: str, value: Any) -> Any:
+        if isinstance(value, dict) and word in NAMED:
+            return {name: self.node(one) for name, one in value.items()}
+        if isinstance(value, list) and (word in LISTED or word == "items"):
+            parts = [self.node(one, word == "allOf") for one in value]
+            return [part for part, one in zip(parts, value, strict=True) if part or not one or word != "allOf"]
+        if word == "components" and isinstance(shared := components({word: value}), dict):
+            return {**value, "schemas": {name: self.node(one) for name, one in shared.items()}}
+        return self.node(value) if word in ONE else value
+
+
+def impossible(schema: Mapping[str, Any]) -> str | None:
+    """The condition that hardly any answer meets, if there is one."""
+    denied = schema.get("not")
+    if denied is True or (isinstance(denied, dict) and _denies_all(denied, kinds(schema))):
+        return "not"
+    return next((word for word in ("contains", "propertyNames") if schema.get(word) is False), None)
+
+
+def _denies_all(denied: Mapping[str, Any], asked: set[str]) -> bool:
+    said = denied.keys() - {*ANNOTATIONS}
+    covered = kinds(denied) | ({"integer"} if "number" in kinds(denied) else set())
+    return not said or (said == {"type"} and bool(asked) and asked <= covered)
+
+
+def _promised(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The properties that only its conditions name, with what one or several branches say of them."""
+    found: dict[str, list[Any]] = {}
+    parts = [part for part in schema.get("allOf", ()) if isinstance(part, dict)]
+    own = {name for one in (schema, *parts) for name in one.get("properties", {})}
+    for branch in _branches(schema):
+        described = branch.get("properties", {})
+        for name in (*described, *branch.get("required", ())):
+            known = found.setdefault(name, [])
+            if name in described and described[name] not in known and described[name] is not False:
+                known.append(described[name])
+    return {name: _either(ways) for name, ways in found.items() if name not in own}
+
+
+def _branches(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What the schema's conditions, and those of its parts, say of properties."""
+    asked = schema.get("if")
+    if isinstance(asked, dict):
+        yield {"required": [*asked.get("properties", {}), *asked.get("required", ())]}
+    for name, names in schema.get("dependentRequired", {}).items():
+        yield {"required": [name, *names]}
+    yield {"required": [*schema.get("dependentSchemas", {})]}
+    conditional = [schema.get("then"), schema.get("else")] if asked is not None else []
+    for branch in (*conditional, *schema.get("dependentSchemas", {}).values()):
+        if isinstance(branch, dict):
+            yield branch
+            yield from (part for part in branch.get("allOf", ()) if isinstance(part, dict))
+            yield from _branches(branch)
+    for part in schema.get("allOf", ()):
+        if isinstance(part, dict):
+            yield from _branches(part)
+
+
+def _either(ways: list[Any]) -> Any:
+    return {} if not ways else ways[0] if len(ways) == 1 else {"anyOf": ways}
