@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import conf
-from runner import words
+from runner import open_run, words
 from runner.cli import main
 from runner.cli.commands import COMMANDS, GROUPS
 
@@ -227,7 +227,7 @@ def gone():
 def test_a_run_goes_on_when_the_reader_of_its_output_is_gone(folder, gone, stream):
     streams = {name: gone if stream in (name, "both") else subprocess.PIPE for name in ("stdout", "stderr")}
     assert quiet("run", *FREE, **streams).returncode == 0
-    status = json.loads(rowmill("status", "outputs/run", "--json").stdout)
+    status = open_run("outputs/run").status
     assert (status["state"], status["finished"], status["sessions"]) == ("finished", 600, 1)
 
 
@@ -240,14 +240,14 @@ def test_output_that_a_full_disk_does_not_take_is_told_in_a_line(folder):
         assert done.stderr.splitlines()[-1].startswith("rowmill: the disk is full")
         assert quiet("run", *FREE, stdout=subprocess.PIPE, stderr=full).returncode == 0
         assert quiet("export", "outputs/run", "-", stdout=full, stderr=subprocess.PIPE).returncode == 3
-    assert json.loads(rowmill("status", "outputs/run", "--json").stdout)["finished"] == 600
+    assert open_run("outputs/run").status["finished"] == 600
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_change_nothing(folder, closed):
     line = shlex.join([sys.executable, "-m", "runner.cli", "run", *FREE])
     assert subprocess.run(f"{line} {closed}", shell=True, capture_output=True, check=False).returncode == 0
-    assert json.loads(rowmill("status", "outputs/run", "--json").stdout)["finished"] == 600
+    assert open_run("outputs/run").status["finished"] == 600
     line = shlex.join([sys.executable, "-m", "runner.cli", "status", "outputs/run"])
     assert subprocess.run(f"{line} {closed}", shell=True, capture_output=True, check=False).returncode == 0
 
