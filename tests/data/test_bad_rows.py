@@ -269,7 +269,7 @@ PIECES = """{{ text }}|{{ text|{% if text %}|{% endif %}|{{ id~upper }}|{{ text[
 PIECES = [piece.replace("~", "|") for line in PIECES.splitlines() for piece in line.split("|")]
 TEMPLATES = st.text(max_size=40) | st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
 FUZZ = settings(
-    max_examples=int(os.environ.get("ROWMILL_FUZZ", "8")),
+    max_examples=int(os.environ.get("ROWMILL_FUZZ", "5")),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -70,9 +70,16 @@ def words(*more):
     return runs.overrides("output.shard_rows=64", *more)
 
 
+def run_alone():
+    """A run in this process, which needs no time for its steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(DELAY, "0")
+        runner.run(words("run_name=alone"))
+
+
 def test_shards_are_those_of_one_process_and_both_nodes_took_part(cluster, monkeypatch):
     wait_for_seats(monkeypatch, 2)
-    runner.run(words("run_name=alone"))
+    run_alone()
     runner.run(words("run_name=fleet", "fleet=ray", f"fleet.address={cluster.address}"))
     assert runs.shards("fleet") == runs.shards("alone")
     answers = [one["answers"] for one in seats()]
@@ -87,7 +94,7 @@ def test_there_are_no_more_seats_than_asked_for(cluster):
 
 def test_a_node_that_is_removed_costs_its_rows_in_flight_only_and_one_that_is_added_takes_part(cluster, monkeypatch):
     runs.write_rows(2000)
-    runner.run(words("run_name=alone"))
+    run_alone()
     steps = []
 
     def step(self, original=fleet.Fleet.step):

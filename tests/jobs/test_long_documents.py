@@ -120,7 +120,7 @@ def test_slots_are_taken_while_documents_wait_for_their_parts(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
     save_tiny_llama(tmp_path / "tiny")
-    documents, size = (40, 8) if slow else (12, 3)
+    documents, size = (40, 8) if slow else (8, 2)
     lines = [json.dumps({"text": prose(500 + 500 * (i % 4), seed=i)}) for i in range(documents)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     overrides = [

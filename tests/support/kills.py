@@ -15,7 +15,7 @@ from tests.support import runs
 
 STEP_SECONDS = 0.02
 SERVER = """
-import json, os, sys, time
+import gc, json, os, sys, time
 import datasets, hydra  # before the forks, so that a run costs no start of an interpreter
 from runner.cli import main
 from runner.config.load import load_config
@@ -46,6 +46,7 @@ for line in sys.stdin:
         load_config(words)  # which the fork then has, too
     if any(word.startswith("model.path=") for word in words):
         from transformers import AutoTokenizer
+    gc.freeze()  # each run ends with a collection
     pid = os.fork()
     if not pid:
         notes, log = (os.open(f"{name}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_APPEND) for kind in ("notes", "log"))
