@@ -276,6 +276,9 @@ class Label:
         if self.threshold_for is not None and MULTI not in kinds:
             problem = "only several labels a row have thresholds: add job.multi=true"
             raise UserError("job.threshold_for", problem, value=self.threshold_for)
+        if self.threshold_at != Label.threshold_at and self.threshold_for in (None, "f1"):
+            problem = "it applies to job.threshold_for=precision and coverage only"
+            raise UserError("job.threshold_at", problem, value=self.threshold_at)
         for name, value, allowed in (
             ("method", self.method != "choice", plain),
             ("logprobs", self.logprobs, plain),

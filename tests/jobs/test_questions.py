@@ -278,6 +278,7 @@ def test_an_answer_with_a_schema_that_is_cut_off_is_asked_for_once_more():
         ({"labels": TOPICS, "multi": True, "method": "generate"}, r"job\.method=generate: it goes with one label"),
         ({"labels": TOPICS, "multi": True, "answers": ["yes"]}, r"job\.answers=.*: it must be the two texts"),
         ({"labels": TOPICS, "threshold_for": "f1"}, r"job\.threshold_for=f1: only several labels .* job\.multi=true"),
+        ({"labels": TOPICS, "multi": True, "threshold_at": 0.8}, r"job\.threshold_at=0\.8: it applies to .*=precision"),
         ({"multi": True, "scale": [1, 5]}, r"job\.multi=true: several labels a row and a scale are two questions"),
         ({"scale": [5, 1]}, r"job\.scale=\[5, 1\]: it must be \[lowest, highest\]"),
         ({"scale": [1, 500]}, r"at most 101 levels"),

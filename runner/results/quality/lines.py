@@ -48,7 +48,7 @@ def _threshold_lines(found: Mapping[str, Any] | None) -> Lines:
     if not found:
         return []
     shown = {name: one["threshold"] for name, one in list(found["by_label"].items())[:_CLASSES]}
-    texts = [f"{name} {'never' if one is None else f'{one:.3f}'}" for name, one in shown.items()]
+    texts = [f"{name} {'never' if one is None else f'{one:.3g}'}" for name, one in shown.items()]
     goal = _GOALS[found["goal"]].format(at=found["at"])
     on = f"chosen for {goal} on {count_of(found['chosen_on'], 'other row')}"
     return [("given", f"from {', '.join(texts)} on: {on}")]
