@@ -142,7 +142,7 @@ def _check_folders(asked: Asked, name: str | None, folders: list[Path], composed
 def compose(overrides: Sequence[str], config_dir: str | None, differing: Sequence[str]) -> Composed:
     """A variant's configuration, checked; ``differing`` overrides go into its name."""
     if any(re.match(r"\+*fleet[.=]", word) for word in overrides):
-        raise UserError("fleet", "perplexity is computed in one process on this machine")
+        raise UserError("fleet", "perplexity is measured in one process on this machine: leave out all keys of fleet")
     tree, choices = Composer(PerplexityRunConf, "perplexity", config_dir).compose(overrides)
     try:
         conf, config = cast(PerplexityRunConf, as_object(tree)), as_plain(tree)

@@ -11,6 +11,7 @@ from typing import Any
 from runner.checkpoint.database import Writer
 from runner.checkpoint.deaths import Deaths
 from runner.checkpoint.records import with_crc
+from runner.words import count_of
 
 
 class Seats:
@@ -40,6 +41,14 @@ class Seats:
             self._writer.connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?, ?, ?)", values)
         self.deaths.rows.update(rows)
         self.deaths.why.update(dict.fromkeys(rows, why))
+
+    def told(self) -> str:
+        """Who computed the session, as a notice ends; "" without a fleet."""
+        query = "SELECT json_extract(facts, '$.answers'), json_extract(facts, '$.deaths') FROM seats WHERE session = ?"
+        found = self._writer.connection.execute(query, (self._session,)).fetchall()
+        computed, died = sum(bool(answers) for answers, _ in found), sum(deaths or 0 for _, deaths in found)
+        deaths = f", with {count_of(died, 'death')} among them" if died else ""
+        return f", by {count_of(computed, 'seat')}{deaths}" if computed else ""
 
     def memory_deaths(self, name: str) -> int:
         """How often a seat of this name ran out of memory, in all sessions."""

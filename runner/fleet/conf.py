@@ -53,7 +53,8 @@ class FleetConf:
             the nodes of a Ray cluster, which may join and leave while it runs.
         address: The cluster: auto for one that runs on this machine or is joined by it, else its head's host and port.
             Where auto finds none, the GPUs of this machine are the seats.
-        seats: The number of seats at most. null: one for each GPU, and one for a node without any.
+        seats: The number of seats at most. null: one for each GPU, and one for a node without any. Seats of fleet=local
+            that have one device together have its memory in equal parts; engine.memory_gb is what each may take.
         same_device: Take no seats whose chip is another than that of the first one.
         grace_s: If a seat gives no sign of life for so many seconds, its rows go to others.
     """

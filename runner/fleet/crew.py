@@ -85,7 +85,7 @@ class Crew:
         if now - self._searched < SEARCH_S:
             return
         self._searched = now
-        places = self.transport.places()
+        places, opened = self.transport.places(), list[str]()
         for place in places:
             if place not in self.posts:
                 self.posts[place] = Post(place, self.seats.memory_deaths(place))
@@ -94,6 +94,9 @@ class Crew:
                 del self.posts[place]
             elif post.link is None and post.left_out is None and now >= post.again_at and self._may_open():
                 self._open(post, now)
+                opened += [place] * (not post.deaths)
+        if opened:
+            log.info("loading the model on %s: %s", count_of(len(opened), "seat"), ", ".join(opened))
 
     def look(self) -> None:
         """Give up seats from which nothing comes. Time in which this process or this machine slept does not count."""

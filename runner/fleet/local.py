@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -34,7 +35,7 @@ class LocalTransport:
     """So many seats on this machine. ``environments``: what each has beside ours, such as which GPU it sees."""
 
     def __init__(self, seats: int, environments: Iterable[Mapping[str, str]] = ()) -> None:
-        given = [*environments, *({} for _ in range(seats))][:seats]
+        given = list(itertools.islice(itertools.cycle([*environments] or [{}]), seats))
         self._environments = {f"{host()}:{number}": one for number, one in enumerate(given, 1)}
         self._answered = threading.Condition()
 
@@ -44,7 +45,11 @@ class LocalTransport:
 
     def open(self, place: str, spec: Spec) -> LocalLink:
         """See Transport."""
-        return LocalLink(SeatProcess(spec, {**os.environ, **self._environments[place]}), self._answered)
+        environment = self._environments[place]
+        everyone = list(self._environments.values())
+        sharing = len(everyone) if spec.engine.backend == "cpu" else everyone.count(environment)
+        spec = spec._replace(sharing=sharing)
+        return LocalLink(SeatProcess(spec, {**os.environ, **environment}), self._answered)
 
     def wait(self, links: Iterable[LocalLink], timeout: float) -> list[LocalLink]:
         """See Transport."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import sys
 import threading
@@ -160,6 +161,7 @@ def open_engine(spec: Spec) -> tuple[Engine, Hello]:
 
     folder = model_folder(spec.model, spec.offline)
     device = set_up(spec.engine.backend)
+    device = dataclasses.replace(device, memory_bytes=device.memory_bytes // spec.sharing)
     prompter = _prompter(spec, load_tokenizer(folder, read_config(folder)))
     engine = open_mlx_engine(folder, device, spec.engine, prompter, spec.share)
     facts = hello_of(folder)._replace(device=f"{device.kind} ({device.name})", memory_bytes=device.memory_bytes)

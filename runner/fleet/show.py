@@ -37,7 +37,7 @@ def seats_of(connection: sqlite3.Connection, is_running: bool, *, counted: bool 
 def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
     """A line for each seat, and why some are not at work."""
     if not seats:
-        console.print("no fleet computed this run: it was one process (rowmill help fleet)")
+        console.print("no fleet computed this run: it was one process, or no seat has joined yet (rowmill help fleet)")
         return
     whole = sum(seat["answers"] for seat in seats) or 1
     table = Table(box=box.SIMPLE_HEAD)

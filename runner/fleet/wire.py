@@ -17,7 +17,11 @@ Key = tuple[int, int]
 
 
 class Spec(NamedTuple):
-    """What a seat is opened with. ``share``: of the usual batch size and KV memory."""
+    """What a seat is opened with.
+
+    ``share``: of the usual batch size and KV memory. ``sharing``: seats on its device, which have its memory in equal
+    parts.
+    """
 
     model: ModelConf
     engine: EngineConf
@@ -26,6 +30,7 @@ class Spec(NamedTuple):
     offline: bool = False
     keep_awake: bool = True
     share: float = 1.0
+    sharing: int = 1
 
 
 class Hello(NamedTuple):

@@ -42,7 +42,8 @@ class ThisMachine:
     """The machine that this runs on."""
 
     def __init__(self) -> None:
-        self._own, self._looked, self._used = 0.0, time.monotonic(), _cpu_seconds()
+        self._own, self._looked = 0.0, time.monotonic()
+        self._used: float | None = None  # asked for when load is
 
     def now(self) -> datetime.datetime:
         return datetime.datetime.now()
@@ -61,17 +62,27 @@ class ThisMachine:
         return bool(mains) and all(_line(supply / "online") == "0" for supply in mains)
 
     def load(self) -> float:
-        """The system's load average without what this process takes, averaged the same way."""
+        """The system's load average without what this process and its children take, averaged the same way."""
         now, used = time.monotonic(), _cpu_seconds()
         passed = max(1e-3, now - self._looked)
         weight = math.exp(-passed / _LOAD_SECONDS)
-        self._own = self._own * weight + (used - self._used) / passed * (1 - weight)
+        done = 0.0 if self._used is None else max(0.0, used - self._used)
+        self._own = self._own * weight + done / passed * (1 - weight)
         self._looked, self._used = now, used
         return max(0.0, os.getloadavg()[0] - self._own)
 
 
 def _cpu_seconds() -> float:
-    return sum(os.times()[:4])
+    """Those of this process and of its children, such as the seats of a fleet."""
+    processes = [line.split() for line in _output("ps", "-A", "-o", "ppid=,time=").splitlines()]
+    return sum(os.times()[:4]) + sum(_seconds(time) for parent, time in processes if parent == str(os.getpid()))
+
+
+def _seconds(clock: str) -> float:
+    """Of ``1-02:03:04``, as ps writes times on Linux, or ``123:04.56``, as on macOS."""
+    days, _, rest = clock.rpartition("-")
+    parts = reversed(rest.split(":"))
+    return 86400 * int(days or 0) + sum(float(part) * 60.0**power for power, part in enumerate(parts))
 
 
 def _line(path: Path) -> str:

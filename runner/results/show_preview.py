@@ -108,7 +108,7 @@ def show_preview(figures: Preview) -> None:
         )
     if figures["context"]:
         line("context", f"{figures['context']:,} tokens")
-    line("memory", _memory(figures["memory"]))
+    line("memory", _memory(figures["memory"], figures["fake"]))
     line("time", _time(figures["time"]))
     line("output", figures["path"])
     if figures["differs"]:
@@ -134,9 +134,11 @@ def _answer(figures: Preview) -> str:
     return f"one of {', '.join(names)}{more}; every label is scored (in brackets: its tokens)"
 
 
-def _memory(memory: dict[str, Any] | None) -> str:
-    if memory is None:
+def _memory(memory: dict[str, Any] | None, is_fake: bool) -> str:
+    if memory is None and is_fake:
         return "none: engine.backend=fake has no model"
+    if memory is None:
+        return "each seat of the fleet holds the model's needs against what it has; see it without a fleet: fleet=none"
     a_token = f" ({memory['kv_token']:,} bytes of KV per token)" if memory["kv_token"] else ""
     return f"{memory['line']}{a_token}{', NOT ENOUGH' if memory['refusal'] else ''}"
 

@@ -90,9 +90,10 @@ class JobRun:
 
     def outcome(self, store: Store) -> str:
         finished, rows = store.totals().finished, self.ready.rows
+        who = store.seats.told()
         if finished == rows:
-            return f"all {finished:,} rows are finished" if finished != 1 else "its row is finished"
-        return f"{finished:,} of {rows:,} rows; attempts are spent"
+            return (f"all {finished:,} rows are finished" if finished != 1 else "its row is finished") + who
+        return f"{finished:,} of {rows:,} rows{who}; attempts are spent"
 
     def work(self, store: Store, stop: Stop, night: Night) -> None:
         work(self.ready, store, stop, night)

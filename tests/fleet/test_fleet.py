@@ -3,6 +3,7 @@
 import pickle
 import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,12 +24,15 @@ from tests.support.fleets import install, seats, select
 from tests.support.stores import open_store
 
 ROWS = 300
+FEWER = "dataset.limit=80"
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs.write_rows(ROWS)
+    gold = "".join(f"{row},text number {row},{row % 2}\n" for row in range(ROWS))
+    Path("gold.csv").write_text(f"id,text,gold\n{gold}")
     monkeypatch.setattr(crew, "SEARCH_S", 0.02)
     monkeypatch.setattr(fleet, "NOTE_S", 0.05)
 
@@ -53,6 +57,23 @@ JOBS = {
     "label": ["job=label", "job.labels=[ham,spam]"],
     "structured": ["output.schema={type: object, properties: {n: {type: integer}}, required: [n]}"],
     "synthesize": ["job=synthesize", "job.target=40", "job.ahead=8"],
+    "spans": ["job=spans", "job.kinds={person: a name, place: a town}", FEWER],
+    "thinking": ["engine.think_tokens=8", "engine.max_tokens=20", FEWER],
+    "questions": [
+        "job=label",
+        "job.questions=[{name: tone, labels: [warm, cold]}, {name: haste, scale: [1, 5], where: {tone: cold}}]",
+        "prompt.user='{{ text }} {{ question }}'",
+        FEWER,
+    ],
+    "examples": [
+        "job=label",
+        "job.labels=['0','1']",
+        "dataset.path=gold.csv",
+        "dataset.gold=gold",
+        "prompt.examples_from.select=nearest",
+        "prompt.examples_from.k=2",
+        FEWER,
+    ],
 }
 
 

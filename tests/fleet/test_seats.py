@@ -14,10 +14,11 @@ import pytest
 import runner
 from runner.cli import main
 from runner.engine.conf import EngineConf
-from runner.fleet import crew, fleet
+from runner.fleet import crew, fleet, local
 from runner.fleet.local import LocalLink, LocalTransport
 from runner.fleet.wire import GoneError, Spec, asks_of
 from runner.models.recipes import ModelConf
+from runner.night import power
 from runner.sequences import Sequence
 from tests.support import runs
 from tests.support.fleets import seats, select, wait_for_seats
@@ -196,3 +197,77 @@ def test_a_seat_that_stops_before_it_reads_a_call_larger_than_its_pipe_stops_nob
     assert transport.wait([link], 60) == [link]
     with pytest.raises(GoneError, match="SIGKILL"):
         link.take()
+
+
+@pytest.mark.parametrize(
+    ("seats", "gpus", "backend", "sharing"),
+    [
+        (2, [], "auto", [2, 2]),
+        (2, ["0", "1"], "auto", [1, 1]),
+        (3, ["0", "1"], "auto", [2, 1, 2]),
+        (2, ["0", "1"], "cpu", [2, 2]),
+        (1, ["0", "1"], "auto", [1]),
+    ],
+)
+def test_seats_have_a_gpu_each_and_share_its_memory_where_there_are_more_of_them(
+    seats, gpus, backend, sharing, monkeypatch
+):
+    opened = []
+
+    class Nothing:
+        process = None
+
+        def __init__(self, spec, environment):
+            opened.append((spec.sharing, environment.get("GPU")))
+
+        def answer(self, call):
+            raise GoneError("of nothing")
+
+        def kill(self): ...
+
+        close = kill
+
+    monkeypatch.setattr(local, "SeatProcess", Nothing)
+    transport = LocalTransport(seats, [{"GPU": name} for name in gpus])
+    for place in transport.places():
+        transport.open(place, Spec(ModelConf(), EngineConf(backend=backend))).kill()
+    expected = [gpus[at % len(gpus)] if gpus else None for at in range(seats)]
+    assert opened == list(zip(sharing, expected, strict=True))
+
+
+def test_a_schedule_takes_no_seat_for_another_program(monkeypatch):
+    monkeypatch.setattr(power.os, "getloadavg", lambda: (4.0, 4.0, 4.0))
+    clock, taken = iter([0.0, 0.0, 3600.0]), iter(["0:00.00", "4:00:00"])
+    monkeypatch.setattr(power.time, "monotonic", lambda: next(clock))
+    listed = "{pid} {time}\n 1 99:00:00\n"
+    monkeypatch.setattr(power, "_output", lambda *words: listed.format(pid=os.getpid(), time=next(taken)))
+    machine = power.ThisMachine()  # the private name is the one place that starts ps
+    assert machine.load() == 4.0
+    assert machine.load() == pytest.approx(0.0, abs=0.01)
+
+
+@pytest.mark.parametrize(("clock", "seconds"), [("00:00:07", 7), ("1-02:03:04", 93784), ("123:04.56", 7384.56)])
+def test_times_of_processes_are_read_as_linux_and_macos_write_them(clock, seconds):
+    """Takes a private name: what ps says cannot be chosen from outside."""
+    assert power._seconds(clock) == pytest.approx(seconds)
+
+
+def test_a_notice_at_the_end_says_how_many_seats_computed_the_run_and_how_often_they_died(monkeypatch, tmp_path):
+    at_answers(monkeypatch, {40: send(signal.SIGKILL)})
+    notice = f"notify.command='echo $ROWMILL_MESSAGE > {tmp_path}/notice'"
+    runner.run(words("run_name=fleet", notice))
+    said = (tmp_path / "notice").read_text()
+    assert said == "fleet finished: all 300 rows are finished, by 2 seats, with 1 death among them\n"
+
+
+@pytest.mark.slow
+def test_labels_and_confidences_of_smollm2_are_those_of_one_process(monkeypatch):
+    wait_for_seats(monkeypatch, 2)
+    given = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=rows.csv", "dataset.limit=24"]
+    given += ["prompt.user='Ham or spam? {{ text }}'", "engine.backend=cpu", "engine.batch_size=4"]
+    runner.run([*given, "run_name=alone"])
+    runner.run([*given, "run_name=fleet", "fleet=local", "fleet.seats=2"])
+    assert min(one["answers"] for one in seats()) > 0
+    for mine, other in zip(runs.rows_of("fleet"), runs.rows_of("alone"), strict=True):
+        assert (mine["id"], mine["label"], mine["error"]) == (other["id"], other["label"], None)
+        assert mine["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
