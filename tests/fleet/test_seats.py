@@ -261,7 +261,9 @@ def test_a_notice_at_the_end_says_how_many_seats_computed_the_run_and_how_often_
 
 
 @pytest.mark.slow
-def test_labels_and_confidences_of_smollm2_are_those_of_one_process(monkeypatch):
+def test_labels_and_confidences_of_smollm2_are_those_of_one_process(monkeypatch, slow):
+    if not slow:
+        pytest.skip("loads SmolLM2 three times")
     wait_for_seats(monkeypatch, 2)
     given = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=rows.csv", "dataset.limit=24"]
     given += ["prompt.user='Ham or spam? {{ text }}'", "engine.backend=cpu", "engine.batch_size=4"]
