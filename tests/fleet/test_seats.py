@@ -236,12 +236,13 @@ def test_seats_have_a_gpu_each_and_share_its_memory_where_there_are_more_of_them
 
 
 def test_a_schedule_takes_no_seat_for_another_program(monkeypatch):
+    """Takes a private name: the one place that starts ps."""
     monkeypatch.setattr(power.os, "getloadavg", lambda: (4.0, 4.0, 4.0))
     clock, taken = iter([0.0, 0.0, 3600.0]), iter(["0:00.00", "4:00:00"])
     monkeypatch.setattr(power.time, "monotonic", lambda: next(clock))
     listed = "{pid} {time}\n 1 99:00:00\n"
     monkeypatch.setattr(power, "_output", lambda *words: listed.format(pid=os.getpid(), time=next(taken)))
-    machine = power.ThisMachine()  # the private name is the one place that starts ps
+    machine = power.ThisMachine()
     assert machine.load() == 4.0
     assert machine.load() == pytest.approx(0.0, abs=0.01)
 
