@@ -18,6 +18,7 @@ from runner.chain.plan import Plan, is_chain
 from runner.checkpoint.database import DATABASE
 from runner.checkpoint.lease import Lease, fresh_dir
 from runner.checkpoint.shards import shard_file
+from runner.checkpoint.store import Store
 from runner.config.load import Config
 from runner.data.where import NoRowsError
 from runner.disk import disk_errors, write_dataset, write_json, write_stream
@@ -72,6 +73,11 @@ class StageRun(JobRun):
         name = self.folder.name
         return resumed(words, None if name == self.chain.common.run_name else name)
 
+    def work(self, store: Store, stop: Stop, night: Night) -> None:
+        """As that of any run; what the chain has published is out of date from here on."""
+        retract(self.folder)
+        super().work(store, stop, night)
+
     @property
     def wants_report(self) -> bool:
         return False  # there is one for the chain
@@ -101,6 +107,8 @@ class Session:
             notices = self.night.notifying(self._outcome, supervised=link is not None)
             with run_log(self.folder), keeping(), contextlib.nullcontext() if before else notices:
                 self.plan.write(self.folder)
+                if before is None:
+                    retract(self.folder)
                 for at in range(len(self.plan.stages)):
                     self._stage(at)
                 chain = Chain(self.folder)
@@ -222,11 +230,17 @@ def _report(chain: Chain, figures: dict[str, Any]) -> str:
     return str(write_report(chain, None, figures))
 
 
+def retract(folder: Path) -> None:
+    """Take back what a chain has published, until it is finished again."""
+    with disk_errors(folder):
+        (folder / DATASET).unlink(missing_ok=True)
+
+
 def publish(chain: Chain, shard_rows: int) -> None:
     """Write the rows of a finished chain into its folder, for ``datasets.load_from_disk``."""
     files = []
+    retract(chain.path)
     with disk_errors(chain.path):
-        (chain.path / DATASET).unlink(missing_ok=True)
         for shard, table in enumerate(_shards(chain, shard_rows)):
             written = write_stream(chain.path / shard_file(shard), table.schema, [table])
             files.append((shard_file(shard), written.sha256))

@@ -232,6 +232,30 @@ def test_rows_that_are_added_go_through_all_stages_and_nothing_is_asked_twice(fo
     assert len(asked) == sum(part.status["rows"] for part in open_run("outputs/mails").parts)
 
 
+def test_a_chain_that_grows_has_no_finished_output_until_the_last_stage_has_grown(folder, mails_rows, monkeypatch):
+    lines = Path("rows.csv").read_text()
+    Path("rows.csv").write_text("".join(lines.splitlines(keepends=True)[:21]))
+    run(["mails.yaml"])
+    Path("rows.csv").write_text(lines)
+    drive = stages.drive
+
+    def stopping(one, *args, **options):
+        drive(one, *args, **options)
+        raise KeyboardInterrupt
+
+    def not_publishing(*args):
+        raise KeyboardInterrupt
+
+    for name, stop in (("drive", stopping), ("publish", not_publishing)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(stages, name, stop)
+            run(["mails.yaml", "resume=extend"])
+        assert open_run("outputs/mails").status["state"] == "interrupted"
+        assert not Path("outputs/mails/state.json").exists()
+    run(["mails.yaml", "resume=extend"])
+    assert runs.rows_of("mails") == mails_rows
+
+
 def test_a_stage_without_rows_has_nothing_to_do_and_neither_have_those_behind_it(folder):
     figures = run(["mails.yaml", "stages.why.where=label == nothing"])
     assert [one["state"] for one in figures["stages"]] == ["finished"] * 3
