@@ -11,12 +11,14 @@ from typing import Any
 import pyarrow as pa
 
 from runner.chain.plan import REPLACE, ROW, STAGE, Plan, Stage, planned
+from runner.checkpoint.database import DATABASE
 from runner.config.job import make_job
 from runner.config.load import Config
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
 from runner.data.source import DataSource
 from runner.data.where import parse_where
+from runner.results.run import Run
 from runner.session.prepare import Prepared, prepare
 from runner.stages.conf import ChainConf, StageConf
 from runner.types import UserError
@@ -90,11 +92,24 @@ def reading(chain: ChainConf, stage: StageConf, plan: Plan, config: Config, fold
     gold = conf.gold if "dataset.gold" in stage.own else plan.gold if replaces else None
     classes = conf.classes if "dataset.classes" in stage.own else plan.classes if replaces else []
     dataset = DatasetConf(
-        kind="run", path=str(folder), table=plan.names[-1], where=where, key=ROW, gold=gold, classes=list(classes)
+        kind="run",
+        path=str(folder),
+        table=plan.names[-1],
+        where=where,
+        key=_key(chain, plan, folder / stage.stage.name),
+        gold=gold,
+        classes=list(classes),
     )
     placed_config = changed(placed(config, folder), "output", keep=[ROW])
     new = replace(placed_config.conf, dataset=dataset, date=date)
     return replace(placed_config, conf=new, plain={**placed_config.plain, "dataset": dataclasses.asdict(dataset)})
+
+
+def _key(chain: ChainConf, plan: Plan, run_dir: Path) -> str:
+    """The column by which a later stage knows its rows: the one that it began with, else the chain's own key."""
+    if (run_dir / DATABASE).is_file():
+        return str(Run(run_dir).identity["dataset"].get("key", ROW))
+    return next((name for name, column in plan.inputs.items() if column == chain.conf.dataset.key), ROW)
 
 
 def limited(config: Config, rows: int) -> Config:

@@ -329,3 +329,13 @@ def test_stages_that_share_a_model_load_it_once(folder, monkeypatch):
          "prompt.user={{ text }}"])  # fmt: skip
     assert len(loaded) == 1
     assert {row["stage"] for row in runs.rows_of("mails")} == {"b"}
+
+
+def test_with_a_key_rows_in_another_order_are_asked_about_by_no_stage_again(folder, monkeypatch):
+    header, *rows = Path("rows.csv").read_text().splitlines(keepends=True)
+    run(["mails.yaml", "dataset.key=id"])
+    before = {row["id"]: row for row in runs.rows_of("mails")}
+    Path("rows.csv").write_text("".join([header, *reversed(rows)]))
+    monkeypatch.setattr(FakeEngine, "add", lambda self, found: pytest.fail("asked again") if list(found) else None)
+    run(["mails.yaml", "dataset.key=id", "resume=extend"])
+    assert runs.rows_of("mails") == [before[at] for at in reversed(range(ROWS))]
