@@ -22,7 +22,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Start a run, or resume one that was interrupted: the same command resumes it."""
-    if options.save:
+    if options.save is not None:
         return _save(options)
     from runner.night.link import Link
     from runner.results.show import show_run

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.chain.folder import Chain
 from runner.config.hooks import Hooks
 from runner.data.cells import records
 from runner.data.readers import holds_requests
@@ -101,7 +102,18 @@ class Sides:
         self._place = position_column(self.run)  # no column of the data
         if self.completion is not None:
             self._answer = self._cell("--completion", self.completion, columns)
+        if self.prompt is None and isinstance(self.run, Chain):
+            self._check_stage(self.run)
         self._asked = self._own_prompt(columns) if self.prompt is None else self._given_prompt(self.prompt, columns)
+
+    def _check_stage(self, chain: Chain) -> None:
+        """Refuse an answer to another question than that of the first stage, whose prompt is the chain's own."""
+        made = next(
+            (stage.name for stage in chain.plan.stages if self.completion in stage.columns), chain.plan.names[0]
+        )
+        if made != chain.plan.names[0]:
+            why = f"it answers the prompt of the stage {made}: export {chain.path / made}, or give --prompt"
+            raise UserError("--completion", why, value=self.completion)
 
     def _given_prompt(self, prompt: str, columns: list[str]) -> Asked:
         user = self._cell("--prompt", prompt, columns)

@@ -106,9 +106,9 @@ def load_chain(overrides: Sequence[str], config_dir: str | None = None) -> Chain
     rest = [word for word in rest if key_of(word) not in ("run_name", "output.dir", "resume")]
     stages = []
     for at, (stage, own) in enumerate(listed):
-        words = [*over(rest, own), f"run_name={stage.name}", f"output.dir={folder}", f"resume={resume}"]
-        config = _named(common, stage.name, resume) if at == 0 else _config(stage, words, config_dir)
-        stages.append(StageConf(stage, config, frozenset(map(key_of, own))))
+        words = [*over(rest, own), f"output.dir={folder}"]
+        config = common if at == 0 else _config(stage, words, config_dir)
+        stages.append(StageConf(stage, _named(config, stage.name, resume), frozenset(map(key_of, own))))
     _check_cascade(common.conf, [stage for stage, _ in listed])
     return ChainConf(common, tuple(stages), list(overrides), config_dir)
 
@@ -138,7 +138,8 @@ def _listed(words: list[str]) -> list[tuple[Stage, list[str]]]:
         raise UserError("stages", "it must be a list of stages, each with a name, such as [{name: first}]")
     stages = [_stage(at, one) for at, one in enumerate(found)]
     names = [stage.name for stage, _ in stages]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    folders = [name.casefold() for name in names]  # which some disks do not tell apart by case
+    if twice := next((name for name in names if folders.count(name.casefold()) > 1), None):
         raise UserError("stages", f"there are two of the name {twice}")
     return stages
 

@@ -247,9 +247,10 @@ def test_a_chain_that_grows_has_no_finished_output_until_the_last_stage_has_grow
         raise KeyboardInterrupt
 
     for name, stop in (("drive", stopping), ("publish", not_publishing)):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(stages, name, stop)
-            run(["mails.yaml", "resume=extend"])
+            with pytest.raises(KeyboardInterrupt):
+                run(["mails.yaml", "resume=extend"])
         assert open_run("outputs/mails").status["state"] == "interrupted"
         assert not Path("outputs/mails/state.json").exists()
     run(["mails.yaml", "resume=extend"])
@@ -291,7 +292,7 @@ def test_a_stage_added_behind_leaves_the_others_as_they_are_and_force_starts_all
         (["stages.kind.merge=over"], "it must be add or replace"),
         (["stages.why.job=label", "stages.why.job.labels=[x,y]", "stages.why.merge=replace"], "that it replaces"),
         (["stages=[{job: label}]"], "stage 1 needs a name"),
-        (["stages=[{name: a}, {name: a}]"], "two of the name a"),
+        (["stages=[{name: a}, {name: A}]"], "two of the name a"),
         (["stages.why.output.keep=[id]"], "keeps the row's number"),
         (["cascade.agree=0.9"], "two stages"),
     ],
@@ -339,3 +340,18 @@ def test_with_a_key_rows_in_another_order_are_asked_about_by_no_stage_again(fold
     monkeypatch.setattr(FakeEngine, "add", lambda self, found: pytest.fail("asked again") if list(found) else None)
     run(["mails.yaml", "dataset.key=id", "resume=extend"])
     assert runs.rows_of("mails") == [before[at] for at in reversed(range(ROWS))]
+
+
+def test_training_data_of_a_later_answer_has_its_own_prompt_or_none(mails, tmp_path, capsys):
+    target = str(tmp_path / "train.jsonl")
+    assert main(["export", "outputs/mails", target, "--format", "chat", "--completion", "why_text"]) == 2
+    assert "the stage why: export outputs/mails/why" in capsys.readouterr().err
+    assert main(["export", "outputs/mails/why", target, "--format", "chat"]) == 0
+    asked = [json.loads(line)["messages"][0]["content"] for line in Path(target).read_text().splitlines()]
+    assert asked == [f"Why a: text number {row['id']}" for row in mails.rows() if row["why_text"] is not None]
+
+
+def test_a_stage_may_have_any_name(folder):
+    stages = "stages=[{name: Größe}, {name: 'null'}]"
+    figures = run(["mails.yaml", "dataset.limit=2", stages, "job=generate", "prompt.user={{ text }}"])
+    assert [(one["name"], one.get("finished")) for one in figures["stages"]] == [("Größe", 2), ("null", 2)]
