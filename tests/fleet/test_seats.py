@@ -236,7 +236,7 @@ def test_seats_have_a_gpu_each_and_share_its_memory_where_there_are_more_of_them
 
 
 def test_a_schedule_takes_no_seat_for_another_program(monkeypatch):
-    """Takes a private name: the one place that starts ps."""
+    # Takes a private name: the one place that starts ps.
     monkeypatch.setattr(power.os, "getloadavg", lambda: (4.0, 4.0, 4.0))
     clock, taken = iter([0.0, 0.0, 3600.0]), iter(["0:00.00", "4:00:00"])
     monkeypatch.setattr(power.time, "monotonic", lambda: next(clock))
@@ -249,7 +249,7 @@ def test_a_schedule_takes_no_seat_for_another_program(monkeypatch):
 
 @pytest.mark.parametrize(("clock", "seconds"), [("00:00:07", 7), ("1-02:03:04", 93784), ("123:04.56", 7384.56)])
 def test_times_of_processes_are_read_as_linux_and_macos_write_them(clock, seconds):
-    """Takes a private name: what ps says cannot be chosen from outside."""
+    # Takes a private name: what ps says cannot be chosen from outside.
     assert power._seconds(clock) == pytest.approx(seconds)
 
 
