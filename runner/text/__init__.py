@@ -1,7 +1,7 @@
 """Text to token ids and back: templates, vocabularies, and what an answer may look like.
 
 Modules:
-channels    What a model thinks and what it answers, told apart by token ids: harmony's channels, tags around thoughts.
+channels    What a model thinks and what it answers, told apart: harmony's channels, tags around thoughts.
 chat        Messages to one text: as the model was trained on it, its own control tokens marked, or raw.
 choices     Choices as a trie, walked in pieces: each beginning is computed once, or not at all if it is unlikely.
 examples    Few-shot examples: which rows with right answers a row's prompt shows before its own question.

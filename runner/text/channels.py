@@ -1,4 +1,4 @@
-"""What a model thinks and what it answers, told apart by token ids: harmony's channels, tags around thoughts.
+"""What a model thinks and what it answers, told apart: harmony's channels, tags around thoughts.
 
 Harmony, as OpenAI's cookbook defines it: an answer is a chain of messages ``<|channel|>NAME<|message|>BODY``, each
 closed by ``<|end|>`` and followed by ``<|start|>assistant``; ``analysis`` holds reasoning, ``final`` the answer, which
@@ -83,6 +83,7 @@ class Channels:
         is_harmony = chat and not tags and set(HARMONY) <= self.id.keys()
         self.kind = "harmony" if is_harmony else "think" if found else None
         self._tags = found or TAGS[0]
+        self._is_text = chat and self.kind is None  # such tags may be plain text, of several tokens
         self._begin, self._end = (self.id.get(name, -1) for name in self._tags[:2])
 
     def _two(self, tags: Sequence[str]) -> Sequence[str]:
@@ -139,17 +140,37 @@ class Channels:
             return self._harmony(list(ids))
         if self.kind == "think":
             return self._think(list(ids), self.is_open(prompt))
-        return Answer(self.vocabulary.decode(ids))
+        text = self.vocabulary.decode(ids)
+        return self._plain(text, prompt) if self._is_text else Answer(text)
+
+    def _plain(self, text: str, prompt: Sequence[int]) -> Answer:
+        """An answer whose tags are plain text."""
+        begin, end = self._tags[:2]
+        begun = text.lstrip().startswith(begin)
+        thought, closed, answer = text.lstrip().removeprefix(begin).partition(end)
+        if closed and (begun or self._opens_in_text(prompt)):
+            return Answer(answer.lstrip("\n"), thought.strip())
+        return Answer("", thought, False) if begun else Answer(text)  # what a grammar made holds no tags
+
+    def _opens_in_text(self, prompt: Sequence[int]) -> bool:
+        return self.vocabulary.decode(prompt[-8:], control=True).rstrip().endswith(self._tags.begin)
 
     def span(self, ids: Sequence[int], prompt: Sequence[int] = ()) -> slice:
         """Where the answer's tokens lie among generated ids; an empty slice where it never began."""
         if self.kind == "harmony" and self.id["<|channel|>"] in ids:
             return self._harmony_span(list(ids))
         if self.kind != "think":
-            return slice(0, len(ids))
+            return self._plain_span(ids, prompt) if self._is_text else slice(0, len(ids))
         if self._end in ids:
             return slice(list(ids).index(self._end) + 1, len(ids))
         return slice(0, 0 if self.is_open(prompt) or self._begin in ids[:4] else len(ids))
+
+    def _plain_span(self, ids: Sequence[int], prompt: Sequence[int]) -> slice:
+        answer = self._plain(self.vocabulary.decode(ids), prompt)
+        if answer.reasoning is None or not answer.complete:
+            return slice(0, len(ids) if answer.complete else 0)
+        ends = (at for at in range(len(ids)) if self._tags.end in self.vocabulary.decode(ids[:at]))
+        return slice(next(ends, len(ids)), len(ids))
 
     def _harmony_span(self, ids: list[int]) -> slice:
         head = len(ids) - ids[::-1].index(self.id["<|channel|>"])

@@ -75,6 +75,23 @@ def test_other_tags_are_read_as_think_tags_are(begin, end, title):
     assert read(tokenizer, p.text(asked, {"text": "x"}).partition("assistant\n")[2] + "good") == Answer("good", "")
 
 
+def test_tags_of_several_tokens_are_read_as_tags():
+    tokenizer = small_tokenizer()
+    channels = Channels(TransformersVocabulary(tokenizer), True)
+    assert channels.kind is None
+    for text, prompt, answer, reasoning in (
+        ("<think>good bad</think>film", "", "film", "good bad"),
+        ("good</think>film", "hello <think>", "film", "good"),
+        ("<think>good", "", "", "good"),
+        ("film", "", "film", None),
+        ("film", "hello <think>", "film", None),
+    ):
+        found = channels.read(ids(tokenizer, text), ids(tokenizer, prompt))
+        assert (found.text.strip(), found.reasoning and found.reasoning.strip()) == (answer, reasoning)
+        span = channels.span(ids(tokenizer, text), ids(tokenizer, prompt))
+        assert tokenizer.decode(ids(tokenizer, text)[span]).strip() == answer
+
+
 def test_tags_of_ones_own_are_read_and_must_be_tokens():
     tokenizer = small_tokenizer()
     tokenizer.add_tokens(["<ponder>", "</ponder>"])
