@@ -50,7 +50,8 @@ A run also calls these methods, if the job has them:
     ``begin(found)``: To get what ``prelude`` returned, in every session of the run.
     ``attempts()``: To make rows of its own (``rowmill.Attempts``) instead of one for each row of the data set.
     ``choice_names()``: What the choices of its first request are called, in their order; ``preview`` shows them.
-    ``fingerprint()``: What the files that its output depends on hold, in short: a run does not go on with others.
+    ``fingerprint()``: What the files that its output depends on hold, in short or as a mapping that stands for keys of
+        the job: a run does not go on with others.
     ``example(row, gold)``: The row as a few-shot example (``rowmill.Example``), its answer as the model would write it;
         None for none. Without it the answer is the gold label, text or JSON.
     ``made_from(columns)``: The prompt's variables behind an output row; ``export --format chat`` needs them.

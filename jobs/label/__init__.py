@@ -16,7 +16,6 @@ sources    What questions need of the data and the prompt: gold that fits, a tem
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -136,15 +135,14 @@ class Label:
 
     def _labels_of_file(self) -> dict[str, Any]:
         if self.labels_file is not None:
-            return {"labels": read_label_file(self.labels_file, self.labels_column)}
+            return {"labels": read_label_file(self.labels_file, self.labels_column, 1 if self.multi else 2)}
         if self.labels_column is not None:
             raise UserError("job.labels_column", "it needs job.labels_file", value=self.labels_column)
         return {}
 
-    def fingerprint(self) -> str | None:
-        """The labels, if they are in a file."""
-        labels = repr([vars(choice) for choice in self.choices])
-        return hashlib.sha256(labels.encode()).hexdigest() if self.labels_file is not None else None
+    def fingerprint(self) -> dict[str, Any] | None:
+        """The labels, if they are in a file: whoever reads the run needs them, and the file may be gone by then."""
+        return {"labels": [vars(choice) for choice in self.choices]} if self.labels_file is not None else None
 
     def _asked(self, question: Question) -> Asked:
         """A question with its requests."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import yaml
 
 from runner.bare import read_yaml, texts
+from runner.text.labels import read_labels
 from runner.types import UserError
-from runner.words import first_line
+from runner.words import count_of, first_line
 
 KEY = "job.labels_file"
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -19,8 +21,21 @@ NAMES = ("name", "label")  # the column of a table that names labels, unless ano
 DETAILS = ("surface", "description")
 
 
-def read_label_file(path: str, column: str | None = None) -> Any:
-    """The labels in a file, as ``read_labels`` takes them. ``column``: of a table. Raises UserError."""
+def read_label_file(path: str, column: str | None = None, least: int = 2) -> Any:
+    """The labels in a file, as ``read_labels`` takes them. ``column``: of a table. Raises UserError for fewer than
+    ``least`` of them and for what is no label.
+    """
+    found = _read(path, column)
+    if len(found) < least:
+        raise UserError(KEY, f"it has {count_of(len(found), 'label')}, and {least} are needed at least", value=path)
+    try:
+        read_labels(found, least=least)
+    except UserError as problem:
+        raise UserError(KEY, problem.text, value=path) from problem
+    return found
+
+
+def _read(path: str, column: str | None) -> Any:
     file = Path(path).expanduser()
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -33,7 +48,7 @@ def read_label_file(path: str, column: str | None = None) -> Any:
         raise UserError("job.labels_column", "only tables have columns: .csv and .tsv files", value=column)
     if file.suffix.lower() in (".yaml", ".yml", ".json"):
         return _document(text, path, file.suffix.lower() == ".json")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def _document(text: str, path: str, is_json: bool) -> Any:
@@ -50,7 +65,7 @@ def _document(text: str, path: str, is_json: bool) -> Any:
 
 
 def _table(text: str, path: str, delimiter: str, column: str | None) -> list[dict[str, str]]:
-    rows = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
     columns = list(rows.fieldnames or [])
     wanted = [column] if column is not None else [name for name in NAMES if name in columns]
     if column is None and not wanted and len(columns) == 1:

@@ -77,9 +77,9 @@ class NamesChoices(Protocol):
 
 @runtime_checkable
 class Fingerprints(Protocol):
-    """A job whose output depends on files: what they hold, in short; None for none."""
+    """A job whose output depends on files: what they hold, in short or as values of the job's keys; None for none."""
 
-    def fingerprint(self) -> str | None: ...
+    def fingerprint(self) -> str | dict[str, Any] | None: ...
 
 
 @runtime_checkable

@@ -247,7 +247,7 @@ def _surfaces(run: Run) -> dict[str, str]:
     from runner.text.labels import read_labels
 
     try:
-        return {choice.name: choice.surface for choice in read_labels(run.config["job"].get("labels"))}
+        return {choice.name: choice.surface for choice in read_labels(run.identity["job"].get("labels"))}
     except UserError:  # a job of the user's own, which may return any
         return {}
 

@@ -131,7 +131,7 @@ def _answer(figures: Preview) -> str:
         return f"up to {count_of(figures['max_tokens'], 'token')} of text"
     names = [f"{escaped(name)} ({count})" for name, count in list(choices.items())[:20]]
     more = f" and {len(choices) - 20:,} more" if len(choices) > 20 else ""
-    return f"one of {', '.join(names)}{more}; every label is scored (in brackets: its tokens)"
+    return f"one of {', '.join(names)}{more}; the model scores them (in brackets: tokens)"
 
 
 def _memory(memory: dict[str, Any] | None, is_fake: bool) -> str:

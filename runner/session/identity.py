@@ -31,8 +31,9 @@ def identity(ready: Prepared) -> dict[str, Any]:
     }
     if conf.engine.think_tokens is not None:  # earlier runs do not have it
         engine["think_tokens"] = conf.engine.think_tokens
+    found = ready.hooks.fingerprints.fingerprint() if ready.hooks.fingerprints else None
     return {
-        "job": said(ready.config.job, plain["job"]),
+        "job": said(ready.config.job, plain["job"]) | (found if isinstance(found, dict) else {}),
         "code": job_code(plain["job"], job_folders(ready.config.config_dir)),
         "prompt": _prompt(ready),
         "dataset": {**DatasetConf.identifying(plain["dataset"]), "fingerprint": ready.source.fingerprint},
@@ -40,7 +41,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
         "engine": engine,
         "calibrate": plain["calibrate"],
         "keep": dict(ready.keep.columns),
-        **_files(ready),
+        **({"files": found} if isinstance(found, str) else {}),
         "seed": conf.seed,
         "date": ready.date,
         **({"made": True} if ready.attempts is not None else {}),
@@ -74,11 +75,6 @@ def scope(ready: Prepared) -> dict[str, Any]:
     model = {name: value for name, value in _model(ready).items() if name in ("backend", "weights")}
     prompt = {name: getattr(conf.prompt, name) for name in ("chat", "stop", "answer_prefix", "thinking_tags")}
     return {"model": model, "max_kv_size": conf.engine.max_kv_size, "prompt": prompt}
-
-
-def _files(ready: Prepared) -> dict[str, Any]:
-    found = ready.hooks.fingerprints.fingerprint() if ready.hooks.fingerprints else None
-    return {"files": found} if found is not None else {}
 
 
 def _answers(ready: Prepared) -> dict[str, Any]:

@@ -66,7 +66,7 @@ SHARING = {
     "divided": tiny_granite,
     "sliding windows": tiny_gemma3,
 }
-CLOSE = 3e-5  # of sums of up to 5 log-probabilities, each with 1e-5
+CLOSE = 1e-5  # of each log-probability; a label's score is the sum of one for each of its tokens
 MANY = Choices((1 + a, 1 + b, *([1 + a] if (a + b) % 3 else [])) for a in range(12) for b in range(12))
 MANY = Choices((*MANY, (1,), (3, 3, 3, 3), (40, 41, 42, 43, 44)))  # beginnings of others, and long ways alone
 
@@ -86,10 +86,17 @@ def plain_scores(model, row, choices):
     return np.array([sum(way) for way in ways])
 
 
+def check_close(scores, want):
+    """As close as 32 bits allow: computed with 64 of them, the plain pass's scores are as far from these."""
+    lengths = np.array([len(choice) for choice in MANY])
+    off = np.abs(np.array(scores) - want) / lengths
+    assert off[np.isfinite(scores)].max() < CLOSE
+
+
 def check_cut(scores, want):
     """All that is scored is right, and all that is likely is scored."""
     scored = np.isfinite(scores)
-    assert scores[scored] == pytest.approx(want[scored], abs=CLOSE, rel=CLOSE / 10)
+    check_close(scores, want)
     assert scored[want >= want.max() + LEAST].all()
     assert int(scores.argmax()) == int(want.argmax())
     return scored.mean()
@@ -113,7 +120,8 @@ def test_scores_are_those_of_a_plain_forward_pass(family):
     done = finish(engine, todo)
     engine.close()
     for i in range(len(rows)):
-        assert done[i, 0].logprobs == pytest.approx(want[i], abs=CLOSE, rel=CLOSE / 10)
+        check_close(done[i, 0].logprobs, want[i])
+        assert np.isfinite(done[i, 0].logprobs).all()
         assert check_cut(np.array(done[i, 1].logprobs), want[i]) < 1  # something was cut
         assert done[i, 2].tokens == written[i]
 
@@ -129,7 +137,8 @@ def test_the_engine_that_copies_scores_like_a_plain_forward_pass(make):
     todo += [Sequence((i, 1), row, 0, choices=MANY, cut=True) for i, row in enumerate(rows)]
     done = finish(engine, todo)
     for i in range(len(rows)):
-        assert done[i, 0].logprobs == pytest.approx(want[i], abs=CLOSE, rel=CLOSE / 10)
+        check_close(done[i, 0].logprobs, want[i])
+        assert np.isfinite(done[i, 0].logprobs).all()
         check_cut(np.array(done[i, 1].logprobs), want[i])
 
 

@@ -46,6 +46,14 @@ def test_chat_has_the_prompt_without_examples_and_the_labels_surface(labelled, c
     assert first[2]["content"] in ("good", "bad")
 
 
+def test_labels_of_a_file_have_their_surfaces_even_if_it_is_gone(folder):
+    (folder / "labels.csv").write_text("name,surface\nham,good\nspam,bad\n")
+    runner.run(["job=label", "job.labels_file=labels.csv", *FAKE, "prompt.user=Mail: {{ text }}", "run_name=filed"])
+    (folder / "labels.csv").unlink()
+    export("filed", "out.jsonl", "--format", "chat")
+    assert {one["messages"][-1]["content"] for one in lines("out.jsonl")} <= {"good", "bad"}
+
+
 def test_alpaca_and_prompt_completion(labelled):
     export("mail", "a.jsonl", "--format", "alpaca")
     export("mail", "p.jsonl", "--format", "prompt-completion")
