@@ -86,9 +86,9 @@ def read_words(path: Path) -> list[str]:
         raise UserError(yaml_problem(error, path)) from error
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from error
-    if not isinstance(found, dict | None):
+    if not isinstance(found, dict):
         raise UserError(f"{path} has no `key: value` lines, such as `job: label`")
-    words = words_of(found or {})
+    words = words_of(found)
     if any(key_of(word) == "resume" for word in words):
         raise UserError(f"{path}: resume is no part of a configuration: give it on the command line")
     return words
@@ -166,6 +166,8 @@ def save(words: Sequence[str], target: str, config_dir: str | None, same: Any) -
     ``same(words)``: the configuration that words give, to compare. UserError for a file that exists, and for what a
     file cannot say.
     """
+    if not Path(target).name:
+        raise UserError(f"--save={target}: give the name of a file, such as my_conf/mail.yaml")
     path = Path(target if target.endswith(SUFFIXES) else f"{target}{SUFFIXES[0]}")
     if path.exists():
         raise UserError(f"{path} exists already: choose another name; nothing was written")

@@ -60,9 +60,21 @@ def test_what_cannot_run_is_not_saved(wrong):
     assert not Path("conf").exists()
 
 
+def test_a_file_without_a_name_is_refused(capsys):
+    before = sorted(Path().iterdir())
+    assert main(["run", "job=generate", *BASE, "--save", ""]) == 2
+    assert "give the name of a file" in capsys.readouterr().err and sorted(Path().iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("- a", "key: value"), ("a: [", "line 1 is not YAML"), ("seed: 1\nseed: 2", "twice"), ("resume: force", "resume")],
+    [
+        ("- a", "key: value"),
+        ("# later\n", "key: value"),
+        ("a: [", "line 1 is not YAML"),
+        ("seed: 1\nseed: 2", "twice"),
+        ("resume: force", "resume"),
+    ],
 )
 def test_a_file_that_is_no_configuration_is_refused(text, said):
     Path("wrong.yaml").write_text(text)
