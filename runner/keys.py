@@ -7,6 +7,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from runner.bare import LATE, Bare, plain
@@ -47,9 +48,14 @@ def key(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def said(conf: Any, values: dict[str, Any]) -> dict[str, Any]:
+def later_keys(conf: Any) -> dict[str, Any]:
+    """The keys of a dataclass that earlier versions do not have, with their defaults."""
+    return {f.name: _default(f) for f in dataclasses.fields(conf) if f.metadata.get("later")}
+
+
+def said(conf: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a dataclass without the defaults of keys that came ``later``."""
-    unsaid = {f.name: _default(f) for f in dataclasses.fields(conf) if f.metadata.get("later")}
+    unsaid = later_keys(conf)
     return {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from runner import keys
+
 STDIN = "-"  # the path that means the standard input
 
 
@@ -48,18 +50,17 @@ class DatasetConf:
     where: str | None = None
     shuffle_seed: int | None = None
     limit: int | None = None
-    key: str | None = None
+    key: str | None = keys.key(None, later=True)
     gold: str | None = None
     classes: list[Any] = field(default_factory=list)  # texts; Any, to see what YAML took for something else
     delimiter: str | None = None
-    document: str | None = None
+    document: str | None = keys.key(None, later=True)
     encoding: str = "utf-8"
 
     @staticmethod
     def identifying(plain: Mapping[str, Any]) -> dict[str, Any]:
-        """What tells data sets apart beside their contents; earlier runs have no ``key`` and no ``document``."""
-        later = ("key", "document")
-        return {name: value for name, value in plain.items() if name != "path" and (name not in later or value)}
+        """What tells data sets apart beside their contents."""
+        return {name: value for name, value in keys.said(DatasetConf, plain).items() if name != "path"}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> DatasetConf:

@@ -53,7 +53,7 @@ class EngineConf:
     top_k: int = key(0, least=0)
     min_p: float = key(0.0, least=0, most=1)
     reasoning_effort: str | None = key(None, among=("low", "medium", "high"))
-    think_tokens: int | None = key(None, least=1)
+    think_tokens: int | None = key(None, least=1, later=True)
     stall_minutes: float = key(15.0, least=0)
     max_restarts: int = key(5, least=0)
 

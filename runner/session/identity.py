@@ -12,11 +12,11 @@ from runner.config.job import job_folders
 from runner.custom.code import job_code
 from runner.data.conf import DatasetConf
 from runner.data.stdin import keep_copy
-from runner.keys import said
+from runner.keys import later_keys, said
 from runner.machine.facts import session_facts
 from runner.session.prepare import Prepared
 
-_LATER = ("join", "template_kwargs", "thinking_tags")  # keys that earlier runs do not have
+_ENGINE = ("max_tokens", "max_kv_size", "temperature", "top_p", "top_k", "min_p", "reasoning_effort", "think_tokens")
 
 
 def identity(ready: Prepared) -> dict[str, Any]:
@@ -25,12 +25,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
     Where the data lie does not count: their fingerprint does.
     """
     plain, conf = ready.config.plain, ready.config.conf
-    engine = {
-        key: plain["engine"][key]
-        for key in ("max_tokens", "max_kv_size", "temperature", "top_p", "top_k", "min_p", "reasoning_effort")
-    }
-    if conf.engine.think_tokens is not None:  # earlier runs do not have it
-        engine["think_tokens"] = conf.engine.think_tokens
+    engine = said(conf.engine, {name: plain["engine"][name] for name in _ENGINE})
     found = ready.hooks.fingerprints.fingerprint() if ready.hooks.fingerprints else None
     return {
         "job": said(ready.config.job, plain["job"]) | (found if isinstance(found, dict) else {}),
@@ -87,8 +82,8 @@ def _answers(ready: Prepared) -> dict[str, Any]:
 
 def _prompt(ready: Prepared) -> dict[str, Any]:
     """The prompt's keys; the structure that it brings along counts elsewhere, where examples lie does not."""
-    prompt = ready.config.plain["prompt"]
-    found = {k: v for k, v in prompt.items() if k not in ("output", "examples_from") and (v or k not in _LATER)}
+    prompt, later = ready.config.plain["prompt"], later_keys(ready.config.conf.prompt)
+    found = {k: v for k, v in prompt.items() if k not in ("output", "examples_from") and (v or k not in later)}
     if (examples := ready.prompter.examples) is None:
         return found
     chosen = {k: v for k, v in prompt["examples_from"].items() if v is not None and k != "path"}

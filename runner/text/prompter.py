@@ -26,7 +26,7 @@ from typing import Any
 
 import jinja2
 
-from runner import sequences
+from runner import keys, sequences
 from runner.text.channels import Answer, Channels
 from runner.text.chat.conversation import Conversations
 from runner.text.chat.marks import Marks, map_strings, plain, strings, unmarked
@@ -77,10 +77,10 @@ class PromptConf:
     chat: bool = True
     separator: str = "\n\n"
     answer_prefix: str = ""
-    join: bool = False
+    join: bool = keys.key(False, later=True)
     stop: list[str] = field(default_factory=list)
-    template_kwargs: Any = None  # a dict; as dict, it could have no keys
-    thinking_tags: list[str] = field(default_factory=list)
+    template_kwargs: Any = keys.key(None, later=True)  # a dict; as dict, it could have no keys
+    thinking_tags: list[str] = keys.key([], later=True)
     output: StructureConf = field(default_factory=StructureConf)
 
 
@@ -322,8 +322,8 @@ class Prompter:
         examples = len(self.conf.examples) + (self.examples.conf.k if self.examples else 0)
         refusal = self.refusal([*system, *(["user", "assistant"] * examples), "user"])
         if refusal:
-            keys = "prompt.system, prompt.examples" if self._system or examples else "prompt.chat"
-            raise UserError(keys, f"the model's chat template refuses such a conversation: {refusal}")
+            blamed = "prompt.system, prompt.examples" if self._system or examples else "prompt.chat"
+            raise UserError(blamed, f"the model's chat template refuses such a conversation: {refusal}")
 
     def _check_example(self, name: str, example: Mapping[str, Any], variables: set[str]) -> None:
         missing = sorted(self._user.needs - example.keys() - variables)
