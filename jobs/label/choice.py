@@ -10,6 +10,7 @@ from statistics import mean
 import pyarrow as pa
 
 from jobs.label.match import Matcher
+from jobs.label.questions import Asked
 from runner.text.questions.question import Question
 from runner.types import Columns, Completion, Request, RowError
 
@@ -17,7 +18,7 @@ TOP = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float64())]
 
 
 @dataclass
-class Decided:
+class Decided(Asked):
     """What scored and written labels have in common: a confidence, below ``abstain_below`` no label."""
 
     question: Question
@@ -29,10 +30,6 @@ class Decided:
         abstained = {"abstained": pa.bool_()} if self.abstain_below is not None else {}
         beside = {"confidence": pa.float64(), **abstained}
         return {self.question.column: pa.string(), **{self.question.beside(name): t for name, t in beside.items()}}
-
-    def again(self, answers: list[Completion]) -> dict[int, Request]:
-        """The requests to ask once more, by place: none, whatever the answers."""
-        return {}
 
     def decide(self, label: str, confidence: float, details: Columns) -> Columns:
         """The output columns, the label left out if the confidence is too low."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from jobs.label.questions import Asked
 from runner.loop.retrying import redrawn
 from runner.text.questions.question import Question
 from runner.text.structure import structure_of
@@ -13,7 +14,7 @@ from runner.types import GREEDY, Columns, Completion, Request, RowError
 
 
 @dataclass
-class Filled:
+class Filled(Asked):
     """One request whose answer follows the question's schema; asked again, once, where it was cut off or is invalid."""
 
     question: Question

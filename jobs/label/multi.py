@@ -47,12 +47,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from jobs.label.choice import normalise
+from jobs.label.questions import Asked
 from runner.text.questions.question import Question
 from runner.types import Columns, Completion, Request
 
 
 @dataclass
-class Several:
+class Several(Asked):
     """A request a label, scored yes or no. ``biases``: what a prior takes off the two scores of each."""
 
     question: Question
@@ -72,10 +73,6 @@ class Several:
         beside = {"confidence": pa.float64(), "probabilities": by_label}
         answer = {self.question.column: pa.list_(pa.string())}
         return answer | {self.question.beside(name): kind for name, kind in beside.items()}
-
-    def again(self, answers: list[Completion]) -> dict[int, Request]:
-        """The requests to ask once more, by place: none, whatever the answers."""
-        return {}
 
     def probabilities(self, answers: list[Completion]) -> list[float]:
         """Of yes, label by label."""

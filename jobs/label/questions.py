@@ -76,8 +76,8 @@ class Asked(Protocol):
         ...
 
     def again(self, answers: list[Completion]) -> dict[int, Request]:
-        """The requests to ask once more, by place."""
-        ...
+        """The requests to ask once more, by place; none unless a kind of question says so."""
+        return {}
 
     def read(self, answers: list[Completion]) -> Columns:
         """The output columns for the answers; RowError if they are none."""

@@ -28,12 +28,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from jobs.label.choice import normalise
+from jobs.label.questions import Asked
 from runner.text.questions.question import Question
 from runner.types import Columns, Completion, Request
 
 
 @dataclass
-class Level:
+class Level(Asked):
     """Levels scored in one request. ``longer``: for each level those that go on where it ends, in tokens."""
 
     question: Question
@@ -52,10 +53,6 @@ class Level:
         by_level = pa.struct([(name, number) for name in question.names])
         beside = {"expected": number, "spread": number, "confidence": number, "probabilities": by_level}
         return {question.column: plain} | {question.beside(name): kind for name, kind in beside.items()}
-
-    def again(self, answers: list[Completion]) -> dict[int, Request]:
-        """The requests to ask once more, by place: none, whatever the answers."""
-        return {}
 
     def take_tokens(self, levels: Sequence[tuple[int, ...]]) -> None:
         """Learn from the levels' tokens which of them begin others."""
