@@ -14,8 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.patterns import pattern
-from runner.text.schema.check import ANNOTATIONS, SchemaCheck, read_json, schema_problem
+from runner.text.schema.check import ANNOTATIONS, SchemaCheck, ecma, read_json, schema_problem
 from runner.text.schema.columns import Column, column_of
 from runner.text.schema.dialects import modern
 from runner.text.schema.files import read_schema_file
@@ -246,7 +245,7 @@ def _check_schema(key: str, schema: dict[str, Any]) -> None:
             *(("patternProperties", one) for one in node.get("patternProperties", ())),
         ):
             try:
-                pattern(text)
+                ecma(text)
             except ValueError as problem:
                 raise UserError(key, f"the keyword {f'{path}.{word}'.lstrip('.')}: {problem}") from problem
         digits = Decimal(str(node.get("multipleOf", 1))).normalize().as_tuple().digits
@@ -269,6 +268,7 @@ def _problem(body: str) -> str | None:
     if not wrong:
         return None
     message = re.sub(r"\s*\n\s*\d+ \| .*", "", str(messages[0]), flags=re.DOTALL)  # the grammar follows
+    message = re.sub(r": Regex is empty: .*", ": no text meets it all", message, flags=re.DOTALL)
     message = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", message)
     return " ".join(message.split())
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from runner.patterns import pattern
+from runner.patterns import Pattern, pattern
+from runner.text.schema.formats import PATTERNS
 
-_TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?([zZ]|[-+]([01][0-9]|2[0-3]):[0-5][0-9])")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_ATOM = re.compile(r"\\.|\[\^?\]?|.", re.DOTALL)
+_ASCII = {  # what stands for letters and digits in ECMA-262, as ranges of a set; white space is Unicode's there, too
+    r"\w": "0-9A-Za-z_",
+    r"\d": "0-9",
+    r"\W": r"\x00-\x2f\x3a-\x40\x5b-\x5e\x60\x7b-\U0010ffff",
+    r"\D": r"\x00-\x2f\x3a-\U0010ffff",
+}
 _MOST = 200  # characters of a message
 ANNOTATIONS = ("title", "description", "default", "examples", "$comment", "deprecated", "readOnly", "writeOnly")
 
@@ -70,15 +75,26 @@ def schema_problem(schema: Mapping[str, Any]) -> tuple[list[Any], str] | None:
 
 
 @cache
+def ecma(text: str) -> Pattern:
+    r"""A schema's pattern: ``\w`` and ``\d`` are ASCII, as grammars have it. ValueError, saying why, if it is none."""
+    pattern(text)
+    parts, in_set = [], False
+    for atom in _ATOM.findall(text):
+        ranges = _ASCII.get(atom, atom)
+        parts.append(ranges if in_set or ranges == atom else f"[{ranges}]")
+        in_set = atom != "]" if in_set else atom[0] == "["
+    return pattern("".join(parts))
+
+
+@cache
 def _validator() -> tuple[Any, Any]:
     """A class of validators, and its formats. Patterns are bounded in time; decimals are what they say."""
     from jsonschema import Draft202012Validator, FormatChecker
     from jsonschema.validators import extend
 
     formats = FormatChecker(("ipv4", "ipv6", "uuid"))
-    formats.checks("date", ValueError)(_is_date)
-    formats.checks("time", ValueError)(_is_time)
-    formats.checks("date-time", ValueError)(_is_date_time)
+    for form, text in PATTERNS.items():
+        formats.checks(form)(partial(_is_in, re.compile(text.replace("$", r"\Z"))))
     more = {
         "pattern": _check_pattern,
         "patternProperties": _check_pattern_properties,
@@ -88,31 +104,21 @@ def _validator() -> tuple[Any, Any]:
     return extend(Draft202012Validator, more), formats
 
 
-def _is_date(value: object) -> bool:
-    return not isinstance(value, str) or (bool(_DATE.fullmatch(value)) and bool(datetime.date.fromisoformat(value)))
-
-
-def _is_time(value: object) -> bool:
-    return not isinstance(value, str) or _TIME.fullmatch(value) is not None
-
-
-def _is_date_time(value: object) -> bool:
-    if not isinstance(value, str):
-        return True
-    return value[10:11] in ("T", "t") and _is_date(value[:10]) and _is_time(value[11:])
+def _is_in(form: re.Pattern[str], value: object) -> bool:
+    return not isinstance(value, str) or form.match(value) is not None
 
 
 def _check_pattern(validator: Any, text: str, value: Any, schema: Any) -> Iterator[Any]:
     from jsonschema import ValidationError
 
-    if isinstance(value, str) and not pattern(text).search(value):
+    if isinstance(value, str) and not ecma(text).search(value):
         yield ValidationError(f"{value!r} does not match {text!r}")
 
 
 def _check_pattern_properties(validator: Any, patterns: Mapping[str, Any], value: Any, schema: Any) -> Iterator[Any]:
     for text, inner in patterns.items() if isinstance(value, dict) else ():
         for name, one in value.items():
-            if pattern(text).search(name):
+            if ecma(text).search(name):
                 yield from validator.descend(one, inner, path=name, schema_path=text)
 
 
@@ -122,7 +128,7 @@ def _check_additional_properties(validator: Any, inner: Any, value: Any, schema:
     for name, one in value.items() if isinstance(value, dict) else ():
         if name in schema.get("properties", {}):
             continue
-        if any(pattern(text).search(name) for text in schema.get("patternProperties", ())):
+        if any(ecma(text).search(name) for text in schema.get("patternProperties", ())):
             continue
         if inner is False:
             yield ValidationError(f"there is no property {name!r} in the schema")

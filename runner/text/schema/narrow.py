@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from runner.text.schema.formats import PATTERNS
 from runner.text.schema.nodes import components, implied_type, kinds, target
 
 SAFE = 2**53 - 1  # the integers that every JSON reader takes exactly (RFC 8259, section 6)
@@ -83,7 +84,11 @@ class Narrowing:
     def _widened(self, made: dict[str, Any]) -> dict[str, Any]:
         """Without what grammars cannot follow."""
         is_text = "string" in kinds(made) or not kinds(made)
-        if is_text and isinstance(form := made.get("format"), str) and not self.is_known(form):
+        form = made.get("format") if is_text else None
+        if form in PATTERNS:
+            del made["format"]
+            made["allOf"] = [*made.get("allOf", ()), {"pattern": PATTERNS[form]}]
+        elif isinstance(form, str) and not self.is_known(form):
             self.wider.append(("format", form))
             del made["format"]
         for word in ("unevaluatedProperties", "unevaluatedItems"):
