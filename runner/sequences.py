@@ -17,7 +17,8 @@ class Sequence:
     ``cut`` those that are unlikely from their beginning on need not be (``runner.text.choices.Walk``), and only the
     ``top`` likeliest are returned one by one (None: all).
     ``boundaries`` are ascending token counts, each < len(tokens), at which a KV snapshot is worth keeping; the planner
-    fills them in. ``grammar`` (Lark, in llguidance's dialect) is what the generated tokens must follow. ``stop``: texts
+    fills them in. ``ahead``: so many of the first tokens begin what the row may ask later, too; a snapshot of them is
+    held for that. ``grammar`` (Lark, in llguidance's dialect) is what the generated tokens must follow. ``stop``: texts
     of its own that end the answer, for whoever tells an engine when to stop.
     """
 
@@ -32,6 +33,7 @@ class Sequence:
     mean_logprob: bool = False
     top_logprobs: int | None = None
     boundaries: tuple[int, ...] = ()
+    ahead: int = 0
     grammar: str | None = None
     stop: tuple[str, ...] = ()
 
@@ -68,11 +70,12 @@ class Costs(NamedTuple):
     """What sharing a prefix costs, in prompt tokens that the same model could compute by itself in that time.
 
     ``snapshot`` once, a short forward pass of its own; ``level`` for every token computed behind it, one more part of
-    attention to merge. Engines measure it.
+    attention to merge. Engines measure it. ``holds``: whether snapshots are held for later requests of a row.
     """
 
     snapshot: float = 64.0
     level: float = 0.02
+    holds: bool = False
 
 
 class Gauge(NamedTuple):

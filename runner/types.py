@@ -164,11 +164,11 @@ class Request:
 
     ``mean_logprob`` asks for the completion's value of that name, which is computed on request only.
     ``top_logprobs`` asks for the completion's ``tokens``, each with as many alternatives (0: none); None: not asked.
-
     ``grammar``: rules that the answer must follow in place of the run's (``runner.text.structure.Structure.body``).
 
     ``retry`` marks a question asked again because its last answer would not do; the row's ``usage`` counts them.
     ``once``: it is not to be asked again, whatever the answer; ``max_tokens`` is then a limit that holds.
+    ``later``: some that the row may ask afterwards; what all prompts begin with is held for them, if memory lasts.
 
     Raises ValueError for ``max_tokens`` below 1, for no choices, and for an empty one.
     """
@@ -190,6 +190,7 @@ class Request:
     raw: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
+    later: tuple[Request, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:

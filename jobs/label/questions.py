@@ -37,8 +37,8 @@ first, and the question behind it. ``rowmill preview`` says how much is shared.
 ``where`` asks a question only where earlier ones have certain answers: ``{tone: angry}``, ``{tone: [angry, neutral]}``,
 or a filter as ``rowmill help dataset`` describes it, over the columns of the questions before: ``tone == angry and
 tone_confidence >= 0.8``, ``urgency <= 2``. Of several labels, one has to be the one named. Elsewhere the question's
-columns are null, and nothing is computed for it. What depends on answers is asked when these are known: for each such
-round, a row's text is computed once more.
+columns are null, and nothing is computed for it. What depends on answers is asked when these are known; until then,
+what is computed of a row's text is held in memory, if there is enough of it.
 
 A question's columns are its name and, behind it, what is known of the answer:
 
@@ -56,6 +56,7 @@ with an answer that is still not valid is an error row.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -108,9 +109,11 @@ class Questions:
     def steps(self) -> Steps:
         """All questions that can be asked together, then those that depend on their answers."""
         found: Columns = dict.fromkeys(self.columns)
-        for asked in self.rounds:
+        for at, asked in enumerate(self.rounds):
             now = [one for one in asked if self._applies(one.question, found)]
             requests = [request for one in now for request in one.requests]
+            if later := [request for some in self.rounds[at + 1 :] for one in some for request in one.requests]:
+                requests = [replace(request, later=(later[0], later[-1])) for request in requests]
             answers = []
             if len(requests) == 1:
                 answers = [(yield requests[0])]

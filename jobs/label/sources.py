@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from runner.data.cells import values
 from runner.data.gold import gold_members, gold_values
+from runner.loop.requests import shared_tokens
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, Question
 from runner.types import Example, Request, RowError, UnreadableCell, UserError
 from runner.words import did_you_mean
@@ -143,8 +144,4 @@ def _stands_before(source: DataSource, prompter: Prompter, requests: list[Reques
         other = prompter.render(requests[0], rows[1])
     except RowError:
         return False
-    return here not in (there, other) and _shared(here, there) <= _shared(here, other)
-
-
-def _shared(one: list[int], other: list[int]) -> int:
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return here not in (there, other) and shared_tokens(here, there) <= shared_tokens(here, other)

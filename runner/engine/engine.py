@@ -66,7 +66,7 @@ class BatchEngine:
         self.stopped = stopped
         self.grammars = grammars or Grammars()
         self.growth = Growth(batch_size, max(batch_size, most or 0))
-        self.costs = costs or Costs()
+        self.costs = (costs or Costs())._replace(holds=True)
         self.work = Work()
         streams = min(streams, batch_size)
         prefill = max(1, prefill_tokens // streams)
@@ -154,6 +154,7 @@ class BatchEngine:
             elif self._make_room(batch, sequence):
                 prefix, cached = self.snapshots.prefix(sequence)
                 self.work.prefilled += (prefix.end if prefix else 0) - cached
+                self.snapshots.join(sequence)
                 lane = batch.join(sequence, prefix, cached, self.grammars.start(sequence))
                 if lane.over:  # the grammar has one text only, or its beginning fills the room
                     refused.append(self._end(lane, lane.over))
@@ -186,6 +187,9 @@ class BatchEngine:
         left = spare - sum(other.kv_bytes for other in others)
         if batch.make_room(sequence, islice(self.waiting, batch.size), min(spare // len(self.batches), left)):
             return True
+        if self.snapshots.held:
+            self.snapshots.held.clear()
+            return self._make_room(batch, sequence)
         if self.lanes:
             return False
         for other in others:
@@ -213,6 +217,8 @@ class BatchEngine:
 
     def _end(self, lane: Lane, reason: str) -> Generation:
         lane.ended = True
+        if lane.sequence.ahead:
+            self.snapshots.hold(lane.sequence, lane.prefix, 2 * self.batch_size)
         matching = lane.matching
         if reason == "error" and matching is not None:
             return Generation(lane.sequence.key, finish_reason="error", error=f"{BAD_GRAMMAR}: {matching.problem}")

@@ -41,6 +41,7 @@ class Hand:
     flying: dict[Key, Dealt] = field(default_factory=dict)
     work: float = 0.0  # of both
     path: tuple[int, ...] = ()  # the prefixes of what it was dealt last
+    held: dict[int, None] = field(default_factory=dict)  # prefixes that it keeps for later requests of a row
     done: float = 0.0  # recently, of ``rows`` sequences in ``busy_s`` seconds
     rows: float = 0.0
     busy_s: float = 0.0
@@ -54,6 +55,12 @@ class Hand:
     def rows_per_s(self) -> float:
         """What it answers in a second of work, 0 as long as that is not known."""
         return self.rows / self.busy_s if self.busy_s else 0.0
+
+    def hold(self, path: tuple[int, ...]) -> None:
+        """It answered a request whose row may ask more, behind these prefixes; those of long ago are gone."""
+        self.held = {**{one: None for one in self.held if one not in path}, **dict.fromkeys(path)}
+        for one in list(self.held)[: -2 * THERE * self.slots]:
+            del self.held[one]
 
     def saw(self, rows: int, work: float, seconds: float) -> None:
         """It did so much in a time in which it was at work."""
@@ -174,6 +181,8 @@ class Deal:
             rows += 1
             self.lonely.discard(generation.key)
             work += dealt.work
+            if dealt.sequence.ahead:
+                hand.hold(dealt.path)
             if dealt.sequence.choices is None:
                 self._answer += 0.02 * (len(generation.tokens) - self._answer)
             if self.asked.pop(generation.key, None) is not None:
@@ -264,7 +273,7 @@ class Deal:
 def _missing(one: Dealt, hand: Hand) -> float:
     """The tokens of its prefixes that the seat does not hold."""
     boundaries = one.sequence.boundaries
-    if not one.path or one.path == hand.path:
+    if not one.path or one.path == hand.path or one.path[-1] in hand.held:
         return 0.0
     held = 0
     for mine, theirs, end in zip(one.path, hand.path, boundaries, strict=False):

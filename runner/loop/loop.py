@@ -12,7 +12,7 @@ from runner.checkpoint.records import Output, Record
 from runner.checkpoint.store import Store
 from runner.loop.feed import Feed
 from runner.loop.plan import Plan
-from runner.loop.requests import Defaults, digest_of, sequence_of
+from runner.loop.requests import Defaults, digest_of, sequence_of, shared_tokens
 from runner.loop.task import Task
 from runner.sequences import Engine, Generation, Sequence
 from runner.text.prompter import Prompter
@@ -163,6 +163,7 @@ class Loop:
             wanted, replayed, stale = self._recall(requests)
             if stale:
                 self.store.forget(stale)
+            self._look_ahead(requests, wanted)
             self._wait(wanted)
             asked = [(task, task.answer(number, completion)) for task, number, completion in replayed]
             requests = [(task, number, request) for task, new in asked for number, request in new]
@@ -188,6 +189,18 @@ class Loop:
             if sequence is not None and digest is not None:
                 wanted.append((sequence, digest))
         return wanted, replayed, stale
+
+    def _look_ahead(self, requests: list[Asked], wanted: list[tuple[Sequence, bytes]]) -> None:
+        """Find how much of each prompt is that of a later request of its row, too."""
+        later = {(task.index, number): (task.row, one.later) for task, number, one in requests if one.later}
+        found = [(one, *later[one.key]) for one, _ in wanted if one.key in later]
+        distinct = {(one.key[0], id(request)): (request, row) for one, row, some in found for request in some}
+        prompts = dict(zip(distinct, self._render([*distinct.values()]), strict=True))
+        for sequence, _, some in found:
+            others = [prompts[sequence.key[0], id(request)] for request in some]
+            sequence.ahead = min(
+                0 if isinstance(one, RowError) else shared_tokens(sequence.tokens, one) for one in others
+            )
 
     def _wait(self, wanted: list[tuple[Sequence, bytes]]) -> None:
         first: dict[bytes, Sequence] = {}

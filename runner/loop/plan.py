@@ -3,7 +3,7 @@
 Sorted token ids are the prefix trie in depth-first order: neighbours share the most. The pool is swept in that order
 like a lift that starts again at the bottom; sequences that arrive join it, at the latest when half of those that wait
 are new. Within one prefix, the older ones come first, and of these the longest: neighbours are of similar length, and
-no long one is left for the end.
+no long one is left for the end. A request that its row announced comes next, while the engine holds what it shares.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from runner.sequences import Costs, Sequence
 
 TOKEN_BYTES = 4
 MOST_SEEN = 100_000  # prefixes that are remembered to have been taken: some 10 MB
+MOST_HELD = 10_000  # rows whose later requests are awaited: far more than an engine holds prefixes of
+OTHER = b"\xff" * TOKEN_BYTES  # no token's key
+EXPECTED = -1  # the age of a request that may come
 _KEY, _AGE, _WORK = map(itemgetter, range(3))
 
 
@@ -68,6 +71,8 @@ class Plan:
         self.tokens = 0  # waiting
         self._count = 0
         self._new: list[Waiting] = []
+        self._next: deque[Waiting] = deque()  # before all others
+        self._held: dict[int, list[tuple[int, tuple[int, ...]]]] = {}  # by row: prefixes, as hash and boundaries
         self._groups: deque[Group] = deque()
         self._last = Group(b"", ())
         self._age = 0
@@ -77,13 +82,16 @@ class Plan:
         return self._count
 
     def add(self, sequences: list[Sequence]) -> None:
-        """Let sequences wait. Later requests of a row join at once if their prefix is the one being taken."""
+        """Let sequences wait. Later requests of a row join at once if their prefix is held or the one being taken."""
         for sequence in sequences:
             tokens = len(sequence.tokens)
             work = tokens + (0 if sequence.choices else sequence.max_tokens)
             waiting = Waiting(sort_key(sequence.tokens), self._age, work, sequence)
             self.tokens += tokens
-            if sequence.key[1] and self._last.key and waiting.key.startswith(self._last.key):
+            if sequence.key[1] and (boundaries := self._awaited(waiting)):
+                sequence.boundaries = boundaries
+                self._next.append(waiting)
+            elif sequence.key[1] and self._last.key and waiting.key.startswith(self._last.key):
                 self._current().members.append(waiting)
             else:
                 self._new.append(waiting)
@@ -93,17 +101,14 @@ class Plan:
         """The next ``count`` sequences, or all that wait; sets their ``boundaries``."""
         taken: list[Sequence] = []
         while len(taken) < count and self._count:
-            if 2 * len(self._new) >= self._count:
-                self._plan()
-            self._last = group = self._groups[0]
-            sequence = group.members.popleft().sequence
-            sequence.boundaries = _inside(group.boundaries, len(sequence.tokens))
-            self._account(group.key, sequence)
+            one = self._next.popleft() if self._next else self._planned()
+            sequence = one.sequence
+            if sequence.ahead:
+                self._await(one)
+            self._account(one.key, sequence)
             taken.append(sequence)
             self._count -= 1
             self.tokens -= len(sequence.tokens)
-            if not group.members:
-                self._groups.popleft()
         return taken
 
     def serve(self, tokens: int) -> None:
@@ -111,6 +116,34 @@ class Plan:
         self.taken += tokens
         self.shareable += tokens
         self.served += tokens
+
+    def _planned(self) -> Waiting:
+        """The next one in the order of the plan."""
+        if 2 * len(self._new) >= self._count:
+            self._plan()
+        self._last = group = self._groups[0]
+        one = group.members.popleft()
+        one.sequence.boundaries = _inside(group.boundaries, len(one.sequence.tokens))
+        if not group.members:
+            self._groups.popleft()
+        return one
+
+    def _await(self, one: Waiting) -> None:
+        """Remember what the engine holds for the row's later requests, the longest prefix first."""
+        row, boundaries = one.sequence.key[0], one.sequence.boundaries
+        self._held.pop(row, None)
+        ends = [end for end, boundary in enumerate(boundaries, 1) if boundary <= one.sequence.ahead]
+        if held := [(_hash(one.key, boundaries[end - 1]), boundaries[:end]) for end in reversed(ends)]:
+            self._held[row] = held
+            if len(self._held) > MOST_HELD:
+                del self._held[next(iter(self._held))]
+
+    def _awaited(self, one: Waiting) -> tuple[int, ...]:
+        """The boundaries of what is held for it, as far as it begins with that."""
+        for prefix, boundaries in self._held.get(one.sequence.key[0], ()):
+            if boundaries[-1] < len(one.sequence.tokens) and _hash(one.key, boundaries[-1]) == prefix:
+                return boundaries
+        return ()
 
     def _current(self) -> Group:
         """The group that was taken from last, reopened if it was empty."""
@@ -120,7 +153,10 @@ class Plan:
 
     def _plan(self) -> None:
         """Sort all that wait into groups, the lift going on from where it is."""
-        waiting = sorted([*self._new, *(one for group in self._groups for one in group.members)], key=_KEY)
+        waiting = [*self._new, *(one for group in self._groups for one in group.members)]
+        if self.costs.holds:
+            waiting += _expected(waiting)
+        waiting.sort(key=_KEY)
         groups: dict[bytes, Group] = {}
         planned = plan_boundaries([one.key for one in waiting], [one.work for one in waiting], self.costs)
         group: Group | None = None
@@ -128,12 +164,13 @@ class Plan:
             if group is None or boundaries is not group.boundaries:  # neighbours in a group have the very same tuple
                 prefix = one.key[: boundaries[-1] * TOKEN_BYTES] if boundaries else b""
                 group = groups.setdefault(prefix, Group(prefix, boundaries))
-            group.members.append(one)
+            if one.age != EXPECTED:
+                group.members.append(one)
         for group in groups.values():
             group.members = deque(sorted(sorted(group.members, key=_WORK, reverse=True), key=_AGE))
         ahead = sorted(groups)
         place = bisect_left(ahead, self._last.key)
-        self._groups = deque(groups[key] for key in ahead[place:] + ahead[:place])
+        self._groups = deque(groups[key] for key in ahead[place:] + ahead[:place] if groups[key].members)
         self._new.clear()
         self._age += 1
 
@@ -141,7 +178,7 @@ class Plan:
         self.taken += len(sequence.tokens)
         start = 0
         for boundary in sequence.boundaries:
-            prefix = hash(key[: boundary * TOKEN_BYTES])
+            prefix = _hash(key, boundary)
             if prefix in self._seen:
                 self.shareable += boundary - start
             elif len(self._seen) == MOST_SEEN:
@@ -150,9 +187,23 @@ class Plan:
             start = boundary
 
 
+def _expected(waiting: list[Waiting]) -> list[Waiting]:
+    """For each row that may ask more one request that shares what it announced, and then differs from all others."""
+    ahead = {one.sequence.key[0]: one for one in waiting if one.sequence.ahead}
+    return [
+        Waiting(one.key[: one.sequence.ahead * TOKEN_BYTES] + OTHER, EXPECTED, one.work, one.sequence)
+        for one in ahead.values()
+    ]
+
+
 def _inside(boundaries: tuple[int, ...], tokens: int) -> tuple[int, ...]:
     """Those before the last of so many tokens."""
     return boundaries if not boundaries or boundaries[-1] < tokens else tuple(b for b in boundaries if b < tokens)
+
+
+def _hash(key: bytes, tokens: int) -> int:
+    """Of so many of its first tokens."""
+    return hash(key[: tokens * TOKEN_BYTES])
 
 
 def sort_key(tokens: list[int]) -> bytes:

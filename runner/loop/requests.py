@@ -78,6 +78,11 @@ def _grammar(request: Request, defaults: Defaults) -> AnswerGrammar | None:
     return defaults.grammars(request.grammar)
 
 
+def shared_tokens(one: list[int], other: list[int]) -> int:
+    """How many of their first tokens two prompts share."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
 def digest_of(sequence: Sequence) -> bytes:
     """What identical requests share, and no others; one whose draws are its own has one of its own."""
     asked = _asked(

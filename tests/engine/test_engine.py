@@ -212,6 +212,34 @@ def test_memory_for_kv_stays_in_its_bounds(resident, plain):
         assert done[i, 0].tokens == one_by_one(plain, row, 30)
 
 
+@pytest.mark.parametrize("is_tight", [False, True])
+def test_what_a_row_may_ask_later_finds_its_text_computed_as_long_as_memory_lasts(resident, plain, is_tight):
+    texts = prompts(4, 3, 0, longest=2)
+    texts = [[*text, *(1 + (7 * i + at) % 90 for at in range(30))] for i, text in enumerate(texts)]
+    bound = resident.slot_bytes(48) + 31 * resident.token_bytes if is_tight else 1 << 30
+    engine = BatchEngine(resident, {END}, kv_bytes=bound, batch_size=8)
+    asked = [Sequence((i, 0), [*text, 3], 3, boundaries=(31,), ahead=31) for i, text in enumerate(texts)]
+    later = [Sequence((i, 1), [*text, 4], 3, boundaries=(31,)) for i, text in enumerate(texts)]
+    done = finish(engine, asked)
+    held = engine.snapshots.nbytes
+    done |= finish(engine, later)
+    for sequence in (*asked, *later):
+        assert done[sequence.key].tokens == one_by_one(plain, sequence.tokens, 3)
+    found = [done[one.key].cached_tokens for one in later]
+    assert found == [31] * 3 if not is_tight else held <= bound
+    finish(engine, sequences(prompts(5, 1, 0), 1))
+    assert not engine.snapshots.held and not engine.snapshots.nbytes
+
+
+def test_what_no_request_comes_for_is_let_go_after_two_batches(resident):
+    engine = BatchEngine(resident, {END}, batch_size=2)
+    finish(engine, [Sequence((100, 0), [*range(1, 40)], 2, boundaries=(30,), ahead=30)])
+    for others, held in ((4, True), (1, False)):
+        finish(engine, sequences(prompts(others, others, 0), 1))
+        engine.snapshots.keep(Sequence((9, 0), [1], 1), ())
+        assert bool(engine.snapshots.nbytes) == held
+
+
 def test_a_bound_on_memory_changes_no_token_and_ends_with_the_engine(plain, resident):
     before = mx.set_memory_limit(1 << 40)
     rows = prompts(3, 6, 5)

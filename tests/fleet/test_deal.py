@@ -154,3 +154,21 @@ def test_a_row_alone_is_at_no_other_seat():
     deal.alone("a", one)
     assert deal.take("b") == []
     assert deal.leave("a") == [one]
+
+
+def test_what_a_row_asks_later_goes_to_the_seat_that_holds_its_text():
+    deal, seats = Deal(), {}
+    for name in ("a", "b"):
+        deal.join(name, 8)
+    deal.add([Sequence((row, 0), [row] * 111, 5, boundaries=tuple([100] * 1), ahead=100) for row in range(16)])
+    for name in ("a", "b"):
+        taken = deal.take(name, 8)
+        seats |= {one.key[0]: name for one in taken}
+        deal.end(name, answers(taken), 1.0)
+    rows = sorted(seats, key=lambda row: (row % 8, seats[row] == "a"))  # by turns: both have as much to do
+    deal.add([Sequence((row, 1), [*[row] * 100, 7], 5, boundaries=tuple([100] * 1)) for row in rows])
+    for name in ("a", "b"):
+        assert {seats[one.sequence.key[0]] for one in deal.hands[name].waiting} == {name}
+    for row in range(100):
+        deal.hands["a"].hold((row,))
+    assert len(deal.hands["a"].held) == 32

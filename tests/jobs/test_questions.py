@@ -362,13 +362,18 @@ def test_scores_are_those_of_a_plain_forward_pass(tiny_model_folder, tmp_path):
     import mlx.core as mx
     from mlx_lm.utils import load
 
-    write_rows(tmp_path / "rows.jsonl", count=6)
+    texts = [f"mail {i} about " + "tea and rain, " * 10 for i in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     words = ["dataset=jsonl", f"dataset.path={tmp_path}/rows.jsonl", f"output.dir={tmp_path}", "engine.backend=cpu"]
     questions = "[{name: t, labels: [ab, q], multi: true}, {name: s, scale: [8, 12], where: 't_confidence >= 0'}]"
     prompt = 'prompt.user="{{ text }} is it {% if label %}{{ label.surface }}{% endif %}?"'
     words += [f"model.path={tiny_model_folder}", "prompt.chat=false", "run_name=scored"]
-    run(["job=label", f"job.questions={questions}", prompt, *words])
+    figures = run(["job=label", f"job.questions={questions}", prompt, *words])
     model, tokenizer = load(str(tiny_model_folder))
+    own = [len(tokenizer.encode(" is it ")) + 3] * 3  # of each request, as two ask about labels and one about the level
+    assert figures["prompt_tokens"] - figures["cached_tokens"] <= sum(
+        len(tokenizer.encode(t)) + sum(own) for t in texts
+    )
 
     def score(text, choice):
         ids, more = tokenizer.encode(text), tokenizer.encode(choice)

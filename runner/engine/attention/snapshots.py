@@ -23,6 +23,8 @@ class Snapshots:
         self.streams = streams
         self.chunk = chunk
         self.segments: dict[tuple[Segment | None, tuple[int, ...]], Segment] = {}
+        self.held: dict[int, tuple[Segment, int]] = {}  # by row, for its later requests: until so many have joined
+        self.joined = 0
 
     @property
     def nbytes(self) -> int:
@@ -54,13 +56,28 @@ class Snapshots:
             prefix = self._build(prefix, sequence.tokens[prefix.end if prefix else 0 : boundary])
         return prefix, cached
 
+    def hold(self, sequence: Sequence, prefix: Segment | None, most: int) -> None:
+        """Keep what later requests of its row share with a sequence, until ``most`` others have joined."""
+        held = [one for one in (prefix.chain() if prefix else ()) if one.end <= sequence.ahead]
+        if held:
+            self.held[sequence.key[0]] = held[-1], self.joined + most
+
+    def join(self, sequence: Sequence) -> None:
+        """A sequence has joined; with the last ones of its row nothing more is held for that."""
+        self.joined += 1
+        if not sequence.ahead:
+            self.held.pop(sequence.key[0], None)
+        self.held = {row: one for row, one in self.held.items() if one[1] >= self.joined}
+
     def keep(self, sequence: Sequence, used: Iterable[Segment | None]) -> None:
-        """Drop all segments but those on the paths of the sequence and of ``used``."""
-        kept = {one for prefix in used if prefix for one in prefix.chain()} | set(self.path(sequence))
+        """Drop all segments but those on the paths of the sequence and of ``used``, and those that are held."""
+        prefixes = [*used, *(segment for segment, _ in self.held.values())]
+        kept = {one for prefix in prefixes if prefix for one in prefix.chain()} | set(self.path(sequence))
         self.segments = {key: segment for key, segment in self.segments.items() if segment in kept}
 
     def clear(self) -> None:
         self.segments.clear()
+        self.held.clear()
 
     def _build(self, parent: Segment | None, tokens: list[int]) -> Segment:
         segment = Segment(parent)
