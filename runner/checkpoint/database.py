@@ -6,10 +6,9 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,13 @@ from runner.types import EXIT_CANNOT_RUN, UserError
 
 DATABASE = "run.db"
 IDENTITY = "identity.json"  # a copy of the one in the checkpoint, in case that is damaged
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 _SEATS = "CREATE TABLE seats (seat INTEGER PRIMARY KEY, session INTEGER, name TEXT, facts TEXT)"
 _INPUTS = "CREATE TABLE inputs (shard INTEGER PRIMARY KEY, rows BLOB NOT NULL, keys BLOB, crc INTEGER)"
+_DIGESTS = """CREATE TABLE digests (level INTEGER, digest BLOB, row INTEGER, number INTEGER,
+    PRIMARY KEY (level, digest)) WITHOUT ROWID"""
+_DIGESTS_9 = "CREATE TABLE digests (digest BLOB PRIMARY KEY, row INTEGER, number INTEGER) WITHOUT ROWID"
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE run (identity TEXT NOT NULL, crc INTEGER);
@@ -50,7 +52,7 @@ CREATE TABLE prelude (found TEXT NOT NULL, crc INTEGER);
 CREATE TABLE latest (row INTEGER, error TEXT, body TEXT);
 CREATE TABLE completions (row INTEGER, number INTEGER, digest BLOB, body TEXT NOT NULL, crc INTEGER, seat INTEGER,
     PRIMARY KEY (row, number));
-CREATE TABLE digests (digest BLOB PRIMARY KEY, row INTEGER, number INTEGER) WITHOUT ROWID;
+{_DIGESTS};
 CREATE TABLE digested (upto INTEGER NOT NULL, crc INTEGER);
 CREATE TABLE staged (row INTEGER PRIMARY KEY, error TEXT, prompt_tokens INTEGER, cached_tokens INTEGER,
     completion_tokens INTEGER, finish_reason TEXT, retries INTEGER, seed INTEGER, body TEXT NOT NULL, crc INTEGER);
@@ -70,9 +72,13 @@ _STEPS = {  # from each version that is read to the next one, and back
         "ALTER TABLE progress DROP COLUMN seats; ALTER TABLE completions DROP COLUMN seat; DROP TABLE seats;",
     ),
     8: (f"{_INPUTS};", "DROP TABLE inputs;"),
+    # It is derived from the answers, and made anew when the run goes on.
+    9: (
+        f"DROP TABLE digests; {_DIGESTS}; UPDATE digested SET upto = 0, crc = {with_crc(0)[1]};",
+        f"DROP TABLE digests; {_DIGESTS_9};",
+    ),
 }
 _VERIFIED = ("run", "prelude", "digested", "shards", "deaths", "rejected")  # small tables whose rows decide something
-_VARIABLES = 500  # bound parameters of one statement
 
 
 @dataclass
@@ -217,7 +223,7 @@ def connect(run_dir: Path, *, power: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA fullfsync = 1")  # macOS: out of the disk's cache, too
         connection.execute("PRAGMA checkpoint_fullfsync = 1")
         connection.execute("PRAGMA cache_size = -65536")  # KiB
-        connection.execute("PRAGMA wal_autocheckpoint = 16384")  # pages: random digests dirty the same ones often
+        connection.execute("PRAGMA wal_autocheckpoint = 16384")  # pages, many of which are changed often
         return connection
     except BaseException:
         connection.close()
@@ -280,16 +286,6 @@ def _stored_identity(connection: sqlite3.Connection) -> dict[str, Any]:
         raise DamagedError("the table run is empty")
     (identity,) = checked("run", *row)
     return dict(json.loads(identity))
-
-
-def conditions(column: str, values: Iterable[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """WHERE clauses and their parameters that together select ``values``: one for a range, else one for each 500."""
-    if isinstance(values, range) and values.step == 1:
-        yield f"{column} >= ? AND {column} < ?", (values.start, values.stop)
-        return
-    remaining = iter(values)
-    while some := tuple(islice(remaining, _VARIABLES)):
-        yield f"{column} IN ({', '.join('?' * len(some))})", some
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> bool:

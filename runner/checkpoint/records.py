@@ -6,11 +6,13 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from runner.disk import DamagedError
 from runner.types import Columns, Completion
 
+_VARIABLES = 500  # bound parameters of one statement
 _NAME_CHARS = 100  # of a row's name, shown
 _JOINED = ["\0".join(["%s"] * count) for count in range(12)]  # twice as fast as joining texts
 
@@ -182,6 +184,16 @@ class Rejected(NamedTuple):
         """The inverse of ``values``. Raises DamagedError if they are not what was written."""
         checked("rejected", attempt, reason, prompt, cached, completion, body, crc)
         return cls(attempt, reason, Output(attempt, json.loads(body), None, Usage(prompt, cached, completion)))
+
+
+def conditions(column: str, values: Iterable[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """WHERE clauses and their parameters that together select ``values``: one for a range, else one for each 500."""
+    if isinstance(values, range) and values.step == 1:
+        yield f"{column} >= ? AND {column} < ?", (values.start, values.stop)
+        return
+    remaining = iter(values)
+    while some := tuple(islice(remaining, _VARIABLES)):
+        yield f"{column} IN ({', '.join('?' * len(some))})", some
 
 
 def read_staged(connection: sqlite3.Connection, where: str = "", values: Iterable[Any] = ()) -> Iterator[Staged]:

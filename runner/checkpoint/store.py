@@ -27,14 +27,14 @@ import pyarrow as pa
 
 from runner.checkpoint import records, shards
 from runner.checkpoint.counts import Totals, count_labels, read_totals
-from runner.checkpoint.database import Writer, conditions
+from runner.checkpoint.database import Writer
 from runner.checkpoint.deaths import Death, Flight, note_death, read_deaths
 from runner.checkpoint.digests import Digests
 from runner.checkpoint.growth import extend, inputs
 from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.marks import Marks
-from runner.checkpoint.records import Output, Record, Rejected, Rejections, Shard, error_kind
+from runner.checkpoint.records import Output, Record, Rejected, Rejections, Shard, conditions, error_kind
 from runner.checkpoint.seats import Seats
 from runner.disk import DISK_ERRORS, damage, disk_error, disk_errors, write_dataset, write_stream, write_text
 from runner.sequences import Gauge

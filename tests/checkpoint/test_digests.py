@@ -3,7 +3,7 @@
 import pytest
 
 from runner.checkpoint import digests
-from runner.checkpoint.records import Record
+from runner.checkpoint.records import Record, with_crc
 from runner.types import Completion
 from tests.support.stores import digest, open_store
 
@@ -60,3 +60,28 @@ def test_an_answer_given_again_elsewhere_takes_the_place_of_a_forgotten_one(tmp_
         store.record([Record(7, 0, digest("1"), Completion("again"))])
     with open_store(tmp_path) as store:
         assert found(store, [1]) == ["again"]
+
+
+def test_all_levels_are_looked_in_and_each_passes_on_what_is_too_much_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "RATIO", 2)
+    monkeypatch.setattr(digests, "LEVELS", 3)
+    with open_store(tmp_path, rows=200) as store:
+        for row in range(100):
+            store.record([record(row)])
+            assert found(store, [0, row // 2, row]) == [f"answer {n}" for n in (0, row // 2, row)]
+        assert found(store, range(101)) == [f"answer {n}" for n in range(100)] + [""]
+        # How the index is laid out, which no answer shows.
+        sizes = dict(store._connection.execute("SELECT level, count(*) FROM digests GROUP BY level"))
+        assert sizes[0] <= 6 and sizes[1] <= 12 and sum(sizes.values()) == 99
+    with open_store(tmp_path, rows=200) as store:
+        store.record([record(row) for row in range(100, 150)])
+        assert found(store, range(151)) == [f"answer {n}" for n in range(150)] + [""]
+
+
+def test_an_index_that_is_lost_is_made_again_from_the_answers(tmp_path):
+    with open_store(tmp_path, rows=200) as store:
+        store.record([record(row) for row in range(100)])
+        store._connection.execute("DELETE FROM digests")
+        store._connection.execute("UPDATE digested SET upto = ?, crc = ?", with_crc(0))
+    with open_store(tmp_path, rows=200) as store:
+        assert found(store, range(101)) == [f"answer {n}" for n in range(100)] + [""]
