@@ -10,8 +10,9 @@ Each variant is a run like any other: supervised, in the hours that ``schedule``
 the same command, in a folder with ``run.log`` and ``report.html`` that ``status``, ``watch``, ``export`` and ``diff``
 read. A sweep computes its variants one after the other; an interrupted one goes on where it was. Windows that were at
 work when the process died are tried again, those of two deaths alone; none is ever left out, for that would change the
-result. The tables of one variant lie in its folder as ``perplexity.txt``, ``.md`` and ``.json``, those of a sweep
-beside its runs, under its ``run_name`` or a name made of its variants.
+result. With ``fleet=local`` or ``fleet=ray`` several GPUs or machines score them (see ``rowmill help fleet``), and the
+result is the same to rounding. The tables of one variant lie in its folder as ``perplexity.txt``, ``.md`` and
+``.json``, those of a sweep beside its runs, under its ``run_name`` or a name made of its variants.
 
 The output has a row for each window, with these columns beside ``error`` and ``usage``:
 
@@ -21,11 +22,11 @@ The output has a row for each window, with these columns beside ``error`` and ``
     ``nll``: The sum of their negative log-likelihoods, in nats.
 
 Modules:
+check    Batches of windows held against forward passes one by one, which NumPy normalises.
 conf     The configuration of ``rowmill perplexity``.
 run      One variant's run: its windows scored in batches, each committed, as a session drives it.
-scorer   The model that scores windows, loaded when it is needed and given back in long pauses.
 table    The perplexities of several variants side by side, as text, Markdown and JSON.
-windows  A text cut into windows, and how surprised a model is by each of their tokens.
+windows  A text cut into windows of tokens.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ from typing import Any, cast
 
 from omegaconf.errors import OmegaConfBaseException
 
+from jobs.perplexity.check import Check
 from jobs.perplexity.conf import PerplexityConf, PerplexityRunConf
 from jobs.perplexity.run import Asked, PerplexityRun
 from jobs.perplexity.table import Variant, as_json, as_markdown, as_text
-from jobs.perplexity.windows import Check, cut_windows, leading_tokens, method, read_tokens, text_column
+from jobs.perplexity.windows import cut_windows, leading_tokens, method, read_tokens, text_column
 from runner.config.compose import Composer
 from runner.config.flow import combinations
 from runner.config.job import job_folders
@@ -141,8 +143,6 @@ def _check_folders(asked: Asked, name: str | None, folders: list[Path], composed
 
 def compose(overrides: Sequence[str], config_dir: str | None, differing: Sequence[str]) -> Composed:
     """A variant's configuration, checked; ``differing`` overrides go into its name."""
-    if any(re.match(r"\+*fleet[.=]", word) for word in overrides):
-        raise UserError("fleet", "perplexity is measured in one process on this machine: leave out all keys of fleet")
     tree, choices = Composer(PerplexityRunConf, "perplexity", config_dir).compose(overrides)
     try:
         conf, config = cast(PerplexityRunConf, as_object(tree)), as_plain(tree)
@@ -179,9 +179,11 @@ def prepare(asked: Asked, composed: Composed, run_dir: Path, new_name: str | Non
     source = open_source(conf.dataset, conf.offline, run_dir, job_folders(asked.config_dir), conf.modules)
     column = text_column(source, conf.perplexity.column)
     folder = resolve.model_folder(conf.model, conf.offline)
-    found = device.set_up(conf.engine.backend)
-    config = resolve.read_config(folder)
-    tokenizer = weights.load_tokenizer(folder, config)
+    config, is_here = resolve.read_config(folder), conf.fleet.kind == "none"
+    if asked.checked and not is_here:
+        raise UserError("fleet", "--self-check compares passes of one process: leave it out", value=conf.fleet.kind)
+    found = device.set_up(conf.engine.backend) if is_here else None
+    tokenizer = weights.load_tokenizer(folder, config) if is_here else weights.load_plain_tokenizer(folder)
     end = tokenizer.eos_token_id
     if end is None and conf.perplexity.separator is None:
         raise UserError("this model has no end token: give perplexity.separator=..., such as a line break")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from runner.checkpoint.database import CheckpointConf
 from runner.data.conf import DatasetConf
 from runner.engine.conf import EngineConf
+from runner.fleet.conf import FleetConf
 from runner.keys import key
 from runner.models.recipes import ModelConf
 from runner.night.notify import NotifyConf
@@ -66,6 +67,7 @@ class PerplexityRunConf:
     dataset: DatasetConf = field(default_factory=DatasetConf)
     model: ModelConf = field(default_factory=ModelConf)
     engine: EngineConf = field(default_factory=EngineConf)
+    fleet: FleetConf = field(default_factory=FleetConf)
     output: PerplexityOutputConf = field(default_factory=PerplexityOutputConf)
     checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
     schedule: ScheduleConf = field(default_factory=ScheduleConf)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+import math
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,28 +13,33 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jobs.perplexity.check import Check, self_check
 from jobs.perplexity.conf import PerplexityRunConf
-from jobs.perplexity.scorer import Scorer, lanes
 from jobs.perplexity.table import Variant
-from jobs.perplexity.windows import Check, Window
+from jobs.perplexity.windows import Window
 from runner.checkpoint.deaths import Death
-from runner.checkpoint.records import Output, Usage
+from runner.checkpoint.records import Output, Record, Usage
 from runner.checkpoint.store import Store
 from runner.config.job import job_folders
 from runner.custom.code import job_code
 from runner.data.source import DataSource
 from runner.data.stdin import keep_copy
-from runner.engine.budget import Budget
+from runner.engine.windows.engine import WindowEngine, peak, reset_peak, windows_at_once
+from runner.fleet.hello import hello_of
+from runner.fleet.start import open_fleet, spec_of
 from runner.machine.device import wired
 from runner.machine.facts import session_facts
+from runner.night.guard import GuardedEngine
 from runner.night.night import Night
 from runner.results.perplexity import estimate
 from runner.results.progress import FIRST_ROWS, Progress
 from runner.results.run import Run
 from runner.results.status import DOING
+from runner.sequences import Engine, Generation, Sequence
 from runner.session.runnable import resumed
 from runner.signals import Stop
-from runner.types import UserError
+from runner.text.prompter import PromptConf
+from runner.types import Completion, UserError
 
 SCHEMA = pa.schema([("begin", pa.int64()), ("end", pa.int64()), ("tokens", pa.int32()), ("nll", pa.float64())])
 SHARD_WINDOWS = 1000
@@ -103,7 +109,8 @@ class PerplexityRun:
 
     def outcome(self, store: Store) -> str:
         finished = store.totals().finished
-        return f"all {finished:,} windows are finished" if finished != 1 else "its window is finished"
+        said = f"all {finished:,} windows are finished" if finished != 1 else "its window is finished"
+        return said + store.seats.told()
 
     def figures(self, run: Run) -> dict[str, Any]:
         found = self.variant(run)
@@ -160,89 +167,98 @@ class PerplexityRun:
         return {**session_facts(self.device), "engine": asdict(conf.engine), "dataset": conf.dataset.path, **folder}
 
     def work(self, store: Store, stop: Stop, night: Night) -> None:
-        from runner.session.preflight import check
-
-        conf, share = self.conf, store.deaths.budget_share
-        batch, most = self._batch(share), self._batch(share) * lanes(self.device)
-        planned = dataclasses.replace(conf.engine, batch_size=most)
-        check(conf.model, self.folder, self.model_config, self.device, planned, [(conf.perplexity.window, 0)])
+        if self.device is not None:  # each seat of a fleet checks its own
+            self._check_memory(store.deaths.budget_share)
         if not night.wait():
             raise KeyboardInterrupt
-        wait, flight = night.waiter(store.leave_out), store.flight
-        flight.work(True)  # loading may hang, too
-        budget = Budget.of(conf.engine, self.device, share)
         store.note({DOING: "loading the model"})
-        with wired(self.device), Scorer(self.folder, self.model_config, self.device, budget, most) as scorer:
-            if self.asked.checked:
-                self._check(scorer, batch)
-            store.start(scorer.gauge)
-            with stop.gently(), Progress(len(self.windows), store) as progress:
-                progress.tell(FIRST_ROWS, quietly=True)
-                for group in self._groups(store, batch):
-                    if stop.is_asked() or not wait(flight.beat, scorer.release):
-                        break
-                    self._score(scorer, store, group)
-                    progress.update()
-            self.peak_bytes = scorer.peak_bytes
-        flight.work(False)
+        with wired(self.device):
+            engine = self._engine(store, stop, night)
+            try:
+                if self.asked.checked:
+                    self._check(engine)
+                store.start(engine.gauge)
+                with stop.gently(), Progress(len(self.windows), store) as progress:
+                    progress.tell(FIRST_ROWS, quietly=True)
+                    self._score(engine, store, stop, progress)
+            finally:
+                self.peak_bytes = peak(self.device)
+                engine.close()
         if store.totals().finished < len(self.windows):
             raise KeyboardInterrupt
 
-    def _batch(self, share: float) -> int:
-        """Windows in a batch, where ``share`` of the usual memory is left."""
+    def _check_memory(self, share: float) -> None:
+        from runner.session.preflight import check
+
         conf = self.conf
-        usual = conf.engine.batch_size or Budget.of(conf.engine, self.device).prefill_tokens // conf.perplexity.window
-        return max(1, int(share * usual))
+        most = windows_at_once(conf.engine, self.device, conf.perplexity.window, share)
+        planned = dataclasses.replace(conf.engine, batch_size=most)
+        check(conf.model, self.folder, self.model_config, self.device, planned, [(conf.perplexity.window, 0)])
 
-    def _groups(self, store: Store, size: int) -> Iterator[list[list[int]]]:
-        """Unfinished windows of equal length by batch, and as many batches as go side by side.
+    def _engine(self, store: Store, stop: Stop, night: Night) -> Engine:
+        """What scores windows, in this process or in others. None of them is ever given up."""
+        conf, window, wait = self.conf, self.conf.perplexity.window, night.waiter(store.leave_out)
+        if conf.fleet.kind != "none":
+            spec = spec_of(conf.model, conf.engine, PromptConf(), conf.offline, conf.schedule.keep_awake)
+            spec, ours = spec._replace(window=window), hello_of(self.folder)
+            return open_fleet(conf.fleet, spec, ours, store, wait, stop.is_asked, quarantines=False)
+        place, share = (self.folder, self.model_config, self.device), store.deaths.budget_share
+        reset_peak()
+        return GuardedEngine(
+            lambda: WindowEngine(*place, conf.engine, window, share, store.flight.beat),
+            store.flight,
+            store.deaths.alone(),
+            wait=wait,
+        )
 
-        Windows that were at work at several deaths come last, one by one.
-        """
+    def _score(self, engine: Engine, store: Store, stop: Stop, progress: Progress) -> None:
+        """Commit windows as they are scored: those as long as the first, the shorter one, those of two deaths."""
+        rows = [row for span in store.unfinished() for row in span]
+        store.forget((row, 0) for row in rows)  # of a shard that was lost
         alone = store.deaths.alone()
-        left = [row for span in store.unfinished() for row in span]
-        whole = [row for row in left if self._is_whole(row) and row not in alone]
-        rest = [row for row in left if not self._is_whole(row) and row not in alone]
-        for rows in (whole, rest):
-            batches = [rows[at : at + size] for at in range(0, len(rows), size)]
-            for at in range(0, len(batches), lanes(self.device)):
-                yield batches[at : at + lanes(self.device)]
-        for row in left:
-            if row in alone:
-                yield [[row]]
+        rows.sort(key=lambda row: (row in alone, not self._is_whole(row)))
+        left = deque(map(self._window, rows))
+        while store.totals().finished < len(self.windows) and not stop.is_asked():
+            engine.add(_alike(left, engine.room()))
+            ended = [self._ended(one) for one in engine.step()]
+            store.record((record for record, _ in ended if record.seat is not None), (output for _, output in ended))
+            progress.update()
+
+    def _window(self, row: int) -> Sequence:
+        """A window as an engine sees it: what is scored is the one choice to go on from the rest."""
+        begin, end, scored = self.windows[row]
+        ids = [*self.bos, *self.tokens[begin:end].tolist()]
+        return Sequence((row, 0), ids[:-scored], 0, choices=(tuple(ids[-scored:]),))
+
+    def _ended(self, generation: Generation) -> tuple[Record, Output]:
+        """What is kept of a window: which seat gave its answer, and its sum."""
+        (row, number), (logprob,) = generation.key, generation.logprobs or (math.nan,)
+        begin, end, scored = self.windows[row]
+        columns = {"begin": begin, "end": end, "tokens": scored, "nll": -logprob}
+        answer = Completion(finish_reason="choice", prompt_tokens=end - begin, logprobs=(logprob,))
+        usage = Usage(prompt_tokens=end - begin)
+        return Record(row, number, None, answer, generation.seat), Output(row, columns, usage=usage)
 
     def _is_whole(self, row: int) -> bool:
         """Whether a window is as long as the first; only the last can be shorter."""
         return row < len(self.windows) and self.windows[row].end - self.windows[row].begin == self.windows[0].end
 
-    def _score(self, scorer: Scorer, store: Store, group: list[list[int]]) -> None:
-        """Commit a group's windows: sums of their scored tokens, in double precision. What is at work is on disk."""
-        scorer.load()
-        store.flight.beat(rows={row for rows in group for row in rows})
-        found = scorer.losses([self._ids(rows) for rows in group], store.flight.beat)
-        outputs = []
-        for rows, batch in zip(group, found, strict=True):
-            for row, values in zip(rows, batch, strict=True):
-                begin, end, scored = self.windows[row]
-                nll = float(values[-scored:].sum(dtype=np.float64))
-                columns = {"begin": begin, "end": end, "tokens": scored, "nll": nll}
-                outputs.append(Output(row, columns, usage=Usage(prompt_tokens=end - begin)))
-        store.finish(outputs)
-        store.flight.beat(len(outputs), ())
-
-    def _ids(self, rows: list[int]) -> np.ndarray:
-        texts = (self.tokens[self.windows[row].begin : self.windows[row].end] for row in rows)
-        return np.stack([np.concatenate([np.array(self.bos, np.int32), text]) for text in texts])
-
-    def _check(self, scorer: Scorer, size: int) -> None:
+    def _check(self, engine: Engine) -> None:
         """Raises UserError, exit code 3, where batches and single passes give other results."""
-        count = lanes(self.device)
-        rows = [row for row in range(size * count) if self._is_whole(row)]
-        found = scorer.check([self._ids(rows[at::count]) for at in range(min(count, len(rows)))])
+        scorer = engine.inner if isinstance(engine, GuardedEngine) else engine
+        assert isinstance(scorer, WindowEngine)
+        count = scorer.lanes
+        rows = [row for row in range(scorer.batch_size) if self._is_whole(row)]
+        batches = [self._ids(rows[at::count]) for at in range(min(count, len(rows)))]
+        found = self_check(scorer.model, batches, scorer.streams, scorer.chunk)
         self.checks.append(found)
         if not found.mean <= TOLERANCE[self.device.kind]:
             differ = f"batches differ from single passes by {found.mean:.2g} nats a token"
             raise UserError(f"self-check: {differ}", exit_code=3)
+
+    def _ids(self, rows: list[int]) -> np.ndarray:
+        texts = (self.tokens[self.windows[row].begin : self.windows[row].end] for row in rows)
+        return np.stack([np.concatenate([np.array(self.bos, np.int32), text]) for text in texts])
 
     def variant(self, run: Run | None = None) -> Variant:
         """What the finished run came to."""
@@ -264,3 +280,15 @@ class PerplexityRun:
             tokens_per_s=status["prompt_tokens"] / status["active_s"] if status["active_s"] else None,
             peak_bytes=self.peak_bytes,
         )
+
+
+def _alike(left: deque[Sequence], most: int) -> list[Sequence]:
+    """So many of the next ones, all of one length: a batch with others would have to wait for them."""
+    taken: list[Sequence] = []
+    while left and len(taken) < most and (not taken or _length(left[0]) == _length(taken[0])):
+        taken.append(left.popleft())
+    return taken
+
+
+def _length(window: Sequence) -> int:
+    return len(window.tokens) + sum(map(len, window.choices or ()))

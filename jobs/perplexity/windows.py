@@ -1,4 +1,4 @@
-"""A text cut into windows, and how surprised a model is by each of their tokens.
+"""A text cut into windows of tokens.
 
 A text of N tokens is cut into windows of at most ``window`` tokens, the next one beginning ``stride`` later. A window
 scores the tokens that no window before it held, given those before them in it; its first token has nothing before it,
@@ -8,7 +8,7 @@ of the mean negative log-likelihood (in nats) of the scored tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +16,10 @@ import numpy as np
 from jobs.perplexity.conf import PerplexityConf
 from runner.data.cells import shown
 from runner.data.source import DataSource
-from runner.results.perplexity import exp
 from runner.text.vocabulary import Vocabulary, clean
 from runner.types import UserError
 from runner.words import did_you_mean
 
-SCORE_BYTES = {"cpu": 128 << 20, "metal": 512 << 20, "cuda": 2 << 30}  # of float32 logits held at once
 READ_ROWS = 1000
 _DOCUMENTS = {
     None: "documents",
@@ -131,94 +129,3 @@ def cut_windows(tokens: int, window: int, stride: int) -> list[Window]:
         if end == tokens:
             break
     return found
-
-
-def chunk_tokens(kind: str, config: dict[str, Any], sequences: int) -> int:
-    """How many tokens of ``sequences`` go through the model at once, for a device (cpu, metal, cuda)."""
-    width = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size") or 1 << 18
-    return max(16, SCORE_BYTES[kind] // (4 * int(width) * sequences))
-
-
-def losses(
-    model: Any, batches: list[np.ndarray], streams: list[Any], chunk: int, beat: Callable[[], None] = lambda: None
-) -> list[np.ndarray]:
-    """Negative log-likelihoods of tokens[:, 1:] for token ids [B, L] each: float32 [B, L - 1].
-
-    Batches run side by side, one on each stream. The text goes through the model ``chunk`` tokens at a time behind KV
-    caches, so that the logits of no more are held; they are float32 when they are normalised. ``beat`` is called after
-    each chunk.
-    """
-    import mlx.core as mx
-    from mlx_lm.models.cache import make_prompt_cache
-
-    caches = [make_prompt_cache(model) for _ in batches]
-    results: list[list[Any]] = [[] for _ in batches]
-    for at in range(0, max(batch.shape[1] for batch in batches) - 1, chunk):
-        for batch, cache, stream, result in zip(batches, caches, streams, results, strict=False):
-            stop = min(at + chunk, batch.shape[1] - 1)
-            if at < stop:
-                with mx.stream(stream):
-                    logits = model(mx.array(batch[:, at:stop]), cache=cache)
-                    result.append(loss(logits, mx.array(batch[:, at + 1 : stop + 1])))
-        mx.eval([result[-1] for result in results], [layer.state for cache in caches for layer in cache])
-        beat()
-    return [np.concatenate([np.array(part) for part in result], axis=1) for result in results]
-
-
-def loss(logits: Any, targets: Any) -> Any:
-    """Negative log-likelihoods [B, T] of ``targets`` [B, T] under ``logits`` [B, T, V], in float32."""
-    import mlx.core as mx
-
-    from runner.engine.sampling import normaliser
-
-    logits = logits.astype(mx.float32)
-    return normaliser(logits) - mx.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-
-
-def exact_loss(logits: Any, targets: np.ndarray) -> np.ndarray:
-    """What ``loss`` is in float64, by NumPy alone: [T] of ``targets`` [T] under ``logits`` [T, V]."""
-    import mlx.core as mx
-
-    found = np.empty(len(targets))
-    for place, target in enumerate(targets):  # one after the other: all of them would take twice the memory again
-        row = np.array(logits[place].astype(mx.float32)).astype(np.float64)
-        found[place] = np.log(np.exp(row - row.max()).sum()) + row.max() - row[target]
-    return found
-
-
-class Check(NamedTuple):
-    """A batch against forward passes one by one. ``largest``: difference of a token's log-likelihood, in nats;
-    ``mean``: of the windows' means. Both perplexities are over the same tokens.
-    """
-
-    windows: int
-    tokens: int
-    batched: float
-    single: float
-    largest: float
-    mean: float
-
-
-def self_check(model: Any, batches: list[np.ndarray], streams: list[Any], chunk: int) -> Check:
-    """Compare ``losses`` with a forward pass for each window, without caches, chunks, batches or streams, whose logits
-    NumPy normalises in float64.
-
-    Windows are cut so that a pass holds no more logits than a chunk of all batches does.
-    """
-    import mlx.core as mx
-
-    most = max(2, chunk * sum(len(batch) for batch in batches))
-    batches = [batch[:, :most] for batch in batches]
-    batched = [row for part in losses(model, batches, streams, chunk) for row in part]
-    single = []
-    for row in (row for batch in batches for row in batch):
-        single.append(exact_loss(model(mx.array(row[None, :-1]))[0], row[1:]))
-    differences = [a.astype(np.float64) - b for a, b in zip(batched, single, strict=True)]
-    return Check(
-        len(single),
-        sum(map(len, single)),
-        exp(float(np.concatenate(batched).mean(dtype=np.float64))),
-        exp(float(np.concatenate(single).mean(dtype=np.float64))),
-        max(float(np.abs(one).max()) for one in differences),
-        max(abs(float(one.mean())) for one in differences),
-    )

@@ -26,6 +26,7 @@ _PERPLEXITY_KEYS = """keys:
   'perplexity.separator=\\n'                    rows are lines of one document; null: documents, joined by the end token
   model=NAME|model.path=... engine.batch_size=N run_name=NAME output.dir=outputs resume=auto|force
   schedule.window=22:00-07:00 notify.command=COMMAND   as for rowmill run; see rowmill help perplexity, night
+  fleet=local|ray fleet.seats=N                several GPUs or machines; see rowmill help fleet
   -m model=gpt_oss_20b_q8g64,gpt_oss_20b_q6g32 several variants in one table, each compared with the first
 """
 _BENCHMARK_KEYS = """keys:

@@ -16,4 +16,5 @@ sampling   Drawing tokens from logits so that a row's draws depend on its own se
 trial      Whether another way through a model gives its own logits: as close to them as the model is to itself.
 tuning     What an engine finds out about its device: the fastest batch size, and what sharing a prefix costs.
 weights    A model folder as modules of MLX: its weights, made ready for the device, and its tokenizer.
+windows    Windows of a text instead of questions: scored by a model behind the seam of an engine.
 """

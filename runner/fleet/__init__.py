@@ -4,8 +4,8 @@
 of lack of memory, of Ray, which ends its process when the cluster's head is gone. A seat keeps the model's deaths away
 from the driver and cannot do that. Without a fleet the model stays in the driver's process, although a fleet of one
 local seat would do: that is one more process with 150 MB to start, an answer's way through a pipe, and nothing for
-``rowmill.run`` in Python, for ``perplexity`` and for ``benchmark``, which have no sequences to send. What both have in
-common (how a process died, rows at deaths) is there once.
+``rowmill.run`` in Python, which starts no process, and for ``benchmark``, which measures an engine by itself. What both
+have in common (how a process died, rows at deaths, the engine behind one seam) is there once.
 
 Modules:
 conf   The group ``fleet`` of the configuration.

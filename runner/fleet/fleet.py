@@ -32,8 +32,8 @@ class Fleet:
     """An Engine whose sequences are computed by seats; see the protocol.
 
     Nothing is in flight in this process: ``flight`` gets beats but no rows. ``ours``: what seats must not differ from.
-    ``wait``: see ``GuardedEngine``. ``stopped``: an end is asked for, and nothing new shall begin. Raises UserError,
-    exit code 3, when no seat is left.
+    ``wait``: see ``GuardedEngine``. ``stopped``: an end is asked for, and nothing new shall begin. ``quarantines``: a
+    row that killed seats again and again is given up. Raises UserError, exit code 3, when no seat is left.
     """
 
     def __init__(
@@ -46,11 +46,14 @@ class Fleet:
         flight: Flight,
         wait: Wait = lambda beat, release: True,
         stopped: Callable[[], bool] = lambda: False,
+        quarantines: bool = True,
     ) -> None:
         self.crew = Crew(transport, spec, ours, conf, seats, self._joined, self._gone)
         self.deal = Deal()
         self._seats, self._flight, self._wait, self._stopped = seats, flight, wait, stopped
-        self._quarantine = Quarantine(seats.deaths.alone(), seats.deaths.quarantined())
+        self._quarantines = quarantines
+        self._quarantine = Quarantine()
+        self._see_deaths()
         self._apart: deque[Sequence] = deque()  # to be computed one at a time
         self._hermit: str | None = None  # where that is done
         self._ended: list[Generation] = []  # not handed on yet
@@ -205,10 +208,14 @@ class Fleet:
             self._hermit = None
         if rows and not error.is_blameless:
             self._seats.note_death(rows, f"{error.why} on seat {post.place}")
-            self._quarantine.alone = self._seats.deaths.alone()
-            self._quarantine.rows = self._seats.deaths.quarantined()
+            self._see_deaths()
         self._add(lost, again=True)
         return len(rows)
+
+    def _see_deaths(self) -> None:
+        deaths = self._seats.deaths
+        self._quarantine.alone = deaths.alone()
+        self._quarantine.rows = deaths.quarantined() if self._quarantines else {}
 
     def _add(self, sequences: list[Sequence], *, again: bool = False) -> None:
         together = []

@@ -9,10 +9,15 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from runner.engine.open import open_engine as open_mlx_engine
+from runner.engine.open import stop_at
 from runner.fleet.hello import hello_of
 from runner.fleet.wire import Ask, Failed, Hello, Spec, Turn, sequences_of
+from runner.machine.device import Device
 from runner.night.awake import Awake
 from runner.night.link import NO_MEMORY
 from runner.sequences import Engine, Gauge, Generation, Sequence, Work
@@ -97,7 +102,7 @@ class Seat:
             self._changed.notify_all()
 
     def _open(self) -> None:
-        engine, facts = open_engine(self._spec)
+        engine, facts = open_engine(self._spec, self._beat)
         with self._changed:
             self._engine = engine
             self._slots = self._told_slots = engine.batch_size
@@ -112,7 +117,7 @@ class Seat:
             self._close()
             return
         if self._engine is None:
-            self._engine, _ = open_engine(self._spec)
+            self._engine, _ = open_engine(self._spec, self._beat)
         engine = self._engine
         engine.add(new)
         ended = engine.step()
@@ -125,6 +130,10 @@ class Seat:
             self._work += engine.work
             if self._is_worth_telling():
                 self._changed.notify_all()
+
+    def _beat(self) -> None:
+        """A part of a long step is done."""
+        self._steps += 1
 
     def _has_work(self) -> bool:
         return self._flying > len(self._ended)
@@ -143,29 +152,34 @@ class Seat:
             self._changed.wait_for(lambda: not self._released)
 
 
-def open_engine(spec: Spec) -> tuple[Engine, Hello]:
-    """The engine of a seat, and what the seat is. UserError if the model cannot run here."""
-    from runner.engine.open import open_engine as open_mlx_engine
-    from runner.engine.open import stop_at
-
+def open_engine(spec: Spec, beat: Callable[[], None] = lambda: None) -> tuple[Engine, Hello]:
+    """The engine of a seat, and what the seat is; ``beat`` is called in long steps. UserError if it cannot run here."""
     if spec.engine.backend == "fake":
         from runner.engine.fake import FakeEngine
         from runner.text.vocabulary import ByteTokenizer
 
         stopped = stop_at(_prompter(spec, ByteTokenizer()))
-        engine: Engine = FakeEngine(spec.engine.batch_size, stopped, spec.share)
-        return engine, hello_of(None)
-    from runner.engine.weights import load_tokenizer
+        return FakeEngine(spec.engine.batch_size, stopped, spec.share), hello_of(None)
     from runner.machine.device import set_up
-    from runner.models.resolve import model_folder, read_config
+    from runner.models.resolve import model_folder
 
     folder = model_folder(spec.model, spec.offline)
     device = set_up(spec.engine.backend)
     device = dataclasses.replace(device, memory_bytes=device.memory_bytes // spec.sharing)
-    prompter = _prompter(spec, load_tokenizer(folder, read_config(folder)))
-    engine = open_mlx_engine(folder, device, spec.engine, prompter, spec.share)
+    engine = _open_model(spec, folder, device, beat)
     facts = hello_of(folder)._replace(device=f"{device.kind} ({device.name})", memory_bytes=device.memory_bytes)
     return engine, facts
+
+
+def _open_model(spec: Spec, folder: Path, device: Device, beat: Callable[[], None]) -> Engine:
+    from runner.engine.weights import load_tokenizer
+    from runner.engine.windows.engine import WindowEngine
+    from runner.models.resolve import read_config
+
+    config = read_config(folder)
+    if spec.window:
+        return WindowEngine(folder, config, device, spec.engine, spec.window, spec.share, beat)
+    return open_mlx_engine(folder, device, spec.engine, _prompter(spec, load_tokenizer(folder, config)), spec.share)
 
 
 def _prompter(spec: Spec, tokenizer: Any) -> Any:

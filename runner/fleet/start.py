@@ -31,10 +31,16 @@ def _absolute(path: str | None) -> str | None:
 
 
 def open_fleet(
-    conf: FleetConf, spec: Spec, ours: Hello, store: Store, wait: Wait, stopped: Callable[[], bool]
+    conf: FleetConf,
+    spec: Spec,
+    ours: Hello,
+    store: Store,
+    wait: Wait,
+    stopped: Callable[[], bool],
+    quarantines: bool = True,
 ) -> Fleet:
-    """Seats at work, at least one of them. UserError, exit code 3, if there are none."""
-    return Fleet(transport_of(conf), spec, ours, conf, store.seats, store.flight, wait, stopped)
+    """Seats at work, at least one of them; see Fleet. UserError, exit code 3, if there are none."""
+    return Fleet(transport_of(conf), spec, ours, conf, store.seats, store.flight, wait, stopped, quarantines)
 
 
 def transport_of(conf: FleetConf) -> Transport:

@@ -11,7 +11,7 @@ from runner.engine.conf import EngineConf
 from runner.models.recipes import ModelConf
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 
-WIRE = 1  # the version of all this
+WIRE = 2  # the version of all this
 
 Key = tuple[int, int]
 
@@ -20,7 +20,7 @@ class Spec(NamedTuple):
     """What a seat is opened with.
 
     ``share``: of the usual batch size and KV memory. ``sharing``: seats on its device, which have its memory in equal
-    parts.
+    parts. ``window``: of so many tokens, where windows of a text are scored and nothing is answered.
     """
 
     model: ModelConf
@@ -31,6 +31,7 @@ class Spec(NamedTuple):
     keep_awake: bool = True
     share: float = 1.0
     sharing: int = 1
+    window: int | None = None
 
 
 class Hello(NamedTuple):

@@ -153,7 +153,7 @@ def scheduled_ns():
 
 def serve_held(descriptor):
     """A seat's process with such an engine."""
-    seat.open_engine = lambda spec: (Held(), hello_of(None))
+    seat.open_engine = lambda spec, beat: (Held(), hello_of(None))
     local.serve(descriptor)
 
 

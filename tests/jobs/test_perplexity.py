@@ -14,22 +14,25 @@ import numpy as np
 import pytest
 
 import runner
-from jobs.perplexity import Asked, prepare_all, scorer
+from jobs.perplexity import Asked, prepare_all
+from jobs.perplexity.check import exact_loss
 from jobs.perplexity.conf import PerplexityConf
 from jobs.perplexity.run import PerplexityRun
 from jobs.perplexity.table import Variant, as_json, as_markdown, as_text, delta
-from jobs.perplexity.windows import Window, cut_windows, exact_loss, loss, read_tokens
+from jobs.perplexity.windows import Window, cut_windows, read_tokens
 from runner.checkpoint.deaths import Deaths, read_flight
 from runner.cli import main
 from runner.config.flow import combinations
 from runner.data.conf import DatasetConf
 from runner.data.source import open_source
+from runner.engine.windows import engine as scorer
+from runner.engine.windows.losses import loss
 from runner.machine.device import cpu_streams
 from runner.night import night
 from runner.results.perplexity import estimate
 from runner.text.vocabulary import ByteTokenizer
 from runner.types import UserError
-from tests.support import runs
+from tests.support import fleets, runs
 
 WORDS = "the sea was calm and bright when old ships came home with salt wind".split
 
@@ -166,7 +169,7 @@ def test_it_equals_one_forward_pass_over_each_window(words, text, tiny_model_fol
 
 
 def test_batches_chunks_and_streams_change_nothing(words, tmp_path, monkeypatch):
-    from jobs.perplexity import windows as module
+    from runner.engine.windows import losses as module
 
     perplexity(*words, "run_name=one", "engine.batch_size=1")
     (one,) = figures(tmp_path, "one/perplexity")
@@ -180,7 +183,7 @@ def test_batches_chunks_and_streams_change_nothing(words, tmp_path, monkeypatch)
 def test_sliding_windows_of_the_model_are_kept_in_chunks(monkeypatch):
     import mlx.core as mx
 
-    from jobs.perplexity.windows import losses
+    from runner.engine.windows.losses import losses
     from tests.support.tiny import tiny_gpt_oss
 
     model = tiny_gpt_oss()
@@ -200,7 +203,7 @@ def test_self_check_tells_how_far_batches_are_from_single_passes(words, capsys):
 
 
 def test_self_check_fails_where_they_differ(words, capsys, monkeypatch):
-    from jobs.perplexity import windows as module
+    from jobs.perplexity import check as module
 
     exact = module.losses
     monkeypatch.setattr(module, "losses", lambda *given: [part + 0.01 for part in exact(*given)])
@@ -210,7 +213,7 @@ def test_self_check_fails_where_they_differ(words, capsys, monkeypatch):
 
 def test_self_check_fails_where_the_loss_itself_is_off(words, capsys, monkeypatch):
     """As sums in single precision were: batches and single passes agreed on what was wrong."""
-    from jobs.perplexity import windows as module
+    from runner.engine.windows import losses as module
 
     exact = module.loss
     monkeypatch.setattr(module, "loss", lambda *given: exact(*given) - 1e-4)
@@ -530,9 +533,8 @@ def test_what_is_at_work_is_on_disk_and_each_chunk_is_a_step(words, tmp_path, mo
     perplexity(*words, "run_name=sea")
     assert all(windows == rows and working and beats > 0 for windows, rows, working, beats in seen)
     after = read_flight(folder)
-    assert (after.rows, after.working) == ((), False)
     (found,) = figures(tmp_path, "sea/perplexity")
-    assert after.done == found["windows"]
+    assert not after.working and 0 < after.done <= found["windows"]
 
 
 def test_a_window_of_two_deaths_is_computed_alone_after_the_others(words, tmp_path, monkeypatch):
@@ -549,6 +551,22 @@ def test_a_window_of_two_deaths_is_computed_alone_after_the_others(words, tmp_pa
     assert sizes[-2:] == [1, 1]
     (found,) = figures(tmp_path)
     assert sum(sizes) == found["windows"]
+
+
+def test_windows_over_seats_come_to_the_same_figure_whatever_dies(words, tmp_path, monkeypatch):
+    words.append("engine.batch_size=1")
+    perplexity(*words, "run_name=alone")
+    (alone,) = figures(tmp_path, "alone/perplexity")
+    fleets.install(monkeypatch, {"a": [{"dies": 2}, {}], "b": [{}]})
+    words += ["run_name=sea", "fleet=local"]
+    perplexity(*words)
+    (found,) = figures(tmp_path, "sea/perplexity")
+    assert found["nll"] == pytest.approx(alone["nll"], rel=1e-6)
+    assert (found["tokens"], found["windows"]) == (alone["tokens"], alone["windows"])
+    seats = runner.open_run(tmp_path / "outputs" / "sea").status["seats"]
+    assert sum(seat["answers"] for seat in seats) == found["windows"]
+    assert sum(seat["deaths"] for seat in seats) == 1
+    assert main(["perplexity", *words, "--self-check"]) == 2
 
 
 def test_force_begins_anew_beside_and_deletes_nothing(words, tmp_path, capsys):
