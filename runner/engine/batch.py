@@ -58,7 +58,8 @@ class Batch:
         if sequence.choices is not None or not self.copies.faster(prefix, self.size):
             return False
         whole = self.model.slot_bytes(_grained(len(sequence.tokens) + sequence.max_tokens - 1))
-        return self.size * whole + prefix * self.model.token_bytes <= self.most_bytes
+        shared = self.model.prefix_bytes(prefix, len(sequence.boundaries))
+        return self.size * whole + shared <= self.most_bytes
 
     def own(self, sequence: Sequence) -> int:
         """The slot size a sequence needs: tokens whose KV a later step reads, those of a shared prefix left out."""
@@ -207,7 +208,7 @@ class Batch:
             span.keep = lane.sequence.max_tokens > 1
             return LaneSpan(lane, span)
         whole = not self.own(lane.sequence)
-        span.keep = bool(new) and not whole
+        span.keep, span.again = bool(new) and not whole, not whole
         if not new:  # the tree hangs from the prompt's last token
             span.stored, span.new = lane.stored - 1, 1
         piece = lane.walk.next(len(lane.walk.tree.tokens) if whole else left - span.new)

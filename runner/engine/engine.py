@@ -171,7 +171,8 @@ class BatchEngine:
         if self.context is not None and needed > self.context:
             return f"{TOO_LONG}: {needed} tokens (prompt {prompt}) exceed the model's context of {self.context}"
         prefix = sequence.boundaries[-1] if sequence.boundaries else 0
-        alone = self.model.slot_bytes(self.batches[0].own(sequence)) + prefix * self.model.token_bytes
+        shared = self.model.prefix_bytes(prefix, len(sequence.boundaries))
+        alone = self.model.slot_bytes(self.batches[0].own(sequence)) + shared
         if alone > self.kv_bytes:
             memory = size(self.kv_bytes)
             return f"{TOO_LONG}: {needed} tokens (prompt {prompt}) exceed the {memory} for a row's KV caches"
@@ -181,7 +182,7 @@ class BatchEngine:
         if len(batch.lanes) >= batch.size:
             return False
         self.snapshots.keep(sequence, (lane.prefix for lane in self.lanes))
-        shared = self.snapshots.nbytes + self.snapshots.missing_tokens(sequence) * self.model.token_bytes
+        shared = self.snapshots.nbytes + self.snapshots.missing_bytes(sequence)
         spare = self.kv_bytes - shared
         others = [other for other in self.batches if other is not batch]
         left = spare - sum(other.kv_bytes for other in others)

@@ -9,5 +9,7 @@ prefix     Shared-prefix KV caches and attention: a batch of ragged sequences th
 reach      Which keys a layer's tokens see, and where a sequence's own ones lie in its slot.
 replay     Decode steps like those before: ``mx.compile`` runs them again without going through the layers in Python.
 resident   A resident mlx-lm model whose attention runs over shared prefixes and slots.
+runs       The order in which a recurrent layer takes a step's tokens: runs of them, each from one state to the next.
 snapshots  Snapshots: the KV of shared prefixes, computed once, held while anyone may come back to them.
+states     Recurrent layers: a state in each slot and behind each shared prefix, copied for whoever goes on from it.
 """

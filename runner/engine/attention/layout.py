@@ -28,13 +28,15 @@ class Segment:
     """KV of ``tokens``, which stand at positions [start, end) behind the tokens of ``parent``.
 
     ``keys[layer]`` and ``values[layer]`` are [N, K, D]; a sliding-window layer keeps only its last ``window - 1`` keys.
-    A segment is built by steps that append to it.
+    ``states[layer]`` are the arrays [1, ...] that a recurrent layer keeps behind its last token. A segment is built by
+    steps that append to it.
     """
 
     parent: Segment | None = None
     tokens: list[int] = field(default_factory=list)
     keys: list[mx.array] = field(default_factory=list)
     values: list[mx.array] = field(default_factory=list)
+    states: dict[int, list[mx.array | None]] = field(default_factory=dict)
 
     @property
     def start(self) -> int:
@@ -48,8 +50,13 @@ class Segment:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its own KV in all layers, its parents' left out."""
-        return sum(a.nbytes for a in itertools.chain(self.keys, self.values))
+        """Bytes of what it holds in all layers, its parents' left out."""
+        return sum(a.nbytes for a in self.arrays)
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All that it holds."""
+        return [a for a in itertools.chain(self.keys, self.values, *self.states.values()) if a is not None]
 
     @cached_property
     def ids(self) -> list[int]:
@@ -67,7 +74,7 @@ class Span:
 
     ``slot`` is where its own KV lies (None: it has none), ``keep`` whether to store the new tokens' KV there, too.
     ``parents`` describes a tree hanging from the last of the new tokens: node i continues node ``parents[i]`` < i, or
-    with -1 that last token.
+    with -1 that last token, which with ``again`` comes again in a later step, before another tree.
     """
 
     prefix: Segment | None
@@ -76,6 +83,7 @@ class Span:
     new: int
     parents: tuple[int, ...] = ()
     keep: bool = True
+    again: bool = False
 
     @property
     def base(self) -> int:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import itertools
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
 
-from runner.engine.attention import prefix
+from runner.engine.attention import prefix, states
 from runner.engine.attention.head import Head
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.prefix import LayerKV
 from runner.engine.attention.reach import Ints, Reach
 from runner.engine.attention.replay import Replay
+from runner.engine.attention.runs import Plan
+from runner.engine.attention.states import LayerState
 from runner.engine.kernels import cpu
 from runner.engine.sampling import normaliser
 from runner.engine.trial import SHARED, STEPS, Trial
@@ -28,18 +31,21 @@ class UnsupportedModelError(Exception):
 
 
 class ResidentModel:
-    """An mlx-lm model with LayerKV caches. Raises UnsupportedModelError if a trial shows that it cannot have them.
+    """An mlx-lm model with caches of our own: ``layers`` of attention and recurrent ``states``. Raises
+    UnsupportedModelError if a trial shows that it cannot have them.
 
     ``max_kv_size`` bounds the tokens that a row's attention sees: the first 4 and the latest. ``token_bytes``: KV bytes
-    of one token in all layers. Changes ``model`` in place: its output head computes the rows
-    that ``forward`` asks for.
+    of one token in all layers; ``state_bytes``: of all states behind one token. Changes ``model`` in place: its output
+    head computes the rows that ``forward`` asks for.
     """
 
     def __init__(self, model: Any, max_kv_size: int | None = None) -> None:
         self.model = model
-        self.layers = [LayerKV(index, _reach(kv, max_kv_size)) for index, kv in enumerate(make_prompt_cache(model))]
-        self._replay = Replay(self.layers, self._forward)
+        self._reaches = partial(_reach, max_kv_size=max_kv_size)
+        self._own_layers()
         prefix.hook()
+        if self.states:
+            states.hook(model)
         cpu.hook()
         self.head = Head(model)  # shared with twins
         self._logits = mx.compile(self.head.logits)
@@ -47,7 +53,7 @@ class ResidentModel:
 
     def forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
         """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
-        known = all(layer.fused and layer.keys is not None for layer in self.layers)
+        known = not self.states and all(layer.fused and layer.keys is not None for layer in self.layers)
         if known and rows is not None and not step.prefilling:
             logits = self._replay(tokens, step, rows)
             self.head.states = None  # they may be those of a recording
@@ -73,60 +79,89 @@ class ResidentModel:
     def _forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
         for layer in self.layers:
             layer.step = step
+        if self.states:
+            plan = Plan(step)
+            for state in self.states:
+                state.plan = plan
         self.head.rows, self.head.states = rows, None
         try:
-            logits = self.model(tokens[:, None], cache=self.layers)
+            logits = self.model(tokens[:, None], cache=self.caches)
             if self.head.rows is not None:  # a head that was not found computes all
                 logits = logits[rows]
         finally:
             self.head.rows = None
             for layer in self.layers:  # a step has the KV of prefixes
                 del layer.step
+            for state in self.states:
+                del state.plan
         return logits[:, 0]
 
     def twin(self) -> ResidentModel:
         """The same model with KV layers of its own, for another batch."""
         twin = copy.copy(self)
-        twin.layers = [LayerKV(layer.index, layer.reach) for layer in self.layers]
-        twin._replay = Replay(twin.layers, twin._forward)
+        twin._own_layers()
         twin._logits = mx.compile(self.head.logits)  # what is recorded runs on the stream that it was recorded on
         return twin
 
     def state(self) -> list[mx.array]:
         """The slots' arrays, to be evaluated with each step."""
-        return [a for layer in self.layers for a in (layer.keys, layer.values) if a is not None]
+        found = [a for layer in self.layers for a in (layer.keys, layer.values)]
+        return [a for a in (*found, *(a for one in self.states for a in one.arrays)) if a is not None]
 
     def resize(self, slots: int, capacity: int) -> None:
         """Make room for ``slots`` sequences of ``capacity`` own tokens in every layer; see ``LayerKV.resize``."""
-        for layer in self.layers:
+        for layer in self._all:
             layer.resize(slots, capacity)
 
     def adopt(self, slots: mx.array, prefix: Segment) -> None:
         """Copy a prefix into slots; see ``LayerKV.adopt``."""
-        for layer in self.layers:
+        for layer in self._all:
             layer.adopt(slots, prefix)
 
     def clear(self) -> None:
         """Give the memory of all slots back; segments keep theirs."""
-        for layer in self.layers:
+        for layer in self._all:
             layer.clear()
 
     def trim(self, segment: Segment) -> None:
         """Drop what no layer needs of a finished segment, and evaluate it."""
-        for layer in self.layers:
+        for layer in self._all:
             layer.trim(segment)
-        mx.eval(segment.keys, segment.values)
+        mx.eval(segment.arrays)
 
     def slot_bytes(self, capacity: int) -> int:
-        """KV bytes of one slot of ``capacity`` tokens."""
-        return sum(
-            layer.reach.ring(capacity) * size for layer, size in zip(self.layers, self._layer_bytes, strict=True)
-        )
+        """Bytes of one slot of ``capacity`` tokens."""
+        kv = sum(layer.reach.ring(capacity) * size for layer, size in zip(self.layers, self._layer_bytes, strict=True))
+        return kv + (self.state_bytes if capacity else 0)
+
+    def prefix_bytes(self, tokens: int, segments: int) -> int:
+        """Bytes of some segments of so many tokens together."""
+        return tokens * self.token_bytes + segments * self.state_bytes
 
     @property
     def token_bytes(self) -> int:
         """KV bytes of one token of a segment in all layers."""
         return sum(self._layer_bytes)
+
+    @property
+    def _all(self) -> list[LayerKV | LayerState]:
+        return [*self.layers, *self.states]
+
+    def _own_layers(self) -> None:
+        self.layers: list[LayerKV] = []
+        self.states: list[LayerState] = []
+        self.caches = [self._layer(kv) for kv in make_prompt_cache(self.model)]
+        self._replay = Replay(self.layers, self._forward)
+
+    def _layer(self, kv: Any) -> Any:
+        """What stands in place of one of the model's own caches, some of which are many."""
+        if type(kv) is CacheList:
+            return tuple(map(self._layer, kv.caches))
+        if type(kv) is ArraysCache:
+            self.states.append(LayerState(len(self.states), len(kv.cache)))
+            return self.states[-1]
+        self.layers.append(LayerKV(len(self.layers), self._reaches(kv)))
+        return self.layers[-1]
 
     def _try(self) -> None:
         """Compare ragged suffixes behind a shared prefix, and some steps after them, with the model's own caches."""
@@ -146,8 +181,9 @@ class ResidentModel:
         first = trial.rows[0][:SHARED]
         self.forward(mx.array(first), Step([Span(shared, None, 0, SHARED)], building=shared), rows=None)
         shared.tokens.extend(first)
-        mx.eval(shared.keys, shared.values)
+        mx.eval(shared.arrays)
         sizes = zip(shared.keys, shared.values, strict=True)
+        self.state_bytes = sum(a.nbytes for state in shared.states.values() for a in state if a is not None)
         self._layer_bytes = [(k.nbytes + v.nbytes) // SHARED for k, v in sizes]
         prefixes = [None, *[shared] * (len(trial.rows) - 1)]
         own = [row[prefix.end if prefix else 0 :] for row, prefix in zip(trial.rows, prefixes, strict=True)]

@@ -42,10 +42,11 @@ class Snapshots:
             found.append(self.segments[parent, tokens])
         return found
 
-    def missing_tokens(self, sequence: Sequence) -> int:
-        """How many tokens of the sequence's prefix are still to be computed."""
+    def missing_bytes(self, sequence: Sequence) -> int:
+        """Bytes of what is still to be computed of the sequence's prefix."""
         path = self.path(sequence)
-        return (sequence.boundaries[-1] if sequence.boundaries else 0) - (path[-1].end if path else 0)
+        tokens = (sequence.boundaries[-1] if sequence.boundaries else 0) - (path[-1].end if path else 0)
+        return self.model.prefix_bytes(tokens, len(sequence.boundaries) - len(path))
 
     def prefix(self, sequence: Sequence) -> tuple[Segment | None, int]:
         """The sequence's whole prefix, computed now if need be, and how many of its tokens were there before."""
@@ -88,7 +89,7 @@ class Snapshots:
                 self.model.forward(mx.array(chunk), step, rows=None)
             segment.tokens.extend(chunk)
             if number % len(self.streams) == 0:  # a chunk follows the one before it layer by layer
-                mx.eval(segment.keys, segment.values)
+                mx.eval(segment.arrays)
         self.model.trim(segment)
         self.segments[parent, tuple(tokens)] = segment
         return segment

@@ -1,0 +1,161 @@
+"""The order in which a recurrent layer takes a step's tokens: runs of them, each from one state to the next.
+
+A layer that keeps a state needs its tokens in their order, and the state before the first of them. A *run* is a stretch
+of one sequence's tokens: all that it brings to the step, or between two branches of a tree. Runs that may be computed
+together are rows of a batch, longest first; where the shorter ones end, the others go on without them. So nothing is
+padded, and no layer has to know about masks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.reach import Ints
+
+
+@dataclass(eq=False)
+class Run:
+    """``tokens`` of a step, one after the other; the first one follows the last of ``after``, or the ``source``: a
+    slot's state or a prefix's, or none.
+    """
+
+    tokens: list[int]
+    after: Run | None = None
+    source: int | Segment | None = None
+    slot: int | None = None  # that keeps the state after it
+    level: int = 0
+    row: int = 0
+
+
+class Chunk:
+    """The next tokens of the first ``rows`` rows, as many of each: ``length``."""
+
+    def __init__(self, tokens: Ints) -> None:
+        self.rows, self.length = tokens.shape
+        self.first = mx.array(tokens[:, 0].astype(np.int32))
+        self.tokens = tokens.ravel()
+        start, count = int(self.tokens[0]), self.tokens.size
+        ordered = bool((self.tokens == np.arange(start, start + count)).all())
+        self._at: slice | mx.array = slice(start, start + count) if ordered else mx.array(self.tokens.astype(np.int32))
+
+    def take(self, a: mx.array) -> mx.array:
+        """An array of the step's tokens [T, 1, ...], or of what is said of their rows [T], for these: [rows, length,
+        ...] or [rows].
+        """
+        if a.ndim == 1:
+            return a[self.first]
+        return a[self._at].reshape(self.rows, self.length, *a.shape[2:])
+
+
+class Wave:
+    """Runs that are computed together. ``start``: which row of the wave before each goes on from, None: all in order.
+    ``kept``: rows whose last states go into ``slots``, None: into the first slots in order.
+    """
+
+    def __init__(self, runs: list[Run]) -> None:
+        runs.sort(key=lambda run: (-len(run.tokens), run.slot or 0))
+        for row, run in enumerate(runs):
+            run.row = row
+        self.runs = runs
+        rows = [run.after.row if run.after else row for row, run in enumerate(runs)]
+        self.start = None if runs[0].after is None else mx.array(rows)
+        self.chunks = list(_chunks([run.tokens for run in runs]))
+        kept = [run.row for run in runs if run.slot is not None]
+        slots = [run.slot for run in runs if run.slot is not None]
+        self.keeps = len(kept)
+        self.all_kept = self.keeps == len(runs)
+        self.kept, self.slots = mx.array(kept, mx.int32), mx.array(slots, mx.int32)
+        self.in_slot_order = self.all_kept and slots == list(range(len(slots)))
+
+
+class Course:
+    """Waves, each of runs that go on from runs of the one before. Those of the first begin without any state, or with
+    states of ``slots`` and then ``segments``, picked by ``order``.
+    """
+
+    def __init__(self, runs: list[Run]) -> None:
+        levels = itertools.groupby(sorted(runs, key=lambda run: run.level), key=lambda run: run.level)
+        self.waves = [Wave(list(some)) for _, some in levels]
+        sources = [run.source for run in self.waves[0].runs if run.source is not None]
+        self.slots = [source for source in sources if isinstance(source, int)]
+        self.segments = list(dict.fromkeys(source for source in sources if isinstance(source, Segment)))
+        place = {source: at for at, source in enumerate([*self.slots, *self.segments])}
+        self.order = [place[source] for source in sources]
+
+
+class Plan:
+    """How recurrent layers go through a step; made once for all of them."""
+
+    def __init__(self, step: Step) -> None:
+        self.tokens = step.tokens
+        self.building = step.building
+        runs = [
+            run for first, span in zip(step.first, step.spans, strict=True) for run in _runs(span, int(first), step)
+        ]
+        begin = [run for run in runs if _root(run).source is None]
+        others = [run for run in runs if _root(run).source is not None]
+        self.courses = [Course(some) for some in (begin, others) if some]
+        order = np.concatenate(
+            [chunk.tokens for course in self.courses for wave in course.waves for chunk in wave.chunks]
+        )
+        ordered = bool((order == np.arange(order.size)).all())
+        self.place = None if ordered else mx.array(np.argsort(order).astype(np.int32))
+
+    def tells(self, a: mx.array) -> bool:
+        """Whether an array says something of each of the step's tokens."""
+        return a.shape[:1] == (self.tokens,) and a.shape[1:2] in ((), (1,))
+
+
+def _root(run: Run) -> Run:
+    while run.after is not None:
+        run = run.after
+    return run
+
+
+def _runs(span: Span, first: int, step: Step) -> Iterator[Run]:
+    """A span's tokens, cut behind the one whose state is kept and where a tree branches."""
+    source = span.slot if span.stored and span.slot is not None else _with_state(span.prefix)
+    stored = span.slot if span.keep else None
+    kept = span.new - 1 - span.again if stored is not None else -1
+    if not span.parents and kept in (-1, span.new - 1):
+        yield Run(list(range(first, first + span.new)), None, source, stored)
+        return
+    parents = [
+        *range(-1, span.new - 1),
+        *(span.new + parent if parent >= 0 else span.new - 1 for parent in span.parents),
+    ]
+    children = np.bincount(np.array(parents)[1:], minlength=span.count)
+    run_of: list[Run] = []
+    for node, parent in enumerate(parents):
+        if node and children[parent] == 1 and parent != kept:
+            run_of.append(run_of[parent])
+        else:
+            before = run_of[parent] if node else None
+            run_of.append(Run([], before, None if before else source, level=before.level + 1 if before else 0))
+        run_of[-1].tokens.append(first + node)
+        if node == kept:
+            run_of[-1].slot = stored
+    yield from dict.fromkeys(run_of)
+
+
+def _with_state(prefix: Segment | None) -> Segment | None:
+    """The innermost segment of a prefix that has tokens: its state is the prefix's."""
+    while prefix is not None and not prefix.tokens:
+        prefix = prefix.parent
+    return prefix
+
+
+def _chunks(runs: list[list[int]]) -> Iterator[Chunk]:
+    """Rows, longest first, cut where one ends."""
+    start = 0
+    for length, same in itertools.groupby(reversed(runs), key=len):
+        del same
+        rows = [run[start:length] for run in runs if len(run) >= length]
+        yield Chunk(np.array(rows))
+        start = length
