@@ -32,6 +32,7 @@ from jobs.label.prior import calibrated, score
 from jobs.label.questions import Asked, Questions
 from jobs.label.scale import Level
 from jobs.label.sources import check_gold, check_prompt, check_tokens, example_of
+from runner.data.survey import NO_GOLD
 from runner.keys import check_keys, key
 from runner.text.questions.question import LABELS, MULTI, SCALE, SCHEMA, Question
 from runner.text.questions.read import read_questions
@@ -312,6 +313,8 @@ class Label:
             if not self._is_plain:
                 problem = "it fits the confidences of one label a row, or chooses job.threshold_for=f1"
             raise UserError("calibrate.rows", problem, value=conf.calibrate.rows)
+        elif conf.calibrate.rows and conf.dataset.gold is None:
+            raise UserError("calibrate.rows", NO_GOLD, value=conf.calibrate.rows)
         for one in self._scored if conf.calibrate.rows else ():  # fitted on the scores of all labels
             if isinstance(one, ScoredLabel):
                 one.requests = [replace(one.requests[0], cut=False, top_choices=None)]
@@ -331,8 +334,7 @@ class Label:
                     check_tokens(one.question, tokens)
             check_gold(source, one.question)
         check_prompt(source, prompter, self._questions.all)
-        if self.threshold_for is not None:
-            for several in self._several:
-                if not (several.question.gold or source.conf.gold):
-                    problem = "dataset.gold must name the column with the right labels"
-                    raise UserError("job.threshold_for", problem, value=self.threshold_for)
+        if self.threshold_for is not None and not any(one.question.gold_in(source.conf.gold) for one in self._several):
+            first = self._several[0].question
+            problem = f"{first.key}.gold must name the column with the right labels" if first.name else NO_GOLD
+            raise UserError("job.threshold_for", problem, value=self.threshold_for)

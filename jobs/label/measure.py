@@ -76,12 +76,12 @@ def find_thresholds(asked: Sequence[Several], survey: Survey, goal: str, at: flo
     rows = survey.sample(survey.calibration_rows, "calibrate")
     found: dict[str, Any] = {"rows": sorted(rows), "goal": goal, "at": None if goal == "f1" else at, "columns": {}}
     for one in asked:
-        found["columns"][one.question.column] = yield from _thresholds(one, survey, rows, goal, at)
+        if gold := one.question.gold_in(survey.source.conf.gold):
+            found["columns"][one.question.column] = yield from _thresholds(one, gold, survey, rows, goal, at)
     return found
 
 
-def _thresholds(one: Several, survey: Survey, rows: dict[int, Row], goal: str, at: float) -> Answered:
-    column = one.question.gold or survey.source.conf.gold or ""
+def _thresholds(one: Several, column: str, survey: Survey, rows: dict[int, Row], goal: str, at: float) -> Answered:
     names = one.question.names
     golds = {number: gold_members(row.get(column), names, survey.source.conf.classes) for number, row in rows.items()}
     known = [number for number, gold in golds.items() if gold is not None]

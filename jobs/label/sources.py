@@ -27,7 +27,7 @@ _READ = 50_000  # cells of gold looked at together
 
 def check_gold(source: DataSource, question: Question) -> None:
     """Refuse a gold column with answers that the question cannot have."""
-    gold = question.gold or (source.conf.gold if not question.name else None)
+    gold = question.gold_in(source.conf.gold)
     if gold is None:
         return
     key = f"{question.key}.gold" if question.gold else "dataset.gold"

@@ -43,7 +43,7 @@ def add_decision(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-prior", action="store_true", help="without the prior that the run measured")
     group.add_argument("--temperature", metavar="T", type=float, help="of the confidences; 1 undoes a calibration")
     group.add_argument(
-        "--threshold", metavar="P", type=float, help="no label below this confidence; 0: all rows have one"
+        "--threshold", metavar="P", type=float, help="no label below this confidence or, of several, probability"
     )
 
 

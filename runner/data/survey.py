@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from runner.data.source import DataSource
-from runner.types import Row, UnreadableRow
+from runner.types import Row, UnreadableRow, UserError
 
+NO_GOLD = "dataset.gold must name the column with the right labels"
 CALIBRATION_ROWS = 2000  # at most: one number is fitted
 
 
@@ -40,8 +41,10 @@ class Survey:
     def calibration(self, labels: Collection[str] = ()) -> dict[int, tuple[Row, str]]:
         """The rows to calibrate on, those without a gold label left out, with their gold labels; often none."""
         gold = self.source.conf.gold
-        if not self.calibration_share or gold is None:
+        if not self.calibration_share:
             return {}
+        if gold is None:
+            raise UserError("calibrate.rows", NO_GOLD, value=self.calibration_share)
         rows = self.sample(self.calibration_rows, "calibrate")
         named = {at: self.source.gold_name(row[gold], labels) for at, row in rows.items()}
         return {at: (rows[at], name) for at, name in named.items() if name is not None}

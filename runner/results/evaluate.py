@@ -87,14 +87,19 @@ def evaluate_run(
         by_name = {one.name: evaluate_question(run, one, Golds.open(run, str(one.gold), one.column)) for one in asked}
         rows = max(found["rows"] for found in by_name.values())
         return QuestionFigures(kind="questions", rows=rows, questions=by_name)
+    if asked and decision != AS_RUN:
+        names = ", ".join(one.column for one in asked if one.kind == MULTI) or "none has several labels"
+        raise UserError("--column", f"is not set: which question is to be decided anew? ({names})")
     gold = gold_column(run, gold, column)
     column = column_with_gold(run, column, gold)
     golds = Golds.open(run, gold, column)
     question = question_of(run, column)
     own = {"multi": "sets", "scale": "scale", "labels": "labels"}.get(question.kind) if question else None
     kind = kind or own or _kind(run, column)
+    if decision != AS_RUN and question is not None and question.kind == MULTI and kind == own:
+        return several_figures(run, question, golds, decision)
     if decision != AS_RUN and (kind != "labels" or column != LABEL):
-        raise UserError("--no-prior, --temperature and --threshold decide the column label, not another one")
+        raise UserError("--no-prior, --temperature and --threshold decide labels, and no other columns")
     if question is not None and kind == own and column != LABEL:
         return evaluate_question(run, question, golds)
     if kind == "scale":
@@ -114,7 +119,7 @@ def question_evaluations(run: Run, source: DataSource, questions: list[Question]
     """
     found: dict[str, AnyFigures] = {}
     for one in questions:
-        gold = one.gold or (source.conf.gold if not one.name else None)
+        gold = one.gold_in(source.conf.gold)
         if gold and one.kind != SCHEMA:
             named = source.with_gold(gold, one.names)
             golds = Golds(input_column(source, gold), partial(_named, named, one.names), one.names)

@@ -19,6 +19,7 @@ from runner.config.load import Config
 from runner.data.conf import STDIN
 from runner.data.kept import Kept, choose
 from runner.data.source import DataSource, open_source
+from runner.data.survey import NO_GOLD
 from runner.disk import disk_errors
 from runner.engine.conf import EngineConf
 from runner.engine.masks import trial
@@ -205,10 +206,8 @@ def _check_job(conf: RunConf, hooks: Hooks) -> None:
             hooks.checks_run.check_run(conf)
     if conf.calibrate.rows and hooks.surveys is None:
         raise UserError("calibrate.rows", "this job has no confidences to calibrate", value=conf.calibrate.rows)
-    if conf.calibrate.rows and conf.dataset.gold is None:
-        raise UserError(
-            "calibrate.rows", "dataset.gold must name the column with the right labels", value=conf.calibrate.rows
-        )
+    if conf.calibrate.rows and conf.dataset.gold is None and not hooks.checks_run:
+        raise UserError("calibrate.rows", NO_GOLD, value=conf.calibrate.rows)
 
 
 def _check_extend(conf: RunConf, attempts: Attempts | None) -> None:

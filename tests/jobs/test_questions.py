@@ -146,6 +146,64 @@ def test_rows_that_thresholds_are_chosen_on_are_not_evaluated(folder):
     assert found["exact"] == pytest.approx(sum(right) / 18)
 
 
+def test_several_labels_are_decided_anew_from_what_is_on_disk(folder, tmp_path, capsys):
+    path, _ = folder
+    data = ["dataset=jsonl", f"dataset.path={path}/rows.jsonl", f"output.dir={tmp_path}", "engine.backend=fake"]
+    words = [*MULTI, ABOUT, *data, "dataset.gold=topics", "output.report=false"]
+    run([*words, "run_name=prior", "job.prior=batch"])
+    for name, key, options in (
+        ("plain", [], ["--no-prior"]),
+        ("low", ["job.threshold=0.2", "job.most=3"], ["--no-prior", "--threshold", "0.2"]),
+    ):
+        other = run([*words, *key, f"run_name={name}"])["evaluation"]
+        assert main(["evaluate", f"{tmp_path}/prior", *options, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert {what: found[what] for what in ("exact", "classes")} == {w: other[w] for w in ("exact", "classes")}
+        assert main(["export", f"{tmp_path}/prior", f"{tmp_path}/{name}.jsonl", *options]) == 0
+        rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for row, same in zip(rows, open_run(tmp_path / name).rows(), strict=True):
+            assert row["labels"] == same["labels"]
+            assert row["probabilities"] == pytest.approx(same["probabilities"])
+            assert row["confidence"] == pytest.approx(same["confidence"])
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("multi", ["--no-prior"], "multi has no prior to leave out"),
+        ("multi", ["--temperature", "2"], "--temperature=2.0: several labels a row are not calibrated"),
+        ("scale", ["--threshold", "0.5"], "decide labels, and no other columns"),
+        ("asked", ["--threshold", "0.5"], "--column is not set: which question is to be decided anew? (topics)"),
+    ],
+)
+def test_what_has_nothing_to_be_decided_anew_says_so(folder, capsys, name, options, problem):
+    assert main(["evaluate", str(folder[0] / name), *options]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_thresholds_of_a_question_are_chosen_on_its_own_gold(folder, tmp_path):
+    path, _ = folder
+    topics = "name: topics, ask: 'Is it {label}?', labels: [price, quality, delivery], multi: true"
+    data = ["dataset=jsonl", f"dataset.path={path}/rows.jsonl", f"output.dir={tmp_path}", "engine.backend=fake"]
+    words = [
+        "job=label",
+        ASK,
+        *data,
+        "job.threshold_for=f1",
+        "calibrate.rows=0.4",
+        "run_name=chosen",
+        "output.report=false",
+    ]
+    more = "{name: more, ask: 'Is it {label}?', labels: [a], multi: true}"
+    run([f"job.questions=[{{{topics}, gold: flat}}, {more}]", *words])
+    found = open_run(tmp_path / "chosen")
+    assert list(found.prelude["thresholds"]["columns"]) == ["topics"]
+    assert found.figures["evaluations"]["topics"]["rows"] == 17  # of the 18 others one has an empty cell
+    with pytest.raises(UserError, match=r"threshold_for=f1: job.questions\[0\]\.gold must name the column"):
+        run([f"job.questions=[{{{topics}}}, {more}]", *words, "dataset.gold=topics"])
+
+
 # Scales
 
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from runner.data.cells import shown
 from runner.results.quality.columns import Golds, column_of, top
+from runner.results.quality.rescore import AS_RUN, Decision
 from runner.results.quality.scale import scale_figures
+from runner.results.quality.several import SeveralAnew
 from runner.results.quality.shapes import ScaleFigures, SetFigures
 from runner.results.quality.values import set_figures
 from runner.results.run import Run
@@ -16,15 +18,18 @@ from runner.text.questions.question import Question
 from runner.types import UserError
 
 
-def several_figures(run: Run, question: Question, golds: Golds) -> SetFigures:
+def several_figures(run: Run, question: Question, golds: Golds, decision: Decision = AS_RUN) -> SetFigures:
     """The figures of several labels a row, without the rows that thresholds were chosen on; these, if they were."""
     chosen = run.prelude.get("thresholds") or {}
-    said, right, _ = pairs(run, question.column, golds, leave_out=frozenset(chosen.get("rows", ())))
+    anew = None if decision == AS_RUN else SeveralAnew(run, question, decision)
+    said, right, _ = pairs(run, question.column, golds, leave_out=frozenset(chosen.get("rows", ())), anew=anew)
     if not right:
         return SetFigures(kind="sets", column=question.column, rows=0)
     members = [_known(golds.members(value), question) for value in right]
     found = set_figures(question.column, members, said, question.names)
-    if by_label := chosen.get("columns", {}).get(question.column):
+    if decision != AS_RUN:
+        found["decision"] = vars(decision)
+    elif by_label := chosen.get("columns", {}).get(question.column):
         how = {"goal": chosen["goal"], "at": chosen["at"], "chosen_on": len(chosen["rows"])}
         found["thresholds"] = {**how, "by_label": by_label}
     return found
@@ -42,14 +47,23 @@ def level_figures(run: Run, question: Question, golds: Golds) -> ScaleFigures:
 
 
 def pairs(
-    run: Run, column: str, golds: Golds, leave_out: frozenset[int] = frozenset(), beside: str | None = None
+    run: Run,
+    column: str,
+    golds: Golds,
+    leave_out: frozenset[int] = frozenset(),
+    beside: str | None = None,
+    anew: SeveralAnew | None = None,
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """The column's and the gold values of the rows that have a gold one, and those of the column ``beside`` it."""
+    """The column's and the gold values of the rows that have a gold one, and those of the column ``beside`` it.
+
+    ``anew``: what the column's values are decided by, in place of the run.
+    """
     said: list[Any] = []
     right: list[Any] = []
     others: list[Any] = []
-    names = [*top(run, column), *([beside] if beside else []), *golds.also]
-    for start, table in run.blocks(list(dict.fromkeys(names))):
+    names = [*top(run, column), *([beside] if beside else []), *golds.also, *(anew.columns if anew else [])]
+    for start, block in run.blocks(list(dict.fromkeys(names))):
+        table = anew.table(block) if anew else block
         more = table[beside].to_pylist() if beside else [None] * len(table)
         cells = zip(shown(column_of(table, column)), golds.values(start, table), more, strict=True)
         for row, (answer, gold, other) in enumerate(cells, start):

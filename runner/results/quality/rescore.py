@@ -114,8 +114,8 @@ class Rescoring:
             confidence, labels = np.full(len(table), np.nan), np.full(len(table), None, dtype=object)
             confidence[there] = probabilities.max(axis=1)
             labels[there] = np.array(names, dtype=object)[probabilities.argmax(axis=1)]
-            table = _replaced(table, "probabilities", _structs(probabilities, there, table, names))
-            table = _replaced(table, "confidence", pa.array(confidence, from_pandas=True))
+            table = replaced(table, "probabilities", structs(probabilities, there, table, "probabilities"))
+            table = replaced(table, "confidence", pa.array(confidence, from_pandas=True))
         return self._with_threshold(table, labels, confidence)
 
     def _decided(self, scores: Floats, names: list[str]) -> Floats:
@@ -131,21 +131,23 @@ class Rescoring:
             labels[below] = None
             flags = pa.array(below, mask=~known)
             if "abstained" in table.column_names:
-                table = _replaced(table, "abstained", flags)
+                table = replaced(table, "abstained", flags)
             elif self.decision.threshold:
                 table = table.add_column(table.column_names.index("confidence") + 1, "abstained", flags)
-        return _replaced(table, "label", pa.array(labels.tolist(), pa.string()))
+        return replaced(table, "label", pa.array(labels.tolist(), pa.string()))
 
 
-def _structs(probabilities: Floats, there: npt.NDArray[np.bool_], table: pa.Table, names: list[str]) -> pa.Array:
-    whole = np.zeros((len(table), len(names)))
-    whole[there] = probabilities
-    fields = list(table.schema.field("probabilities").type)
+def structs(values: Floats, there: npt.NDArray[np.bool_], table: pa.Table, column: str) -> pa.Array:
+    """The cells of a column with a number for each label: ``values`` [rows there, labels]."""
+    fields = list(table.schema.field(column).type)
+    whole = np.zeros((len(table), len(fields)))
+    whole[there] = values
     return pa.StructArray.from_arrays(
-        [pa.array(whole[:, at], mask=~there) for at in range(len(names))], fields=fields, mask=pa.array(~there)
+        [pa.array(whole[:, at], mask=~there) for at in range(len(fields))], fields=fields, mask=pa.array(~there)
     )
 
 
-def _replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+def replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """The table with other values in a column."""
     field = table.schema.field(name)
     return table.set_column(table.column_names.index(name), field, values.cast(field.type))

@@ -121,6 +121,7 @@ class SetFigures(TypedDict, total=False):
     classes: dict[str, ClassFigures]
     intervals: dict[str, Interval]
     thresholds: dict[str, Any]
+    decision: dict[str, Any]
 
 
 class ScaleFigures(TypedDict, total=False):

@@ -52,6 +52,10 @@ class Question:
             shown["question"] = self.ask.replace(LABEL, about.surface) if about else self.ask
         return shown
 
+    def gold_in(self, gold: str | None) -> str | None:
+        """The column with the right answers, where ``gold`` is the data set's: that of a question without a name."""
+        return self.gold or (gold if not self.name else None)
+
     @property
     def column(self) -> str:
         """The output column of the answer."""

@@ -1,0 +1,76 @@
+"""Several labels a row decided anew: without a prior, or from another threshold on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from runner.results.quality.rescore import Decision, Floats, replaced, structs
+from runner.results.run import Run
+from runner.text.questions.question import Question
+from runner.types import UserError
+
+
+class SeveralAnew:
+    """The labels of a question as another decision makes them. UserError where the run does not hold what that needs.
+
+    ``decision.threshold`` is the probability from which on each label is given, in place of all thresholds of the run.
+    """
+
+    def __init__(self, run: Run, question: Question, decision: Decision) -> None:
+        if decision.temperature is not None:
+            raise UserError("--temperature", "several labels a row are not calibrated", value=decision.temperature)
+        prelude = run.prelude
+        prior: dict[str, Any] = (prelude.get("priors") or {}).get(question.column) or {}
+        if not (decision.prior or prior):
+            raise UserError("--no-prior", f"{run.path} has no prior to leave out")
+        self.question = question
+        names = question.names
+        taken = {} if decision.prior else prior["logprobs"]
+        self._off = np.array([taken[name]["yes"] - taken[name]["no"] if taken else 0.0 for name in names])
+        chosen = ((prelude.get("thresholds") or {}).get("columns") or {}).get(question.column) or {}
+        given = question.threshold if isinstance(question.threshold, dict) else dict.fromkeys(names, question.threshold)
+        own = {name: given.get(name, 0.5) for name in names} | {name: one["threshold"] for name, one in chosen.items()}
+        never = {name: np.inf if one is None else one for name, one in own.items()}
+        least = never if decision.threshold is None else dict.fromkeys(names, decision.threshold)
+        self._least = np.array([least[name] for name in names], np.float64)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that follow from the decision, and that it is made from."""
+        return [self.question.column, self.question.beside("confidence"), self.question.beside("probabilities")]
+
+    def table(self, table: pa.Table) -> pa.Table:
+        """The table with these columns as the decision makes them."""
+        column, confidence, probabilities = self.columns
+        names = self.question.names
+        struct = table[probabilities].combine_chunks()
+        there = struct.is_valid().to_numpy(zero_copy_only=False)
+        stored = np.stack([struct.field(name).to_numpy(zero_copy_only=False) for name in names], axis=1)[there]
+        likely = _shifted(stored, self._off)
+        given = self._given(likely)
+        sure = np.full(len(table), np.nan)
+        sure[there] = np.where(given, likely, 1 - likely).min(axis=1)
+        chosen = iter([[name for name, one in zip(names, row, strict=True) if one] for row in given])
+        labels = [next(chosen) if one else None for one in there]
+        table = replaced(table, column, pa.array(labels, pa.list_(pa.string())))
+        table = replaced(table, confidence, pa.array(sure, from_pandas=True))
+        return replaced(table, probabilities, structs(likely, there, table, probabilities))
+
+    def _given(self, likely: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        """Which labels each row gets: the likeliest ``most`` of those from their thresholds on."""
+        given = likely >= self._least
+        if self.question.most is not None:
+            order = np.argsort(-np.where(given, likely, -1.0), axis=1, kind="stable")
+            given[np.arange(len(given))[:, None], order[:, self.question.most :]] = False
+        return given
+
+
+def _shifted(likely: Floats, off: Floats) -> Floats:
+    """Probabilities of yes whose log-odds are so much higher."""
+    if not off.any():
+        return likely
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-(np.log(likely) - np.log1p(-likely) + off))))
