@@ -99,7 +99,7 @@ def evaluate_run(
     if decision != AS_RUN and question is not None and question.kind == MULTI and kind == own:
         return several_figures(run, question, golds, decision)
     if decision != AS_RUN and (kind != "labels" or column != LABEL):
-        raise UserError("--no-prior, --temperature and --threshold decide labels, and no other columns")
+        raise UserError("--no-prior, --temperature and --threshold decide labels (label, labels), not other columns")
     if question is not None and kind == own and column != LABEL:
         return evaluate_question(run, question, golds)
     if kind == "scale":

@@ -173,7 +173,7 @@ def test_several_labels_are_decided_anew_from_what_is_on_disk(folder, tmp_path, 
     [
         ("multi", ["--no-prior"], "multi has no prior to leave out"),
         ("multi", ["--temperature", "2"], "--temperature=2.0: several labels a row are not calibrated"),
-        ("scale", ["--threshold", "0.5"], "decide labels, and no other columns"),
+        ("scale", ["--threshold", "0.5"], "decide labels (label, labels), not other columns"),
         ("asked", ["--threshold", "0.5"], "--column is not set: which question is to be decided anew? (topics)"),
     ],
 )
