@@ -2,7 +2,6 @@ import gc
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -90,11 +89,12 @@ def _no_waiting_for_disks(monkeypatch):
 def start():
     """Starts a process as ``tests.support.runs`` says; what still runs when the test has ended is killed."""
     from tests.support.runs import settings
+    from tests.support.starts import Popen
 
     processes = []
 
     def started(command, **options):
-        processes.append(subprocess.Popen(command, **settings(**options)))
+        processes.append(Popen(command, **settings(**options)))
         return processes[-1]
 
     yield started

@@ -16,6 +16,8 @@ import conf
 from runner import open_run, words
 from runner.cli import main
 from runner.cli.commands import COMMANDS, GROUPS
+from tests.support import runs
+from tests.support.runs import rowmill
 
 MAIL = "id,text,kind\n1,win money now,spam\n2,see you at lunch,ham\n3,cheap pills,spam\n4,meeting at 3,ham\n"
 AS_TYPED = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "dataset.gold=kind"]
@@ -29,10 +31,6 @@ def folder(tmp_path, monkeypatch):
     Path("mail.csv").write_text(MAIL)
     Path("rows.jsonl").write_text("".join(json.dumps({"id": i, "text": f"day {i}"}) + "\n" for i in range(600)))
     return tmp_path
-
-
-def rowmill(*words):
-    return subprocess.run([sys.executable, "-m", "runner.cli", *words], capture_output=True, text=True, check=False)
 
 
 def loaded(run_dir):
@@ -167,8 +165,7 @@ def test_a_pipe_gets_plain_lines_and_no_bar(folder):
 
 def test_a_terminal_gets_a_bar_with_rows_speed_cache_errors_and_eta(folder):
     ours, theirs = pty.openpty()  # one that tells no size, as some do
-    command = [sys.executable, "-m", "runner.cli", "run", *AS_TYPED, "run_name=mail", FAKE]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=False)
+    done = runs.rowmill("run", *AS_TYPED, "run_name=mail", FAKE, stderr=theirs)
     os.close(theirs)
     seen = b""
     while chunk := _read(ours):
@@ -211,7 +208,7 @@ FREE = ["job=generate", "dataset=jsonl", "dataset.path=rows.jsonl", "prompt.user
 def quiet(*words, **streams):
     """The exit code of a process whose Python buffers what it prints, as Python does where nobody says otherwise."""
     environment = os.environ | {"PYTHONUNBUFFERED": ""}
-    return subprocess.run([sys.executable, "-m", "runner.cli", *words], env=environment, check=False, **streams)
+    return runs.rowmill(*words, env=environment, **streams)
 
 
 @pytest.fixture

@@ -22,12 +22,14 @@ from runner.night import power
 from runner.sequences import Sequence
 from tests.support import runs
 from tests.support.fleets import seats, select, wait_for_seats
+from tests.support.starts import Popen
 
 ROWS = 300
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Popen)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROWMILL_FAKE_DELAY", "0.01")
     runs.write_rows(ROWS)

@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import sqlite3
-import sys
 import threading
 import time
 from pathlib import Path
@@ -29,9 +28,9 @@ from runner.signals import stop_on_signals
 from runner.types import UserError
 from tests.support import runs
 from tests.support.families import save_family
+from tests.support.starts import INSTALLED
 
 ROWS = 60
-PROGRAM = str(Path(sys.executable).with_name("rowmill"))
 
 
 @pytest.fixture(autouse=True)
@@ -389,7 +388,7 @@ def test_an_interrupted_run_in_python_says_how_to_go_on():
 @pytest.fixture
 def start(start):
     """Starts the program as it is installed, which is the one that its lines name."""
-    return lambda *more, **options: start([PROGRAM, "run", *overrides(*more)], **options)
+    return lambda *more, **options: start([*INSTALLED, "run", *overrides(*more)], **options)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -404,7 +403,7 @@ def test_a_signal_ends_the_process_with_130_and_a_line_that_resumes_when_pasted(
     assert 8 <= runs.finished("mail") < ROWS
     assert runs.finished("mail") % 4 == 0  # whole steps
     command = errors.strip().splitlines()[-1]
-    again = runs.ended(["sh", "-c", command])
+    again = runs.ended(["sh", "-c", command] if number == signal.SIGINT else shlex.split(command))
     assert again.returncode == 0, again.stderr
     assert runs.finished("mail") == ROWS
 

@@ -3,59 +3,51 @@
 import dataclasses
 import json
 import os
-import select
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from tests.support import runs
+from tests.support.starts import CODE, Popen
 
 STEP_SECONDS = 0.02
-SERVER = """
-import gc, json, os, sys, time
-import datasets, hydra  # before the forks, so that a run costs no start of an interpreter
+NOTED = """
+import json, os, sys, time
 from runner.cli import main
-from runner.config.load import load_config
 from runner.session import session
 
-
-def noting(notes, step_seconds):
-    def open_engine(ready, share, original=session.open_engine):
-        engine = original(ready, share)
-        step = engine.step
-
-        def noted():
-            time.sleep(step_seconds)
-            generations = step()
-            os.write(notes, "".join(f"{g.key[0]} {g.key[1]}\\n" for g in generations).encode())
-            return generations
-
-        engine.step = noted
-        os.write(notes, b"open\\n")
-        return engine
-
-    session.open_engine = open_engine
+sys.path.insert(0, "")
+name, step_seconds, words = json.loads(sys.argv[1])
+notes, log = (os.open(f"{name}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_APPEND) for kind in ("notes", "log"))
+os.dup2(log, 1), os.dup2(log, 2)
 
 
-for line in sys.stdin:
-    name, step_seconds, words = json.loads(line)
-    if "--config-dir" not in words:
-        load_config(words)  # which the fork then has, too
-    if any(word.startswith("model.path=") for word in words):
-        from transformers import AutoTokenizer
-    gc.freeze()  # each run ends with a collection
-    pid = os.fork()
-    if not pid:
-        notes, log = (os.open(f"{name}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_APPEND) for kind in ("notes", "log"))
-        os.dup2(log, 1), os.dup2(log, 2)
-        noting(notes, step_seconds)
-        os._exit(main(["run", *words]))
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+def open_engine(ready, share, original=session.open_engine):
+    engine = original(ready, share)
+    step = engine.step
+
+    def noted():
+        time.sleep(step_seconds)
+        generations = step()
+        os.write(notes, "".join(f"{g.key[0]} {g.key[1]}\\n" for g in generations).encode())
+        return generations
+
+    engine.step = noted
+    os.write(notes, b"open\\n")
+    return engine
+
+
+session.open_engine = open_engine
+sys.exit(main(["run", *words]))
 """
+
+
+class Started(Popen):
+    """What runs are compared with comes from another server: neither they nor their order of sets are the same."""
+
+    server = "whole"
 
 
 @dataclasses.dataclass
@@ -65,30 +57,33 @@ class Run:
     folder: Path
     name: str
     overrides: list
+    process: Popen | None = None
 
     def __enter__(self):
-        given = runs.settings(cwd=self.folder, stdin=subprocess.PIPE, stderr=None, text=False, bufsize=0)
-        self.server = subprocess.Popen([sys.executable, "-c", SERVER], **given)
         return self
 
     def __exit__(self, *_):
-        self.server.communicate(timeout=runs.SECONDS)
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
     def start(self, step_seconds=STEP_SECONDS):
         """Start the run; its process id."""
-        words = [*self.overrides, f"run_name={self.name}"]
-        self.server.stdin.write(json.dumps([self.name, step_seconds, words]).encode() + b"\n")
-        return int(self.server.stdout.readline())
+        words = [self.name, step_seconds, [*self.overrides, f"run_name={self.name}"]]
+        kind = Started if self.name == "whole" else Popen
+        given = runs.settings(cwd=self.folder, stdin=subprocess.DEVNULL, stdout=None, stderr=None)
+        self.process = kind([*CODE, NOTED, json.dumps(words), *self.overrides], **given)
+        return self.process.pid
 
     def finish(self):
         """Wait until what was started has ended."""
         assert self.exit_code() == 0, (self.folder / f"{self.name}.log").read_text()
 
     def exit_code(self):
-        return int(self.server.stdout.readline())
+        return self.process.wait(runs.SECONDS)
 
     def is_over(self):
-        return bool(select.select([self.server.stdout], [], [], 0)[0])
+        return self.process.poll() is not None
 
     def kill(self, answers, pause_s):
         """Start the run and kill it so long after its engine answered so many requests."""

@@ -14,6 +14,7 @@ from runner.engine.fake import DELAY, FAULT, FakeEngine
 from runner.results.status import read_status
 from runner.signals import Stop
 from runner.types import UserError
+from tests.support.starts import PROGRAM, Popen
 
 SECONDS = 900  # a process that takes longer hangs, however loaded the machine is
 
@@ -43,11 +44,17 @@ def python(code, *words, **options):
 
 
 def command(*words):
-    return [sys.executable, "-m", "runner.cli", *words]
+    return [*PROGRAM, *words]
 
 
-def ended(command, **options):
-    return subprocess.run(command, timeout=SECONDS, check=False, **settings(**options))
+def ended(command, input=None, **options):
+    """A process, once it has ended, as ``subprocess.run`` says it."""
+    pipe = {} if input is None else {"stdin": subprocess.PIPE}
+    with Popen(command, **settings(**pipe, **options)) as process:
+        try:
+            return subprocess.CompletedProcess(command, *outcome(process, input))
+        finally:
+            process.kill()
 
 
 def settings(delay=0.0, fault="", env=None, **options):
@@ -57,9 +64,9 @@ def settings(delay=0.0, fault="", env=None, **options):
     return {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env, **options}
 
 
-def outcome(process):
+def outcome(process, input=None):
     """The exit code of a process, once it has ended, and what it said on stdout and on stderr."""
-    out, err = process.communicate(timeout=SECONDS)
+    out, err = process.communicate(input, timeout=SECONDS)
     return process.returncode, out, err
 
 
