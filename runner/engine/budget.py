@@ -9,7 +9,7 @@ from runner.machine.device import Device
 
 BATCH_SIZE = {"cpu": 64, "metal": 32, "cuda": 64}  # to begin with
 MOST = 256  # sequences at once
-PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 2048}
+PREFILL_TOKENS = {"cpu": 512, "metal": 2048, "cuda": 4096}
 WORK_SPACE = 0.1  # share of the limit left for activations,
 MOST_WORK_BYTES = 4e9  # which is no more than this
 LOGIT_BYTES = {"cpu": 16 << 20, "metal": 64 << 20, "cuda": 256 << 20}  # what keeps the device busy

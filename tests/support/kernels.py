@@ -20,11 +20,27 @@ class PlainKernels:
     def finish(self, q, keys, values, mask, slot_of, fresh, before, sinks):
         assert q.shape[0] == slot_of.size
         k, v, place = fresh
-        keys[slot_of, :, place], values[slot_of, :, place] = k[:, :, 0], v[:, :, 0]
+        keys[slot_of, :, place], values[slot_of, :, place] = k[: len(q), :, 0], v[: len(q), :, 0]
         parts = [self.over_slots(q, keys, values, mask, slot_of)]
         if before is not None:
             parts += [Part(out, mass) for out, mass in zip(*before, strict=True)]
         self.calls.add("finish")
+        return merge(parts, sinks, q.dtype)
+
+    def prompts(self, q, k, v, fresh, stored, before, sinks):
+        self.calls.add("prompts")
+        since, slot, place = fresh
+        first, at = len(q) - since.size, mx.arange(len(q))
+        seen = (at >= since[:, None]) & (at <= at[first:, None])
+        mask = mx.where(seen, 0.0, -1e30)[:, None, None]
+        if stored is not None:
+            for token, (one, there) in enumerate(zip(slot.tolist(), place.tolist(), strict=True), first):
+                if one >= 0:
+                    stored[0][one, :, there], stored[1][one, :, there] = k[token, :, 0], v[token, :, 0]
+        own = (a[:, :, 0].swapaxes(0, 1) for a in (k, v))
+        parts = [attend(q[first:].astype(mx.float32) * self.scale, *own, mask)]
+        if before is not None:
+            parts += [Part(out, mass) for out, mass in zip(*before, strict=True)]
         return merge(parts, sinks, q.dtype)
 
     def shares(self, heads, tokens, keys):

@@ -142,6 +142,9 @@ class View:
     write: tuple[mx.array | None, mx.array, mx.array] | None  # tokens (None: all), slots, ring indices of KV to store
 
 
+Prompts = tuple[mx.array, mx.array, mx.array]  # see ``Step.prompts``
+
+
 class Step:
     """The tokens of one forward pass and where their keys lie; ``spans`` sorted by ``Span.order``."""
 
@@ -163,6 +166,7 @@ class Step:
         self.positions = _indices(self.at)
         self.levels = [list(level) for level in self._levels()]
         self.views: dict[tuple[Reach, int], View] = {}
+        self.fresh: dict[tuple[Reach, int], Prompts | None] = {}
         self.masks: dict[tuple[Segment, int, Reach], mx.array] = {}
         self._index_decode()
         self._index_prefill()
@@ -244,6 +248,25 @@ class Step:
             self.views[reach, ring] = self._make_view(reach, Ring.of(reach, ring, self.base))
         return self.views[reach, ring]
 
+    def prompts(self, reach: Reach, ring: int) -> Prompts | None:
+        """For each prefilling token: the first of the step's tokens that it sees, its slot (-1: none) and the place
+        there; None where a token sees others than prefixes and the latest tokens of this step.
+        """
+        if (reach, ring) not in self.fresh:
+            self.fresh[reach, ring] = self._make_prompts(reach, Ring.of(reach, ring, self.base))
+        return self.fresh[reach, ring]
+
+    def _make_prompts(self, reach: Reach, ring: Ring) -> Prompts | None:
+        prompts = slice(len(self.decoding), None)
+        held = (self.slot >= 0) & (self.stored > 0)
+        if reach.keep or held[prompts].any() or any(span.parents for span in self.prefilling):
+            return None
+        since, (stored, place) = self.first[self.span_of], self._lasting(ring)
+        if reach.window is not None:
+            since = np.maximum(since, np.arange(self.tokens) - reach.window + 1)
+        slot = np.where(stored, self.slot[self.span_of], -1)
+        return _indices(since[prompts]), _indices(slot[prompts]), _indices(place[prompts])
+
     def _make_view(self, reach: Reach, ring: Ring) -> View:
         decoding = len(self.decoding)
         old = np.where(self.slot < 0, 0, np.minimum(self.stored, ring.size))[decoding:]
@@ -295,16 +318,21 @@ class Step:
         return additive(masks)
 
     def _writes(self, ring: Ring) -> tuple[mx.array | None, mx.array, mx.array] | None:
+        stored, place = self._lasting(ring)
+        (token,) = np.nonzero(stored)
+        if not token.size:
+            return None
+        whole = token.size == self.tokens
+        return None if whole else _indices(token), _indices(self.slot[self.span_of][token]), _indices(place[token])
+
+    def _lasting(self, ring: Ring) -> tuple[Bools, Ints]:
+        """Which tokens' KV is to be stored, and where in their rings: the others would be overwritten at once."""
         kept, own = ring.kept[self.span_of], self.stored[self.span_of] + self.offset
         keep = np.fromiter((span.keep and span.slot is not None for span in self.spans), np.bool_, len(self.spans))
         new = self.new[self.span_of]
-        lasting = (self.offset >= new - (ring.size - kept)) | (own < kept)  # the others would be overwritten at once
-        (token,) = np.nonzero(keep[self.span_of] & (self.offset < new) & lasting)
-        if not token.size:
-            return None
-        place = Ring(ring.size, kept).place(own)
-        whole = token.size == self.tokens
-        return None if whole else _indices(token), _indices(self.slot[self.span_of][token]), _indices(place[token])
+        lasting = (self.offset >= new - (ring.size - kept)) | (own < kept)
+        stored = keep[self.span_of] & (self.offset < new) & lasting
+        return stored, Ring(ring.size, kept).place(own) if stored.any() else own
 
 
 def _indices(values: Ints) -> mx.array:

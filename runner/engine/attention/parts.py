@@ -7,11 +7,12 @@ Shapes: T tokens of a step, N KV heads, G queries a KV head, D head size, K keys
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import mlx.core as mx
 
-from runner.engine.kernels import MASKED, cpu
+from runner.engine.kernels import MASKED, cpu, cuda_attention
 
 # Attention scores held at once, for a part: what a CPU's cache holds, what a GPU is kept busy by.
 SCORE_BYTES = {mx.cpu: 4 << 20, mx.gpu: 128 << 20}
@@ -26,6 +27,20 @@ class Part(NamedTuple):
     mass: mx.array
 
 
+class Query:
+    """A step's queries: as they came, ``raw`` [T, N, G, D]; scaled, in float32; the device's own kernels for them."""
+
+    def __init__(self, raw: mx.array, scale: float, v: mx.array) -> None:
+        self.raw, self.scale = raw, scale
+        fits = not on_cpu() and raw.dtype == v.dtype
+        sizes = raw.shape[-1], v.shape[-1], raw.shape[2]
+        self.kernels = cuda_attention.kernels(raw.dtype, *sizes, scale) if fits else None
+
+    @cached_property
+    def scaled(self) -> mx.array:
+        return scaled(self.raw, self.scale)
+
+
 def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) -> Part:
     """Attention of scaled queries [..., M, D] over keys and values [..., K, D], with an additive mask."""
     scores = q @ k.astype(mx.float32).swapaxes(-1, -2)  # half-precision scores would cost percents of a weight
@@ -38,6 +53,36 @@ def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) 
     weights = cpu.shifted_exp(scores, top)
     total = weights.sum(axis=-1, keepdims=True)
     return Part(weights.astype(v.dtype) @ v / total, top + mx.log(total))
+
+
+def attend_all(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> Part:
+    """Scaled queries [T, N, G, D] over the same keys and values [N, K, D], in blocks of tokens that bound the scores'
+    memory; mask [T, K].
+    """
+    T, N, G, D = q.shape
+    rows, parts = max(1, score_bytes() // (4 * N * G * k.shape[1])), []
+    for a in range(0, T, rows):
+        b = min(T, a + rows)
+        flat = q[a:b].transpose(1, 0, 2, 3).reshape(N, -1, D)
+        part = attend(flat, k, v, None if mask is None else mx.repeat(mask[a:b], G, axis=0))
+        parts.append(Part(*(x.reshape(N, b - a, G, -1).transpose(1, 0, 2, 3) for x in part)))
+    return join(parts)
+
+
+def attend_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> Part:
+    """Scaled queries [R, N, G, n, D], each row over its own keys and values [R, N, K, D], in blocks of queries; mask
+    [R or 1, 1, n, K]. The part has R * n tokens.
+    """
+    R, N, G, n, D = q.shape
+    size = max(1, score_bytes() // (4 * R * N * G * k.shape[2]))
+    pieces = []
+    for a in range(0, n, size):
+        b = min(n, a + size)
+        rows = None if mask is None else mx.tile(mask[:, :, a:b], (1, 1, G, 1))
+        part = attend(q[:, :, :, a:b].reshape(R, N, G * (b - a), D), k, v, rows)
+        pieces.append([p.reshape(R, N, G, b - a, -1) for p in part])
+    joined = (mx.concatenate(list(same), axis=3) if len(same) > 1 else same[0] for same in zip(*pieces, strict=True))
+    return Part(*(a.transpose(0, 3, 1, 2, 4).reshape(R * n, N, G, -1) for a in joined))
 
 
 def shifted_exp(x: mx.array, shift: mx.array) -> mx.array:

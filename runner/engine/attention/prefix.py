@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import itertools
 import sys
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models import base
 
-from runner.engine.attention.layout import Segment, Step, View
-from runner.engine.attention.parts import Part, attend, blank, join, merge, on_cpu, scaled, score_bytes
+from runner.engine.attention.layout import Prompts, Segment, Step, View
+from runner.engine.attention.parts import Part, Query, attend, attend_all, attend_rows, blank, join, merge, on_cpu
 from runner.engine.attention.reach import Reach, Ring
-from runner.engine.kernels import MASKED, cuda_attention
+from runner.engine.kernels import MASKED
 
 MOST_SHARES = 8  # of a segment's keys
 # Segments at one depth of prefix, with their tokens [first, end) of a step; None: nothing there.
@@ -39,20 +38,6 @@ class Form(NamedTuple):
     N: int
     V: int
     dtype: mx.Dtype
-
-
-class Query:
-    """A step's queries: as they came, ``raw`` [T, N, G, D]; scaled, in float32; the device's own kernels for them."""
-
-    def __init__(self, raw: mx.array, scale: float, v: mx.array) -> None:
-        self.raw, self.scale = raw, scale
-        fits = not on_cpu() and raw.dtype == v.dtype
-        sizes = raw.shape[-1], v.shape[-1], raw.shape[2]
-        self.kernels = cuda_attention.kernels(raw.dtype, *sizes, scale) if fits else None
-
-    @cached_property
-    def scaled(self) -> mx.array:
-        return scaled(self.raw, self.scale)
 
 
 class LayerKV:
@@ -125,21 +110,30 @@ class LayerKV:
         self.form = Form(H, D, N, v.shape[-1], v.dtype)
         view = self.step.view(self.reach, self.shape[1])
         self._allocate(view, k, v)
-        if query.kernels is not None and not self.step.prefilling:
-            return self._finish(view, query, k, v, sinks).reshape(T, H, 1, D)
-        k, v = k.reshape(T, N, -1), v.reshape(T, N, -1)
+        fits = query.kernels is not None and (self.step.levels or not self.step.prefilling)  # MLX is faster without any
+        prompts = self.step.prompts(self.reach, self.shape[1]) if fits else None
+        if prompts is not None:
+            out = self._finish(view, query, k, v, prompts, sinks)
+        else:
+            out = self._merged(view, query, q, k, v, sinks)
+        if self.step.building is not None:
+            self._extend(self.step.building, k[:, :, 0], v[:, :, 0])
+        return out.reshape(T, H, 1, v.shape[-1])
+
+    def _merged(
+        self, view: View, query: Query, q: mx.array, k: mx.array, v: mx.array, sinks: mx.array | None
+    ) -> mx.array:
+        """By MLX's operations, and what the device's own kernels have of them: [T, N, G, D]."""
+        k, v, scale = k[:, :, 0], v[:, :, 0], query.scale
         old = self._stored(view)
         self._store(view, k, v)
         if self.step.levels or not self.step.plain or on_cpu():
             own = [self._decode(view, query)] if self.step.decoding else []
-            out = merge(self._parts(view, query, k, v, own, old), sinks, v.dtype)
-        else:  # nothing to merge: the device's own attention is faster
-            outs = [self._own(view, q[:, :, 0], scale, sinks)] if self.step.decoding else []
-            outs += [self._plain(view, q[:, :, 0], k, v, scale, sinks)] if self.step.prefilling else []
-            out = mx.concatenate(outs) if len(outs) > 1 else outs[0]
-        if self.step.building is not None:
-            self._extend(self.step.building, k, v)
-        return out.reshape(T, H, 1, v.shape[-1])
+            return merge(self._parts(view, query, k, v, own, old), sinks, v.dtype)
+        # nothing to merge: the device's own attention is faster
+        outs = [self._own(view, q[:, :, 0], scale, sinks)] if self.step.decoding else []
+        outs += [self._plain(view, q[:, :, 0], k, v, scale, sinks)] if self.step.prefilling else []
+        return mx.concatenate(outs) if len(outs) > 1 else outs[0]
 
     def _parts(
         self,
@@ -219,18 +213,37 @@ class LayerKV:
         out = out.reshape(slots, keys.shape[1], -1, values.shape[-1])
         return out if step.in_slot_order else out[step.slot_of_token]
 
-    def _finish(self, view: View, query: Query, k: mx.array, v: mx.array, sinks: mx.array | None) -> mx.array:
-        """A step of decoding tokens alone, by the device's own kernels: [T, N, G, D]. They store k and v, too."""
-        assert query.kernels is not None and self.keys is not None and self.values is not None
-        assert view.write is not None and view.write[0] is None
-        levels = [
-            stacked for runs in self.step.levels if (stacked := self._stacked(runs, query, MOST_SHARES)) is not None
-        ]
-        before = levels[0] if levels else None
-        if len(levels) > 1:
-            before = mx.concatenate([out for out, _ in levels]), mx.concatenate([mass for _, mass in levels])
-        slots = self.keys, self.values, view.decode_mask, self.step.slot_of_token
-        return query.kernels.finish(query.raw, *slots, (k, v, view.write[2]), before, sinks)
+    def _finish(
+        self, view: View, query: Query, k: mx.array, v: mx.array, prompts: Prompts, sinks: mx.array | None
+    ) -> mx.array:
+        """By the device's own kernels alone: [T, N, G, D]. They store k and v, too."""
+        assert query.kernels is not None
+        step, outs = self.step, []
+        decoding, T = len(step.decoding), step.tokens
+        stored = None if self.keys is None or self.values is None else (self.keys, self.values)
+        if decoding:
+            assert stored is not None and view.write is not None
+            raw, place = (
+                (query.raw, view.write[2]) if decoding == T else (query.raw[:decoding], view.write[2][:decoding])
+            )
+            before = self._before(query, 0, decoding)
+            slots = *stored, view.decode_mask, step.slot_of_token
+            outs.append(query.kernels.finish(raw, *slots, (k, v, place), before, sinks))
+        if decoding < T:
+            before = self._before(query, decoding, T)
+            outs.append(query.kernels.prompts(query.raw, k, v, prompts, stored, before, sinks))
+        return outs[0] if len(outs) == 1 else mx.concatenate(outs)
+
+    def _before(self, query: Query, start: int, end: int) -> tuple[mx.array, mx.array] | None:
+        """Tokens [start, end) over their prefixes: stacked outputs and masses; None if they see none of them."""
+        runs = (
+            [(segment, max(a, start), min(b, end)) for segment, a, b in level if a < end and b > start]
+            for level in self.step.levels
+        )
+        levels = [stacked for level in runs if (stacked := self._stacked(level, query, MOST_SHARES)) is not None]
+        if len(levels) < 2:
+            return levels[0] if levels else None
+        return mx.concatenate([out for out, _ in levels]), mx.concatenate([mass for _, mass in levels])
 
     def _level(self, runs: Runs, query: Query) -> list[Part]:
         """Every token over its segment at one depth of prefix: one matrix product for all that share it."""
@@ -256,7 +269,7 @@ class LayerKV:
         if not any(seen):
             return None
         keys = max(segment.keys[self.index].shape[1] for segment, _, _ in itertools.compress(runs, seen) if segment)
-        shares = min(most, query.kernels.shares(N, self.step.tokens, keys))
+        shares = min(most, query.kernels.shares(N, runs[-1][2] - runs[0][1], keys))
         pieces = []
         for (segment, a, b), sees in zip(runs, seen, strict=True):
             if segment is None or not sees:
@@ -274,17 +287,9 @@ class LayerKV:
         return [segment is not None and not self.step.beyond(segment, a, b, self.reach) for segment, a, b in runs]
 
     def _over_segment(self, segment: Segment, start: int, end: int, q: mx.array) -> Part:
-        """In blocks of tokens that bound the scores' memory."""
-        N, G, D = q.shape[1:]
         k, v = segment.keys[self.index], segment.values[self.index]
-        rows, parts = max(1, score_bytes() // (4 * N * G * len(segment.tokens))), []
-        for a in range(start, end, rows):
-            b = min(end, a + rows)
-            flat = q[a:b].transpose(1, 0, 2, 3).reshape(N, -1, D)
-            mask = self.step.level_mask(segment, a, b, self.reach, k.shape[1])
-            part = attend(flat, k, v, None if mask is None else mx.repeat(mask, G, axis=0))
-            parts.append(Part(*(x.reshape(N, b - a, G, -1).transpose(1, 0, 2, 3) for x in part)))
-        return join(parts)
+        mask = self.step.level_mask(segment, start, end, self.reach, k.shape[1])
+        return attend_all(q[start:end], k, v, mask)
 
     def _prefill(
         self, view: View, q: mx.array, k: mx.array, v: mx.array, old: tuple[mx.array, mx.array] | None
@@ -293,25 +298,13 @@ class LayerKV:
         qs, ks, vs = (self._rows(a) for a in (q, k, v))
         qs = qs.transpose(0, 2, 3, 1, 4)  # [R, N, G, n, D]
         ks, vs = ks.transpose(0, 2, 1, 3), vs.transpose(0, 2, 1, 3)  # [R, N, n, D]
-        fresh = self._blocks(qs, ks, vs, view.fresh_mask)
-        before = self._blocks(qs, *old, view.old_mask) if old is not None else None
+        fresh = self._tokens(attend_rows(qs, ks, vs, view.fresh_mask))
+        before = self._tokens(attend_rows(qs, *old, view.old_mask)) if old is not None else None
         return fresh, before
 
-    def _blocks(self, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> Part:
-        """Queries [R, N, G, n, D] over k, v [R, N, K, D] in blocks of queries that bound the scores' memory."""
-        R, N, G, n, D = q.shape
-        size = max(1, score_bytes() // (4 * R * N * G * k.shape[2]))
-        pieces = []
-        for a in range(0, n, size):
-            b = min(n, a + size)
-            rows = None if mask is None else mx.tile(mask[:, :, a:b], (1, 1, G, 1))
-            part = attend(q[:, :, :, a:b].reshape(R, N, G * (b - a), D), k, v, rows)
-            pieces.append([p.reshape(R, N, G, b - a, -1) for p in part])
-        joined = (
-            mx.concatenate(list(same), axis=3) if len(same) > 1 else same[0] for same in zip(*pieces, strict=True)
-        )
-        tokens = (a.transpose(0, 3, 1, 2, 4).reshape(R * n, N, G, -1) for a in joined)
-        return Part(*(a if self.step.dense else a[self.step.scatter] for a in tokens))
+    def _tokens(self, part: Part) -> Part:
+        """Of the prefilling tokens in their order, of a part of ``_rows``."""
+        return part if self.step.dense else Part(*(a[self.step.scatter] for a in part))
 
     def _extend(self, segment: Segment, k: mx.array, v: mx.array) -> None:
         """Append the step's KV to a segment under construction."""

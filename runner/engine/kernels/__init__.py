@@ -3,7 +3,7 @@
 Modules:
 cpu             Exponentials for MLX's CPU backend.
 cuda            What MLX's CUDA backend does slowly, done another way; nothing here runs on Metal or a CPU.
-cuda_attention  CUDA kernels for the parts of attention that a decode step is made of: one launch each.
+cuda_attention  CUDA kernels for the parts of attention that a step is made of: one launch each.
 cuda_experts    CUDA kernels for a layer of experts whose weights stay quantised, for decode steps and for prompts.
 sums            Sums over long axes that lose nothing: of float32 in blocks, of shares as integers.
 """

@@ -188,122 +188,208 @@ __device__ __forceinline__ void load_transposed(unsigned* to, const void* row) {
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
 }
 
-// Many tokens over the keys of one segment: a block for 64 rows (a row is a token and one of its G queries), a KV head
-// and a share of the keys; a warp for 16 rows. q [T, N, G, D], k and v [N, K, D], mask [tokens, K],
-// bounds {first token, tokens, K, keys of a share} -> out [shares, tokens, N, G, D], mass [shares, tokens, N, G].
-template <typename T, int D, int G, bool MASK>
-__device__ __forceinline__ void attend_segment(
-    const T* q, const T* k, const T* v, const float* mask, const int* bounds, float* out, float* mass) {
-  constexpr int ROWS = 64, KEYS = 64, THREADS = 128;
-  constexpr int STRIDE = D + 8;  // rows of 16 bytes more fall on other banks
-  __shared__ __align__(16) T tile_k[KEYS * STRIDE];
-  __shared__ __align__(16) T tile_v[KEYS * STRIDE];
-  const int first = bounds[0], tokens = bounds[1], keys = bounds[2];
-  const int from = blockIdx.z * bounds[3], to = min(keys, from + bounds[3]);
-  const int heads = gridDim.y, head = blockIdx.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int quad = lane % 4 * 2;  // the first of the two columns that the lane holds
-  k += (size_t)head * keys * D;
-  v += (size_t)head * keys * D;
+// 16 bytes on their way from global to shared memory, zeros if they are not there; until they are awaited, other work.
+__device__ __forceinline__ void fetch16(void* to, const void* from, bool there) {
+  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
 
+// All that a thread fetched is there; other threads' is, behind a barrier.
+__device__ __forceinline__ void await_fetched() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// 64 rows of D numbers, `stride` apart, to shared memory; `count` of them are there.
+template <typename T, int D, int THREADS, int KEYS, int STRIDE>
+__device__ __forceinline__ void fetch_tile(T* tile, const T* from, size_t stride, int count) {
+#pragma unroll
+  for (int i = threadIdx.x; i < KEYS * D / 8; i += THREADS) {
+    const int row = i / (D / 8), column = i % (D / 8) * 8;
+    const bool there = row < count;
+    fetch16(tile + row * STRIDE + column, from + (there ? row * stride : 0) + column, there);
+  }
+}
+
+// The rows of a block, 16 a warp (a row is a token and one of its G queries of a KV head), and what they found so far.
+// Of the two rows that a lane holds: the token, whether there is one, its place in an array [tokens, N, G].
+template <typename T, int D, int G, int WARPS>
+struct Rows {
   int token[2];
   bool there[2];
-  size_t place[2];  // of the lane's two rows, in q without the first tokens
+  size_t place[2];
   unsigned query[D / 16][4];
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const int row = blockIdx.x * ROWS + warp * 16 + half * 8 + lane / 4;
-    token[half] = row / G;
-    there[half] = token[half] < tokens;
-    place[half] = ((size_t)token[half] * heads + head) * G + row % G;
-    const T* from_q = q + ((size_t)first * heads * G + place[half]) * D + quad;
-#pragma unroll
-    for (int d = 0; d < D / 16; d++) {
-      query[d][half] = there[half] ? *reinterpret_cast<const unsigned*>(from_q + d * 16) : 0;
-      query[d][half + 2] = there[half] ? *reinterpret_cast<const unsigned*>(from_q + d * 16 + 8) : 0;
-    }
-  }
   float sum[D / 8][4] = {}, top[2] = {NO_MASS, NO_MASS}, total[2] = {};
-  for (int at = from; at < to; at += KEYS) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < KEYS * D / 8; i += THREADS) {
-      const int row = i / (D / 8), column = i % (D / 8) * 8;
-      const size_t place = (size_t)(at + row) * D + column;
-      const uint4 none = {0, 0, 0, 0};
-      const bool inside = at + row < to;
-      *reinterpret_cast<uint4*>(tile_k + row * STRIDE + column) =
-          inside ? *reinterpret_cast<const uint4*>(k + place) : none;
-      *reinterpret_cast<uint4*>(tile_v + row * STRIDE + column) =
-          inside ? *reinterpret_cast<const uint4*>(v + place) : none;
-    }
-    __syncthreads();
-    float score[KEYS / 8][4] = {};
-#pragma unroll
-    for (int d = 0; d < D / 16; d++) {
-#pragma unroll
-      for (int j = 0; j < KEYS / 16; j++) {
-        unsigned b[4];
-        load_matrices(b, tile_k + (j * 16 + lane / 16 * 8 + lane % 8) * STRIDE + d * 16 + lane / 8 % 2 * 8);
-        multiply(score[2 * j], query[d], b[0], b[1], T());
-        multiply(score[2 * j + 1], query[d], b[2], b[3], T());
-      }
-    }
-    float highest[2] = {top[0], top[1]};
-#pragma unroll
-    for (int j = 0; j < KEYS / 8; j++) {
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        const int key = at + j * 8 + quad + e % 2, half = e / 2;
-        float x = score[j][e] * (SCALE * LOG2E);
-        if (MASK && there[half] && key < to) x += mask[(size_t)token[half] * keys + key] * LOG2E;
-        score[j][e] = key < to ? x : NEVER;
-        highest[half] = fmaxf(highest[half], score[j][e]);
-      }
-    }
-    float fade[2];
+
+  // q: those of the first token.
+  __device__ __forceinline__ Rows(const T* q, int tokens) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, quad = lane % 4 * 2;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      for (int other = 1; other < 4; other *= 2)
-        highest[half] = fmaxf(highest[half], __shfl_xor_sync(~0u, highest[half], other));
-      fade[half] = exp2f(top[half] - highest[half]);
-      total[half] *= fade[half];
-      top[half] = highest[half];
-    }
-#pragma unroll
-    for (int j = 0; j < KEYS / 8; j++) {
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        score[j][e] = exp2f(score[j][e] - top[e / 2]);
-        total[e / 2] += score[j][e];
-      }
-    }
-#pragma unroll
-    for (int d = 0; d < D / 8; d++)
-      for (int e = 0; e < 4; e++) sum[d][e] *= fade[e / 2];
-#pragma unroll
-    for (int j = 0; j < KEYS / 16; j++) {
-      const float *low = score[2 * j], *high = score[2 * j + 1];
-      const unsigned weights[4] = {
-          packed(low[0], low[1], T()), packed(low[2], low[3], T()),
-          packed(high[0], high[1], T()), packed(high[2], high[3], T())};
+      const int row = (blockIdx.x * WARPS + warp) * 16 + half * 8 + lane / 4;
+      token[half] = row / G;
+      there[half] = token[half] < tokens;
+      place[half] = ((size_t)token[half] * gridDim.y + blockIdx.y) * G + row % G;
+      const T* from = q + place[half] * D + quad;
 #pragma unroll
       for (int d = 0; d < D / 16; d++) {
-        unsigned b[4];
-        load_transposed(b, tile_v + (j * 16 + lane % 16) * STRIDE + d * 16 + lane / 16 * 8);
-        multiply(sum[2 * d], weights, b[0], b[1], T());
-        multiply(sum[2 * d + 1], weights, b[2], b[3], T());
+        query[d][half] = there[half] ? *reinterpret_cast<const unsigned*>(from + d * 16) : 0;
+        query[d][half + 2] = there[half] ? *reinterpret_cast<const unsigned*>(from + d * 16 + 8) : 0;
       }
     }
   }
+
+  // Keys [from, to) of k and v, rows `stride` apart. added(half, key): what a row's score has added, NEVER if the row
+  // does not see the key.
+  template <typename Added>
+  __device__ __forceinline__ void attend(const T* k, const T* v, size_t stride, int from, int to, Added added) {
+    constexpr int KEYS = 64, THREADS = WARPS * 32;
+    constexpr int STRIDE = D + 8;  // rows of 16 bytes more fall on other banks
+    __shared__ __align__(16) T tile_k[KEYS * STRIDE];
+    __shared__ __align__(16) T tile_v[KEYS * STRIDE];
+    const int lane = threadIdx.x % 32, quad = lane % 4 * 2;  // the first of the two columns that the lane holds
+    if (from < to) fetch_tile<T, D, THREADS, KEYS, STRIDE>(tile_k, k + from * stride, stride, to - from);
+    for (int at = from; at < to; at += KEYS) {
+      await_fetched();
+      __syncthreads();  // these keys are there, and the last values are used
+      fetch_tile<T, D, THREADS, KEYS, STRIDE>(tile_v, v + at * stride, stride, to - at);
+      float score[KEYS / 8][4] = {};
+#pragma unroll
+      for (int d = 0; d < D / 16; d++) {
+#pragma unroll
+        for (int j = 0; j < KEYS / 16; j++) {
+          unsigned b[4];
+          load_matrices(b, tile_k + (j * 16 + lane / 16 * 8 + lane % 8) * STRIDE + d * 16 + lane / 8 % 2 * 8);
+          multiply(score[2 * j], query[d], b[0], b[1], T());
+          multiply(score[2 * j + 1], query[d], b[2], b[3], T());
+        }
+      }
+      await_fetched();
+      __syncthreads();  // these values are there, and the keys are used
+      if (at + KEYS < to)
+        fetch_tile<T, D, THREADS, KEYS, STRIDE>(tile_k, k + (at + KEYS) * stride, stride, to - at - KEYS);
+      float highest[2] = {top[0], top[1]};
+#pragma unroll
+      for (int j = 0; j < KEYS / 8; j++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          const int key = at + j * 8 + quad + e % 2, half = e / 2;
+          score[j][e] = key < to ? score[j][e] * (SCALE * LOG2E) + added(half, key) : NEVER;
+          highest[half] = fmaxf(highest[half], score[j][e]);
+        }
+      }
+      float fade[2];
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        for (int other = 1; other < 4; other *= 2)
+          highest[half] = fmaxf(highest[half], __shfl_xor_sync(~0u, highest[half], other));
+        fade[half] = exp2f(top[half] - highest[half]);
+        total[half] *= fade[half];
+        top[half] = highest[half];
+      }
+#pragma unroll
+      for (int j = 0; j < KEYS / 8; j++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          score[j][e] = exp2f(score[j][e] - top[e / 2]);
+          total[e / 2] += score[j][e];
+        }
+      }
+#pragma unroll
+      for (int d = 0; d < D / 8; d++)
+        for (int e = 0; e < 4; e++) sum[d][e] *= fade[e / 2];
+#pragma unroll
+      for (int j = 0; j < KEYS / 16; j++) {
+        const float *low = score[2 * j], *high = score[2 * j + 1];
+        const unsigned weights[4] = {
+            packed(low[0], low[1], T()), packed(low[2], low[3], T()),
+            packed(high[0], high[1], T()), packed(high[2], high[3], T())};
+#pragma unroll
+        for (int d = 0; d < D / 16; d++) {
+          unsigned b[4];
+          load_transposed(b, tile_v + (j * 16 + lane % 16) * STRIDE + d * 16 + lane / 16 * 8);
+          multiply(sum[2 * d], weights, b[0], b[1], T());
+          multiply(sum[2 * d + 1], weights, b[2], b[3], T());
+        }
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+      for (int other = 1; other < 4; other *= 2) total[half] += __shfl_xor_sync(~0u, total[half], other);
+  }
+};
+
+// Many tokens over the keys of one segment: a block for 16 rows a warp, a KV head and a share of the keys.
+// q [T, N, G, D], k and v [N, K, D], mask [tokens, K], bounds {first token, tokens, K, keys of a share}
+// -> out [shares, tokens, N, G, D], mass [shares, tokens, N, G].
+template <typename T, int D, int G, bool MASK, int WARPS>
+__device__ __forceinline__ void attend_segment(
+    const T* q, const T* k, const T* v, const float* mask, const int* bounds, float* out, float* mass) {
+  const int tokens = bounds[1], keys = bounds[2], quad = threadIdx.x % 4 * 2;
+  const int from = blockIdx.z * bounds[3], to = min(keys, from + bounds[3]);
+  const size_t head = (size_t)blockIdx.y * keys * D;
+  Rows<T, D, G, WARPS> rows(q + (size_t)bounds[0] * gridDim.y * G * D, tokens);
+  rows.attend(k + head, v + head, D, from, to, [&](int half, int key) {
+    return MASK && rows.there[half] ? mask[(size_t)rows.token[half] * keys + key] * LOG2E : 0;
+  });
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    for (int other = 1; other < 4; other *= 2) total[half] += __shfl_xor_sync(~0u, total[half], other);
-    if (!there[half]) continue;
-    const size_t row = (size_t)blockIdx.z * tokens * heads * G + place[half];
-    const float share = total[half] > 0 ? 1 / total[half] : 0;
+    if (!rows.there[half]) continue;
+    const float total = rows.total[half], share = total > 0 ? 1 / total : 0;
+    const size_t row = (size_t)blockIdx.z * tokens * gridDim.y * G + rows.place[half];
 #pragma unroll
     for (int d = 0; d < D / 8; d++)
       *reinterpret_cast<float2*>(out + row * D + d * 8 + quad) =
-          make_float2(sum[d][2 * half] * share, sum[d][2 * half + 1] * share);
-    if (quad == 0) mass[row] = total[half] > 0 ? (top[half] + log2f(total[half])) * LN2 : NO_MASS;
+          make_float2(rows.sum[d][2 * half] * share, rows.sum[d][2 * half + 1] * share);
+    if (quad == 0) mass[row] = total > 0 ? (rows.top[half] + log2f(total)) * LN2 : NO_MASS;
+  }
+}
+
+// Tokens of prompts over those of the same step before them, from token `since` [tokens] on, and what others found: a
+// block for 16 rows a warp and a KV head. q [T, N, G, D], k and v [T, N, D], bounds {first token, tokens, ring}
+// -> out [tokens, N, G, D]. Their keys and values go to slots [slots, N, ring, D] at `slot` and `place` [tokens] (slot
+// -1: nowhere).
+template <typename T, int D, int G, int WARPS, typename S>
+__device__ __forceinline__ void attend_prompts(
+    const T* q, const T* k, const T* v, const int* since, const int* slot, const int* place, const int* bounds,
+    T* keys, T* values, Others<S> others, T* out) {
+  constexpr int ROWS = WARPS * 16;
+  const int first = bounds[0], tokens = bounds[1], ring = bounds[2], heads = gridDim.y, quad = threadIdx.x % 4 * 2;
+  const int begin = (int)blockIdx.x * ROWS / G, end = min(tokens, ((int)(blockIdx.x + 1) * ROWS + G - 1) / G);  // of the block
+  for (int i = threadIdx.x; i < (end - begin) * D / 8; i += WARPS * 32) {
+    const int token = begin + i / (D / 8), column = i % (D / 8) * 8;
+    if (slot[token] < 0) continue;
+    const size_t from = ((size_t)(first + token) * heads + blockIdx.y) * D + column;
+    const size_t to = (((size_t)slot[token] * heads + blockIdx.y) * ring + place[token]) * D + column;
+    *reinterpret_cast<uint4*>(keys + to) = *reinterpret_cast<const uint4*>(k + from);
+    *reinterpret_cast<uint4*>(values + to) = *reinterpret_cast<const uint4*>(v + from);
+  }
+  Rows<T, D, G, WARPS> rows(q + (size_t)first * heads * G * D, tokens);
+  const int seen[2] = {rows.there[0] ? since[rows.token[0]] : 0, rows.there[1] ? since[rows.token[1]] : 0};
+  const size_t head = (size_t)blockIdx.y * D;
+  rows.attend(k + head, v + head, (size_t)heads * D, since[begin], first + end, [&](int half, int key) {
+    return key >= seen[half] && key <= first + rows.token[half] ? 0 : NEVER;
+  });
+  const size_t all = (size_t)tokens * heads * G;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    if (!rows.there[half]) continue;
+    const size_t row = rows.place[half];
+    float now = rows.top[half], whole = 0;
+    const float sink = others.sinks ? static_cast<float>(others.sinks[blockIdx.y * G + row % G]) * LOG2E : NO_MASS;
+    now = fmaxf(now, sink);
+    for (int o = 0; o < others.count; o++) now = fmaxf(now, others.masses[o * all + row] * LOG2E);
+    if (others.sinks) whole = exp2f(sink - now);
+    const float own = exp2f(rows.top[half] - now);
+    whole += own * rows.total[half];
+    for (int o = 0; o < others.count; o++) whole += exp2f(others.masses[o * all + row] * LOG2E - now);
+#pragma unroll
+    for (int d = 0; d < D / 8; d++) {
+      float a = rows.sum[d][2 * half] * own, b = rows.sum[d][2 * half + 1] * own;
+      for (int o = 0; o < others.count; o++) {
+        const float weight = exp2f(others.masses[o * all + row] * LOG2E - now);
+        const float2 theirs = *reinterpret_cast<const float2*>(others.outs + (o * all + row) * D + d * 8 + quad);
+        a += weight * theirs.x;
+        b += weight * theirs.y;
+      }
+      *reinterpret_cast<unsigned*>(out + row * D + d * 8 + quad) = packed(a / whole, b / whole, T());
+    }
   }
 }

@@ -1,4 +1,4 @@
-"""CUDA kernels for the parts of attention that a decode step is made of: one launch each.
+"""CUDA kernels for the parts of attention that a step is made of: one launch each.
 
 Made of MLX's own operations, a part takes seven launches of about 12 us on the host (H200, MLX 0.32.4), more than the
 device needs to compute it. ``parts.attend`` is the same in MLX's operations, and what all other devices use.
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from runner.engine.kernels import MASKED, CheckedKernels, checked, kernel_name
 
 SOURCE = Path(__file__).with_suffix(".cu")
 HEAD_SIZES = (16, 32, 64, 128)
 MOST_QUERIES = 8  # a KV head: they lie in registers
-WARPS = 8
-ROWS = 64  # of a block of attend_segment
+WARPS = 2  # of a block of attend_slot
+MATRIX_WARPS = 4, 8  # of the other blocks, 16 rows each: of few tokens, of many
 BLOCKS = 264  # keep an H200's 132 multiprocessors busy
 FEWEST_KEYS = 128  # of a share
 
@@ -68,7 +69,29 @@ class Kernels(CheckedKernels):
             name=f"{name}_segment",
             input_names=["q", "k", "v", "mask", "bounds"],
             output_names=["out", "mass"],
-            source="attend_segment<T, D, G, MASK>(q, k, v, mask, bounds, out, mass);",
+            source="attend_segment<T, D, G, MASK, WARPS>(q, k, v, mask, bounds, out, mass);",
+            header=header,
+        )
+        self._prompts: Any = mx.fast.cuda_kernel(
+            name=f"{name}_prompts",
+            input_names=[
+                "q",
+                "k",
+                "v",
+                "since",
+                "slot",
+                "place",
+                "bounds",
+                "keys",
+                "values",
+                "outs",
+                "masses",
+                "sinks",
+            ],
+            output_names=["out"],
+            source=f"""
+            Others<S> others = {{outs, masses, bounds[3], SINKS ? sinks : nullptr}};
+            attend_prompts<T, D, G, WARPS>(q, k, v, since, slot, place, bounds, {stored}, others, out);""",
             header=header,
         )
 
@@ -95,7 +118,43 @@ class Kernels(CheckedKernels):
         got = self.finish(q, keys, values, mask, slots, (new_k, new_v, place), before, sinks)
         mx.eval(got)
         part = self.over_slots(q, keys, values, mask, slots)
+        prompts = self._prompts_error(dtype)
         pairs = zip((got, *part, keys, values), (want, *alone, stored_k, stored_v), strict=True)
+        return max(prompts, *(float(mx.abs(a.astype(mx.float32) - b).max()) for a, b in pairs))
+
+    def _prompts_error(self, dtype: mx.Dtype) -> float:
+        """``prompts`` compared with attention written out: a prompt of 70 tokens of which each sees 67 at most, behind
+        a decoding token, and one of 9; one token is not kept.
+        """
+        (D, G), N, K, T, window = self.sizes, 2, 70, 80, 67
+        shapes = [(T, N, G, D), (T, N, 1, D), (T, N, 1, D), (N, K, D), (N, K, D), (N * G,)]
+        seeds = mx.random.split(mx.random.key(1), len(shapes))
+        q, k, v, before_k, before_v, sinks = (
+            mx.random.normal(shape, key=seed).astype(dtype) for shape, seed in zip(shapes, seeds, strict=True)
+        )
+        at = np.arange(1, T)
+        since = np.where(at > 70, 71, np.maximum(1, at - window + 1))
+        slot, place = np.where(at > 70, 0, 2), np.where(at > 70, at - 71, at - 1)
+        slot[5] = -1
+        keys, values = (mx.zeros((3, N, 72, D), dtype) for _ in range(2))
+        stored_k, stored_v = mx.array(keys), mx.array(values)
+        kept = mx.array(np.flatnonzero(slot >= 0).astype(np.int32))
+        to, of = mx.array(slot.astype(np.int32)), mx.array(place.astype(np.int32))
+        stored_k[to[kept], :, of[kept]], stored_v[to[kept], :, of[kept]] = k[1:, :, 0][kept], v[1:, :, 0][kept]
+        every = np.arange(T)
+        seen = (every >= since[:, None]) & (every <= at[:, None])
+        mask = mx.array(np.where(seen, 0, MASKED).astype(np.float32))[:, None, None]
+        scaled = self.scale * q[1:].astype(mx.float32)
+        scores = [scaled @ before_k.swapaxes(-1, -2), scaled @ k[:, :, 0].transpose(1, 2, 0) + mask]
+        sink = mx.broadcast_to(sinks.reshape(1, N, G, 1), (T - 1, N, G, 1))
+        weights = mx.softmax(mx.concatenate([*scores, sink], axis=-1), axis=-1)
+        want = weights[..., :K] @ before_v + weights[..., K:-1] @ v[:, :, 0].swapaxes(0, 1)
+        mx.eval(want, keys, values)
+        before = self.over_segment(q, before_k, before_v, None, 1, T - 1, 1)
+        fresh = mx.array(since.astype(np.int32)), to, of
+        got = self.prompts(q, k, v, fresh, (keys, values), before, sinks)
+        mx.eval(got)
+        pairs = zip((got, keys, values), (want, stored_k, stored_v), strict=True)
         return max(float(mx.abs(a.astype(mx.float32) - b).max()) for a, b in pairs)
 
     def over_slots(
@@ -155,7 +214,7 @@ class Kernels(CheckedKernels):
 
     def shares(self, heads: int, tokens: int, keys: int) -> int:
         """In how many parts keys are to be taken, so that the device is busy: a power of 2."""
-        blocks, shares = heads * -(-tokens * self.sizes[1] // ROWS), 1
+        blocks, shares = heads * -(-tokens * self.sizes[1] // (16 * MATRIX_WARPS[0])), 1
         while 2 * shares * blocks <= BLOCKS and 2 * shares * FEWEST_KEYS <= keys:
             shares *= 2
         return shares
@@ -168,15 +227,59 @@ class Kernels(CheckedKernels):
         """
         N, keys = k.shape[:2]
         D, G = self.sizes
+        warps, blocks = self._blocks(N, tokens)
         outs, masses = self._segment(
             inputs=[q, k, v, _nothing() if mask is None else mask, _numbers(first, tokens, keys, -(-keys // shares))],
-            template=[("T", q.dtype), ("D", D), ("G", G), ("MASK", mask is not None)],
-            grid=(-(-tokens * G // ROWS) * 128, N, shares),
-            threadgroup=(128, 1, 1),
+            template=[("T", q.dtype), ("D", D), ("G", G), ("MASK", mask is not None), ("WARPS", warps)],
+            grid=(blocks * warps * 32, N, shares),
+            threadgroup=(warps * 32, 1, 1),
             output_shapes=[(shares, tokens, N, G, D), (shares, tokens, N, G, 1)],
             output_dtypes=[mx.float32, mx.float32],
         )
         return outs, masses
+
+    def prompts(
+        self,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        fresh: tuple[mx.array, mx.array, mx.array],
+        stored: tuple[mx.array, mx.array] | None,
+        before: tuple[mx.array, mx.array] | None,
+        sinks: mx.array | None,
+    ) -> mx.array:
+        """The last tokens of q over the step's keys and values k and v [T, N, 1, D], merged with stacked parts
+        ``before`` and the model's ``sinks`` [H]: attention itself, [tokens, N, G, D] of q's type.
+
+        ``fresh``, for each of these tokens: the first token of the step that it sees, the slot where its key and value
+        belong (-1: none) and the place there. ``stored``, keys and values [slots, N, ring, D], are written to IN PLACE,
+        as ``finish`` does; None where no token belongs in a slot.
+        """
+        none, tokens, N, (D, G) = _nothing(), fresh[0].size, k.shape[1], self.sizes
+        outs, masses = before or (none, none)
+        keys, values = stored or (k, v)
+        warps, blocks = self._blocks(N, tokens)
+        done: list[mx.array] = self._prompts(
+            inputs=[
+                *(q, k, v, *fresh),
+                _numbers(q.shape[0] - tokens, tokens, keys.shape[2], outs.shape[0] if before else 0),
+                *(keys, values, outs, masses, none if sinks is None else sinks),
+            ],
+            template=[
+                *(("T", q.dtype), ("D", D), ("G", G), ("WARPS", warps)),
+                *(("S", mx.float32 if sinks is None else sinks.dtype), ("SINKS", sinks is not None)),
+            ],
+            grid=(blocks * warps * 32, N, 1),
+            threadgroup=(warps * 32, 1, 1),
+            output_shapes=[(tokens, N, G, D)],
+            output_dtypes=[q.dtype],
+        )
+        return done[0]
+
+    def _blocks(self, heads: int, tokens: int) -> tuple[int, int]:
+        """Warps of a block of rows, and blocks for each head: large ones read keys less often, if they keep it busy."""
+        few, many = (-(-tokens * self.sizes[1] // (16 * warps)) for warps in MATRIX_WARPS)
+        return (MATRIX_WARPS[1], many) if heads * many >= BLOCKS else (MATRIX_WARPS[0], few)
 
 
 @lru_cache(maxsize=4096)
