@@ -2,8 +2,7 @@
 
 Modules:
 adapters  An adapter trained on a model, as mlx-lm's LoRA trainer or PEFT saves it, as part of the model's layers.
-blocks    The tensors of a GGUF file as MLX holds them: in groups of 32 where that is exact, as plain numbers otherwise.
-gguf      A GGUF file rewritten as the kind of model folder that mlx-lm loads.
+gguf      GGUF files, llama.cpp's own format, as the kind of model folder that mlx-lm loads.
 hub       Models from the hub, in the hub client's own cache: disk space is checked first, cut-off downloads resume.
 recipes   The group ``model``; recipes in ``conf/model`` for ``rowmill convert``, where they lie, which of them fit.
 resolve   From the name of a model (a folder, a GGUF file, a ``wheel:`` address, a hub id) to its folder on this disk.

@@ -25,7 +25,7 @@ class ModelConf:
         revision: The commit, tag or branch of a hub id.
         adapter: A folder that ``mlx_lm.lora`` or PEFT has saved, or its hub id: LoRA or DoRA on top of the model.
         base: The model that ``rowmill convert`` starts from.
-        bits: The bits per weight that it converts to.
+        bits: The bits per weight that it converts to, and that a GGUF file is converted to (null: the file's own).
         group_size: The number of weights that share a scale.
     """
 

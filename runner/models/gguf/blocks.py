@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file as MLX holds them: in groups of 32 where that is exact, as plain numbers otherwise.
+"""The tensors of a GGUF file as MLX holds them: exact where it has such blocks, else at the file's bits.
 
 The ``gguf`` package, kept beside llama.cpp itself, says what the numbers are; MLX's own reader gives every second group
 of a Q4_K block the scale of its neighbour, and is not used.
@@ -7,16 +7,18 @@ of a Q4_K block the scale of its neighbour, and is not used.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, ReaderTensor, quants
 from gguf import GGMLQuantizationType as Kind
-from gguf import ReaderTensor, quants
 
 GROUP_SIZE = 32
+WIDTHS = (2, 3, 4, 5, 6, 8)  # bits that MLX has
 _CHUNK = 1 << 24  # weights decoded at a time
+_PLAIN = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
 
 # Blocks whose weights are ``scale * level + bias`` in groups of 32 (ggml-common.h). ``low``: four bits of each level,
 # of half a group and of the other half, or of a group and of the next; ``high``: the fifth bits; ``levels``: all eight.
@@ -28,6 +30,7 @@ _LAYOUTS = {
     Kind.Q8_0: np.dtype([("d", "<f2"), ("levels", "u1", 32)]),
     Kind.Q4_K: np.dtype([("d", "<f2"), ("m", "<f2"), ("scales", "u1", 12), ("low", "u1", 128)]),
     Kind.Q5_K: np.dtype([("d", "<f2"), ("m", "<f2"), ("scales", "u1", 12), ("high", "u1", 32), ("low", "u1", 128)]),
+    Kind.MXFP4: np.dtype([("exponent", "u1"), ("low", "u1", 16)]),
 }
 
 
@@ -35,31 +38,70 @@ class WrongBlocksError(Exception):
     """Blocks that this module and the ``gguf`` package read as different numbers."""
 
 
-def stays_quantised(tensor: ReaderTensor) -> bool:
-    """Whether the tensor becomes a quantised one of MLX, without any rounding."""
-    return tensor.tensor_type in _LAYOUTS
+class Form(NamedTuple):
+    """How MLX holds a tensor: bits a weight (None: plain numbers), group size, mode. ``exact``: none is rounded."""
+
+    bits: int | None
+    group_size: int = GROUP_SIZE
+    mode: str = "affine"
+    exact: bool = True
 
 
-def decode(tensor: ReaderTensor, dtype: mx.Dtype) -> dict[str, mx.array]:
-    """The tensor's arrays by the last part of their names: weight, and scales and biases if it stays quantised.
+def form_of(tensor: ReaderTensor, bits: int | None = None, group_size: int = GROUP_SIZE) -> Form:
+    """The form of a tensor: the file's own blocks or bits, or those asked for."""
+    kind, width = tensor.tensor_type, int(tensor.shape[0])
+    own = _own_form(kind)
+    if bits is None or len(tensor.shape) < 2 or width % group_size or "ffn_gate_inp" in tensor.name:
+        return own if own.exact or width % GROUP_SIZE == 0 else Form(None)
+    same = own.exact and (own.bits, own.group_size, own.mode) == (bits, group_size, "affine")
+    return own if same else Form(bits, group_size, exact=False)
 
-    Numbers that are not quantised are rounded to ``dtype``. Raises NotImplementedError for a type that the ``gguf``
-    package cannot read, WrongBlocksError if a sample of what stays quantised is not what it reads.
+
+def _own_form(kind: Kind) -> Form:
+    """Of a type: what is not a block of MLX's gets as many bits as the type takes, or the next more that MLX has."""
+    if kind in _PLAIN:
+        return Form(None)
+    if kind == Kind.MXFP4:
+        return Form(4, mode="mxfp4")
+    if kind in _LAYOUTS:
+        parts = _LAYOUTS[kind].names or ()
+        return Form(8 if "levels" in parts else 5 if "high" in parts else 4)
+    weights, size = GGML_QUANT_SIZES[kind]
+    return Form(min(width for width in WIDTHS if 8 * size / weights <= width), exact=False)
+
+
+def decode(tensor: ReaderTensor, dtype: mx.Dtype, form: Form | None = None) -> dict[str, mx.array]:
+    """The tensor's arrays by the last part of their names: weight, and scales and biases if it is quantised.
+
+    Plain numbers are rounded to ``dtype``. Raises NotImplementedError for a type that the ``gguf`` package cannot
+    decode, WrongBlocksError if the two readings differ.
     """
-    if not stays_quantised(tensor):
-        plain = [mx.array(quants.dequantize(rows, tensor.tensor_type)).astype(dtype) for rows in _chunks(tensor)]
-        return {"weight": _joined(plain)}
-    parts = [_quantised(rows, tensor.tensor_type) for rows in _chunks(tensor)]
-    arrays = {leaf: _joined([part[leaf] for part in parts]) for leaf in ("weight", "scales", "biases")}
-    _check(tensor, arrays)
-    return arrays
+    form, kind = form or form_of(tensor), tensor.tensor_type
+    parts = []
+    for rows in _chunks(tensor):
+        if form.exact and form.bits:
+            parts.append(_quantised(rows, kind))
+            continue
+        plain = mx.array(quants.dequantize(rows, kind))
+        if form.bits:
+            arrays = mx.quantize(plain, form.group_size, form.bits)
+            parts.append(dict(zip(("weight", "scales", "biases"), arrays, strict=True)))
+        else:
+            parts.append({"weight": plain.astype(dtype)})
+        mx.eval(parts[-1])
+    leading = [int(n) for n in reversed(tensor.shape)][:-1]
+    joined = {leaf: _joined([part[leaf] for part in parts]).reshape(*leading, -1) for leaf in parts[0]}
+    if form.exact and form.bits:
+        _check(tensor, joined, form)
+    return joined
 
 
 def _chunks(tensor: ReaderTensor) -> Iterator[npt.NDArray[Any]]:
-    """Some of the tensor's rows at a time, as they are stored."""
+    """Some of the tensor's rows at a time, those of all experts one after the other, as they are stored."""
+    stored = tensor.data.reshape(-1, tensor.data.shape[-1])
     rows = max(1, _CHUNK // int(tensor.shape[0]))
-    for start in range(0, len(tensor.data), rows if tensor.data.ndim > 1 else len(tensor.data)):
-        yield tensor.data[start : start + rows] if tensor.data.ndim > 1 else tensor.data
+    for start in range(0, len(stored), rows):
+        yield stored[start : start + rows]
 
 
 def _joined(arrays: list[mx.array]) -> mx.array:
@@ -74,6 +116,9 @@ def _quantised(rows: npt.NDArray[np.uint8], kind: Kind) -> dict[str, mx.array]:
     parts = blocks.dtype.names or ()
     levels = _levels(blocks)
     bits = 8 if "levels" in parts else 5 if "high" in parts else 4
+    weight = mx.array(_packed(levels.reshape(len(rows), -1), bits))
+    if "exponent" in parts:
+        return {"weight": weight, "scales": mx.array(np.ascontiguousarray(blocks["exponent"]))}
     scales = blocks["d"].astype(np.float32)[..., None]
     biases = blocks["m"].astype(np.float32)[..., None] if "m" in parts else -scales * 2 ** (bits - 1)
     if "scales" in parts:
@@ -81,7 +126,7 @@ def _quantised(rows: npt.NDArray[np.uint8], kind: Kind) -> dict[str, mx.array]:
         shape = (*blocks.shape, -1)
         scales, biases = scales * own_scales.reshape(shape), -biases * own_minima.reshape(shape)
     return {
-        "weight": mx.array(_packed(levels.reshape(len(rows), -1), bits)),
+        "weight": weight,
         "scales": mx.array(scales.reshape(len(rows), -1)),
         "biases": mx.array(biases.reshape(len(rows), -1)),
     }
@@ -110,11 +155,12 @@ def _packed(levels: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint32]:
     return np.ascontiguousarray(held).reshape(len(levels), -1).view("<u4")
 
 
-def _check(tensor: ReaderTensor, arrays: dict[str, mx.array]) -> None:
-    sample = sorted({0, len(tensor.data) // 2, len(tensor.data) - 1})
-    bits = arrays["weight"].shape[1] * 32 // (arrays["scales"].shape[1] * GROUP_SIZE)
-    weight, scales, biases = (arrays[leaf][mx.array(sample)] for leaf in ("weight", "scales", "biases"))
-    got = np.array(mx.dequantize(weight, scales, biases, group_size=GROUP_SIZE, bits=bits))
-    want = quants.dequantize(tensor.data[sample], tensor.tensor_type)
+def _check(tensor: ReaderTensor, arrays: dict[str, mx.array], form: Form) -> None:
+    stored = tensor.data.reshape(-1, tensor.data.shape[-1])
+    sample = sorted({0, len(stored) // 2, len(stored) - 1})
+    rows = {leaf: array.reshape(len(stored), -1)[mx.array(sample)] for leaf, array in arrays.items()}
+    parts = (rows["weight"], rows["scales"], rows.get("biases"))
+    got = np.array(mx.dequantize(*parts, form.group_size, form.bits, form.mode).astype(mx.float32))
+    want = quants.dequantize(stored[sample], tensor.tensor_type)
     if not np.allclose(got, want, rtol=1e-5, atol=1e-6 * float(np.abs(want).max())):
         raise WrongBlocksError(f"{tensor.name} ({tensor.tensor_type.name}) is read in two ways")

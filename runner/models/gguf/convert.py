@@ -1,0 +1,162 @@
+"""A GGUF file rewritten as the kind of model folder that mlx-lm loads, a few tensors in memory at a time.
+
+Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and MXFP4 tensors stay as they are (weight, scales, biases in groups of 32).
+Other quantised types get the bits of the file, or the next more that MLX has, and what that loses is measured. Numbers
+that are not quantised become float32 beside those that are, float16 or bfloat16 by themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import yaml
+from gguf import GGMLQuantizationType
+
+from runner.models.gguf import check
+from runner.models.gguf.architectures import architecture_of, config_of
+from runner.models.gguf.blocks import GROUP_SIZE, Form, WrongBlocksError, form_of
+from runner.models.gguf.file import GGUFFile
+from runner.models.gguf.layout import Slot, slots
+from runner.models.gguf.tokenizer import Vocabulary, build, tokenizer_config
+from runner.words import first_line
+
+SHARD_BYTES = 1 << 30  # what is held in memory at once
+CONVERSION = "conversion.yaml"
+# Settings that shapes of tensors say, too, or that change nothing here.
+_SAID_TWICE = (
+    "vocab_size",
+    "feed_forward_length",
+    "expert_feed_forward_length",
+    "expert_shared_feed_forward_length",
+    "rope.dimension_count",
+    "rope.scaling.finetuned",
+)
+
+Tell = Callable[[int | str], None]
+
+
+class Asked(NamedTuple):
+    """A conversion: ``bits`` and ``group_size`` None where the file's own stay."""
+
+    gguf: str
+    folder: str
+    bits: int | None = None
+    group_size: int | None = None
+
+
+def convert_gguf(asked: Asked, tell: Tell = lambda read: None) -> None:
+    """Write config.json, the weights and the tokenizer's files into the existing folder.
+
+    ``tell`` is called with the bytes of each tensor that was read, and with lines for people.
+    Raises UserError for what this converter does not know: it never guesses. A damaged file may crash the process.
+    """
+    mx.set_default_device(mx.cpu)
+    file, folder = GGUFFile(Path(asked.gguf)), Path(asked.folder)
+    architecture = architecture_of(file)
+    vocabulary = Vocabulary(file)
+    config = config_of(file, vocabulary.ends())
+    tokenizer = build(vocabulary)
+    check.check(tokenizer, vocabulary, config["vocab_size"])
+    found = slots(file, architecture, config)
+    if unused := [key for key in file.unused() if not key.endswith(_SAID_TWICE)]:
+        tell(f"settings of the file that mlx-lm's {config['model_type']} does not have: {', '.join(unused)}")
+    forms = {slot: _form(slot, asked) for slot in found}
+    _write_weights(file, forms, folder, tell)
+    quantization = _quantization({slot.layer: form for slot, form in forms.items() if form.bits})
+    _write_json(folder / "config.json", config | ({"quantization": quantization} if quantization else {}))
+    _write_json(folder / "tokenizer_config.json", tokenizer_config(vocabulary, config["max_position_embeddings"]))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write_conversion(file, forms, folder, tokenizer.encode(check.TEXT).ids, tell)
+
+
+def _form(slot: Slot, asked: Asked) -> Form:
+    if slot.tensor is None or slot.leaf != "weight" or slot.offset:
+        return Form(None)
+    return form_of(slot.tensor, asked.bits, asked.group_size or GROUP_SIZE)
+
+
+def _write_weights(file: GGUFFile, forms: dict[Slot, Form], folder: Path, tell: Tell) -> None:
+    """Write the weights in one floating type, a shard at a time.
+
+    That is float32 where anything is quantised: float16 scales are ten times slower on a CPU.
+    """
+    dtype = mx.float32 if any(form.bits for form in forms.values()) else _plain_dtype(file)
+    written: list[Path] = []
+    shard: dict[str, mx.array] = {}
+    for slot, form in forms.items():
+        try:
+            arrays = slot.arrays(dtype, form)
+        except (NotImplementedError, ValueError, WrongBlocksError) as problem:
+            raise file.error(first_line(problem)) from problem
+        mx.eval(arrays)
+        if shard and _size(shard) + _size(arrays) > SHARD_BYTES:
+            written.append(_write_shard(folder, len(written), shard))
+            shard = {}
+        shard |= arrays
+        tell(int(slot.tensor.n_bytes) if slot.tensor else 0)
+    written.append(_write_shard(folder, len(written), shard))
+    for at, path in enumerate(written):
+        name = f"model-{at + 1:05d}-of-{len(written):05d}.safetensors" if len(written) > 1 else "model.safetensors"
+        path.rename(folder / name)
+
+
+def _write_shard(folder: Path, at: int, shard: dict[str, mx.array]) -> Path:
+    path = folder / f"model-{at + 1:05d}.safetensors"
+    mx.save_safetensors(str(path), shard, {"format": "mlx"})
+    shard.clear()
+    mx.clear_cache()
+    return path
+
+
+def _size(arrays: dict[str, mx.array]) -> int:
+    return sum(int(array.nbytes) for array in arrays.values())
+
+
+def _plain_dtype(file: GGUFFile) -> mx.Dtype:
+    kinds = {GGMLQuantizationType.F32: mx.float32, GGMLQuantizationType.BF16: mx.bfloat16}
+    return kinds.get(file.tensors["token_embd.weight"].tensor_type, mx.float16)
+
+
+def _quantization(forms: dict[str, Form]) -> dict[str, Any]:
+    """mlx-lm's table: the commonest form for all layers, and each layer that differs by name."""
+    if not forms:
+        return {}
+    common = Counter(form._replace(exact=True) for form in forms.values()).most_common(1)[0][0]
+    others = {layer: form for layer, form in sorted(forms.items()) if form[:3] != common[:3]}
+    modes = {form.mode for form in forms.values()} != {"affine"}
+    return {**_entry(common, modes), **{layer: _entry(form, modes) for layer, form in others.items()}}
+
+
+def _entry(form: Form, mode: bool) -> dict[str, Any]:
+    return {"group_size": form.group_size, "bits": form.bits, **({"mode": form.mode} if mode else {})}
+
+
+def _write_conversion(file: GGUFFile, forms: dict[Slot, Form], folder: Path, ids: list[int], tell: Tell) -> None:
+    """What became of the tensors, and what that lost: beside what identifies the model, for people."""
+    rounded = {slot: form for slot, form in forms.items() if form.bits and not form.exact}
+    content: dict[str, Any] = {"file": file.gguf.name, "tensors": dict(_kinds(forms))}
+    if rounded:
+        from runner.models.gguf.loss import Perplexities
+
+        tell(f"measuring what is lost in {len(rounded)} tensors that MLX has no blocks for")
+        found = Perplexities.of(folder, list(rounded), ids)
+        content["perplexity"] = found._asdict()
+        tell(found.in_words())
+    (folder / CONVERSION).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _kinds(forms: dict[Slot, Form]) -> Iterator[tuple[str, str]]:
+    """Each type of tensors with what they became."""
+    for slot, form in sorted(forms.items(), key=lambda pair: pair[0].tensor.tensor_type.name if pair[0].tensor else ""):
+        if slot.tensor is not None:
+            how = f"{form.bits} bits in groups of {form.group_size}" + (", rounded" if not form.exact else "")
+            yield slot.tensor.tensor_type.name, how if form.bits else "plain numbers"
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,103 @@
+"""The keys and tensors of a GGUF file, or of all pieces of a split one, as plain values.
+
+Metadata keys are those of ggml's docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader, GGUFValueType, ReaderField, ReaderTensor
+
+from runner.models.gguf.pieces import all_pieces, name_of
+from runner.types import UserError
+from runner.words import first_line
+
+
+class GGUFFile:
+    """``tensors`` by name, ``architecture`` as llama.cpp names it. ``unused``: settings that nobody has asked for."""
+
+    def __init__(self, gguf: Path):
+        """Raises UserError for what cannot be read, and for pieces that do not belong together."""
+        self.gguf = gguf
+        self._values: dict[str, Any] = {}
+        self.tensors: dict[str, ReaderTensor] = {}
+        self._asked: set[str] = set()
+        pieces = all_pieces(gguf)
+        for at, piece in enumerate(pieces):
+            self._add(piece, at, len(pieces))
+        if len(self.tensors) != self.get("split.tensors.count", len(self.tensors)):
+            raise self.error(f"its pieces hold {len(self.tensors)} tensors of {self.get('split.tensors.count')}")
+        self.architecture = str(self.need("general.architecture"))
+
+    def _add(self, piece: Path, at: int, count: int) -> None:
+        try:
+            reader = GGUFReader(piece)
+            values = {name: _plain(field) for name, field in reader.fields.items()}
+        except Exception as error:  # whatever the package meets in a damaged file
+            raise UserError(f"{piece} is not a readable GGUF file: {first_line(error)}") from error
+        if reader.byte_order != "I":
+            raise self.error("its byte order is not this machine's")
+        whole = max(1, values.get("split.count", 1))
+        if whole != count:
+            named = f"name it {name_of(piece)}-{values.get('split.no', 0) + 1:05d}-of-{whole:05d}.gguf"
+            raise self.error(f"it is one of {whole} pieces, and its name does not say so: {named}, beside the others")
+        if values.get("split.no", 0) != at:
+            raise self.error(f"{piece.name} is piece {values['split.no'] + 1}, not {at + 1}")
+        self._values = values | self._values  # the first piece has all settings
+        self.tensors |= {tensor.name: tensor for tensor in reader.tensors}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of ``key``."""
+        self._asked.add(key)
+        return self._values.get(key, default)
+
+    def need(self, key: str) -> Any:
+        """The value of ``key``; raises UserError where the file lacks it."""
+        value = self.get(key)
+        if value is None:
+            raise self.error(f"it lacks {key}")
+        return value
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """A setting of the architecture, the same for all layers; UserError where it is not, or is lacking."""
+        key = f"{self.architecture}.{name}"
+        value = self.need(key) if default is None else self.get(key, default)
+        if isinstance(value, list):
+            if len(set(value)) != 1:
+                raise self.error(f"{key} differs from layer to layer")
+            return value[0]
+        return value
+
+    def optional(self, name: str) -> Any:
+        """A setting of the architecture, None where the file lacks it."""
+        return self.get(f"{self.architecture}.{name}")
+
+    def has(self, *names: str) -> bool:
+        """Whether a tensor of the first layer has one of these names."""
+        return any(f"blk.0.{name}" in self.tensors for name in names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, rows first."""
+        if name not in self.tensors:
+            raise self.error(f"it lacks the tensor {name}")
+        return tuple(int(n) for n in reversed(self.tensors[name].shape))
+
+    def unused(self) -> list[str]:
+        """The settings of the architecture that nobody has asked for."""
+        own = (key for key in self._values if key.startswith(f"{self.architecture}."))
+        return sorted(key for key in own if key not in self._asked)
+
+    def error(self, reason: str) -> UserError:
+        """What is wrong with the file, with what to use instead."""
+        return UserError(
+            f"{self.gguf.name} cannot be converted: {reason}; use an MLX or safetensors folder instead", exit_code=3
+        )
+
+
+def _plain(field: ReaderField) -> Any:
+    """A field's value; a float32 becomes the shortest decimal that rounds to it."""
+    if field.types == [GGUFValueType.FLOAT32]:
+        return float(str(field.parts[-1][0]))
+    return field.contents()

@@ -1,0 +1,116 @@
+"""What a conversion has lost: a short text's perplexity with its weights, and with the file's.
+
+Each is one forward pass over the same 256 tokens in float32, a layer at a time: its weights are read, used, and let
+go. The two differ in the tensors that were rounded, and in nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+from gguf import quants
+from mlx.utils import tree_map, tree_unflatten
+from mlx_lm.utils import dequantize_model, load_model
+
+from runner.models.gguf.blocks import Form
+from runner.models.gguf.layout import Slot
+
+TOKENS = 256
+_ROWS = 8192  # of the head's matrix, dequantised at a time
+
+
+class Perplexities(NamedTuple):
+    """Of ``tokens`` tokens: under the ``converted`` model, and under the numbers of the ``file``."""
+
+    converted: float
+    file: float
+    tokens: int
+
+    @classmethod
+    def of(cls, folder: Path, rounded: Iterable[Slot], ids: list[int]) -> Perplexities:
+        """Measure them for the model in ``folder``, of whose tensors ``rounded`` are not what the file says."""
+        tokens = ids[: TOKENS + 1]
+        slots = {slot.layer: slot for slot in rounded}
+        converted, file = (round(_perplexity(folder, replaced, tokens), 4) for replaced in ({}, slots))
+        return cls(converted, file, len(tokens) - 1)
+
+    def in_words(self) -> str:
+        """For people."""
+        more = self.converted / self.file - 1
+        return (
+            f"perplexity of a short text: {self.converted:.2f} converted, {self.file:.2f} by the file's own numbers "
+            f"({more:+.1%}, {self.tokens} tokens)"
+        )
+
+
+def _perplexity(folder: Path, replaced: dict[str, Slot], ids: list[int]) -> float:
+    model, _ = load_model(folder, lazy=True, trust_remote_code=False)
+    model.set_dtype(mx.float32)
+    inner: Any = model.model
+    for at, layer in enumerate(inner.layers):
+        own = {name.removeprefix(f"model.layers.{at}."): slot for name, slot in replaced.items()}
+        inner.layers[at] = _Layer(layer, {name: slot for name, slot in own.items() if not name.startswith("model.")})
+    inner.embed_tokens = _Matrix(inner.embed_tokens, replaced.get("model.embed_tokens"))
+    if hasattr(model, "lm_head"):
+        model.lm_head = _Matrix(model.lm_head, replaced.get("lm_head"))
+    logits = model(mx.array([ids[:-1]]))[0]
+    losses = mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, mx.array(ids[1:])[:, None], axis=-1)[:, 0]
+    return math.exp(float(mx.mean(losses)))
+
+
+class _Layer:
+    """A layer of the model that has its weights only while it is called."""
+
+    def __init__(self, layer: Any, replaced: dict[str, Slot]):
+        self._layer, self._replaced = layer, replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+    def __call__(self, *given: Any, **named: Any) -> mx.array:
+        layer = self._layer
+        dequantize_model(layer)
+        for name, slot in self._replaced.items():
+            (weight,) = slot.arrays(mx.float32, Form(None)).values()
+            layer.update(tree_unflatten([(f"{name}.weight", weight)]))
+        out: mx.array = layer(*given, **named)
+        mx.eval(out)
+        layer.update(tree_map(lambda _: mx.array([]), layer.parameters()))
+        mx.clear_cache()
+        return out
+
+
+class _Matrix:
+    """The embedding, or the head: some rows at a time, from the model or from the file's tensor."""
+
+    def __init__(self, module: Any, slot: Slot | None):
+        self._module, self._tensor = module, slot.tensor if slot else None
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """The rows of ids, or the product with the matrix."""
+        return self._rows(x) if mx.issubdtype(x.dtype, mx.integer) else self.as_linear(x)
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """The product with the matrix."""
+        count = self._tensor.data.shape[0] if self._tensor is not None else self._module.weight.shape[0]
+        parts = []
+        for start in range(0, count, _ROWS):
+            parts.append(x @ self._rows(mx.arange(start, min(start + _ROWS, count))).T)
+            mx.eval(parts[-1])
+        return mx.concatenate(parts, axis=-1)
+
+    def _rows(self, ids: mx.array) -> mx.array:
+        if self._tensor is not None:
+            stored = self._tensor.data[ids.flatten().tolist()]
+            return mx.array(quants.dequantize(stored, self._tensor.tensor_type)).reshape(*ids.shape, -1)
+        module = self._module
+        rows: mx.array = module.weight[ids]
+        if "scales" not in module:
+            return rows
+        biases = module.biases[ids] if module.get("biases") is not None else None
+        options = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+        return mx.dequantize(rows, module.scales[ids], biases, **options).astype(mx.float32)

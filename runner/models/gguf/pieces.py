@@ -1,0 +1,38 @@
+"""The files of a model that lies in one GGUF file or in several (``NAME-00001-of-00003.gguf``)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.cache import file_sha256
+from runner.types import UserError
+
+_PIECE = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+def all_pieces(gguf: Path) -> list[Path]:
+    """The files of the model that ``gguf`` belongs to, in their order. UserError for those that are missing."""
+    if (named := _PIECE.fullmatch(gguf.name)) is None:
+        return [gguf]
+    count = int(named["count"])
+    found = [gguf.with_name(f"{named['stem']}-{at:05d}-of-{count:05d}.gguf") for at in range(1, count + 1)]
+    if missing := [piece.name for piece in found if not piece.is_file()]:
+        which = f"{gguf.name} is one of {count} pieces, and of these {', '.join(missing)}"
+        are = "is" if len(missing) == 1 else "are"
+        raise UserError(f"{which} {are} missing in {gguf.parent}: fetch all pieces into one folder")
+    return found
+
+
+def name_of(gguf: Path) -> str:
+    """The name of the model: the file's, without what tells one piece from another."""
+    named = _PIECE.fullmatch(gguf.name)
+    return named["stem"] if named else gguf.stem
+
+
+def content_hash(pieces: Sequence[Path]) -> str:
+    """A hexadecimal SHA-256 that stands for the content of all pieces: of the only one, or of all their own."""
+    digests = [file_sha256(piece) for piece in pieces]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()

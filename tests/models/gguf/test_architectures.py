@@ -1,0 +1,224 @@
+"""Promises of runner/models/gguf/{architectures,layout,rotary}.py: a file computes what llama.cpp computes with it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from runner.engine import weights
+from runner.machine.device import Device
+from runner.models.gguf.convert import Asked, convert_gguf
+from runner.types import UserError
+from tests.support import ggufs
+
+CPU = Device("cpu", "a CPU", None, 1 << 34)
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+USED = {"expert_count": 4, "expert_used_count": 2}
+SCALES = {
+    "logits_scaling": 2.0,
+    "attention_multiplier": 0.125,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+SCALE_KEYS = {"logit_scale": 2.0, "attention__scale": 0.125, "embedding_scale": 3.0, "residual_scale": 0.5}
+LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+YARN_KEYS = {
+    "rope__scaling__type": "yarn",
+    "rope__scaling__factor": 4.0,
+    "rope__scaling__original_context_length": 128,
+}
+LONG = [1.0 + at / 4 for at in range(8)]
+
+
+def llama3_factors(width, theta):
+    """As LlamaModel.generate_extra_tensors works them out, one after the other."""
+    found = []
+    for at in range(0, width, 2):
+        length = 2 * math.pi * theta ** (at / width)
+        if length < 8192 / 4:
+            found.append(1.0)
+        elif length > 8192:
+            found.append(32.0)
+        else:
+            smooth = (8192 / length - 1) / 3
+            found.append(1 / ((1 - smooth) / 32 + smooth))
+    return np.array(found, np.float32)
+
+
+# Named: (llama.cpp's name, mlx-lm's, its settings, the file's keys, further tensors)
+CASES = {
+    "llama": ("llama", "llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}, {}, {}),
+    "llama3": (
+        "llama",
+        "llama",
+        {"rope_scaling": LLAMA3, "rope_theta": 5e5, "head_dim": 32},
+        {},
+        {"rope_freqs.weight": llama3_factors(32, 5e5)},
+    ),
+    "mixtral": ("llama", "mixtral", LOCAL_EXPERTS, USED, {}),
+    "mistral small": ("mistral3", "llama", {"head_dim": 32}, {}, {}),
+    "ministral": (
+        "mistral3",
+        "ministral3",
+        {
+            "rope_parameters": {
+                **YARN,
+                "rope_theta": 20000.0,
+                "llama_4_scaling_beta": 0.1,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+            }
+        },
+        {**YARN_KEYS, "attention__temperature_scale": 0.1, "rope__scaling__yarn_log_multiplier": 1.0},
+        {},
+    ),
+    "smollm3": ("smollm3", "smollm3", {"tie_word_embeddings": True}, {}, {}),
+    "qwen2": ("qwen2", "qwen2", {"tie_word_embeddings": True}, {}, {}),
+    "qwen2moe": (
+        "qwen2moe",
+        "qwen2_moe",
+        {**EXPERTS, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48},
+        USED,
+        {},
+    ),
+    "qwen3": ("qwen3", "qwen3", {"head_dim": 32, "rope_scaling": YARN}, YARN_KEYS, {}),
+    "qwen3moe": (
+        "qwen3moe",
+        "qwen3_moe",
+        {
+            **EXPERTS,
+            "moe_intermediate_size": 32,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "norm_topk_prob": True,
+        },
+        USED,
+        {},
+    ),
+    "gemma": ("gemma", "gemma", {"tie_word_embeddings": True}, {}, {}),
+    "gemma2": (
+        "gemma2",
+        "gemma2",
+        {
+            "tie_word_embeddings": True,
+            "attn_logit_softcapping": 5.0,
+            "final_logit_softcapping": 3.0,
+            "query_pre_attn_scalar": 16,
+        },
+        {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+        {},
+    ),
+    "gemma3": (
+        "gemma3",
+        "gemma3_text",
+        {
+            "tie_word_embeddings": True,
+            "sliding_window": 8,
+            "sliding_window_pattern": 3,
+            "query_pre_attn_scalar": 16,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        {
+            "attention__sliding_window": 8,
+            "attention__sliding_window_pattern": 3,
+            "rope__scaling__type": "linear",
+            "rope__scaling__factor": 8.0,
+        },
+        {},
+    ),
+    "phi3": (
+        "phi3",
+        "phi3",
+        {
+            "rope_scaling": {"type": "longrope", "long_factor": LONG, "short_factor": LONG},
+            "original_max_position_embeddings": 128,
+        },
+        {"rope__scaling__original_context_length": 128, "rope__scaling__attn_factor": 1.25},
+        {
+            "rope_factors_long.weight": np.array(LONG, np.float32),
+            "rope_factors_short.weight": np.array(LONG, np.float32),
+        },
+    ),
+    "gpt-oss": (
+        "gpt-oss",
+        "gpt_oss",
+        {**LOCAL_EXPERTS, "sliding_window": 8, "rope_scaling": YARN},
+        {**USED, **YARN_KEYS, "attention__sliding_window": 8},
+        {},
+    ),
+    "granite": ("granite", "granite", {**SCALES, "tie_word_embeddings": True}, SCALE_KEYS, {}),
+    "granitemoe": ("granitemoe", "granitemoe", {**SCALES, **LOCAL_EXPERTS}, {**SCALE_KEYS, **USED}, {}),
+    "olmo2": ("olmo2", "olmo2", {}, {}, {}),
+    "olmo3": (
+        "olmo2",
+        "olmo3",
+        {"sliding_window": 8, "rope_scaling": YARN},
+        {"attention__sliding_window": 8, "attention__sliding_window_pattern": [True, True, True, False], **YARN_KEYS},
+        {},
+    ),
+}
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize("name", CASES)
+def test_a_file_of_each_architecture_computes_what_its_model_does(tmp_path, name):
+    import mlx.core as mx
+
+    architecture, model_type, changes, keys, extra = CASES[name]
+    original, config = ggufs.random_model(model_type, **changes)
+    path = ggufs.write_model(tmp_path / "tiny.gguf", architecture, original, config, extra, **keys)
+    said = []
+    (tmp_path / "out").mkdir()
+    convert_gguf(Asked(str(path), str(tmp_path / "out")), said.append)
+    model, _ = weights.load(tmp_path / "out", CPU)
+    tokens = mx.array([[at * 7 % len(ggufs.TOKENS) for at in range(40)]])
+    got, want = model(tokens), original(tokens)
+    assert float(mx.abs(got - want).max()) < 1e-4 * float(mx.std(want))
+    assert not [line for line in said if isinstance(line, str)]  # each setting of the file is used
+
+
+def convert(tmp_path, architecture="llama", model_type="llama", extra=None, changes=None, **keys):
+    original, config = ggufs.random_model(model_type, **(changes or {}))
+    written = ggufs.settings(architecture, config, **keys)
+    tensors = ggufs.tensors(architecture, original, config) | (extra or {})
+    path = ggufs.write(
+        tmp_path / "tiny.gguf", architecture, written, {n: a for n, a in tensors.items() if a is not None}
+    )
+    (tmp_path / "out").mkdir()
+    convert_gguf(Asked(str(path), str(tmp_path / "out")))
+
+
+def test_an_architecture_that_is_not_known_is_named_with_those_that_are(tmp_path):
+    path = ggufs.write(tmp_path / "a.gguf", "mamba", {"mamba.block_count": 2}, {"token_embd.weight": np.ones((4, 32))})
+    with pytest.raises(
+        UserError, match=r"architecture mamba is not known \(known: gemma, .*gpt-oss.*qwen3moe"
+    ) as raised:
+        convert_gguf(Asked(str(path), str(tmp_path)))
+    assert raised.value.exit_code == 3 and "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"extra": {"blk.0.ffn_up.weight": None}}, r"lacks the tensor blk.0.ffn_up.weight"),
+        (
+            {"extra": {"blk.0.ssm_a.weight": np.ones(4, np.float32)}},
+            r"blk.0.ssm_a.weight is not part of mlx-lm's llama",
+        ),
+        ({"extra": {"blk.1.attn_v.weight": np.ones((64, 64), np.float32)}}, r"attn_v.weight has the shape \(64, 64\)"),
+        ({"extra": {"rope_freqs.weight": np.full(8, 3, np.float32)}}, "not those of Llama 3"),
+        ({"rope__scaling__type": "longrope"}, "scaled by longrope"),
+        ({"rope__dimension_count": 8}, "only a part of each head is rotated"),
+        ({"attention__head_count_kv": [2, 2, 2, 1]}, "head_count_kv differs from layer to layer"),
+        ({"final_logit_softcapping": 30.0}, "no final_logit_softcapping"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_would_be_computed_differently_is_refused(tmp_path, words, message):
+    with pytest.raises(UserError, match=message):
+        convert(tmp_path, **words)
