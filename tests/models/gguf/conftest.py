@@ -9,7 +9,7 @@ from runner.types import UserError
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Conversions without a process of their own, which takes seconds to start; the private name is what starts it."""
+    """Conversions without a process of their own, which takes seconds to start."""
 
     def followed(command, gguf, total):
         said = []
@@ -19,4 +19,5 @@ def in_process(monkeypatch):
             return error.exit_code, str(error)
         return 0, ""
 
+    # The private name is what starts it.
     monkeypatch.setattr(resolve, "_followed", followed)
