@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from runner.disk import DamagedError
 from runner.types import Columns, Completion
 
+PRELUDE = -1  # the index of a task that is no row: what a job asks before the first one
 _VARIABLES = 500  # bound parameters of one statement
 _NAME_CHARS = 100  # of a row's name, shown
 _JOINED = ["\0".join(["%s"] * count) for count in range(12)]  # twice as fast as joining texts
@@ -48,7 +49,8 @@ class Usage(NamedTuple):
 class Record(NamedTuple):
     """A completion to commit: request ``number`` of ``row``. ``digest``: see ``runner.loop.requests``.
 
-    ``seat``: the one that computed it, if a fleet did (see ``runner.checkpoint.seats``).
+    ``seat``: the one that computed it, if a fleet did (see ``runner.checkpoint.seats``). ``row`` is PRELUDE for what a
+    job asks before the first row, and below it where the row is gone (see ``runner.checkpoint.growth``).
     """
 
     row: int
@@ -56,6 +58,11 @@ class Record(NamedTuple):
     digest: bytes | None
     completion: Completion
     seat: int | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it answers no row, so that the next one that asks the same can have it as its own."""
+        return self.row < PRELUDE
 
     def values(self) -> tuple[Any, ...]:
         """The table's columns; a failed request has no digest, so that its answer is never reused."""

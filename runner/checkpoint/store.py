@@ -38,7 +38,7 @@ from runner.checkpoint.records import Output, Record, Rejected, Rejections, Shar
 from runner.checkpoint.seats import Seats
 from runner.disk import DISK_ERRORS, damage, disk_error, disk_errors, write_dataset, write_stream, write_text
 from runner.sequences import Gauge
-from runner.types import Completion, UserError
+from runner.types import UserError
 
 log = logging.getLogger("rowmill")
 T = TypeVar("T")
@@ -198,13 +198,13 @@ class Store:
             self._connection.executemany("DELETE FROM completions WHERE row = ? AND number = ?", keys)
             self._digests.forgot()
 
-    def lookup(self, digests: Iterable[bytes]) -> dict[bytes, Completion]:
-        """The committed answers to requests with these digests, failed ones excepted."""
+    def lookup(self, digests: Iterable[bytes]) -> dict[bytes, Record]:
+        """The committed answers to requests with these digests, but no failed ones; free ones where no row has any."""
         wanted = set(digests)
         keys = self._guarded(self._digests.find, wanted)
         one = "SELECT * FROM completions WHERE row = ? AND number = ?"
-        found = [record for key in keys for record in self._select(one, key, Record.of)]
-        return {record.digest: record.completion for record in found if record.digest in wanted}
+        found = (record for key in sorted(keys) for record in self._select(one, key, Record.of))
+        return {record.digest: record for record in found if record.digest in wanted}
 
     def prelude(self) -> dict[str, Any] | None:
         """What the job found before the first row; None if that is still to do."""

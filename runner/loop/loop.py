@@ -212,14 +212,17 @@ class Loop:
             else:
                 self.twins[digest] = []
                 first[digest] = sequence
-        known = self.store.lookup(first) if first else {}
+        own = self.store.lookup(first) if first else {}
+        known = {digest: record.completion for digest, record in own.items()}
         if self.others is not None:
             known |= self.others.find(first.keys() - known.keys())
         for digest, sequence in first.items():
-            if digest in known:
-                self._answer(sequence.key, self._again(known[digest]))
-            else:
+            if digest not in known:
                 waiting.append(sequence)
+            elif digest in own and own[digest].is_free:
+                self._answer(sequence.key, known[digest])
+            else:
+                self._answer(sequence.key, self._again(known[digest]))
         self.asked.update((sequence.key, sequence) for sequence in waiting)
         self.plan.add(waiting)
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.checkpoint.records import PRELUDE
 from runner.config.hooks import Opens, Surveys, calling
 from runner.data.source import DataSource
 from runner.data.survey import Survey
 from runner.loop.loop import Loop
-from runner.loop.task import PRELUDE, Task
+from runner.loop.task import Task
 from runner.text.prompter import Prompter
 from runner.types import Request, Row, RowError, Setting, Steps, UserError
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.checkpoint.records import Output, Record, Usage
+from runner.checkpoint.records import PRELUDE, Output, Record, Usage
 from runner.types import Completion, Job, RejectedError, Request, Row, RowError, Steps, UnreadableRow
 
 ERROR_CHARS = 2000  # of a row's error; exceptions may print all they hold
-PRELUDE = -1  # the index of a task that is no row: what a job asks before the first one
 EMPTY_YIELDS = 1000  # in a row, after which a job is assumed to ask for nothing forever
 
 

@@ -24,8 +24,10 @@ are gone are named, and nothing is computed. With ``dataset.key=id``, a column t
 in any order, those whose prompt changed are computed again, and those that are gone leave the output, but their answers
 stay in ``run.db`` should they come back. Every kind of data set may grow, also with ``where`` and ``limit``, but not
 with ``shuffle_seed``. A last shard that is not full is written again, and so are all if the output gets more columns.
-What a job found before its first answer, a prior or a temperature, stays. Shards of earlier versions have no hashes:
-the columns kept in them are compared and, if they are not all, they are written again from the recorded answers.
+What a job found before its first answer, a prior or a temperature, stays. The output is that of a run that had all
+rows from the start; only of rows with the same prompt, ``usage.cached_tokens`` tells for which one it was computed.
+Shards of earlier versions have no hashes: the columns kept in them are compared and, if they are not all, they are
+written again from the recorded answers.
 """
 
 from __future__ import annotations

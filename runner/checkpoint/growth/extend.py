@@ -20,7 +20,7 @@ import numpy as np
 from runner.checkpoint.growth.changes import match, refusal
 from runner.checkpoint.growth.inputs import Inputs, compared
 from runner.checkpoint.identity import comparable, difference, output_columns
-from runner.checkpoint.records import read_prelude, with_crc
+from runner.checkpoint.records import PRELUDE, read_prelude, with_crc
 from runner.types import UserError
 from runner.words import count_of
 
@@ -194,7 +194,7 @@ def _move(connection: sqlite3.Connection, shard_rows: int, placed: set[int], tar
     or not known: a request that is the same finds them by its digest.
     """
     first, last = connection.execute("SELECT coalesce(min(row), 0), coalesce(max(row), -1) FROM completions").fetchone()
-    base, moved = min(first, -1) - 1, 0
+    base, moved = min(first, PRELUDE) - 1, 0
     for shard in range(last // shard_rows + 1):
         if shard not in placed:
             moved += _renumber(connection, shard * shard_rows, (shard + 1) * shard_rows, lambda row: base - row)
