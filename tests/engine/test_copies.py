@@ -32,10 +32,10 @@ def test_larger_batches_are_tried_until_sharing_is_faster(monkeypatch):
         return 1.0 if copied == (count <= limits[prefix]) else 2.0
 
     monkeypatch.setattr(copies, "seconds", seconds)
-    assert measure(Form(4, 8, 2, 8, mx.float32)) == Copies((16, 4, 0))
+    assert measure(Form(4, 8, 2, 8, 8, mx.float32)) == Copies((16, 4, 0))
     assert (8192, 4) not in asked and (512, 64) not in asked
     monkeypatch.setattr(copies, "MOST_BYTES", 0)
-    assert measure(Form(4, 8, 2, 8, mx.float32)) == Copies()
+    assert measure(Form(4, 8, 2, 8, 8, mx.float32)) == Copies()
 
 
 @pytest.mark.parametrize(("kv_bytes", "copied"), [(1 << 30, 6), (1 << 15, 0)])

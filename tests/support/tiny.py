@@ -12,6 +12,8 @@ def scaled(model, seed, gain):
     for name, value in _flat(model):
         if name.endswith("norm.weight") or "layernorm" in name:
             weights[name] = mx.ones(value.shape)
+        elif value.ndim == 0:
+            weights[name] = value
         elif value.ndim == 1:
             weights[name] = 0.1 * mx.random.normal(value.shape)
         else:

@@ -63,16 +63,16 @@ def measure(form: Form) -> Copies:
 def seconds(form: Form, prefix: int, count: int, copied: bool) -> float:
     """Of one layer's attention in a decode step of ``count`` sequences behind a prefix."""
     layer = LayerKV(0, Reach())
-    H, D, N, V, dtype = form
+    H, D, N, K, V, dtype, cap = form
     q, k, v = (
         mx.random.normal(size, dtype, key=mx.random.key(1))
-        for size in ((count, H, 1, D), (count, N, 1, D), (count, N, 1, V))
+        for size in ((count, H, 1, D), (count, N, 1, K), (count, N, 1, V))
     )
     shared = Segment(
-        tokens=[1] * prefix, keys=[_random((N, prefix, D), dtype)], values=[_random((N, prefix, V), dtype)]
+        tokens=[1] * prefix, keys=[_random((N, prefix, K), dtype)], values=[_random((N, prefix, V), dtype)]
     )
     layer.resize(count, OWN + (prefix if copied else 0))
-    layer.keys, layer.values = (_random((count, N, layer.shape[1], size), dtype) for size in (D, V))
+    layer.keys, layer.values = (_random((count, N, layer.shape[1], size), dtype) for size in (K, V))
     mx.eval(q, k, v, shared.keys, shared.values, layer.keys, layer.values)
     spans = [Span(None, i, prefix + OWN - 1, 1) if copied else Span(shared, i, OWN - 1, 1) for i in range(count)]
     best = math.inf
@@ -81,7 +81,7 @@ def seconds(form: Form, prefix: int, count: int, copied: bool) -> float:
         outs: list[Any] = []
         layer.step = Step(spans)
         for _ in range(CALLS):
-            outs.append(layer.attention(q, k, v, D**-0.5, None))
+            outs.append(layer.attention(q, *layer.update_and_fetch(k, v), D**-0.5, None, cap))
         mx.eval(outs, layer.keys, layer.values)
         best = min(best, (time.perf_counter() - began) / CALLS)
     return best
@@ -92,4 +92,4 @@ def _random(size: Sequence[int], dtype: mx.Dtype) -> mx.array:
 
 
 def _bytes(form: Form, count: int, prefix: int) -> int:
-    return count * (prefix + OWN) * form.N * (form.D + form.V) * form.dtype.size
+    return count * (prefix + OWN) * form.N * (form.K + form.V) * form.dtype.size

@@ -228,13 +228,11 @@ class Step:
 
     def beyond(self, segment: Segment, start: int, end: int, reach: Reach) -> bool:
         """Whether tokens [start, end) all lie too far behind the segment to see any of it."""
-        if reach.window is None or segment.start < reach.keep:
-            return False
-        return bool(self.at[start:end].min() - segment.end + 1 >= reach.window)
+        return segment.start >= reach.keep and reach.beyond(int(self.at[start:end].min()), segment.end - 1)
 
     def level_mask(self, segment: Segment, start: int, end: int, reach: Reach, keys: int) -> mx.array | None:
         """[end - start, keys]: which of a segment's last ``keys`` keys tokens [start, end) see; None if all."""
-        if reach.window is None or self.at[start:end].max() - (segment.end - keys) < reach.window:
+        if reach.window is None or reach.sees_all(int(self.at[start:end].max()), segment.end - keys):
             return None
         key = (segment, start, reach)
         if key not in self.masks:
@@ -263,7 +261,8 @@ class Step:
             return None
         since, (stored, place) = self.first[self.span_of], self._lasting(ring)
         if reach.window is not None:
-            since = np.maximum(since, np.arange(self.tokens) - reach.window + 1)
+            before = self.at % reach.window if reach.aligned else reach.window - 1
+            since = np.maximum(since, np.arange(self.tokens) - before)
         slot = np.where(stored, self.slot[self.span_of], -1)
         return _indices(since[prompts]), _indices(slot[prompts]), _indices(place[prompts])
 
@@ -307,7 +306,7 @@ class Step:
     def _fresh_mask(self, reach: Reach) -> mx.array | None:
         if self.longest <= 1:
             return None
-        if not reach.keep and not any(span.parents for span in self.prefilling):
+        if not reach.keep and not reach.aligned and not any(span.parents for span in self.prefilling):
             at = np.arange(self.longest)
             return additive(reach.sees(at[:, None], at[None, :])[None, None])
         masks = np.zeros((len(self.prefilling), 1, self.longest, self.longest), np.bool_)

@@ -30,9 +30,9 @@ class Part(NamedTuple):
 class Query:
     """A step's queries: as they came, ``raw`` [T, N, G, D]; scaled, in float32; the device's own kernels for them."""
 
-    def __init__(self, raw: mx.array, scale: float, v: mx.array) -> None:
-        self.raw, self.scale = raw, scale
-        fits = not on_cpu() and raw.dtype == v.dtype
+    def __init__(self, raw: mx.array, scale: float, v: mx.array, cap: float | None) -> None:
+        self.raw, self.scale, self.cap = raw, scale, cap
+        fits = not on_cpu() and raw.dtype == v.dtype and cap is None
         sizes = raw.shape[-1], v.shape[-1], raw.shape[2]
         self.kernels = cuda_attention.kernels(raw.dtype, *sizes, scale) if fits else None
 
@@ -41,9 +41,16 @@ class Query:
         return scaled(self.raw, self.scale)
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) -> Part:
-    """Attention of scaled queries [..., M, D] over keys and values [..., K, D], with an additive mask."""
-    scores = q @ k.astype(mx.float32).swapaxes(-1, -2)  # half-precision scores would cost percents of a weight
+def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None, cap: float | None = None) -> Part:
+    """Attention of scaled queries [..., M, D] over keys and values [..., K, D], with an additive mask and a cap on the
+    scores. Where queries are wider than k, v is the rest of the keys, and k the values.
+    """
+    D = k.shape[-1]
+    scores = q[..., :D] @ _turned(k)  # half-precision scores would cost percents of a weight
+    if q.shape[-1] > D:
+        scores, v = scores + q[..., D:] @ _turned(v), k
+    if cap is not None:
+        scores = _capped(scores, cap)
     if mask is not None:
         scores = scores + mask
     if not on_cpu():
@@ -55,7 +62,7 @@ def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) 
     return Part(weights.astype(v.dtype) @ v / total, top + mx.log(total))
 
 
-def attend_all(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> Part:
+def attend_all(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, cap: float | None) -> Part:
     """Scaled queries [T, N, G, D] over the same keys and values [N, K, D], in blocks of tokens that bound the scores'
     memory; mask [T, K].
     """
@@ -64,12 +71,12 @@ def attend_all(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> 
     for a in range(0, T, rows):
         b = min(T, a + rows)
         flat = q[a:b].transpose(1, 0, 2, 3).reshape(N, -1, D)
-        part = attend(flat, k, v, None if mask is None else mx.repeat(mask[a:b], G, axis=0))
+        part = attend(flat, k, v, None if mask is None else mx.repeat(mask[a:b], G, axis=0), cap)
         parts.append(Part(*(x.reshape(N, b - a, G, -1).transpose(1, 0, 2, 3) for x in part)))
     return join(parts)
 
 
-def attend_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) -> Part:
+def attend_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, cap: float | None) -> Part:
     """Scaled queries [R, N, G, n, D], each row over its own keys and values [R, N, K, D], in blocks of queries; mask
     [R or 1, 1, n, K]. The part has R * n tokens.
     """
@@ -79,10 +86,18 @@ def attend_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None) ->
     for a in range(0, n, size):
         b = min(n, a + size)
         rows = None if mask is None else mx.tile(mask[:, :, a:b], (1, 1, G, 1))
-        part = attend(q[:, :, :, a:b].reshape(R, N, G * (b - a), D), k, v, rows)
+        part = attend(q[:, :, :, a:b].reshape(R, N, G * (b - a), D), k, v, rows, cap)
         pieces.append([p.reshape(R, N, G, b - a, -1) for p in part])
     joined = (mx.concatenate(list(same), axis=3) if len(same) > 1 else same[0] for same in zip(*pieces, strict=True))
     return Part(*(a.transpose(0, 3, 1, 2, 4).reshape(R * n, N, G, -1) for a in joined))
+
+
+def _turned(k: mx.array) -> mx.array:
+    return k.astype(mx.float32).swapaxes(-1, -2)
+
+
+def _capped(scores: mx.array, cap: float) -> mx.array:
+    return cap * (cpu.tanh(scores / cap) if on_cpu() else mx.tanh(scores / cap))
 
 
 def shifted_exp(x: mx.array, shift: mx.array) -> mx.array:

@@ -13,13 +13,12 @@ Shapes: T tokens of the step, R sequences, n new tokens of a sequence (padded), 
 from __future__ import annotations
 
 import itertools
-import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models import base
 
+from runner.engine.attention.hooks import Fetched, SharedKV
 from runner.engine.attention.layout import Prompts, Segment, Step, View
 from runner.engine.attention.parts import Part, Query, attend, attend_all, attend_rows, blank, join, merge, on_cpu
 from runner.engine.attention.reach import Reach, Ring
@@ -31,17 +30,26 @@ Runs = list[tuple[Segment | None, int, int]]
 
 
 class Form(NamedTuple):
-    """Of a layer's attention: query heads and their size, KV heads and the size of values."""
+    """Of a layer's attention: query heads and their size, KV heads and the sizes of what is stored as keys and values,
+    the cap on scores.
+    """
 
     H: int
     D: int
     N: int
+    K: int
     V: int
     dtype: mx.Dtype
+    cap: float | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether MLX's own attention computes it."""
+        return self.D == self.K and self.cap is None
 
 
-class LayerKV:
-    """The KV cache of one layer as mlx-lm's models use it: ``offset``, ``make_mask``, ``update_and_fetch``.
+class LayerKV(SharedKV):
+    """The KV cache of one layer as mlx-lm's models use it, and of later ones that attend to the same KV.
 
     ``reach``: which tokens it sees. Own KV: ``keys`` and ``values``, [slots, N, ring, D]; see ``Ring`` for what lies
     where.
@@ -56,18 +64,19 @@ class LayerKV:
         self.fused = False  # whether the latest step could be computed by the device's own kernels
         self.form: Form | None = None
         self.step: Step
+        self.masks = reach.aligned
+        self.stored = False
+        self._old: tuple[mx.array, mx.array] | None = None  # what prefilling sequences had before the step
+        self._new: tuple[mx.array, mx.array] | None = None  # what it brings, once something has attended to it
+
+    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[Fetched, Fetched]:
+        self.stored, self._new = False, None
+        return super().update_and_fetch(k, v)
 
     @property
-    def offset(self) -> mx.array:
-        return self.step.positions
-
-    def make_mask(self, *_: Any, **__: Any) -> None:
-        """None: ``attention`` masks by itself."""
-        return
-
-    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
-        """[T, N, 1, D] each, as they came: ``attention`` stores them."""
-        return k, v
+    def unused(self) -> bool:
+        """Whether nothing attended to what the layer updated it with: such keys are for something else."""
+        return self.fetched is not None and self._new is None
 
     def resize(self, slots: int, capacity: int) -> None:
         """Make room for ``slots`` sequences of ``capacity`` own tokens, which may be fewer than before if no sequence
@@ -101,13 +110,20 @@ class LayerKV:
             stored[slots[:, None], :, place[None]] = new.swapaxes(0, 1)[None]
             setattr(self, name, stored)
 
-    def attention(self, q: mx.array, k: mx.array, v: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
-        """Store the step's keys and values and attend: q [T, H, 1, D], k and v [T, N, 1, D] -> [T, H, 1, D]."""
+    def attention(
+        self, q: mx.array, k: mx.array, v: mx.array, scale: float, sinks: mx.array | None, cap: float | None = None
+    ) -> mx.array:
+        """Attend, and store the step's keys and values: q [T, H, 1, D], k and v [T, N, 1, D] -> [T, H, 1, D].
+
+        Of queries that are wider than k, the rest is for v: these are the rest of the keys, whose first part are the
+        values, too (latent attention: DeepSeek-AI 2024). A ``cap`` bends scores so that none is larger.
+        """
         T, H, _, D = q.shape
         N = k.shape[1]
-        query = Query(q.reshape(T, N, H // N, D), scale, v)
+        query = Query(q.reshape(T, N, H // N, D), scale, v, cap)
         self.fused = query.kernels is not None
-        self.form = Form(H, D, N, v.shape[-1], v.dtype)
+        self.form = Form(H, D, N, k.shape[-1], v.shape[-1], v.dtype, cap)
+        self._new = k[:, :, 0], v[:, :, 0]
         view = self.step.view(self.reach, self.shape[1])
         self._allocate(view, k, v)
         fits = query.kernels is not None and (self.step.levels or not self.step.prefilling)  # MLX is faster without any
@@ -115,24 +131,21 @@ class LayerKV:
         if prompts is not None:
             out = self._finish(view, query, k, v, prompts, sinks)
         else:
-            out = self._merged(view, query, q, k, v, sinks)
-        if self.step.building is not None:
-            self._extend(self.step.building, k[:, :, 0], v[:, :, 0])
-        return out.reshape(T, H, 1, v.shape[-1])
+            out = self._merged(view, query, q, *self._new, sinks)
+        return out.reshape(T, H, 1, -1)
 
     def _merged(
         self, view: View, query: Query, q: mx.array, k: mx.array, v: mx.array, sinks: mx.array | None
     ) -> mx.array:
         """By MLX's operations, and what the device's own kernels have of them: [T, N, G, D]."""
-        k, v, scale = k[:, :, 0], v[:, :, 0], query.scale
-        old = self._stored(view)
+        assert self.form is not None
         self._store(view, k, v)
-        if self.step.levels or not self.step.plain or on_cpu():
+        if self.step.levels or not self.step.plain or not self.form.plain or on_cpu():
             own = [self._decode(view, query)] if self.step.decoding else []
-            return merge(self._parts(view, query, k, v, own, old), sinks, v.dtype)
+            return merge(self._parts(view, query, k, v, own, self._old), sinks, v.dtype)
         # nothing to merge: the device's own attention is faster
-        outs = [self._own(view, q[:, :, 0], scale, sinks)] if self.step.decoding else []
-        outs += [self._plain(view, q[:, :, 0], k, v, scale, sinks)] if self.step.prefilling else []
+        outs = [self._own(view, q[:, :, 0], query.scale, sinks)] if self.step.decoding else []
+        outs += [self._plain(view, q[:, :, 0], k, v, query.scale, sinks)] if self.step.prefilling else []
         return mx.concatenate(outs) if len(outs) > 1 else outs[0]
 
     def _parts(
@@ -148,7 +161,7 @@ class LayerKV:
         parts = [part for runs in self.step.levels for part in self._level(runs, query)]
         if not self.step.prefilling:
             return parts + own
-        fresh, before = self._prefill(view, query.scaled, k, v, old)
+        fresh, before = self._prefill(view, query, k, v, old)
         parts.append(join([*own, fresh]))
         if before is not None:
             parts.append(join([*(blank(part.mass) for part in own), before]))
@@ -160,7 +173,7 @@ class LayerKV:
         """Prefilling sequences with nothing before this step, through MLX's own kernel: [tokens, N, G, D]."""
         R, n = self.step.gather.shape
         qs, ks, vs = (self._rows(a).transpose(0, 2, 1, 3) for a in (q, k, v))
-        far = self.reach.window is not None and n > self.reach.window
+        far = self.reach.window is not None and (n > self.reach.window or self.reach.aligned)
         mask = view.fresh_mask.astype(q.dtype) if far and view.fresh_mask is not None else "causal"
         out = mx.fast.scaled_dot_product_attention(qs, ks, vs, scale=scale, mask=mask, sinks=sinks)
         out = out.transpose(0, 2, 1, 3).reshape(R * n, k.shape[1], -1, v.shape[-1])
@@ -184,6 +197,10 @@ class LayerKV:
             self.values = mx.zeros((self.shape[0], v.shape[1], self.shape[1], v.shape[-1]), v.dtype)
 
     def _store(self, view: View, k: mx.array, v: mx.array) -> None:
+        """Once a step, whichever layers attend to it."""
+        if self.stored:
+            return
+        self.stored, self._old = True, self._stored(view)
         if view.write is None:
             return
         assert self.keys is not None and self.values is not None
@@ -200,7 +217,7 @@ class LayerKV:
                 *query.kernels.over_slots(query.raw, self.keys, self.values, view.decode_mask, step.slot_of_token)
             )
         q = query.scaled[: len(step.decoding)] if step.in_slot_order else query.scaled[step.token_of_slot]
-        part = attend(q, self.keys[:slots, :, :K], self.values[:slots, :, :K], view.decode_mask)
+        part = attend(q, self.keys[:slots, :, :K], self.values[:slots, :, :K], view.decode_mask, query.cap)
         return part if step.in_slot_order else Part(*(a[step.slot_of_token] for a in part))
 
     def _own(self, view: View, q: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
@@ -254,7 +271,7 @@ class LayerKV:
         if not any(seen):
             return []
         pieces = [
-            self._over_segment(segment, a, b, query.scaled) if segment and sees else blank(query.raw[a:b])
+            self._over_segment(segment, a, b, query) if segment and sees else blank(query.raw[a:b])
             for (segment, a, b), sees in zip(runs, seen, strict=True)
         ]
         return [join(pieces)]
@@ -286,35 +303,38 @@ class LayerKV:
         """Whether any token of each run sees a segment at this depth."""
         return [segment is not None and not self.step.beyond(segment, a, b, self.reach) for segment, a, b in runs]
 
-    def _over_segment(self, segment: Segment, start: int, end: int, q: mx.array) -> Part:
+    def _over_segment(self, segment: Segment, start: int, end: int, query: Query) -> Part:
         k, v = segment.keys[self.index], segment.values[self.index]
         mask = self.step.level_mask(segment, start, end, self.reach, k.shape[1])
-        return attend_all(q[start:end], k, v, mask)
+        return attend_all(query.scaled[start:end], k, v, mask, query.cap)
 
     def _prefill(
-        self, view: View, q: mx.array, k: mx.array, v: mx.array, old: tuple[mx.array, mx.array] | None
+        self, view: View, query: Query, k: mx.array, v: mx.array, old: tuple[mx.array, mx.array] | None
     ) -> tuple[Part, Part | None]:
         """Prefilling sequences over this step's own tokens, and over what their slots held before it."""
-        qs, ks, vs = (self._rows(a) for a in (q, k, v))
+        qs, ks, vs = (self._rows(a) for a in (query.scaled, k, v))
         qs = qs.transpose(0, 2, 3, 1, 4)  # [R, N, G, n, D]
         ks, vs = ks.transpose(0, 2, 1, 3), vs.transpose(0, 2, 1, 3)  # [R, N, n, D]
-        fresh = self._tokens(attend_rows(qs, ks, vs, view.fresh_mask))
-        before = self._tokens(attend_rows(qs, *old, view.old_mask)) if old is not None else None
+        fresh = self._tokens(attend_rows(qs, ks, vs, view.fresh_mask, query.cap))
+        before = self._tokens(attend_rows(qs, *old, view.old_mask, query.cap)) if old is not None else None
         return fresh, before
 
     def _tokens(self, part: Part) -> Part:
         """Of the prefilling tokens in their order, of a part of ``_rows``."""
         return part if self.step.dense else Part(*(a[self.step.scatter] for a in part))
 
-    def _extend(self, segment: Segment, k: mx.array, v: mx.array) -> None:
-        """Append the step's KV to a segment under construction."""
-        for stored, new in ((segment.keys, k), (segment.values, v)):
-            new = new.swapaxes(0, 1)
-            if self.index < len(stored):
-                new = mx.concatenate([stored[self.index], new], axis=1)
-                stored[self.index] = new
-            else:
-                stored.append(new)
+    def leave(self) -> None:
+        """End the step: its KV belongs to a segment under construction from now on."""
+        if self.step.building is not None and self._new is not None:
+            segment = self.step.building
+            for stored, new in zip((segment.keys, segment.values), self._new, strict=True):
+                new = new.swapaxes(0, 1)
+                if self.index < len(stored):
+                    stored[self.index] = mx.concatenate([stored[self.index], new], axis=1)
+                else:
+                    stored.append(new)
+        del self.step  # it has the KV of prefixes
+        self.fetched = self._old = self._new = None
 
     def trim(self, segment: Segment) -> None:
         """Drop the keys of a finished segment that this layer's window never reaches from behind it; the others lie in
@@ -325,19 +345,3 @@ class LayerKV:
             if self.reach.window is not None and not self.reach.keep:
                 first = max(0, stored[self.index].shape[1] - (self.reach.window - 1))
             stored[self.index] = mx.contiguous(stored[self.index][:, first:])
-
-
-def hook() -> None:
-    """Send attention with a LayerKV to it, in all loaded model modules; all other caches go mlx-lm's way."""
-    for module in list(sys.modules.values()):
-        if getattr(module, "scaled_dot_product_attention", None) is _plain_attention:
-            module.scaled_dot_product_attention = _attention  # type: ignore[attr-defined]
-
-
-_plain_attention = base.scaled_dot_product_attention
-
-
-def _attention(queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: Any = None) -> Any:
-    if isinstance(cache, LayerKV):
-        return cache.attention(queries, keys, values, scale, sinks)
-    return _plain_attention(queries, keys, values, cache, scale, mask, sinks=sinks)

@@ -13,11 +13,13 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 
 class Reach(NamedTuple):
     """Which keys the tokens of a layer see: the last ``window`` (None: all), their own included, and the first ``keep``
-    of all (attention sinks, as in a rotating cache: Xiao et al. 2023).
+    of all (attention sinks, as in a rotating cache: Xiao et al. 2023). If it is ``aligned``, the text is cut into
+    chunks of ``window`` tokens, and they see those of their own chunk up to themselves.
     """
 
     window: int | None = None
     keep: int = 0
+    aligned: bool = False
 
     def ring(self, capacity: int) -> int:
         """How many own tokens a slot keeps of ``capacity``."""
@@ -27,7 +29,21 @@ class Reach(NamedTuple):
         """Whether tokens at positions ``query`` see those at ``key``; the two broadcast."""
         distance = query - key
         seen = distance >= 0
+        if self.window and self.aligned:
+            return seen & (query // self.window == key // self.window)
         return seen & ((distance < self.window) | (key < self.keep)) if self.window else seen
+
+    def sees_all(self, query: int, key: int) -> bool:
+        """Whether a token at position ``query`` sees all from ``key`` up to itself."""
+        if self.window is None:
+            return True
+        return query // self.window == key // self.window if self.aligned else query - key < self.window
+
+    def beyond(self, query: int, key: int) -> bool:
+        """Whether no token from position ``query`` on sees one up to ``key``, the first kept ones left out."""
+        if self.window is None:
+            return False
+        return query // self.window > key // self.window if self.aligned else query - key >= self.window
 
 
 class Ring(NamedTuple):

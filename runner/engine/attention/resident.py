@@ -9,9 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache, make_prompt_cache
 
-from runner.engine.attention import prefix, states
+from runner.engine.attention import hooks, states
 from runner.engine.attention.head import Head
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.prefix import LayerKV
@@ -43,7 +43,7 @@ class ResidentModel:
         self.model = model
         self._reaches = partial(_reach, max_kv_size=max_kv_size)
         self._own_layers()
-        prefix.hook()
+        hooks.hook(model)
         if self.states:
             states.hook(model)
         cpu.hook()
@@ -86,12 +86,14 @@ class ResidentModel:
         self.head.rows, self.head.states = rows, None
         try:
             logits = self.model(tokens[:, None], cache=self.caches)
+            if any(layer.unused for layer in self.layers):
+                raise NotImplementedError("keys that nothing attends to")
             if self.head.rows is not None:  # a head that was not found computes all
                 logits = logits[rows]
         finally:
             self.head.rows = None
-            for layer in self.layers:  # a step has the KV of prefixes
-                del layer.step
+            for layer in self.layers:
+                layer.leave()
             for state in self.states:
                 del state.plan
         return logits[:, 0]
@@ -217,4 +219,6 @@ def _reach(kv: Any, max_kv_size: int | None) -> Reach:
         return Reach(max_kv_size - SINKS, SINKS) if max_kv_size else Reach()
     if type(kv) is RotatingKVCache and kv.keep == 0:
         return Reach(int(kv.max_size))
+    if type(kv) is ChunkedKVCache:
+        return Reach(int(kv.chunk_size), aligned=True)
     raise UnsupportedModelError(f"{type(kv).__name__} layers")

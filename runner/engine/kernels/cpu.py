@@ -44,8 +44,13 @@ def _swiglu(gate: mx.array, x: mx.array) -> mx.array:
     return gate * x / (1.0 + _exp2(mx.clip(gate * -LOG2_E, -126.0, 126.0)))
 
 
+def _tanh(x: mx.array) -> mx.array:
+    return 1.0 - 2.0 / (1.0 + _exp2(mx.clip(x * (2.0 * LOG2_E), -126.0, 126.0)))
+
+
 shifted_exp = mx.compile(_shifted_exp)  # exp(x - shift), where x <= shift
 swiglu = mx.compile(_swiglu)
+tanh = mx.compile(_tanh)  # to 1e-7
 
 
 def hook() -> None:

@@ -1,0 +1,209 @@
+"""How mlx-lm's layers come to attend through caches of our own, whatever they do with what a cache gives them.
+
+A layer updates its cache and computes with all keys and values that it gets back. A SharedKV gives back what it was
+updated with, as ``Fetched``: wherever these arrays end up in attention, of this layer or of later ones, the cache they
+come from computes it. What layers compute by hand instead is recognised by its form.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm.models
+from mlx_lm.models import base, mla
+
+
+class SharedKV:
+    """A layer's cache that attends by itself. ``masks``: whether its layer's own masks may be left out."""
+
+    step: Any
+    masks = False
+    start_position = 0  # of a chunked cache: the first token that it has
+    fetched: tuple[Fetched, Fetched] | None = None
+
+    @property
+    def offset(self) -> mx.array:
+        """The positions [T] of the step's tokens."""
+        positions: mx.array = self.step.positions
+        return positions
+
+    def make_mask(self, *_: Any, **__: Any) -> None:
+        """None: ``attention`` masks by itself."""
+        return
+
+    def maybe_trim_front(self) -> None:
+        """Nothing: slots keep no more than is seen."""
+
+    def update_and_fetch(self, k: mx.array, v: mx.array) -> tuple[Fetched, Fetched]:
+        """[T, N, 1, D] each, as they came: ``attention`` stores them."""
+        self.fetched = found = Fetched.of(k, self), Fetched.of(v, self)
+        return found
+
+    def keys_and_values(self) -> tuple[Fetched, Fetched]:
+        """For another layer, what the latest update gave; as long as if all were there, for those who count them."""
+        assert self.fetched is not None
+        k, v = (Whole.of(a, self) for a in self.fetched)
+        return k, v
+
+    def attention(
+        self, q: mx.array, k: mx.array, v: mx.array, scale: float, sinks: mx.array | None, cap: float | None = None
+    ) -> mx.array:
+        """See ``LayerKV``."""
+        raise NotImplementedError
+
+
+class Fetched(mx.array):
+    """Keys or values [T, N, 1, D] of a step that stand for all that ``cache`` holds."""
+
+    cache: SharedKV
+
+    @classmethod
+    def of(cls, a: mx.array, cache: SharedKV) -> Any:
+        """The same array, with the cache that it comes from."""
+        made = cls(a)
+        made.cache = cache
+        return made
+
+    def swapaxes(self, axis1: int, axis2: int, *, stream: Any = None) -> mx.array:
+        """Turned, for a product with queries."""
+        turned = _Turned(super().swapaxes(axis1, axis2, stream=stream))
+        turned.keys = self
+        return turned
+
+
+class Whole(Fetched):
+    """The same, with the shape of all of them: the last of the step's tokens are behind its offset."""
+
+    @property
+    def shape(self) -> Any:
+        """The number of keys is an array, one for each token."""
+        T, N, _, D = super().shape
+        return T, N, self.cache.offset + 1, D
+
+
+class _Turned(mx.array):
+    """Fetched keys with their last axes swapped."""
+
+    keys: Fetched
+
+    def __rmatmul__(self, queries: mx.array) -> mx.array:
+        product = Scores(mx.matmul(queries, self))
+        product.queries, product.keys = queries, self.keys
+        return product
+
+
+class Scores(mx.array):
+    """Products of queries and fetched keys: latent attention has some that it adds to its others as a mask."""
+
+    queries: mx.array
+    keys: Fetched
+
+
+def hook(model: nn.Module) -> None:
+    """Let a model's layers, and all model modules that are loaded, attend through a SharedKV if their cache is one; all
+    other caches go mlx-lm's way.
+    """
+    for module in list(sys.modules.values()):
+        if getattr(module, "scaled_dot_product_attention", None) is _plain_attention:
+            module.scaled_dot_product_attention = _attention  # type: ignore[attr-defined]
+    for kind in {type(module) for module in model.modules()}:
+        _position_by_token(sys.modules[kind.__module__])
+    for module in model.modules():
+        if _soft_capped(module):
+            _call_instead(type(module), _attend_capped)
+        elif isinstance(module, mla.MultiLinear | mla.QuantizedMultiLinear):
+            _project_by_head(type(module))
+
+
+_plain_attention = base.scaled_dot_product_attention
+
+
+def _attention(queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: Any = None) -> Any:
+    shared = keys.cache if isinstance(keys, Fetched) else cache
+    if not isinstance(shared, SharedKV):
+        return _plain_attention(queries, keys, values, cache, scale, mask, sinks=sinks)
+    if not isinstance(mask, Scores):
+        if mask is not None and not shared.masks:
+            raise NotImplementedError("a mask of the layer's own")
+        return shared.attention(queries, keys, values, scale, sinks)
+    if values is not keys:
+        raise NotImplementedError("scores for other keys than those that are values, too")
+    both = mx.concatenate([queries * scale, mask.queries], axis=-1)
+    return shared.attention(both, keys, mask.keys, 1.0, sinks)
+
+
+def _soft_capped(module: nn.Module) -> bool:
+    """Whether it is attention that computes its scores by hand, as it caps them."""
+    parts = ("q_proj", "k_proj", "v_proj", "o_proj", "rope")
+    numbers = ("n_heads", "n_kv_heads", "scale")
+    known = all(name in module for name in parts) and all(hasattr(module, name) for name in numbers)
+    return known and bool(getattr(module, "attn_logit_softcapping", None))
+
+
+def _attend_capped(layer: Any, x: mx.array, cache: SharedKV) -> mx.array:
+    B, L, _ = x.shape
+    q, k, v = (
+        project(x).reshape(B, L, heads, -1)
+        for project, heads in (
+            (layer.q_proj, layer.n_heads),
+            (layer.k_proj, layer.n_kv_heads),
+            (layer.v_proj, layer.n_kv_heads),
+        )
+    )
+    if "q_norm" in layer:
+        q, k = layer.q_norm(q), layer.k_norm(k)
+    q, k, v = (a.transpose(0, 2, 1, 3) for a in (q, k, v))
+    q, k = (layer.rope(a, offset=cache.offset) for a in (q, k))
+    out = cache.attention(q, *cache.update_and_fetch(k, v), layer.scale, None, cap=layer.attn_logit_softcapping)
+    out = out.transpose(0, 2, 1, 3).reshape(B, L, -1)
+    done: mx.array = layer.o_proj(out)
+    return done
+
+
+def _call_instead(kind: Any, instead: Callable[[Any, mx.array, SharedKV], mx.array]) -> None:
+    """Let modules of a kind go another way where their cache is a SharedKV."""
+    plain = kind.__call__
+    if getattr(plain, "hooked", False):
+        return
+
+    def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
+        return instead(self, x, cache) if isinstance(cache, SharedKV) else plain(self, x, mask, cache)
+
+    call.hooked = True  # type: ignore[attr-defined]
+    kind.__call__ = call
+
+
+def _project_by_head(kind: Any) -> None:
+    """One matrix product for each head, where many rows of one token would have one for each row and head."""
+    plain = kind.__call__
+    if getattr(plain, "hooked", False):
+        return
+
+    def call(self: Any, x: mx.array, transpose: bool = True) -> mx.array:
+        if x.ndim < 4 or x.shape[2] > 1:
+            single: mx.array = plain(self, x, transpose)
+            return single
+        by_head: mx.array = plain(self, x.transpose(2, 1, 0, 3), transpose)
+        return by_head.transpose(2, 1, 0, 3)
+
+    call.hooked = True  # type: ignore[attr-defined]
+    kind.__call__ = call
+
+
+def _position_by_token(module: Any) -> None:
+    """Let a module of mlx-lm count from and to positions that are arrays, as a SharedKV's are."""
+    if getattr(module, "mx", None) is mx and module.__name__.startswith(mlx_lm.models.__name__):
+        lenient = types.ModuleType(mx.__name__)
+        lenient.__dict__.update(vars(mx), arange=_arange)
+        module.mx = lenient
+
+
+def _arange(*bounds: Any, **named: Any) -> mx.array:
+    """``mx.arange``, and for positions [T] of the tokens of a step those themselves: [T, 1, 1]."""
+    positions = [bound for bound in bounds if isinstance(bound, mx.array) and bound.ndim]
+    return positions[0].reshape(-1, 1, 1) if positions else mx.arange(*bounds, **named)

@@ -1,0 +1,78 @@
+"""Families whose attention has other shapes share prefixes, too: latent keys, keys of earlier layers, capped scores,
+chunks. Everything against one-by-one generation with mlx-lm's own caches.
+"""
+
+import mlx.core as mx
+import pytest
+
+from runner.engine.attention import layout, parts, prefix
+from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
+from runner.engine.engine import BatchEngine
+from runner.engine.kernels import cpu
+from runner.sequences import Sequence
+from tests.support.attentions import FAMILIES, SIZES, tiny
+from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
+
+DEPTHS = (2, 7, 9, 16, 21)  # of prefixes, about the window and the chunks of 8 tokens
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def family(request):
+    """A plain model and a resident one of the same weights, rows behind prefixes of several depths, their answers."""
+    mx.set_default_device(mx.cpu)
+    plain, resident = tiny(request.param), ResidentModel(tiny(request.param))
+    rows = prompts(4, 4, shared=DEPTHS[-1], longest=6)
+    return plain, resident, rows, [one_by_one(plain, row, 9) for row in rows]
+
+
+def test_a_batch_behind_prefixes_of_many_depths_generates_what_generate_does_one_by_one(family):
+    _, resident, rows, want = family
+    engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=5)
+    done = finish(engine, [Sequence((i, 0), row, 9, boundaries=DEPTHS[: i + 2]) for i, row in enumerate(rows)])
+    assert [done[i, 0].tokens for i in range(len(rows))] == want
+
+
+def test_the_formulas_for_gpus_give_the_same_tokens(family, monkeypatch):
+    for module in (parts, prefix):
+        monkeypatch.setattr(module, "on_cpu", lambda: False)
+    monkeypatch.setitem(layout.KEY_GRAIN, mx.cpu, 32)
+    _, resident, rows, want = family
+    for boundaries in ((), (16,)):
+        engine = BatchEngine(resident, {END}, batch_size=2, prefill_tokens=64)
+        done = finish(engine, [Sequence((i, 0), row, 9, boundaries=boundaries) for i, row in enumerate(rows[:2])])
+        assert [done[i, 0].tokens for i in range(2)] == want[:2]
+
+
+def test_choices_score_like_a_plain_forward_pass(family):
+    plain, resident, rows, _ = family
+    choices = ((5,), (5, 9), (5, 9, 11), (7, 9))
+    engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=24)
+    done = finish(engine, sequences(rows[:2], 1, (9, 16), choices=choices))
+    for i, row in enumerate(rows[:2]):
+        want = [plain_score(plain, row, choice) for choice in choices]
+        assert done[i, 0].logprobs == pytest.approx(want, abs=1e-3)
+
+
+def test_a_token_takes_the_memory_of_what_its_layers_store():
+    mx.set_default_device(mx.cpu)
+    size = 4
+    latent, shared = ResidentModel(tiny("deepseek_v3")), ResidentModel(tiny("gemma3n"))
+    assert latent.token_bytes == 2 * (16 + 4) * size  # a latent vector and the turned part of the keys, once
+    assert shared.token_bytes == 2 * 2 * 2 * 8 * size  # two of four layers have none of their own
+    assert shared.slot_bytes(100) == (8 + 100) * 2 * 2 * 8 * size  # one of the others sees 8 tokens
+
+
+def test_a_layer_that_masks_by_itself_is_refused(monkeypatch):
+    """Its mask is unknown to the shared cache, and the trial's few tokens need not show what it hides."""
+    mx.set_default_device(mx.cpu)
+    from mlx_lm.models import llama
+
+    model = llama.Model(llama.ModelArgs(model_type="llama", **{k: SIZES[k] for k in SIZES if k != "attention_bias"}))
+    monkeypatch.setattr(llama, "create_attention_mask", lambda h, *_, **__: mx.zeros((1, 1)))
+    with pytest.raises(UnsupportedModelError, match="mask of the layer's own"):
+        ResidentModel(model)
+
+
+def test_the_quick_tangent_is_right_to_the_last_places():
+    x = mx.linspace(-100, 100, 20001)
+    assert mx.abs(cpu.tanh(x) - mx.tanh(x)).max() < 3e-7
