@@ -63,9 +63,12 @@ def init(options: argparse.Namespace) -> int:
 
 def _seen(found: Proposal) -> str:
     """What a look at a data set found, in a line."""
-    what = {"multi": "several labels a row", "scale": "a level on a scale"}.get(found.kind, "the labels")
-    gold = f"; column {found.gold!r} holds {what}: {escaped(', '.join(found.labels))}" if found.gold else ""
-    return f"{count_of(found.rows, 'row')}; job {found.job} on column {found.text!r}{gold}"
+    kind = "spans" if found.job == "spans" else found.kind
+    what = {"multi": "several labels a row", "scale": "a level on a scale", "spans": "spans of these kinds"}
+    gold = f"; column {found.gold!r} holds {what.get(kind, 'the labels')}: {', '.join(found.labels)}"
+    others = f"; so may {', '.join(repr(one.column) for one in found.others)}" if found.others else ""
+    seen = f"{count_of(found.rows, 'row')}; job {found.job} on column {found.text!r}"
+    return seen + (escaped(gold + others) if found.gold else "")
 
 
 def new_arguments(parser: argparse.ArgumentParser) -> None:

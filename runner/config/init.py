@@ -7,7 +7,7 @@ import json
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from runner.config.starters.answers import LOOKED_AT, answer_column
+from runner.config.starters.answers import LOOKED_AT, Answers, answer_columns
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_spans
 from runner.data.load import kind_of
@@ -24,7 +24,7 @@ from runner.data.readers import SUFFIXES
 from runner.data.readers.compressed import open_bytes
 from runner.data.readers.csv import other_delimiter
 from runner.data.source import DataSource, open_source
-from runner.text.questions.question import LABELS, MULTI, SCALE
+from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE
 from runner.text.templates import cell
 from runner.types import RowError, UserError
 
@@ -37,6 +37,7 @@ class Proposal:
     """What to do with a data set: ``job`` is label, spans, summarize or generate; ``labels``: those in ``gold``.
 
     ``kind`` of question: one label, several of them (multi), or a level on a scale, whose levels are the labels.
+    ``others``: further columns that look like answers.
     """
 
     conf: DatasetConf
@@ -48,6 +49,7 @@ class Proposal:
     labels: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     kind: str = LABELS
+    others: tuple[Answers, ...] = ()
 
 
 def propose(path: str, table: str | None = None, folder: Path | None = None, keys: Sequence[str] = ()) -> Proposal:
@@ -68,9 +70,11 @@ def propose(path: str, table: str | None = None, folder: Path | None = None, key
     if gold:
         kinds = _kinds(rows, gold, text)
         return Proposal(conf, len(source), text, "spans", chars, gold, kinds, tuple(source.column_names))
-    gold, labels, kind = answer_column(source, text)
-    job = "label" if gold else "summarize" if chars >= LONG else "generate"
-    return Proposal(conf, len(source), text, job, chars, gold, labels, tuple(source.column_names), kind)
+    best, *others = answer_columns(source, text) or [Answers("", (), LABELS)]
+    job = "label" if best.column else "summarize" if chars >= LONG else "generate"
+    columns = tuple(source.column_names)
+    found = Proposal(conf, len(source), text, job, chars, best.column or None, best.answers, columns, best.kind)
+    return replace(found, others=tuple(others))
 
 
 def write_starter_config(found: Proposal, folder: Path, name: str | None = None) -> tuple[str, list[Path]]:
@@ -200,6 +204,24 @@ _LABELS = {  # what a row gets, and what stands before and behind the labels
 
 
 def _job(found: Proposal) -> str:
+    return _own_job(found) + _questions(found)
+
+
+def _questions(found: Proposal) -> str:
+    """The questions that all columns with answers could be, as a comment; nothing where there is one."""
+    if not found.others or not found.gold:
+        return ""
+    lines = ["", "Other columns look like answers, too. All of them in one pass, with {{ question }} in the prompt:"]
+    lines += ["questions: # in place of the keys above; see `rowmill help questions`"]
+    for one in (Answers(found.gold, found.labels, found.kind), *found.others):
+        keys: dict[str, Any] = {"name": re.sub(r"\W+|^(?=\d)", "_", one.column)}
+        keys |= {"scale": list(map(int, one.answers))} if one.kind == SCALE else {"labels": list(one.answers)}
+        keys |= {"multi": True, "ask": f"Is it {LABEL}? Answer yes or no."} if one.kind == MULTI else {}
+        lines.append(f"  - {_quoted({**keys, 'gold': one.column})}")
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def _own_job(found: Proposal) -> str:
     if found.kind == SCALE:
         low, high = found.labels
         return (

@@ -81,9 +81,55 @@ def test_the_kind_of_question_fits_the_column(folder, capsys, cells, kind, label
 
 
 def test_numbers_that_count_something_are_no_scale(folder):
-    rows = [{"text": f"mail number {i} of many", "age": 20 + i % 40, "year": 2000 + i % 5} for i in range(60)]
+    rows = [
+        {
+            "text": f"mail number {i} of many",
+            "age": 20 + i % 40,
+            "year": 2000 + i % 5,
+            "storeId": 1 + i % 5,
+            "n": i % 6 / 2,
+        }
+        for i in range(60)
+    ]
     Path("mail.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert propose("mail.jsonl").gold is None
+
+
+def test_levels_with_gaps_are_a_scale_in_any_file(folder):
+    import pandas as pd
+
+    rows = pd.DataFrame({"text": [f"mail number {i}" for i in range(60)], "mark": [1.0 + i % 5 for i in range(60)]})
+    rows.loc[7, "mark"] = None
+    rows.to_csv("mail.csv", index=False)
+    rows.to_parquet("mail.parquet")
+    for path in ("mail.csv", "mail.parquet"):
+        found = propose(path)
+        assert (found.gold, found.kind, found.labels) == ("mark", "scale", ("1", "5"))
+
+
+def test_all_columns_with_answers_are_told_and_can_be_asked_in_one_pass(folder, capsys):
+    rows = [
+        {
+            "text": f"mail number {i} of many",
+            "stars": 1 + i % 5,
+            "1st tone": "calm" if i % 3 else "angry",
+            "topics": [["tea"], ["tea", "pots"]][i % 2],
+        }
+        for i in range(30)
+    ]
+    Path("mail.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["init", "mail.jsonl"]) == 0
+    assert [one.column for one in propose("mail.jsonl").others] == ["stars", "1st tone"]
+    (line,) = [
+        line for line in Path("my_conf/job/mail.yaml").read_text().splitlines() if line.startswith("# questions:")
+    ]
+    text = Path("my_conf/job/mail.yaml").read_text()
+    asked = text[text.index(line) :].replace("# ", "", 1).replace("\n#   -", "\n  -")
+    Path("my_conf/job/mail.yaml").write_text(f"defaults: [label]\n{asked}")
+    Path("my_conf/prompt/mail.yaml").write_text("user: '{{ text }} {{ question }}'\n")
+    made = run_as_told(capsys)
+    assert {"stars", "_1st_tone", "topics"} <= made[0].keys()
+    assert set(open_run("outputs/out").figures["evaluations"]) == {"stars", "_1st_tone", "topics"}
 
 
 def test_texts_without_labels_get_answers(folder, capsys):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -16,10 +18,24 @@ MOST_LABELS = 20
 LABEL_CHARS = 40
 _SCALE_NAMES = ("rating", "stars", "score", "grade", "level", "urgency", "priority", "severity", "satisfaction")
 _LABEL_NAMES = ("label", "class", "category", "kind", "sentiment", "topic", "tag", "target", "gold", "answer", "intent")
+# The last word of what numbers are called that stand for something else than a level: storeId, page_no, year.
+_COUNTED = {
+    *("id", "ids", "no", "nr", "num", "number", "index", "idx", "key", "code", "count", "total", "size", "length"),
+    *("words", "chars", "tokens", "page", "row", "line", "version", "fold", "split", "part", "batch", "year", "month"),
+    *("week", "day", "hour", "age", "user", "store", "shop", "branch", "group"),
+}
 
 
-def answer_column(source: DataSource, text: str) -> tuple[str | None, tuple[str, ...], str]:
-    """The column that looks most like answers, these, and the kind of question: labels, multi or scale.
+class Answers(NamedTuple):
+    """A column that looks like answers: these, to a ``kind`` of question (labels, multi, scale)."""
+
+    column: str
+    answers: tuple[str, ...]
+    kind: str
+
+
+def answer_columns(source: DataSource, text: str) -> list[Answers]:
+    """The columns that look like answers, the likeliest one first.
 
     Few short values that come again and again are labels, lists of such values several labels a row, and small whole
     numbers a scale; a telling name counts.
@@ -29,27 +45,30 @@ def answer_column(source: DataSource, text: str) -> tuple[str | None, tuple[str,
         kind = source.schema.field(name).type
         is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        if name == text or not (is_text or is_list or pa.types.is_integer(kind)):
+        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        if name == text or not (is_text or is_list or is_number):
             continue
         if (is_list or is_text) and (members := _members(source, name)):
-            candidates.append((False, len(members), name, members, MULTI))
+            candidates.append((False, len(members), Answers(name, members, MULTI)))
             continue
         distinct, count = _distinct(source, name)
         known = name.lower() in _LABEL_NAMES
         few = 2 <= len(distinct) <= MOST_LABELS and all(0 < len(value.strip()) <= LABEL_CHARS for value in distinct)
         if few and (known or (is_text and count >= 5 * len(distinct))):
-            candidates.append((not known, len(distinct), name, tuple(sorted(distinct)), LABELS))
-        elif few and pa.types.is_integer(kind) and (levels := _levels(name, distinct, count)):
-            candidates.append((name.lower() not in _SCALE_NAMES, len(distinct), name, levels, SCALE))
-    if not candidates:
-        return None, (), LABELS
-    _, _, name, found, asked = min(candidates)
-    return name, found, asked
+            candidates.append((not known, len(distinct), Answers(name, tuple(sorted(distinct)), LABELS)))
+        elif few and is_number and (levels := _levels(name, distinct, count)):
+            is_told = name.lower() in _SCALE_NAMES
+            candidates.append((not is_told, len(distinct), Answers(name, levels, SCALE)))
+    return [one for _, _, one in sorted(candidates)]
 
 
 def _levels(name: str, distinct: set[str], count: int) -> tuple[str, ...]:
     """The lowest and the highest level of a column of small whole numbers; none if they look like something else."""
-    low, high = min(map(int, distinct)), max(map(int, distinct))
+    numbers = [float(value) for value in distinct]
+    word = (re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name) or [""])[-1].lower()
+    if word in _COUNTED or not all(number.is_integer() for number in numbers):
+        return ()
+    low, high = int(min(numbers)), int(max(numbers))
     is_told = name.lower() in _SCALE_NAMES
     usual = low in (0, 1) and high in (3, 4, 5, 6, 7, 10) and len(distinct) >= 3 and count >= 5 * len(distinct)
     return (str(low), str(high)) if high - low <= 100 and (is_told or usual) else ()
@@ -79,7 +98,7 @@ def _distinct(source: DataSource, name: str) -> tuple[set[str], int]:
     for start in range(0, len(source), LOOKED_AT):
         column = source.table(start, start + LOOKED_AT, [name])[name]
         count += len(column) - column.null_count
-        distinct.update(str(value) for value in shown(pc.unique(column)) if value is not None)
+        distinct.update(str(value) for value in shown(pc.unique(column)) if value is not None and value == value)
         if len(distinct) > MOST_LABELS:
             break
     return distinct, count
