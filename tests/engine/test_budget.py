@@ -13,7 +13,11 @@ GB = 10**9
 def test_sizes_left_open_are_the_devices(kind):
     budget = Budget.of(EngineConf(), Device(kind, "", None, 20 * GB))
     assert (budget.limit, budget.work, budget.watermark) == (20 * GB, 2 * GB, 19 * GB)
-    assert (budget.batch_size, budget.most, budget.prefill_tokens) == (BATCH_SIZE[kind], MOST, PREFILL_TOKENS[kind])
+    assert (budget.batch_size, budget.most, budget.prefill_tokens) == (
+        BATCH_SIZE[kind],
+        MOST,
+        PREFILL_TOKENS[kind],
+    )
 
 
 def test_what_is_configured_wins_and_the_batch_keeps_its_size():

@@ -62,7 +62,7 @@ class Ours:
         self.costs = measure_costs(self.resident)
         self.bound_bytes = mx.get_active_memory() + int(MOST_WORK_BYTES)
 
-    def engine(self, size, prefill=2048):
+    def engine(self, size, prefill=4096):
         from runner.engine.budget import MOST
         from runner.engine.engine import BatchEngine
 
@@ -76,7 +76,7 @@ class Ours:
         }
         return BatchEngine(self.resident, batch_size=size or 64, **bounds)
 
-    def run(self, rows, output, size, prefill=2048):
+    def run(self, rows, output, size, prefill=4096):
         """Seconds, tokens by row, and the engine's figures."""
         from runner.loop.plan import Plan
         from runner.sequences import Sequence
@@ -93,7 +93,7 @@ class Ours:
         return seconds, [done[i] for i in range(len(rows))], sizes
 
 
-def throughput(ours, rows, size, prefill=2048, repeat=3):
+def throughput(ours, rows, size, prefill=4096, repeat=3):
     import mlx.core as mx
 
     before = mx.get_active_memory()
