@@ -44,8 +44,7 @@ class ResidentModel:
         self._reaches = partial(_reach, max_kv_size=max_kv_size)
         self._own_layers()
         hooks.hook(model)
-        if self.states:
-            states.hook(model)
+        self._masks = bool(self.states) and states.hook(model)
         cpu.hook()
         self.head = Head(model)  # shared with twins
         self._logits = mx.compile(self.head.logits)
@@ -80,7 +79,7 @@ class ResidentModel:
         for layer in self.layers:
             layer.step = step
         if self.states:
-            plan = Plan(step)
+            plan = Plan(step, self._masks)
             for state in self.states:
                 state.plan = plan
         self.head.rows, self.head.states = rows, None
@@ -166,16 +165,23 @@ class ResidentModel:
         return self.layers[-1]
 
     def _try(self) -> None:
-        """Compare ragged suffixes behind a shared prefix, and some steps after them, with the model's own caches."""
+        """Compare ragged suffixes behind a shared prefix, and some steps after them, with the model's own caches.
+
+        Some recurrent layers take masks and still mix padding into their states: once more without any padding then.
+        """
+        trial = Trial(self.model)
+        while problem := self._problem(trial):
+            if not self._masks:
+                raise UnsupportedModelError(problem)
+            self._masks = False
+
+    def _problem(self, trial: Trial) -> str | None:
         try:
-            trial = Trial(self.model)
-            problem = trial.problem(self._answers(trial))
+            return trial.problem(self._answers(trial))
         except (AttributeError, IndexError, NotImplementedError, TypeError, ValueError) as error:
-            raise UnsupportedModelError(f"{type(error).__name__}: {error}") from error
+            return f"{type(error).__name__}: {error}"
         finally:
             self.clear()
-        if problem:
-            raise UnsupportedModelError(problem)
 
     def _answers(self, trial: Trial) -> list[list[mx.array]]:
         """Logits of the trial's rows; the first one does not use the prefix."""

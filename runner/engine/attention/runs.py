@@ -2,8 +2,8 @@
 
 A layer that keeps a state needs its tokens in their order, and the state before the first of them. A *run* is a stretch
 of one sequence's tokens: all that it brings to the step, or between two branches of a tree. Runs that may be computed
-together are rows of a batch, longest first; where the shorter ones end, the others go on without them. So nothing is
-padded, and no layer has to know about masks.
+together are rows of a batch, longest first; where the shorter ones end, the others go on without them. A state is never
+that of padding: rows are padded where nobody needs the state, or where the layer's own masks are found to work.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.reach import Ints
 
+PADDING = {mx.cpu: 16, mx.gpu: 256}  # tokens that cost less than a call more
+
 
 @dataclass(eq=False)
 class Run:
@@ -29,20 +31,30 @@ class Run:
     after: Run | None = None
     source: int | Segment | None = None
     slot: int | None = None  # that keeps the state after it
+    needed: bool = False  # whether anyone wants that state
     level: int = 0
     row: int = 0
 
 
 class Chunk:
-    """The next tokens of the first ``rows`` rows, as many of each: ``length``."""
+    """The next tokens of the first ``rows`` rows: ``length`` of each, or where rows are padded as many as ``lengths``
+    says. ``tokens`` are those that count, as they come out.
+    """
 
-    def __init__(self, tokens: Ints) -> None:
-        self.rows, self.length = tokens.shape
-        self.first = mx.array(tokens[:, 0].astype(np.int32))
-        self.tokens = tokens.ravel()
-        start, count = int(self.tokens[0]), self.tokens.size
-        ordered = bool((self.tokens == np.arange(start, start + count)).all())
-        self._at: slice | mx.array = slice(start, start + count) if ordered else mx.array(self.tokens.astype(np.int32))
+    def __init__(self, runs: list[list[int]]) -> None:
+        self.rows, self.length = len(runs), max(map(len, runs))
+        own = np.array([len(run) for run in runs])
+        counts = np.arange(self.length) < own[:, None]
+        at = np.repeat(np.array([[run[0]] for run in runs]), self.length, axis=1)
+        self.tokens = np.array(list(itertools.chain(*runs)))
+        at[counts] = self.tokens
+        self.padded = int(own.min()) < self.length
+        self.lengths, self.mask = _indices(own), mx.array(counts)
+        self.out = _indices(np.flatnonzero(counts))
+        self.first = _indices(at[:, 0])
+        start, count = int(at[0, 0]), at.size
+        ordered = bool((at.ravel() == np.arange(start, start + count)).all())
+        self._at: slice | mx.array = slice(start, start + count) if ordered else _indices(at.ravel())
 
     def take(self, a: mx.array) -> mx.array:
         """An array of the step's tokens [T, 1, ...], or of what is said of their rows [T], for these: [rows, length,
@@ -52,20 +64,25 @@ class Chunk:
             return a[self.first]
         return a[self._at].reshape(self.rows, self.length, *a.shape[2:])
 
+    def give(self, a: mx.array) -> mx.array:
+        """What came out, [rows, length, ...], of the tokens alone: [tokens, 1, ...]."""
+        a = a.reshape(self.rows * self.length, 1, *a.shape[2:])
+        return a[self.out] if self.padded else a
+
 
 class Wave:
     """Runs that are computed together. ``start``: which row of the wave before each goes on from, None: all in order.
     ``kept``: rows whose last states go into ``slots``, None: into the first slots in order.
     """
 
-    def __init__(self, runs: list[Run]) -> None:
+    def __init__(self, runs: list[Run], masks: bool) -> None:
         runs.sort(key=lambda run: (-len(run.tokens), run.slot or 0))
         for row, run in enumerate(runs):
             run.row = row
         self.runs = runs
         rows = [run.after.row if run.after else row for row, run in enumerate(runs)]
         self.start = None if runs[0].after is None else mx.array(rows)
-        self.chunks = list(_chunks([run.tokens for run in runs]))
+        self.chunks = list(_chunks(runs, masks))
         kept = [run.row for run in runs if run.slot is not None]
         slots = [run.slot for run in runs if run.slot is not None]
         self.keeps = len(kept)
@@ -79,9 +96,9 @@ class Course:
     states of ``slots`` and then ``segments``, picked by ``order``.
     """
 
-    def __init__(self, runs: list[Run]) -> None:
+    def __init__(self, runs: list[Run], masks: bool) -> None:
         levels = itertools.groupby(sorted(runs, key=lambda run: run.level), key=lambda run: run.level)
-        self.waves = [Wave(list(some)) for _, some in levels]
+        self.waves = [Wave(list(some), masks) for _, some in levels]
         sources = [run.source for run in self.waves[0].runs if run.source is not None]
         self.slots = [source for source in sources if isinstance(source, int)]
         self.segments = list(dict.fromkeys(source for source in sources if isinstance(source, Segment)))
@@ -90,22 +107,27 @@ class Course:
 
 
 class Plan:
-    """How recurrent layers go through a step; made once for all of them."""
+    """How recurrent layers go through a step; made once for all of them. ``masks``: whether they leave the padding of
+    rows out of their states.
+    """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, masks: bool) -> None:
+        self.masks = masks
         self.tokens = step.tokens
         self.building = step.building
         runs = [
-            run for first, span in zip(step.first, step.spans, strict=True) for run in _runs(span, int(first), step)
+            run
+            for first, span in zip(step.first, step.spans, strict=True)
+            for run in _runs(span, int(first), step.building is not None)
         ]
         begin = [run for run in runs if _root(run).source is None]
         others = [run for run in runs if _root(run).source is not None]
-        self.courses = [Course(some) for some in (begin, others) if some]
+        self.courses = [Course(some, masks) for some in (begin, others) if some]
         order = np.concatenate(
             [chunk.tokens for course in self.courses for wave in course.waves for chunk in wave.chunks]
         )
         ordered = bool((order == np.arange(order.size)).all())
-        self.place = None if ordered else mx.array(np.argsort(order).astype(np.int32))
+        self.place = None if ordered else _indices(np.argsort(order))
 
     def tells(self, a: mx.array) -> bool:
         """Whether an array says something of each of the step's tokens."""
@@ -118,13 +140,13 @@ def _root(run: Run) -> Run:
     return run
 
 
-def _runs(span: Span, first: int, step: Step) -> Iterator[Run]:
+def _runs(span: Span, first: int, building: bool) -> Iterator[Run]:
     """A span's tokens, cut behind the one whose state is kept and where a tree branches."""
     source = span.slot if span.stored and span.slot is not None else _with_state(span.prefix)
     stored = span.slot if span.keep else None
     kept = span.new - 1 - span.again if stored is not None else -1
     if not span.parents and kept in (-1, span.new - 1):
-        yield Run(list(range(first, first + span.new)), None, source, stored)
+        yield Run(list(range(first, first + span.new)), None, source, stored, building or stored is not None)
         return
     parents = [
         *range(-1, span.new - 1),
@@ -137,10 +159,12 @@ def _runs(span: Span, first: int, step: Step) -> Iterator[Run]:
             run_of.append(run_of[parent])
         else:
             before = run_of[parent] if node else None
+            if before:
+                before.needed = True
             run_of.append(Run([], before, None if before else source, level=before.level + 1 if before else 0))
         run_of[-1].tokens.append(first + node)
         if node == kept:
-            run_of[-1].slot = stored
+            run_of[-1].slot, run_of[-1].needed = stored, True
     yield from dict.fromkeys(run_of)
 
 
@@ -151,11 +175,21 @@ def _with_state(prefix: Segment | None) -> Segment | None:
     return prefix
 
 
-def _chunks(runs: list[list[int]]) -> Iterator[Chunk]:
-    """Rows, longest first, cut where one ends."""
-    start = 0
-    for length, same in itertools.groupby(reversed(runs), key=len):
-        del same
-        rows = [run[start:length] for run in runs if len(run) >= length]
-        yield Chunk(np.array(rows))
-        start = length
+def _chunks(runs: list[Run], masks: bool) -> Iterator[Chunk]:
+    """Rows, longest first, cut where some end, unless a little padding saves a call."""
+    start, most = 0, PADDING[mx.default_device().type]
+    while rows := [run for run in runs if len(run.tokens) > start]:
+        end, wasted = len(rows[-1].tokens), 0
+        for number, run in enumerate(reversed(rows)):
+            wasted += number * (len(run.tokens) - end)
+            if wasted > most:
+                break
+            end = len(run.tokens)
+            if run.needed and not masks:  # its state would be that of the padding
+                break
+        yield Chunk([run.tokens[start:end] for run in rows])
+        start = end
+
+
+def _indices(values: Ints) -> mx.array:
+    return mx.array(values.astype(np.int32))

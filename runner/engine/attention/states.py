@@ -7,6 +7,7 @@ tokens, with the states before them; everything else of the model sees each toke
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -79,9 +80,9 @@ class LayerState:
         """Let go of what the arrays of a finished segment were cut from."""
         segment.states[self.index] = [None if a is None else mx.contiguous(a) for a in segment.states[self.index]]
 
-    def through(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def through(self, call: Callable[..., Any], given: dict[str, Any]) -> Any:
         """A module's call with the step's tokens, in runs."""
-        found = [one for course in self.plan.courses for one in self._course(course, call, args, kwargs)]
+        found = [one for course in self.plan.courses for one in self._course(course, call, given)]
         flat = [[array for _, array in tree_flatten(one)] for one in found]
         whole = iter([self._in_order(list(pieces)) for pieces in zip(*flat, strict=True)])
         return tree_map(lambda _: next(whole), found[0])
@@ -91,7 +92,7 @@ class LayerState:
         whole = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
         return whole if self.plan.place is None else whole[self.plan.place]
 
-    def _course(self, course: Course, call: Callable[..., Any], args: Any, kwargs: Any) -> Iterator[Any]:
+    def _course(self, course: Course, call: Callable[..., Any], given: dict[str, Any]) -> Iterator[Any]:
         state = self._beginning(course)
         for wave in course.waves:
             if wave.start is not None:
@@ -100,8 +101,7 @@ class LayerState:
             ends: list[State] = []
             for chunk, rows in zip(wave.chunks, [*(chunk.rows for chunk in wave.chunks[1:]), 0], strict=True):
                 cache = Rows(state)
-                given = tree_map(functools.partial(_given, self, cache, chunk), [args, kwargs], is_leaf=_is_leaf)
-                yield _tokens(call(*given[0], **given[1]), chunk)
+                yield _tokens(call(**self._given(given, cache, chunk)), chunk)
                 written |= cache.written
                 ends.append(_cut(cache.cache, slice(rows, None)) if rows else cache.cache)
                 state = _cut(cache.cache, slice(rows))
@@ -111,6 +111,14 @@ class LayerState:
                 behind = self.plan.building.states.setdefault(self.index, [None] * self.size)
                 for number in written:
                     behind[number] = state[number]
+
+    def _given(self, given: dict[str, Any], cache: Rows, chunk: Chunk) -> dict[str, Any]:
+        """A module's arguments for a chunk."""
+        found = {name: _for_chunk(one, cache, chunk, self.plan) for name, one in given.items()}
+        if chunk.padded and self.plan.masks:
+            cache.lengths = mx.array(chunk.lengths)  # a copy: it is counted down
+            found["mask"] = chunk.mask
+        return found
 
     def _beginning(self, course: Course) -> State:
         if not course.order:
@@ -174,10 +182,14 @@ def _readers(model: Any) -> set[type[nn.Module]]:
     return found
 
 
-def hook(model: Any) -> None:
-    """Send calls of a model's recurrent modules that have a LayerState through it; all others go mlx-lm's way."""
-    for kind in _readers(model):
+def hook(model: Any) -> bool:
+    """Send calls of a model's recurrent modules that have a LayerState through it; all others go mlx-lm's way. Whether
+    they take masks.
+    """
+    kinds = _readers(model)
+    for kind in kinds:
         _hook(kind)
+    return all("mask" in inspect.signature(kind.__call__).parameters for kind in kinds)
 
 
 def _hook(kind: type[nn.Module]) -> None:
@@ -185,12 +197,14 @@ def _hook(kind: type[nn.Module]) -> None:
         return
     _hooked.add(kind)
     plain = kind.__call__
+    parameters = inspect.signature(plain)
 
     @functools.wraps(plain)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         for one in (*args, *kwargs.values()):
             if isinstance(one, LayerState):
-                return one.through(functools.partial(plain, self), args, kwargs)
+                given = parameters.bind(self, *args, **kwargs).arguments
+                return one.through(functools.partial(plain, given.pop("self")), given)
         return plain(self, *args, **kwargs)
 
     kind.__call__ = call
@@ -202,17 +216,10 @@ def _at_work(frame: Any) -> type[nn.Module]:
     return type(frame.f_locals["self"])
 
 
-def _is_leaf(one: Any) -> bool:
-    return isinstance(one, LayerState)
-
-
-def _given(layer: LayerState, cache: Rows, chunk: Chunk, one: Any) -> Any:
-    """What a module is given for a chunk in the place of an argument."""
-    if one is layer:
+def _for_chunk(one: Any, cache: Rows, chunk: Chunk, plan: Plan) -> Any:
+    if isinstance(one, LayerState):
         return cache
-    if isinstance(one, mx.array) and layer.plan.tells(one):
-        return chunk.take(one)
-    return one
+    return chunk.take(one) if isinstance(one, mx.array) and plan.tells(one) else one
 
 
 def _tokens(result: Any, chunk: Chunk) -> Any:
@@ -221,7 +228,7 @@ def _tokens(result: Any, chunk: Chunk) -> Any:
     def flat(a: Any) -> mx.array:
         if not isinstance(a, mx.array) or a.shape[:2] != (chunk.rows, chunk.length):
             raise NotImplementedError(f"what comes of {chunk.rows} rows of {chunk.length} tokens has another shape")
-        return a.reshape(chunk.rows * chunk.length, 1, *a.shape[2:])
+        return chunk.give(a)
 
     return tree_map(flat, result)
 
