@@ -12,8 +12,7 @@ from tests.support.engines import END, finish, one_by_one, plain_score
 from tests.support.recurrent import FAMILIES, recurrent
 from tests.support.tiny import VOCAB
 
-LATENT = {"kimi_linear", "bailing_hybrid", "bailing_moe_v3"}  # their attention cannot be shared yet, nor plamo2's
-SHARED = [family for family in FAMILIES if family.__name__ not in LATENT | {"plamo2"}]
+SHARED = [family for family in FAMILIES if family.__name__ != "plamo2"]  # whose attention asks no cache
 CHOICES = ((5,), (5, 9), (5, 9, 11), (7, 9), (8,), (5, 10, 11, 12))
 
 
