@@ -45,7 +45,7 @@ class Scored(NamedTuple):
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Generation:
     """The engine's answer to one sequence; see Completion for the fields. ``tokens`` excludes the end token.
 

@@ -33,17 +33,16 @@ class Usage(NamedTuple):
     seed: int | None = None
 
     @classmethod
-    def of(cls, completions: Iterable[Completion]) -> Usage:
+    def of(cls, completions: Iterable[Completion], retries: int = 0, seed: int | None = None) -> Usage:
         """The sum over a row's completions, in the order in which they were asked for."""
-        total = cls()
-        for c in completions:
-            total = cls(
-                total.prompt_tokens + c.prompt_tokens,
-                total.cached_tokens + c.cached_tokens,
-                total.completion_tokens + c.completion_tokens,
-                c.finish_reason,
-            )
-        return total
+        prompt = cached = completion = 0
+        reason = None
+        for one in completions:
+            prompt += one.prompt_tokens
+            cached += one.cached_tokens
+            completion += one.completion_tokens
+            reason = one.finish_reason
+        return cls(prompt, cached, completion, reason, retries, seed)
 
 
 class Record(NamedTuple):
@@ -114,11 +113,6 @@ class Staged(NamedTuple):
     retries: int
     seed: int | None
     body: str
-
-    @property
-    def usage(self) -> Usage:
-        """The row's usage again."""
-        return Usage(*self[2:-1])
 
     def values(self) -> tuple[Any, ...]:
         """The table's columns."""

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
@@ -210,9 +211,8 @@ def table(rows: list[Staged], layout: ShardLayout) -> pa.Table:
     records = json.loads(f"[{','.join(row.body for row in rows)}]")
     arrays += [_array([record.get(field.name) for record in records], field.type) for field in layout.job]
     arrays.append(pa.array([row.error for row in rows], type=pa.string()))
-    usage = [row.usage for row in rows]
-    columns = zip(zip(*usage, strict=True), USAGE, strict=True)
-    arrays.append(pa.StructArray.from_arrays([pa.array(v, type=f.type) for v, f in columns], fields=list(USAGE)))
+    usage = [pa.array(map(attrgetter(field.name), rows), type=field.type) for field in USAGE]
+    arrays.append(pa.StructArray.from_arrays(usage, fields=list(USAGE)))
     return pa.Table.from_arrays(arrays, schema=layout.columns)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable
@@ -160,7 +159,9 @@ class Fleet:
         hand.slots = post.slots = turn.slots
         post.steps, post.gauge, post.work, post.since = turn.steps, turn.gauge, turn.work, now
         post.saw(len(new), seconds)
-        self._ended += [dataclasses.replace(one, seat=post.seat) for one in new]
+        for one in new:
+            one.seat = post.seat
+        self._ended += new
 
     def _feed(self, post: Post) -> None:
         """Begin a seat's next turn, if there is something to do or to hear."""

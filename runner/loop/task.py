@@ -99,7 +99,7 @@ class Task:
     def _finished(self, columns: Any) -> Output:
         if columns is None:
             columns = {}
-        if not isinstance(columns, Mapping):
+        if not isinstance(columns, dict | Mapping):  # a dict, as nearly always, takes no look at an abstract class
             return self._failed(TypeError(f"the job returned {columns!r:.80}, not a dict of its columns"))
         return Output(self.index, dict(columns), None, self._usage())
 
@@ -112,9 +112,8 @@ class Task:
         return Output(self.index, columns, error[:ERROR_CHARS] or "RowError", self._usage())
 
     def _usage(self) -> Usage:
-        usage = Usage.of(self.answers[number] for number in sorted(self.answers))
         seed = self.seed if self.seed is None or self.seed < 1 << 63 else self.seed - (1 << 64)
-        return usage._replace(retries=self.retries, seed=seed)
+        return Usage.of([self.answers[number] for number in sorted(self.answers)], self.retries, seed)
 
 
 def _are_requests(asked: Any) -> bool:

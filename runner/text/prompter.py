@@ -29,7 +29,7 @@ import jinja2
 from runner import keys, sequences
 from runner.text.channels import Answer, Channels
 from runner.text.chat.conversation import Conversations
-from runner.text.chat.marks import Marks, map_strings, plain, strings, unmarked
+from runner.text.chat.marks import Marks, map_strings, plain, unmarked
 from runner.text.chat.raw import join_raw, literal_text, without_end_spaces
 from runner.text.chat.template import ChatTemplate
 from runner.text.choices import Choices
@@ -235,7 +235,7 @@ class Prompter:
         if self._chat is None:
             return self._raw_text(messages, request)
         more = request.template_kwargs
-        marked = any(map(self._marks.may_forge, strings([messages, more])))
+        marked = self._marks.any_may_forge([messages, more])
         if marked:
             messages, more = map_strings(messages, unmarked), map_strings(dict(more), unmarked)
         try:

@@ -23,7 +23,7 @@ from runner.fleet.conf import FleetConf
 from runner.fleet.fleet import Fleet
 from runner.fleet.hello import hello_of
 from runner.fleet.local import LocalTransport
-from runner.fleet.wire import Spec, Turn
+from runner.fleet.wire import Spec, Turn, sequences_of
 from runner.loop.plan import Plan
 from runner.models.recipes import ModelConf
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
@@ -46,7 +46,7 @@ class Timed:
         number, new, _, linger_s, enough = arguments
         if not self.flying:
             self.done_at = now
-        self.flying += [ask.sequence() for ask in new]
+        self.flying += sequences_of(new)
         count = min(len(self.flying), max(1, enough))
         self.ready_at = max(now + linger_s, self.done_at + count / SEAT_ROWS_S) if count else now
         self.number = number

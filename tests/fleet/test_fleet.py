@@ -97,7 +97,7 @@ def test_sequences_arrive_as_they_were_sent_and_a_shared_prefix_goes_once():
     ]
     asks = pickle.loads(packed(asks_of(sent)))
     assert sequences_of(asks) == sent
-    assert [len(ask.ids) // 4 for ask in asks] == [501, 1, 501, 1, 5]
+    assert [len(ids) // 4 for _, ids, _ in asks] == [501, 1, 501, 1, 5]
 
 
 def test_a_fleet_without_work_hears_those_that_join(monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ data has none (``unmarked``), whatever it spells, so that it can neither be nor 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +51,16 @@ class Marks:
     def may_forge(self, text: str) -> bool:
         """Whether the text could be a control token or complete one."""
         return self._ends is not None and self._ends.search(text) is not None
+
+    def any_may_forge(self, value: Any) -> bool:
+        """The same of every text in nested lists and dicts (their keys aside)."""
+        if isinstance(value, str):
+            return self.may_forge(value)
+        if isinstance(value, dict):
+            value = value.values()
+        elif not isinstance(value, list | tuple):
+            return False
+        return any(map(self.any_may_forge, value))
 
     def spells(self, text: str) -> bool:
         """Whether the text holds a control token's."""
@@ -101,15 +111,6 @@ class Marks:
     def _tokens_or_rest(self) -> re.Pattern[str]:
         whole = control_pattern(map(mark, self._control))
         return re.compile(f"{whole.pattern if whole else '(?!)'}|{_MARKED.pattern.removesuffix('+')}")
-
-
-def strings(value: Any) -> Iterator[str]:
-    """Every text in nested lists and dicts (their keys aside)."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from strings(part)
 
 
 def map_strings(value: Any, change: Callable[[str], str]) -> Any:
