@@ -9,7 +9,7 @@ completion  Shell completion: the scripts for bash and zsh, and the words that t
 look        ``rowmill status fleet watch report evaluate diff``: what has become of a run.
 model       ``rowmill convert perplexity benchmark``: commands about a model rather than about a run.
 run         ``rowmill run`` and ``rowmill preview``: what makes the rows, and what it would make of them.
-shelf       ``rowmill runs``, ``cache`` and ``delete``: what many runs left, and what is no longer needed.
+shelf       ``rowmill runs``, ``models``, ``cache`` and ``delete``: what lies here, and what is no longer needed.
 take        ``rowmill export`` and ``rowmill repair``: a run's rows for others, and a damaged checkpoint made whole.
 topics      What ``rowmill help`` and ``conf/README.md`` print: keys from their dataclasses, prose from the docstrings.
 worker      The worker: a process that a supervisor started to do what the command line says.

@@ -41,6 +41,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "delete": Command("shelf", "delete the files of a run, after asking"),
     },
     "Models": {
+        "models": Command("shelf", "list the models on this machine: converted ones, Ollama's, LM Studio's"),
         "convert": Command("model", "quantise a model into an MLX folder with a model card"),
         "perplexity": Command("model", "measure the perplexity of a text under one or several models"),
         "benchmark": Command("model", "measure how fast a model is on this machine"),

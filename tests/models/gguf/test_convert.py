@@ -12,6 +12,7 @@ from runner.machine.device import Device
 from runner.models import resolve, transfer
 from runner.models.gguf import convert
 from runner.models.gguf.blocks import Form
+from runner.models.gguf.pieces import CONVERSION
 from runner.models.tensors import context_length, weights_hash
 from runner.types import UserError
 from tests.support import ggufs
@@ -170,7 +171,7 @@ def test_what_rounding_loses_is_measured_told_and_kept_beside_the_model(tmp_path
     said = []
     (tmp_path / "out").mkdir()
     convert.convert_gguf(convert.Asked(str(path), str(tmp_path / "out")), said.append)
-    kept = yaml.safe_load((tmp_path / "out" / convert.CONVERSION).read_text())
+    kept = yaml.safe_load((tmp_path / "out" / CONVERSION).read_text())
     assert kept["file"] == "six.gguf" and kept["tensors"]["Q6_K"] == "8 bits in groups of 32, rounded"
     assert any("perplexity of a short text" in line for line in said if isinstance(line, str))
     model, config = weights.load(tmp_path / "out", CPU)
@@ -193,15 +194,15 @@ def test_model_bits_choose_the_width_and_are_a_folder_of_their_own(tmp_path, cac
     four = resolve.resolve(str(path), widths=resolve.Widths(4, 64))
     assert own != four and four.name.endswith("-4bit-gs64")
     assert resolve.read_config(four)["quantization"] == {"group_size": 64, "bits": 4}
-    assert "perplexity" in yaml.safe_load((four / convert.CONVERSION).read_text())
-    assert "perplexity" not in yaml.safe_load((own / convert.CONVERSION).read_text())  # nothing was rounded
+    assert "perplexity" in yaml.safe_load((four / CONVERSION).read_text())
+    assert "perplexity" not in yaml.safe_load((own / CONVERSION).read_text())  # nothing was rounded
 
 
 def test_what_a_conversion_notes_is_no_part_of_the_models_identity(tmp_path, cache, in_process):
     tiny_gguf(tmp_path / "tiny.gguf")
     folder = resolve.resolve(str(tmp_path / "tiny.gguf"))
     before = weights_hash(folder)
-    (folder / convert.CONVERSION).unlink()
+    (folder / CONVERSION).unlink()
     assert weights_hash(folder) == before
 
 

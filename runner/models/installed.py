@@ -1,0 +1,195 @@
+"""Models that Ollama and LM Studio have downloaded, found where these programs keep them, and read only."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.models.gguf.pieces import all_pieces
+from runner.types import UserError
+from runner.words import count_of, size
+
+_MODEL = "image.model"  # the last part of a layer's mediaType
+_BESIDE = {"image.adapter": "an adapter"}  # what a model cannot do without, and is not read
+_UNUSED = {"image.template": "template", "image.system": "system prompt", "image.params": "parameters"}
+_QUANTISATION = re.compile(r"[-.](?:UD-)?(?P<name>(?:I?Q\d|TQ\d|MXFP4|B?F16|F32)[A-Z0-9_]*)$", re.IGNORECASE)
+_PROJECTOR = ("mmproj", "mmproj-")  # what reads images, beside the model
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A model: ``address`` is what ``model=`` takes. ``path``: a GGUF file or an MLX folder.
+
+    ``names``: how else it may be called. ``digest``: the SHA-256 of the file where the program knows it. ``problem``:
+    why it cannot be used. ``unused``: what the program keeps beside it, and is not read.
+    """
+
+    address: str
+    path: Path
+    names: tuple[str, ...]
+    size_bytes: int
+    digest: str | None = None
+    problem: str | None = None
+    unused: tuple[str, ...] = ()
+
+
+def scheme(address: str) -> str | None:
+    """ollama or lmstudio, where the address begins so."""
+    name = address.partition(":")[0]
+    return name if name in _PROGRAMS and ":" in address else None
+
+
+def find(address: str) -> Installed:
+    """The model that ``ollama:NAME[:TAG]`` or ``lmstudio:NAME`` means. UserError if there is none, or several."""
+    program, asked = address.split(":", 1)
+    label, listed, _ = _PROGRAMS[program]
+    all_found = sorted(listed(), key=lambda one: one.address)
+    found = [one for one in all_found if asked.lower() in (name.lower() for name in one.names)]
+    latest = [one for one in found if one.address.endswith(":latest")]
+    found = latest or found
+    if len(found) > 1:
+        raise UserError("model", f"{label} has several: {_names(found)}; choose one", value=address)
+    if not found:
+        there = (
+            f"it has {_names(all_found)}"
+            if all_found
+            else f"it has no models in {', '.join(map(str, _folders(program)))}"
+        )
+        raise UserError("model", f"{label} has no such model on this machine; {there}", value=address)
+    if found[0].problem:
+        raise UserError("model", found[0].problem, value=address, exit_code=3)
+    return found[0]
+
+
+def all_installed() -> Iterator[Installed]:
+    """All models of both programs."""
+    for _, listed, _ in _PROGRAMS.values():
+        yield from sorted(listed(), key=lambda one: one.address)
+
+
+def _names(found: list[Installed], most: int = 12) -> str:
+    more = f" and {count_of(len(found) - most, 'other')}" if len(found) > most else ""
+    return ", ".join(f"{one.address} ({size(one.size_bytes)})" for one in found[:most]) + more
+
+
+def _folders(program: str) -> list[Path]:
+    return _PROGRAMS[program][2]()
+
+
+def _ollama_folders() -> list[Path]:
+    if chosen := os.environ.get("OLLAMA_MODELS"):
+        return [Path(chosen).expanduser()]
+    # The last: of the service that its installer for Linux makes.
+    return [Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
+
+
+def _of_ollama() -> Iterator[Installed]:
+    """One for each manifest: manifests/HOST/NAMESPACE/MODEL/TAG is JSON that names the blobs."""
+    for folder in _ollama_folders():
+        for file in _files(folder / "manifests"):
+            host, *parts, model, tag = file.relative_to(folder / "manifests").parts
+            name = "/".join([*(part for part in parts if part != "library"), model])
+            names = {name, f"{host}/{name}"}
+            names |= {f"{one}:{tag}" for one in names}
+            layers = _layers(file)
+            if layers is None:
+                continue
+            yield _from_layers(folder, f"ollama:{name}:{tag}", tuple(sorted(names)), layers)
+
+
+def _from_layers(folder: Path, address: str, names: tuple[str, ...], layers: list[dict[str, Any]]) -> Installed:
+    kinds = {str(layer.get("mediaType")).rpartition("vnd.ollama.")[2]: layer for layer in layers}
+    model = kinds.get(_MODEL, {})
+    digest = str(model.get("digest", "")).removeprefix("sha256:")
+    path = folder / "blobs" / f"sha256-{digest}"
+    problem = next(
+        (f"it has {what} beside, which is not read" for kind, what in _BESIDE.items() if kind in kinds), None
+    )
+    if not digest:
+        problem = "it is not a GGUF file"
+    elif not path.is_file():
+        problem = f"its file {path} is missing: pull it again"
+    unused = tuple(what for kind, what in _UNUSED.items() if kind in kinds)
+    return Installed(address, path, names, int(model.get("size", 0)), digest, problem, unused)
+
+
+def _layers(file: Path) -> list[dict[str, Any]] | None:
+    try:
+        layers = json.loads(file.read_text(encoding="utf-8")).get("layers")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return layers if isinstance(layers, list) else None
+
+
+def _lm_studio_folders() -> list[Path]:
+    homes = [Path.home() / ".lmstudio", Path.home() / ".cache" / "lm-studio"]
+    pointer = Path.home() / ".lmstudio-home-pointer"
+    if pointer.is_file():
+        homes.insert(0, Path(pointer.read_text(encoding="utf-8").strip()))
+    return list(dict.fromkeys(_models_of(home) for home in homes))
+
+
+def _models_of(home: Path) -> Path:
+    """Where LM Studio keeps models: in its own folder, or where its settings say."""
+    try:
+        chosen = json.loads((home / "settings.json").read_text(encoding="utf-8")).get("downloadsFolder")
+    except (OSError, ValueError, AttributeError):
+        chosen = None
+    return Path(chosen) if chosen else home / "models"
+
+
+def _of_lm_studio() -> Iterator[Installed]:
+    """One for each GGUF model of PUBLISHER/REPOSITORY/, and for each MLX folder."""
+    for folder in _lm_studio_folders():
+        for repository in sorted(path for path in folder.glob("*/*") if path.is_dir()):
+            name = "/".join(repository.relative_to(folder).parts)
+            if (repository / "config.json").is_file():
+                total = sum(file.stat().st_size for file in repository.glob("*.safetensors"))
+                yield Installed(f"lmstudio:{name}", repository, _spellings(name), total)
+            for file in sorted(repository.glob("*.gguf")):
+                if not file.name.lower().startswith(_PROJECTOR) and _is_first(file):
+                    yield _from_file(name, file)
+
+
+def _from_file(repository: str, file: Path) -> Installed:
+    try:
+        pieces, problem = all_pieces(file), None
+    except UserError as error:
+        pieces, problem = [file], str(error)
+    stem = re.sub(r"-00001-of-\d{5}$", "", file.stem)
+    own = _spellings(repository)
+    quantisation = _QUANTISATION.search(stem)
+    names = {*own, *(f"{one}/{stem}" for one in own), *(f"{one}/{file.name}" for one in own), stem, file.name}
+    if quantisation:
+        names |= {f"{one}{mark}{quantisation['name']}" for one in own for mark in ":@"}
+    address = f"lmstudio:{repository}/{stem}"
+    return Installed(
+        address, file, tuple(sorted(names)), sum(piece.stat().st_size for piece in pieces), problem=problem
+    )
+
+
+def _is_first(file: Path) -> bool:
+    return re.search(r"-(?!00001)\d{5}-of-\d{5}$", file.stem) is None
+
+
+def _spellings(repository: str) -> tuple[str, ...]:
+    """With the publisher and without, with the format and without, as LM Studio lists it."""
+    short = repository.rpartition("/")[2]
+    plain = re.sub(r"-(gguf|mlx)$", "", short, flags=re.IGNORECASE)
+    return tuple(dict.fromkeys((repository, short, plain)))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files three levels deep or deeper."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and len(path.relative_to(folder).parts) >= 3)
+
+
+_PROGRAMS: dict[str, tuple[str, Callable[[], Iterator[Installed]], Callable[[], list[Path]]]] = {
+    "ollama": ("Ollama", _of_ollama, _ollama_folders),
+    "lmstudio": ("LM Studio", _of_lm_studio, _lm_studio_folders),
+}

@@ -1,0 +1,153 @@
+"""Promises of runner/models/{installed,listing}.py: what Ollama and LM Studio have is found, and only read."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from runner.cli import main
+from runner.config.load import load_config
+from runner.models import resolve
+from runner.models.gguf.pieces import CONVERSION
+from runner.models.installed import find
+from runner.models.listing import loss_of
+from runner.types import UserError
+from tests.support import ggufs
+from tests.support.tiny import tiny_folder
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home with nothing in it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def pull(home, name, tag, content=b"GGUF", host="registry.example", **kinds):
+    """As Ollama keeps what it has pulled: a manifest that names blobs by their digests."""
+    models = home / ".ollama" / "models"
+    digest = hashlib.sha256(content).hexdigest()
+    layers = [{"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}", "size": len(content)}]
+    layers += [{"mediaType": f"application/vnd.ollama.image.{kind}", "digest": "sha256:0"} for kind in kinds]
+    manifest = models / "manifests" / host / name / tag
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_text(json.dumps({"schemaVersion": 2, "config": {}, "layers": layers}))
+    (models / "blobs").mkdir(exist_ok=True)
+    (models / "blobs" / f"sha256-{digest}").write_bytes(content)
+    return models / "blobs" / f"sha256-{digest}"
+
+
+def download(home, name, folder=".lmstudio"):
+    file = home / folder / "models" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"GGUF")
+    return file
+
+
+def test_a_model_of_ollama_is_found_by_its_name_and_tag(home):
+    latest, small = pull(home, "library/llama3.2", "latest", b"3B"), pull(home, "library/llama3.2", "1b", b"1B")
+    hub = pull(home, "someone/Model-GGUF", "Q4_K_M", b"hub", host="hub.example")
+    found = {name: find(f"ollama:{name}").path for name in ("llama3.2", "llama3.2:1b", "someone/model-gguf")}
+    assert found == {"llama3.2": latest, "llama3.2:1b": small, "someone/model-gguf": hub}
+    assert find("ollama:hub.example/someone/Model-GGUF:Q4_K_M").path == hub
+
+
+def test_several_tags_or_quantisations_ask_for_one(home):
+    pull(home, "library/qwen3", "4b"), pull(home, "library/qwen3", "8b", b"8B")
+    with pytest.raises(UserError, match=r"has several: ollama:qwen3:4b \(.*\), ollama:qwen3:8b .*choose one"):
+        find("ollama:qwen3")
+    four = download(home, "maker/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf")
+    download(home, "maker/Qwen3-4B-GGUF/Qwen3-4B-Q8_0.gguf")
+    download(home, "maker/Qwen3-4B-GGUF/mmproj-F16.gguf")
+    with pytest.raises(
+        UserError, match=r"has several: lmstudio:maker/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M .*Q8_0 .*choose one"
+    ):
+        find("lmstudio:qwen3-4b")
+    names = [
+        "qwen3-4b@q4_k_m",
+        "maker/Qwen3-4B-GGUF:Q4_K_M",
+        "Qwen3-4B-Q4_K_M",
+        "maker/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf",
+    ]
+    assert {find(f"lmstudio:{name}").path for name in names} == {four}
+
+
+def test_what_is_not_there_lists_what_is(home):
+    with pytest.raises(UserError, match=r"Ollama has no such model on this machine; it has no models in .*\.ollama"):
+        find("ollama:phi")
+    pull(home, "library/gemma3", "270m")
+    with pytest.raises(UserError, match=r"it has ollama:gemma3:270m \("):
+        find("ollama:phi")
+
+
+def test_what_cannot_be_used_says_why(home):
+    pull(home, "library/tuned", "latest", adapter=True)
+    with pytest.raises(UserError, match="an adapter beside, which is not read"):
+        find("ollama:tuned")
+    pull(home, "library/gone", "latest", b"gone").unlink()
+    with pytest.raises(UserError, match="is missing: pull it again"):
+        find("ollama:gone")
+
+
+def test_other_folders_count_where_the_programs_were_told_so(home, tmp_path, monkeypatch):
+    blob = pull(home, "library/a", "latest")
+    shutil.move(home / ".ollama" / "models", tmp_path / "elsewhere")
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "elsewhere"))
+    assert find("ollama:a").path == tmp_path / "elsewhere" / "blobs" / blob.name
+    old = download(home, "maker/Old-GGUF/Old-Q4_0.gguf", ".cache/lm-studio")
+    assert find("lmstudio:old").path == old
+    (home / ".lmstudio").mkdir()
+    (home / ".lmstudio" / "settings.json").write_text(json.dumps({"downloadsFolder": str(tmp_path / "mine")}))
+    mine = tmp_path / "mine" / "maker" / "New-GGUF" / "New-Q4_0-00001-of-00002.gguf"
+    mine.parent.mkdir(parents=True)
+    mine.touch(), mine.with_name("New-Q4_0-00002-of-00002.gguf").touch()
+    assert find("lmstudio:new@q4_0").path == mine
+
+
+@pytest.mark.usefixtures("cpu")
+def test_a_model_of_either_is_converted_and_nothing_is_written_where_it_lies(home, cache, tmp_path, capsys, in_process):
+    model, config = ggufs.random_model("llama", num_hidden_layers=1)
+    file = ggufs.write_model(tmp_path / "m.gguf", "llama", model, config)
+    blob = pull(home, "library/tiny", "latest", file.read_bytes(), template=True)
+    before = sorted(home.rglob("*"))
+    for path in before:
+        if path.is_dir():
+            path.chmod(0o555)
+    try:
+        folder = resolve.resolve("ollama:tiny")
+    finally:
+        for path in before:
+            if path.is_dir():
+                path.chmod(0o755)
+    assert sorted(home.rglob("*")) == before and folder.is_relative_to(cache)
+    assert folder.name.startswith(f"ollama-tiny-latest-{blob.name.removeprefix('sha256-')[:16]}")
+    (home / ".lmstudio" / "models" / "maker").mkdir(parents=True)
+    mlx = tiny_folder(home / ".lmstudio" / "models" / "maker" / "Tiny-MLX")
+    assert resolve.resolve("lmstudio:tiny") == mlx
+    assert main(["models", "--json"]) == 0
+    listed = {one["model"] for one in json.loads(capsys.readouterr().out)}
+    assert listed == {f"model.path={folder}", "model=ollama:tiny:latest", "model=lmstudio:maker/Tiny-MLX"}
+
+
+@pytest.mark.parametrize("address", ["ollama:llama3.2:1b", "lmstudio:maker/Qwen3-4B-GGUF@q4_k_m"])
+def test_model_takes_the_address(address):
+    words = [
+        "engine.backend=fake",
+        "dataset=csv",
+        "dataset.path=a.csv",
+        "job=label",
+        "job.labels=[a,b]",
+        "prompt.user=x",
+    ]
+    assert load_config([*words, f"model={address}"]).conf.model.path == address
+
+
+def test_what_a_conversion_lost_is_said_of_its_folder(tmp_path):
+    assert loss_of(tmp_path) is None
+    (tmp_path / CONVERSION).write_text("file: a.gguf\nperplexity: {converted: 20.2, file: 20.0, tokens: 256}\n")
+    assert loss_of(tmp_path) == "made of a.gguf, rounded: perplexity of a short text 20.00 -> 20.20 (+1.0%)"
+    (tmp_path / CONVERSION).write_text("file: a.gguf\n")
+    assert loss_of(tmp_path) is None
