@@ -20,6 +20,8 @@ from runner.session.finish import exit_code
 from runner.session.prepare import prepare
 from runner.session.session import JobRun
 from runner.signals import Stop
+from runner.stages.chain import run_chain
+from runner.stages.conf import ChainConf, load_chain
 from runner.types import EXIT_OK, UserError
 from runner.words import aligned
 
@@ -71,26 +73,32 @@ class Sweep:
                 for number, (label, config) in enumerate(configs, 1)
             ]
 
-    def _configs(self) -> list[tuple[str, Config]]:
+    def _configs(self) -> list[tuple[str, Config | ChainConf]]:
         each = combinations(self.overrides)
         suffixes = _suffixes([differing for _, differing in each])
-        found = []
+        found: list[tuple[str, Config | ChainConf]] = []
         for (words, differing), suffix in zip(each, suffixes, strict=True):
-            config = load_config(words, self.config_dir)
+            config = self._loaded(words)
             if config.conf.resume == "force":
                 raise UserError("resume", "a sweep starts over under another run_name", value="force")
             if config.conf.dataset.path == STDIN and not config.conf.dataset.target:
                 raise UserError("dataset.path", "what is piped in can be read once: give a file", value=STDIN)
             named = [word for word in words if word.partition("=")[0] != "run_name"]
             name = config.run_name if _sweeps_names(differing) else f"{config.run_name}-{suffix}"
-            found.append((", ".join(differing), load_config([*named, f"run_name={name}"], self.config_dir)))
+            found.append((", ".join(differing), self._loaded([*named, f"run_name={name}"])))
         return found
 
-    def _one(self, label: str, config: Config, stop: Stop, link: Link | None, *, is_last: bool) -> Swept:
+    def _loaded(self, words: list[str]) -> Config | ChainConf:
+        return load_chain(words, self.config_dir) or load_config(words, self.config_dir)
+
+    def _one(self, label: str, config: Config | ChainConf, stop: Stop, link: Link | None, *, is_last: bool) -> Swept:
         run_dir = Path(config.conf.output.dir) / config.run_name
         log.info("%s: %s", run_dir, label)
         try:
-            figures = drive(_SweptRun(prepare(config), self), stop, link, is_last=is_last)
+            if isinstance(config, ChainConf):
+                figures = run_chain(config, stop, link, is_last=is_last)
+            else:
+                figures = drive(_SweptRun(prepare(config), self), stop, link, is_last=is_last)
         except UserError as error:
             log.error("%s: %s", run_dir, error)
             return Swept(label, run_dir, error=error)

@@ -72,10 +72,14 @@ class Plan:
         made = dict.fromkeys(name for stage in self.stages for name in stage.columns)
         return [*self.inputs, *made, STAGE, "error", "usage"]
 
+    def check(self, folder: Path) -> None:
+        """Raise UserError if the folder belongs to another chain; this one may have more stages."""
+        _check_same(folder, read_plan(folder), self)
+
     def write(self, folder: Path) -> None:
         """Keep it in a chain's folder. UserError if that belongs to another chain."""
         if is_chain(folder):
-            _check_same(folder, read_plan(folder), self)
+            self.check(folder)
         write_json(folder / FILE, asdict(self))
 
 

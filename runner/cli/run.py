@@ -113,7 +113,10 @@ def _preview_chain(chain: ChainConf, options: argparse.Namespace) -> int:
     from runner.stages.preview import preview_chain
 
     if options.trial:
-        raise UserError("--trial: it computes rows of a run, not of a chain")
+        raise UserError(
+            "--trial: it computes rows of one run, and those of a later stage are not there yet: without it, or "
+            "`rowmill run` with dataset.limit=20, which the same chain with more rows goes on from"
+        )
     stages = preview_chain(chain, show=not options.json)
     if options.json:
         print(json.dumps({"stages": stages}))

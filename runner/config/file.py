@@ -50,15 +50,11 @@ def key_of(word: str) -> str:
 
 def expanded(overrides: Sequence[str]) -> list[str]:
     """The overrides with files among them replaced by what these say and no later word does."""
-    words: list[str] = []
-    typed: list[str] = []
-    for word in overrides:
-        path = _file(word)
-        if path is None:
-            typed.append(word)
-        else:
-            words = over(words, read_words(path))
-    return over(words, typed)
+    files = {word: path for word in overrides if (path := _file(word)) is not None}
+    if len(files) > 1:
+        raise UserError(f"{' and '.join(files)}: one file describes a run; run them one after the other")
+    typed = [word for word in overrides if word not in files]
+    return over([word for path in files.values() for word in read_words(path)], typed)
 
 
 def over(words: Iterable[str], later: Sequence[str]) -> list[str]:

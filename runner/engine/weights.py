@@ -20,11 +20,11 @@ _kept: dict[tuple[Path, str], tuple[Any, dict[str, Any]]] | None = None  # None:
 def keeping() -> Iterator[None]:
     """Inside, the weights that were loaded last stay for the next engine that needs the same, until ``forget``."""
     global _kept
-    _kept = {}
+    outer, _kept = _kept, {} if _kept is None else _kept
     try:
         yield
     finally:
-        _kept = None
+        _kept = outer
 
 
 def forget() -> None:

@@ -19,7 +19,7 @@ from runner.data.cells import records
 from runner.data.columns import free_name
 from runner.data.kept import INPUT
 from runner.export.files import STDOUT, opened
-from runner.export.select import ROW, Selection, position_column
+from runner.export.select import ROW, Selection, input_of, position_column
 from runner.plain import to_json
 from runner.results.quality.columns import questions_of
 from runner.results.run import Run
@@ -92,7 +92,7 @@ class Annotation:
         parts = [Part.of(one) for one in questions_of(run)] or _parts(run)
         if not parts:
             raise UserError(f"{run.path} has nothing to annotate: none of the columns {', '.join(_ANSWERS)}")
-        columns = run.source.column_names
+        columns = input_of(run).column_names
         if text is not None and text not in columns:
             raise UserError("--text", f"the input has no column {text!r}{did_you_mean(text, columns)}")
         shown = [text] if text is not None else _in_prompt(run, columns)

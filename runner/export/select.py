@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from runner.data.columns import free_name
 from runner.data.kept import GOLD, INPUT, numbered
+from runner.data.source import DataSource
 from runner.data.where import Mask, parse_where
 from runner.results.quality.columns import questions_of
 from runner.results.quality.rescore import AS_RUN, Decision, Rescoring
@@ -84,7 +85,7 @@ class Selection:
                 raise UserError(f"{self.run.path} was not made row by row from its data set: nothing to join")
             kept = self.run.columns.kept
             there = {name for output, name in kept.items() if output != GOLD or name == GOLD}
-            added = [name for name in self.run.source.column_names if name not in there]
+            added = [name for name in input_of(self.run).column_names if name not in there]
             columns += self._input(block, added).columns
             for name in added:
                 names = [*names, numbered(INPUT + name, names) if name in names else name]
@@ -109,6 +110,15 @@ class Selection:
         for name in self.columns:
             if name not in table.column_names:
                 raise UserError("--columns", f"no column {name!r}{did_you_mean(name, table.column_names)}")
+
+
+def input_of(run: Run) -> DataSource:
+    """The input rows; where they are not, a UserError says how to name their place."""
+    try:
+        return run.source
+    except UserError as error:
+        hint = "; if it has moved, --data PATH says where it is now" if run.data is None else ""
+        raise UserError(f"{error}{hint}", exit_code=error.exit_code) from error
 
 
 def position_column(run: Run) -> str:

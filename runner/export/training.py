@@ -21,7 +21,7 @@ from runner.config.hooks import Hooks
 from runner.data.cells import records
 from runner.data.readers import holds_requests
 from runner.export.files import STDOUT, opened
-from runner.export.select import Selection, position_column
+from runner.export.select import Selection, input_of, position_column
 from runner.plain import to_json
 from runner.results.quality.columns import questions_of
 from runner.results.run import Run
@@ -108,10 +108,9 @@ class Sides:
 
     def _check_stage(self, chain: Chain) -> None:
         """Refuse an answer to another question than that of the first stage, whose prompt is the chain's own."""
-        made = next(
-            (stage.name for stage in chain.plan.stages if self.completion in stage.columns), chain.plan.names[0]
-        )
-        if made != chain.plan.names[0]:
+        answer, (first, *later) = self.completion or "", chain.plan.stages
+        names = Template("--completion", answer).names if _is_template(answer) else {answer}
+        if made := next((one.name for one in later if (names - first.columns.keys()) & one.columns.keys()), None):
             why = f"it answers the prompt of the stage {made}: export {chain.path / made}, or give --prompt"
             raise UserError("--completion", why, value=self.completion)
 
@@ -125,7 +124,7 @@ class Sides:
             from runner.data.readers.openai_batch import read_messages
 
             return lambda row, _: read_messages(json.loads(row["body"])["messages"])
-        prompt, source = self.run.config["prompt"], self.run.source
+        prompt, source = self.run.config["prompt"], input_of(self.run)
         user = Template("prompt.user", prompt["user"])
         said = self.system or prompt["system"]
         system = Template("prompt.system", said) if said else None
@@ -155,7 +154,7 @@ class Sides:
 
     def _cell(self, option: str, what: str, columns: list[str]) -> Callable[[dict[str, Any]], Any]:
         """A column's cell, or a template over all of them."""
-        if "{{" in what or "{%" in what:
+        if _is_template(what):
             template = Template(option, what)
             template.check_names(list(self._cells(dict.fromkeys(columns))))
             return lambda row: template.render(self._cells(row))
@@ -198,6 +197,10 @@ def validation_file(target: str) -> str:
     path = Path(target)
     stem, dot, suffixes = path.name.partition(".")
     return str(path.with_name(f"{'valid' if stem == 'train' else f'{stem}.valid'}{dot}{suffixes}"))
+
+
+def _is_template(text: str) -> bool:
+    return "{{" in text or "{%" in text
 
 
 def _examples(selection: Selection, sides: Sides) -> Iterator[Example]:

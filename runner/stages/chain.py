@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from runner.chain.cascade import cascade_figures, threshold_of
 from runner.chain.folder import Chain
 from runner.chain.plan import Plan, is_chain
 from runner.checkpoint.database import DATABASE
+from runner.checkpoint.deaths import Death
 from runner.checkpoint.lease import Lease, fresh_dir
 from runner.checkpoint.shards import shard_file
 from runner.checkpoint.store import Store
@@ -42,15 +43,15 @@ from runner.words import count_of
 log = logging.getLogger("rowmill")
 
 
-def run_chain(conf: ChainConf, stop: Stop, link: Link | None = None) -> dict[str, Any]:
-    """Run or resume a chain; its figures and ``path``. Raises UserError and KeyboardInterrupt, as ``drive`` does."""
+def run_chain(conf: ChainConf, stop: Stop, link: Link | None = None, *, is_last: bool = True) -> dict[str, Any]:
+    """Run or resume a chain; its figures and ``path``. The same arguments and exceptions as ``drive`` has."""
     folder = conf.folder
     if conf.conf.resume == "force":
         with disk_errors(folder):
             folder = fresh_dir(folder)
         log.info("resume=force: starting over in %s", folder)
     plan, readies = check(conf, folder)
-    return Session(conf, folder, plan, readies[0], stop, link).run()
+    return Session(conf, folder, plan, readies[0], stop, link, is_last).run()
 
 
 @dataclass
@@ -59,6 +60,7 @@ class StageRun(JobRun):
 
     chain: ChainConf
     folder: Path
+    opened: Callable[[], None] = lambda: None  # called when the run is known to be this one
 
     @property
     def command(self) -> list[str]:
@@ -72,6 +74,15 @@ class StageRun(JobRun):
     def resuming(self, words: list[str]) -> list[str]:
         name = self.folder.name
         return resumed(words, None if name == self.chain.common.run_name else name)
+
+    def open_store(self, death: Death | None) -> Store:
+        store = super().open_store(death)
+        try:
+            self.opened()
+        except BaseException:
+            store.close("failed")
+            raise
+        return store
 
     def work(self, store: Store, stop: Stop, night: Night) -> None:
         """As that of any run; what the chain has published is out of date from here on."""
@@ -93,6 +104,7 @@ class Session:
     first: Prepared
     stop: Stop
     link: Link | None
+    is_last: bool
 
     def run(self) -> dict[str, Any]:
         common, link = self.conf.conf, self.link
@@ -103,12 +115,13 @@ class Session:
         lease = Lease(self.folder)
         self.night = Night(common.schedule, common.notify, self.folder, self.stop, link.began if link else None)
         try:
-            before = self._done()
+            self.before = before = self._done()
             notices = self.night.notifying(self._outcome, supervised=link is not None)
             with run_log(self.folder), keeping(), contextlib.nullcontext() if before else notices:
-                self.plan.write(self.folder)
-                if before is None:
-                    retract(self.folder)
+                if is_chain(self.folder):
+                    self.plan.check(self.folder)
+                else:
+                    self.plan.write(self.folder)
                 for at in range(len(self.plan.stages)):
                     self._stage(at)
                 chain = Chain(self.folder)
@@ -145,12 +158,18 @@ class Session:
         if self.stop.is_asked():
             raise KeyboardInterrupt
         if at == 0:
-            named(stage, lambda: self._drive(self.first))
+            named(stage, lambda: self._drive(self.first, self._accepted))
             return
         named(stage, lambda: self._later(at))
 
-    def _drive(self, ready: Prepared) -> None:
-        drive(self._stage_run(ready), self.stop, self.link, is_last=False, night=self.night)
+    def _accepted(self) -> None:
+        """The first stage is that of the chain in the folder, which may have more stages or rows now."""
+        self.plan.write(self.folder)
+        if self.before is None:
+            retract(self.folder)
+
+    def _drive(self, ready: Prepared, opened: Callable[[], None] = lambda: None) -> None:
+        drive(replace(self._stage_run(ready), opened=opened), self.stop, self.link, is_last=False, night=self.night)
 
     def _later(self, at: int) -> None:
         if self.plan.sample:
@@ -196,7 +215,7 @@ class Session:
         chain = Chain(self.folder)
         figures: dict[str, Any] = {**chain.status, "path": str(self.folder)}
         resume = resume_command(self._stage_run(self.first))
-        if self.link:
+        if self.link and self.is_last:
             self.link.report(ended=exit_code(figures), resume=resume)
         with run_log(self.folder):
             figures |= tried("figures", resume, lambda: dict(_figures(chain))) or {}

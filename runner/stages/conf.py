@@ -39,7 +39,10 @@ or by an earlier stage, is called ``STAGE_NAME``, such as ``why_text`` above. Th
 answered a row last; ``error`` and ``usage`` are of that one. Where a stage has not asked, its columns are null.
 
 ``status``, ``watch``, ``report``, ``export``, ``evaluate``, ``diff``, ``runs``, ``delete`` and ``open_run`` take the
-folder of the chain as well as that of a stage. All stages are checked before the first one begins.
+folder of the chain as well as that of a stage. All stages are checked before the first one begins. With ``-m`` each
+combination of values is a chain of its own:
+
+    rowmill run -m my_conf/mails.yaml stages.why.seed=1,2
 """
 
 from __future__ import annotations
@@ -85,6 +88,10 @@ class ChainConf:
     @property
     def conf(self) -> RunConf:
         return self.common.conf
+
+    @property
+    def run_name(self) -> str:
+        return self.common.run_name
 
     @property
     def folder(self) -> Path:

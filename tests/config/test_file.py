@@ -88,3 +88,10 @@ def test_keys_under_their_groups_and_words_behind_the_file():
     assert found == ["job=label", 'job.labels=["a", "b"]', 'prompt.stop=["q"]', "model=smollm2_135m", "prompt.user=Y"]
     with pytest.raises(UserError, match=r"no such file: g\.yaml"):
         expanded(["g.yaml"])
+
+
+def test_two_files_are_refused_not_merged():
+    for name in ("a", "b"):
+        Path(f"{name}.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match=r"a\.yaml and b: one file describes a run"):
+        expanded(["a.yaml", "seed=2", "b"])

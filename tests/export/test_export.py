@@ -296,7 +296,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(export, folder):
 def test_a_moved_input_is_found_and_a_changed_one_refused(export, folder):
     (folder / "mail.csv").rename(folder / "out-moved.csv")
     try:
-        assert "no such file: mail.csv" in export("out.jsonl", "--join")[1]
+        said = export("out.jsonl", "--join")[1]
+        assert "no such file: mail.csv" in said and "--data PATH says where it is now" in said
         assert export("out.jsonl", "--data", "out-moved.csv")[0] == 0
         (folder / "out-moved.csv").write_text(MAIL + "5,more,ham\n")
         assert "does not hold the rows" in export("out.csv", "--data", "out-moved.csv")[1]

@@ -346,6 +346,9 @@ def test_training_data_of_a_later_answer_has_its_own_prompt_or_none(mails, tmp_p
     target = str(tmp_path / "train.jsonl")
     assert main(["export", "outputs/mails", target, "--format", "chat", "--completion", "why_text"]) == 2
     assert "the stage why: export outputs/mails/why" in capsys.readouterr().err
+    template = "{{ label }}: {{ why_text }}"
+    assert main(["export", "outputs/mails", target, "--format", "chat", "--completion", template]) == 2
+    assert "the stage why: export outputs/mails/why" in capsys.readouterr().err
     assert main(["export", "outputs/mails/why", target, "--format", "chat"]) == 0
     asked = [json.loads(line)["messages"][0]["content"] for line in Path(target).read_text().splitlines()]
     assert asked == [f"Why a: text number {row['id']}" for row in mails.rows() if row["why_text"] is not None]
@@ -355,3 +358,26 @@ def test_a_stage_may_have_any_name(folder):
     stages = "stages=[{name: Größe}, {name: 'null'}]"
     figures = run(["mails.yaml", "dataset.limit=2", stages, "job=generate", "prompt.user={{ text }}"])
     assert [(one["name"], one.get("finished")) for one in figures["stages"]] == [("Größe", 2), ("null", 2)]
+
+
+def test_a_chain_that_is_refused_leaves_the_finished_one_as_it_is(folder, capsys):
+    assert main(["run", "mails.yaml", "dataset.gold=gold"]) == 0
+    before = {path: path.read_bytes() for path in Path("outputs/mails").glob("*.json")}
+    for words in (["dataset.limit=9", "dataset.gold=null"], ["stages.kind.prompt.user=Else: {{ text }}"]):
+        assert main(["run", "mails.yaml", *words]) == 2
+        assert "belongs to a different run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("outputs/mails").glob("*.json")} == before
+    assert open_run("outputs/mails").status["state"] == "finished"
+
+
+def test_chains_that_differ_in_a_key_of_a_stage_are_one_line_and_the_same_line_goes_on(folder, capsys):
+    words = ["run", "-m", "mails.yaml", "dataset.limit=3", "stages.why.prompt.user='A {{ text }}','B {{ text }}'"]
+    for _ in range(2):
+        assert main([*words, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [(one["path"], one["finished"]) for one in found] == [(f"outputs/mails-{n}-text", 3) for n in "AB"]
+        assert [len(one["stages"]) for one in found] == [3, 3]
+    assert open_run("outputs/mails-B-text/why").config["prompt"]["user"] == "B {{ text }}"
+    assert main([*words[:-1], "stages.why.prompt.user='A {{ txt }}','B'"]) == 2
+    assert main(["run", "-m", "mails.yaml", "run_name=a,b", "stages.nope.seed=1"]) == 2
+    assert not Path("outputs/a").exists()
