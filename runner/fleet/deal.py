@@ -93,18 +93,15 @@ class Deal:
         wanted = sum(max((THERE + HERE) * hand.slots, int(ahead_s * hand.rows_per_s)) for hand in hands)
         return max(0, wanted - len(self.asked))
 
-    def speed(self, name: str) -> float | None:
-        """A seat's tokens in a second of work, None as long as nobody knows; of a new seat the mean of the others."""
-        hand = self.hands[name]
-        if hand.done > 0:
-            return hand.done / hand.busy_s
-        known = [other.done / other.busy_s for other in self.hands.values() if other.done > 0]
-        return sum(known) / len(known) if known else None
+    def speeds(self) -> dict[str, float | None]:
+        """Each seat's tokens in a second of work; of a new one the mean of the others, None as long as nobody knows."""
+        known = {name: hand.done / hand.busy_s for name, hand in self.hands.items() if hand.done > 0}
+        mean = sum(known.values()) / len(known) if known else None
+        return {name: known.get(name, mean) for name in self.hands}
 
-    def backlog_s(self, name: str) -> float | None:
-        """How many seconds of work a seat has."""
-        speed = self.speed(name)
-        return None if speed is None else self.hands[name].work / speed
+    def backlogs_s(self) -> dict[str, float | None]:
+        """How many seconds of work each seat has."""
+        return {name: None if speed is None else self.hands[name].work / speed for name, speed in self.speeds().items()}
 
     def join(self, name: str, slots: int) -> None:
         """There is another seat."""
@@ -206,10 +203,11 @@ class Deal:
         """Some of one group at a time go to one seat."""
         chosen, left, path = "", 0, None
         fronts: dict[str, list[Dealt]] = {}
+        speeds = {name: speed or self.hands[name].slots for name, speed in self.speeds().items() if name != without}
         for one in dealt:
             if not left or one.path != path:
                 path = one.path
-                chosen = self._choose(one, without)
+                chosen = self._choose(one, speeds)
                 left = max(1, self.hands[chosen].slots // GRAIN) if chosen else 1
             left -= 1
             self.asked[one.sequence.key] = {chosen} if chosen else set()
@@ -223,22 +221,22 @@ class Deal:
         for name, some in fronts.items():
             self.hands[name].waiting.extendleft(reversed(some))
 
-    def _choose(self, one: Dealt, without: str | None) -> str:
+    def _choose(self, one: Dealt, speeds: dict[str, float]) -> str:
         """The seat that would be done with it first."""
-        names = [name for name in self.hands if name != without]
-        speeds = {name: self.speed(name) or self.hands[name].slots for name in names}
-        return min(
-            names, key=lambda name: (self.hands[name].work + _missing(one, self.hands[name])) / speeds[name], default=""
-        )
+        hands = self.hands
+        if not one.path:  # nobody holds any of it
+            return min(speeds, key=lambda name: hands[name].work / speeds[name], default="")
+        return min(speeds, key=lambda name: (hands[name].work + _missing(one, hands[name])) / speeds[name], default="")
 
     def _steal(self, thief: str, most: int) -> None:
         """Take the end of what waits for the seat with the most to do, in proportion to the speeds of both."""
         others = [name for name in self.hands if name != thief and self.hands[name].waiting]
         if not others:
             return
-        victim = max(others, key=lambda name: self.hands[name].work / (self.speed(name) or 1.0))
+        speeds = {name: speed or 1.0 for name, speed in self.speeds().items()}
+        victim = max(others, key=lambda name: self.hands[name].work / speeds[name])
         hand, other = self.hands[thief], self.hands[victim]
-        mine, theirs = self.speed(thief) or 1.0, self.speed(victim) or 1.0
+        mine, theirs = speeds[thief], speeds[victim]
         count = min(most, max(1, round(len(other.waiting) * mine / (mine + theirs))))
         at = _edge(other.waiting, len(other.waiting) - count)
         taken = [other.waiting.pop() for _ in range(len(other.waiting) - at)]
@@ -252,10 +250,12 @@ class Deal:
 
     def _again(self, name: str) -> list[Dealt]:
         """What this seat, which has nothing, may compute a second time: what another will not have done before it."""
-        hand, speed = self.hands[name], self.speed(name)
-        late = [(self.backlog_s(other) or 0.0, other) for other in self.hands if other != name]
-        if speed is None or not late or any(self.hands[other].waiting for other in self.hands):
+        if len(self.hands) == 1 or any(hand.waiting for hand in self.hands.values()):
             return []
+        hand, speed = self.hands[name], self.speeds()[name]
+        if speed is None:
+            return []
+        late = [(left_s or 0.0, other) for other, left_s in self.backlogs_s().items() if other != name]
         left_s, slowest = max(late)
         taken: list[Dealt] = []
         for dealt in reversed(self.hands[slowest].flying.values()):  # the last ones sent are the last ones done

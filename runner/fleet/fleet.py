@@ -244,9 +244,9 @@ class Fleet:
         now = time.monotonic()
         if state is None and now - self._noted < NOTE_S:
             return
-        self._noted, facts = now, []
+        self._noted, facts, backlogs_s = now, [], self.deal.backlogs_s()
         for post in self.crew.at_work():
             hand = self.deal.hands[post.place]
             backlog = len(hand.flying) + len(hand.waiting)
-            facts.append((post.seat, post.facts(state or "at work", backlog, self.deal.backlog_s(post.place))))
+            facts.append((post.seat, post.facts(state or "at work", backlog, backlogs_s[post.place])))
         self._seats.note(facts)
