@@ -318,6 +318,9 @@ class Label:
         for one in self._scored if conf.calibrate.rows else ():  # fitted on the scores of all labels
             if isinstance(one, ScoredLabel):
                 one.requests = [replace(one.requests[0], cut=False, top_choices=None)]
+        if self.questions is not None and conf.prompt.examples_from.select is not None:
+            problem = "examples stand before a row's text, which questions then no longer share: ask one a run"
+            raise UserError("prompt.examples_from", f"it does not go with job.questions: {problem}")
         one_of = self.scale is not None or self.questions is not None
         if one_of and self.labels and list(self.labels) != list(conf.dataset.classes):
             instead = "scale" if self.scale is not None else "questions"

@@ -103,8 +103,6 @@ def _check_levels(source: DataSource, question: Question, gold: str, key: str) -
 
 def example_of(question: Question, gold: Any, answers: Sequence[str]) -> Example:
     """A row with this gold as a few-shot example; RowError for what is no answer to the question."""
-    if question.name:
-        raise UserError("prompt.examples_from", "an example has one answer; job.questions asks for several")
     surfaces = {choice.name: choice.surface for choice in question.choices}
     if question.kind == MULTI:
         found = gold_members(gold, question.names) or frozenset()

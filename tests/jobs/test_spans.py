@@ -21,6 +21,8 @@ from runner.sequences import Sequence
 from runner.text import channels
 from runner.text.vocabulary import ByteTokenizer
 from runner.types import Completion, RowError, UserError
+from tests.support import kills
+from tests.support.runs import shards
 from tests.support.world import World
 
 KINDS = ["person", "place"]
@@ -362,3 +364,17 @@ def test_figures_are_those_of_nervaluate():
     assert found["partial_f1"] == pytest.approx(0.5555555556)
     low, high = found["intervals"]["f1"]
     assert 0 <= low < found["f1"] < high <= 1
+
+
+def test_kills_lose_no_span_and_ask_nothing_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    texts = [f"Ann {i} and Bob {i} met in Rome" if i % 7 else "" for i in range(30)]
+    Path("rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = ["job=spans", "job.kinds=[person,place]", "dataset=jsonl", "dataset.path=rows.jsonl", "output.report=false"]
+    words += ["engine.backend=fake", "engine.batch_size=4", "engine.window=16", "output.shard_rows=8"]
+    with kills.Run(tmp_path, "killed", words) as killed:
+        kills.kill_until_done(killed, [(12, 0.01)])
+    run([*words, "run_name=whole"])
+    assert killed.shards() == shards("whole", tmp_path / "outputs")
+    assert {row for row, _ in killed.committed()} == {row for row, text in enumerate(texts) if text}

@@ -272,7 +272,7 @@ def test_examples_of_several_labels_and_of_scales_have_the_answers_to_their_ques
 
 
 def test_examples_for_several_questions_are_refused():
-    with pytest.raises(UserError, match=r"job\.questions asks for several"):
+    with pytest.raises(UserError, match=r"prompt.examples_from: it does not go with job\.questions"):
         run(
             words("job.labels=[]", "job.questions=[{name: a, labels: [x, y]}]", "prompt.user={{ text }} {{ question }}")
         )
