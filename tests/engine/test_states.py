@@ -12,11 +12,10 @@ from tests.support.engines import END, finish, one_by_one, plain_score
 from tests.support.recurrent import FAMILIES, recurrent
 from tests.support.tiny import VOCAB
 
-SHARED = [family for family in FAMILIES if family.__name__ != "plamo2"]  # whose attention asks no cache
 CHOICES = ((5,), (5, 9), (5, 9, 11), (7, 9), (8,), (5, 10, 11, 12))
 
 
-@pytest.fixture(scope="module", params=SHARED, ids=lambda family: family.__name__)
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
 def model(request):
     mx.set_default_device(mx.cpu)
     return recurrent(request.param)

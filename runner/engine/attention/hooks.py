@@ -112,7 +112,7 @@ def hook(model: nn.Module) -> None:
         if getattr(module, "scaled_dot_product_attention", None) is _plain_attention:
             module.scaled_dot_product_attention = _attention  # type: ignore[attr-defined]
     for kind in {type(module) for module in model.modules()}:
-        _position_by_token(sys.modules[kind.__module__])
+        _with_shared_kv(sys.modules[kind.__module__])
     for module in model.modules():
         if _soft_capped(module):
             _call_instead(type(module), _attend_capped)
@@ -195,12 +195,27 @@ def _project_by_head(kind: Any) -> None:
     kind.__call__ = call
 
 
-def _position_by_token(module: Any) -> None:
-    """Let a module of mlx-lm count from and to positions that are arrays, as a SharedKV's are."""
+def _with_shared_kv(module: Any) -> None:
+    """Let a module of mlx-lm count from and to positions that are arrays, as a SharedKV's are, and attend through one
+    where it asks MLX's own attention.
+    """
     if getattr(module, "mx", None) is mx and module.__name__.startswith(mlx_lm.models.__name__):
-        lenient = types.ModuleType(mx.__name__)
-        lenient.__dict__.update(vars(mx), arange=_arange)
-        module.mx = lenient
+        fast = _changed(mx.fast, scaled_dot_product_attention=_fast_attention)
+        module.mx = _changed(mx, arange=_arange, fast=fast)
+
+
+def _changed(module: Any, **others: Any) -> types.ModuleType:
+    made = types.ModuleType(module.__name__)
+    made.__dict__.update(vars(module), **others)
+    return made
+
+
+def _fast_attention(q: mx.array, k: mx.array, v: mx.array, **named: Any) -> mx.array:
+    if not isinstance(k, Fetched):
+        plain: mx.array = mx.fast.scaled_dot_product_attention(q, k, v, **named)
+        return plain
+    shared: mx.array = _attention(q, k, v, None, named["scale"], named.get("mask"), named.get("sinks"))
+    return shared
 
 
 def _arange(*bounds: Any, **named: Any) -> mx.array:
