@@ -5,7 +5,7 @@ attention  Attention of a batch over a shared prefix and each sequence's own suf
 batch      A batch: sequences at work in the slots of one KV set, on one stream of the device.
 budget     What an engine may take of a device: bytes of memory, sequences at once, prompt tokens in a step.
 conf       The group ``engine`` of the configuration.
-copying    The engine for models whose layers cannot share prefixes (state-space layers, latent attention and the like).
+copying    The engine for models whose layers cannot share prefixes, as their caches or masks are of no known kind.
 engine     The resident MLX model's engine: continuous batches over shared prefixes.
 fake       An engine without a model, for trials and tests: deterministic answers from each prompt's hash.
 kernels    What kernels share: how scores are masked, and how CUDA kernels are named and checked before they are used.

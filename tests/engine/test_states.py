@@ -9,7 +9,7 @@ from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
 from runner.sequences import Sequence
 from tests.support.engines import END, finish, one_by_one, plain_score
-from tests.support.recurrent import FAMILIES, recurrent
+from tests.support.recurrent import FAMILIES, lfm2, mamba2, recurrent, rwkv7
 from tests.support.tiny import VOCAB
 
 CHOICES = ((5,), (5, 9), (5, 9, 11), (7, 9), (8,), (5, 10, 11, 12))
@@ -54,3 +54,36 @@ def test_rows_behind_several_levels_of_prefix_go_on_as_alone(model, resident):
         else:
             want = [plain_score(model, one.tokens, choice) for choice in CHOICES]
             assert done[one.key].logprobs == pytest.approx(want, abs=1e-4)
+
+
+def test_states_count_in_the_memory_of_slots_and_prefixes():
+    mx.set_default_device(mx.cpu)
+    resident = ResidentModel(recurrent(mamba2))
+    state = 4 * 4 * (3 * (32 + 2 * 2 * 16) + 4 * 8 * 16)  # of 4 layers: a window of 3 tokens, and 4 heads
+    assert (resident.state_bytes, resident.token_bytes) == (state, 0)
+    assert [resident.slot_bytes(own) for own in (0, 1, 100)] == [0, state, state]
+    row = list(range(1, 12))
+    todo = [Sequence((i, 0), [*row, 20 + i], 2, boundaries=(4, 11)) for i in range(5)]
+    engine, most = BatchEngine(resident, batch_size=8, kv_bytes=4 * state), 0
+    engine.add(todo)
+    while engine.waiting or engine.lanes:
+        assert all(not one.error for one in engine.step())
+        most = max(most, len(engine.lanes))
+        assert engine.snapshots.nbytes == 2 * state
+    assert most == 2
+    small = BatchEngine(resident, batch_size=8, kv_bytes=2 * state)
+    assert "exceed" in str(finish(small, todo[:1])[0, 0].error)
+
+
+@pytest.mark.parametrize("family", [lfm2, rwkv7], ids=["lfm2", "rwkv7"])
+def test_trees_in_pieces_go_on_from_the_state_before_the_last_token_of_the_prompt(family):
+    mx.set_default_device(mx.cpu)
+    model = recurrent(family)
+    rng = np.random.default_rng(3)
+    choices = tuple(tuple(rng.integers(1, VOCAB, size).tolist()) for size in (1, 4, 3, 2, 5, 4))
+    choices = tuple(one[:1] + two for one in choices[:2] for two in choices)
+    rows = [row for row, _ in levels(5)][:4]
+    engine = BatchEngine(ResidentModel(model), {END}, batch_size=4, prefill_tokens=9)
+    done = finish(engine, [Sequence((i, 0), row, 0, boundaries=(6,), choices=choices) for i, row in enumerate(rows)])
+    for i, row in enumerate(rows):
+        assert done[i, 0].logprobs == pytest.approx([plain_score(model, row, one) for one in choices], abs=1e-4)

@@ -1,4 +1,4 @@
-"""The engine for models whose layers cannot share prefixes (state-space layers, latent attention and the like).
+"""The engine for models whose layers cannot share prefixes, as their caches or masks are of no known kind.
 
 mlx-lm's BatchGenerator runs the batch where a trial shows that it can; every row gets a copy of its prefix's cache.
 Slower and larger than the other engine, exact all the same.
