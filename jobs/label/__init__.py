@@ -74,10 +74,11 @@ class Label:
     (00501). A .csv or .tsv file has them in a column ``name`` or ``label``, or in the one that ``job.labels_column``
     names, and may have ``surface`` and ``description`` beside it; .yaml and .json files hold what could stand in
     ``job.labels``. Leave so many out of the prompt: without ``{{ labels }}`` a row stays short. A label whose beginning
-    makes it less than a thirtieth as likely as the likeliest one may be left out (probability 0), so that 10,000 labels
-    take a few times as long as 20. The label is the same as if all were scored, and a confidence is too high by what
-    those left out would have had together. ``job.whole=true``, a prior, ``job.logprobs=true`` and ``calibrate.rows``
-    score all of them, which takes many times as long.
+    makes it less than a thirtieth as likely as the likeliest one may be left out (probability 0), and so may all but
+    the ten likeliest (``job.top`` of them) where very many are about as likely, so that 10,000 labels take a few times
+    as long as 20. The label is the same as if all were scored, and a confidence is too high by what those left out
+    would have had together. ``job.whole=true``, a prior, ``job.logprobs=true`` and ``calibrate.rows`` score all of
+    them, which takes many times as long.
 
     Of more than 1,000 labels only the 10 likeliest are kept with their probabilities, in the column ``top``;
     ``job.top`` keeps another number of them, and ``job.probabilities=true`` the probability of every label, too.

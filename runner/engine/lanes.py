@@ -39,7 +39,7 @@ class Lane:
     def __post_init__(self) -> None:
         self.prompt = self.sequence.tokens
         if self.sequence.choices:
-            self.walk = Walk(choice_tree(self.sequence.choices), self.sequence.cut)
+            self.walk = Walk(choice_tree(self.sequence.choices), self.sequence.cut, self.sequence.top)
         if self.matching is not None:
             self._force(self.matching)
 

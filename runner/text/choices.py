@@ -18,7 +18,9 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 FEW_NODES = 64  # of a tree that is computed whole, even if its branches may be cut
 LEAST = math.log(1 / 30)  # branches that are so much less likely than the likeliest choice may be cut
-PIECE = 32  # nodes whose branches are weighed together
+LIKELIEST = 10  # choices that are looked for, however alike all are
+PIECE = 32  # nodes whose branches are weighed together, and more where a walk is long
+LONG = 64, 192  # nodes scored, from where on and until where less and less is spent on other choices than those
 
 
 class Choices(tuple[tuple[int, ...], ...]):
@@ -151,26 +153,31 @@ class Piece(NamedTuple):
 class Walk:
     """A row's way through a tree, piece by piece: ``next`` and then ``take``, until it has ``ended``.
 
-    With ``cut``, branches are weighed as soon as they are known: those that are less likely than LEAST of the likeliest
-    choice are left out, and so are all choices in them. All that are at least so likely are scored.
+    With ``cut``, branches are weighed in rounds: those that are less likely than LEAST of the likeliest choice are left
+    out, and so are all choices in them. All that are at least so likely are scored, unless they are so many that the
+    walk gets LONG; the ``top`` likeliest of them, ten at least, are found even then. Rounds do not depend on how many
+    pieces they are taken in.
     """
 
-    def __init__(self, tree: ChoiceTree, cut: bool = False) -> None:
+    def __init__(self, tree: ChoiceTree, cut: bool = False, top: int | None = None) -> None:
         self.tree = tree
         self.cut = tree.may_be_cut(cut)
         self._begun = False
         self._asked = 0  # pieces that are not taken yet
         self._scores = np.full(len(tree.edges) + 1, -np.inf)
         self._scores[-1] = 0.0  # of what fills up tree.steps
-        self._done = 0  # nodes in depth-first order, without cut
-        self._best = -math.inf
+        self._done = 0  # nodes scored, with and without cut
+        self._round: list[int] = []  # nodes that are left of it, with cut
+        self._edges: list[Ints] = []  # those that were scored in it
+        self._best = np.full(max(LIKELIEST, top or 0), -np.inf)  # the likeliest choices, in rising order
         self._reached = np.zeros(len(tree.tokens) + 1)  # how likely each node is; the last one is the prompt
         self._weighed: dict[int, float] = {}  # nodes that may be computed next, and how likely they are
 
     @property
     def goes_on(self) -> bool:
         """Whether there is a next piece, as far as is known: with ``cut``, all that went before have to be taken."""
-        return not self._begun or (bool(self._weighed) if self.cut else self._done < len(self.tree.tokens))
+        left = self._round or self._weighed if self.cut else self._done < len(self.tree.tokens)
+        return not self._begun or bool(left)
 
     @property
     def ended(self) -> bool:
@@ -189,8 +196,9 @@ class Walk:
             for one in reversed(way):
                 place[one] = len(place) - 1
             scored.append(node)
-            self._weighed.pop(node, None)
-        self._done += len(scored) - (not self._begun)
+        count = len(scored) - (not self._begun)
+        del self._round[:count]
+        self._done += count
         self._begun = True
         self._asked += 1
         edges = [edge for node in scored for edge in self.tree.edges_of[node]]
@@ -202,9 +210,11 @@ class Walk:
     def take(self, piece: Piece, scores: Floats) -> None:
         """The log-probabilities of a piece's edges."""
         self._scores[piece.edges] = scores
-        if self.cut:
-            self._weigh(piece.edges)
         self._asked -= 1
+        self._edges.append(piece.edges)
+        if self.cut and not self._round and not self._asked:
+            self._weigh(np.concatenate(self._edges))
+            self._edges.clear()
 
     def scores(self) -> Floats:
         """The log-probability of each choice; -inf where its branch was cut."""
@@ -213,19 +223,31 @@ class Walk:
     def _ahead(self) -> Iterable[int]:
         if not self.cut:
             return itertools.islice(self.tree.depth_first, self._done, None)
-        likely = heapq.nlargest(PIECE, self._weighed.items(), key=lambda item: item[1])
-        return [node for node, one in likely if one >= likely[0][1] + LEAST]
+        if not self._round and self._weighed:
+            size = max(PIECE, self._done // 2)
+            likely = heapq.nlargest(size, self._weighed.items(), key=lambda item: item[1])
+            self._round = [node for node, one in likely if one >= likely[0][1] + LEAST]
+            for node in self._round:
+                del self._weighed[node]
+        return self._round
 
     def _weigh(self, edges: Ints) -> None:
         """Weigh the branches behind these edges, and cut those that are unlikely."""
         tree = self.tree
         total = self._scores[edges] + self._reached[tree.starts[edges]]
-        self._best = max(self._best, float(total[tree.is_last[edges]].max(initial=-math.inf)))
+        self._best = np.sort(np.concatenate([self._best, total[tree.is_last[edges]]]))[-len(self._best) :]
         inner = tree.below[edges] >= 0
         nodes = tree.below[edges][inner]
         self._reached[nodes] = total[inner]
         self._weighed.update(zip(nodes.tolist(), total[inner].tolist(), strict=True))
-        self._weighed = {node: one for node, one in self._weighed.items() if one >= self._best + LEAST}
+        least = self._least()
+        self._weighed = {node: one for node, one in self._weighed.items() if one >= least}
+
+    def _least(self) -> float:
+        """How likely a branch must be: as LEAST says and, the longer the walk, the more so, up to what may win."""
+        least, most = self._best[-1] + LEAST, self._best[0]
+        spent = (self._done - LONG[0]) / (LONG[1] - LONG[0])
+        return float(least if spent <= 0 or most <= least else least + (most - least) * min(1.0, spent))
 
 
 def score_fields(scores: Floats, top: int | None) -> dict[str, Any]:

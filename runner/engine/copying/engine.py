@@ -212,7 +212,7 @@ class CopyingEngine:
         found = [self._prefix_of(sequence) for sequence in sequences]
         rows = [sequence.tokens[start:] for sequence, (_, _, start) in zip(sequences, found, strict=True)]
         caches, choices = [cache for cache, _, _ in found], [sequence.choices or () for sequence in sequences]
-        walks = [Walk(choice_tree(choice), sequence.cut) for choice, sequence in zip(choices, sequences, strict=True)]
+        walks = [Walk(choice_tree(one), of.cut, of.top) for one, of in zip(choices, sequences, strict=True)]
         at_once = max(1, self.logit_bytes // (4 * self.vocabulary))
         if self.prompts:
             longest = max(map(self._bytes, sequences))
