@@ -113,10 +113,7 @@ def _installed_model(found: installed.Installed, widths: Widths) -> Path:
         return _local_model(found.path, widths)
     if found.unused:
         log.info("%s: not used are its %s; the file's own settings are", found.address, ", ".join(found.unused))
-    try:
-        return _converted(found.path, widths, found)
-    except UserError as error:
-        raise UserError(f"{found.address}: {error}", exit_code=error.exit_code) from error
+    return _converted(found.path, widths, found)
 
 
 def _local_model(path: Path, widths: Widths) -> Path:
@@ -134,26 +131,27 @@ def _local_model(path: Path, widths: Widths) -> Path:
 def _converted(gguf: Path, widths: Widths, found: installed.Installed | None = None) -> Path:
     """The cached model folder made of ``gguf``, named by its content, the converter's version and the widths."""
     pieces = all_pieces(gguf)
-    digest = found.digest if found and found.digest else content_hash(pieces)
-    name = re.sub(r"\W+", "-", found.address) if found and found.digest else name_of(gguf)
-    stem = f"{name}-{digest[:16]}-v"
+    shown, name = gguf.name, name_of(gguf)
+    if found and found.digest:  # Ollama's files are named by their content alone
+        shown, name = found.address, re.sub(r"\W+", "-", found.address)
+    stem = f"{name}-{((found and found.digest) or content_hash(pieces))[:16]}-v"
     asked = f"-{widths.bits}bit-gs{widths.group_size or GROUP_SIZE}" if widths.bits else ""
     folder, earlier = (cache_dir() / "models" / f"{stem}{version}{asked}" for version in (CONVERTER_VERSION, 1))
     if not folder.is_dir():
         total = sum(piece.stat().st_size for piece in pieces)
-        log.info("converting %s (%s) to an MLX model folder, once", gguf.name, size(total))
-        publish(folder, lambda temporary: _convert(gguf, temporary, earlier, widths, total))
+        log.info("converting %s (%s) to an MLX model folder, once", shown, size(total))
+        publish(folder, lambda temporary: _convert(gguf, shown, temporary, earlier, widths, total))
     return folder
 
 
-def _convert(gguf: Path, folder: Path, earlier: Path, widths: Widths, total: int) -> None:
+def _convert(gguf: Path, shown: str, folder: Path, earlier: Path, widths: Widths, total: int) -> None:
     """Convert in a child process, which a damaged file may bring down. Raises UserError.
 
     What the ``earlier`` converter made stays if it was right: interrupted runs know the model by its files' bytes.
     """
-    asked = json.dumps([str(gguf), str(folder), *widths])
+    asked = json.dumps([str(gguf), str(folder), shown, *widths])
     command = [sys.executable, "-P", "-c", _CONVERTER, json.dumps(sys.path), asked]
-    code, said = _followed(command, gguf, total)
+    code, said = _followed(command, shown, total)
     if code == 0:
         if (earlier / WEIGHTS).is_file() and same_tensors(earlier / WEIGHTS, folder / WEIGHTS):
             shutil.copyfile(earlier / WEIGHTS, folder / WEIGHTS)
@@ -168,16 +166,16 @@ def _convert(gguf: Path, folder: Path, earlier: Path, widths: Widths, total: int
     raise UserError(f"{gguf}: the converter failed with exit code {code}: {last}")
 
 
-def _followed(command: list[str], gguf: Path, total: int) -> tuple[int, str]:
+def _followed(command: list[str], shown: str, total: int) -> tuple[int, str]:
     """Run the converter and show how much of the file it has read; its exit code and what it wrote to stderr."""
-    with tempfile.TemporaryFile("w+", errors="replace") as said, Bar(total=total, desc=gguf.name) as bar:
+    with tempfile.TemporaryFile("w+", errors="replace") as said, Bar(total=total, desc=shown) as bar:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, errors="replace") as child:
             try:
                 for line in child.stdout or ():
                     if line.strip().isdecimal():
                         bar.update(int(line))
                     elif line.strip():
-                        log.info("%s: %s", gguf.name, line.strip())
+                        log.info("%s: %s", shown, line.strip())
             except BaseException:
                 child.kill()
                 raise

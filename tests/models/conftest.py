@@ -11,7 +11,7 @@ from runner.types import UserError
 def in_process(monkeypatch):
     """Conversions without a process of their own, which takes seconds to start."""
 
-    def followed(command, gguf, total):
+    def followed(command, shown, total):
         said = []
         try:
             convert.convert_gguf(convert.Asked(*json.loads(command[-1])), said.append)

@@ -41,10 +41,11 @@ Tell = Callable[[int | str], None]
 
 
 class Asked(NamedTuple):
-    """A conversion: ``bits`` and ``group_size`` None where the file's own stay."""
+    """A conversion: ``bits`` and ``group_size`` None where the file's own stay; ``name`` the file's in messages."""
 
     gguf: str
     folder: str
+    name: str | None = None
     bits: int | None = None
     group_size: int | None = None
 
@@ -56,7 +57,7 @@ def convert_gguf(asked: Asked, tell: Tell = lambda read: None) -> None:
     Raises UserError for what this converter does not know: it never guesses. A damaged file may crash the process.
     """
     mx.set_default_device(mx.cpu)
-    file, folder = GGUFFile(Path(asked.gguf)), Path(asked.folder)
+    file, folder = GGUFFile(Path(asked.gguf), asked.name), Path(asked.folder)
     architecture = architecture_of(file)
     vocabulary = Vocabulary(file)
     config = config_of(file, vocabulary.ends())
@@ -139,7 +140,7 @@ def _entry(form: Form, mode: bool) -> dict[str, Any]:
 def _write_conversion(file: GGUFFile, forms: dict[Slot, Form], folder: Path, ids: list[int], tell: Tell) -> None:
     """What became of the tensors, and what that lost: beside what identifies the model, for people."""
     rounded = {slot: form for slot, form in forms.items() if form.bits and not form.exact}
-    content: dict[str, Any] = {"file": file.gguf.name, "tensors": dict(_kinds(forms))}
+    content: dict[str, Any] = {"file": file.name, "tensors": dict(_kinds(forms))}
     if rounded:
         from runner.models.gguf.loss import Perplexities
 

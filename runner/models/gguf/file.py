@@ -18,9 +18,11 @@ from runner.words import first_line
 class GGUFFile:
     """``tensors`` by name, ``architecture`` as llama.cpp names it. ``unused``: settings that nobody has asked for."""
 
-    def __init__(self, gguf: Path):
-        """Raises UserError for what cannot be read, and for pieces that do not belong together."""
-        self.gguf = gguf
+    def __init__(self, gguf: Path, name: str | None = None):
+        """Raises UserError for what cannot be read, and for pieces that do not belong together. ``name``: what it is
+        called in messages, if not by its file's name.
+        """
+        self.name = name or gguf.name
         self._values: dict[str, Any] = {}
         self.tensors: dict[str, ReaderTensor] = {}
         self._asked: set[str] = set()
@@ -92,7 +94,7 @@ class GGUFFile:
     def error(self, reason: str) -> UserError:
         """What is wrong with the file, with what to use instead."""
         return UserError(
-            f"{self.gguf.name} cannot be converted: {reason}; use an MLX or safetensors folder instead", exit_code=3
+            f"{self.name} cannot be converted: {reason}; use an MLX or safetensors folder instead", exit_code=3
         )
 
 
