@@ -44,9 +44,8 @@ class Head:
                 owner.lm_head = _Rows(head, self._pick)
                 return
         for module in self.model.modules():
-            if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
+            if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):  # which of several projects is not known
                 self._wrap_tied(module)
-                return
 
     def _wrap_tied(self, embedding: Any) -> None:
         project = embedding.as_linear
