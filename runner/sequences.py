@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol, Self
 
 from runner.types import GREEDY, Sampling
 
+MANY_SCORES = 1000  # choices, of more than which each score has 32 bits
+
 
 @dataclass
 class Sequence:

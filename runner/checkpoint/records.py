@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sqlite3
+import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
 from runner.disk import DamagedError
+from runner.sequences import MANY_SCORES
 from runner.types import Columns, Completion
 
 PRELUDE = -1  # the index of a task that is no row: what a job asks before the first one
@@ -66,14 +69,34 @@ class Record(NamedTuple):
     def values(self) -> tuple[Any, ...]:
         """The table's columns; a failed request has no digest, so that its answer is never reused."""
         row, number, digest, completion, seat = self
-        body = to_json(completion.to_json())
+        body = to_body(completion)
         return *with_crc(row, number, digest if completion.error is None else None, body), seat
 
     @classmethod
     def of(cls, row: int, number: int, digest: bytes | None, body: str, crc: int, seat: int | None = None) -> Record:
         """The inverse of ``values``. Raises DamagedError if they are not what was written."""
         checked("completions", row, number, digest, body, crc)
-        return cls(row, number, digest, Completion.from_json(json.loads(body)), seat)
+        return cls(row, number, digest, from_body(body), seat)
+
+
+def to_body(completion: Completion) -> str:
+    """A completion as text; very many scores that are numbers of 32 bits take 5 bytes each."""
+    said = completion.to_json()
+    scores = said.get("logprobs") or ()
+    if len(scores) > MANY_SCORES:
+        data = struct.pack(f"<{len(scores)}f", *scores)
+        if struct.unpack(f"<{len(scores)}f", data) == scores:
+            said["logprobs"] = base64.b85encode(data).decode()
+    return to_json(said)
+
+
+def from_body(body: str) -> Completion:
+    """The inverse of ``to_body``."""
+    said = json.loads(body)
+    if isinstance(scores := said.get("logprobs"), str):
+        data = base64.b85decode(scores)
+        said["logprobs"] = struct.unpack(f"<{len(data) // 4}f", data)
+    return Completion.from_json(said)
 
 
 def with_crc(*values: Any) -> tuple[Any, ...]:

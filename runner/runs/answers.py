@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from runner.cache import cache_dir
-from runner.checkpoint.records import checked, to_json, with_crc
+from runner.checkpoint.records import checked, from_body, to_body, with_crc
 from runner.disk import DamagedError
 from runner.types import Completion, UserError
 from runner.words import first_line
@@ -57,7 +57,7 @@ class Answers:
         found: dict[bytes, Completion] = {}
         with self._tolerant("read"):
             for key, body in self._read(list(keys)):
-                found[keys[key]] = Completion.from_json(json.loads(body))
+                found[keys[key]] = from_body(body)
                 self._used.add(key)
         self._hits += len(found)
         return found
@@ -95,7 +95,7 @@ class Answers:
         today = int(time.time()) // DAY
         rows = []
         for key in sorted(new):
-            body, crc = with_crc(key, to_json(new[key].to_json()))[1:]
+            body, crc = with_crc(key, to_body(new[key]))[1:]
             rows.append((key, today, body, crc))
         with self._tolerant("written"), self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")

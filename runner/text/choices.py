@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from runner.sequences import MANY_SCORES
+
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 FEW_NODES = 64  # of a tree that is computed whole, even if its branches may be cut
@@ -255,7 +257,7 @@ def score_fields(scores: Floats, top: int | None) -> dict[str, Any]:
     together.
     """
     if top is None or len(scores) <= top:
-        return {"logprobs": tuple(scores.tolist())}
+        return {"logprobs": tuple((scores.astype(np.float32) if len(scores) > MANY_SCORES else scores).tolist())}
     order = np.argsort(-scores, kind="stable")
     rest, first = (
         scores[order[top:]],

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -19,9 +20,10 @@ from runner.checkpoint import records, shards
 from runner.checkpoint import store as store_module
 from runner.checkpoint.identity import column_list, output_columns
 from runner.checkpoint.lease import fresh_dir
-from runner.checkpoint.records import Output, Record, Rejected
+from runner.checkpoint.records import Output, Record, Rejected, from_body, to_body
 from runner.disk import disk_errors
 from runner.results.status import read_status
+from runner.text.choices import score_fields
 from runner.types import Completion, UserError
 from tests.support.forks import Fork
 from tests.support.stores import (
@@ -227,6 +229,19 @@ def test_a_recorded_completion_is_there_when_record_returns_and_comes_back_equal
         assert {number: record.completion for number, record in found[7].items()} == dict(enumerate(answers))
         assert store.recorded(range(8)) == found
         assert store.recorded(range(7)) == {}
+
+
+@pytest.mark.parametrize(("count", "most"), [(1000, 21_000), (10_000, 51_000)])
+def test_scores_of_very_many_choices_take_five_bytes_each_and_come_back_equal(count, most):
+    scores = np.random.default_rng(0).normal(-20, 4, count)
+    scores[-3:] = -np.inf, 0.0, -1e-30
+    completion = Completion(finish_reason="choice", **score_fields(scores, None))
+    body = to_body(completion)
+    assert len(body) < most
+    assert from_body(body) == completion
+    assert completion.logprobs == pytest.approx(scores.tolist(), rel=1e-7)
+    odd = Completion(logprobs=(0.1,) * count)  # as an earlier version kept them
+    assert from_body(to_body(odd)) == odd
 
 
 def test_equal_requests_find_the_recorded_answer_but_no_failed_one(tmp_path):
