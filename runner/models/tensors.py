@@ -53,10 +53,12 @@ def kv_shape(config: dict[str, Any], kind: str) -> KVShape | None:
     width = table.get("head_dim") or (table["hidden_size"] // queries if queries and "hidden_size" in table else None)
     if not (layers and heads and width) or "kv_lora_rank" in table:
         return None
-    layer_bytes = 2 * heads * width * _value_bytes(table, kind)
-    window = int(table.get("sliding_window") or 0)
-    sliding = sum(name == "sliding_attention" for name in table.get("layer_types") or []) if window else 0
-    return KVShape((layers - sliding) * layer_bytes, sliding * layer_bytes, window)
+    own = layers - int(table.get("num_kv_shared_layers") or 0)  # the last ones attend to the KV of these
+    number_bytes, window = _value_bytes(table, kind), int(table.get("sliding_window") or 0)
+    sliding = (table.get("layer_types") or [])[:own].count("sliding_attention") if window else 0
+    wide = int(table.get("global_head_dim") or width), int(table.get("num_global_key_value_heads") or heads)
+    all_bytes = (own - sliding) * 2 * wide[0] * wide[1] * number_bytes
+    return KVShape(all_bytes, sliding * 2 * heads * width * number_bytes, window)
 
 
 def weight_bytes(folder: Path, config: dict[str, Any], kind: str | None = None) -> int | None:

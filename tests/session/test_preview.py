@@ -148,6 +148,14 @@ def test_kv_bytes_where_the_configuration_says_less():
     assert kv_shape({**GPT_OSS, "kv_lora_rank": 512}, "cuda") is None
 
 
+def test_layers_that_attend_to_earlier_ones_take_no_memory_and_wide_heads_take_theirs():
+    types = ["sliding_attention", "full_attention"] * 3
+    text = {"num_hidden_layers": 6, "num_kv_shared_layers": 2, "layer_types": types, "sliding_window": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "hidden_size": 32}
+    assert kv_shape({"text_config": text}, "cpu") == KVShape(2 * 2 * 2 * 8 * 4, 2 * 2 * 2 * 8 * 4, 8)
+    assert kv_shape(text | {"global_head_dim": 16}, "cpu") == KVShape(2 * 2 * 2 * 16 * 4, 2 * 2 * 2 * 8 * 4, 8)
+
+
 def write_weights(folder, tensors):
     start, header = 0, {}
     for name, (dtype, shape, size) in tensors.items():
