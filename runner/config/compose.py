@@ -160,7 +160,7 @@ class Composer:
             raise UserError(self._no_value(word, key))
         if sign == "~":
             raise UserError(f"{word}: a key cannot be removed; set it to null or to another value")
-        if key in GROUPS:
+        if key in GROUPS and key in typing.get_type_hints(self.schema):
             self._check_choice(key, value or "")
         elif not key.startswith((f"{OPEN}.", f"{READER}.")) or field_type(self.schema, key):
             self._check_key(key, value or "")

@@ -46,12 +46,14 @@ def test_wrong_keys_say_what_is_valid(wrong, says):
         ("benchmark.response=1", "it must be at least 2"),
         ("engine.batch_size=0", "it must be at least 1"),
         ("engine.memory_gb=-1.5", "it must be at least 0"),
+        ("fleet=local", "is not a configuration key; valid: benchmark, model, engine, output, offline"),
         ("engine.backend=tpu", "it can be auto, metal, cuda, cpu, fake"),
     ],
 )
 def test_wrong_words_cost_one_line(word, says, capsys):
     assert main(["benchmark", word]) == 2
-    assert capsys.readouterr().err.strip() == f"rowmill: {word}: {says}"
+    said = f"{word}: {says}" if says.startswith("it ") else f"fleet {says}"
+    assert capsys.readouterr().err.strip() == f"rowmill: {said}"
 
 
 def test_the_command_measures_all_engines_on_the_same_prompts(tiny_model_folder, tmp_path, capsys):

@@ -22,7 +22,7 @@ from runner.night.schedule import Gate, Schedule, ScheduleConf
 from runner.session import session
 from runner.signals import Stop
 from runner.types import UserError
-from tests.support import runs
+from tests.support import fleets, runs
 
 ROWS = 12
 
@@ -194,6 +194,36 @@ def test_a_run_pauses_in_the_middle_frees_the_model_and_goes_on(on, monkeypatch,
     assert "paused: outside schedule.window=22:00-07:00" in caplog.text
     assert Path("told").read_text().split() == ["paused", "resumed", "finished"]
     assert figures["active_s"] < 60  # a pause is no work
+
+
+def test_a_window_that_closes_lets_all_seats_end_their_step_and_give_their_memory_back(on, monkeypatch):
+    runs.write_rows(200, "text {:02d}")
+    run(overrides("run_name=alone"))
+    machine = on(FakeMachine("06:59:50", step_s=1.0))
+    transport = fleets.install(monkeypatch, {"a": [{"delay_s": 0.02}], "b": [{"delay_s": 0.02}]})
+    words = overrides("run_name=fleet", "fleet=local", "schedule.window=22:00-07:00")
+    assert run(words)["finished"] == 200
+    assert machine.slept > 9000
+    for (link,) in transport.links.values():
+        assert [method for method, _ in link.calls].count("release") == 1
+    assert runs.shards("fleet") == runs.shards("alone")
+    assert fleets.select("SELECT * FROM deaths") == []
+
+
+def test_a_fleet_whose_time_is_over_ends_resumably(on, monkeypatch):
+    from runner import cli
+
+    runs.write_rows(200, "text {:02d}")
+    run(overrides("run_name=alone"))
+    on(FakeMachine(step_s=2.0))
+    fleets.install(monkeypatch, {"a": [{"delay_s": 0.02}], "b": [{"delay_s": 0.02}]})
+    words = overrides("run_name=fleet", "fleet=local")
+    assert cli.main(["run", *words, "schedule.stop_after=8s"]) == 130
+    (kept,) = fleets.select("SELECT count(*) FROM completions")[0]
+    assert kept < 200
+    fleets.install(monkeypatch, {"a": [{}]})
+    assert run(words)["finished"] == 200
+    assert runs.shards("fleet") == runs.shards("alone")
 
 
 def test_stop_after_ends_a_run_as_ctrl_c_does(on, capsys):
