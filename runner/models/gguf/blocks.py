@@ -17,7 +17,7 @@ from gguf import GGMLQuantizationType as Kind
 
 GROUP_SIZE = 32
 WIDTHS = (2, 3, 4, 5, 6, 8)  # bits that MLX has
-_CHUNK = 1 << 24  # weights decoded at a time
+_CHUNK = 1 << 22  # weights decoded at a time
 _PLAIN = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
 
 # Blocks whose weights are ``scale * level + bias`` in groups of 32 (ggml-common.h). ``low``: four bits of each level,

@@ -26,7 +26,7 @@ from runner.models.gguf.pieces import CONVERSION
 from runner.models.gguf.tokenizer import Vocabulary, build, tokenizer_config
 from runner.words import first_line
 
-SHARD_BYTES = 1 << 30  # what is held in memory at once
+SHARD_BYTES = 1 << 29  # what is held in memory at once
 # Settings that shapes of tensors say, too, or that change nothing here.
 _SAID_TWICE = (
     "vocab_size",

@@ -52,6 +52,18 @@ def test_a_converted_gguf_computes_what_the_original_does(tmp_path, cache, tied,
     assert context_length(config) == 512
 
 
+def test_a_large_model_is_written_in_several_files(tmp_path, cache, in_process, monkeypatch):
+    import mlx.core as mx
+
+    monkeypatch.setattr(convert, "SHARD_BYTES", 100_000)
+    original = tiny_gguf(tmp_path / "tiny.gguf")
+    folder = resolve.resolve(str(tmp_path / "tiny.gguf"))
+    names = sorted(file.name for file in folder.glob("*.safetensors"))
+    assert len(names) > 1 and names[0] == f"model-00001-of-{len(names):05d}.safetensors"
+    tokens = mx.array([[5, 6, 7]])
+    assert mx.allclose(weights.load(folder, CPU)[0](tokens), original(tokens), atol=1e-4)
+
+
 def test_half_precision_stays(tmp_path, cache, in_process):
     import mlx.core as mx
 
