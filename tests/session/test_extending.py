@@ -257,6 +257,14 @@ def in_table(count):
         database.commit()
 
 
+CARD = """---
+configs:
+- config_name: all
+  data_files: [{split: train, path: rows.jsonl}]
+---
+"""
+
+
 def in_folder(count):
     Path("docs").mkdir(exist_ok=True)
     for n in range(count):
@@ -269,15 +277,24 @@ def in_files(count):
         write(range(9, count), "part-2.jsonl")
 
 
+def in_data_set(count):
+    """A data set as it lies on the hub, with a configuration and a split, in a folder of this machine."""
+    Path("mails").mkdir(exist_ok=True)
+    Path("mails/README.md").write_text(CARD)
+    write(range(count), "mails/rows.jsonl")
+
+
 READERS = {
     "sqlite": (in_table, ["dataset=sqlite", "dataset.path=rows.db"]),
     "documents": (in_folder, ["dataset=documents", "dataset.path=docs"]),
+    "data set": (in_data_set, ["dataset=hub", "dataset.path=mails", "dataset.subset=all", "offline=true"]),
     "pattern": (in_files, ["dataset.path='part-*.jsonl'"]),
 }
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_tables_folders_and_patterns_grow_too(reader, computed):
+def test_tables_folders_data_sets_and_patterns_grow_too(reader, computed, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
     grow, choice = READERS[reader]
     grow(9)
     run(words(*choice))

@@ -72,15 +72,29 @@ def read_hub(conf: DatasetConf, path: str, offline: bool) -> Loaded:
 
         huggingface_hub.constants.HF_HUB_OFFLINE = True
         datasets.config.HF_HUB_OFFLINE = True
+    folder = Path(path).expanduser()
+    where = _cache_of(folder) if folder.is_dir() else None
     try:
-        loaded = datasets.load_dataset(conf.path, name=conf.subset, split=conf.split, revision=conf.revision)
+        loaded = datasets.load_dataset(
+            conf.path, name=conf.subset, split=conf.split, revision=conf.revision, cache_dir=where
+        )
     except Exception as error:  # the hub client raises many kinds; each means that the data set cannot be loaded
         what = f"{conf.path} (subset {conf.subset}, split {conf.split}, revision {conf.revision})"
         hint = "run once with a network and without offline" if offline else "check the name and the network"
-        where = "cache" if cached else "hub"
-        raise UserError("dataset.path", f"cannot load {what} from the {where}: {first_line(error)}; {hint}") from error
-    identity = hash_json(conf.path, conf.subset, conf.split, conf.revision, loaded._fingerprint)
+        place = "cache" if cached else "hub"
+        raise UserError("dataset.path", f"cannot load {what} from the {place}: {first_line(error)}; {hint}") from error
+    content = hash_files([Path(file["filename"]) for file in loaded.cache_files]) if where else loaded._fingerprint
+    identity = hash_json(conf.path, conf.subset, conf.split, conf.revision, content)
     return Loaded(_arrow_of(loaded), identity, _order_of(loaded))
+
+
+def _cache_of(folder: Path) -> str:
+    """Where datasets keeps a copy of a folder on this machine as it is now: alone, it takes a changed one for known."""
+    import datasets
+
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / hash_json(str(folder.resolve()), *found))
 
 
 def _arrow_of(loaded: datasets.Dataset) -> pa.Table:
