@@ -54,7 +54,7 @@ def engines(name):
     from runner.engine.copying.engine import CopyingEngine
     from runner.engine.engine import BatchEngine
 
-    copying, streams = made(name), 2
+    copying = made(name)
     try:
         resident = ResidentModel(made(name))
     except UnsupportedModelError as problem:
@@ -62,7 +62,7 @@ def engines(name):
         return None, None, 0
     sizes = {"batch_size": 16, "prefill_tokens": 512}
     return (
-        lambda: BatchEngine(resident, streams=streams, **sizes),
+        lambda: BatchEngine(resident, **sizes),
         lambda: CopyingEngine(copying, **sizes),
         resident.token_bytes,
     )
