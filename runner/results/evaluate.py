@@ -195,7 +195,8 @@ class Evaluation:
         ``accuracy_labelled``; ``kappa``, ``macro_f1``, ``classes``, ``confusion[gold][label]``; ``baseline`` and
         ``favourite``: the most frequent gold label and answer. Where there are confidences: ``ece`` and
         ``reliability`` (over labelled rows, without those that the temperature was fitted on), ``coverage``; and the
-        effects of ``prior`` and ``calibration``, if the job has them. ``decision``: how labels were decided anew.
+        effects of ``prior`` and ``calibration``, if the job has them and the run the probabilities of all labels.
+        ``decision``: how labels were decided anew.
         """
         parts = list(self._parts())
         found = LabelFigures(kind="labels", column=self.column, rows=0, accuracy=None, confusion={})
@@ -217,7 +218,7 @@ class Evaluation:
         sure = labelled & np.isfinite(confidence)
         if sure.any():
             found |= self._trust(sure, confidence, before, right, position, rows)
-        if "prior" in self.run.prelude and self.decision.prior:
+        if "prior" in self.run.prelude and self.decision.prior and (plain < len(names)).any():
             found["prior"] = self._effect_of_prior(gold, plain, right)
         if self.decision != AS_RUN:
             found["decision"] = vars(self.decision)
@@ -239,7 +240,7 @@ class Evaluation:
             return found
         found["ece"], found["intervals_ece"] = calibration_error(confidence[rest], right[rest])
         found["reliability"] = reliability(confidence[rest], right[rest])
-        if calibration and self.decision == AS_RUN:
+        if calibration and self.decision == AS_RUN and np.isfinite(before[rest]).all():
             ece, interval = calibration_error(before[rest], right[rest])
             found["calibration"] = CalibrationEffect(
                 temperature=calibration["temperature"],

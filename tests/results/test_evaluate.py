@@ -175,6 +175,14 @@ def test_the_effect_of_the_prior_and_of_the_temperature_is_that_of_a_run_without
     assert calibration["ece"] == found["evaluation"]["ece"]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_no_effect_is_told_of_runs_that_keep_the_likeliest_labels_only():
+    more = ["job.prior=batch", "calibrate.rows=0.3", "job.probabilities=false", "job.top=1"]
+    found = label(60, lambda i: "ham" if i % 2 else "spam", *more)["evaluation"]
+    assert not {"prior", "calibration"} & found.keys()
+    assert {"ece", "reliability", "coverage"} <= found.keys()
+
+
 def test_a_temperature_that_was_not_kept_is_told_with_what_it_made_worse():
     found = label(200, lambda i: "ham" if i % 2 else "spam", "calibrate.rows=0.3")["evaluation"]
     found["calibration"] |= {"temperature": 1.0, "fitted": 2.5, "left_out": 3}
