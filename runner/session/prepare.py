@@ -35,7 +35,7 @@ from runner.types import Attempts, Job, UserError
 
 log = logging.getLogger("rowmill")
 NO_TAGS = (
-    "no tokens around thoughts that are known in this model's vocabulary; "
+    "no tags around thoughts that are known in this model's tokenizer or chat template; "
     "prompt.thinking_tags=[BEGIN, END] names others"
 )
 

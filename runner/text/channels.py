@@ -7,6 +7,7 @@ closed by ``<|end|>`` and followed by ``<|start|>assistant``; ``analysis`` holds
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,21 +17,25 @@ from runner.types import UserError
 HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>")
 _FINAL = "<|channel|>final<|message|>"
 _HARMONY_GRAMMAR = """start: analysis? answer
-analysis: <|channel|> "analysis" <|message|> {thought} <|end|> <|start|> "assistant"
+analysis: <|channel|> "analysis" <|message|> thought <|end|> <|start|> "assistant"
 answer: <|channel|> "final" <|message|> body
 TEXT: /(.|\\n)*/
 """
-_THINK_GRAMMAR = """start: {think} body
-think: {begin} {thought} {end} SPACE
+_THINK_GRAMMAR = """start: {begins} body
+think: {begin} thought {end} SPACE
 TEXT: /(.|\\n)*/
 SPACE: /\\n{{0,2}}/
 """
 
 
-class Tags(NamedTuple):
-    """Two control tokens around thoughts; an empty thought is ``begin + inside + end + after``.
+_TAIL = 24  # tokens at a prompt's end among which tags are looked for that are plain text
 
-    ``title`` stands at the beginning of thoughts and is none of them.
+
+class Tags(NamedTuple):
+    """What stands around thoughts: control tokens, or plain text of several tokens.
+
+    An empty thought is ``begin + inside + end + after``. ``title`` stands at the beginning of thoughts and is none
+    of them.
     """
 
     begin: str
@@ -72,30 +77,37 @@ class Channels:
     ) -> None:
         """Raw prompts (``chat`` False) are continued without channels.
 
-        ``tags``: the control tokens around thoughts, if they are none of TAGS. Raises UserError unless they are two.
+        ``tags``: what stands around thoughts, if it is none of TAGS. Raises UserError unless they are two.
         ``think_tokens``: how many a thought may have in a grammar; None: any number.
         """
         self.vocabulary = vocabulary
         self.think_tokens = think_tokens
         self.id = {name: token.id for name, token in vocabulary.control.items()}
-        known = [Tags(*self._two(tags))] if tags else TAGS
+        known = [Tags(*_two(tags))] if tags else TAGS
         found = next((one for one in known if {one.begin, one.end} <= self.id.keys()), None) if chat else None
         is_harmony = chat and not tags and set(HARMONY) <= self.id.keys()
+        self._is_text = chat and not is_harmony and found is None
+        if self._is_text:
+            template = vocabulary.chat_template or ""
+            found = known[0] if tags else next((one for one in known if one.end in template), None)
         self.kind = "harmony" if is_harmony else "think" if found else None
         self._tags = found or TAGS[0]
-        self._is_text = chat and self.kind is None  # such tags may be plain text, of several tokens
         self._begin, self._end = (self.id.get(name, -1) for name in self._tags[:2])
-
-    def _two(self, tags: Sequence[str]) -> Sequence[str]:
-        if len(tags) != 2:
-            raise UserError("prompt.thinking_tags", "it must be the two tokens that begin and end thoughts")
-        if unknown := [tag for tag in tags if tag not in self.id]:
-            raise UserError("prompt.thinking_tags", f"the model's tokenizer has no control token {unknown[0]!r}")
-        return tags
 
     def is_open(self, prompt: Sequence[int]) -> bool:
         """Whether the prompt ends inside of a thought."""
+        if self.kind == "think" and self._is_text:
+            _, opened, thought = self._tail(prompt).rpartition(self._tags.begin)
+            return bool(opened) and thought.strip() in ("", self._tags.title.strip())
         return self.kind == "think" and self._last_tag(prompt) == self._begin
+
+    def _is_closed(self, prompt: Sequence[int]) -> bool:
+        if self._is_text:
+            return self._tail(prompt).rstrip().endswith(self._tags.end)
+        return self._last_tag(prompt) == self._end
+
+    def _tail(self, prompt: Sequence[int]) -> str:
+        return self.vocabulary.decode(prompt[-_TAIL:], control=True)
 
     def _last_tag(self, prompt: Sequence[int]) -> int | None:
         return next((token for token in reversed(prompt[-8:]) if token in (self._begin, self._end)), None)
@@ -114,21 +126,30 @@ class Channels:
 
     def grammar(self, body: str, prompt: Sequence[int]) -> str:
         """Lark for an answer after the prompt: reasoning is free, and ``body`` (the rule of that name) its answer."""
-        thought = "TEXT" if self.think_tokens is None else "thought"
-        limit = "" if self.think_tokens is None else f"thought[max_tokens={self.think_tokens}]: TEXT\n"
+        limit = "" if self.think_tokens is None else f"[max_tokens={self.think_tokens}]"
+        thought = f"thought{limit}: TEXT\n"
         if self.kind == "harmony":
-            return _HARMONY_GRAMMAR.format(thought=thought) + limit + body
-        if self.kind != "think" or self._last_tag(prompt) == self._end:
+            return _HARMONY_GRAMMAR + thought + body
+        if self.kind != "think" or self._is_closed(prompt):
             return "start: body\n" + body
-        is_open = self.is_open(prompt)
-        begin, end = "" if is_open else f"<[{self._begin}]>", f"<[{self._end}]>"
-        think = "think" if is_open else "think?"
-        return _THINK_GRAMMAR.format(think=think, thought=thought, begin=begin, end=end) + limit + body
+        begin, end = f"<[{self._begin}]>", f"<[{self._end}]>"
+        if self._is_text:
+            begin, end = json.dumps(self._tags.begin), json.dumps(self._tags.end)
+            if limit:  # the lexer is greedy: what it takes for a thought must stop where the end may begin
+                thought = f"thought{limit}: /[^{_same_byte(self._tags.end[0])}]*/\n"
+            else:
+                thought, end = f"thought[suffix={end}]: TEXT\n", ""
+        begins, begin = ("think", "") if self.is_open(prompt) else ("think?", begin)
+        return _THINK_GRAMMAR.format(begins=begins, begin=begin, end=end) + thought + body
 
     def was_ended(self, ids: Sequence[int], prompt: Sequence[int]) -> bool:
         """Whether the thought among generated ids has all the tokens that it may have, and an answer behind it."""
         if self.think_tokens is None or self.kind is None:
             return False
+        if self._is_text:
+            thought, closed, _ = self.vocabulary.decode(ids).partition(self._tags.end)
+            words = self.vocabulary.encode_plain(thought.lstrip().removeprefix(self._tags.begin))
+            return bool(closed) and len(words) >= self.think_tokens
         first, last = ("<|message|>", "<|end|>") if self.kind == "harmony" else self._tags[:2]
         end = self.id[last]
         begin = -1 if self.is_open(prompt) or self.id[first] not in ids else list(ids).index(self.id[first])
@@ -138,29 +159,29 @@ class Channels:
         """The answer among generated ids and its reasoning, control tokens left out."""
         if self.kind == "harmony" and self.id["<|channel|>"] in ids:
             return self._harmony(list(ids))
+        if self._is_text:
+            return self._plain(self.vocabulary.decode(ids), prompt)
         if self.kind == "think":
             return self._think(list(ids), self.is_open(prompt))
-        text = self.vocabulary.decode(ids)
-        return self._plain(text, prompt) if self._is_text else Answer(text)
+        return Answer(self.vocabulary.decode(ids))
 
     def _plain(self, text: str, prompt: Sequence[int]) -> Answer:
         """An answer whose tags are plain text."""
         begin, end = self._tags[:2]
-        begun = text.lstrip().startswith(begin)
+        begun = text.lstrip().startswith(begin) or self.is_open(prompt)
         thought, closed, answer = text.lstrip().removeprefix(begin).partition(end)
-        if closed and (begun or self._opens_in_text(prompt)):
-            return Answer(answer.lstrip("\n"), thought.strip())
-        return Answer("", thought, False) if begun else Answer(text)  # what a grammar made holds no tags
-
-    def _opens_in_text(self, prompt: Sequence[int]) -> bool:
-        return self.vocabulary.decode(prompt[-8:], control=True).rstrip().endswith(self._tags.begin)
+        if closed and (begun or self._tail(prompt).rstrip().endswith(begin)):
+            return Answer(answer.lstrip("\n"), self._thought(thought).strip())
+        return Answer("", self._thought(thought), False) if begun else Answer(text)
 
     def span(self, ids: Sequence[int], prompt: Sequence[int] = ()) -> slice:
         """Where the answer's tokens lie among generated ids; an empty slice where it never began."""
         if self.kind == "harmony" and self.id["<|channel|>"] in ids:
             return self._harmony_span(list(ids))
+        if self._is_text:
+            return self._plain_span(ids, prompt)
         if self.kind != "think":
-            return self._plain_span(ids, prompt) if self._is_text else slice(0, len(ids))
+            return slice(0, len(ids))
         if self._end in ids:
             return slice(list(ids).index(self._end) + 1, len(ids))
         return slice(0, 0 if self.is_open(prompt) or self._begin in ids[:4] else len(ids))
@@ -210,3 +231,16 @@ class Channels:
 
     def _thought(self, text: str) -> str:
         return text.removeprefix(self._tags.title)
+
+
+def _two(tags: Sequence[str]) -> Sequence[str]:
+    if len(tags) != 2 or not all(tags):
+        raise UserError("prompt.thinking_tags", "it must be the two texts that begin and end thoughts")
+    return tags
+
+
+def _same_byte(char: str) -> str:
+    """The characters whose UTF-8 begins as this one's does, as a range in a regular expression."""
+    bits = 6 * (len(char.encode()) - 1)
+    first = ord(char) >> bits << bits
+    return f"\\x{{{first:x}}}-\\x{{{first | (1 << bits) - 1:x}}}"

@@ -66,8 +66,8 @@ class PromptConf:
             system message with the first question.
         stop: Texts that end an answer and are left out of it.
         template_kwargs: Variables for the model's chat template, such as {enable_thinking: false}.
-        thinking_tags: The two tokens around what the model thinks, such as [<think>, </think>], where they are not
-            among those that are known.
+        thinking_tags: What the model writes around its thoughts, such as [<think>, </think>], as tokens or plain text,
+            where it is not among the tags that are known.
     """
 
     system: str | None = None

@@ -13,7 +13,7 @@ from runner.sequences import Sequence
 from runner.text.channels import TAGS, Answer, Channels
 from runner.text.grammar import AnswerGrammar, free_grammar
 from runner.text.structure import StructureConf, read_structure
-from runner.text.vocabulary import TransformersVocabulary
+from runner.text.vocabulary import ByteTokenizer, TransformersVocabulary
 from runner.types import Request, Sampling, UserError
 from tests.support.engines import finish
 from tests.support.prompts import prompter, render, small_tokenizer
@@ -75,7 +75,7 @@ def test_other_tags_are_read_as_think_tags_are(begin, end, title):
     assert read(tokenizer, p.text(asked, {"text": "x"}).partition("assistant\n")[2] + "good") == Answer("good", "")
 
 
-def test_tags_of_several_tokens_are_read_as_tags():
+def test_think_tags_of_several_tokens_are_read_as_tags_where_no_template_tells_of_them():
     tokenizer = small_tokenizer()
     channels = Channels(TransformersVocabulary(tokenizer), True)
     assert channels.kind is None
@@ -92,16 +92,63 @@ def test_tags_of_several_tokens_are_read_as_tags():
         assert tokenizer.decode(ids(tokenizer, text)[span]).strip() == answer
 
 
-def test_tags_of_ones_own_are_read_and_must_be_tokens():
-    tokenizer = small_tokenizer()
-    tokenizer.add_tokens(["<ponder>", "</ponder>"])
-    p = prompter(tokenizer, thinking_tags=["<ponder>", "</ponder>"])
-    assert p.channels.read(ids(tokenizer, "<ponder>good</ponder>film")) == Answer("film", "good")
-    assert prompter(tokenizer).channels.kind is None
-    with pytest.raises(UserError, match="the two tokens"):
+class Letters(ByteTokenizer):
+    """A vocabulary in which every tag is plain text, and a chat template that has one of them."""
+
+    def __init__(self, template):
+        super().__init__()
+        self.chat_template += "{# " + template + " #}"
+
+
+@pytest.mark.parametrize(("begin", "end", "title"), [(one.begin, one.end, one.title) for one in TAGS])
+def test_tags_that_are_plain_text_are_read_as_tokens_are_where_the_template_has_them(begin, end, title):
+    vocabulary = Letters(f"{{% if '{end}' in content %}}")
+    channels = Channels(vocabulary, True, think_tokens=9)
+    code = vocabulary.encode_plain
+    assert channels.kind == "think"
+    assert channels.read(code(f"{begin}{title}so{end}\n\nfilm")) == Answer("film", "so")
+    assert channels.read(code(f"{begin}{title}so")) == Answer("", "so", False)
+    assert channels.read(code(f"so{end}film"), code(f"hello {begin}\n")) == Answer("film", "so")
+    assert channels.read(code("so"), code(f"hello {begin}\n")) == Answer("", "so", False)
+    assert channels.read(code("film")) == Answer("film")
+    spanned = code(f"{begin}so{end}film")
+    assert spanned[channels.span(spanned)] == code("film")
+    assert channels.is_open(code(f"hello {begin}\n")) and not channels.is_open(code(f"hello {begin}{end}"))
+    assert channels.skip(f"hello {begin}").rstrip().endswith(end)
+    assert channels.was_ended(code(f"{begin}{'so many words' * 9}{end}film"), []) and not channels.was_ended(
+        spanned, []
+    )
+    takes = Grammars(vocabulary)
+    for prompt, answer, right in (
+        ("", f"{begin}so{end}ham", True),
+        ("", f"{begin}so{end}\n\nham", True),
+        ("", "ham", True),
+        ("", f"{begin}so{end}eggs", False),
+        ("", f"{begin}{'so many words' * 9}{end}ham", False),
+        (f"hello {begin}\n", f"so{end}ham", True),
+        (f"hello {begin}\n", "ham", False),
+        (f"hello {begin}{end}", "ham", True),
+        ("", f"{begin}so {end[:3]} {end}\n\nham", None),
+    ):
+        limits = Channels(vocabulary, True) if right is None else channels
+        grammar = AnswerGrammar('body: "ham"\n', limits).after(code(prompt))
+        matcher = takes.start(Sequence((0, 0), [], 0, grammar=grammar)).matcher
+        tokens = code(answer)
+        assert (matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()) == (right is not False), (
+            answer
+        )
+
+
+def test_tags_of_ones_own_are_read_be_they_tokens_or_text():
+    for tokens in ([], ["<ponder>", "</ponder>"]):
+        tokenizer = small_tokenizer()
+        tokenizer.add_tokens(tokens)
+        p = prompter(tokenizer, thinking_tags=["<ponder>", "</ponder>"])
+        found = p.channels.read(ids(tokenizer, "<ponder>good</ponder>film"))
+        assert (found.text.strip(), (found.reasoning or "").strip()) == ("film", "good")
+        assert prompter(tokenizer).channels.kind is None
+    with pytest.raises(UserError, match="the two texts"):
         prompter(tokenizer, thinking_tags=["<ponder>"])
-    with pytest.raises(UserError, match="no control token '<muse>'"):
-        prompter(tokenizer, thinking_tags=["<ponder>", "<muse>"])
 
 
 @cache
