@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from runner.engine.attention import runs
 from runner.engine.attention.copies import Copies
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
@@ -37,9 +38,10 @@ def levels(seed):
     return [*found, (rng.integers(1, VOCAB, 5).tolist(), ())]
 
 
-def test_rows_behind_several_levels_of_prefix_go_on_as_alone(model, resident):
-    """Half of the families with prefixes that are copied, and on two streams."""
-    copies, streams = (99, 2) if model.model_type < "l" else (0, 1)
+def test_rows_behind_several_levels_of_prefix_go_on_as_alone(model, resident, monkeypatch):
+    """Half of the families with prefixes that are copied, on two streams, and padded as on a GPU."""
+    copies, streams = (99, 2) if model.model_type >= "l" else (0, 1)
+    monkeypatch.setitem(runs.PADDING, mx.cpu, 256 if copies else 0)
     most = [5, 3, 1, 6, 4, 2, 3]
     todo = [Sequence((i, 0), row, most[i], boundaries=boundaries) for i, (row, boundaries) in enumerate(levels(copies))]
     todo[1::3] = [Sequence(one.key, one.tokens, 0, boundaries=one.boundaries, choices=CHOICES) for one in todo[1::3]]

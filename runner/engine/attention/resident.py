@@ -52,6 +52,7 @@ class ResidentModel:
 
     def forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
         """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
+        # Steps with states are not recorded: which rows go together, and from where, is decided in Python.
         known = not self.states and all(layer.fused and layer.keys is not None for layer in self.layers)
         if known and rows is not None and not step.prefilling:
             logits = self._replay(tokens, step, rows)
