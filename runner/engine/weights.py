@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
 
 def load_plain_tokenizer(folder: Path) -> Any:
     """The same without mlx-lm's wrapper, and without MLX: for a process that has no model."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # as mlx-lm does: PyTorch is not needed
     from transformers import AutoTokenizer
 
     try:

@@ -137,6 +137,7 @@ def test_the_driver_never_imports_mlx(tiny_model_folder, tmp_path):
     """
     done = runs.python(__import__("textwrap").dedent(code), *given)
     assert done.stdout.split("\n")[0] == "8 []", done.stderr
+    assert "PyTorch" not in done.stderr
 
 
 def test_labels_and_confidences_of_a_real_model_are_those_of_one_process(tiny_model_folder, monkeypatch):
