@@ -22,7 +22,8 @@ from runner.types import Completion, UserError
 from runner.words import first_line
 
 FILE = "answers.db"
-BATCH = 1000  # answers written together
+BATCH = 1000  # answers written together,
+SECONDS = 10.0  # or those of so long: what a killed run had not written is not in the cache
 DAY = 86_400
 LOCKED_S = 10.0  # to wait for another run's transaction
 _TABLES = """
@@ -47,6 +48,7 @@ class Answers:
         self._new: dict[bytes, Completion] = {}
         self._used: set[bytes] = set()
         self._hits = 0
+        self._written = time.monotonic()
         self._connection: sqlite3.Connection | None = None
         with self._tolerant("opened"):
             self._connection = _open(path())
@@ -65,7 +67,8 @@ class Answers:
     def keep(self, answers: Iterable[tuple[bytes, Completion]]) -> None:
         """Remember answers that were computed; they are written some at a time."""
         self._new.update((self._key(digest), completion) for digest, completion in answers)
-        if len(self._new) + len(self._used) >= BATCH:
+        waited = time.monotonic() - self._written
+        if len(self._new) + len(self._used) >= BATCH or waited >= SECONDS:
             self._write()
 
     def close(self) -> None:
@@ -90,6 +93,7 @@ class Answers:
     def _write(self) -> None:
         new, used, hits = self._new, self._used, self._hits
         self._new, self._used, self._hits = {}, set(), 0
+        self._written = time.monotonic()
         if self._connection is None or not (new or used or hits):
             return
         today = int(time.time()) // DAY

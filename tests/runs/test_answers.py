@@ -81,6 +81,16 @@ def test_a_killed_run_leaves_a_sound_cache_and_resumes():
     assert len(rows_of()) == 40 and answers.measure()["answers"] >= 20
 
 
+def test_answers_that_come_slowly_are_in_the_cache_before_the_run_ends(monkeypatch):
+    slow = Answers({})
+    slow.keep([(b"1", Completion("a"))])
+    assert answers.measure()["answers"] == 0
+    monkeypatch.setattr(answers, "SECONDS", 0.0)
+    slow.keep([(b"2", Completion("b"))])
+    assert answers.measure()["answers"] == 2
+    slow.close()
+
+
 def _die_after(count):
     def keep(self, found, original=Answers.keep, kept=[0]):  # noqa: B006
         found = list(found)
