@@ -20,7 +20,8 @@ Then:
 
 The output has one label a row, and the column ``stage`` says whose it is. The end of the run and its report say which
 share of the rows was escalated, what that took in seconds against either model alone and, with a gold column, how
-accurate the cascade and the models are. Where the large model ends with an error, so does the row.
+accurate the cascade and the models are: the large one on the rows that it was asked about, which are the hard ones, or,
+with ``cascade.agree``, on a random sample. Where the large model ends with an error, so does the row.
 
 ``cascade.agree=0.95`` instead of ``where`` chooses the threshold: both models label a random sample of
 ``cascade.rows`` rows, and the lowest threshold is taken at which the cascade has the large model's label in at least
