@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from runner.data.cells import values
+from runner.plain import to_json
 from runner.types import UnreadableCell, UserError
 from runner.words import composed
 
@@ -90,6 +91,8 @@ def _spellings(value: Any) -> tuple[str, ...]:
     """How a label may be written that this cell means, the usual way first."""
     if isinstance(value, bool):
         return str(value).lower(), str(value)
+    if isinstance(value, list | tuple | Mapping):
+        return (to_json(value),)
     number = _whole(value)
     if number is None or isinstance(value, int):
         return (str(value),)

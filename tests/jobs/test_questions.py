@@ -534,6 +534,13 @@ def test_each_question_has_its_figures_everywhere(folder, capsys):
     assert f"{figures['topics']['micro_f1']:.3f}" in page and f"{figures['stars']['spearman']:.3f}" in page
 
 
+def test_a_report_shows_lists_of_gold_as_it_shows_answers(folder, capsys):
+    path, _ = folder
+    assert main(["report", str(path / "multi")]) == 0
+    page = (path / "multi" / "report.html").read_text()
+    assert "[&#34;price&#34;, &#34;quality&#34;]" in page and "[&#39;price" not in page and "['price" not in page
+
+
 def exported(run_dir, kind, folder):
     target = folder / f"{run_dir.name}.{kind}.json"
     assert main(["export", str(run_dir), str(target), "--format", kind, "--overwrite"]) == 0
