@@ -1,4 +1,4 @@
-"""The command ``perplexity``: from overrides to windows in a checkpoint to a table of variants.
+r"""The command ``perplexity``: from overrides to windows in a checkpoint to a table of variants.
 
 It cuts a text into windows, commits each batch of them, and writes one table of all variants with standard errors and
 the differences from the first, as text, Markdown and JSON. ``--self-check`` compares a batch with forward passes one
@@ -20,6 +20,18 @@ The output has a row for each window, with these columns beside ``error`` and ``
     ``end``: The position after its last one.
     ``tokens``: How many of them are scored: those that no window before it held.
     ``nll``: The sum of their negative log-likelihoods, in nats.
+
+Figures of two programs can be compared only if both cut and score the text alike; the table says how it was done here.
+What others do, and the settings that come near:
+
+    ``mlx_lm.perplexity``: Rows in a random order, each with what the tokenizer puts around it and the end token, joined
+        and cut into windows that do not overlap; the rest is left out. ``perplexity.window=512 perplexity.stride=512
+        perplexity.bos=false``, on one document.
+    ``llama-perplexity``: The whole file as one text, windows that do not overlap, each begun with the token that begins
+        a text; only the second half of a window is scored. No setting scores the same tokens;
+        ``perplexity.separator='\n' perplexity.window=512 perplexity.stride=256`` gives each at least as much context.
+    ``WikiText``: Model cards mostly take the rows of the hub with their line ends, joined by nothing or by blank lines:
+        ``perplexity.separator=''`` for rows from the hub, ``'\n'`` for a text file, and the card's window and stride.
 
 Modules:
 check    Batches of windows held against forward passes one by one, which NumPy normalises.
