@@ -73,6 +73,15 @@ def test_a_layer_that_masks_by_itself_is_refused(monkeypatch):
         ResidentModel(model)
 
 
+def test_a_window_that_the_cache_does_not_know_is_refused_however_far_the_trial_would_have_to_look():
+    mx.set_default_device(mx.cpu)
+    from mlx_lm.models import smollm3
+
+    args = {**SIZES, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4096}
+    with pytest.raises(UnsupportedModelError, match="window of 4096"):
+        ResidentModel(smollm3.Model(smollm3.ModelArgs.from_dict({"model_type": "smollm3", **args})))
+
+
 def test_the_quick_tangent_is_right_to_the_last_places():
     x = mx.linspace(-100, 100, 20001)
     assert mx.abs(cpu.tanh(x) - mx.tanh(x)).max() < 3e-7

@@ -22,6 +22,7 @@ class SharedKV:
     """A layer's cache that attends by itself. ``masks``: whether its layer's own masks may be left out."""
 
     step: Any
+    reach: Any
     masks = False
     start_position = 0  # of a chunked cache: the first token that it has
     fetched: tuple[Fetched, Fetched] | None = None
@@ -32,9 +33,10 @@ class SharedKV:
         positions: mx.array = self.step.positions
         return positions
 
-    def make_mask(self, *_: Any, **__: Any) -> None:
-        """None: ``attention`` masks by itself."""
-        return
+    def make_mask(self, *_: Any, window_size: int | None = None, **__: Any) -> None:
+        """None: ``attention`` masks by itself. Raises NotImplementedError for a window smaller than the cache's."""
+        if window_size and window_size < (self.reach.window or window_size + 1):
+            raise NotImplementedError(f"a window of {window_size} tokens that its cache does not know")
 
     def maybe_trim_front(self) -> None:
         """Nothing: slots keep no more than is seen."""
