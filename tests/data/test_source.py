@@ -353,7 +353,7 @@ def test_a_hub_data_set(monkeypatch):
     monkeypatch.setattr("runner.data.readers.arrow.reachable", lambda what, offline: not offline)
     data = source("owner/name", "hub", split="test", revision="abc")
     assert list(data.rows(0)) == [ROWS[4], ROWS[2]]
-    assert asked == {"path": "owner/name", "name": None, "split": "test", "revision": "abc"}
+    assert asked == {"path": "owner/name", "name": None, "split": "test", "revision": "abc", "cache_dir": None}
     with pytest.raises(UserError, match=r"cannot load missing .* from the hub: no such data set"):
         source("missing", "hub")
 
