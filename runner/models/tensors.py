@@ -55,7 +55,9 @@ def kv_shape(config: dict[str, Any], kind: str) -> KVShape | None:
         return None
     own = layers - int(table.get("num_kv_shared_layers") or 0)  # the last ones attend to the KV of these
     number_bytes, window = _value_bytes(table, kind), int(table.get("sliding_window") or 0)
-    sliding = (table.get("layer_types") or [])[:own].count("sliding_attention") if window else 0
+    types = (table.get("layer_types") or [])[:own]
+    own -= sum(types.count(recurrent) for recurrent in ("linear_attention", "conv"))  # a state, whatever the length
+    sliding = types.count("sliding_attention") if window else 0
     wide = int(table.get("global_head_dim") or width), int(table.get("num_global_key_value_heads") or heads)
     all_bytes = (own - sliding) * 2 * wide[0] * wide[1] * number_bytes
     return KVShape(all_bytes, sliding * 2 * heads * width * number_bytes, window)

@@ -156,6 +156,13 @@ def test_layers_that_attend_to_earlier_ones_take_no_memory_and_wide_heads_take_t
     assert kv_shape(text | {"global_head_dim": 16}, "cpu") == KVShape(2 * 2 * 2 * 16 * 4, 2 * 2 * 2 * 8 * 4, 8)
 
 
+@pytest.mark.parametrize("recurrent", ["linear_attention", "conv"])
+def test_recurrent_layers_take_no_kv_for_each_token(recurrent):
+    text = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}
+    text |= {"layer_types": [recurrent] * 3 + ["full_attention"]}
+    assert kv_shape({"text_config": text}, "cuda") == KVShape(2 * 2 * 8 * 2)
+
+
 def write_weights(folder, tensors):
     start, header = 0, {}
     for name, (dtype, shape, size) in tensors.items():
