@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from runner.data.conf import DatasetConf
 from runner.data.readers import table
+from runner.data.readers.arrow import read_hub
 from runner.data.source import open_source
 from runner.types import Source, UserError
 
@@ -356,6 +357,19 @@ def test_a_hub_data_set(monkeypatch):
     assert asked == {"path": "owner/name", "name": None, "split": "test", "revision": "abc", "cache_dir": None}
     with pytest.raises(UserError, match=r"cannot load missing .* from the hub: no such data set"):
         source("missing", "hub")
+
+
+def test_a_run_without_the_hub_keeps_no_later_one_of_its_process_from_it(monkeypatch):
+    import datasets
+    from huggingface_hub import constants
+
+    seen = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    load = lambda path, **options: seen.append(constants.HF_HUB_OFFLINE) or datasets.Dataset.from_list(ROWS)  # noqa: E731
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    read_hub(DatasetConf(kind="hub", path="owner/name"), "owner/name", offline=True)
+    assert (seen, constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE) == ([True], False, False)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,17 +69,13 @@ def read_hub(conf: DatasetConf, path: str, offline: bool) -> Loaded:
     import datasets
 
     cached = not reachable(str(conf.path), offline)
-    if cached:
-        import huggingface_hub.constants
-
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
-        datasets.config.HF_HUB_OFFLINE = True
     folder = Path(path).expanduser()
     where = _cache_of(folder) if folder.is_dir() else None
     try:
-        loaded = datasets.load_dataset(
-            conf.path, name=conf.subset, split=conf.split, revision=conf.revision, cache_dir=where
-        )
+        with _offline(cached):
+            loaded = datasets.load_dataset(
+                conf.path, name=conf.subset, split=conf.split, revision=conf.revision, cache_dir=where
+            )
     except Exception as error:  # the hub client raises many kinds; each means that the data set cannot be loaded
         what = f"{conf.path} (subset {conf.subset}, split {conf.split}, revision {conf.revision})"
         hint = "run once with a network and without offline" if offline else "check the name and the network"
@@ -86,6 +84,21 @@ def read_hub(conf: DatasetConf, path: str, offline: bool) -> Loaded:
     content = hash_files([Path(file["filename"]) for file in loaded.cache_files]) if where else loaded._fingerprint
     identity = hash_json(conf.path, conf.subset, conf.split, conf.revision, content)
     return Loaded(_arrow_of(loaded), identity, _order_of(loaded))
+
+
+@contextmanager
+def _offline(really: bool) -> Iterator[None]:
+    """Keep the clients from asking the hub meanwhile; later runs of this process may ask it again."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    if really:
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def _cache_of(folder: Path) -> str:
