@@ -140,17 +140,24 @@ def test_the_driver_never_imports_mlx(tiny_model_folder, tmp_path):
     assert "PyTorch" not in done.stderr
 
 
+def on_two_seats_and_alone(given):
+    """Pairs of the rows of two labelling runs that must have the same labels and confidences."""
+    runner.run([*given, "run_name=alone"])
+    runner.run([*given, "run_name=fleet", "fleet=local", "fleet.seats=2"])
+    assert min(one["answers"] for one in seats()) > 0
+    pairs = list(zip(runs.rows_of("fleet"), runs.rows_of("alone"), strict=True))
+    for mine, other in pairs:
+        assert (mine["id"], mine["label"], mine["error"]) == (other["id"], other["label"], None)
+        assert mine["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+    return pairs
+
+
 def test_labels_and_confidences_of_a_real_model_are_those_of_one_process(tiny_model_folder, monkeypatch):
     wait_for_seats(monkeypatch, 2)
     given = ["job=label", "job.labels=[a,ab,q,x]", "dataset=csv", "dataset.path=rows.csv", "prompt.chat=false"]
     given += ["prompt.user='Which letter? {{ text }}'", f"model.path={tiny_model_folder}", "engine.backend=cpu"]
     given += ["engine.batch_size=4", "dataset.limit=60"]
-    runner.run([*given, "run_name=alone"])
-    runner.run([*given, "run_name=fleet", "fleet=local", "fleet.seats=2"])
-    assert min(one["answers"] for one in seats()) > 0
-    for mine, other in zip(runs.rows_of("fleet"), runs.rows_of("alone"), strict=True):
-        assert (mine["id"], mine["label"], mine["error"]) == (other["id"], other["label"], None)
-        assert mine["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+    for mine, other in on_two_seats_and_alone(given):
         assert mine["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
 
@@ -271,9 +278,4 @@ def test_labels_and_confidences_of_smollm2_are_those_of_one_process(monkeypatch,
     wait_for_seats(monkeypatch, 2)
     given = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=rows.csv", "dataset.limit=24"]
     given += ["prompt.user='Ham or spam? {{ text }}'", "engine.backend=cpu", "engine.batch_size=4"]
-    runner.run([*given, "run_name=alone"])
-    runner.run([*given, "run_name=fleet", "fleet=local", "fleet.seats=2"])
-    assert min(one["answers"] for one in seats()) > 0
-    for mine, other in zip(runs.rows_of("fleet"), runs.rows_of("alone"), strict=True):
-        assert (mine["id"], mine["label"], mine["error"]) == (other["id"], other["label"], None)
-        assert mine["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+    on_two_seats_and_alone(given)

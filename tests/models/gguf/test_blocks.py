@@ -14,6 +14,7 @@ from runner.machine.device import Device
 from runner.models import resolve
 from runner.models.gguf import blocks
 from runner.models.tensors import weights_hash
+from tests.support import ggufs
 from tests.support.llama import Llama
 
 CPU = Device("cpu", "a CPU", None, 1 << 34)
@@ -43,22 +44,10 @@ def stored(kind, shape, seed=0):
     return found.reshape(shape[0], -1)
 
 
-def write(path, tensors, **fields):
-    """A GGUF file of tensors by name, each stored as (kind, array)."""
-    writer = gguf.GGUFWriter(path, "llama")
-    for key, (add, value) in fields.items():
-        getattr(writer, f"add_{add}")(key.replace("__", "."), value)
-    for name, (kind, array) in tensors.items():
-        writer.add_tensor(name, array, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 def one(tmp_path, kind, shape=(6, 512)):
-    return gguf.GGUFReader(write(tmp_path / "one.gguf", {"t": (kind, stored(kind, shape))})).tensors[0]
+    return gguf.GGUFReader(ggufs.write(tmp_path / "one.gguf", "llama", {}, {"t": (kind, stored(kind, shape))})).tensors[
+        0
+    ]
 
 
 def plain(mx, arrays):
@@ -95,7 +84,7 @@ def test_experts_stacked_in_one_tensor_are_each_what_they_are_alone(tmp_path):
     import mlx.core as mx
 
     several = np.stack([stored(Kind.Q4_K, (6, 512), seed) for seed in range(3)])
-    tensor = gguf.GGUFReader(write(tmp_path / "e.gguf", {"t": (Kind.Q4_K, several)})).tensors[0]
+    tensor = gguf.GGUFReader(ggufs.write(tmp_path / "e.gguf", "llama", {}, {"t": (Kind.Q4_K, several)})).tensors[0]
     arrays = blocks.decode(tensor, mx.float32)
     assert arrays["weight"].shape[:2] == (3, 6)
     for at, rows in enumerate(several):
@@ -135,7 +124,7 @@ def test_blocks_that_would_be_read_in_two_ways_are_refused(tmp_path, monkeypatch
         blocks.decode(one(tmp_path, Kind.Q4_K), mx.float32)
 
 
-def llama(path, kinds, **more):
+def llama(path, kinds):
     """A random llama; ``kinds``: types by part of the name."""
     tokens = ["<s>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
     shapes = {"token_embd": (len(tokens), WIDTH), "output_norm": (WIDTH,)}
@@ -151,22 +140,22 @@ def llama(path, kinds, **more):
         array = stored(kind, shape, seed) if len(shape) > 1 else np.ones(shape, np.float32)
         tensors[f"{name}.weight"] = (kind, array)
     fields = {
-        "llama__embedding_length": ("uint32", WIDTH),
-        "llama__block_count": ("uint32", LAYERS),
-        "llama__feed_forward_length": ("uint32", INNER),
-        "llama__attention__head_count": ("uint32", HEADS),
-        "llama__attention__head_count_kv": ("uint32", KV_HEADS),
-        "llama__attention__layer_norm_rms_epsilon": ("float32", 1e-5),
-        "llama__rope__freq_base": ("float32", 10000.0),
-        "llama__context_length": ("uint32", 512),
-        "tokenizer__ggml__model": ("string", "gpt2"),
-        "tokenizer__ggml__pre": ("string", "smollm"),
-        "tokenizer__ggml__tokens": ("array", tokens),
-        "tokenizer__ggml__token_type": ("array", [3] * 3 + [1] * (len(tokens) - 3)),
-        "tokenizer__ggml__merges": ("array", ["a b"]),
-        "tokenizer__ggml__eos_token_id": ("uint32", 2),
+        "llama.embedding_length": WIDTH,
+        "llama.block_count": LAYERS,
+        "llama.feed_forward_length": INNER,
+        "llama.attention.head_count": HEADS,
+        "llama.attention.head_count_kv": KV_HEADS,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.freq_base": 10000.0,
+        "llama.context_length": 512,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3] * 3 + [1] * (len(tokens) - 3),
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.eos_token_id": 2,
     }
-    return write(path, tensors, **fields, **more)
+    return ggufs.write(path, "llama", fields, tensors)
 
 
 EXACT = {"": Kind.Q8_0, "attn_v": Kind.Q4_K, "ffn_down": Kind.Q5_K, "token_embd": Kind.MXFP4, "attn_k": Kind.Q5_0}
@@ -186,7 +175,7 @@ def test_a_model_of_mixed_types_answers_as_its_file_says(tmp_path, cache, kinds,
 
 
 def test_a_type_that_cannot_be_decoded_is_refused_by_name(tmp_path, cache):
-    path = write(tmp_path / "wide.gguf", {"token_embd.weight": (None, np.ones((4, 32)))})
+    path = ggufs.write(tmp_path / "wide.gguf", "llama", {}, {"token_embd.weight": (None, np.ones((4, 32)))})
     reader = gguf.GGUFReader(path)
     with pytest.raises(NotImplementedError, match="F64"):
         blocks.decode(reader.tensors[0], None)
