@@ -57,7 +57,7 @@ def find(address: str) -> Installed:
         there = (
             f"it has {_names(all_found)}"
             if all_found
-            else f"it has no models in {', '.join(map(str, _folders(program)))}"
+            else f"it has no models in {', '.join(map(_shown, _folders(program)))}"
         )
         raise UserError("model", f"{label} has no such model on this machine; {there}", value=address)
     if found[0].problem:
@@ -74,6 +74,14 @@ def all_installed() -> Iterator[Installed]:
 def _names(found: list[Installed], most: int = 12) -> str:
     more = f" and {count_of(len(found) - most, 'other')}" if len(found) > most else ""
     return ", ".join(f"{one.address} ({size(one.size_bytes)})" for one in found[:most]) + more
+
+
+def _shown(folder: Path) -> str:
+    try:
+        folder.exists()
+    except PermissionError:
+        return f"{folder} (which you may not read)"
+    return str(folder)
 
 
 def _folders(program: str) -> list[Path]:
@@ -95,10 +103,11 @@ def _of_ollama() -> Iterator[Installed]:
             name = "/".join([*(part for part in parts if part != "library"), model])
             names = {name, f"{host}/{name}"}
             names |= {f"{one}:{tag}" for one in names}
-            layers = _layers(file)
-            if layers is None:
-                continue
-            yield _from_layers(folder, f"ollama:{name}:{tag}", tuple(sorted(names)), layers)
+            address, spellings = f"ollama:{name}:{tag}", tuple(sorted(names))
+            if (layers := _layers(file)) is None:
+                yield Installed(address, file, spellings, 0, problem=f"{file} is damaged: pull it again")
+            else:
+                yield _from_layers(folder, address, spellings, layers)
 
 
 def _from_layers(folder: Path, address: str, names: tuple[str, ...], layers: list[dict[str, Any]]) -> Installed:
@@ -111,25 +120,25 @@ def _from_layers(folder: Path, address: str, names: tuple[str, ...], layers: lis
     )
     if not digest:
         problem = "it is not a GGUF file"
-    elif not path.is_file():
+    elif not os.path.isfile(path):  # noqa: PTH113 False in a folder of another user, too
         problem = f"its file {path} is missing: pull it again"
     unused = tuple(what for kind, what in _UNUSED.items() if kind in kinds)
-    return Installed(address, path, names, int(model.get("size", 0)), digest, problem, unused)
+    return Installed(address, path, names, model.get("size", 0), digest, problem, unused)
 
 
 def _layers(file: Path) -> list[dict[str, Any]] | None:
     try:
-        layers = json.loads(file.read_text(encoding="utf-8")).get("layers")
-    except (OSError, ValueError, AttributeError):
+        layers = json.loads(file.read_text(encoding="utf-8"))["layers"]
+        return [{**layer, "size": int(layer.get("size", 0))} for layer in layers]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return layers if isinstance(layers, list) else None
 
 
 def _lm_studio_folders() -> list[Path]:
     homes = [Path.home() / ".lmstudio", Path.home() / ".cache" / "lm-studio"]
     pointer = Path.home() / ".lmstudio-home-pointer"
     if pointer.is_file():
-        homes.insert(0, Path(pointer.read_text(encoding="utf-8").strip()))
+        homes.insert(0, Path(pointer.read_text(encoding="utf-8", errors="replace").strip()))
     return list(dict.fromkeys(_models_of(home) for home in homes))
 
 
@@ -139,16 +148,16 @@ def _models_of(home: Path) -> Path:
         chosen = json.loads((home / "settings.json").read_text(encoding="utf-8")).get("downloadsFolder")
     except (OSError, ValueError, AttributeError):
         chosen = None
-    return Path(chosen) if chosen else home / "models"
+    return Path(chosen).expanduser() if chosen and isinstance(chosen, str) else home / "models"
 
 
 def _of_lm_studio() -> Iterator[Installed]:
     """One for each GGUF model of PUBLISHER/REPOSITORY/, and for each MLX folder."""
     for folder in _lm_studio_folders():
-        for repository in sorted(path for path in folder.glob("*/*") if path.is_dir()):
+        for repository in (path for path in _within(folder, "*/*") if path.is_dir()):
             name = "/".join(repository.relative_to(folder).parts)
             if (repository / "config.json").is_file():
-                total = sum(file.stat().st_size for file in repository.glob("*.safetensors"))
+                total = sum(file.stat().st_size for file in repository.glob("*.safetensors") if file.is_file())
                 yield Installed(f"lmstudio:{name}", repository, _spellings(name), total)
             yield from (_from_file(name, file) for file in gguf_files(repository))
 
@@ -178,8 +187,17 @@ def _spellings(repository: str) -> tuple[str, ...]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files three levels deep or deeper."""
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and len(path.relative_to(folder).parts) >= 3)
+    """Files three levels deep or deeper, but for hidden ones, which file managers leave."""
+    found = (path for path in _within(folder, "**/*") if path.is_file() and not path.name.startswith("."))
+    return (path for path in found if len(path.relative_to(folder).parts) >= 3)
+
+
+def _within(folder: Path, pattern: str) -> list[Path]:
+    """What matches in a folder; nothing in one that may not be read, as that of a service's own user."""
+    try:
+        return sorted(folder.glob(pattern))
+    except (OSError, ValueError):
+        return []
 
 
 _PROGRAMS: dict[str, tuple[str, Callable[[], Iterator[Installed]], Callable[[], list[Path]]]] = {

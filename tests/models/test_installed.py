@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from runner.cli import main
 from runner.config.load import load_config
 from runner.models import resolve
 from runner.models.gguf.pieces import CONVERSION
-from runner.models.installed import find
+from runner.models.installed import all_installed, find
 from runner.models.listing import loss_of
 from runner.types import UserError
 from tests.support import ggufs
@@ -90,6 +91,46 @@ def test_what_cannot_be_used_says_why(home):
     pull(home, "library/gone", "latest", b"gone").unlink()
     with pytest.raises(UserError, match="is missing: pull it again"):
         find("ollama:gone")
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "\0", "[]", "{}", '{"layers": [null]}', '{"layers": ["x"]}', '{"layers": [{"size": null}]}']
+)
+def test_a_damaged_manifest_is_listed_with_its_problem_and_hides_no_other_model(home, damaged):
+    good = pull(home, "library/good", "latest")
+    manifest = home / ".ollama/models/manifests/registry.example/library/bad/latest"
+    manifest.parent.mkdir()
+    manifest.write_text(damaged)
+    manifest.with_name(".DS_Store").write_bytes(b"\xff")
+    assert find("ollama:good").path == good
+    assert [one.address for one in all_installed()] == ["ollama:bad:latest", "ollama:good:latest"]
+    with pytest.raises(UserError, match=r"bad/latest is damaged: pull it again"):
+        find("ollama:bad")
+
+
+def test_links_to_nowhere_and_odd_settings_hide_no_other_model(home):
+    good = download(home, "someone/Good/good-Q4_0.gguf")
+    (good.parent / "lost-Q8_0.gguf").symlink_to("/nowhere/lost.gguf")
+    download(home, "someone/Mlx/config.json").with_name("model.safetensors").symlink_to("/nowhere/model.safetensors")
+    (home / ".lmstudio/settings.json").write_text('{"downloadsFolder": 5}')
+    (home / ".lmstudio-home-pointer").write_bytes(b"\xff\xfe")
+    assert find("lmstudio:good").path == good
+    assert [one.size_bytes for one in all_installed()] == [4, 0]
+
+
+def test_a_folder_that_may_not_be_read_is_said_and_hides_no_other_model(home, monkeypatch):
+    """As of Ollama's service on Linux, whose models lie in the home of its own user."""
+    good, asked = download(home, "someone/Good/good-Q4_0.gguf"), Path.stat
+
+    def stat(path, **options):
+        if ".ollama" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return asked(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert [one.path for one in all_installed()] == [good]
+    with pytest.raises(UserError, match=r"no models in .*\.ollama/models \(which you may not read\)"):
+        find("ollama:any")
 
 
 def test_other_folders_count_where_the_programs_were_told_so(home, tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ class GGUFFile:
             named = f"name it {name_of(piece)}-{values.get('split.no', 0) + 1:05d}-of-{whole:05d}.gguf"
             raise self.error(f"it is one of {whole} pieces, and its name does not say so: {named}, beside the others")
         if values.get("split.no", 0) != at:
-            raise self.error(f"{piece.name} is piece {values['split.no'] + 1}, not {at + 1}")
+            raise self.error(f"{piece.name} is piece {values.get('split.no', 0) + 1}, not {at + 1}")
         self._values = values | self._values  # the first piece has all settings
         self.tensors |= {tensor.name: tensor for tensor in reader.tensors}
 

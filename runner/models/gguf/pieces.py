@@ -29,7 +29,8 @@ def all_pieces(gguf: Path) -> list[Path]:
 
 def gguf_files(folder: Path) -> list[Path]:
     """The GGUF models in a folder, each by its only or its first piece; what reads images beside them is none."""
-    found = sorted(file for file in folder.glob("*.gguf") if not file.name.lower().startswith("mmproj"))
+    files = (file for file in folder.glob("*.gguf") if file.is_file())
+    found = sorted(file for file in files if not file.name.lower().startswith("mmproj"))
     return [file for file in found if (named := _PIECE.fullmatch(file.name)) is None or int(named["number"]) == 1]
 
 
