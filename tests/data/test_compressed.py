@@ -4,6 +4,7 @@ import bz2
 import datetime
 import gzip
 import json
+import lzma
 from decimal import Decimal
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from runner.types import UserError
 ROWS = [{"id": i, "text": f"row {i}"} for i in range(30)]
 CSV = "id,text\n" + "".join(f"{r['id']},{r['text']}\n" for r in ROWS)
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS)
-PACKERS = {"gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress, "bz2": bz2.compress}
+PACKERS = {"gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress, "bz2": bz2.compress, "xz": lzma.compress}
 
 
 def rows(path, kind, **conf):
@@ -39,6 +40,18 @@ def test_a_file_that_was_unpacked_but_not_renamed_is_read(tmp_path):
     path = tmp_path / "data.csv.gz"
     path.write_text(CSV)
     assert rows(path, "csv") == ROWS
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_files_that_were_joined_hold_the_rows_of_all_and_what_follows_them_is_told(tmp_path, packer, kind, caplog):
+    content, pack = (CSV if kind == "csv" else JSONL).encode(), PACKERS[packer]
+    skipped = b"\x50\x2a\x4d\x18\x03\0\0\0abc" if packer == "zst" else b""
+    joined = skipped + pack(content[:50]) + skipped + pack(b"") + pack(content[50:])
+    for name, more, says in [("none", b"", False), ("zeros", b"\0" * 99, False), ("other", b"\0signature", True)]:
+        (tmp_path / name).write_bytes(joined + (b"" if packer == "zst" else more))
+        assert rows(tmp_path / name, kind) == ROWS
+        assert ("what follows the" in caplog.text) == (says and packer != "zst")
 
 
 @pytest.mark.parametrize("packer", PACKERS)

@@ -183,7 +183,10 @@ def test_wide_rows_and_long_cells(write):
         (b'a,b\n1,"x\ny"\n1,2,3\n', "line 4 has 3 cells, the header has 2"),
         (b"a,b\n1\n", "line 2 has 1 cell, the header has 2"),
         (b"a,a,b\n1,2,3\n", "more than one column named 'a'"),
-        (b"a,b\n1,x\n2,\xff\n", "line 3 is not utf-8; did you mean dataset.encoding=latin-1"),
+        (b"a,b\n1,x\n2,\xff\n", "line 3 is not utf-8; did you mean dataset.encoding=cp1252 ."),
+        ("a\nже\n".encode("cp1251"), r"cp1251 \('же'\)"),
+        ("a\n日本\n".encode("cp932"), r"line 2 .* cp932 \('日本'\)"),
+        ("a\nb中文\n".encode("utf-16-be"), "dataset.encoding=utf-16-be"),
         (b'a,b\n1,x\n2,"y\n3,z\n', "a quote that is never closed"),
         (b"PAR1abc", "not csv but a Parquet file: use dataset=parquet"),
         (b"PK\x03\x04abc", "Excel"),
@@ -271,7 +274,7 @@ def test_an_array_of_objects_reads_as_its_lines_do(write, monkeypatch, indent, s
     [
         (b'{"a": 1}\n{"a": \n', "line 2 is not JSON"),
         (b'{"a": 1}\n[1]\n', "line 2 is not a JSON object but list"),
-        (b'{"a": "\xff"}\n', "line 1 is not JSON"),
+        (b'{"a": "\xff"}\n', "line 1 is not utf-8"),
         (b"\n\n", "empty data set"),
         (b"{}\n", "no columns"),
         (b"[]", "empty data set"),
@@ -281,7 +284,7 @@ def test_an_array_of_objects_reads_as_its_lines_do(write, monkeypatch, indent, s
         (b'[{"a": 1},\n{"a": "x', "line 2 is not JSON: Unterminated string"),
         (b'[{"a": 1}', r"line 1 is not JSON: expected , but found the end"),
         (b'[{"a": 1}]\n[]', "line 2 is not JSON: something follows the array"),
-        (b'[{"a": "\xff"}]', "line 1 is not JSON: 'utf-8'"),
+        (b'[{"a": "\xff"}]', "line 1 is not utf-8; did you mean"),
     ],
 )
 def test_a_bad_jsonl_is_refused(write, content, message):

@@ -82,7 +82,7 @@ def test_mistakes_name_the_standard_input(rowmill):
         ("csv", b"a,b\n1,2,3\n", "line 2 has 3 cells, the header has 2"),
         ("csv", b"a,a\n1,2\n", "has more than one column named 'a'"),
         ("csv", b"\x1f\x8bxx", "cannot be read as csv"),
-        ("text", b"a\n\xff\n", "line 2 is not UTF-8"),
+        ("text", b"a\n\xff\n", "line 2 is not utf-8"),
         ("parquet", b"PAR1 and no more", "is not a readable Parquet file"),
         ("sqlite", b"hello", "cannot be read as an SQLite database"),
         ("arrow", b"ARROW1", "cannot be read as arrow"),

@@ -109,6 +109,7 @@ def _text_table(path: Path, target: Path | None, given: str | None, encoding: st
 
 def _dialect(path: Path, delimiter: str | None, encoding: str) -> _Dialect:
     """As the keys say, and the file: a first line ``sep=;`` as Excel writes it, backslashes before quotes."""
+    said = None
     with contextlib.suppress(UnicodeError), open_bytes(path, encoding) as file:
         said = re.match(rb'(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n', file.readline(20))
     found = _Dialect(delimiter or (said[1].decode() if said else "\t" if ".tsv" in path.suffixes else ","), encoding)

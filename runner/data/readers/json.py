@@ -20,7 +20,7 @@ import pyarrow as pa
 from runner.data.columns import Columns, record_batch
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
-from runner.data.readers.compressed import is_utf8, lines, open_bytes, undecodable
+from runner.data.readers.compressed import lines, open_bytes, undecodable
 from runner.data.readers.table import read_batches
 from runner.types import UserError
 
@@ -93,6 +93,8 @@ def _lines(path: Path, encoding: str) -> Iterator[tuple[dict[str, Any], int]]:
             continue
         try:
             row = _checked(json.loads(line.decode()), path, number, b"\\u" in line)
+        except UnicodeError:
+            raise undecodable(path, "utf-8", number, line) from None
         except (ValueError, RecursionError) as error:
             raise _malformed(path, number, error) from None
         yield row, len(line)
@@ -134,8 +136,8 @@ def _read(path: Path, encoding: str, how: _How) -> Iterator[tuple[dict[str, Any]
         try:
             for row, number, chars in how(text):
                 yield _checked(row, path, number, True), chars
-        except UnicodeError as error:
-            raise _malformed(path, text.line, error) if is_utf8(encoding) else undecodable(path, encoding) from None
+        except UnicodeError:
+            raise undecodable(path, encoding) from None
         except (ValueError, RecursionError) as error:
             raise _malformed(path, text.line, error) from None
         except OSError as error:

@@ -92,11 +92,20 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
             raise UserError("dataset.path", f"is not {kind} but {meaning}", file=path)
     if wide and b"\0" not in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError("dataset.path", f"line 1 is not {encoding}; did you mean dataset.encoding=utf-8?", file=path)
-    if kind in TEXTS and not wide and len(head) > 3 and not any(head[1:64:2]):
-        meaning = "UTF-16 text without a byte order mark: set dataset.encoding=utf-16-le"
+    if kind in TEXTS and not wide and (order := _byte_order(head)):
+        meaning = f"UTF-16 text without a byte order mark: set dataset.encoding=utf-16-{order}"
         raise UserError("dataset.path", f"is not {kind} but {meaning}", file=path)
     if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
         raise UserError("dataset.path", "is not csv but looks like JSON lines: use dataset=jsonl", file=path)
+
+
+def _byte_order(head: bytes) -> str | None:
+    """The order of the bytes of a text that seems to be UTF-16: most of its letters have a zero in the same place."""
+    pairs = len(head) // 2
+    first, second = (head[at : 2 * pairs : 2].count(0) for at in (0, 1))
+    if pairs > 1 and max(first, second) > pairs // 2 and not min(first, second):
+        return "be" if first else "le"
+    return None
 
 
 def check_encoding(encoding: str) -> None:

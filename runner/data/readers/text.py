@@ -11,9 +11,8 @@ import pyarrow as pa
 
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
-from runner.data.readers.compressed import lines
+from runner.data.readers.compressed import lines, undecodable
 from runner.data.readers.table import read_batches
-from runner.types import UserError
 
 _BATCH_ROWS, _BATCH_CHARS = 10_000, 16 << 20
 _HEADING = re.compile(r" ?= (?!=).*[^=\s] = ?")  # of an article, not of a part of one: ``= = History = =``
@@ -46,9 +45,7 @@ def _text(path: Path, number: int, line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeError:
-        raise UserError(
-            "dataset.path", f"line {number} is not UTF-8; did you mean dataset.encoding=latin-1?", file=path
-        ) from None
+        raise undecodable(path, "utf-8", number, line) from None
 
 
 def _bare_lines(texts: Iterable[str]) -> Iterator[str]:

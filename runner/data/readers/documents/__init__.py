@@ -22,6 +22,7 @@ import pyarrow as pa
 from runner.data.conf import DatasetConf
 from runner.data.load import local_paths
 from runner.data.readers import Loaded
+from runner.data.readers.compressed import other_encodings
 from runner.data.readers.documents import archives, mail, office
 from runner.data.readers.documents.html import declared, html_text
 from runner.data.readers.table import check_encoding, read_folder
@@ -120,7 +121,7 @@ def _decoded(content: bytes, encoding: str) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not {encoding}; did you mean dataset.encoding=latin-1?") from None
+        raise ValueError(f"byte {error.start} is not {encoding}; {other_encodings(content)}") from None
     if "\0" in text:
         raise ValueError("it is not text: it contains null bytes")
     return text

@@ -7,6 +7,10 @@ import re
 from html.parser import HTMLParser
 
 HIDDEN = {"script", "style", "noscript", "template", "head", "svg"}
+_AS_BROWSERS = {  # what they take these names for: sets that hold more letters, which pages then use
+    **{"ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254"},
+    **{"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"},
+}
 BLOCKS = {
     *("p", "div", "br", "li", "ul", "ol", "tr", "table", "section", "article", "header", "footer", "main", "nav"),
     *("blockquote", "pre", "dl", "dt", "dd", "figure", "figcaption", "h1", "h2", "h3", "h4", "h5", "h6"),
@@ -26,9 +30,10 @@ def declared(page: bytes) -> str | None:
     """The encoding that an HTML page names in its first kilobyte, if Python knows it."""
     found = re.search(rb"""<meta[^>]*charset\s*=\s*["']?\s*([\w:.-]+)""", page[:1024], re.IGNORECASE)
     try:
-        return codecs.lookup(found[1].decode()).name if found else None
+        name = codecs.lookup(found[1].decode()).name if found else None
     except LookupError:
         return None
+    return _AS_BROWSERS.get(name or "", name)
 
 
 class _Reader(HTMLParser):
