@@ -1,7 +1,7 @@
 """Data sets in: files of many kinds, an Arrow folder, a database table or a hub data set become rows by position.
 
 ``dataset=NAME`` chooses the reader; ``dataset.path`` names one file, a pattern (``"data/*.jsonl.gz"``), or ``-`` for
-the standard input, of which the run keeps a copy to resume from. Files may be compressed with gzip, zstd, bz2, lz4 or xz.
+the standard input, of which the run keeps a copy to resume from. Files may be compressed: gzip, zstd, bz2, lz4 or xz.
 ``where`` applies first, then ``shuffle_seed``, then ``limit``, so that a limited shuffled run is a random sample. A
 run is tied to the contents of its data and to these keys, not to the path or the machine.
 """
