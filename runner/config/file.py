@@ -6,11 +6,10 @@ r"""The command line as a file: ``rowmill run FILE.yaml`` reads one, ``--save`` 
 
 ``--save`` computes nothing. The file holds the keys as they were typed, a line each; the run is the same one. What is
 typed behind a file, such as ``dataset.limit=2``, counts instead of what it says; another choice for a group, such as
-``model=NAME``, takes the place of all its keys of that group. Keys may also stand under their group, as in
-``my_conf/grouped.yaml``:
+``model=NAME``, takes the place of all its keys of that group. Keys may also stand under their group, whose choice is
+its ``kind``, as in ``my_conf/grouped.yaml``:
 
-    job: label
-    job.labels: [ham, spam]
+    job: {kind: label, labels: [ham, spam]}
     dataset: {kind: csv, path: mail.csv}
     prompt:
       user: "Ham or spam? {{ text }}"
@@ -40,6 +39,7 @@ from runner.types import UserError
 from runner.words import first_line
 
 SUFFIXES = (".yaml", ".yml")
+CHOICE = "kind"
 _SIGNS = re.compile(r"([,:\[\]{}\\\s])")
 
 
@@ -103,9 +103,18 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and (key == OPEN or dataclasses.is_dataclass(field_type(RunConf, key))):
-            yield from _flat(value, f"{key}.")
+            inner = dict(value)
+            if _names_choice(key, inner):
+                yield key, inner.pop(CHOICE)
+            yield from _flat(inner, f"{key}.")
         else:
             yield key, value
+
+
+def _names_choice(group: str, values: Mapping[str, Any]) -> bool:
+    """Whether ``kind`` among a group's keys is the group's choice, and no key of its own or of a user's own class."""
+    known = "_target_" in values or field_type(RunConf, f"{group}.{CHOICE}") is not None
+    return group in GROUPS and CHOICE in values and not known
 
 
 def typed(value: Any, inside: bool = False) -> str:

@@ -83,9 +83,11 @@ def test_a_file_that_is_no_configuration_is_refused(text, said):
 
 
 def test_keys_under_their_groups_and_words_behind_the_file():
-    Path("f.yaml").write_text("job: label\njob.labels: [a, b]\nmodel.path: tiny\nprompt: {user: X, stop: [q]}\n")
+    Path("f.yaml").write_text("job: {kind: label, labels: [a, b]}\nmodel.path: tiny\nprompt: {user: X, stop: [q]}\n")
     found = expanded(["f.yaml", "model=smollm2_135m", "prompt.user=Y"])
     assert found == ["job=label", 'job.labels=["a", "b"]', 'prompt.stop=["q"]', "model=smollm2_135m", "prompt.user=Y"]
+    Path("own.yaml").write_text("job: {_target_: mine.Job, kind: x}\ndataset: {kind: csv}\n")
+    assert expanded(["own.yaml"]) == ['job._target_="mine.Job"', 'job.kind="x"', 'dataset.kind="csv"']
     with pytest.raises(UserError, match=r"no such file: g\.yaml"):
         expanded(["g.yaml"])
 

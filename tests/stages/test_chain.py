@@ -29,7 +29,7 @@ engine.batch_size: 4
 output.shard_rows: 8
 run_name: mails
 stages:
-  - {name: sorted, job: label, job.labels: [a, b], prompt.user: "{{ text }}"}
+  - {name: sorted, job: {kind: label, labels: [a, b]}, prompt.user: "{{ text }}"}
   - {name: why, job: generate, where: label == a, prompt.user: "Why {{ label }}: {{ text }}"}
   - {name: kind, job: label, job.labels: [x, y], prompt.user: "What is {{ why_text }}? {{ text }}"}
 """
