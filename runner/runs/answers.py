@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import sqlite3
+import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -54,13 +55,14 @@ class Answers:
             self._connection = _open(path())
 
     def find(self, digests: Iterable[bytes]) -> dict[bytes, Completion]:
-        """The known answers by digest. Damaged ones are unknown."""
+        """The known answers by digest. Those damaged, or written by a version that writes others, are unknown."""
         keys = {self._key(digest): digest for digest in digests}
         found: dict[bytes, Completion] = {}
         with self._tolerant("read"):
             for key, body in self._read(list(keys)):
-                found[keys[key]] = from_body(body)
-                self._used.add(key)
+                with contextlib.suppress(ValueError, TypeError, LookupError, struct.error):
+                    found[keys[key]] = from_body(body)
+                    self._used.add(key)
         self._hits += len(found)
         return found
 
@@ -114,7 +116,7 @@ class Answers:
         try:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
-            log.warning("%s cannot be %s (%s): going on without it", path(), doing, first_line(error))
+            log.warning("%s: going on without it", _problem(doing, error))
             if self._connection is not None:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.close()
@@ -130,6 +132,7 @@ def _open(file: Path) -> sqlite3.Connection:
     file.parent.mkdir(parents=True, exist_ok=True)
     new = not file.exists()
     connection = sqlite3.connect(file, isolation_level=None, timeout=LOCKED_S)
+    connection.text_factory = lambda text: text.decode("utf-8", "replace")  # then its checksum says what is damaged
     try:
         if new:
             file.chmod(0o600)
@@ -158,8 +161,9 @@ def measure() -> Size:
         return Size(path=str(path()), answers=0, hits=0, bytes=0, oldest=None)
     with _opened("read") as connection:
         count, oldest = connection.execute("SELECT count(*), min(used) FROM answers").fetchone()
-        hits = connection.execute("SELECT hits FROM found").fetchone()[0]
-    return Size(path=str(path()), answers=count, hits=hits, bytes=_bytes(), oldest=oldest and float(oldest * DAY))
+        hits = int(connection.execute("SELECT coalesce(sum(hits), 0) FROM found").fetchone()[0])
+        oldest = None if oldest is None else DAY * float(oldest)
+    return Size(path=str(path()), answers=count, hits=hits, bytes=_bytes(), oldest=oldest)
 
 
 def prune(days: float | None = None, most_bytes: int | None = None) -> int:
@@ -190,8 +194,12 @@ def _opened(doing: str) -> Iterator[sqlite3.Connection]:
     try:
         with contextlib.closing(_open(path())) as connection:
             yield connection
-    except (sqlite3.Error, OSError) as error:
-        raise UserError(f"{path()} cannot be {doing} ({first_line(error)}); it may be deleted at any time") from error
+    except (sqlite3.Error, OSError, ValueError) as error:
+        raise UserError(_problem(doing, error)) from error
+
+
+def _problem(doing: str, error: Exception) -> str:
+    return f"{path()} cannot be {doing} ({first_line(error)}); it may be deleted at any time"
 
 
 def _bytes() -> int:

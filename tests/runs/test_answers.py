@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner import run
+from runner.checkpoint.records import with_crc
 from runner.cli import main
 from runner.engine.fake import FakeEngine
 from runner.runs import answers
@@ -118,13 +119,18 @@ def test_a_cache_that_fails_never_stops_a_run(broken, cache, monkeypatch, caplog
     assert caplog.text.count("going on without it") == 1
 
 
-def test_an_answer_that_was_damaged_is_computed_again(computed):
+def test_an_answer_that_was_damaged_or_is_written_as_by_another_version_is_computed_again(computed, caplog):
     run(overrides("cache=true", "run_name=one"))
     with sqlite3.connect(answers.path()) as connection:
-        connection.execute("UPDATE answers SET body = replace(body, 'a', 'e')")
+        connection.execute("UPDATE answers SET body = replace(body, 'e', 'a') WHERE rowid <= 10")
+        connection.execute("UPDATE answers SET body = CAST(x'ff' || body AS TEXT) WHERE rowid BETWEEN 11 AND 20")
+        for key, body in connection.execute("SELECT key, body FROM answers WHERE rowid > 20").fetchall():
+            newer = with_crc(key, json.dumps({**json.loads(body), "new": 1}))
+            connection.execute("UPDATE answers SET body = ?2, crc = ?3 WHERE key = ?1", newer)
+    computed.clear()
     run(overrides("cache=true", "run_name=two"))
-    run(overrides("run_name=plain"))
-    assert [row["text"] for row in rows_of("two")] == [row["text"] for row in rows_of("plain")]
+    assert len(computed) == 40 and "going on without it" not in caplog.text
+    assert [row["text"] for row in rows_of("two")] == [row["text"] for row in rows_of("one")]
 
 
 def test_several_runs_use_it_at_once():
@@ -134,11 +140,6 @@ def test_several_runs_use_it_at_once():
     assert [fork.wait() for fork in forks] == [0, 0, 0]
     assert answers.measure()["answers"] == 40
     assert [row["text"] for row in rows_of("a")] == [row["text"] for row in rows_of("c")]
-
-
-def _run_alone(name):
-    run(overrides("cache=true", f"run_name={name}"))
-    os._exit(0)
 
 
 def test_failed_requests_are_not_kept():
