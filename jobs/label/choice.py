@@ -7,10 +7,12 @@ import math
 from dataclasses import dataclass, field
 from statistics import mean
 
+import numpy as np
 import pyarrow as pa
 
 from jobs.label.match import Matcher
 from jobs.label.questions import Asked
+from runner.sequences import MANY_SCORES
 from runner.text.questions.question import Question
 from runner.types import Columns, Completion, Request, RowError
 
@@ -69,7 +71,7 @@ class ScoredLabel(Decided):
             return self._ranked(answers[0].likeliest, answers[0].others)
         names, logprobs = self.question.names, answers[0].logprobs or ()
         scores = [(one - bias) / self.temperature for one, bias in zip(logprobs, self.biases[0], strict=True)]
-        probabilities = dict(zip(names, normalise(tuple(scores)), strict=True))
+        probabilities = dict(zip(names, rounded(normalise(tuple(scores))), strict=True))
         best = max(probabilities, key=probabilities.__getitem__)
         details: Columns = {"probabilities": probabilities} if self.every else {}
         if self.top:
@@ -122,6 +124,11 @@ class WrittenLabel(Decided):
             return self._matcher.match(text)
         except RowError:
             return None
+
+
+def rounded(numbers: list[float]) -> list[float]:
+    """Very many numbers with 32 bits each, as scores have; fewer as they are."""
+    return list(map(float, np.array(numbers, np.float32))) if len(numbers) > MANY_SCORES else numbers
 
 
 def normalise(logprobs: tuple[float, ...]) -> list[float]:

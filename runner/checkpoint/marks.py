@@ -40,17 +40,17 @@ class Marks:
 
     A mark is written every second. Once there are MOST, every other one is deleted, and from then on the newest mark
     is moved along until the time between two has doubled: the table stays small, and its last row is never older than
-    a second. ``gauge`` is asked for memory and slots; without one the process's own peak memory is noted. ``texts``
-    gives the input's text of each of these rows, by its column, for those who watch.
+    a second. ``gauge`` is asked for memory and slots; without one the process's own peak memory is noted. ``shown``
+    gives what those who watch see of these rows: their columns, and the input's text.
     """
 
     def __init__(
         self,
         connection: sqlite3.Connection,
         session: int,
-        texts: Callable[[Sequence[int]], list[dict[str, str]]] = lambda rows: [{} for _ in rows],
+        shown: Callable[[Sequence[Staged]], list[dict[str, Any]]] | None = None,
     ) -> None:
-        self._connection, self._session, self._texts = connection, session, texts
+        self._connection, self._session, self._shown = connection, session, shown or _columns
         self._before = active_seconds(connection)
         self._count = connection.execute("SELECT count(*) FROM progress").fetchone()[0]
         self._limit = max(MOST, 2 * self._count)
@@ -103,13 +103,14 @@ class Marks:
 
     def _put_latest(self) -> None:
         if self._latest:
-            texts = self._texts([row.row for row in self._latest])
-            rows = [
-                (row.row, row.error, _brief(text | json.loads(row.body)))
-                for row, text in zip(self._latest, texts, strict=True)
-            ]
+            pairs = zip(self._latest, self._shown(list(self._latest)), strict=True)
+            rows = [(row.row, row.error, _brief(columns)) for row, columns in pairs]
             self._connection.execute("DELETE FROM latest")
             self._connection.executemany("INSERT INTO latest VALUES (?, ?, ?)", rows)
+
+
+def _columns(rows: Sequence[Staged]) -> list[dict[str, Any]]:
+    return [json.loads(row.body) for row in rows]
 
 
 def _brief(columns: dict[str, Any]) -> str:

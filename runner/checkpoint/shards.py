@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from runner.checkpoint.growth.inputs import Inputs
-from runner.checkpoint.records import Output, Staged, clean, encode
-from runner.types import UserError
+from runner.checkpoint.records import Output, Staged, clean, encode, pack_floats, unpack_floats
+from runner.sequences import MANY_SCORES
+from runner.types import Columns, UserError
 
 BATCH_ROWS = 1000
 BATCH_CHARS = 16 * 2**20
@@ -31,6 +34,7 @@ USAGE = pa.struct(
 )
 OURS = pa.schema([("error", pa.string()), ("usage", USAGE)])
 _TEXT = {str, type(None)}
+_DOUBLE = ": double"
 _MISFIT = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -49,6 +53,11 @@ class ShardLayout:
     columns: pa.Schema
     inputs: Inputs | None = None
 
+    @cached_property
+    def wide(self) -> dict[str, list[str]]:
+        """The job's columns that may be packed, each with its fields' names."""
+        return {field.name: [one.name for one in field.type] for field in self.job if _may_be_packed(field.type)}
+
     def span(self, shard: int) -> tuple[int, int]:
         """The shard's rows [start, stop)."""
         return shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows)
@@ -57,8 +66,22 @@ class ShardLayout:
         """How many shards there will be; an empty data set is one empty shard."""
         return max(1, -(-self.rows // self.shard_rows))
 
+    def shown(self, rows: Sequence[Staged]) -> list[Columns]:
+        """The job's columns of finished rows, and what to know them by.
+
+        That is the start of the kept text that is longest in them, under its column's name.
+        """
+        texts = self.texts([row.row for row in rows])
+        return [text | self._unpacked(json.loads(row.body)) for row, text in zip(rows, texts, strict=True)]
+
+    def _unpacked(self, columns: Columns) -> Columns:
+        for name, names in self.wide.items():
+            if isinstance(text := columns.get(name), str):
+                columns[name] = dict(zip(names, unpack_floats(text), strict=True))
+        return columns
+
     def texts(self, rows: Sequence[int]) -> list[dict[str, str]]:
-        """What to know these rows by: the start of the kept text that is longest in them, by its column's name."""
+        """What to know these rows by."""
         try:
             found = self._texts(rows)
         except (UserError, pa.ArrowException):  # the data have changed: whoever needs them whole will say so
@@ -126,15 +149,16 @@ def _features(keep: pa.Schema) -> dict[bytes, bytes] | None:
     return {b"huggingface": json.dumps({"info": {"features": kept}}).encode()} if kept else None
 
 
-def stage(outputs: Sequence[Output], job: pa.Schema) -> list[Staged]:
+def stage(outputs: Sequence[Output], layout: ShardLayout) -> list[Staged]:
     """These rows as the checkpoint stores them, checked so that sealing cannot fail on a value later.
 
     A value that does not fit its column's type turns its row into an error row without any of the job's columns.
     """
-    bodies = _fitting(outputs, job)
-    if bodies is None:
-        return [_staged(*_salvage(output, job)) for output in outputs]
-    return [_staged(output, body) for output, body in zip(outputs, bodies, strict=True)]
+    if (bodies := _fitting(outputs, layout)) is not None:
+        return [_staged(output, body) for output, body in zip(outputs, bodies, strict=True)]
+    if len(outputs) == 1:
+        return [_staged(_in_error(outputs[0], layout.job), "{}")]
+    return [stage([output], layout)[0] for output in outputs]
 
 
 def _staged(output: Output, body: str) -> Staged:
@@ -144,19 +168,66 @@ def _staged(output: Output, body: str) -> Staged:
     return Staged(row, error, prompt, cached, completion, reason, retries, seed, body)
 
 
-def _fitting(outputs: Sequence[Output], job: pa.Schema) -> list[str] | None:
-    known = set(job.names)
+def _fitting(outputs: Sequence[Output], layout: ShardLayout) -> list[str] | None:
+    known = set(layout.job.names)
     if not all(output.columns.keys() <= known for output in outputs):
         return None
+    packed = [_packed(output.columns, layout.wide) for output in outputs]
     try:
-        bodies = [clean(encode(output.columns)) for output in outputs]
-        if typed := [field for field in job if not _is_text(outputs, field)]:
+        bodies = [clean(encode({**output.columns, **some})) for output, some in zip(outputs, packed, strict=True)]
+        if typed := [field for field in layout.job if not _is_text(outputs, field)]:
             records = json.loads(f"[{','.join(bodies)}]")
             for field in typed:
-                _array([record.get(field.name) for record in records], field.type)
+                pairs = zip(records, packed, strict=True)
+                _array([record.get(field.name) for record, some in pairs if field.name not in some], field.type)
     except _MISFIT:
         return None
     return bodies
+
+
+def staged_type(rows: Sequence[Columns], column: str, name: str) -> pa.DataType:
+    """A column's type by what staged rows hold or, where that is packed, by its ``name`` in the identity."""
+    from runner.data.columns import infer
+
+    values = [row.get(column) for row in rows]
+    is_packed = name.startswith("struct<") and any(isinstance(value, str) for value in values)
+    return _wide_type(name) if is_packed else infer(values)
+
+
+def _may_be_packed(type_: pa.DataType) -> bool:
+    """Whether it is a struct of very many numbers that can be made again from its name."""
+    return bool(pa.types.is_struct(type_)) and type_.num_fields > MANY_SCORES and _wide_type(str(type_)) == type_
+
+
+def _wide_type(name: str) -> pa.DataType:
+    names = name.removeprefix("struct<").removesuffix(f"{_DOUBLE}>").split(f"{_DOUBLE}, ")
+    return pa.struct([(one, pa.float64()) for one in names])
+
+
+def _packed(columns: Columns, wide: Mapping[str, list[str]]) -> dict[str, str]:
+    """Columns of very many numbers of 32 bits, each as one text: their names stand in the column's type."""
+    found: dict[str, str | None] = {}
+    for name, names in wide.items():
+        value = columns.get(name)
+        if isinstance(value, dict) and list(value) == names and set(map(type, value.values())) == {float}:
+            found[name] = pack_floats(tuple(value.values()))
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def _column(records: Sequence[Columns], field: pa.Field, layout: ShardLayout) -> pa.Array:
+    """A column of rows as they are staged."""
+    values = [record.get(field.name) for record in records]
+    packed = [unpack_floats(value) for value in values if isinstance(value, str)] if field.name in layout.wide else []
+    if not packed:
+        return _array(values, field.type)
+    names, numbers = layout.wide[field.name], iter(packed)
+    if sum(value is not None for value in values) > len(packed):  # some are dicts, as earlier versions staged all
+        values = [dict(zip(names, next(numbers), strict=True)) if isinstance(value, str) else value for value in values]
+        return _array(values, field.type)
+    absent = [0.0] * len(names)
+    rows = np.array([absent if value is None else next(numbers) for value in values])
+    mask = pa.array([value is None for value in values])
+    return pa.StructArray.from_arrays([pa.array(one) for one in rows.T], fields=list(field.type), mask=mask)
 
 
 def _is_text(outputs: Sequence[Output], field: pa.Field) -> bool:
@@ -164,21 +235,17 @@ def _is_text(outputs: Sequence[Output], field: pa.Field) -> bool:
     return pa.types.is_string(field.type) and {type(o.columns.get(field.name)) for o in outputs} <= _TEXT
 
 
-def _salvage(output: Output, job: pa.Schema) -> tuple[Output, str]:
-    """The row as it can be stored: in error, without columns, if one of them does not fit."""
-    parts, misfits = [], []
+def _in_error(output: Output, job: pa.Schema) -> Output:
+    """The row without columns, of which one does not fit."""
+    misfits = []
     for name, value in output.columns.items():
         try:
-            text = clean(encode(value))
-            _array([json.loads(text)], job.field(str(name)).type)
-            parts.append(f"{clean(encode(name))}:{text}")
+            _array([json.loads(clean(encode(value)))], job.field(str(name)).type)
         except KeyError:
             misfits.append(f"column {name!r} is not one of the job's ({', '.join(job.names)})")
         except _MISFIT:
             misfits.append(f"column {name!r} takes {job.field(name).type}, not {value!r:.80}")
-    if not misfits:
-        return output, f"{{{','.join(parts)}}}"
-    return output._replace(error=output.error or f"output type: {'; '.join(misfits)}"), "{}"
+    return output._replace(error=output.error or f"output type: {'; '.join(misfits)}")
 
 
 def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
@@ -209,7 +276,7 @@ def table(rows: list[Staged], layout: ShardLayout) -> pa.Table:
     """
     arrays = _kept_arrays(rows[0].row, rows[-1].row + 1, layout) if layout.keep.names else []
     records = json.loads(f"[{','.join(row.body for row in rows)}]")
-    arrays += [_array([record.get(field.name) for record in records], field.type) for field in layout.job]
+    arrays += [_column(records, field, layout) for field in layout.job]
     arrays.append(pa.array([row.error for row in rows], type=pa.string()))
     usage = [pa.array(map(attrgetter(field.name), rows), type=field.type) for field in USAGE]
     arrays.append(pa.StructArray.from_arrays(usage, fields=list(USAGE)))

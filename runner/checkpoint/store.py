@@ -153,7 +153,7 @@ class Store:
         of range; then nothing is committed.
         """
         answers = [record.values() for record in completions]
-        rows = shards.stage(self._checked(finished), self._layout.job)
+        rows = shards.stage(self._checked(finished), self._layout)
         totals = self._totals.plus(rows).plus_tokens(one.output.usage for one in rejected)
         with self._writer.commit():
             if answers:
@@ -281,7 +281,7 @@ class Store:
         session = (time.time(), os.getpid(), json.dumps(provenance, default=str))
         query = "INSERT INTO sessions (started, pid, provenance) VALUES (?, ?, ?)"
         self._session = int(self._connection.execute(query, session).lastrowid or 0)
-        self._marks = Marks(self._connection, self._session, self._layout.texts)
+        self._marks = Marks(self._connection, self._session, self._layout.shown)
         with self._writer.commit():
             self._digests = Digests(self._connection)
         self.flight = Flight(self.run_dir, self._session)

@@ -41,7 +41,7 @@ from runner.checkpoint.database import check_is_run, open_reader, read_identity
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.marks import read_marks
 from runner.checkpoint.records import Failure, Shard, Staged, read_prelude, read_rejected, read_shards, read_staged
-from runner.checkpoint.shards import ShardLayout, batches, shard_schema
+from runner.checkpoint.shards import ShardLayout, batches, shard_schema, staged_type
 from runner.checkpoint.shards import table as staged_table
 from runner.data.cells import records, shown
 from runner.data.conf import STDIN
@@ -325,13 +325,13 @@ def _named(rows: list[tuple[int, str]], cells: pa.Table | None) -> Iterator[Fail
 
 def _job_schema(connection: sqlite3.Connection, columns: dict[str, str]) -> pa.Schema:
     """The job's columns by their types' names and, where those are not enough, by the values of the staged rows."""
-    from runner.data.columns import infer, merge
+    from runner.data.columns import merge
 
     types = {name: _simple_type(kind) for name, kind in columns.items()}
     unknown = dict.fromkeys((name for name, kind in types.items() if kind is None), pa.null())
     for rows in batches(read_staged(connection)) if unknown else ():
         bodies = [json.loads(row.body) for row in rows]
-        unknown = {name: merge(kind, infer([body.get(name) for body in bodies])) for name, kind in unknown.items()}
+        unknown = {name: merge(kind, staged_type(bodies, name, columns[name])) for name, kind in unknown.items()}
     types |= {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in unknown.items()}
     return pa.schema(list(types.items()))
 

@@ -20,7 +20,8 @@ from runner.checkpoint import records, shards
 from runner.checkpoint import store as store_module
 from runner.checkpoint.identity import column_list, output_columns
 from runner.checkpoint.lease import fresh_dir
-from runner.checkpoint.records import Output, Record, Rejected, from_body, to_body
+from runner.checkpoint.records import Output, Record, Rejected, from_body, to_body, unpack_floats
+from runner.checkpoint.shards import ShardLayout, shard_schema, stage, staged_type, table
 from runner.disk import disk_errors
 from runner.results.status import read_status
 from runner.text.choices import score_fields
@@ -231,8 +232,8 @@ def test_a_recorded_completion_is_there_when_record_returns_and_comes_back_equal
         assert store.recorded(range(7)) == {}
 
 
-@pytest.mark.parametrize(("count", "most"), [(1000, 21_000), (10_000, 51_000)])
-def test_scores_of_very_many_choices_take_five_bytes_each_and_come_back_equal(count, most):
+@pytest.mark.parametrize(("count", "most"), [(1000, 21_000), (10_000, 54_000)])
+def test_scores_of_very_many_choices_take_few_bytes_each_and_come_back_equal(count, most):
     scores = np.random.default_rng(0).normal(-20, 4, count)
     scores[-3:] = -np.inf, 0.0, -1e-30
     completion = Completion(finish_reason="choice", **score_fields(scores, None))
@@ -242,6 +243,29 @@ def test_scores_of_very_many_choices_take_five_bytes_each_and_come_back_equal(co
     assert completion.logprobs == pytest.approx(scores.tolist(), rel=1e-7)
     odd = Completion(logprobs=(0.1,) * count)  # as an earlier version kept them
     assert from_body(to_body(odd)) == odd
+    assert unpack_floats("004kL004mh00000") == (1.0, -np.inf, 0.0)  # as an earlier version packed them
+
+
+def test_very_many_numbers_of_a_row_are_staged_in_few_bytes_and_written_as_they_were():
+    """Rows in error and rows with numbers of 64 bits, as earlier versions staged all, beside them."""
+    names = [f"a: b, {number}, <é>" for number in range(1001)]
+    kind = pa.struct([(name, pa.float64()) for name in names])
+    job = pa.schema([("label", pa.string()), ("p", kind)])
+    layout = ShardLayout(5, 5, job, pa.schema([]), lambda *_: None, shard_schema(pa.schema([]), job))
+    numbers = np.float32(np.random.default_rng(0).random((5, 1001))).astype(float)
+    columns = [{"label": "x", "p": dict(zip(names, some.tolist(), strict=True))} for some in numbers]
+    outputs = [*map(Output, range(3), columns), Output(3, {"p": "text"}), Output(4, {}, "wrong: label")]
+    rows = stage(outputs, layout)
+    assert max(len(row.body) for row in rows) < 5500
+    assert rows[3].error.startswith("output type: column 'p' takes struct<")
+    assert staged_type([json.loads(rows[0].body)], "p", str(kind)) == kind  # for readers before a shard is whole
+    assert layout.shown(rows[:1]) == columns[:1]
+    assert table(rows, layout)["p"].to_pylist() == [*(one["p"] for one in columns[:3]), None, None]
+    columns[1]["p"][names[0]] = 0.1
+    rows[1:2] = stage([Output(1, columns[1])], layout)
+    assert table(rows, layout)["p"].to_pylist()[:3] == [one["p"] for one in columns[:3]]
+    odd = pa.schema([("p", pa.struct([(f"{name}: double, x", pa.float64()) for name in names]))])
+    assert ShardLayout(1, 1, odd, pa.schema([]), lambda *_: None, odd).wide == {}  # its name tells no fields
 
 
 def test_equal_requests_find_the_recorded_answer_but_no_failed_one(tmp_path):
