@@ -81,8 +81,8 @@ class Label:
     them, which takes many times as long.
 
     Of more than 1,000 labels only the 10 likeliest are kept with their probabilities, in the column ``top``;
-    ``job.top`` keeps another number of them, and ``job.probabilities=true`` the probability of every label, too (half a
-    megabyte a row with 10,000), which only the effects of a prior or of ``calibrate.rows`` are computed from.
+    ``job.top`` keeps another number of them, and ``job.probabilities=true`` the probability of every label, too (80 kB
+    a row with 10,000), which only the effects of a prior or of ``calibrate.rows`` are computed from.
 
     Small models prefer some labels whatever the text says. ``job.prior=batch`` measures that preference on a sample of
     the rows and removes it, assuming that all labels are about equally frequent; ``job.prior=content_free`` measures it

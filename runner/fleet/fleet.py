@@ -12,7 +12,7 @@ from runner.fleet.conf import FleetConf
 from runner.fleet.crew import WAIT_S, Crew
 from runner.fleet.deal import Deal
 from runner.fleet.post import Post
-from runner.fleet.wire import GoneError, Hello, Spec, Transport, Turn, asks_of
+from runner.fleet.wire import GoneError, Hello, Spec, Transport, Turn
 from runner.night.guard import Quarantine
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 
@@ -178,7 +178,7 @@ class Fleet:
             if not hand.want:
                 linger_s = max(linger_s, STOCKED_S)
             enough = max(1, hand.slots // 2)
-            post.call(now, "turn", post.turn, asks_of(new), WAIT_S, linger_s, enough)
+            post.call(now, "turn", post.turn, post.sender.asks_of(new), WAIT_S, linger_s, enough)
 
     def _next(self, place: str) -> list[Sequence]:
         """What a seat begins with: one of the rows that are computed alone if it is the one for that."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.fleet.wire import Hello, Link
+from runner.fleet.wire import Hello, Link, Sender
 from runner.sequences import Gauge, Work
 
 SHRINK, LEAST_SHARE = 0.7, 0.05  # of the budget, for each death caused by lack of memory
@@ -20,6 +20,7 @@ class Post:
     place: str
     memory_deaths: int = 0
     link: Link | None = None
+    sender: Sender = field(default_factory=Sender)  # to the process at the other end of the link
     hello: Hello | None = None
     seat: int = 0  # its number in the checkpoint
     is_called: bool = False
@@ -63,6 +64,7 @@ class Post:
     def open(self, link: Link, now: float) -> None:
         """Its process was started."""
         self.link, self.hello, self.has_answered = link, None, False
+        self.sender = Sender()
         self.silent_s = self.still_s = 0.0
         self.turn, self.steps = 0, -1
         self.called_at = now

@@ -16,7 +16,7 @@ from typing import Any
 from runner.engine.open import open_engine as open_mlx_engine
 from runner.engine.open import stop_at
 from runner.fleet.hello import hello_of
-from runner.fleet.wire import Ask, Failed, Hello, Spec, Turn, sequences_of
+from runner.fleet.wire import Ask, Failed, Hello, Receiver, Spec, Turn
 from runner.machine.device import Device
 from runner.night.awake import Awake
 from runner.night.link import NO_MEMORY
@@ -29,6 +29,7 @@ class Seat:
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
+        self._receiver = Receiver()
         self._changed = threading.Condition()
         self._hello: Hello | None = None
         self._failed: Failed | None = None
@@ -55,7 +56,7 @@ class Seat:
         That is told when ``enough`` have ended, or some after ``linger_s``, at the latest after ``wait_s``.
         """
         began = time.monotonic()
-        sequences = sequences_of(new)  # before the model's thread has to wait for it
+        sequences = self._receiver.sequences_of(new)  # before the model's thread has to wait for it
         with self._changed:
             self._new += sequences
             self._flying += len(new)

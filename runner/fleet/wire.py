@@ -11,7 +11,7 @@ from runner.engine.conf import EngineConf
 from runner.models.recipes import ModelConf
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 
-WIRE = 2  # the version of all this
+WIRE = 3  # the version of all this
 
 Key = tuple[int, int]
 
@@ -52,36 +52,68 @@ class Hello(NamedTuple):
 
 
 # A sequence on its way: how many of its tokens are those of the one before; the others as 32-bit numbers, the least
-# significant byte first; its other fields. A plain tuple is packed faster than one with names.
-Ask = tuple[int, bytes, dict[str, Any]]
+# significant byte first; its other fields, numbers in place of those in COMMON; what these numbers mean from here on,
+# if the seat does not know it. A plain tuple is packed faster than one with names.
+Ask = tuple[int, bytes, dict[str, Any], dict[int, Any]]
+COMMON = ("choices", "grammar")  # may be large, and are often those of other sequences, too
+KNOWN = 16  # such values that a seat keeps: the latest it has not seen before
 
 
-def asks_of(sequences: Iterable[Sequence]) -> list[Ask]:
-    """Sequences in this form; a prefix that neighbours share goes once."""
-    asks = []
-    boundaries: tuple[int, ...] = ()
-    for sequence in sequences:
-        others = dict(vars(sequence))
-        tokens = others.pop("tokens")
-        is_shared = sequence.boundaries and sequence.boundaries is boundaries  # the very same tuple: of one group
-        boundaries = sequence.boundaries
-        held = boundaries[-1] if is_shared else 0
-        asks.append((held, array("I", tokens[held:]).tobytes(), others))
-    return asks
+class Sender:
+    """Puts sequences into this form for one process of a seat, in the order in which it gets them."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Any, int] = {}
+        self._values: list[Any] = [None] * KNOWN  # by number
+        self._next = 0
+
+    def asks_of(self, sequences: Iterable[Sequence]) -> list[Ask]:
+        """The sequences; a prefix that neighbours share goes once, and what all of them have in common once a seat."""
+        asks = []
+        boundaries: tuple[int, ...] = ()
+        for sequence in sequences:
+            others, new = dict(vars(sequence)), dict[int, Any]()
+            tokens = others.pop("tokens")
+            for name in COMMON:
+                if others[name] is not None:
+                    others[name] = self._number(others[name], new)
+            is_shared = sequence.boundaries and sequence.boundaries is boundaries  # the very same tuple: of one group
+            boundaries = sequence.boundaries
+            held = boundaries[-1] if is_shared else 0
+            asks.append((held, array("I", tokens[held:]).tobytes(), others, new))
+        return asks
+
+    def _number(self, value: Any, new: dict[int, Any]) -> int:
+        number = self._numbers.get(value)
+        if number is None:
+            number = self._next
+            self._numbers.pop(self._values[number], None)
+            self._numbers[value], self._values[number] = number, value
+            self._next = (number + 1) % KNOWN
+            new[number] = value
+        return number
 
 
-def sequences_of(asks: Iterable[Ask]) -> list[Sequence]:
-    """The inverse of ``asks_of``."""
-    sequences = []
-    tokens: list[int] = []
-    shared: list[int] = []
-    for held, ids, others in asks:
-        if held != len(shared):
-            shared = tokens[:held]
-        tokens = shared.copy()
-        tokens.extend(memoryview(ids).cast("I"))
-        sequences.append(Sequence(tokens=tokens, **others))
-    return sequences
+class Receiver:
+    """The inverse of a ``Sender``: gets all that it makes, in the same order."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, Any] = {}
+
+    def sequences_of(self, asks: Iterable[Ask]) -> list[Sequence]:
+        """The sequences."""
+        sequences = []
+        tokens: list[int] = []
+        shared: list[int] = []
+        for held, ids, others, new in asks:
+            self._values.update(new)
+            common = {name: self._values[others[name]] for name in COMMON if others[name] is not None}
+            if held != len(shared):
+                shared = tokens[:held]
+            tokens = shared.copy()
+            tokens.extend(memoryview(ids).cast("I"))
+            sequences.append(Sequence(tokens=tokens, **{**others, **common}))
+        return sequences
 
 
 def packed(message: Any) -> bytes:

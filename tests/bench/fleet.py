@@ -23,7 +23,7 @@ from runner.fleet.conf import FleetConf
 from runner.fleet.fleet import Fleet
 from runner.fleet.hello import hello_of
 from runner.fleet.local import LocalTransport
-from runner.fleet.wire import Spec, Turn, sequences_of
+from runner.fleet.wire import Receiver, Spec, Turn
 from runner.loop.plan import Plan
 from runner.models.recipes import ModelConf
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
@@ -36,6 +36,7 @@ class Timed:
 
     def __init__(self, clock):
         self.engine, self.flying, self.clock = FakeEngine(SLOTS), [], clock
+        self.receiver = Receiver()
         self.ready_at, self.answer, self.done_at = 0.0, None, time.monotonic()
 
     def call(self, method, *arguments):
@@ -46,7 +47,7 @@ class Timed:
         number, new, _, linger_s, enough = arguments
         if not self.flying:
             self.done_at = now
-        self.flying += sequences_of(new)
+        self.flying += self.receiver.sequences_of(new)
         count = min(len(self.flying), max(1, enough))
         self.ready_at = max(now + linger_s, self.done_at + count / SEAT_ROWS_S) if count else now
         self.number = number

@@ -15,9 +15,10 @@ from runner.engine.conf import EngineConf
 from runner.fleet import crew, fleet, start
 from runner.fleet.conf import FleetConf
 from runner.fleet.hello import hello_of
-from runner.fleet.wire import GoneError, Spec, asks_of, packed, sequences_of
+from runner.fleet.wire import KNOWN, GoneError, Receiver, Sender, Spec, packed
 from runner.models.recipes import ModelConf
 from runner.sequences import Sequence
+from runner.text.choices import Choices
 from runner.types import UserError
 from tests.support import runs
 from tests.support.fleets import install, seats, select
@@ -95,9 +96,24 @@ def test_sequences_arrive_as_they_were_sent_and_a_shared_prefix_goes_once():
         Sequence((row, 0), [*prefix, 70_000 + row], 5, choices=((1,), (2, 3)), boundaries=boundaries)
         for row, (prefix, boundaries) in enumerate(zip(prefixes, shared, strict=True))
     ]
-    asks = pickle.loads(packed(asks_of(sent)))
-    assert sequences_of(asks) == sent
-    assert [len(ids) // 4 for _, ids, _ in asks] == [501, 1, 501, 1, 5]
+    asks = pickle.loads(packed(Sender().asks_of(sent)))
+    assert Receiver().sequences_of(asks) == sent
+    assert [len(ids) // 4 for _, ids, *_ in asks] == [501, 1, 501, 1, 5]
+
+
+def test_what_sequences_have_in_common_goes_once_a_seat_and_a_seat_keeps_the_latest():
+    """However many of them there are, also some that were forgotten in between, and in whichever calls."""
+    labels = [Choices((number, token) for token in range(2000)) for number in range(KNOWN + 2)]
+    few = [None, *labels[:2], *labels[:2], labels[0]]
+    sent = [Sequence((row, 0), [1], 5, choices=some, grammar="g") for row, some in enumerate([*few, *labels, *few])]
+    sender, receiver, sizes, got = Sender(), Receiver(), [], []
+    for one in sent:
+        message = packed(sender.asks_of([one]))
+        sizes.append(len(message))
+        got += receiver.sequences_of(pickle.loads(message))
+    assert got == sent
+    assert all((size > 5000) == (row in {1, 2, *range(8, 24), 25, 26}) for row, size in enumerate(sizes))
+    assert max(sizes[:1] + sizes[3:8]) < 500
 
 
 def test_a_fleet_without_work_hears_those_that_join(monkeypatch, tmp_path):

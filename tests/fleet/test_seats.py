@@ -16,7 +16,7 @@ from runner.cli import main
 from runner.engine.conf import EngineConf
 from runner.fleet import crew, fleet, local
 from runner.fleet.local import LocalLink, LocalTransport
-from runner.fleet.wire import GoneError, Spec, asks_of
+from runner.fleet.wire import GoneError, Sender, Spec
 from runner.models.recipes import ModelConf
 from runner.night import power
 from runner.sequences import Sequence
@@ -201,7 +201,7 @@ def test_a_seat_that_stops_before_it_reads_a_call_larger_than_its_pipe_stops_nob
     link.call("hello", 60.0)
     assert transport.wait([link], 60) == [link] and link.take().pid == link.process.pid
     os.kill(link.process.pid, signal.SIGSTOP)
-    link.call("turn", 1, asks_of([Sequence((0, 0), [7] * 4_000_000, 1)]), 1.0, 0.0, 1)
+    link.call("turn", 1, Sender().asks_of([Sequence((0, 0), [7] * 4_000_000, 1)]), 1.0, 0.0, 1)
     assert transport.wait([link], 0.1) == []
     link.kill()
     assert transport.wait([link], 60) == [link]
