@@ -12,33 +12,20 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.types import UserError
-from runner.words import count_of
+from runner.words import AGAIN, MACHINE_TROUBLE, count_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _REFUSED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR}
-_RESUME = "run the same command again to resume"
+_RESUME = f"{AGAIN} to resume"
 _AGAIN = f", but its folder can: the disk, a share or a quota may have refused it for a moment; {_RESUME}"
-_TROUBLE = {  # what is wrong with the machine, and what to do
-    errno.ENOSPC: ("the disk is full", "make room"),
-    errno.EDQUOT: ("the disk quota is used up", "make room"),
-    errno.EFBIG: ("the file system takes no larger file", "move the folder to another disk"),
-    errno.EIO: ("the disk is failing", "see to it"),
-    errno.ENODEV: ("the disk is gone", "attach it again"),
-    errno.ENXIO: ("the disk is gone", "attach it again"),
-    errno.ESTALE: ("the network share has lost it", "mount the share again"),
-    errno.ETIMEDOUT: ("the network share does not answer", "see to it"),
-    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
-    errno.ENFILE: ("too many files are open on this machine", "close other programs"),
-    errno.ENOMEM: ("memory ran out", "close other programs"),
-}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS, errno.EACCES, errno.EPERM}
@@ -108,6 +95,21 @@ def write_text(path: Path, text: str, *, synced: bool = False) -> None:
     """Publish ``text`` at ``path``; what is not ``synced`` may be empty after a power cut."""
     with _published(path, synced=synced) as file:
         file.write(text.encode())
+
+
+def write_together(contents: Mapping[Path, str]) -> None:
+    """Make new text files and their folders: all of the files or, if one fails, none."""
+    made = []
+    try:
+        for path, text in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made.append(path)
+            path.write_text(text, encoding="utf-8")
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise
 
 
 def copy_file(source: Path, path: Path) -> None:
@@ -320,7 +322,7 @@ def _read_through(path: Path) -> None:
 
 
 def _file_error(run_dir: Path, error: OSError, doing: str) -> UserError:
-    if error.errno in _TROUBLE:
+    if error.errno in MACHINE_TROUBLE:
         return UserError(f"{run_dir} cannot be {doing}: {machine_trouble(error, _free(run_dir))}", exit_code=3)
     if error.errno in NO_LOCKS:
         return UserError(f"{run_dir} lies on a file system without locks ({error}): choose another output.dir")
@@ -332,9 +334,9 @@ def _file_error(run_dir: Path, error: OSError, doing: str) -> UserError:
 
 def machine_trouble(error: OSError, known: str | None = None) -> str | None:
     """What is wrong with the machine, and what to do, if that is why a file cannot be used; ``known`` goes along."""
-    if error.errno not in _TROUBLE:
+    if error.errno not in MACHINE_TROUBLE:
         return None
-    why, remedy = _TROUBLE[error.errno]
+    why, remedy = MACHINE_TROUBLE[error.errno]
     told = f"{error}; {known}" if known else str(error)
     return f"{why} ({told}): {remedy}, then {_RESUME}"
 

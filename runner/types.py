@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload, runtime_checkable
 
+from runner.words import remedy
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -37,36 +39,12 @@ class UnreadableRow(dict[str, Any]):
         self.why = why
 
 
-def _fail(cell: UnreadableCell, *_: object, **__: object) -> Any:
-    raise RowError("unreadable", cell.why)
-
-
-class UnreadableCell:
-    """A cell that Python cannot hold: whoever uses it gets a RowError, which says ``why``."""
-
-    __slots__ = ("why",)
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what Python and Jinja look for in any value
-            raise AttributeError(name)
-        return _fail(self)
-
-    __str__ = __repr__ = __format__ = __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = __call__ = _fail
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __int__ = __float__ = __index__ = _fail
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _fail
-    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __pos__ = __abs__ = _fail
-
-
 class UserError(Exception):
     """The configuration, the input or the run directory is at fault: one line that says what would be right.
 
     ``UserError(key, text)`` blames a key of the configuration, ``UserError(text)`` something else. The line reads
     ``key=value: text``, without a ``value`` ``key: text``, and ``key is not set`` where the text goes on like that.
-    ``file`` is the file that the text is about, which comes before it. ``exit_code`` is 2 for bad configuration or
-    input, 3 for what the model or the machine cannot do.
+    ``file`` is the file that the text is about, which comes before it.
     """
 
     @overload
@@ -81,7 +59,20 @@ class UserError(Exception):
         super().__init__(*words)
         *keys, self.text = words
         self.key = keys[0] if keys else None
-        self.value, self.file, self.exit_code = value, file, exit_code
+        self.value, self.file, self._exit_code = value, file, exit_code
+
+    @property
+    def exit_code(self) -> int:
+        """2 for bad configuration or input, 3 for what the model or the machine cannot do.
+
+        The error that this one was raised from tells whether the machine failed.
+        """
+        if isinstance(self.__cause__, UserError):
+            return self.__cause__.exit_code
+        return EXIT_CANNOT_RUN if self._remedy() else self._exit_code
+
+    def _remedy(self) -> str | None:
+        return remedy(self.__cause__) if self._exit_code == EXIT_USAGE else None
 
     def at(self, key: str) -> UserError:
         """The same, with another key to blame."""
@@ -102,7 +93,8 @@ class UserError(Exception):
         value = "" if self.value is _UNSAID else f"={self.value}"
         sign = " " if self.file is None and self.text.startswith("is not ") else ": "
         text = self.text if self.file is None else f"{self.file} {self.text}"
-        return text if self.key is None else f"{self.key}{value}{sign}{text}"
+        said = text if self.key is None else f"{self.key}{value}{sign}{text}"
+        return f"{said}; {found}" if (found := self._remedy()) else said
 
 
 class RowError(Exception):

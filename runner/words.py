@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 import unicodedata
@@ -11,7 +12,29 @@ from difflib import get_close_matches
 _HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
 _DIRECTIONS = "\u202a-\u202e\u2066-\u2069"  # they show a text in another order than it has
 _CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_DIRECTIONS}]")
+MACHINE_TROUBLE = {  # by the number of a system's error: what is wrong with the machine, and what to do
+    errno.ENOSPC: ("the disk is full", "make room"),
+    errno.EDQUOT: ("the disk quota is used up", "make room"),
+    errno.EFBIG: ("the file system takes no larger file", "move the folder to another disk"),
+    errno.EIO: ("the disk is failing", "see to it"),
+    errno.ENODEV: ("the disk is gone", "attach it again"),
+    errno.ENXIO: ("the disk is gone", "attach it again"),
+    errno.ESTALE: ("the network share has lost it", "mount the share again"),
+    errno.ETIMEDOUT: ("the network share does not answer", "see to it"),
+    errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
+    errno.ENFILE: ("too many files are open on this machine", "close other programs"),
+    errno.ENOMEM: ("memory ran out", "close other programs"),
+}
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+AGAIN = "run the same command again"
+_SQLITE_TROUBLE = {7, 10, 13}  # no memory, the system's error, a full disk
+
+
+def remedy(error: object) -> str | None:
+    """What it is and what to do if an error, of the system or of SQLite, is the machine's; None if it is not."""
+    if (number := getattr(error, "errno", None)) in MACHINE_TROUBLE:
+        return f"{': '.join(MACHINE_TROUBLE[number])}, then {AGAIN}"
+    return AGAIN if getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_TROUBLE else None
 
 
 def did_you_mean(name: str, valid: list[str], shown: int = 12) -> str:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from runner.data.cells import values
+from runner.data.cells import UnreadableCell, values
 from runner.data.gold import gold_members, gold_values
 from runner.loop.requests import shared_tokens
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, Question
-from runner.types import Example, Request, RowError, UnreadableCell, UserError
+from runner.types import Example, Request, RowError, UserError
 from runner.words import did_you_mean
 
 if TYPE_CHECKING:

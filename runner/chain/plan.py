@@ -80,7 +80,7 @@ class Plan:
         """Keep it in a chain's folder. UserError if that belongs to another chain."""
         if is_chain(folder):
             self.check(folder)
-        write_json(folder / FILE, asdict(self))
+        write_json(folder / FILE, asdict(self), synced=True)
 
 
 def planned(

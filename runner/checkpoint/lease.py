@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from runner.disk import NO_LOCKS, as_its_folder, lock
+from runner.disk import NO_LOCKS, as_its_folder, disk_errors, lock
 from runner.types import UserError
 
 LOCK = "run.lock"
@@ -24,17 +24,20 @@ class Lease:
 
     def __init__(self, run_dir: Path) -> None:
         """Take the lease of an existing directory; UserError naming the holder's pid if another has it."""
-        self._descriptor = as_its_folder(run_dir / LOCK, os.O_RDWR | os.O_CREAT)
-        try:
-            if not _lock(self._descriptor):
-                pid = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-                in_use = f"{run_dir} is in use by process {pid}"
-                raise UserError(f"{in_use}: wait for it, stop it, or use another run_name")
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
-        except BaseException:
-            self.release()
-            raise
+        with disk_errors(run_dir):
+            self._descriptor = as_its_folder(run_dir / LOCK, os.O_RDWR | os.O_CREAT)
+            try:
+                self._take(run_dir)
+            except BaseException:
+                self.release()
+                raise
+
+    def _take(self, run_dir: Path) -> None:
+        if not _lock(self._descriptor):
+            pid = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise UserError(f"{run_dir} is in use by process {pid}: wait for it, stop it, or use another run_name")
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     @property
     def held(self) -> bool:

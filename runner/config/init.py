@@ -24,6 +24,7 @@ from runner.data.readers import SUFFIXES
 from runner.data.readers.compressed import open_bytes
 from runner.data.readers.csv import other_delimiter
 from runner.data.source import DataSource, open_source
+from runner.disk import write_together
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE
 from runner.text.templates import cell
 from runner.types import RowError, UserError
@@ -93,9 +94,7 @@ def write_starter_config(found: Proposal, folder: Path, name: str | None = None)
     if there := [target for target in targets if target.exists()]:
         raise UserError(f"{there[0]} exists already: choose another --name or --config-dir; nothing was written")
     try:
-        for target, content in targets.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(content, encoding="utf-8")
+        write_together(targets)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error}") from error
     return name, list(targets)

@@ -6,6 +6,7 @@ import importlib.util
 import keyword
 from pathlib import Path
 
+from runner.disk import write_together
 from runner.types import UserError
 
 _JOB = '''"""The job `NAME`: the questions about each row, and the columns made from the answers."""
@@ -104,9 +105,7 @@ def write_starter_job(name: str, folder: Path) -> list[Path]:
     if there := [path for path in files if path.exists()]:
         raise UserError(f"{there[0]} exists already: choose another name or --config-dir; nothing was written")
     try:
-        for path, text in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text.replace("NAME", name).replace("CLASS", class_name), encoding="utf-8")
+        write_together({path: text.replace("NAME", name).replace("CLASS", class_name) for path, text in files.items()})
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error}") from error
     return list(files)

@@ -12,9 +12,32 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.types import UnreadableCell
+from runner.types import RowError
 
 Instead = Callable[[pa.Scalar, str], Any]  # what stands for a cell that cannot be read, and why it cannot
+
+
+def _fail(cell: UnreadableCell, *_: object, **__: object) -> Any:
+    raise RowError("unreadable", cell.why)
+
+
+class UnreadableCell:
+    """A cell that Python cannot hold: whoever uses it gets a RowError, which says ``why``."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what Python and Jinja look for in any value
+            raise AttributeError(name)
+        return _fail(self)
+
+    __str__ = __repr__ = __format__ = __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = __call__ = _fail
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __int__ = __float__ = __index__ = _fail
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _fail
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __pos__ = __abs__ = _fail
 
 
 def values(name: str, column: pa.Array | pa.ChunkedArray) -> list[Any]:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from runner.data.cells import values
+from runner.data.cells import UnreadableCell, values
 from runner.plain import to_json
-from runner.types import UnreadableCell, UserError
+from runner.types import UserError
 from runner.words import composed
 
 _KINDS = ("kind", "label", "type", "entity_group", "entity", "tag", "labels")  # what the kind of a span is called

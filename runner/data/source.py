@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from runner.data.cells import values
+from runner.data.cells import UnreadableCell, values
 from runner.data.columns import own_columns, own_value, with_composed_names
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_name, gold_values, names_of_classes
@@ -31,7 +31,7 @@ from runner.data.readers.check import check_conf
 from runner.data.rowhash import hash_keys, hash_rows
 from runner.data.stdin import is_pipe, spooled
 from runner.data.where import NoRowsError, parse_where
-from runner.types import Row, UnreadableCell, UnreadableRow, UserError
+from runner.types import Row, UnreadableRow, UserError
 from runner.words import count_of, did_you_mean, first_line
 
 if TYPE_CHECKING:

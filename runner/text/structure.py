@@ -18,7 +18,7 @@ from runner.text.schema.check import ANNOTATIONS, SchemaCheck, ecma, read_json, 
 from runner.text.schema.columns import Column, column_of
 from runner.text.schema.dialects import modern
 from runner.text.schema.files import read_schema_file
-from runner.text.schema.narrow import Narrowing
+from runner.text.schema.narrow import Narrowing, uncounted
 from runner.text.schema.nodes import subschemas
 from runner.text.schema.relaxed import CONDITIONS, Relaxing, impossible
 from runner.types import RowError, UserError
@@ -248,6 +248,9 @@ def _check_schema(key: str, schema: dict[str, Any]) -> None:
                 ecma(text)
             except ValueError as problem:
                 raise UserError(key, f"the keyword {f'{path}.{word}'.lstrip('.')}: {problem}") from problem
+        if wrong := uncounted(node):
+            place = f"{path}.{wrong[0]}".lstrip(".")
+            raise UserError(key, f"the keyword {place}: a model cannot be held to the number {wrong[1]}; take a text")
         digits = Decimal(str(node.get("multipleOf", 1))).normalize().as_tuple().digits
         if len(digits) > _MOST_DIGITS:
             place = f"{path}.multipleOf".lstrip(".")

@@ -12,7 +12,7 @@ from tests.support import disks, runs
 
 ROWS = 16
 WORDS = ["run", "engine.backend=fake", "engine.batch_size=2", "engine.window=8", "output.shard_rows=4", "run_name=run"]
-WORDS += ["job=generate", "prompt.user='{{ text }}'", "dataset=csv", "dataset.path=rows.csv"]
+WORDS += ["job=generate", "prompt.user='{{ text }}'", "dataset=csv", "dataset.path=disk/rows.csv"]
 DRIVER = """
 import contextlib, ctypes, gc, hashlib, io, json, os, shutil, sys
 from pathlib import Path
@@ -64,7 +64,7 @@ print(json.dumps(told))
 # An error, the exit code, and what is said of it.
 FULL, QUOTA = (errno.ENOSPC, 3, "the disk is full"), (errno.EDQUOT, 3, "the disk quota is used up")
 FAILING, LOST = (errno.EIO, 3, "the disk is failing"), (errno.ESTALE, 3, "the network share has lost it")
-MANY = (errno.EMFILE, 3, "too many files are open (")
+MANY = (errno.EMFILE, 3, "too many files are open")
 FORBIDDEN, READ_ONLY = (errno.EACCES, 2, "Permission denied"), (errno.EROFS, 2, "Read-only file system")
 ALL = [FULL, QUOTA, FAILING, LOST, MANY, FORBIDDEN, READ_ONLY]
 # The call, the file, which of its calls is the first to fail, and whether all behind it do.
@@ -85,6 +85,8 @@ FAULTS = [
         for call in ("create", "write")
         for error in (FAILING, LOST, FULL)
     ],
+    *[("open", "rows.csv", 1, True, *error) for error in (LOST, MANY, FORBIDDEN)],
+    ("read", "rows.csv", 2, True, errno.EIO, 3, "the disk is failing"),
     *[("create", "report.html", 1, True, error[0], 0, "no report: ") for error in (FULL, FAILING, FORBIDDEN)],
 ]
 
@@ -94,7 +96,7 @@ def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calls")
     library = disks.build(folder)
     (folder / "disk").mkdir()
-    (folder / "rows.csv").write_text("id,text\n" + "".join(f"{i},text number {i}\n" for i in range(ROWS)))
+    (folder / "disk" / "rows.csv").write_text("id,text\n" + "".join(f"{i},text number {i}\n" for i in range(ROWS)))
     faults = [[*fault[:3], fault[4], fault[3]] for fault in FAULTS]
     env = {**disks.preloading(library, folder / "disk"), "ROWMILL_CACHE": str(folder / "cache")}
     done = runs.python(DRIVER, str(folder / "disk"), json.dumps(WORDS), json.dumps(faults), cwd=folder, env=env)
@@ -115,6 +117,6 @@ def test_a_failing_call_ends_a_run_with_one_line_that_says_what_it_is_and_the_ru
     if code:
         (line,) = [line for line in said.splitlines() if line.startswith("rowmill:")]
         assert fault[6] in line
-        assert code == 2 or line.endswith("run the same command again to resume")
+        assert code == 2 or line.removesuffix(" to resume").endswith("run the same command again")
     else:
         assert fault[6] in said

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runner.data.cells import records, shown, values
+from runner.data.cells import UnreadableCell, records, shown, values
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_name
 from runner.data.source import open_source
 from runner.text.templates import Template
-from runner.types import RowError, UnreadableCell, UserError
+from runner.types import RowError, UserError
 
 BAD = pa.Array.from_buffers(
     pa.string(), 2, [None, pa.py_buffer(struct.pack("<3i", 0, 1, 3)), pa.py_buffer(b"a\xff\xfe")]

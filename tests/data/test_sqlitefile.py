@@ -5,11 +5,11 @@ from contextlib import closing
 
 import pytest
 
-from runner.data.cells import shown
+from runner.data.cells import UnreadableCell, shown
 from runner.data.conf import DatasetConf
 from runner.data.readers import sqlite, table
 from runner.data.source import open_source
-from runner.types import UnreadableCell, UserError
+from runner.types import UserError
 
 
 @pytest.fixture

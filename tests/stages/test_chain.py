@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from runner import open_run, run
+from runner import disk, open_run, run
 from runner.checkpoint.lease import Lease
 from runner.cli import main
 from runner.engine.fake import FakeEngine
@@ -196,6 +196,18 @@ def test_a_killed_supervisor_takes_its_worker_with_it_and_the_same_line_resumes(
 def test_ctrl_c_prints_the_line_that_goes_on_with_the_chain(folder):
     said = runs.interrupt(["mails.yaml"], after=10)
     assert "rowmill run mails.yaml" in said
+
+
+def test_what_a_chain_is_is_on_the_disk_before_its_first_answer(folder, monkeypatch):
+    synced = []
+
+    def publish(temporary, path, original=disk.publish_file):
+        original(temporary, path)
+        synced.append(path.name)
+
+    monkeypatch.setattr(disk, "publish_file", publish)
+    runs.interrupt(["mails.yaml"], after=1)
+    assert synced[0] == "chain.json"
 
 
 @pytest.mark.parametrize(("file", "words", "said"), [

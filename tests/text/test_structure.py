@@ -202,10 +202,24 @@ def test_numbers_fit_their_columns():
     assert all(2**60 <= one["n"] < 2**63 and one["e"] == 10**20 for one in answers(beyond))
     with pytest.raises(UserError, match="the keyword minimum: "):
         structure_of("output.schema", {"type": "integer", "minimum": 2**64})
+    for own in (  # of C#, Go and Rust
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        {"type": "number", "minimum": -1.7976931348623157e308, "maximum": 1.7976931348623157e308},
+    ):
+        assert answers(own, 5)
     price = structure_of("output.schema", {"type": "number", "multipleOf": 0.01})
     assert price.problem("19.99") is None
     assert price.problem("19.995") is not None
     assert price.problem("1e999") is not None
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**63), 2**63 - 1, 2**64, 10**400, 1e300, 123456789.12345679])
+def test_a_number_that_grammars_write_as_another_one_is_refused(number):
+    for node in ({"const": number}, {"enum": ["a", {"b": [number]}]}):
+        with pytest.raises(UserError, match=f"the keyword properties.a.{next(iter(node))}: .* the number"):
+            structure_of("output.schema", {"properties": {"a": node}})
+    for number in (2**53 - 1, 10**20, 0.1, 12345.678901):
+        assert answers({"const": number}, 1) == [number]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.data.cells import values
+from runner.data.cells import UnreadableCell, values
 from runner.data.gold import gold_name, members_of
 from runner.data.source import DataSource
 from runner.results.quality.spans import are_spans, same_spans
@@ -16,7 +16,7 @@ from runner.results.quality.values import number_of
 from runner.results.run import Run
 from runner.text.questions.question import Question
 from runner.text.questions.read import read_questions
-from runner.types import UnreadableCell, UserError
+from runner.types import UserError
 from runner.words import did_you_mean
 
 LABEL = "label"

@@ -8,7 +8,8 @@ of the whole answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from runner.text.schema.formats import PATTERNS
@@ -16,6 +17,9 @@ from runner.text.schema.nodes import components, implied_type, kinds, target
 
 SAFE = 2**53 - 1  # the integers that every JSON reader takes exactly (RFC 8259, section 6)
 LONG = (-(2**63), 2**63 - 1)  # those of an Arrow column
+_LEAST = -(2**63 - 1024)  # grammars count in doubles, and crash at the one below
+_MOST_DIGITS, _MOST_DIGITS_OF_LARGE = 15, 12  # significant ones of a number that grammars write as it is
+_END_OF_EXACT = 10**22  # the powers of ten that a double can be
 _SHAPE = {"properties", "patternProperties", "additionalProperties", "required"}  # keywords about an object's names
 _CHOICES = ("anyOf", "oneOf")
 _SHARED = ("$schema", "$defs", "definitions", "components")
@@ -98,6 +102,10 @@ class Narrowing:
             self.wider.append(("uniqueItems", "true"))
         if isinstance(made.get("uniqueItems"), bool):
             del made["uniqueItems"]
+        if "integer" not in kinds(made):
+            for word, end in (("minimum", _LEAST), ("maximum", LONG[1])):
+                if word in made and abs(made[word]) > abs(end) and (made[word] > 0) == (end > 0):
+                    self.wider.append((word, str(made.pop(word))))
         if isinstance(text := made.get("pattern"), str) and (plain := without_assertions(text)) != text:
             self.wider.append(("pattern", text))
             made["pattern"] = plain
@@ -179,15 +187,49 @@ def _bounded(schema: Mapping[str, Any], made: dict[str, Any]) -> dict[str, Any]:
     low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
     high = schema.get("maximum", schema.get("exclusiveMaximum", 0))
     if "exclusiveMinimum" not in schema:
-        made.setdefault("minimum", -SAFE if high >= -SAFE else LONG[0])
+        made.setdefault("minimum", -SAFE if high >= -SAFE else _LEAST)
     if "exclusiveMaximum" not in schema:
         made.setdefault("maximum", SAFE if low <= SAFE else LONG[1])
     if fits_long(schema):
-        for (word, nearer), end in zip(_BOUNDS, LONG, strict=True):
+        for (word, nearer), end in zip(_BOUNDS, (_LEAST, LONG[1]), strict=True):
             given = [schema[one] for one in (word, f"exclusive{word.capitalize()}") if one in schema]
             if given and nearer([*given, end]) == end:
                 made[word] = end
+                made.pop(f"exclusive{word.capitalize()}", None)
     return made
+
+
+def uncounted(schema: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """The keyword and the number for which grammars write another one, or none at all; None if there is none."""
+    for word in ("const", "enum"):
+        for number in _numbers(schema.get(word)):
+            if not _is_written(number):
+                return word, number
+    for word in ("maximum", "exclusiveMaximum"):
+        if schema.get(word, 0) < _LEAST:
+            return word, schema[word]
+    if kinds(schema) & {"integer", "number"} == {"integer"}:
+        for word in ("minimum", "exclusiveMinimum"):
+            if schema.get(word, 0) > LONG[1]:
+                return word, schema[word]
+    return None
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    """All numbers in a JSON value."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _numbers(one)
+
+
+def _is_written(number: int | float) -> bool:
+    """Whether grammars write a number as it is: they keep fewer digits than doubles have, and fewer of large ones."""
+    digits = len(Decimal(str(number)).normalize().as_tuple().digits)
+    if abs(number) <= SAFE:
+        return isinstance(number, int) or digits <= _MOST_DIGITS
+    is_exact = abs(number) < _END_OF_EXACT and int(Decimal(str(number))) == number == float(number)
+    return is_exact and digits <= _MOST_DIGITS_OF_LARGE
 
 
 def fits_long(schema: Mapping[str, Any]) -> bool:
