@@ -96,7 +96,8 @@ class Gauge(NamedTuple):
 class Work:
     """What an engine has done: tokens of answers and of prompts computed, prompt tokens that a shared prefix spared
     (``cached``) or that attention computed in vain (``padded``), how many of its ``slots`` held sequences (``lanes``),
-    both summed over its steps, the seconds spent on the model, and the tokens of answers that a grammar ``forced``.
+    both summed over its steps, the seconds spent on the model, the tokens of answers that a grammar ``forced``, those
+    that were ``drafted`` (guessed) for answers and of them those that were ``accepted``.
     """
 
     decoded: int = 0
@@ -107,6 +108,8 @@ class Work:
     slots: int = 0
     model_s: float = 0.0
     forced: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
     def __iadd__(self, other: Work) -> Self:
         for name, value in vars(other).items():

@@ -65,6 +65,8 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
         raise UserError("benchmark needs a model: engine.backend=fake has none")
     if conf.benchmark.against and conf.engine.max_kv_size:
         raise UserError("engine.max_kv_size affects rowmill only: leave it out with benchmark.against")
+    if conf.engine.draft_tokens is None and not conf.benchmark.run_dir:
+        conf.engine.draft_tokens = 0  # answers to prompts made up at random repeat themselves
     folder = resolve.model_folder(conf.model, conf.offline)
     environment = dict(os.environ)  # without what preparing a device changes: each engine's process does that itself
     _check_memory(conf, folder)

@@ -6,6 +6,7 @@ batch      A batch: sequences at work in the slots of one KV set, on one stream 
 budget     What an engine may take of a device: bytes of memory, sequences at once, prompt tokens in a step.
 conf       The group ``engine`` of the configuration.
 copying    The engine for models whose layers cannot share prefixes, as their caches or masks are of no known kind.
+drafts     Prompt lookup: tokens that may come next, taken from the text so far, and verified by the model in one step.
 engine     The resident MLX model's engine: continuous batches over shared prefixes.
 fake       An engine without a model, for trials and tests: deterministic answers from each prompt's hash.
 kernels    What kernels share: how scores are masked, and how CUDA kernels are named and checked before they are used.

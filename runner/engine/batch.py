@@ -7,7 +7,7 @@ Nothing is copied when a sequence joins or leaves, but its prefix where attentio
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +16,7 @@ import numpy as np
 from runner.engine.attention.copies import Copies
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.resident import ResidentModel
-from runner.engine.lanes import Lane, LaneSpan, Launch
+from runner.engine.lanes import Lane, LaneSpan, Launch, Row
 from runner.engine.masks import Matching
 from runner.sequences import Sequence, Work
 from runner.text.choices import PIECE, Ints, Piece, choice_tree
@@ -43,6 +43,7 @@ class Batch:
         self.copies = copies
         self.adopting: dict[int, Segment] = {}  # prefixes to be copied, by slot
         self.lanes: list[Lane] = []
+        self.drafts: dict[Lane, list[Row]] = {}  # of lanes whose latest token is read, for the next step
         self.latest: Launch | None = None
         self.slots = 0
         self.capacity = 0
@@ -105,9 +106,24 @@ class Batch:
         """Give the slots' memory back."""
         self.lanes.clear()
         self.adopting.clear()
+        self.drafts.clear()
         self.latest = None
         self.slots = self.capacity = 0
         self.model.clear()
+
+    def settle(self) -> None:
+        """The ``latest`` step is read: the next one takes its tokens from the lanes."""
+        self.latest = None
+        for lane in self.lanes:
+            lane.settle()
+        self.drafts = {lane: [] for lane in self.lanes if lane.tokens}
+
+    def draft(self, length: Callable[[int], int]) -> None:
+        """Guess what comes next for lanes that are settled; see ``Lane.draft``."""
+        most = self.prefill_tokens // max(1, len(self.lanes)) - 1
+        for lane in self.drafts:
+            overwritten = lane.stored + lane.rest + most - self.model.kept_tokens
+            self.drafts[lane] = lane.draft(most - max(0, overwritten), length)
 
     def launch(self) -> list[mx.array]:
         """Set the next step up, after the ``latest``, and put it in its place; the arrays to evaluate for it."""
@@ -144,7 +160,7 @@ class Batch:
         parts = sorted(self._parts(), key=lambda part: part.span.order())
         if not parts:
             return None
-        sampled: list[Lane] = []
+        sampled: list[Row] = []
         scored: list[tuple[Lane, Piece]] = []
         rows: list[int] = []
         edges: list[tuple[Ints, Ints]] = []  # the tokens that they follow, their own
@@ -155,16 +171,25 @@ class Batch:
             if part.piece is not None and lane.walk is not None:
                 scored.append((lane, part.piece))
                 edges.append((last + 1 + part.piece.rows, lane.walk.tree.ends[part.piece.edges]))
-            elif lane.walk is None and (part.drawn or span.new == lane.rest):
-                sampled.append(lane)
-                rows.append(last)
+            elif lane.walk is None and (part.drawn or part.known == lane.rest):
+                for row in (Row(lane, lane.matching), *part.drafts):
+                    sampled.append(row)
+                    rows.append(last + part.known - span.new + row.ahead)
         inputs, step = self._inputs(parts), Step([part.span for part in parts])
         for part in parts:
-            part.lane.stored += part.span.new if part.drawn or part.lane.rest else 0
+            part.lane.stored += part.known if part.drawn or part.lane.rest else 0
         logits, values = self._forward(inputs, step, rows, edges)
-        decoded = sum(part.drawn for part in parts)
-        work = Work(decoded, step.tokens - decoded, padded=step.padded, lanes=len(self.lanes))
+        work, self.drafts = self._work(parts, step), {}
         return Launch(sampled, logits, scored, values, work)
+
+    def _work(self, parts: list[LaneSpan], step: Step) -> Work:
+        if not self.drafts:
+            decoded = sum(part.drawn for part in parts)
+            return Work(decoded, step.tokens - decoded, padded=step.padded, lanes=len(self.lanes))
+        guessed = sum(part.span.new - part.known for part in parts)
+        prefilled = step.tokens - guessed - len(self.drafts)
+        drafted = sum(len(part.drafts) for part in parts)
+        return Work(len(self.drafts), prefilled, lanes=len(self.lanes), drafted=drafted)
 
     def _forward(
         self, inputs: mx.array, step: Step, rows: list[int], edges: list[tuple[Ints, Ints]]
@@ -181,9 +206,10 @@ class Batch:
         """What each lane brings to the next step."""
         decoding = [lane for lane in self.lanes if lane.decoding]
         yield from (LaneSpan(lane, Span(lane.prefix, lane.slot, lane.stored, 1), drawn=True) for lane in decoding)
+        yield from itertools.starmap(_with_drafts, self.drafts.items())
         left = self.prefill_tokens
         for lane in self.lanes:
-            if lane.decoding or not lane.ready:
+            if lane.decoding or not lane.ready or lane in self.drafts:
                 continue
             if left < self.prefill_tokens and self._least(lane) > left:
                 break
@@ -221,7 +247,7 @@ class Batch:
         drawn = mx.zeros((0,), mx.int32)
         if self.latest is not None and self.latest.tokens is not None:
             drawn = self.latest.tokens
-        place = {lane: index for index, lane in enumerate(self.latest.sampled)} if self.latest else {}
+        place = {row.lane: index for index, row in enumerate(self.latest.rows)} if self.latest else {}
         prompt: list[int] = []
         index: list[int] = []
         for part in parts:
@@ -232,6 +258,11 @@ class Batch:
             index += range(drawn.size + len(prompt), drawn.size + len(prompt) + len(new))
             prompt += new
         return mx.concatenate([drawn, mx.array(prompt, mx.int32)])[mx.array(index)]
+
+
+def _with_drafts(lane: Lane, drafts: list[Row]) -> LaneSpan:
+    new = lane.rest + (drafts[-1].ahead if drafts else 0)
+    return LaneSpan(lane, Span(lane.prefix, lane.slot, lane.stored, new), drafts=drafts)
 
 
 def _grained(tokens: int) -> int:

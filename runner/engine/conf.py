@@ -22,6 +22,9 @@ class EngineConf:
             prompt's hash, to try out a configuration in a second.
         batch_size: The number of sequences computed together. null: found while the run is at work.
         prefill_tokens: The number of prompt tokens in one step. null: chosen for the device.
+        draft_tokens: The most tokens of an answer that are guessed at a time and verified together, from what followed
+            the latest ones where they stood before, in the prompt or in the answer (prompt lookup). null: where few
+            sequences are left and it is measured to be faster; 0: never; a number: always. Recurrent models never do.
         memory_gb: The memory for weights and KV caches together. null: what the device has to give.
         max_kv_size: The number of tokens of a row that attention sees: the first 4 and the latest ones. null: all.
         window: The number of rows read ahead. Their prompts are sorted and share what they have in common, at a cost
@@ -44,6 +47,7 @@ class EngineConf:
     backend: str = key("auto", among=("auto", "metal", "cuda", "cpu", "fake"))
     batch_size: int | None = key(None, least=1)
     prefill_tokens: int | None = key(None, least=1)
+    draft_tokens: int | None = key(None, least=0, most=64)
     memory_gb: float | None = key(None, least=0)
     max_kv_size: int | None = key(None, least=8)
     window: int = key(16384, least=1)

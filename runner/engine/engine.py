@@ -18,7 +18,8 @@ from runner.engine.attention.copies import Copies
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.attention.snapshots import Snapshots
 from runner.engine.batch import Batch
-from runner.engine.lanes import Lane, Launch
+from runner.engine.drafts.gain import Gain
+from runner.engine.lanes import Drawn, Lane, Launch
 from runner.engine.masks import Grammars
 from runner.engine.sampling import logprob_fields
 from runner.engine.tuning import Growth
@@ -35,8 +36,9 @@ class BatchEngine:
     grows up to ``most`` while that makes it faster), ``prefill_tokens`` (prompt tokens of a step) and ``logit_bytes``
     (logits of choices that are held at once) are divided among ``streams`` batches. ``kv_bytes`` bounds the memory of
     slots and snapshots, ``bound_bytes`` that of everything else on the device (None: nothing does). ``costs``: what
-    sharing costs, for the planner; ``copies``: where copied prefixes are faster. ``grammars``: compiled over its
-    vocabulary, for sequences that have some.
+    sharing costs, for the planner; ``copies``: where copied prefixes are faster. ``draft_tokens``: at most so many are
+    drafted for each sequence in a step, None: as many as pay. ``grammars``: compiled over its vocabulary, for sequences
+    that have some.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class BatchEngine:
         most: int | None = None,
         costs: Costs | None = None,
         copies: Copies | None = None,
+        draft_tokens: int | None = 0,
         grammars: Grammars | None = None,
     ) -> None:
         self.model = model
@@ -68,6 +71,9 @@ class BatchEngine:
         self.growth = Growth(batch_size, max(batch_size, most or 0))
         self.costs = (costs or Costs())._replace(holds=True)
         self.work = Work()
+        # A recurrent state cannot go back behind a guess that was wrong.
+        self.gain = Gain(0 if model.states else draft_tokens)
+        self.drafting = False  # whether the latest step began with known tokens alone
         streams = min(streams, batch_size)
         prefill = max(1, prefill_tokens // streams)
         models = (model if number == 0 else model.twin() for number in range(streams))
@@ -110,13 +116,18 @@ class BatchEngine:
             mx.set_memory_limit(self.bound_bytes + kv)
         self.busy = len(self.lanes)
         began = time.perf_counter()
-        before = [batch.latest for batch in self.batches]
+        before = [(batch, batch.latest) for batch in self.batches if batch.latest]
+        drafted, self.drafting = self.drafting, self._may_draft()
+        first = self.drafting or any(launch.work.drafted for _, launch in before)
+        if first:
+            ended += self._read(before)
+            self._settle()
         launched = [batch.launch() for batch in self.batches]
         mx.async_eval([array for arrays in launched for array in arrays])
-        for batch, launch in zip(self.batches, before, strict=True):
-            ended += self._read(batch, launch) if launch else []
+        if not first:
+            ended += self._read(before)
         mx.async_eval([array for batch in self.batches for array in batch.draw()])
-        self._account([launch for launch in before if launch], time.perf_counter() - began)
+        self._account([launch for _, launch in before], time.perf_counter() - began, drafted)
         return ended
 
     def close(self) -> None:
@@ -134,14 +145,34 @@ class BatchEngine:
         for i, batch in enumerate(self.batches):
             batch.size = (self.batch_size + i) // len(self.batches)
 
-    def _account(self, before: list[Launch], seconds: float) -> None:
+    def _may_draft(self) -> bool:
+        """Whether the next step is to have drafts: few sequences are left, all with answers, and that pays."""
+        lanes = self.lanes
+        return self.gain.wanted(len(lanes), self.batch_size, bool(self.waiting)) and all(
+            lane.launched for lane in lanes
+        )
+
+    def _settle(self) -> None:
+        for batch in self.batches:
+            batch.settle()
+        count = len(self.lanes)
+        for batch in self.batches if self.drafting else ():
+            batch.draft(lambda match: self.gain.length(match, count))
+
+    def _account(self, before: list[Launch], seconds: float, drafted: bool) -> None:
         step = Work(slots=self.batch_size, model_s=seconds)
         for launch in before:
             step += launch.work
         self.work += step
-        if step.decoded and not step.prefilled and not self.growth.found:
-            self.growth.saw(step.decoded, seconds)
-            self._size()
+        if step.prefilled:
+            self.gain.saw_prompts(step.prefilled + step.decoded, seconds)
+        elif drafted and step.decoded:
+            self.gain.saw_drafts(step.decoded - step.accepted, step.drafted, step.accepted, seconds)
+        elif step.decoded:
+            self.gain.saw_plain(step.decoded, seconds)
+            if not self.growth.found:
+                self.growth.saw(step.decoded, seconds)
+                self._size()
 
     def _admit(self) -> list[Generation]:
         refused = []
@@ -198,17 +229,28 @@ class BatchEngine:
         # Alone it fits, as _misfit saw, in a slot of just its size.
         return batch.make_room(sequence, (), min(spare, self.model.slot_bytes(batch.own(sequence))))
 
-    def _read(self, batch: Batch, launch: Launch) -> list[Generation]:
-        tokens, scored = launch.read()
-        ended = [self._end(lane, "choice") for lane in scored]
-        for lane, token in tokens:
-            if not lane.ended and (reason := self._advance(lane, token)):
-                ended.append(self._end(lane, reason))
-        batch.lanes = [lane for lane in batch.lanes if not lane.ended]
+    def _read(self, launches: list[tuple[Batch, Launch]]) -> list[Generation]:
+        ended = []
+        for batch, launch in launches:
+            drawn, scored = launch.read()
+            ended += [self._end(lane, "choice") for lane in scored]
+            for one in drawn:
+                lane = one.row.lane
+                if not lane.ended and (reason := self._advance(lane, one, launch.work)):
+                    ended.append(self._end(lane, reason))
+            batch.lanes = [lane for lane in batch.lanes if not lane.ended]
+            for guess in launch.guesses:
+                self.gain.saw_guess(*guess)
         return ended
 
-    def _advance(self, lane: Lane, token: int) -> str | None:
+    def _advance(self, lane: Lane, drawn: Drawn, work: Work) -> str | None:
         """Append a token; the reason why the lane ends with it, or None."""
+        if drawn.scored:
+            lane.scored.append(drawn.scored)
+        if drawn.row.link:
+            work.accepted += 1
+            work.decoded += 1
+        token = drawn.token
         if token in self.end_tokens:
             return "stop"
         lane.append(token)

@@ -86,6 +86,14 @@ class Matching:
         """Another completion that has come as far, of which nothing was forced."""
         return Matching(self.matcher.deep_copy(), self.words)
 
+    def guess(self, token: int) -> Matching | None:
+        """Another completion that has one more token; None if that cannot come next."""
+        if self.ended or not self.matcher.validate_tokens([token]):
+            return None
+        other = self.copy()
+        other.take(token)
+        return other
+
     def take(self, token: int) -> None:
         """Go on by one token that was drawn."""
         self.matcher.consume_token(token)

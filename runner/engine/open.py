@@ -82,7 +82,15 @@ def batch_engine(
     streams = cpu_streams() if device.kind == "cpu" else 1
     bound = None if device.kind == "cpu" else mx.get_active_memory() + budget.work
     return BatchEngine(
-        resident, kv_bytes=spare, bound_bytes=bound, streams=streams, most=budget.most, costs=costs, **sizes, **details
+        resident,
+        kv_bytes=spare,
+        bound_bytes=bound,
+        streams=streams,
+        most=budget.most,
+        costs=costs,
+        draft_tokens=conf.draft_tokens,
+        **sizes,
+        **details,
     )
 
 

@@ -18,6 +18,7 @@ from runner.report.figures import Figures
 from runner.report.quality import sections
 from runner.report.tables import confusion_matrix, labels_table, rows_table, text_of
 from runner.results.quality.verdict import advice, verdict
+from runner.results.status import Status
 from runner.words import count_of, duration, size, without_hashes
 
 MOST_BYTES = 1_900_000
@@ -165,12 +166,18 @@ def _what(figures: Figures) -> list[tuple[str, str]]:
         "fingerprint": data.get("fingerprint"),
         "prompt hash": provenance.get("prompt_sha256"),
         "seed": identity.get("seed"),
+        "drafted tokens that were right": _drafts(figures.status),
         "thoughts ended at engine.think_tokens": figures.status["thoughts_ended"] or None,
         "date in prompts": identity.get("date"),
         "machine": _pairs(machine),
         "versions": _pairs(versions),
     }
     return [(name, text_of(str(value), 600)) for name, value in facts.items() if value not in (None, "", "None")]
+
+
+def _drafts(status: Status) -> str | None:
+    drafted = status["drafted_tokens"]
+    return f"{status['accepted_tokens']:,} of {drafted:,}" if drafted else None
 
 
 def _pairs(values: dict[str, Any] | None) -> str:

@@ -141,6 +141,8 @@ def _show_figures(figures: Mapping[str, Any], examples: Mapping[str, list[str]] 
         most = "" if best is None else f", {best:.1%} at best"
         cache = f"({figures['cached_share']:.1%} from cache{most})"
         line("tokens", f"{prompt:,} in prompts {cache}, {completion:,} generated{forced}")
+    if drafted := figures.get("drafted_tokens"):
+        line("drafts", f"{figures['accepted_tokens']:,} of {drafted:,} drafted tokens were right")
     if ended := figures.get("thoughts_ended"):
         line("thoughts", f"{ended:,} ended at engine.think_tokens")
     if seconds and figures["finished"]:

@@ -41,8 +41,9 @@ class Status(TypedDict):
     ``model_share`` (of the time at work, what was spent in the model), ``slot_occupancy`` (of the batch's slots in
     every step, those taken), ``padding_share`` (of prompt tokens in attention), ``best_cached_share`` (what
     ``cached_share`` would have been with an unlimited cache, in any order); ``forced_tokens``, generated ones that a
-    grammar knew before, and ``thoughts_ended``, because they had ``engine.think_tokens``. ``seats``: those of a fleet
-    (see ``rowmill fleet --json``), their answers as of the last second.
+    grammar knew before, ``drafted_tokens`` (see ``engine.draft_tokens``), of which ``accepted_tokens`` were right, and
+    ``thoughts_ended``, because they had ``engine.think_tokens``. ``seats``: those of a fleet (see ``rowmill fleet
+    --json``), their answers as of the last second.
     """
 
     rows: int
@@ -66,6 +67,8 @@ class Status(TypedDict):
     cached_share: float | None
     best_cached_share: float | None
     forced_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     thoughts_ended: int
     error_kinds: dict[str, int]
     rejected: dict[str, int]
@@ -116,6 +119,8 @@ def read_status(run_dir: Path) -> Status:
         "cached_share": totals.cached_share,
         "best_cached_share": _best(totals.cached_share, work.missed_share),
         "forced_tokens": work.forced,
+        "drafted_tokens": work.drafted,
+        "accepted_tokens": work.accepted,
         "thoughts_ended": work.thoughts_ended,
         "error_kinds": kinds,
         "rejected": rejected,

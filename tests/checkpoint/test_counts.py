@@ -10,7 +10,7 @@ OLD = {
     **{"decoded": 9, "prefilled": 800, "cached": 1900, "padded": 200, "lanes": 60, "slots": 120, "model_s": 0.5},
     **{"forced": 7, "prompt": 3000, "shareable": 2000, "served": 100, "loop_s": 0.75, "snapshot_cost": 59.0},
 }
-LATER = {"thoughts_ended": 0}  # which it did not know
+LATER = {"thoughts_ended": 0, "drafted": 0, "accepted": 0}  # which it did not know
 
 
 def test_work_is_kept_by_the_names_that_earlier_checkpoints_have():

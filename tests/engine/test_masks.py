@@ -126,6 +126,24 @@ def test_forced_tokens_are_not_sampled_and_change_nothing(vocabulary, grammars, 
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafts_change_no_answer_that_follows_a_grammar(vocabulary, grammars, resident, temperature):
+    texts = vocabulary.encode(["yes, it was " * 4, '{"name": "abc", "n": 200} ' * 3, "abcabcx123! " * 3])
+    warmth = Sampling(temperature)
+    todo = [
+        Sequence((i, asks), texts[i], 24, warmth, 9 * i + 1, grammar=GRAMMARS[(1, 2, 0)[i]], mean_logprob=bool(asks))
+        for i in range(3)
+        for asks in (0, 1)
+    ]
+    sizes = {"batch_size": 4, "grammars": grammars}
+    drafted, plain = (BatchEngine(resident, vocabulary.end_tokens, draft_tokens=most, **sizes) for most in (6, 0))
+    found, want = finish(drafted, todo), finish(plain, todo)
+    assert {key: one.tokens for key, one in found.items()} == {key: one.tokens for key, one in want.items()}
+    assert [found[i, 1].mean_logprob for i in range(3)] == pytest.approx([want[i, 1].mean_logprob for i in range(3)])
+    assert drafted.work.accepted > 0
+    assert drafted.work.forced == plain.work.forced
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_mean_log_probability_is_the_models_own_over_all_tokens_forced_ones_too(
     grammars, vocabulary, resident, plain, temperature
 ):

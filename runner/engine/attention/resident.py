@@ -141,6 +141,11 @@ class ResidentModel:
         return tokens * self.token_bytes + segments * self.state_bytes
 
     @property
+    def kept_tokens(self) -> int:
+        """How many own tokens of a sequence its slot holds before any is overwritten."""
+        return min((layer.shape[1] for layer in self.layers), default=0)
+
+    @property
     def token_bytes(self) -> int:
         """KV bytes of one token of a segment in all layers."""
         return sum(self._layer_bytes)
