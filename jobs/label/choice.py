@@ -69,7 +69,7 @@ class ScoredLabel(Decided):
         """The likeliest label; of equal ones the first in ``labels``."""
         if answers[0].likeliest is not None:
             return self._ranked(answers[0].likeliest, answers[0].others)
-        names, logprobs = self.question.names, answers[0].logprobs or ()
+        names, logprobs = self.question.names, self.scores(answers[0])
         scores = [(one - bias) / self.temperature for one, bias in zip(logprobs, self.biases[0], strict=True)]
         probabilities = dict(zip(names, rounded(normalise(tuple(scores))), strict=True))
         best = max(probabilities, key=probabilities.__getitem__)

@@ -46,7 +46,8 @@ def _prior(one: Scored, by_request: list[list[Completion]], kind: str) -> dict[s
     measure = batch_prior if kind == "batch" else content_free_prior
     biases, rows = [], []
     for answers in by_request:
-        usable = [answer.logprobs for answer in answers if is_scored(answer)]
+        scores = [one.scores(answer) for answer in answers if is_scored(answer)]
+        usable = [each for each in scores if all(map(math.isfinite, each))]
         if not usable:
             raise nothing_scored(answers)
         biases.append(measure(np.array(usable)).tolist())

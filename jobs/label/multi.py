@@ -77,7 +77,7 @@ class Several(Asked):
     def probabilities(self, answers: list[Completion]) -> list[float]:
         """Of yes, label by label."""
         return [
-            normalise(tuple(one - off for one, off in zip(answer.logprobs or (), bias, strict=True)))[0]
+            normalise(tuple(one - off for one, off in zip(self.scores(answer), bias, strict=True)))[0]
             for answer, bias in zip(answers, self.biases, strict=True)
         ]
 

@@ -55,7 +55,7 @@ with an answer that is still not valid is an error row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -79,6 +79,10 @@ class Asked(Protocol):
     def again(self, answers: list[Completion]) -> dict[int, Request]:
         """The requests to ask once more, by place; none unless a kind of question says so."""
         return {}
+
+    def scores(self, answer: Completion) -> Sequence[float]:
+        """What a prior is taken off: by default the choices' log-probabilities."""
+        return answer.logprobs or ()
 
     def read(self, answers: list[Completion]) -> Columns:
         """The output columns for the answers; RowError if they are none."""

@@ -16,7 +16,8 @@ is the beginning of another, as 1 is of 10, what the longer one has is taken off
 
 With ``dataset.gold`` the run ends with the share of exact levels, the mean absolute error of ``level`` and of
 ``expected``, the quadratically weighted kappa and Spearman's rank correlation, with 95% bootstrap intervals.
-``job.prior=batch`` removes a preference for some levels.
+``job.prior=batch`` removes a preference for some levels; ``rowmill evaluate`` and ``rowmill export`` with
+``--no-prior`` give the levels as they would be without it.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Level(Asked):
     def read(self, answers: list[Completion]) -> Columns:
         """The likeliest level, and the mean and the standard deviation of all."""
         names, values = self.question.names, self.question.values
-        scores = self._ended(answers[0].logprobs or ())
+        scores = self.scores(answers[0])
         likely = normalise(tuple(one - bias for one, bias in zip(scores, self.biases[0], strict=True)))
         best = max(range(len(names)), key=likely.__getitem__)
         expected = sum(p * value for p, value in zip(likely, values, strict=True))
@@ -74,9 +75,9 @@ class Level(Asked):
         level = self.question.level(names[best])
         return {self.question.column: level} | {self.question.beside(name): value for name, value in found.items()}
 
-    def _ended(self, logprobs: tuple[float, ...]) -> list[float]:
+    def scores(self, answer: Completion) -> list[float]:
         """The log-probabilities that the answer ends with a level and does not go on to a longer one."""
-        found = []
+        logprobs, found = answer.logprobs or (), []
         for one, longer in zip(logprobs, self.longer, strict=True):
             nearest = [at for at in longer if not any(at in self.longer[other] for other in longer)]
             rest = 1 - sum(math.exp(logprobs[at] - one) for at in nearest) if nearest else 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from runner.data.cells import UnreadableCell, values
 from runner.data.gold import gold_members, gold_values
 from runner.loop.requests import shared_tokens
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, Question
-from runner.types import Example, Request, RowError, UserError
+from runner.types import Example, Request, RowError, UnreadableRow, UserError
 from runner.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -128,10 +129,25 @@ def check_prompt(source: DataSource, prompter: Prompter, asked: Sequence[Asked])
             raise UserError("prompt.user", f"it does not use label, the one that is asked about: {example}{instead}")
     if len(questions) > 1 and not used & {"question", "labels", "label"}:
         raise UserError("prompt.user", "it does not use question, so that all would be the same: {{ question }}")
+    if "label" in used and (unlike := next((one for one in asked if _lacks_label(source, prompter, one)), None)):
+        instead = "write {{ question }}, or {% if label %}{{ label.surface }}{% endif %}"
+        name = unlike.question.name
+        raise UserError("prompt.user", f"it uses label, which the question {name} has none of: {instead}")
     requests = [request for one in asked for request in one.requests]
     if len(requests) > 1 and len(source) > 1 and _stands_before(source, prompter, requests):
         times = f"{len(requests):,} times"
         log.warning("prompt.user: the question stands before the row's text, which is computed %s: put it last", times)
+
+
+def _lacks_label(source: DataSource, prompter: Prompter, asked: Asked) -> bool:
+    """Whether the prompts about a question fail for want of a label: those about the first row, with one, do not."""
+    request, row = asked.requests[0], next(source.rows(0, 1), None)
+    if row is None or isinstance(row, UnreadableRow) or request.variables.get("label", "") is not None:
+        return False
+    label = {"name": "x", "surface": "x", "description": "x"}
+    with_one = replace(request, variables={**request.variables, "label": label})
+    without, there = prompter.render_many([(request, row), (with_one, row)])
+    return isinstance(without, RowError) and not isinstance(there, RowError)
 
 
 def _stands_before(source: DataSource, prompter: Prompter, requests: list[Request]) -> bool:

@@ -11,11 +11,9 @@ from runner.data.columns import free_name
 from runner.data.kept import GOLD, INPUT, numbered
 from runner.data.source import DataSource
 from runner.data.where import Mask, parse_where
-from runner.results.quality.columns import questions_of
-from runner.results.quality.rescore import AS_RUN, Decision, Rescoring
-from runner.results.quality.several import SeveralAnew
+from runner.results.quality.anew import deciding_anew
+from runner.results.quality.rescore import AS_RUN, Decision
 from runner.results.run import RowBlock, Run
-from runner.text.questions.question import MULTI
 from runner.types import SEED_ROW, UserError
 from runner.words import did_you_mean
 
@@ -58,9 +56,7 @@ class Selection:
         if self.decision == AS_RUN:
             yield from self.run.blocks()
             return
-        several = [one for one in questions_of(self.run) if one.kind == MULTI]
-        deciding: list[SeveralAnew | Rescoring] = [SeveralAnew(self.run, one, self.decision) for one in several]
-        deciding = deciding or [Rescoring(self.run, self.decision)]
+        deciding = deciding_anew(self.run, self.decision)
         for start, table in self.run.blocks():
             for one in deciding:
                 table = one.table(table)

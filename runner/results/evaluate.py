@@ -22,13 +22,14 @@ from runner.results.quality.columns import (
     column_with_gold,
     gold_column,
     input_column,
+    prefix_of,
     question_of,
     questions_of,
     text_of,
     top,
 )
 from runner.results.quality.pairs import level_figures, pairs, several_figures
-from runner.results.quality.rescore import AS_RUN, Decision, Rescoring, Scores, softmax
+from runner.results.quality.rescore import AS_RUN, Decision, Rescoring, Scores, likeliest, softmax
 from runner.results.quality.shapes import (
     AnyFigures,
     CalibrationEffect,
@@ -88,7 +89,7 @@ def evaluate_run(
         rows = max(found["rows"] for found in by_name.values())
         return QuestionFigures(kind="questions", rows=rows, questions=by_name)
     if asked and decision != AS_RUN:
-        names = ", ".join(one.column for one in asked if one.kind == MULTI) or "none has several labels"
+        names = ", ".join(one.column for one in asked)
         raise UserError("--column", f"is not set: which question is to be decided anew? ({names})")
     gold = gold_column(run, gold, column)
     column = column_with_gold(run, column, gold)
@@ -96,12 +97,10 @@ def evaluate_run(
     question = question_of(run, column)
     own = {"multi": "sets", "scale": "scale", "labels": "labels"}.get(question.kind) if question else None
     kind = kind or own or _kind(run, column)
-    if decision != AS_RUN and question is not None and question.kind == MULTI and kind == own:
-        return several_figures(run, question, golds, decision)
-    if decision != AS_RUN and (kind != "labels" or column != LABEL):
-        raise UserError("--no-prior, --temperature and --threshold decide labels (label, labels), not other columns")
+    if decision != AS_RUN and (kind != own if question else column != LABEL):
+        raise UserError("--no-prior, --temperature and --threshold decide labels and levels, not other columns")
     if question is not None and kind == own and column != LABEL:
-        return evaluate_question(run, question, golds)
+        return evaluate_question(run, question, golds, decision)
     if kind == "scale":
         raise UserError("--as", f"the column {column} is not of a question with a scale", value=kind)
     if kind != "labels":
@@ -144,13 +143,13 @@ def _named(source: DataSource, labels: list[str], value: Any) -> str | None:
     return source.gold_name(value, labels)
 
 
-def evaluate_question(run: Run, question: Question, golds: Golds) -> AnyFigures:
+def evaluate_question(run: Run, question: Question, golds: Golds, decision: Decision = AS_RUN) -> AnyFigures:
     """The figures of a question's answers, by its kind."""
     if question.kind == MULTI:
-        return several_figures(run, question, golds)
+        return several_figures(run, question, golds, decision)
     if question.kind == SCALE:
-        return level_figures(run, question, golds)
-    return Evaluation(run, question.names, golds.values, golds.name, question.column, golds.also).figures()
+        return level_figures(run, question, golds, decision)
+    return Evaluation(run, question.names, golds.values, golds.name, question.column, golds.also, decision).figures()
 
 
 def _kind(run: Run, column: str) -> str:
@@ -184,8 +183,9 @@ class Evaluation:
     decision: Decision = AS_RUN
 
     def __post_init__(self) -> None:
-        self._rescoring = None if self.decision == AS_RUN else Rescoring(self.run, self.decision)
-        self._scores = Scores(self.run)
+        self._rescoring = None if self.decision == AS_RUN else Rescoring(self.run, self.decision, self.column)
+        self._prefix = prefix_of(self.run, self.column)
+        self._scores = Scores(self.run, self.column, self._prefix)
         self._index = {name: at for at, name in enumerate(self.labels or [])}
 
     def figures(self) -> LabelFigures:
@@ -218,7 +218,7 @@ class Evaluation:
         sure = labelled & np.isfinite(confidence)
         if sure.any():
             found |= self._trust(sure, confidence, before, right, position, rows)
-        if "prior" in self.run.prelude and self.decision.prior and (plain < len(names)).any():
+        if self._scores.prior and self.decision.prior and (plain < len(names)).any():
             found["prior"] = self._effect_of_prior(gold, plain, right)
         if self.decision != AS_RUN:
             found["decision"] = vars(self.decision)
@@ -258,29 +258,28 @@ class Evaluation:
     def _effect_of_prior(self, gold: Any, plain: Any, right: Any) -> PriorEffect:
         """The accuracy of the labels without the prior: abstained rows count, error rows have no label."""
         accuracies = {"accuracy_without": float((plain == gold).mean()), "accuracy": float(right.mean())}
-        return cast(PriorEffect, {**self.run.prelude["prior"], **accuracies})
+        return cast(PriorEffect, {**self._scores.prior, **accuracies})
 
     def _parts(self) -> Iterator[tuple[Any, ...]]:
         """Arrays over the rows with gold of each block, in the order in which ``figures`` takes them; -1: no label."""
-        job = self.run.columns.job
-        prefix = "" if self.column == LABEL else f"{self.column}_" if f"{self.column}_confidence" in job else None
-        details = ("confidence", "abstained", "probabilities", "logprobs") if prefix is not None else ()
-        named = {f"{prefix}{name}": name for name in details if f"{prefix}{name}" in job}
-        ours = [*top(self.run, self.column), *named.values(), "error"]
-        read = [*top(self.run, self.column), *named, "error", *self.also]
-        for start, block in self.run.blocks(list(dict.fromkeys(read))):
-            whole = block.rename_columns([named.get(name, name) for name in block.column_names]) if prefix else block
-            names = [self.name(value) for value in self.golds(start, whole)]
-            table = self._rescoring.table(whole) if self._rescoring else whole
+        details = {self._prefix + name for name in ("confidence", "abstained", "probabilities", "logprobs")}
+        ours = [*top(self.run, self.column), *(name for name in self.run.columns.job if name in details), "error"]
+        for start, block in self.run.blocks(list(dict.fromkeys([*ours, *self.also]))):
+            names = [self.name(value) for value in self.golds(start, block)]
+            table = self._rescoring.table(block) if self._rescoring else block
             known = np.array([name is not None for name in names], np.bool_)
             gold = np.array([0 if name is None else self._number(name, "gold value") for name in names], np.int64)
             answers = map(text_of, column_of(table, self.column).to_pylist())
             given = [-1 if one is None else self._number(one, "label", strict=False) for one in answers]
-            said = table.select([name for name in table.column_names if name in (*ours, "abstained")])
+            said = table.select([name for name in table.column_names if name in (*ours, f"{self._prefix}abstained")])
             before, plain = self._without_prelude(said)
             arrays = (
-                *(gold, np.array(given, np.int64), _floats(said, "confidence"), before, plain),
-                *(start + np.arange(len(table)), _flags(said, "abstained"), table["error"].is_valid().to_numpy()),
+                *(gold, np.array(given, np.int64), _floats(said, f"{self._prefix}confidence"), before, plain),
+                *(
+                    start + np.arange(len(table)),
+                    _flags(said, f"{self._prefix}abstained"),
+                    table["error"].is_valid().to_numpy(),
+                ),
             )
             yield tuple(array[known] for array in arrays)
 
@@ -301,11 +300,11 @@ class Evaluation:
         """Each row's confidence without temperature (NaN: none), and its label without prior (-1: none)."""
         rows = len(table)
         confidence, label = np.full(rows, np.nan), np.full(rows, -1)
-        if not self.run.prelude or not self.labels or not {"probabilities"} <= set(table.column_names):
+        if not self.run.prelude or not self.labels or f"{self._prefix}probabilities" not in table.column_names:
             return confidence, label
         there, scores = self._scores.read(table, self.labels)
         confidence[there] = softmax(scores - self._scores.bias(self.labels)).max(axis=1)
-        label[there] = scores.argmax(axis=1)
+        label[there] = likeliest(softmax(scores))
         return confidence, label
 
 

@@ -4,13 +4,14 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import precision_score, recall_score
 
 from jobs.label import Label
-from jobs.label.measure import choose
+from jobs.label.measure import choose, find_priors
 from runner import open_run, run
 from runner.cli import main
 from runner.types import Completion, Request, RowError, UserError
@@ -146,26 +147,45 @@ def test_rows_that_thresholds_are_chosen_on_are_not_evaluated(folder):
     assert found["exact"] == pytest.approx(sum(right) / 18)
 
 
+def same_answers(path, options, other):
+    """Whether an export with these options has what another run answered."""
+    table = path.parent / "anew.jsonl"
+    assert main(["export", str(path), str(table), *options, "--overwrite"]) == 0
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    for row, same in zip(rows, open_run(other).rows(), strict=True):
+        for name in set(row) - {"usage"}:
+            known = isinstance(same[name], float | dict)
+            assert row[name] == (pytest.approx(same[name]) if known else same[name]), name
+
+
 def test_several_labels_are_decided_anew_from_what_is_on_disk(folder, tmp_path, capsys):
     path, _ = folder
     data = ["dataset=jsonl", f"dataset.path={path}/rows.jsonl", f"output.dir={tmp_path}", "engine.backend=fake"]
     words = [*MULTI, ABOUT, *data, "dataset.gold=topics", "output.report=false"]
     run([*words, "run_name=prior", "job.prior=batch"])
-    for name, key, options in (
-        ("plain", [], ["--no-prior"]),
-        ("low", ["job.threshold=0.2", "job.most=3"], ["--no-prior", "--threshold", "0.2"]),
-    ):
-        other = run([*words, *key, f"run_name={name}"])["evaluation"]
-        assert main(["evaluate", f"{tmp_path}/prior", *options, "--json"]) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert {what: found[what] for what in ("exact", "classes")} == {w: other[w] for w in ("exact", "classes")}
-        assert main(["export", f"{tmp_path}/prior", f"{tmp_path}/{name}.jsonl", *options]) == 0
-        rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
-        for row, same in zip(rows, open_run(tmp_path / name).rows(), strict=True):
-            assert row["labels"] == same["labels"]
-            assert row["probabilities"] == pytest.approx(same["probabilities"])
-            assert row["confidence"] == pytest.approx(same["confidence"])
-        capsys.readouterr()
+    low = run([*words, "job.threshold=0.2", "job.most=3", "run_name=low"])["evaluation"]
+    options = ["--no-prior", "--threshold", "0.2"]
+    assert main(["evaluate", f"{tmp_path}/prior", *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {what: found[what] for what in ("exact", "classes")} == {w: low[w] for w in ("exact", "classes")}
+    same_answers(tmp_path / "prior", options, tmp_path / "low")
+
+
+def test_the_answers_to_all_questions_are_decided_anew_without_their_priors(folder, tmp_path, capsys):
+    path, _ = folder
+    data = ["dataset=jsonl", f"dataset.path={path}/rows.jsonl", f"output.dir={tmp_path}", "engine.backend=fake"]
+    asked = "{name: tone, labels: [angry, calm], gold: tone}, {name: stars, scale: [1, 12], gold: stars}"
+    topics = "{name: topics, ask: 'Is it {label}?', labels: [price, quality, delivery], multi: true, gold: topics}"
+    words = ["job=label", f"job.questions=[{asked}, {topics}]", ASK, *data, "output.report=false"]
+    plain = run([*words, "run_name=plain"])["evaluations"]
+    prior = run([*words, "run_name=prior", "job.prior=batch"])["evaluations"]
+    assert {prior[name] != plain[name] for name in ("tone", "stars", "topics")} == {True}
+    assert prior["tone"]["prior"]["accuracy_without"] == plain["tone"]["accuracy"]
+    same_answers(tmp_path / "prior", ["--no-prior"], tmp_path / "plain")
+    capsys.readouterr()
+    for name, figure in (("tone", "ece"), ("stars", "mae_expected"), ("topics", "micro_f1")):
+        assert main(["evaluate", f"{tmp_path}/prior", "--no-prior", "--column", name, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[figure] == pytest.approx(plain[name][figure])
 
 
 @pytest.mark.parametrize(
@@ -173,8 +193,10 @@ def test_several_labels_are_decided_anew_from_what_is_on_disk(folder, tmp_path, 
     [
         ("multi", ["--no-prior"], "multi has no prior to leave out"),
         ("multi", ["--temperature", "2"], "--temperature=2.0: several labels a row are not calibrated"),
-        ("scale", ["--threshold", "0.5"], "decide labels (label, labels), not other columns"),
-        ("asked", ["--threshold", "0.5"], "--column is not set: which question is to be decided anew? (topics)"),
+        ("scale", ["--threshold", "0.5"], "--threshold=0.5: levels on a scale have none"),
+        ("scale", ["--no-prior"], "scale has no prior to leave out"),
+        ("asked", ["--no-prior"], "--column is not set: which question is to be decided anew? (tone, topics, stars)"),
+        ("asked", ["--no-prior", "--column", "tone"], "asked has no prior to leave out"),
     ],
 )
 def test_what_has_nothing_to_be_decided_anew_says_so(folder, capsys, name, options, problem):
@@ -249,6 +271,20 @@ def test_a_level_does_not_count_what_a_longer_one_that_begins_with_it_has():
     assert {name: columns["probabilities"][name] for name in shares} == pytest.approx(
         {name: share / whole for name, share in shares.items()}
     )
+
+
+def test_a_prior_of_levels_is_measured_without_what_longer_ones_have():
+    job = Label([], scale=[1, 10], prior="batch")
+    level, *_ = job._questions.all  # what check_source gives it follows from a tokenizer
+    level.take_tokens([tuple(map(int, name)) for name in job.names])
+    logprobs = dict.fromkeys(job.names, math.log(0.05)) | {"1": math.log(0.6), "10": math.log(0.5)}
+    answer = Completion(finish_reason="choice", logprobs=tuple(logprobs.values()))
+    measuring = find_priors([level], SimpleNamespace(sample=lambda *_: {0: {}}), "batch", 1)
+    next(measuring)
+    with pytest.raises(StopIteration) as found:
+        measuring.send([answer])
+    job.begin({"priors": found.value.value})
+    assert level.read([answer])["probabilities"] == pytest.approx(dict.fromkeys(job.names, 0.1))
 
 
 # Several questions
@@ -384,6 +420,14 @@ def test_a_condition_that_cannot_hold_is_refused(where, problem):
     [
         (MULTI, "prompt.user: it does not use label"),
         (["job=label", "job.questions=[{name: a, scale: [1,2]}, {name: b, scale: [1,2]}]"], "does not use question"),
+        (
+            [
+                "job=label",
+                f"job.questions=[{{name: a, scale: [1,2]}}, {{name: b, labels: {TOPICS}, multi: true}}]",
+                ABOUT,
+            ],
+            "it uses label, which the question a has none of",
+        ),
         ([*MULTI, ABOUT, "dataset.gold=tone"], "dataset.gold=tone: the label 'calm' in it is not among job.labels"),
         (["job=label", "job.scale=[1,3]", "dataset.gold=stars"], "the value 4 is not on job.scale, 1 to 3"),
         (["job=label", "job.scale=[1,3]", "job.labels=[a,b]"], "job.labels=['a', 'b']: job.scale is set, too"),

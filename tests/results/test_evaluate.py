@@ -445,7 +445,7 @@ def test_booleans_and_parts_of_objects_are_judged_as_labels(tmp_path):
         evaluate_run(path, column="at.town")
     with pytest.raises(UserError, match="--column names one of ok, at"):
         evaluate_run(path)
-    with pytest.raises(UserError, match=r"decide labels \(label, labels\), not other columns"):
+    with pytest.raises(UserError, match="decide labels and levels, not other columns"):
         evaluate_run(path, column="ok", decision=Decision(threshold=0.5))
 
 

@@ -88,6 +88,12 @@ def question_of(run: Run, column: str) -> Question | None:
     return next((one for one in questions_of(run) if one.column == column), None)
 
 
+def prefix_of(run: Run, column: str) -> str:
+    """What the columns about the answers in a column begin with, such as that of their confidence."""
+    question = question_of(run, column)
+    return question.beside("") if question else "" if column == LABEL else f"{column}_"
+
+
 def gold_column(run: Run, gold: str | None, column: str | None = None) -> str:
     """The column asked for, else that of the question with this ``column``, else the run's own. UserError without."""
     question = question_of(run, column) if column else None

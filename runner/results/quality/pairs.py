@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from runner.data.cells import shown
+from runner.results.quality.anew import LevelsAnew, SeveralAnew
 from runner.results.quality.columns import Golds, column_of, top
 from runner.results.quality.rescore import AS_RUN, Decision
 from runner.results.quality.scale import scale_figures
-from runner.results.quality.several import SeveralAnew
 from runner.results.quality.shapes import ScaleFigures, SetFigures
 from runner.results.quality.values import set_figures
 from runner.results.run import Run
@@ -35,15 +35,17 @@ def several_figures(run: Run, question: Question, golds: Golds, decision: Decisi
     return found
 
 
-def level_figures(run: Run, question: Question, golds: Golds) -> ScaleFigures:
+def level_figures(run: Run, question: Question, golds: Golds, decision: Decision = AS_RUN) -> ScaleFigures:
     """The figures of a level a row."""
-    said, right, expected = pairs(run, question.column, golds, beside=question.beside("expected"))
+    anew = None if decision == AS_RUN else LevelsAnew(run, question, decision)
+    said, right, expected = pairs(run, question.column, golds, beside=question.beside("expected"), anew=anew)
     if not right:
         return ScaleFigures(kind="scale", column=question.column, rows=0)
     levels = np.array([_on_scale(golds.name(value), question) for value in right])
     answers = np.array([np.nan if one is None else question.value(one) for one in said], np.float64)
     means = np.array([np.nan if one is None else one for one in expected], np.float64)
-    return scale_figures(question, levels, answers, means)
+    found = scale_figures(question, levels, answers, means)
+    return found if decision == AS_RUN else found | ScaleFigures(decision=vars(decision))
 
 
 def pairs(
@@ -52,7 +54,7 @@ def pairs(
     golds: Golds,
     leave_out: frozenset[int] = frozenset(),
     beside: str | None = None,
-    anew: SeveralAnew | None = None,
+    anew: SeveralAnew | LevelsAnew | None = None,
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """The column's and the gold values of the rows that have a gold one, and those of the column ``beside`` it.
 

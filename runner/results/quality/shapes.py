@@ -140,6 +140,7 @@ class ScaleFigures(TypedDict, total=False):
     spearman: float | None
     intervals: dict[str, Interval]
     confusion: dict[str, dict[str, int]]
+    decision: dict[str, Any]
 
 
 class QuestionFigures(TypedDict):
