@@ -72,4 +72,5 @@ spans         The job ``spans``: mentions of some kinds in each row's text, with
 summarize     The job ``summarize``: summaries of documents of any length, from summaries of their parts.
 sweep         ``rowmill run -m``: runs that differ in some keys, one after the other, on one resident model if they can.
 synthesize    The job ``synthesize``: new rows until enough are accepted, each drawn, written, filtered and compared.
+tune          The command ``tune``: what is fastest for a model on this machine, measured once and used by later runs.
 """

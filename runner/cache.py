@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from runner.disk import write_text
 
 
 def cache_dir() -> Path:
@@ -18,6 +23,24 @@ def cache_dir() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "rowmill"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rowmill"
+
+
+def remembered(key: object) -> dict[str, Any] | None:
+    """What was measured on this machine and kept under this key; None: nothing, or a damaged file."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return dict(json.loads(_measured(key).read_text()))
+    return None
+
+
+def remember(key: object, found: Mapping[str, Any]) -> None:
+    """Keep what was measured; where the disk does not let it, it is measured again another time."""
+    with contextlib.suppress(OSError):
+        _measured(key).parent.mkdir(parents=True, exist_ok=True)
+        write_text(_measured(key), json.dumps(found))
+
+
+def _measured(key: object) -> Path:
+    return cache_dir() / "costs" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.json"
 
 
 def publish(folder: Path, build: Callable[[Path], None]) -> None:

@@ -31,7 +31,7 @@ TEST_LINE = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .ven
 TOP_LEVEL = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "conf", "jobs", "runner", "tests", "outputs"}
 SETTING_UP = {RUN_LINE, TEST_LINE}  # they make environments: .ci/run does that
 PAGES = ["README.md", "conf/README.md", "tests/README.md", "tests/bench/README.md"]
-NEED_A_MODEL = ("convert", "perplexity", "benchmark")
+NEED_A_MODEL = ("convert", "perplexity", "benchmark", "tune")
 
 
 def page(name):

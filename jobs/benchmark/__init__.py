@@ -118,6 +118,7 @@ def _check_memory(conf: BenchmarkRunConf, folder: Path) -> None:
     asked = conf.benchmark
     row = asked.suffix + (asked.response if asked.workload == "card" else asked.prefix + asked.output)
     shared = asked.prefix if asked.workload in ("shared", "documents") else 0
-    found = device.set_up(conf.engine.backend)
+    config = resolve.read_config(folder)
+    found = device.set_up(conf.engine.backend, config)
     lengths = [(row, shared)] * max(asked.n, 1)
-    check(conf.model, folder, resolve.read_config(folder), found, conf.engine, lengths)
+    check(conf.model, folder, config, found, conf.engine, lengths)

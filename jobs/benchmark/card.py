@@ -76,9 +76,11 @@ def measure(task: dict[str, Any]) -> Card:
     from runner.engine.budget import Budget
     from runner.engine.weights import load
     from runner.machine import device
+    from runner.models.resolve import read_config
 
-    found = device.set_up(task["engine"]["backend"])
-    model, config = load(Path(task["model"]), found)
+    folder = Path(task["model"])
+    found = device.set_up(task["engine"]["backend"], read_config(folder))
+    model, config = load(folder, found)
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
     conf = EngineConf(**task["engine"])
     batch = Budget.of(conf, found).batch_size

@@ -237,11 +237,12 @@ def _opened(task: dict[str, Any], conf: BenchmarkConf) -> Opened:
         return Opened(rows, llama_cpp_peer(Path(task["gguf"]), rows, conf.output), lambda: None, peak_memory)
     from runner.engine import weights
     from runner.machine import device
-
-    found = device.set_up(task["engine"]["backend"])
-    import mlx.core as mx
+    from runner.models.resolve import read_config
 
     folder = Path(task["model"])
+    found = device.set_up(task["engine"]["backend"], read_config(folder) if name == "rowmill" else None)
+    import mlx.core as mx
+
     model, config = weights.load(folder, found)
     rows = [row for row, _ in own] if own else prompts(conf, int(config["vocab_size"]))
     mx.reset_peak_memory()

@@ -7,7 +7,7 @@ begin       ``rowmill help init new completion``: what there is to know, files t
 commands    The table of ``rowmill``'s commands, grouped as its help shows them.
 completion  Shell completion: the scripts for bash and zsh, and the words that they ask for.
 look        ``rowmill status fleet watch report evaluate diff``: what has become of a run.
-model       ``rowmill convert perplexity benchmark``: commands about a model rather than about a run.
+model       ``rowmill convert perplexity benchmark tune``: commands about a model rather than about a run.
 run         ``rowmill run`` and ``rowmill preview``: what makes the rows, and what it would make of them.
 shelf       ``rowmill runs``, ``models``, ``cache`` and ``delete``: what lies here, and what is no longer needed.
 take        ``rowmill export`` and ``rowmill repair``: a run's rows for others, and a damaged checkpoint made whole.

@@ -45,6 +45,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "convert": Command("model", "quantise a model into an MLX folder with a model card"),
         "perplexity": Command("model", "measure the perplexity of a text under one or several models"),
         "benchmark": Command("model", "measure how fast a model is on this machine"),
+        "tune": Command("model", "measure which ways and sizes are fastest here, and keep them for later runs"),
     },
 }
 COMMANDS: dict[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}

@@ -23,6 +23,7 @@ _SCHEMAS = {
     "perplexity": "jobs.perplexity.PerplexityRunConf",
     "convert": "jobs.convert.ConvertRunConf",
     "benchmark": "jobs.benchmark.BenchmarkRunConf",
+    "tune": "jobs.tune.TuneRunConf",
 }
 
 _BASH = r"""_rowmill() {

@@ -1,4 +1,4 @@
-"""``rowmill convert perplexity benchmark``: commands about a model rather than about a run."""
+"""``rowmill convert perplexity benchmark tune``: commands about a model rather than about a run."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ _BENCHMARK_KEYS = """keys:
   benchmark.against=[mlx_lm.generate,mlx_lm.batch_generate,mlx_lm.batch_generate+prefix,llama.cpp]
   benchmark.workload=run benchmark.run_dir=outputs/NAME   the prompts of an earlier run
   benchmark.batch_sizes=[1,8,32] benchmark.repeat=3 model=NAME|model.path=... engine.backend=auto output.dir=outputs
+"""
+_TUNE_KEYS = """keys:
+  tune.quick=true                              fewer sizes
+  model=NAME|model.path=... engine.backend=auto|metal|cuda|cpu engine.memory_gb=N output.dir=outputs offline=true
 """
 
 
@@ -120,4 +124,18 @@ def benchmark(options: argparse.Namespace) -> int:
         print(path.read_text() if options.json else f"{measured.line()}\nwritten to {path}")
         return EXIT_OK
     print(to_json(measured) if options.json else f"{table(measured)}\nwritten to {path}")
+    return EXIT_OK
+
+
+def tune_arguments(parser: argparse.ArgumentParser) -> None:
+    add_overrides(parser, _TUNE_KEYS)
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Measure which ways and sizes are fastest for a model on this machine, and keep them for later runs."""
+    from jobs.tune import run_tune
+    from jobs.tune.report import as_text
+
+    sent, path = run_tune(options.overrides, options.config_dir)
+    print(json.dumps(sent) if options.json else f"{as_text(sent)}\n\nwritten to {path}, which can be sent in")
     return EXIT_OK

@@ -74,6 +74,8 @@ TOPICS = {
     "convert": Topic("a quantised model of your own", ("jobs.convert",), ("convert",)),
     "perplexity": Topic("how well models predict a text", ("jobs.perplexity",), ("perplexity",)),
     "benchmark": Topic("how fast a model is on this machine", ("jobs.benchmark",), ("benchmark",)),
+    "tune": Topic("what is fastest on this machine, measured and kept", ("jobs.tune",), ("tune",)),
+    "metal": Topic("Macs: what is known of them, and what is not", ("runner.machine.metal",)),
     "how": Topic("how rowmill works", ("runner",)),
 }
 ALIASES = {
@@ -82,12 +84,13 @@ ALIASES = {
     **{"schedule": "night", "notify": "night", "checkpoint": "output", "columns": "output", "configuration": "config"},
     **{"exit codes": "exit", "codes": "exit", "messages": "errors", "kill": "resume", "sampling": "engine"},
     **{"folder": "own-folder", "adapter": "adapters", "lora": "adapters", "save": "file", "stages": "chain"},
-    **{"labels": "multi", "threshold": "multi", "thresholds": "multi", "levels": "scale"},
+    **{"labels": "multi", "threshold": "multi", "thresholds": "multi", "levels": "scale", "mac": "metal"},
 }
 _OTHER_GROUPS = {  # of commands other than run
     "convert": ("jobs.convert", "ConvertConf"),
     "perplexity": ("jobs.perplexity", "PerplexityConf"),
     "benchmark": ("jobs.benchmark", "BenchmarkConf"),
+    "tune": ("jobs.tune", "TuneConf"),
 }
 WRITTEN = "Every key of the configuration, written by `python -m runner.cli.topics > conf/README.md`."
 EXIT_CODES: Entries = [
@@ -170,7 +173,9 @@ def blocks(name: str) -> Iterator[Block]:
     for module in topic.modules:
         yield from _prose_blocks(prose(module).partition("\n\n")[2])
     if name == "jobs":
-        yield Block("entries", entries=[(job, _first_paragraph(job_class(job).prose)) for job in JOBS])
+        yield Block(
+            "entries", entries=[(job, " ".join(job_class(job).prose.partition("\n\n")[0].split())) for job in JOBS]
+        )
     elif name in JOBS:
         yield from _job(name)
     elif name == "resume":
@@ -258,10 +263,6 @@ def _choices(group: str) -> Iterator[tuple[str, str]]:
         lines = file.read_text(encoding="utf-8").splitlines()
         comment = [line[2:] for line in lines if line.startswith("# ")]
         yield f"{group}={file.stem}", " ".join(comment).replace("`", "``")
-
-
-def _first_paragraph(text: str) -> str:
-    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _prose_blocks(text: str) -> Iterator[Block]:

@@ -41,9 +41,9 @@ class Budget:
         return cls(
             limit,
             work=work,
-            batch_size=max(1, int(share * (conf.batch_size or BATCH_SIZE[device.kind]))),
+            batch_size=max(1, int(share * (conf.batch_size or device.tuned.batch_size or BATCH_SIZE[device.kind]))),
             most=None if conf.batch_size else int(share * MOST),
-            prefill_tokens=conf.prefill_tokens or PREFILL_TOKENS[device.kind],
+            prefill_tokens=conf.prefill_tokens or device.tuned.prefill_tokens or PREFILL_TOKENS[device.kind],
             logits=min(LOGIT_BYTES[device.kind], work // 8),
             share=share,
         )

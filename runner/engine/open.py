@@ -64,6 +64,8 @@ def batch_engine(
     if spare <= 0:
         raise UserError(f"the weights take {size(weights)} of {size(budget.limit)}: too little is left", exit_code=3)
     log.info("weights %s, up to %s for KV caches", size(weights), size(spare))
+    if said := device.tuned.said():
+        log.info("as rowmill tune found: %s", said)
     details["context"] = settle_positions(model, details.get("context"))
     try:
         resident = ResidentModel(model, conf.max_kv_size)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from runner.cache import cache_dir
+from runner.cache import remember, remembered
 from runner.engine.attention.copies import Copies
 from runner.engine.attention.copies import measure as measure_copies
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.parts import on_cpu
+from runner.engine.attention.prefix import Form
 from runner.engine.attention.resident import ResidentModel
 from runner.sequences import Costs
 
@@ -30,6 +29,8 @@ PREFIX = 16  # tokens of the prefix that is tried
 ROWS, SUFFIX = 4, 12  # sequences behind it, and their tokens
 REPEATS = 2  # the best of them counts
 LEAST = Costs(snapshot=32, level=0.02)  # less cannot be told from noise, and small groups cost padding, too
+
+T = TypeVar("T")
 
 
 class Growth:
@@ -62,31 +63,49 @@ class Growth:
             self.found = True
 
 
-def costs_here(model: ResidentModel, machine: str) -> Costs:
-    """Measured, or as measured before on a model of the same shapes. ``machine`` names the device."""
+def costs_here(model: ResidentModel, machine: str, *, anew: bool = False) -> Costs:
+    """Measured (``anew``: in any case), or as before on a model of the same shapes. ``machine`` names the device."""
     shapes = [(name, array.shape, str(array.dtype)) for name, array in tree_flatten(model.model.parameters())]
-    return Costs(**_remembered((LEAST, machine, version("mlx"), shapes), lambda: measure_costs(model)._asdict()))
+    key = LEAST, machine, version("mlx"), shapes
+    found = None if anew else _read(Costs, remembered(key))
+    if found is None:
+        remember(key, (found := measure_costs(model))._asdict())
+    return found
 
 
 def copies_here(model: ResidentModel, machine: str) -> Copies:
-    """The same for the way that prefixes are attended to; on a CPU one matrix product for all is always faster."""
-    shape = next((layer.form for layer in model.layers if layer.form and not layer.reach.window), None)
-    if on_cpu() or shape is None:
+    """The same for the way that prefixes are attended to. On a CPU it is measured by ``rowmill tune`` only: one matrix
+    product for all of a batch is faster there.
+    """
+    shape = form_of(model)
+    if shape is None:
         return Copies()
-    key = repr(Copies()), machine, version("mlx"), repr(shape)
-    return Copies(**_remembered(key, lambda: measure_copies(shape)._asdict()))
+    found = _read(Copies, remembered(_copies_key(shape, machine)))
+    if found is not None or on_cpu():
+        return found or Copies()
+    return keep(shape, machine, measure_copies(shape))
 
 
-def _remembered(key: object, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was measured before under this key, else now."""
-    file = cache_dir() / "costs" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return dict(json.loads(file.read_text()))
-    found = measure()
-    with contextlib.suppress(OSError):  # not to remember is no harm
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found))
+def form_of(model: ResidentModel) -> Form | None:
+    """Of the attention whose prefixes may be copied; None where no layer sees all tokens."""
+    return next((layer.form for layer in model.layers if layer.form and not layer.reach.window), None)
+
+
+def keep(shape: Form, machine: str, found: Copies) -> Copies:
+    """For later runs."""
+    remember(_copies_key(shape, machine), found._asdict())
     return found
+
+
+def _copies_key(shape: Form, machine: str) -> object:
+    return repr(Copies()), machine, version("mlx"), repr(shape)
+
+
+def _read(kind: Callable[..., T], found: dict[str, Any] | None) -> T | None:
+    """None for what another version has kept, or what is damaged."""
+    with contextlib.suppress(TypeError):
+        return None if found is None else kind(**found)
+    return None
 
 
 def measure_costs(model: ResidentModel) -> Costs:

@@ -162,10 +162,10 @@ def open_engine(spec: Spec, beat: Callable[[], None] = lambda: None) -> tuple[En
         stopped = stop_at(_prompter(spec, ByteTokenizer()))
         return FakeEngine(spec.engine.batch_size, stopped, spec.share), hello_of(None)
     from runner.machine.device import set_up
-    from runner.models.resolve import model_folder
+    from runner.models.resolve import model_folder, read_config
 
     folder = model_folder(spec.model, spec.offline)
-    device = set_up(spec.engine.backend)
+    device = set_up(spec.engine.backend, read_config(folder))
     device = dataclasses.replace(device, memory_bytes=device.memory_bytes // spec.sharing)
     engine = _open_model(spec, folder, device, beat)
     facts = hello_of(folder)._replace(device=f"{device.kind} ({device.name})", memory_bytes=device.memory_bytes)

@@ -4,4 +4,6 @@ Modules:
 device   The device that MLX runs on, and what has to be set up before MLX is loaded.
 environ  Environment variables that a configuration names, as ``${oc.env:NAME}`` or ``${oc.env:NAME,DEFAULT}``.
 facts    Facts about this process and this machine: memory used, versions, which boot of the system.
+metal    What Macs need: their chip's name, and how much goes into one of Metal's command buffers.
+tuned    What ``rowmill tune`` found for models of one shape on this machine.
 """

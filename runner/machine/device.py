@@ -19,18 +19,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.machine import metal
+from runner.machine.tuned import USUAL, Tuned
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
 
 BACKENDS = ("auto", "cpu", "metal", "cuda")
 _RAM_SHARE = 0.7
-_LEAST_MACOS = (13, 5)
+_LEAST_MACOS = (14,)
 # The mark of an optimised library: reference BLAS has none of these symbols.
 _OPTIMISED = ("openblas_get_config", "bli_info_get_version_str", "MKL_Get_Version")
 # libopenblas needs the other three, which its wheel keeps beside it under other names.
@@ -42,17 +44,20 @@ _opened: str | None = None  # the BLAS that an earlier call in this process put 
 class Device:
     """``kind`` is cpu, metal or cuda; ``blas`` the library put in place of MLX's own (None: none, or not needed).
 
-    ``memory_bytes`` is what weights and caches together may take.
+    ``memory_bytes`` is what weights and caches together may take. ``tuned``: what ``rowmill tune`` found here.
     """
 
     kind: str
     name: str
     blas: str | None
     memory_bytes: int
+    tuned: Tuned = USUAL
 
 
-def set_up(backend: str = "auto") -> Device:
+def set_up(backend: str = "auto", config: Mapping[str, Any] | None = None) -> Device:
     """Load MLX for ``backend`` (see BACKENDS) and say what it runs on; call before the process's first ``mlx`` import.
+
+    ``config``: the model's config.json, for which ``rowmill tune`` may have found something.
 
     On a CPU ``mx.compile`` writes C++ and calls g++ at run time; without g++ it is switched off, and nothing needs it.
     Raises UserError, exit code 3, where the machine has no such backend.
@@ -60,6 +65,8 @@ def set_up(backend: str = "auto") -> Device:
     if backend not in BACKENDS:
         raise UserError("engine.backend", f"it can be {', '.join(BACKENDS)}", value=backend)
     _check_mac()
+    if config and backend in ("auto", "metal") and (name := metal.chip()):
+        metal.set_buffers(Tuned.of("metal", name, config).buffers)
     blas = _open_blas() if sys.platform == "linux" and backend != "cuda" else None
     mx = _import_mlx()
     kind = _kind(mx, backend)
@@ -69,7 +76,9 @@ def set_up(backend: str = "auto") -> Device:
         mx.set_default_device(mx.cpu)
         if shutil.which("g++") is None:
             mx.disable_compile()
-    device = Device(kind, _name(mx), blas if kind == "cpu" else None, _memory_bytes(mx, kind))
+    name = metal.chip() or _name(mx)
+    tuned = Tuned.of(kind, name, config) if config else USUAL
+    device = Device(kind, name, blas if kind == "cpu" else None, _memory_bytes(mx, kind), tuned)
     _report(device)
     return device
 
@@ -100,9 +109,9 @@ def _check_mac() -> None:
         what = "this Python is an Intel build (arm64 Python needed)" if _translated() else "this is an Intel Mac"
         raise UserError(f"MLX needs a Mac with Apple silicon; {what}", exit_code=3)
     found = platform.mac_ver()[0]
-    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < _LEAST_MACOS:
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:1]) < _LEAST_MACOS:
         raise UserError(
-            f"MLX needs macOS 13.5 or newer; this is macOS {found}: update it in System Settings", exit_code=3
+            f"MLX needs macOS 14 or newer; this is macOS {found}: update it in System Settings", exit_code=3
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -45,17 +45,32 @@ class Copies(NamedTuple):
         return self.most[above - 1] + share * (self.most[above] - self.most[above - 1])
 
 
-def measure(form: Form) -> Copies:
-    """Seconds of milliseconds each: larger batches are tried until sharing is faster."""
+class Cell(NamedTuple):
+    """Seconds of one layer's attention in a decode step of ``sequences`` behind a prefix of so many tokens."""
+
+    prefix: int
+    sequences: int
+    copied: float
+    shared: float
+
+
+def cell(form: Form, prefix: int, sequences: int) -> Cell:
+    """Measured here."""
+    return Cell(prefix, sequences, *(seconds(form, prefix, sequences, copied) for copied in (True, False)))
+
+
+def measure(form: Form, one: Callable[[Form, int, int], Cell] = cell, beyond: float = 1.0) -> Copies:
+    """Seconds of milliseconds each: larger batches are tried until copies take ``beyond`` times as long as sharing."""
     found = []
     for prefix in PREFIXES:
-        most = 0
+        most, ratio, won = 0, 0.0, True
         for count in BATCHES:
-            if _bytes(form, count, prefix) > MOST_BYTES or seconds(form, prefix, count, True) > seconds(
-                form, prefix, count, False
-            ):
+            if _bytes(form, count, prefix) > MOST_BYTES or ratio > beyond:
                 break
-            most = count
+            measured = one(form, prefix, count)
+            ratio = measured.copied / measured.shared
+            won = won and ratio <= 1
+            most = count if won else most
         found.append(most)
     return Copies(tuple(found))
 

@@ -1,0 +1,105 @@
+"""The command ``tune``: what is fastest for a model on this machine, measured once and used by later runs.
+
+Nothing needs it: a run finds its batch size while it works, and has measured what sharing a prefix costs. ``tune``
+takes some minutes to try everything that is chosen, where a run takes a default or a quick look, and keeps it:
+
+    rowmill tune model=gpt_oss_20b_q6g32
+    rowmill tune tune.quick=true
+
+What it measures, on made-up tokens:
+
+    ``ways``: A decode step's attention over one shared copy of a prefix, and over a copy for each sequence, by the
+        number of sequences and the length of the prefix. Runs take the faster way.
+    ``prefill``: Prompt tokens a second by the number of them in a step.
+    ``decode``: Tokens a second by the number of sequences at once. A run begins with the smallest number that is within
+        3% of the best, and still takes more if that makes it faster.
+    ``buffers``: On Metal, both of these by the size of command buffers, in a process of its own for each. Sizes other
+        than MLX's own are used where they gain 2%.
+
+Other programs should rest meanwhile. What is measured is kept as it comes: after an interruption the same command
+goes on with the rest; once all is there, it measures anew. It counts for models of the same dimensions on this machine,
+until MLX is updated. Keys that you set yourself (``engine.batch_size``, ``engine.prefill_tokens``) count more.
+
+The table is for you; ``tune.json`` in ``output.dir`` is for whoever works on rowmill: times, versions, the device and
+its memory, the model's dimensions, and no path, user or host name (see ``rowmill help metal``).
+
+Modules:
+buffers  Metal's command buffers of several sizes, tried in processes of their own.
+found    What is measured and chosen, kept as it comes.
+measure  Attention by its ways, tokens a second by batch size and step size; what is best becomes the choice.
+rates    Tokens a second of a loaded model, prefilling and decoding made-up prompts.
+report   What was measured as a table, and as JSON to send in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from jobs.benchmark import OutputDirConf
+from jobs.tune.found import Found
+from jobs.tune.measure import measure_all
+from jobs.tune.report import as_json
+from runner.config.compose import Composer
+from runner.disk import disk_errors, write_text
+from runner.engine.conf import EngineConf
+from runner.keys import check_keys
+from runner.machine import device, tuned
+from runner.models import resolve
+from runner.models.recipes import ModelConf
+from runner.types import UserError
+
+
+@dataclass
+class TuneConf:
+    """What to measure.
+
+    Attributes:
+        quick: Only the usual sizes, half of them and twice as much; attention only until sharing is faster.
+    """
+
+    quick: bool = False
+
+
+@dataclass
+class TuneRunConf:
+    """The groups of ``rowmill tune``."""
+
+    tune: TuneConf = field(default_factory=TuneConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    engine: EngineConf = field(default_factory=EngineConf)
+    output: OutputDirConf = field(default_factory=OutputDirConf)
+    offline: bool = False
+
+
+def run_tune(overrides: Sequence[str], config_dir: str | None = None) -> tuple[dict[str, Any], Path]:
+    """Measure, keep, and write ``tune.json``: what it holds, and where it is. Raises UserError, KeyboardInterrupt."""
+    typed, _ = Composer(TuneRunConf, "tune", config_dir).typed(overrides)
+    conf = cast(TuneRunConf, typed)
+    check_keys(conf)
+    if conf.engine.backend == "fake":
+        raise UserError("tune needs a model: engine.backend=fake has none")
+    folder = resolve.model_folder(conf.model, conf.offline)
+    config = resolve.read_config(folder)
+    environment = dict(os.environ)  # without what preparing a device changes: each process does that itself
+    found_device = device.set_up(conf.engine.backend)
+    path = Path(conf.output.dir) / "tune.json"
+    place = found_device.kind, found_device.name, config
+    found = Found.of(tuned.record(*place), conf.tune.quick, lambda record: tuned.keep(*place, record))
+    task = {"model": str(folder), "engine": asdict(conf.engine), "quick": conf.tune.quick}
+    began = time.perf_counter()
+    try:
+        measure_all(found, task, found_device, config, environment)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("interrupted; what was measured is kept, and the same command goes on") from stop
+    finally:
+        sent = as_json(found, found_device, config, time.perf_counter() - began)
+        with disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(sent, indent=1) + "\n")
+    return sent, path

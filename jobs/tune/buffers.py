@@ -1,0 +1,74 @@
+"""Metal's command buffers of several sizes, tried in processes of their own."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jobs.benchmark.apart import apart, tell
+from jobs.tune.found import Found
+from jobs.tune.rates import Rates
+from runner.engine.budget import BATCH_SIZE, PREFILL_TOKENS
+from runner.engine.conf import EngineConf
+from runner.machine.metal import set_buffers
+
+log = logging.getLogger("rowmill")
+
+USUAL = "usual"
+SIZES = ((100, 100), (200, 200), (500, 500), (2000, 2000))  # operations, megabytes
+QUICK = ((2000, 2000),)
+GAIN = 1.02  # for which other sizes than the usual ones are taken
+
+
+def measure_buffers(found: Found, task: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Prefilling and decoding with the sizes chosen before, for each size of command buffers."""
+    log.info("command buffers, by operations and megabytes:")
+    task = {**task, "batch_size": found.chosen.get("batch_size"), "prefill_tokens": found.chosen.get("prefill_tokens")}
+    names = {USUAL: None} | {f"{size[0]} x {size[1]}": size for size in (QUICK if found.quick else SIZES)}
+    for name, size in names.items():
+        surroundings = dict(environment)
+        set_buffers(size, surroundings)
+        found.once("buffers", name, partial(_apart, task, surroundings), _both)
+    found.choose(buffers=best({names[name]: rates for name, rates in found.measured["buffers"].items()}))
+
+
+def best(rates: Mapping[tuple[int, int] | None, list[float]]) -> tuple[int, int] | None:
+    """The size with the highest product of both rates; None (the usual one) unless another gains enough."""
+
+    def speed(size: tuple[int, int] | None) -> float:
+        decode, prefill = rates[size]
+        return float((decode * prefill) ** 0.5)
+
+    top = max(rates, key=speed)
+    return top if speed(top) > GAIN * speed(None) else None
+
+
+def _apart(task: Mapping[str, Any], environment: Mapping[str, str]) -> list[float]:
+    answer = apart("jobs.tune.buffers", "the measurement", dict(task), environment)
+    return [answer["decode"], answer["prefill"]]
+
+
+def _both(rates: list[float]) -> str:
+    return f"{rates[0]:,.0f} tokens/s decoded, {rates[1]:,.0f} tokens/s of prompts"
+
+
+def measure(task: dict[str, Any]) -> dict[str, Any]:
+    """In a process of its own."""
+    from runner.engine.weights import load
+    from runner.machine.device import set_up
+
+    device, conf = set_up(task["engine"]["backend"]), EngineConf(**task["engine"])
+    model, config = load(Path(task["model"]), device)
+    rates = Rates(model, device, conf, config, task["quick"])
+    prefill = task["prefill_tokens"] or PREFILL_TOKENS[device.kind]
+    decode = rates.decode(prefill, task["batch_size"] or BATCH_SIZE[device.kind])
+    return {"decode": decode or 0.0, "prefill": rates.prefill(prefill)}
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what the parent was told, too, needs no traceback
+    tell(measure)

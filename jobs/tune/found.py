@@ -1,0 +1,48 @@
+"""What is measured and chosen, kept as it comes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger("rowmill")
+
+
+@dataclass
+class Found:
+    """``measured``: values by section and name; ``chosen`` by them. ``keep`` is called with both after each value."""
+
+    measured: dict[str, dict[str, Any]]
+    chosen: dict[str, Any]
+    quick: bool
+    keep: Callable[[Mapping[str, Any]], None]
+    complete: bool = False
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], quick: bool, keep: Callable[[Mapping[str, Any]], None]) -> Found:
+        """What an interrupted command left, or nothing."""
+        if not record or record.get("complete") or record.get("quick") != quick:
+            return cls({}, {}, quick, keep)
+        log.info("going on after an interruption")
+        return cls(dict(record["measured"]), dict(record["chosen"]), quick, keep)
+
+    def once(self, section: str, name: str, measure: Callable[[], Any], says: Callable[[Any], str]) -> Any:
+        """What ``measure`` returns, unless it is known."""
+        values = self.measured.setdefault(section, {})
+        if name not in values:
+            values[name] = measure()
+            self.save()
+        log.info("  %s: %s", name, says(values[name]))
+        return values[name]
+
+    def choose(self, **values: Any) -> None:
+        """For later runs."""
+        self.chosen.update(values)
+        self.save()
+
+    def save(self) -> None:
+        """Keep all that is known so far."""
+        record = {"measured": self.measured, "chosen": self.chosen, "quick": self.quick, "complete": self.complete}
+        self.keep(record)

@@ -1,0 +1,115 @@
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.tune import buffers, measure, rates
+from jobs.tune.found import Found
+from jobs.tune.measure import near_best
+from runner.cli import main
+from runner.engine.attention import copies
+from runner.engine.budget import Budget
+from runner.engine.conf import EngineConf
+from runner.machine import metal
+from runner.machine.device import set_up
+from runner.models.resolve import read_config
+
+
+@pytest.fixture
+def words(tiny_model_folder, tmp_path, monkeypatch):
+    """The command for a tiny model, with clocks that need no time."""
+    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(copies, "seconds", lambda form, prefix, count, copied: 1.0 if copied == (count <= 4) else 2.0)
+    monkeypatch.setattr(measure.Rates, "prefill", lambda rates, size: 1000.0 + size)
+    monkeypatch.setattr(rates, "PREFIX", 20)
+    monkeypatch.setattr(measure, "BATCH_SIZE", {"cpu": 4})
+    return ["tune", f"model.path={tiny_model_folder}", "engine.backend=cpu", "tune.quick=true"]
+
+
+def test_what_is_measured_is_used_by_later_runs_and_can_be_sent_in(words, tiny_model_folder, tmp_path, capsys, caplog):
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "up to 4 sequences" in shown and "tokens/s, by sequences at once" in shown
+    sent = json.loads((tmp_path / "outputs" / "tune.json").read_text())
+    assert sent["complete"] and sent["chosen"]["copies"] == [4, 4, 4] and sent["chosen"]["prefill_tokens"] == 1024
+    assert [*sent["measured"]["decode"]][:2] == ["2", "4"] and min(sent["measured"]["decode"].values()) > 0
+    private = (str(tmp_path), str(tiny_model_folder), os.uname().nodename, str(Path.home()))
+    assert not [word for word in private if word and word in json.dumps(sent)]
+
+    found = set_up("cpu", read_config(tiny_model_folder))
+    assert found.tuned.prefill_tokens == 1024 == Budget.of(EngineConf(), found).prefill_tokens
+    assert Budget.of(EngineConf(), found).batch_size == sent["chosen"]["batch_size"] == found.tuned.batch_size
+    assert Budget.of(EngineConf(batch_size=3, prefill_tokens=7), found).batch_size == 3
+    assert set_up("cpu", {"model_type": "another"}).tuned == set_up("cpu").tuned == (None, None, None)
+
+
+def test_an_interruption_keeps_what_was_measured_and_the_same_command_goes_on(words, tmp_path, monkeypatch, capsys):
+    def interrupted(rates, size):
+        if size > 256:
+            raise KeyboardInterrupt
+        return 5.0
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measure.Rates, "prefill", interrupted)
+        assert main(words) == 130
+    assert "what was measured is kept" in capsys.readouterr().err
+    sent = json.loads((tmp_path / "outputs" / "tune.json").read_text())
+    assert not sent["complete"] and sent["measured"]["prefill"] == {"256": 5.0}
+    monkeypatch.setattr(copies, "seconds", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(measure.Rates, "decode", lambda rates, prefill, count: None)
+    assert main([*words, "--json"]) == 0
+    sent = json.loads(capsys.readouterr().out)
+    assert sent["measured"]["prefill"] == {"256": 5.0, "512": 1512.0, "1024": 2024.0}
+    assert sent["chosen"]["batch_size"] is None and sent["measured"]["decode"] == {"2": None}
+
+
+def test_the_smallest_size_that_is_nearly_as_fast_is_chosen():
+    assert near_best({8: 50.0, 16: 98.0, 32: 100.0, 64: 90.0}) == 16
+    assert near_best({}) is None
+
+
+def test_command_buffers_are_tried_in_environments_of_their_own_and_taken_if_they_gain(monkeypatch):
+    speeds = {None: 1.0, "100": 1.01, "200": 1.01, "500": 1.5, "2000": 1.0}
+    seen = []
+
+    def apart(module, name, task, environment):
+        seen.append(environment)
+        return {"decode": 10 * speeds[environment.get(metal.OPERATIONS)], "prefill": 20}
+
+    monkeypatch.setattr(buffers, "apart", apart)
+    found = Found({}, {}, False, logging.debug)
+    buffers.measure_buffers(found, {"model": "m"}, {"PATH": "p"})
+    assert found.chosen["buffers"] == (500, 500)
+    assert seen[0] == {"PATH": "p"} and seen[-1][metal.MEGABYTES] == "2000" and len(seen) == 5
+    assert buffers.best({None: [10, 20], (500, 500): [10.1, 20.1]}) is None
+
+
+def test_command_buffers_that_a_user_sets_are_left_alone():
+    environment = {}
+    metal.set_buffers((500, 400), environment)
+    assert environment == {metal.OPERATIONS: "500", metal.MEGABYTES: "400"}
+    metal.set_buffers((1, 1), environment)
+    metal.set_buffers(None, environment)
+    assert environment[metal.OPERATIONS] == "500"
+    alone = {metal.MEGABYTES: "9"}
+    metal.set_buffers((1, 1), alone)
+    assert alone == {metal.MEGABYTES: "9"}
+
+
+def test_on_a_mac_what_was_tuned_is_set_before_mlx_starts(tmp_path, monkeypatch):
+    from runner.machine import device, tuned
+
+    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path))
+    monkeypatch.setattr(metal, "chip", lambda: "Apple M1")
+    monkeypatch.setattr(metal, "set_buffers", lambda size: done.append(size))
+    # The import of MLX: what was done before it is the promise.
+    monkeypatch.setattr(device, "_import_mlx", lambda: pytest.fail("MLX starts"))
+    tuned.keep("metal", "Apple M1", {"hidden_size": 8}, {"chosen": {"buffers": [2000, 1000]}})
+    for backend in ("auto", "cpu"):
+        done = []
+        with pytest.raises(pytest.fail.Exception, match="MLX starts"):
+            set_up(backend, {"hidden_size": 8, "_name_or_path": "elsewhere"})
+        assert done == ([(2000, 1000)] if backend == "auto" else [])
