@@ -45,7 +45,7 @@ class Generate:
         Columns:
             text: The completion; absent with a schema unless ``output.raw=true``.
             the schema's properties: With ``output.schema``: a typed column for each. Objects become structs, arrays
-                lists, and enums dictionary-encoded texts.
+                lists, enums dictionary-encoded texts, and the formats date, time and date-time what they say, in UTC.
         """
         fields = self.structure.fields() if self.structure else []
         if not fields or (self.raw and "text" not in [field.name for field in fields]):

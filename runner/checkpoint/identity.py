@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
+from runner.text.schema.formats import TYPES
 from runner.types import UserError
 
 _SHOWN = 60
@@ -40,6 +43,14 @@ class OutputColumns(NamedTuple):
 def column_list(fields: Iterable[Any]) -> list[str]:
     """An Arrow schema's columns as an identity holds them."""
     return [f"{field.name}: {field.type}" for field in fields]
+
+
+def simple_type(name: str) -> pa.DataType | None:
+    """The Arrow type that ``column_list`` gives this name; None for a list or a struct."""
+    try:
+        return next((kind for kind in TYPES.values() if str(kind) == name), None) or pa.type_for_alias(name)
+    except ValueError:
+        return None
 
 
 def output_columns(identity: Mapping[str, Any]) -> OutputColumns:

@@ -291,6 +291,8 @@ def clean(text: str) -> str:
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return value.tolist()
+    if hasattr(value, "isoformat"):  # dates and times
+        return value.isoformat()
     raise TypeError(f"{type(value).__name__} cannot be stored")
 
 

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from runner.checkpoint.growth.inputs import Inputs
 from runner.checkpoint.records import Output, Staged, clean, encode, pack_floats, unpack_floats
 from runner.sequences import MANY_SCORES
+from runner.text.schema.formats import READ
 from runner.types import Columns, UserError
 
 BATCH_ROWS = 1000
@@ -122,7 +123,7 @@ def shard_schema(keep: pa.Schema, job: pa.Schema) -> pa.Schema:
         if not _stageable(field.type):
             raise UserError(
                 f"job column {field.name!r} has type {field.type}: "
-                "it must be a boolean, a number, a string, or a list or struct of these"
+                "it must be a boolean, a number, a string, a date or time, or a list or struct of these"
             )
     return pa.schema(fields, metadata=_features(keep))
 
@@ -136,7 +137,25 @@ def _stageable(type_: pa.DataType) -> bool:
     if t.is_dictionary(type_):
         return bool(t.is_string(type_.value_type))
     tests = (t.is_null, t.is_boolean, t.is_integer, t.is_floating, t.is_string, t.is_large_string)
-    return any(test(type_) for test in tests)
+    return type_ in READ or any(test(type_) for test in tests)
+
+
+def as_recorded(job: pa.Schema, recorded: Mapping[str, str]) -> pa.Schema:
+    """The job's columns as a run has recorded them by their types: earlier versions kept dates and times as texts."""
+    fields = []
+    for field in job:
+        texts = _with_texts(field.type)
+        fields.append(field.with_type(texts) if recorded.get(field.name) == str(texts) else field)
+    return pa.schema(fields, job.metadata)
+
+
+def _with_texts(type_: pa.DataType) -> pa.DataType:
+    """The type with texts for dates and times."""
+    if pa.types.is_list(type_):
+        return pa.list_(_with_texts(type_.value_type))
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_with_texts(field.type)) for field in type_])
+    return pa.string() if type_ in READ else type_
 
 
 def _features(keep: pa.Schema) -> dict[bytes, bytes] | None:
@@ -252,7 +271,21 @@ def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
     # pyarrow cuts 1.5 to 1 without a word when it fills an integer column.
     if pa.types.is_integer(type_) and any(isinstance(v, float) and not v.is_integer() for v in values):
         raise ValueError("not an integer")
-    return pa.array(values, type=type_)
+    return pa.array([_timed(value, type_) for value in values] if _has_times(type_) else values, type=type_)
+
+
+@cache
+def _has_times(type_: pa.DataType) -> bool:
+    return bool(_with_texts(type_) != type_)
+
+
+def _timed(value: Any, type_: pa.DataType) -> Any:
+    """A JSON value with dates and times for texts in ISO 8601."""
+    if isinstance(value, list) and pa.types.is_list(type_):
+        return [_timed(one, type_.value_type) for one in value]
+    if isinstance(value, dict) and pa.types.is_struct(type_):
+        return {field.name: _timed(value.get(field.name), field.type) for field in type_}
+    return READ[type_](value) if type_ in READ and value is not None else value
 
 
 def batches(rows: Iterable[Staged]) -> Iterator[list[Staged]]:

@@ -38,7 +38,7 @@ import pyarrow.compute as pc
 
 from runner.checkpoint.counts import read_label_counts
 from runner.checkpoint.database import check_is_run, open_reader, read_identity
-from runner.checkpoint.identity import OutputColumns, output_columns
+from runner.checkpoint.identity import OutputColumns, output_columns, simple_type
 from runner.checkpoint.marks import read_marks
 from runner.checkpoint.records import Failure, Shard, Staged, read_prelude, read_rejected, read_shards, read_staged
 from runner.checkpoint.shards import ShardLayout, batches, shard_schema, staged_type
@@ -327,20 +327,13 @@ def _job_schema(connection: sqlite3.Connection, columns: dict[str, str]) -> pa.S
     """The job's columns by their types' names and, where those are not enough, by the values of the staged rows."""
     from runner.data.columns import merge
 
-    types = {name: _simple_type(kind) for name, kind in columns.items()}
+    types = {name: simple_type(kind) for name, kind in columns.items()}
     unknown = dict.fromkeys((name for name, kind in types.items() if kind is None), pa.null())
     for rows in batches(read_staged(connection)) if unknown else ():
         bodies = [json.loads(row.body) for row in rows]
         unknown = {name: merge(kind, staged_type(bodies, name, columns[name])) for name, kind in unknown.items()}
     types |= {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in unknown.items()}
     return pa.schema(list(types.items()))
-
-
-def _simple_type(name: str) -> pa.DataType | None:
-    try:
-        return pa.type_for_alias(name)
-    except ValueError:  # a list or a struct
-        return None
 
 
 def _staged(connection: sqlite3.Connection, shard: int, size: int) -> Iterator[list[Staged]]:

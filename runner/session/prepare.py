@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.chain.plan import is_chain
+from runner.checkpoint.identity import OutputColumns
 from runner.checkpoint.lease import fresh_dir
 from runner.config.conf import RunConf
 from runner.config.hooks import Hooks, MakesAttempts, calling
@@ -134,8 +135,17 @@ def prepare(config: Config, standing_in: DataSource | None = None) -> Prepared:
 
 
 def _kept_before(run_dir: Path) -> dict[str, str] | None:
+    return found.kept if (found := _columns_before(run_dir)) else None
+
+
+def job_columns_before(run_dir: Path) -> dict[str, str]:
+    """The types of the job's columns in the run that lies there, perhaps by an earlier version."""
+    return found.job if (found := _columns_before(run_dir)) else {}
+
+
+def _columns_before(run_dir: Path) -> OutputColumns | None:
     try:
-        return Run(run_dir).columns.kept
+        return Run(run_dir).columns
     except (UserError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
         return None
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from runner.checkpoint.counts import SessionWork
 from runner.checkpoint.deaths import Death
+from runner.checkpoint.shards import as_recorded
 from runner.checkpoint.store import Store
 from runner.config.conf import RunConf
 from runner.config.load import Config
@@ -40,7 +41,7 @@ from runner.sequences import Engine
 from runner.session.drive import drive
 from runner.session.identity import growth, identity, provenance, scope
 from runner.session.preflight import check_memory
-from runner.session.prepare import Prepared, prepare
+from runner.session.prepare import Prepared, job_columns_before, prepare
 from runner.session.runnable import resumed
 from runner.signals import Stop
 from runner.text.grammar import answer_grammars, free_grammar
@@ -128,7 +129,7 @@ def open_store(ready: Prepared, death: Death | None = None) -> Store:
         identity(ready),
         rows=ready.rows,
         shard_rows=conf.output.shard_rows,
-        schema=ready.job.schema(),
+        schema=as_recorded(ready.job.schema(), job_columns_before(ready.run_dir)),
         keep=ready.keep.schema(),
         kept=ready.keep.table,
         durability=conf.checkpoint.durability,

@@ -1,5 +1,6 @@
 """What the checkpoint and the output promise."""
 
+import datetime
 import errno
 import json
 import os
@@ -150,6 +151,20 @@ def test_a_name_clash_is_refused_before_anything_starts(tmp_path, name):
 def test_a_column_type_that_cannot_be_staged_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"'when' has type timestamp"):
         open_store(tmp_path, schema=pa.schema([("when", pa.timestamp("s"))]))
+
+
+@pytest.mark.parametrize("recorded", [pa.string(), pa.date32()])
+def test_dates_are_texts_in_the_runs_of_versions_that_kept_them_so(tmp_path, recorded):
+    with open_store(tmp_path, rows=2, schema=pa.schema([("day", recorded), ("n", pa.int64())])) as store:
+        store.finish([Output(0, {"day": "2024-01-31", "n": 1})])
+    identity = json.loads((tmp_path / "identity.json").read_text())
+    found = output_columns({**identity, "keep": {"id": "id", "text": "text"}}).job
+    schema = shards.as_recorded(pa.schema([("day", pa.date32()), ("n", pa.int64())]), found)
+    assert schema.types == [recorded, pa.int64()]
+    days = [datetime.date(2024, 1, 31), datetime.date(2024, 2, 29)]
+    with open_store(tmp_path, rows=2, schema=schema) as store:
+        store.finish([Output(1, {"day": days[1], "n": 2})])
+    assert load(tmp_path)["day"][:] == (days if recorded == pa.date32() else [str(day) for day in days])
 
 
 # Bad values

@@ -1,5 +1,6 @@
 """Answers with a structure: which configurations are taken, what columns they become, and that retries are replayed."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -237,6 +238,27 @@ def test_formats_are_checked_and_those_unknown_are_annotations(form, right, wron
     found = structure_of("output.schema", {"type": "string", "format": form})
     assert [text for text in right + wrong if found.problem(json.dumps(text))] == wrong
     assert bool(found.notes) == (form == "tel")
+
+
+def test_dates_and_times_have_arrows_types_and_are_in_utc():
+    day, clock, at = ({"type": "string", "format": form} for form in ("date", "time", "date-time"))
+    late = {"anyOf": [day, {"type": "null"}]}
+    named = {"day": day, "clock": clock, "at": at, "days": {"type": "array", "items": day}, "late": late}
+    named |= {"either": {"anyOf": [day, at]}, "one": {"enum": ["2024-01-01"], "format": "date"}}
+    found = structure_of("output.schema", {"type": "object", "properties": named, "required": list(named)})
+    said = ["2024-02-29", "23:30:00.5-01:00", "2024-02-29t01:02:03.123456789+02:00", ["2024-01-01"], None]
+    values = found.values(json.dumps(dict(zip(named, [*said, "2024-01-01", "2024-01-01"], strict=True))))
+    table = pa.Table.from_pylist([values], schema=pa.schema(found.fields()))
+    assert [str(kind) for kind in table.schema.types[:3]] == ["date32[day]", "time64[us]", "timestamp[us, tz=UTC]"]
+    assert table.drop(["at"]).to_pylist() == [
+        {
+            **{"day": datetime.date(2024, 2, 29), "clock": datetime.time(0, 30, 0, 500_000)},
+            **{"days": [datetime.date(2024, 1, 1)], "late": None, "either": "2024-01-01", "one": "2024-01-01"},
+        }
+    ]
+    assert str(table["at"][0]) == "2024-02-28 23:02:03.123456+00:00"
+    early = structure_of("output.schema", at).problem('"0001-01-01T00:00:00+14:00"')
+    assert early is not None and "out of range" in str(early)
 
 
 @pytest.mark.parametrize(

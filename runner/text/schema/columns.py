@@ -2,8 +2,8 @@
 
 Objects become structs, arrays lists, enums of texts dictionary-encoded strings. What no single type holds (objects
 without named properties, alternatives of different types, schemas that contain themselves, integers beyond 64 bits)
-stays JSON text: no file format that is in use has a union. Dates and times stay texts as the schema has them, offset
-and all.
+stays JSON text: no file format that is in use has a union. Dates, times and instants have Arrow's types; those with an
+offset are in UTC, to the microsecond.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.text.schema.formats import READ, TYPES
 from runner.text.schema.narrow import LONG, fits_long
 from runner.text.schema.nodes import implied_type, target
 
 _PLAIN = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 _PLAIN |= {"enum": pa.dictionary(pa.int32(), pa.string()), "null": pa.null(), "json": pa.string()}
+_PLAIN |= TYPES
 _OF_VALUE = {str: "enum", bool: "boolean", int: "integer", float: "number", type(None): "null"}
-_NUMBERS, _TEXTS = {"integer", "number"}, {"enum", "string"}
-_NARROWEST = ("integer", "enum")  # of two kinds that a value has at once
+_NUMBERS, _TEXTS = {"integer", "number"}, {"enum", "string", *TYPES}
+_NARROWEST = ("integer", "enum", *TYPES)  # of two kinds that a value has at once
 
 
 @dataclass(frozen=True)
 class Column:
-    """A value's type: ``kind`` is a JSON type, ``enum`` (of texts) or ``json`` (any value, kept as text)."""
+    """A value's type: ``kind`` is a JSON type, ``enum`` (of texts), a format or ``json`` (any value, kept as text)."""
 
     kind: str
     fields: dict[str, Column] = field(default_factory=dict)
@@ -46,6 +48,8 @@ class Column:
             return {name: column.value(value.get(name)) for name, column in self.fields.items()}
         if self.inner and isinstance(value, list):
             return [self.inner.value(one) for one in value]
+        if self.kind in TYPES and value is not None:
+            return READ[self.type](value)
         return float(value) if self.kind == "number" and value is not None else value
 
 
@@ -87,6 +91,8 @@ def _typed(kind: str, schema: dict[str, Any], root: dict[str, Any], seen: tuple[
         return Column("array", inner=_union([column_of(one, root, seen) for one in inside] or [_ANY]))
     if kind == "integer" and not fits_long(schema):
         return _ANY
+    if kind == "string" and schema.get("format") in TYPES:
+        return Column(schema["format"])
     return Column(kind if kind in _PLAIN else "json")
 
 
