@@ -285,7 +285,7 @@ def _timed(value: Any, type_: pa.DataType) -> Any:
         return [_timed(one, type_.value_type) for one in value]
     if isinstance(value, dict) and pa.types.is_struct(type_):
         return {field.name: _timed(value.get(field.name), field.type) for field in type_}
-    return READ[type_](value) if type_ in READ and value is not None else value
+    return READ[type_](str(value)) if type_ in READ and value is not None else value
 
 
 def batches(rows: Iterable[Staged]) -> Iterator[list[Staged]]:
