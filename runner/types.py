@@ -7,7 +7,7 @@ turns a sequence into a *completion*; the job turns completions into the row's o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload, runtime_checkable
 
@@ -245,11 +245,12 @@ _NOTHING_SAID: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(C
 class Example:
     """A row with its right answer, as the model would write it, for a few-shot example; see a job's ``example``.
 
-    An answer that depends on the request is a function of its variables. ``variables`` are the job's own for this row.
-    ``group``: what ``select=balanced`` takes as many of; the answer if it is not given.
+    An answer that depends on the request is a function of its variables; several questions about the row are a list of
+    variables and answers. ``variables`` are the job's own for this row. ``group``: what ``select=balanced`` takes as
+    many of; the answer if it is not given.
     """
 
-    answer: str | Callable[[Mapping[str, Any]], str]
+    answer: str | Callable[[Mapping[str, Any]], str] | Sequence[tuple[Mapping[str, Any], str]]
     variables: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
 

@@ -31,7 +31,7 @@ from jobs.label.multi import Several
 from jobs.label.prior import calibrated, score
 from jobs.label.questions import Asked, Questions
 from jobs.label.scale import Level
-from jobs.label.sources import check_gold, check_prompt, check_tokens, example_of
+from jobs.label.sources import check_gold, check_prompt, check_tokens, example_of, examples_of
 from runner.data.survey import NO_GOLD
 from runner.keys import check_keys, key
 from runner.text.questions.question import LABELS, MULTI, SCALE, SCHEMA, Question
@@ -214,8 +214,15 @@ class Label:
                 one.max_tokens = setting.max_tokens
 
     def example(self, row: Row, gold: Any) -> Example:
-        """A row with its right label, labels or level, as the model reads it."""
+        """A row with its right label, labels or level, as the model reads it; of several questions, with all."""
+        if self.questions is not None:
+            return examples_of(self._questions.all, gold, self.answers)
         return example_of(self._questions.all[0].question, gold, self.answers)
+
+    def answer_columns(self) -> dict[str, list[str]] | None:
+        """The columns with the right answers to several questions, and what the answers are called."""
+        asked = [one.question for one in self._questions.all]
+        return {one.gold: one.names for one in asked if one.gold} if self.questions is not None else None
 
     def prelude(self, survey: Survey) -> Steps:
         """Score rows for the priors and, given a share of rows with gold, for a temperature or thresholds."""
@@ -320,9 +327,6 @@ class Label:
         for one in self._scored if conf.calibrate.rows else ():  # fitted on the scores of all labels
             if isinstance(one, ScoredLabel):
                 one.requests = [replace(one.requests[0], cut=False, top_choices=None)]
-        if self.questions is not None and conf.prompt.examples_from.select is not None:
-            problem = "examples stand before a row's text, which questions then no longer share: ask one a run"
-            raise UserError("prompt.examples_from", f"it does not go with job.questions: {problem}")
         one_of = self.scale is not None or self.questions is not None
         if one_of and self.labels and list(self.labels) != list(conf.dataset.classes):
             instead = "scale" if self.scale is not None else "questions"
@@ -337,7 +341,7 @@ class Label:
                     one.take_tokens(tokens)
                 elif isinstance(one, ScoredLabel):
                     check_tokens(one.question, tokens)
-            check_gold(source, one.question)
+            check_gold(source, one.question, prompter.conf.examples_from.path is not None)
         check_prompt(source, prompter, self._questions.all)
         if self.threshold_for is not None and not any(one.question.gold_in(source.conf.gold) for one in self._several):
             first = self._several[0].question

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,10 @@ _SHOWN = 20  # labels in a message
 _READ = 50_000  # cells of gold looked at together
 
 
-def check_gold(source: DataSource, question: Question) -> None:
-    """Refuse a gold column with answers that the question cannot have."""
+def check_gold(source: DataSource, question: Question, elsewhere: bool) -> None:
+    """Refuse a gold column with answers that the question cannot have; examples ``elsewhere`` may have it alone."""
     gold = question.gold_in(source.conf.gold)
-    if gold is None:
+    if gold is None or (elsewhere and question.gold and gold not in source.column_names):
         return
     key = f"{question.key}.gold" if question.gold else "dataset.gold"
     if gold not in source.column_names:
@@ -116,6 +116,20 @@ def example_of(question: Question, gold: Any, answers: Sequence[str]) -> Example
     if str(gold) not in surfaces:
         raise RowError(f"not among {'the levels of job.scale' if question.kind == SCALE else 'job.labels'}", str(gold))
     return Example(surfaces[str(gold)])
+
+
+def examples_of(asked: Sequence[Asked], golds: Mapping[str, Any], answers: Sequence[str]) -> Example:
+    """A row with the right answers to all questions that it has some to, by column, one behind the other."""
+    turns: list[tuple[Mapping[str, Any], str]] = []
+    for one in asked:
+        gold = golds.get(one.question.gold or "")
+        if gold is None or gold_members(gold, one.question.names) is None:
+            continue
+        answer = example_of(one.question, gold, answers).answer
+        turns += [(to.variables, answer(to.variables) if callable(answer) else str(answer)) for to in one.requests]
+    if not turns:
+        raise RowError("no right answer", "to any question")
+    return Example(turns, group=", ".join(answer for _, answer in turns))
 
 
 def check_prompt(source: DataSource, prompter: Prompter, asked: Sequence[Asked]) -> None:

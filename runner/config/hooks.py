@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     *("open", "variables", "choice_names", "attempts", "check_run", "check_source", "take_structure"),
-    *("example", "prelude", "begin", "made_from", "figures", "fingerprint"),
+    *("example", "answer_columns", "prelude", "begin", "made_from", "figures", "fingerprint"),
 )
 ALIKE = 0.85  # of difflib, from which a name is taken for a hook's
 
@@ -90,6 +90,16 @@ class MakesExamples(Protocol):
 
 
 @runtime_checkable
+class NamesAnswers(Protocol):
+    """A job whose questions have columns of right answers of their own, and in each the names of the answers, if any.
+
+    Its ``example`` takes these cells by column in the place of one; no column means ``dataset.gold``.
+    """
+
+    def answer_columns(self) -> Mapping[str, Collection[str]] | None: ...
+
+
+@runtime_checkable
 class Surveys(Protocol):
     """A job that asks something before the first row, once for a run; see ``runner.loop.prelude``."""
 
@@ -125,6 +135,7 @@ class Hooks:
     checks_source: ChecksSource | None
     structured: TakesStructure | None
     examples: MakesExamples | None
+    answers: NamesAnswers | None
     surveys: Surveys | None
     made_from: MadeFrom | None
     figures: HasFigures | None
@@ -142,6 +153,7 @@ class Hooks:
             job if isinstance(job, ChecksSource) else None,
             job if isinstance(job, TakesStructure) else None,
             job if isinstance(job, MakesExamples) else None,
+            job if isinstance(job, NamesAnswers) else None,
             job if isinstance(job, Surveys) else None,
             job if isinstance(job, MadeFrom) else None,
             job if isinstance(job, HasFigures) else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,14 @@ MOST_GROUPS = 100  # that can be balanced
 class Makes:
     """How a job makes an example of a row and its right answer; None where it has none.
 
-    ``labels``: those of the job. ``names``: what the prompt's template uses, of which it ``needs`` some; ``variables``:
-    those among them that are the job's.
+    ``labels``: those of the job. ``answers``: the columns with the right answers to its questions, and the labels in
+    each; None: there is one, ``gold``. ``names``: what the prompt's template uses, of which it ``needs`` some;
+    ``variables``: those among them that are the job's.
     """
 
     example: Callable[[Row, Any], Example | None]
     labels: Collection[str]
+    answers: Mapping[str, Collection[str]] | None
     names: Collection[str]
     needs: Collection[str]
     variables: Collection[str]
@@ -62,21 +64,20 @@ def open_examples(conf: RunConf, hooks: Hooks, prompter: Prompter, source: DataS
 
     labels = list(hooks.choices.choice_names()) if hooks.choices else []
     variables = list(hooks.variables.variables()) if hooks.variables else []
-    makes = Makes(example, labels, *prompter.asked, variables)
+    answers = hooks.answers.answer_columns() if hooks.answers else None
+    makes = Makes(example, labels, answers, *prompter.asked, variables)
     return choose_among(conf.prompt.examples_from, source, makes, conf.seed, conf.offline)
 
 
 def choose_among(conf: ExamplesConf, source: DataSource, makes: Makes, seed: int, offline: bool) -> Examples:
     """The examples among the rows that ``conf`` names, by default the run's own. UserError where there are too few."""
     found = _source(conf, source, offline).first(conf.limit)
-    gold = found.conf.gold
-    if gold is None:
-        raise UserError(f"{KEY}.gold", "is not set, nor is dataset.gold: which column has the right answers?")
+    golds = _golds(conf, found, makes)
     if lacking := sorted(set(makes.needs) - set(found.column_names) - set(makes.variables)):
         hint = did_you_mean(lacking[0], found.column_names)
         raise UserError(KEY, f"{found.conf.display_name} has no column {lacking[0]!r}, which prompt.user uses{hint}")
     problems: Counter[str] = Counter()
-    shots = list(_shots(found, gold, makes, problems))
+    shots = list(_shots(found, golds, makes, problems))
     shown = _shown(found, makes, shots)
     shots = list({plain_text(shown_text({**one.row, **one.variables}, shown)): one for one in reversed(shots)}.values())
     shots.reverse()
@@ -110,21 +111,45 @@ def _refuse_alone(conf: ExamplesConf) -> None:
             raise UserError(f"{KEY}.{name}", f"it applies to another data set: set {KEY}.path, too", value=value)
 
 
-def _shots(found: DataSource, gold: str, makes: Makes, problems: Counter[str]) -> Iterator[Shot]:
-    is_nested = pa.types.is_nested(found.schema.field(gold).type)
+def _golds(conf: ExamplesConf, found: DataSource, makes: Makes) -> Mapping[str, Collection[str]]:
+    """The columns with the right answers, and the labels in each."""
+    if makes.answers is None:
+        if found.conf.gold is None:
+            raise UserError(f"{KEY}.gold", "is not set, nor is dataset.gold: which column has the right answers?")
+        return {found.conf.gold: makes.labels}
+    if conf.gold is not None:
+        raise UserError(f"{KEY}.gold", "with job.questions each question has its own gold", value=conf.gold)
+    if not makes.answers:
+        raise UserError(KEY, "none of job.questions has a column gold with the right answers to it")
+    if lacking := [name for name in makes.answers if name not in found.column_names]:
+        hint = did_you_mean(lacking[0], found.column_names)
+        raise UserError(KEY, f"{found.conf.display_name} has no column {lacking[0]!r}, a question's gold{hint}")
+    return makes.answers
+
+
+def _shots(
+    found: DataSource, golds: Mapping[str, Collection[str]], makes: Makes, problems: Counter[str]
+) -> Iterator[Shot]:
+    named = {gold: found.with_gold(gold, []) for gold in golds}
+    nested = {gold for gold in golds if pa.types.is_nested(found.schema.field(gold).type)}
+    columns = ", ".join(golds)
     for row in found.rows():
         if isinstance(row, UnreadableRow):
             problems["unreadable"] += 1
             continue
         try:
-            answer = row[gold] if is_nested else found.gold_name(row[gold], makes.labels)
-            made = None if answer is None else makes.example(row, answer)
+            cells = {
+                gold: row[gold] if gold in nested else named[gold].gold_name(row[gold], labels)
+                for gold, labels in golds.items()
+            }
+            answer = cells if makes.answers else next(iter(cells.values()))
+            made = None if all(cell is None for cell in cells.values()) else makes.example(row, answer)
         except (RowError, ValueError) as problem:
             problems[str(problem)] += 1
             continue
         empty = [name for name in makes.needs if name in row and row[name] is None and name not in makes.variables]
         if made is None or empty:
-            problems[f"column {empty[0]} is null" if made else f"column {gold} has no right answer"] += 1
+            problems[f"column {empty[0]} is null" if made else f"column {columns} has no right answer"] += 1
         else:
             yield Shot(row, made.variables, made.answer, str(made.answer) if made.group is None else made.group)
 

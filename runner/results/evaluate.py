@@ -119,7 +119,7 @@ def question_evaluations(run: Run, source: DataSource, questions: list[Question]
     found: dict[str, AnyFigures] = {}
     for one in questions:
         gold = one.gold_in(source.conf.gold)
-        if gold and one.kind != SCHEMA:
+        if gold in source.column_names and one.kind != SCHEMA:
             named = source.with_gold(gold, one.names)
             golds = Golds(input_column(source, gold), partial(_named, named, one.names), one.names)
             found[one.name] = evaluate_question(run, one, golds)

@@ -16,7 +16,8 @@ it, so that there are 20 prefixes. ``rowmill preview`` shows what each costs.
 A row is never shown to itself: neither the row nor another one with the same text, whatever its spaces and case, is
 among its examples. The choice depends on the seed, the examples' data and the row, on no other row; ``dataset.limit``
 does not count. What answers look like follows from the job: the label, the lines of spans, the text or JSON of the
-column otherwise.
+column otherwise. Of several questions each one with a column ``gold`` is asked about every example; these stand before
+the row's text, which its questions go on sharing.
 """
 
 from __future__ import annotations
@@ -76,12 +77,18 @@ class Shot(NamedTuple):
 
     row: Mapping[str, Any]
     variables: Mapping[str, Any]
-    answer: str | Callable[[Mapping[str, Any]], str]
+    answer: str | Callable[[Mapping[str, Any]], str] | Sequence[tuple[Mapping[str, Any], str]]
     group: str
 
-    def answer_to(self, variables: Mapping[str, Any]) -> str:
-        """What the model would answer to a request with these variables."""
-        return self.answer if isinstance(self.answer, str) else self.answer(variables)
+    def turns(self, asked: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
+        """What is shown to a request with the variables ``asked``: those of a question, and the answer."""
+        columns = {name: cell for name, cell in self.row.items() if name not in asked}
+        if isinstance(self.answer, str):
+            several: Sequence[tuple[Mapping[str, Any], str]] = [({}, self.answer)]
+        else:
+            several = [({}, self.answer(asked))] if callable(self.answer) else self.answer
+        for own, answer in several:
+            yield {**columns, **self.variables, **own}, answer
 
 
 @dataclass(frozen=True)

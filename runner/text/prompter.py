@@ -274,9 +274,8 @@ class Prompter:
         fixed = enumerate(self.conf.examples)
         turns = [self._turn(at, variables, one, one, str(one.get("answer", ""))) for at, one in fixed]
         for at, shot in self.examples.choose({**row, **variables}, row) if self.examples else ():
-            columns = {name: cell for name, cell in shot.row.items() if name not in variables}
-            example = {**columns, **shot.variables}
-            turns.append(self._turn((at,), variables, example, shot.row, shot.answer_to(variables)))
+            for number, (example, answer) in enumerate(shot.turns(variables)):
+                turns.append(self._turn((at, number), variables, example, shot.row, answer))
         return [message for turn in turns for message in turn]
 
     def _turn(

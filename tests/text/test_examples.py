@@ -193,9 +193,51 @@ def test_spans_and_texts_are_shown_as_the_model_would_write_them():
         assert {shot.answer for shot in ready.prompter.examples.shots} == answers
 
 
+def test_an_example_has_the_answers_to_all_questions_and_those_of_a_row_share_its_text():
+    rows = [
+        ("Come!", "warm", None, 2),
+        ("No.", "cold", "work; home", 1),
+        ("Hm.", None, None, None),
+        ("Hi", "warm", "", 1),
+    ]
+    names = ("text", "tone", "about", "stars")
+    gold = [dict(zip(names, row, strict=True)) for row in rows]
+    Path("gold.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in gold))
+    asked = "{name: t, ask: tone?, labels: [{name: warm, surface: kind}, cold], gold: tone}"
+    asked += ", {name: a, ask: '{label}?', labels: [work, home, play], multi: true, gold: about}"
+    asked += ", {name: s, ask: stars?, scale: [1, 3], gold: stars}, {name: free, ask: free?, labels: [ja, nein]}"
+    more = [f"job.questions=[{asked}]", "prompt.user='{{ text }} {{ question }}'", "dataset.gold=null", "job.labels=[]"]
+    ready = prepare(load_config(words(*more, "prompt.examples_from.path=gold.jsonl", "prompt.examples_from.k=3")))
+    row = {"text": "Hi, no."}
+    texts = [ready.prompter.text(request, row) for request in next(ready.job.steps(row))]
+    told = {
+        "Come!": "tone? kind|stars? 2",
+        "No.": "tone? cold|work? yes|home? yes|play? no|stars? 1",
+        "Hi": "tone? kind|stars? 1",
+    }
+    turns = [
+        f"user: {text} {asked}\n\nassistant: {answer}\n\n"
+        for text in ("Come!", "No.", "Hi")
+        for asked, answer in (turn.split(" ") for turn in told[text].split("|"))
+    ]
+    assert sorted(texts[0].split("user: ")[1:-1]) == sorted(turn.removeprefix("user: ") for turn in turns)
+    before = texts[0].removesuffix("tone?\n\nassistant:")
+    endings = ["tone?", "work?", "home?", "play?", "stars?", "free?"]
+    assert texts == [f"{before}{ending}\n\nassistant:" for ending in endings]
+
+
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
+        (
+            ["job.labels=[]", "job.questions=[{name: a, labels: [x, y]}]", "prompt.user={{ text }} {{ question }}"],
+            "none of job.questions has a column gold",
+        ),
+        (
+            ["job.labels=[]", "job.questions=[{name: a, scale: [ham, spam], gold: kind}]",
+             "prompt.examples_from.gold=kind"],
+            "prompt.examples_from.gold=kind: with job.questions each question has its own gold",
+        ),
         (["prompt.examples_from.select=null"], "prompt.examples_from.select is not set"),
         (["prompt.examples_from.select=near"], "it can be nearest, random, balanced"),
         (["prompt.examples_from.k=0"], "it must be at least 1"),
@@ -269,10 +311,3 @@ def test_examples_of_several_labels_and_of_scales_have_the_answers_to_their_ques
         found |= {turn.removeprefix("assistant: ") for turn in turns if turn.startswith("assistant: ")}
     assert found <= set(answers)
     assert len(found) == 2
-
-
-def test_examples_for_several_questions_are_refused():
-    with pytest.raises(UserError, match=r"prompt.examples_from: it does not go with job\.questions"):
-        run(
-            words("job.labels=[]", "job.questions=[{name: a, labels: [x, y]}]", "prompt.user={{ text }} {{ question }}")
-        )
