@@ -48,9 +48,9 @@ A question's columns are its name and, behind it, what is known of the answer:
     ``NAME_expected``: of a scale: the mean of the levels' values; ``NAME_spread``: the standard deviation around it.
 
 ``gold: COLUMN`` names the column with the right answers to a question; the run then ends with the figures of each, as
-``rowmill help label``, ``rowmill help multi`` and ``rowmill help scale`` describe them; ``rowmill evaluate --column NAME --no-prior``
-judges the answers as they would be without ``job.prior``. Few-shot examples answer all questions with ``gold``
-(``rowmill help examples``). An answer with a schema that is cut off at the question's ``max_tokens``
+``rowmill help label``, ``rowmill help multi`` and ``rowmill help scale`` describe them. ``rowmill evaluate --column
+NAME --no-prior`` judges the answers as they would be without ``job.prior``. Few-shot examples answer all questions with
+``gold`` (``rowmill help examples``). An answer with a schema that is cut off at the question's ``max_tokens``
 (``engine.max_tokens`` by default), or not valid, is asked for once more; a row with an answer that is still not valid
 is an error row.
 """
