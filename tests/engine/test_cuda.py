@@ -55,6 +55,7 @@ def test_experts_that_stay_packed_leave_less_room_for_other_weights(monkeypatch)
         for _, array in tree_flatten(module.parameters())
     )
     monkeypatch.setattr(cuda.cuda_experts, "kernels", lambda form: object())
+    monkeypatch.setattr(cuda.cuda_experts, "pack", lambda experts: [])
     monkeypatch.setattr(cuda, "MEMORY_SHARE", 1)
     dense = 2 * sum(
         module.scales.size * module.group_size
@@ -98,3 +99,22 @@ def test_layers_that_are_not_alike_stay_as_they_are():
     cuda.join(model, ("gate_proj", "up_proj"))
     cuda.join(model, ("q_proj", "k_proj", "v_proj"))
     assert type(model.gate_proj) is type(model.up_proj) is nn.Linear
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(6, 32), (4, 64)])
+def test_packed_experts_hold_each_rows_words_and_groups_by_64_numbers(bits, group_size):
+    experts = SwitchGLU(128, 192, 2, bias=True)
+    experts.set_dtype(mx.bfloat16)
+    experts.up_proj, experts.gate_proj = (experts[n].to_quantized(group_size, bits) for n in ("up_proj", "gate_proj"))
+    experts.down_proj = experts.down_proj.to_quantized(group_size, bits)
+    for layer, (packed, bias) in zip(
+        ("up_proj", "gate_proj", "down_proj"), cuda.cuda_experts.pack(experts), strict=True
+    ):
+        layer = experts[layer]
+        expert, row, chunk, words, groups = 1, 70, 1, 2 * bits, 64 // group_size
+        block = packed[expert, row // 64, chunk]
+        at = 64 * words + row % 64 * groups
+        pairs = mx.stack([layer.scales, layer.biases], axis=-1).view(mx.uint32)[expert, row, :, 0]
+        assert mx.array_equal(block[row % 64 * words :][:words], layer.weight[expert, row, chunk * words :][:words])
+        assert mx.array_equal(block[at : at + groups], pairs[chunk * groups :][:groups])
+        assert mx.array_equal(bias, layer.bias)

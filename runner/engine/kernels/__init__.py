@@ -51,3 +51,13 @@ def checked(kernels: Kernels, what: str, *given: Any) -> Kernels | None:
 def kernel_name(header: str) -> str:
     """A name for what is made of this source: MLX keeps what it compiled by name."""
     return f"rowmill_{zlib.crc32(header.encode()):08x}"
+
+
+def bounded(threads: int, blocks: int) -> str:
+    """What a source ends with so that ``blocks`` of its kernel's blocks of ``threads`` fit on a multiprocessor at once:
+    the compiler uses no more registers. MLX writes the kernel's first line, which leaves no other place to say so.
+    """
+    return f"""
+#undef __global__
+#define __global__ __attribute__((global)) __launch_bounds__({threads}, {blocks})
+"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,14 @@ import mlx.core as mx
 from mlx_lm.models.gpt_oss import SwigluOAI
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwiGLU, SwitchGLU
 
-from runner.engine.kernels import CheckedKernels, checked, kernel_name
+from runner.engine.kernels import CheckedKernels, bounded, checked, kernel_name
 
 SOURCE = Path(__file__).with_suffix(".cu")
 ROWS = 64  # of weights that a block computes; of numbers that it takes at a time
-THREADS = 128
+PAIRS = 32, 48  # of tokens and experts, that a block takes at a time: of few, of many
+STAGES = 3  # of numbers in shared memory
+BLOCKS = {(2, 32): 4, (1, 32): 6, (2, 48): 3, (1, 48): 5}  # at once on a multiprocessor, by matrices and pairs
+GROUPING = 512  # threads of a block that groups pairs
 
 
 class Form(NamedTuple):
@@ -61,64 +65,67 @@ class Kernels(CheckedKernels):
         name = kernel_name(header)
         self._group: Any = mx.fast.cuda_kernel(
             name=f"{name}_group",
-            input_names=["chosen", "pairs"],
-            output_names=["order", "offsets"],
+            input_names=["x", "chosen", "pairs"],
+            output_names=["order", "offsets", "paired"],
             source="""
             __shared__ int counts[E];
-            rowmill::group_pairs(chosen, pairs[0], E, order, offsets, counts);""",
+            const size_t row = (size_t)(blockIdx.x - 1) * K;
+            if (blockIdx.x == 0) rowmill::group_pairs(chosen, pairs[0], E, order, offsets, counts);
+            else rowmill::pair_up(x + row, K, paired + row);""",
             header=header,
         )
-        weights = [[f"{part}{i}" for part in ("words", "scales", "biases", "bias")] for i in range(2)]
-        self._project: list[Any] = [
-            mx.fast.cuda_kernel(
-                name=f"{name}_project{len(used)}",
-                input_names=["x", "order", "offsets", *(one for names in used for one in names)],
+        weights = [[f"{part}{i}" for part in ("packed", "bias")] for i in range(2)]
+        self._project: dict[tuple[int, int], Any] = {
+            (matrices, few): mx.fast.cuda_kernel(
+                name=f"{name}_project{matrices}",
+                input_names=["x", "order", "offsets", *chain(*weights[:matrices])],
                 output_names=["out"],
                 source=f"""
-                const rowmill::Weights weights[] = {{{", ".join(map(_weights_in_cuda, used))}}};
+                const rowmill::Weights weights[] = {{{", ".join(map(_weights_in_cuda, weights[:matrices]))}}};
                 rowmill::project<BITS, GROUP, K, PAIRS, (rowmill::Activation)BY>(
                     x, weights, order, offsets, SHARE, out);""",
-                header=header,
+                header=header + bounded(2 * ROWS * matrices, BLOCKS[matrices, few]),
+                shared_memory=self._memory(matrices, few),
             )
-            for used in (weights[:1], weights)
-        ]
+            for matrices in (1, 2)
+            for few in PAIRS
+        }
 
-    def __call__(self, x: mx.array, chosen: mx.array, experts: Any) -> mx.array:
-        """x [T, D] of bfloat16 through a SwitchGLU's ``chosen`` [T, k] experts: [T, k, D]."""
-        pairs, count = chosen.size, experts.up_proj.num_experts
-        order, offsets = self._group(
-            inputs=[chosen, _number(pairs)],
-            template=[("E", count)],  # and nothing that differs from step to step: that would be compiled each time
-            grid=(1024, 1, 1),
-            threadgroup=(1024, 1, 1),
-            output_shapes=[(pairs,), (count + 1,)],
-            output_dtypes=[mx.int32, mx.int32],
+    def _memory(self, matrices: int, few: int) -> int:
+        """Bytes of shared memory of a block, as ``Memory`` in cuda_experts.cu."""
+        packed = ROWS * (ROWS * self.form.bits // 8 + ROWS // self.form.group_size * 4)
+        return STAGES * (matrices * packed + few * (ROWS + 8) * 2) + few * 4
+
+    def __call__(self, x: mx.array, chosen: mx.array, packed: list[list[mx.array]]) -> mx.array:
+        """x [T, D] of bfloat16 through the ``chosen`` [T, k] of experts that ``pack`` laid out: [T, k, D]."""
+        pairs, count = chosen.size, len(packed[0][0])
+        order, offsets, paired = self._group(
+            inputs=[x, chosen, _number(pairs)],
+            template=[("E", count), ("K", x.shape[-1])],  # and nothing that differs from step to step: that is compiled
+            grid=((1 + len(x)) * GROUPING, 1, 1),
+            threadgroup=(GROUPING, 1, 1),
+            output_shapes=[(pairs,), (count + 1,), x.shape],
+            output_dtypes=[mx.int32, mx.int32, x.dtype],
         )
-        few = 32 if pairs <= 16 * count else 64
+        few = PAIRS[pairs > 16 * count]
         places = [order, offsets]
-        hidden = self._through(x, places, [experts.up_proj, experts.gate_proj], chosen.shape[-1], pairs, few)
-        out = self._through(hidden, places, [experts.down_proj], 1, pairs, few)
-        return out.reshape(*chosen.shape, -1)
+        hidden = self._through(paired, places, packed[:2], chosen.shape[-1], few)
+        return self._through(hidden, places, packed[2:], 1, few).reshape(*chosen.shape, -1)
 
     def _through(
-        self, x: mx.array, places: list[mx.array], layers: list[Any], share: int, pairs: int, few: int
+        self, x: mx.array, places: list[mx.array], layers: list[list[mx.array]], share: int, few: int
     ) -> mx.array:
         """The pairs' rows of x, ``share`` pairs a row, through one layer, or through up and gate: [pairs, rows]."""
-        count, rows = layers[0].weight.shape[:2]
-        weights = [
-            array
-            for layer in layers
-            for array in (layer.weight, layer.scales, layer.biases, layer.bias if self.form.bias else layer.scales)
-        ]
-        done: list[mx.array] = self._project[len(layers) - 1](
-            inputs=[x, *places, *weights],
+        (count, blocks), threads = layers[0][0].shape[:2], 2 * ROWS * len(layers)
+        done: list[mx.array] = self._project[len(layers), few](
+            inputs=[x, *places, *chain(*layers)],
             template=[
                 *(("BITS", self.form.bits), ("GROUP", self.form.group_size), ("K", x.shape[-1]), ("PAIRS", few)),
                 *(("BY", self.form.activation if len(layers) > 1 else 0), ("SHARE", share), ("BIAS", self.form.bias)),
             ],
-            grid=(rows // ROWS * THREADS, count, 1),
-            threadgroup=(THREADS, 1, 1),
-            output_shapes=[(pairs, rows)],
+            grid=(blocks * threads, count, 1),
+            threadgroup=(threads, 1, 1),
+            output_shapes=[(places[0].size, blocks * ROWS)],
             output_dtypes=[mx.bfloat16],
         )
         return done[0]
@@ -138,7 +145,7 @@ class Kernels(CheckedKernels):
         x = mx.random.normal((tokens, made.inputs), key=seeds[6]).astype(mx.bfloat16)
         first = mx.random.randint(0, count, (tokens, 1), key=seeds[7])
         chosen = mx.concatenate([first, (first + 1) % count], axis=-1).astype(mx.uint32)
-        want, got = experts(x, chosen).astype(mx.float32), self(x, chosen, experts).astype(mx.float32)
+        want, got = experts(x, chosen).astype(mx.float32), self(x, chosen, pack(experts)).astype(mx.float32)
         return float(mx.abs(got - want).max() / mx.abs(want).mean()) / 4  # about the largest of normal numbers
 
 
@@ -148,5 +155,23 @@ def _number(number: int) -> Any:
 
 
 def _weights_in_cuda(names: list[str]) -> str:
-    *packed, bias = names
-    return f"{{{', '.join(packed)}, BIAS ? {bias} : nullptr}}"
+    packed, bias = names
+    return f"{{{packed}, BIAS ? {bias} : nullptr}}"
+
+
+def pack(experts: Any) -> list[list[mx.array]]:
+    """The up, gate and down of a SwitchGLU as the kernels read them: weights with their scales and biases by 64 rows
+    and 64 numbers of each, uint32 [experts, rows / 64, inputs / 64, words], and the rows' biases.
+    """
+    return [_packed(layer) for layer in (experts.up_proj, experts.gate_proj, experts.down_proj)]
+
+
+def _packed(layer: Any) -> list[mx.array]:
+    E, rows = layer.weight.shape[:2]
+    groups = mx.stack([layer.scales, layer.biases], axis=-1).view(mx.uint32).reshape(E, rows, -1)
+    blocks = [
+        part.reshape(E, rows // ROWS, ROWS, layer.input_dims // ROWS, -1).swapaxes(2, 3)
+        for part in (layer.weight, groups)
+    ]
+    packed = mx.concatenate([part.reshape(*part.shape[:3], -1) for part in blocks], axis=-1)
+    return [packed, layer.bias if "bias" in layer else mx.zeros((1,), mx.bfloat16)]
