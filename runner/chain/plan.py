@@ -156,16 +156,24 @@ def read_plan(folder: Path) -> Plan:
 
 def _check_same(folder: Path, old: Plan, new: Plan) -> None:
     """Refuse a plan that is not the old one, perhaps with more stages behind."""
-
-    def lines(plan: Plan) -> list[Any]:
-        return [(plan.agree, plan.sample), *((one.name, one.where, one.merge) for one in plan.stages)]
-
-    before, now = lines(old), lines(new)[: len(lines(old))]
-    if before != now:
-        differing = next((pair for pair in zip(before, now, strict=False) if pair[0] != pair[1]), (before, now))
-        is_stage = differing[0] not in before[:1]
-        what = "its stages (name, where, merge)" if is_stage else "cascade.agree, cascade.rows and seed"
+    if what := _difference(old, new):
         raise UserError(
-            f"{folder} belongs to a different chain: {what}: {differing[0]} -> {differing[1]}; choose another "
-            "run_name, or resume=force to start over in a new directory beside it"
+            f"{folder} belongs to a different chain: {what}; put that back, choose another run_name, or resume=force "
+            "to start over in a new directory beside it"
         )
+
+
+def _difference(old: Plan, new: Plan) -> str | None:
+    if (old.agree, old.sample) != (new.agree, new.sample):
+        told = (f"{plan.agree} on (rows, seed) {plan.sample}" if plan.agree else "none" for plan in (old, new))
+        return f"cascade.agree: {' -> '.join(told)}"
+    for at, stage in enumerate(old.stages):
+        now = _in_words(new.stages[at]) if at < len(new.stages) else "missing (stages are only added behind the others)"
+        if (was := _in_words(stage)) != now:
+            return f"its stage {at + 1} was {was}, and now is {now}"
+    return None
+
+
+def _in_words(stage: Stage) -> str:
+    where = f", where: {stage.where}" if stage.where is not None else ""
+    return f"{stage.name}{where}{f', merge: {stage.merge}' if stage.merge != ADD else ''}"

@@ -284,8 +284,13 @@ def test_a_stage_added_behind_leaves_the_others_as_they_are_and_force_starts_all
     run(["mails.yaml"])
     chain = open_run("outputs/mails")
     assert [part.status["sessions"] for part in chain.parts] == [2, 2, 1]
-    with pytest.raises(UserError, match="belongs to a different chain"):
+    with pytest.raises(
+        UserError, match="its stage 2 was why, where: label == a, and now is why, where: label == b; put"
+    ):
         run(["mails.yaml", "stages.why.where=label == b"])
+    Path("fewer.yaml").write_text(text[: text.index("  - {name: kind")])
+    with pytest.raises(UserError, match="its stage 3 was kind, and now is missing"):
+        run(["fewer.yaml"])
     assert run(["mails.yaml", "resume=force"])["path"] == "outputs/mails-2"
     assert [part.status["sessions"] for part in open_run("outputs/mails-2").parts] == [1, 1, 1]
 
