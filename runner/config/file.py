@@ -138,6 +138,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _bare(dumper: _Dumper, word: Bare) -> yaml.Node:
+    if not word:
+        return _text(dumper, "")
     kind = Loader("").resolve(yaml.ScalarNode, str(word), (True, False))  # type: ignore[no-untyped-call]
     return dumper.represent_scalar(kind, str(word))
 
