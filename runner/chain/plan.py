@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from runner.data.kept import GOLD, INPUT, numbered
-from runner.disk import write_json
+from runner.disk import disk_errors, write_json
 from runner.types import UserError
 from runner.words import first_line
 
@@ -132,8 +131,9 @@ def _family(before: Sequence[Stage], name: str | None) -> dict[str, str]:
 
 
 def is_chain(folder: Path) -> bool:
-    """Whether a folder is that of a chain."""
-    return (folder / FILE).is_file()
+    """Whether a folder is that of a chain. UserError if it may not be read."""
+    with disk_errors(folder, "read"):
+        return (folder / FILE).is_file()
 
 
 def refuse_chain(folder: Path) -> None:

@@ -301,11 +301,12 @@ def check_version(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def check_is_run(run_dir: Path) -> None:
-    """Raise UserError for a folder without a checkpoint."""
-    if (run_dir / DATABASE).is_file():
-        return
-    if (run_dir / IDENTITY).is_file():
-        raise damaged(run_dir, "it is missing")
+    """Raise UserError for a folder without a checkpoint, and for one that may not be read."""
+    with disk_errors(run_dir, "read"):
+        if (run_dir / DATABASE).is_file():
+            return
+        if (run_dir / IDENTITY).is_file():
+            raise damaged(run_dir, "it is missing")
     raise UserError(f"{run_dir} is not a run directory: it has no {DATABASE}")
 
 

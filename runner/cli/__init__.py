@@ -71,6 +71,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         mute(sys.stdout)
         return code
     except OSError as error:
+        if isinstance(error, PermissionError) and error.filename is not None:
+            tell(f"rowmill: {error.filename} cannot be used ({error.strerror}): check its permissions and its folder's")
+            return EXIT_USAGE
         if is_closed_terminal(error):
             mute(sys.stdout)
             return code

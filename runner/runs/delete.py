@@ -33,18 +33,23 @@ def delete_run(run_dir: Path) -> None:
 
     UserError if it is none, is a link, is at work, or holds files of others.
     """
+    try:
+        _delete(run_dir)
+    except OSError as error:
+        raise UserError(f"{run_dir} cannot be deleted: {error.strerror} ({error.filename})") from error
+
+
+def _delete(run_dir: Path) -> None:
     stages = _stages(run_dir)
     for folder in (run_dir, *stages):
         _check(folder, [stage.name for stage in stages if folder == run_dir])
     lease = Lease(run_dir)
     try:
         for folder in stages:
-            delete_run(folder)
+            _delete(folder)
         for path in sorted(run_dir.iterdir(), key=lambda path: path.name in (DATABASE, IDENTITY, FILE, LOCK)):
             path.unlink(missing_ok=True)
         run_dir.rmdir()
-    except OSError as error:
-        raise UserError(f"{run_dir} cannot be deleted: {error.strerror} ({error.filename})") from error
     finally:
         lease.release()
 

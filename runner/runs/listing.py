@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +14,7 @@ from runner.chain.folder import open_folder, parts_of
 from runner.chain.plan import is_chain
 from runner.checkpoint.database import DATABASE, IDENTITY
 from runner.console import say
+from runner.disk import disk_errors
 from runner.results.run import Run
 from runner.results.status import Status, accuracy_of, evaluations_of
 from runner.types import UserError
@@ -19,6 +22,8 @@ from runner.words import age, aligned, count_of, escaped, first_line, size
 
 COLUMNS = ("name", "job", "model", "state", "rows", "errors", "speed", "age", "size", "accuracy")
 LEFT = range(4)  # those that are no numbers
+
+log = logging.getLogger("rowmill")
 
 
 class Summary(TypedDict):
@@ -60,25 +65,42 @@ def _place(value: Any, *, largest_first: bool) -> tuple[bool, Any]:
 
 
 def run_dirs(folder: Path) -> Iterator[Path]:
-    """The run directories in a folder, itself among them, without looking for others inside of one."""
-    if (folder / DATABASE).is_file() or (folder / IDENTITY).is_file() or is_chain(folder):
-        yield folder
+    """The run directories in a folder, itself among them, without looking for others inside of one.
+
+    What may not be read is told, and left out.
+    """
+    try:
+        with disk_errors(folder, "read"):
+            is_run = (folder / DATABASE).is_file() or (folder / IDENTITY).is_file() or is_chain(folder)
+            inside = [] if is_run else [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    except UserError as error:
+        log.warning("%s", error)
         return
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+    if is_run:
+        yield folder
+    for path in inside:
+        if not path.name.startswith("."):
             yield from run_dirs(path)
 
 
 def summary(run_dir: Path, folder: Path) -> Summary:
     """What the table says of a run, whatever state it is in."""
     name = str(run_dir.relative_to(folder)) if run_dir != folder else run_dir.resolve().name
-    total = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
+    total = sum(map(_bytes, run_dir.rglob("*")))
     found: dict[str, Any] = {**dict.fromkeys(Summary.__annotations__), "name": name, "bytes": total}
     try:
         found |= _figures(open_folder(run_dir))
     except UserError as error:
         found["problem"] = first_line(error)
     return cast(Summary, found)
+
+
+def _bytes(path: Path) -> int:
+    """A file's size; 0 for anything else, and for one that a run at work has just removed."""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            return path.stat().st_size
+    return 0
 
 
 def _figures(run: Run) -> dict[str, Any]:
@@ -142,11 +164,12 @@ def shortened(text: str, width: int) -> str:
 
 def cells(one: Summary) -> list[str]:
     """The texts of a run's line, in the order of ``COLUMNS``."""
+    name = escaped(one["name"]).replace("\n", "\\n")
     if one["problem"] is not None:
-        return [escaped(one["name"]), "", "", "damaged", "", "", "", "", size(one["bytes"]), ""]
+        return [name, "", "", "damaged", "", "", "", "", size(one["bytes"]), ""]
     rows, finished = one["rows"] or 0, one["finished"] or 0
     return [
-        *(escaped(one["name"]), escaped(one["job"] or ""), escaped(one["model"] or ""), one["state"] or ""),
+        *(name, escaped(one["job"] or ""), escaped(one["model"] or ""), one["state"] or ""),
         f"{finished:,}" if finished == rows else f"{finished:,} of {rows:,}",
         f"{one['errors'] or 0:,}",
         f"{one['rows_per_s']:,.1f}/s" if one["rows_per_s"] else "",

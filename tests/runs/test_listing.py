@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -141,3 +142,32 @@ def test_on_a_narrow_terminal_only_the_models_name_is_cut(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "400")
     assert main(["runs"]) == 0
     assert long in capsys.readouterr().out
+
+
+def test_a_folder_that_may_not_be_read_hides_no_other_and_is_one_line_wherever_it_is_named(monkeypatch, capsys):
+    """Tests may run as root, whom nothing is forbidden."""
+
+    def stat(self, original=Path.stat, **options):
+        if "locked" in self.parts[:-1]:
+            raise PermissionError(13, "Permission denied", str(self))
+        return original(self, **options)
+
+    run(overrides())
+    Path("outputs/locked").mkdir()
+    Path("outputs/two\nlines").mkdir()
+    shutil.copy("outputs/run/run.db", "outputs/two\nlines")
+    monkeypatch.setattr(Path, "stat", stat)
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["name", "run", "two\\nlines"]
+    assert "outputs/locked cannot be read" in err
+    for words in (
+        ["status"],
+        ["delete", "--yes"],
+        ["diff", "outputs/run"],
+        ["run", "dataset.path=outputs/locked/x.csv"],
+    ):
+        named = [] if words[0] == "run" else ["outputs/locked"]
+        assert main([*words, *named]) == 2
+        assert "outputs/locked" in capsys.readouterr().err.splitlines()[-1]
