@@ -41,6 +41,14 @@ _PLAIN = (
 )
 
 
+_AS_SHOWN = {"arrow.uuid": pa.string(), "arrow.bool8": pa.bool_()}  # as Python has them; others are what they store
+
+
+def _as_shown(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    cells = [None if cell is None else cell if pa.types.is_boolean(kind) else str(cell) for cell in column.to_pylist()]
+    return pa.chunked_array([pa.array(cells, kind)])
+
+
 def check_layout(table: pa.Table, where: str) -> None:
     """Raise UserError naming the first column that refers to what lies outside of its buffers."""
     for name, column in zip(table.column_names, table.columns, strict=True):
@@ -87,6 +95,8 @@ def plain(table: pa.Table) -> pa.Table:
             import pyarrow.compute as pc
 
             column = pc.run_end_decode(table.column(at))
+        elif isinstance(kind, pa.BaseExtensionType) and kind.extension_name in _AS_SHOWN:
+            column = _as_shown(table.column(at), _AS_SHOWN[kind.extension_name])
         elif not pa.types.is_null(kind) and (other := _other(kind, _PLAIN)) != kind and "view<" not in str(kind):
             column = pa.chunked_array([cast(chunk, other) for chunk in table.column(at).chunks], other)
         else:

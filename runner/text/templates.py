@@ -3,7 +3,8 @@
 A column is a variable, and ``row["Review Text"]`` is any column, whatever its name. Where a column is itself called
 ``row``, the variable is that column, and ``columns["Review Text"]`` does the same.
 
-A cell of a CSV file is the text that the file shows, whatever other rows hold; where a template computes with it,
+A cell of bytes is a text where they are UTF-8, as some programs write texts; others are printed through ``tojson``. A
+cell of a CSV file is the text that the file shows, whatever other rows hold; where a template computes with it,
 compares it to a number or tests it for being 0, it is the number that it reads as.
 """
 
@@ -33,6 +34,13 @@ Fuse = Callable[[str], str]
 
 class _NullError(Exception):
     """A template prints a null."""
+
+
+class _Bytes(bytes):
+    """Bytes that are no text."""
+
+    def __str__(self) -> str:
+        raise TypeError("these bytes are no UTF-8 text; the filter tojson prints them as base64")
 
 
 class _Environment(SandboxedEnvironment):
@@ -104,7 +112,8 @@ class Template:
         ``row``: the columns, where other variables hide some of them.
         """
         self._fuse = fuse
-        cells = variables if row is None else row
+        variables = _with_texts(variables)
+        cells = variables if row is None else _with_texts(row)
         if self._written:
             used = self._written if self._whole else self._written & self.names
             variables, cells = as_written(variables, used), as_written(cells, used)
@@ -134,6 +143,19 @@ def cell(column: str, columns: Iterable[str] = ()) -> str:
         return f"{{{{ {column} }}}}"
     whole = next((name for name in WHOLE if name not in taken), WHOLE[0])
     return f"{{{{ {whole}[{json.dumps(column, ensure_ascii=False)}] }}}}"
+
+
+def _with_texts(cells: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The cells, texts for those of bytes that are UTF-8."""
+    found = {name: _text_of(value) for name, value in cells.items() if isinstance(value, bytes)}
+    return {**cells, **found} if found else cells
+
+
+def _text_of(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeError:
+        return _Bytes(value)
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:

@@ -57,6 +57,19 @@ def test_a_cell_that_python_cannot_hold_fails_only_where_it_is_used(tmp_path, ki
         template.render(second)
 
 
+def test_bytes_that_are_text_uuids_and_small_booleans_are_printed_as_what_they_are(tmp_path):
+    one = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"\0" * 15 + b"\5"] * 2, pa.binary(16)))
+    yes = pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0], pa.int8()))
+    table = pa.table({"b": [b"gr\xc3\xb6\xc3\x9fe", b"a\xff"], "u": one, "y": yes})
+    pq.write_table(table, tmp_path / "a.parquet")
+    first, second = open_source(DatasetConf(kind="parquet", path=str(tmp_path / "a.parquet"))).rows()
+    template = Template("prompt.user", "{{ b | upper }} {{ u }} {{ y }} {{ row.b | tojson }}")
+    assert template.render(first) == f'GRÖSSE 00000000-0000-0000-0000-{5:012} True "größe"'
+    with pytest.raises(RowError, match="these bytes are no UTF-8 text"):
+        template.render(second)
+    assert Template("prompt.user", "{{ b | tojson }}").render(second) == '"Yf8="'
+
+
 def test_what_python_cannot_hold_is_spelled_for_people():
     assert shown(UNHELD["date"]) == [datetime.date(1970, 1, 1), "29349-01-26"]
     assert shown(UNHELD["nanosecond"]) == [datetime.time(), "00:00:00.000000001"]

@@ -31,7 +31,6 @@ _READ_BYTES = 1 << 20
 _CUT_CHARS = 16  # characters of an error's place before the end of what was read, where it may be for lack of more
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_DECODE = json.JSONDecoder().raw_decode
 
 
 def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
@@ -47,8 +46,20 @@ def read_json(paths: list[Path], encoding: str = "utf-8") -> tuple[pa.Schema, It
         first = first or rows[0]
     if columns.rows == 1:
         _tell_rows_inside(paths[0], first)
+        _tell_columns(paths[0], first)
     schema = columns.schema()
     return schema, (record_batch(rows, schema) for rows in _batches(paths, encoding))
+
+
+_told = set[Path]()
+
+
+def _tell_twice(path: Path, name: str, line: int) -> None:
+    if path not in _told:
+        log.warning(
+            "%s line %d has %r twice in one object: the last value is taken, in other rows, too", path, line, name
+        )
+    _told.add(path)
 
 
 def _tell_rows_inside(path: Path, row: dict[str, Any]) -> None:
@@ -58,6 +69,18 @@ def _tell_rows_inside(path: Path, row: dict[str, Any]) -> None:
                 "%s is one object, so one row; the %d objects in its %r would be rows if the file were that list alone",
                 *(path, len(value), name),
             )
+
+
+def _tell_columns(path: Path, row: dict[str, Any]) -> None:
+    """Of a single object that seems to be a table by columns, as pandas writes one unless told otherwise."""
+    sizes = {len(value) if isinstance(value, list | dict) else 0 for value in row.values()}
+    nested = any(isinstance(one, dict | list) for value in row.values() if isinstance(value, list) for one in value)
+    if len(row) > 1 and len(sizes) == 1 and max(sizes) > 1 and not nested:
+        log.warning(
+            "%s is one object, so one row; if its %d parts are columns of %d rows, write it as one object a row "
+            "(pandas: to_json(orient='records', lines=True))",
+            *(path, len(row), *sizes),
+        )
 
 
 def _batches(paths: list[Path], encoding: str) -> Iterator[list[dict[str, Any]]]:
@@ -88,11 +111,13 @@ def _is_array(path: Path, encoding: str) -> bool:
 
 def _lines(path: Path, encoding: str) -> Iterator[tuple[dict[str, Any], int]]:
     """The objects of a file that has one on every line, and how long they are."""
+    decoder = _Decoder(path)
     for _, number, line in lines([path], encoding):
         if line.isspace():
             continue
+        decoder.line = number
         try:
-            row = _checked(json.loads(line.decode()), path, number, b"\\u" in line)
+            row = _checked(decoder.decode(line.decode()), path, number, b"\\u" in line)
         except UnicodeError:
             raise undecodable(path, "utf-8", number, line) from None
         except (ValueError, RecursionError) as error:
@@ -144,6 +169,21 @@ def _read(path: Path, encoding: str, how: _How) -> Iterator[tuple[dict[str, Any]
             raise UserError("dataset.path", f"is damaged after line {text.line}: {error}", file=path) from error
 
 
+class _Decoder(json.JSONDecoder):
+    """JSON as Python reads it; of a name that occurs twice in an object, the last value, which is told once a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(object_pairs_hook=self._object)
+        self._path, self.line = path, 0
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            _tell_twice(self._path, next(name for name in found if names.count(name) > 1), self.line)
+        return found
+
+
 class _Text:
     """A file's JSON text, read as far as it is needed. ``line`` is the number of the line reached.
 
@@ -155,6 +195,7 @@ class _Text:
         self._file = open_bytes(path, encoding)
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._text, self._at, self._ended = "", 0, False
+        self._json = _Decoder(path)
 
     def close(self) -> None:
         """Close the file."""
@@ -180,7 +221,8 @@ class _Text:
         number = self.line
         while True:
             try:
-                value, end = _DECODE(self._text, self._at)
+                self._json.line = number
+                value, end = self._json.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 cut = "Unterminated" in error.msg or error.pos > len(self._text) - _CUT_CHARS
                 if self._ended or not cut:
