@@ -19,6 +19,8 @@ MACHINE_TROUBLE = {  # by the number of a system's error: what is wrong with the
     errno.EIO: ("the disk is failing", "see to it"),
     errno.ENODEV: ("the disk is gone", "attach it again"),
     errno.ENXIO: ("the disk is gone", "attach it again"),
+    errno.ENOTCONN: ("the network share has gone", "mount the share again"),
+    errno.EHOSTDOWN: ("the network share does not answer", "see to it"),
     errno.ESTALE: ("the network share has lost it", "mount the share again"),
     errno.ETIMEDOUT: ("the network share does not answer", "see to it"),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),

@@ -79,7 +79,8 @@ class Plan:
         """Keep it in a chain's folder. UserError if that belongs to another chain."""
         if is_chain(folder):
             self.check(folder)
-        write_json(folder / FILE, asdict(self), synced=True)
+        with disk_errors(folder):
+            write_json(folder / FILE, asdict(self), synced=True)
 
 
 def planned(

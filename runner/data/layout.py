@@ -55,6 +55,7 @@ def check_layout(table: pa.Table, where: str) -> None:
         kind = _other(column.type, _CHECKED)
         for chunk in column.chunks:
             try:
+                chunk.validate()  # first: as another type its buffers are as long as it says itself
                 pa.array(_As(chunk, kind)).validate(full=True)
             except (pa.ArrowException, IndexError, ValueError) as error:
                 problem = str(error).partition("\n")[0]

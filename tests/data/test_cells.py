@@ -118,6 +118,7 @@ def damaged(path, array, old, new):
 LISTS = pa.ListArray.from_arrays(pa.array([0, 13, 17], pa.int32()), pa.array([7] * 17))
 DAMAGED = {
     "text": (pa.array(["z" * 13, "zzzz"]), (0, 13, 17), (0, 1 << 30, 17)),
+    "last text": (pa.array(["z" * 13, "zzzz"]), (0, 13, 17), (0, 13, 1 << 20)),
     "binary": (pa.array([b"z" * 13, b"zzzz"]), (0, 13, 17), (0, -13, 17)),
     "list": (LISTS, (0, 13, 17), (0, 1 << 30, 17)),
     "struct": (pa.StructArray.from_arrays([pa.array(["z" * 13, "zzzz"])], ["x"]), (0, 13, 17), (0, 1 << 30, 17)),
