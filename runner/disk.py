@@ -325,10 +325,11 @@ def _file_error(run_dir: Path, error: OSError, doing: str) -> UserError:
     if error.errno in MACHINE_TROUBLE:
         return UserError(f"{run_dir} cannot be {doing}: {machine_trouble(error, _free(run_dir))}", exit_code=3)
     if error.errno in NO_LOCKS:
-        return UserError(f"{run_dir} lies on a file system without locks ({error}): choose another output.dir")
+        text = f"{run_dir} lies on a file system without locks ({error}): choose another output.dir"
+        return UserError(text, exit_code=2)
     if error.errno in _FORBIDDEN | _NO_PLACE:
         remedy = "check the folder's permissions" if doing == "read" else "choose another output.dir"
-        return UserError(f"{run_dir} cannot be {doing} ({error}): {remedy}")
+        return UserError(f"{run_dir} cannot be {doing} ({error}): {remedy}", exit_code=2)
     return UserError(f"{run_dir} cannot be {doing} ({error}): {_RESUME}", exit_code=3)
 
 

@@ -48,14 +48,14 @@ class UserError(Exception):
     """
 
     @overload
-    def __init__(self, text: str, /, *, file: object = None, exit_code: int = 2) -> None: ...
+    def __init__(self, text: str, /, *, file: object = None, exit_code: int | None = None) -> None: ...
 
     @overload
     def __init__(
-        self, key: str, text: str, /, *, value: object = ..., file: object = None, exit_code: int = 2
+        self, key: str, text: str, /, *, value: object = ..., file: object = None, exit_code: int | None = None
     ) -> None: ...
 
-    def __init__(self, *words: str, value: object = _UNSAID, file: object = None, exit_code: int = 2) -> None:
+    def __init__(self, *words: str, value: object = _UNSAID, file: object = None, exit_code: int | None = None) -> None:
         super().__init__(*words)
         *keys, self.text = words
         self.key = keys[0] if keys else None
@@ -67,12 +67,12 @@ class UserError(Exception):
 
         The error that this one was raised from tells whether the machine failed.
         """
-        if isinstance(self.__cause__, UserError):
+        if isinstance(self.__cause__, UserError) and self._exit_code is None:
             return self.__cause__.exit_code
-        return EXIT_CANNOT_RUN if self._remedy() else self._exit_code
+        return self._exit_code or (EXIT_CANNOT_RUN if self._remedy() else EXIT_USAGE)
 
     def _remedy(self) -> str | None:
-        return remedy(self.__cause__) if self._exit_code == EXIT_USAGE else None
+        return remedy(self.__cause__) if self._exit_code is None else None
 
     def at(self, key: str) -> UserError:
         """The same, with another key to blame."""

@@ -72,7 +72,7 @@ def snapshot(hub_id: str, revision: str | None = None, offline: bool = False, al
         raise _refusal(model, f"{asked}; {hint}") from error
 
 
-def _refusal(model: str, text: str, exit_code: int = 2) -> UserError:
+def _refusal(model: str, text: str, exit_code: int | None = None) -> UserError:
     return UserError("model.path", text, value=model, exit_code=exit_code)
 
 

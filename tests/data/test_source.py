@@ -292,6 +292,17 @@ def test_a_bad_jsonl_is_refused(write, content, message):
         source(write(content, "a.jsonl"), kind="jsonl")
 
 
+@pytest.mark.parametrize(("names", "name"), [(["text", "text"], "'text'"), (["", ""], "''")])
+def test_columns_of_the_same_name_are_refused_in_every_format(tmp_path, names, name):
+    table = pa.table([pa.array(["a"]), pa.array([1])], names=names)
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pa.ipc.new_file(tmp_path / "t.arrow", table.schema) as file:
+        file.write_table(table)
+    for kind in ("parquet", "arrow"):
+        with pytest.raises(UserError, match=f"t.{kind} has more than one column named {name}"):
+            open_source(DatasetConf(kind=kind, path=str(tmp_path / f"t.{kind}")))
+
+
 def test_a_missing_file_suggests_its_neighbours(mail):
     with pytest.raises(UserError, match=r"no such file: .*mial.csv; did you mean .*mail.csv"):
         source(mail.with_name("mial.csv"))

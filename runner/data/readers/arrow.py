@@ -12,7 +12,7 @@ import pyarrow as pa
 from runner.data.conf import DatasetConf
 from runner.data.load import hash_file, hash_files, hash_json, local_paths, stamps
 from runner.data.readers import Loaded, Stamps
-from runner.data.readers.table import aligned, common_schema, map_arrow, refuse_other_formats
+from runner.data.readers.table import aligned, common_schema, map_arrow, refuse_other_formats, refuse_twice
 from runner.models.hub import reachable
 from runner.types import UserError
 from runner.words import did_you_mean, first_line
@@ -32,6 +32,7 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
     for file in paths:
         refuse_other_formats(file, "arrow")
         tables.append(map_arrow(file))
+        refuse_twice(file, tables[-1].column_names)
     return Loaded(_concatenated(paths, tables), hash_files(paths), mapped=mapped)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
-from runner.data.readers.table import aligned, common_schema, read_batches, unique_names
+from runner.data.readers.table import aligned, common_schema, read_batches, refuse_twice
 from runner.types import UserError
 
 _BATCH_ROWS = 10_000
@@ -30,7 +30,7 @@ def _schema(path: Path) -> pa.Schema:
 
     try:
         schema = pq.read_schema(path)
-        unique_names(path, schema.names)
+        refuse_twice(path, schema.names)
     except (pa.ArrowException, OSError, UnicodeError) as error:
         raise UserError("dataset.path", f"is not a readable Parquet file: {error}", file=path) from None
     return _plain(schema)

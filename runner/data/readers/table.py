@@ -178,10 +178,15 @@ def read_folder(
 def unique_names(path: Path, header: list[str]) -> list[str]:
     """The names, with missing ones made up (pandas writes its index without one); UserError for duplicates."""
     names = [name or f"column_{number}" for number, name in enumerate(header, 1)]
+    refuse_twice(path, names)
+    return names
+
+
+def refuse_twice(path: Path, names: list[str]) -> None:
+    """Raise UserError for columns of the same name."""
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise UserError("dataset.path", f"has more than one column named {', '.join(map(repr, twice[:5]))}", file=path)
-    return names
 
 
 def common_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
