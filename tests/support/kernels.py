@@ -1,8 +1,13 @@
 """What the CUDA kernels of attention compute, in MLX's operations: for tests of those who call them."""
 
+import ctypes
+from pathlib import Path
+
 import mlx.core as mx
 
 from runner.engine.attention.parts import Part, attend, merge
+
+NO_FUSE = 2  # mlx/compile.h
 
 
 class PlainKernels:
@@ -61,3 +66,12 @@ class PlainKernels:
 
 def nothing(flat):
     return Part(mx.zeros(flat.shape), mx.full((*flat.shape[:-1], 1), -1e30))
+
+
+def compile_without_fusing():
+    """``mx.compile`` records and runs again, and asks g++ for nothing: that takes a second for each expression.
+
+    MLX has this mode in C++ only; its library is the one that is loaded already.
+    """
+    library = ctypes.CDLL(str(next(Path(mx.__file__).parent.glob("lib/libmlx.*"))))
+    library._ZN3mlx4core16set_compile_modeENS0_11CompileModeE(NO_FUSE)
