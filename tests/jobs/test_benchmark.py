@@ -1,4 +1,5 @@
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,13 @@ from jobs.benchmark.measure import BenchmarkConf, prompts
 from jobs.benchmark.peers import shared_tokens
 from runner.cli import main
 from runner.types import UserError
+from tests.support.starts import Popen
+
+
+@pytest.fixture(autouse=True)
+def _quick_starts(monkeypatch):
+    """Measurements in processes of their own, which have their imports already."""
+    monkeypatch.setattr(subprocess, "Popen", Popen)
 
 
 def test_workloads_share_what_they_say():

@@ -12,6 +12,7 @@ import fcntl
 import gc
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from pathlib import Path
 PROGRAM = [sys.executable, "-m", "runner.cli"]
 INSTALLED = [str(Path(sys.executable).with_name("rowmill"))]
 CODE = [sys.executable, "-P", "-c"]
+MEASURED = [[sys.executable, "-m", f"jobs.benchmark.{name}"] for name in ("measure", "card")]
 EARLY = ("HF_", "HOME", "LANG", "LC_", "LD_", "OMP_", "OPENBLAS_", "PYTHONPATH", "XDG_")  # read by imports
 MOST_BYTES = 200_000  # of a message
 STATUS = 4  # bytes of a process id and of how it ended
@@ -88,7 +90,9 @@ class Forked(subprocess.Popen):
 
 
 def can_fork(args):
-    return sys.platform == "linux" and isinstance(args, list) and (args[:3] in (PROGRAM, CODE) or args[:1] == INSTALLED)
+    if sys.platform != "linux" or not isinstance(args, list):
+        return False
+    return args[:3] in (PROGRAM, CODE, *MEASURED) or args[:1] == INSTALLED
 
 
 class Server:
@@ -229,6 +233,10 @@ def work(args):
     if args[:3] == CODE:
         sys.argv = ["-c", *args[4:]]
         exec(args[3], {"__name__": "__main__"})
+        return 0
+    if args[:3] in MEASURED:
+        sys.argv = args[2:]
+        runpy.run_module(args[2], run_name="__main__")
         return 0
     from runner import cli
 
