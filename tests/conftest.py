@@ -85,6 +85,14 @@ def _no_waiting_for_disks(monkeypatch):
     monkeypatch.setattr("runner.disk.sync", lambda descriptor: None)
 
 
+@pytest.fixture(autouse=True)
+def _asleep_or_not(monkeypatch):
+    """Hundreds of short runs in this process hold off no sleep, which takes two processes each."""
+    from runner.night.awake import Awake
+
+    monkeypatch.setattr("runner.night.night.Awake", lambda wanted: Awake(wanted=False))
+
+
 @pytest.fixture
 def start():
     """Starts a process as ``tests.support.runs`` says; what still runs when the test has ended is killed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 from collections.abc import Iterator
@@ -72,13 +73,18 @@ def imports(path: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
 
 
 MODULES = modules()
-IMPORTS = {name: sorted(set(imports(path, MODULES))) for name, path in MODULES.items()}
+
+
+@functools.cache
+def all_imports() -> dict[str, list[tuple[str, int]]]:
+    """What each module imports, read once, and only where a test asks for it."""
+    return {name: sorted(set(imports(path, MODULES))) for name, path in MODULES.items()}
 
 
 def test_a_module_imports_only_from_its_own_room_and_those_below():
     upward = [
         f"{name}:{line} imports {other}"
-        for name, others in IMPORTS.items()
+        for name, others in all_imports().items()
         for other, line in others
         if ROOMS.index(room(other)) > ROOMS.index(room(name))
     ]
@@ -86,7 +92,7 @@ def test_a_module_imports_only_from_its_own_room_and_those_below():
 
 
 def test_no_import_goes_in_a_circle():
-    graph = {name: {other for other, _ in others if other != name} for name, others in IMPORTS.items()}
+    graph = {name: {other for other, _ in others if other != name} for name, others in all_imports().items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -107,7 +113,7 @@ def test_the_loop_knows_neither_mlx_nor_the_engine():
 def test_runner_names_no_job():
     named = [
         f"{name}:{line}"
-        for name, found in IMPORTS.items()
+        for name, found in all_imports().items()
         if name.startswith("runner")
         for other, line in found
         if other.startswith("jobs") and room(name) != "runner.cli"

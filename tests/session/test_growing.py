@@ -33,9 +33,17 @@ def completions(name="run"):
         return set(database.execute("SELECT row, number, digest, body FROM completions"))
 
 
-@pytest.mark.parametrize("job", JOBS)
-@pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "interrupted"])
-@pytest.mark.parametrize(("before", "limit"), [(20, 40), (16, 17), (6, "null")])
+@pytest.mark.parametrize(
+    ("job", "is_finished", "before", "limit"),
+    [
+        ("label", True, 20, 40),
+        ("label", False, 16, 17),
+        ("label", False, 6, "null"),
+        ("generate", True, 6, "null"),
+        ("generate", True, 16, 17),
+        ("generate", False, 20, 40),
+    ],
+)
 def test_a_run_with_more_rows_goes_on_and_ends_as_one_that_had_them_from_the_start(job, is_finished, before, limit):
     run(overrides(limit, *JOBS[job], "run_name=whole"))
     if is_finished:
