@@ -7,11 +7,10 @@ valid; what Hydra and OmegaConf then still find is a mistake in a user's own fil
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
+import pickle
 import re
-import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -30,7 +29,18 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.bare import Bare, read_yaml
 from runner.config.flow import read_value, values
 from runner.config.groups import GROUPS, group_files
-from runner.config.typed import OPEN, READER, as_object, field_type, is_text, open_schema, opened, own_files, settled
+from runner.config.typed import (
+    OPEN,
+    READER,
+    as_object,
+    field_type,
+    hints_of,
+    is_text,
+    open_schema,
+    opened,
+    own_files,
+    settled,
+)
 from runner.data.load import kind_of
 from runner.keys import in_words
 from runner.types import UserError
@@ -130,7 +140,7 @@ class Composer:
         return file if file and self.config_dir and file.is_relative_to(self.config_dir) else None
 
     def _compose(self, words: list[str]) -> tuple[DictConfig, dict[str, str]]:
-        return self._by_hydra(words) if self.config_dir else copy.deepcopy(_packaged(self.schema, self.name, *words))
+        return self._by_hydra(words) if self.config_dir else pickle.loads(_packaged(self.schema, self.name, *words))
 
     def _by_hydra(self, words: list[str]) -> tuple[DictConfig, dict[str, str]]:
         ConfigStore.instance().store(name=f"{self.name}_schema", node=open_schema(self.schema))
@@ -160,7 +170,7 @@ class Composer:
             raise UserError(self._no_value(word, key))
         if sign == "~":
             raise UserError(f"{word}: a key cannot be removed; set it to null or to another value")
-        if key in GROUPS and key in typing.get_type_hints(self.schema):
+        if key in GROUPS and key in hints_of(self.schema):
             self._check_choice(key, value or "")
         elif not key.startswith((f"{OPEN}.", f"{READER}.")) or field_type(self.schema, key):
             self._check_key(key, value or "")
@@ -176,7 +186,8 @@ class Composer:
         if value not in options:
             hint = f": for a file, write {group}=csv {group}.path={value}" if Path(value).exists() and value else ""
             raise UserError(group, f"there is no such {group}{hint}{did_you_mean(value, list(options))}", value=value)
-        self._check_file(group, options[value])
+        if self.config_dir:  # ours are checked by tests
+            self._check_file(group, options[value])
 
     def _check_file(self, group: str, file: Path, seen: tuple[Path, ...] = ()) -> None:
         try:
@@ -201,7 +212,7 @@ class Composer:
 
     def _refuse_unknown(self, node: DictConfig, schema: Any, prefix: str, choices: dict[str, str]) -> None:
         """Refuse what ``+`` or a file's ``@package`` has added to the tree."""
-        known, names = typing.get_type_hints(schema), list(map(str, node))
+        known, names = hints_of(schema), list(map(str, node))
         for name in names:
             key = f"{prefix}{name}"
             if name not in known and not (prefix == f"{READER}." and "_target_" in names):
@@ -259,9 +270,12 @@ class Composer:
 
 
 @functools.lru_cache
-def _packaged(schema: type, name: str, *words: str) -> tuple[DictConfig, dict[str, str]]:
-    """A composition of our own files only, which stay what they are while a process runs."""
-    return Composer(schema, name, None)._by_hydra(list(words))
+def _packaged(schema: type, name: str, *words: str) -> bytes:
+    """A composition of our own files only, which stay what they are while a process runs.
+
+    Pickled: a copy made from that takes a quarter of the time of ``copy.deepcopy``.
+    """
+    return pickle.dumps(Composer(schema, name, None)._by_hydra(list(words)))
 
 
 @contextlib.contextmanager
@@ -279,7 +293,7 @@ def _own_hydra() -> Iterator[None]:
 
 def keys(schema: Any, prefix: str = "") -> Iterator[str]:
     """All keys of a schema, dotted."""
-    for name, hint in typing.get_type_hints(schema).items():
+    for name, hint in hints_of(schema).items():
         if dataclasses.is_dataclass(hint):
             yield from keys(hint, f"{prefix}{name}.")
         else:

@@ -25,6 +25,7 @@ def session_facts(device: Any) -> dict[str, Any]:
     return {"versions": {name: package_version(name) for name in PACKAGES}, "machine": machine}
 
 
+@lru_cache
 def package_version(package: str) -> str | None:
     """The version of an installed package; None if it is not installed."""
     try:
