@@ -1,5 +1,6 @@
 import gc
 import importlib.util
+import itertools
 import os
 import shutil
 import sys
@@ -46,6 +47,16 @@ def pytest_collection_finish():
     """Leaves what all tests have imported out of later collections of garbage: every run ends with one."""
     gc.collect()
     gc.freeze()
+
+
+_ended = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    """Now and then the same with what tests have imported and kept since."""
+    if next(_ended) % 20 == 0:
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_addoption(parser):

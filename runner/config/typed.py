@@ -77,14 +77,14 @@ def is_text(hint: Any) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def hints_of(schema: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields by name, which Python works out anew each time it is asked."""
-    return typing.get_type_hints(schema)
+    """The types of a dataclass's fields by name, none of another type; Python works them out each time it is asked."""
+    return typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
 
 
 def field_type(root: Any, key: str) -> Any:
     """The type of a dotted key, a dataclass for a group of keys; None if there is no such key."""
     for part in key.split("."):
-        root = hints_of(root).get(part) if dataclasses.is_dataclass(root) else None
+        root = hints_of(root).get(part)
     return root
 
 
@@ -185,8 +185,8 @@ OmegaConf.register_new_resolver("rowmill.env", _given, replace=True)
 
 def _inner(hint: Any, name: str | None = None) -> Any:
     """The type of a part of a value: of the key ``name``, or of a list's items."""
-    if dataclasses.is_dataclass(hint):
-        return hints_of(hint).get(str(name))
+    if found := hints_of(hint):
+        return found.get(str(name))
     if _is_union(hint):
         return next((inner for one in typing.get_args(hint) if (inner := _inner(one, name)) is not None), None)
     parts = typing.get_args(hint)
