@@ -16,8 +16,8 @@ if importlib.util.find_spec("rowmill") is None:  # a checkout that is not instal
     sys.modules["rowmill"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["rowmill"])
 
-# MLX compiles for CPUs with g++, a second for each expression. Tests about what is compiled enable it again, and
-# processes that tests start have it as users do, see tests/support/runs.py.
+# MLX compiles for CPUs with g++, a second for each expression. Tests about what is compiled enable it again, and so
+# do processes of tests that ask for it, see tests/support/runs.py.
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 
 # No examples fail because the machine is busy.

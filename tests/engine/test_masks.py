@@ -101,13 +101,13 @@ def check(vocabulary, done):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_answers_follow_their_grammars_in_any_batch(vocabulary, grammars, resident, temperature):
-    todo = sequences(25, temperature)
+    todo = sequences(15, temperature)
     given = {"end_tokens": vocabulary.end_tokens, "prefill_tokens": 16, "grammars": grammars}
     one, three, many = (
         finish(BatchEngine(resident, batch_size=size, streams=1 + size % 2, **given), todo) for size in (1, 3, 8)
     )
     check(vocabulary, one)
-    assert sum(generation.finish_reason == "stop" for generation in one.values()) > 12
+    assert sum(generation.finish_reason == "stop" for generation in one.values()) > 7
     for key, generation in one.items():
         assert three[key].tokens == many[key].tokens == generation.tokens, key
 

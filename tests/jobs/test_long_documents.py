@@ -88,7 +88,7 @@ def test_a_book_of_300_000_tokens_takes_little_more_memory_than_a_chapter(tmp_pa
         print(figures["finished"], figures["errors"], peak)
     """
     peaks = []
-    for tokens in (30_000, 296_000) if slow else (5_000, 15_000):
+    for tokens in (30_000, 296_000) if slow else (4_000, 10_000):
         (tmp_path / f"{tokens}.jsonl").write_text(json.dumps({"text": prose(tokens)}) + "\n")
         overrides = [
             *(

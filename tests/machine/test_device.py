@@ -30,7 +30,7 @@ print(made.kind, made.memory_bytes, made.blas)
 
 
 def python(code, **environment):
-    done = runs.python(code, env=environment)
+    done = runs.python(code, env=environment, compiles=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

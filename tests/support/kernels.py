@@ -73,5 +73,6 @@ def compile_without_fusing():
 
     MLX has this mode in C++ only; its library is the one that is loaded already.
     """
+    # A private name, mangled: MLX has no public one for this mode in Python.
     library = ctypes.CDLL(str(next(Path(mx.__file__).parent.glob("lib/libmlx.*"))))
     library._ZN3mlx4core16set_compile_modeENS0_11CompileModeE(NO_FUSE)

@@ -58,6 +58,7 @@ class Run:
     name: str
     overrides: list
     process: Popen | None = None
+    compiles: bool = False  # MLX compiles, as for users
 
     def __enter__(self):
         return self
@@ -71,7 +72,9 @@ class Run:
         """Start the run; its process id."""
         words = [self.name, step_seconds, [*self.overrides, f"run_name={self.name}"]]
         kind = Started if self.name == "whole" else Popen
-        given = runs.settings(cwd=self.folder, stdin=subprocess.DEVNULL, stdout=None, stderr=None)
+        given = runs.settings(
+            cwd=self.folder, stdin=subprocess.DEVNULL, stdout=None, stderr=None, compiles=self.compiles
+        )
         self.process = kind([*CODE, NOTED, json.dumps(words), *self.overrides], **given)
         return self.process.pid
 

@@ -57,10 +57,13 @@ def ended(command, input=None, **options):
             process.kill()
 
 
-def settings(delay=0.0, fault="", env=None, **options):
-    """For a process whose output is text and kept, with the ``delay`` and the ``fault`` of its fake engine."""
-    as_users_have_it = {name: value for name, value in os.environ.items() if name != "MLX_DISABLE_COMPILE"}
-    env = {**as_users_have_it, DELAY: str(delay), FAULT: fault, **(env or {})}
+def settings(delay=0.0, fault="", env=None, compiles=False, **options):
+    """For a process whose output is text and kept, with the ``delay`` and the ``fault`` of its fake engine.
+
+    ``compiles``: MLX compiles in it, as for users; g++ takes a second for each expression.
+    """
+    here = {name: value for name, value in os.environ.items() if not (compiles and name == "MLX_DISABLE_COMPILE")}
+    env = {**here, DELAY: str(delay), FAULT: fault, **(env or {})}
     return {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env, **options}
 
 

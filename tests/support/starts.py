@@ -272,6 +272,7 @@ if __name__ == "__main__":
     import runner.session.session  # noqa: F401
     from runner.config.load import load_config
 
-    load_config(["engine.backend=fake", "job=generate", "dataset=csv", "dataset.path=x", "prompt.user=x"])
+    for job in (["job=generate"], ["job=label", "job.labels=[a,b]"]):
+        load_config(["engine.backend=fake", *job, "dataset=csv", "dataset.path=x", "prompt.user=x"])
     with socket.socket(fileno=int(sys.argv[1])) as connection:
         serve(connection)
