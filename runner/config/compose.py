@@ -43,6 +43,7 @@ from runner.config.typed import (
 )
 from runner.data.load import kind_of
 from runner.keys import in_words
+from runner.night.notify import masked
 from runner.types import UserError
 from runner.words import did_you_mean, first_line
 
@@ -208,7 +209,7 @@ class Composer:
         if found is None:
             raise UserError(key, f"is not a configuration key{self._alternatives(key)}")
         if dataclasses.is_dataclass(found):
-            raise UserError(key, f"it is a group of keys; {self._valid(key)}", value=value)
+            raise UserError(masked(f"{key}={value}"), f"it is a group of keys; {self._valid(key)}")
 
     def _refuse_unknown(self, node: DictConfig, schema: Any, prefix: str, choices: dict[str, str]) -> None:
         """Refuse what ``+`` or a file's ``@package`` has added to the tree."""
@@ -315,7 +316,7 @@ def _refuse_twice(words: Sequence[str]) -> None:
     for word in words:
         key = _parts(word)[1]
         if key in seen:
-            raise UserError(f"{key} is set twice: {seen[key]} and {word}; keep one of them")
+            raise UserError(f"{key} is set twice: {masked(seen[key])} and {masked(word)}; keep one of them")
         seen[key] = word
 
 

@@ -61,7 +61,8 @@ def masked(word: str) -> str:
     """A word of a command line without the secret that it gives."""
     key, sign, value = word.partition("=")
     name = key.lstrip("+").removeprefix("notify.")
-    is_secret = key != name and name in SECRETS and value != "null" and not REFERENCE.fullmatch(value)
+    may_be = name == "notify" or (key != name and name in SECRETS)
+    is_secret = may_be and value != "null" and not REFERENCE.fullmatch(value)
     return f"{key}{sign}..." if is_secret else word
 
 

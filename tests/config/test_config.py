@@ -232,6 +232,9 @@ def test_a_mistake_costs_one_line_that_names_it_and_the_remedy(mistake, culprit,
 def test_a_key_set_twice_is_refused(folder, capsys):
     line = refused([*typed("seed=1"), "seed=2"], capsys)
     assert "seed is set twice: seed=1 and seed=2" in line
+    line = refused([*typed("notify.webhook=http://secret"), "notify.webhook=http://other"], capsys)
+    assert "notify.webhook is set twice: notify.webhook=... and" in line
+    assert "secret" not in line
 
 
 def test_a_missing_prompt_is_refused_with_an_example(folder, capsys):
