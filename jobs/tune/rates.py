@@ -59,7 +59,7 @@ class Rates:
         level = log.level
         log.setLevel(logging.WARNING)  # each one would tell the same
         try:
-            conf = replace(self.conf, batch_size=batch_size, prefill_tokens=prefill)
+            conf = replace(self.conf, batch_size=batch_size, prefill_tokens=prefill, draft_tokens=0)
             engine = batch_engine(self.model, self.device, conf)
         finally:
             log.setLevel(level)

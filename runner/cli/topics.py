@@ -63,6 +63,7 @@ TOPICS = {
     "model": Topic("which models run: names, files, hub ids, recipes", ("runner.models.resolve",), ("model",)),
     "adapters": Topic("a model and what you trained on top of it", ("runner.models.adapters",)),
     "engine": Topic("device, batches, memory, sampling", (), ("engine",)),
+    "drafts": Topic("tokens drafted from the prompt (prompt lookup)", ("runner.engine.drafts",)),
     "output": Topic("the files of a run and their columns", ("runner.results.run",), ("output", "checkpoint")),
     "night": Topic("hours, pauses, notifications", ("runner.night",), ("schedule", "notify")),
     "fleet": Topic("several GPUs or machines: Ray, step by step", ("runner.fleet.conf",), ("fleet",)),
@@ -86,12 +87,8 @@ ALIASES = {
     **{"folder": "own-folder", "adapter": "adapters", "lora": "adapters", "save": "file", "stages": "chain"},
     **{"labels": "multi", "threshold": "multi", "thresholds": "multi", "levels": "scale", "mac": "metal"},
 }
-_OTHER_GROUPS = {  # of commands other than run
-    "convert": ("jobs.convert", "ConvertConf"),
-    "perplexity": ("jobs.perplexity", "PerplexityConf"),
-    "benchmark": ("jobs.benchmark", "BenchmarkConf"),
-    "tune": ("jobs.tune", "TuneConf"),
-}
+_OTHER_COMMANDS = ("convert", "perplexity", "benchmark", "tune")
+_OTHER_GROUPS = {name: (f"jobs.{name}", f"{name.title()}Conf") for name in _OTHER_COMMANDS}
 WRITTEN = "Every key of the configuration, written by `python -m runner.cli.topics > conf/README.md`."
 EXIT_CODES: Entries = [
     ("0", "Every row is finished, and none has an error."),

@@ -24,7 +24,7 @@ class EngineConf:
         prefill_tokens: The number of prompt tokens in one step. null: chosen for the device.
         draft_tokens: The most tokens of an answer that are guessed at a time and verified together, from what followed
             the latest ones where they stood before, in the prompt or in the answer (prompt lookup). null: where few
-            sequences are left and it is measured to be faster; 0: never; a number: always. Recurrent models never do.
+            sequences are left and it is measured to be faster; 0: never; a number: always (`rowmill help drafts`).
         memory_gb: The memory for weights and KV caches together. null: what the device has to give.
         max_kv_size: The number of tokens of a row that attention sees: the first 4 and the latest ones. null: all.
         window: The number of rows read ahead. Their prompts are sorted and share what they have in common, at a cost
