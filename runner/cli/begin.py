@@ -65,8 +65,9 @@ def _seen(found: Proposal) -> str:
     """What a look at a data set found, in a line."""
     kind = "spans" if found.job == "spans" else found.kind
     what = {"multi": "several labels a row", "scale": "a level on a scale", "spans": "spans of these kinds"}
-    gold = f"; column {found.gold!r} holds {what.get(kind, 'the labels')}: {', '.join(found.labels)}"
-    others = f"; so may {', '.join(repr(one.column) for one in found.others)}" if found.others else ""
+    listed = (" to " if kind == "scale" and len(found.labels) == 2 else ", ").join(found.labels)
+    gold = f"; column {found.gold!r} holds {what.get(kind, 'the labels')}: {listed}"
+    others = f"; answers may be in {', '.join(repr(one.column) for one in found.others)}, too" if found.others else ""
     seen = f"{count_of(found.rows, 'row')}; job {found.job} on column {found.text!r}"
     return seen + (escaped(gold + others) if found.gold else "")
 
