@@ -179,7 +179,7 @@ def main():
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=2, help="of one engine and one seat, one after the other")
-    parser.add_argument("--one", action="store_true", help="nothing but these pairs")
+    parser.add_argument("--stages", default="engine,seat,engines,seats,killed", help="which of these")
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
@@ -192,15 +192,18 @@ def main():
     bench = Bench(
         options.model, [row[: 2048 + own] for row in rows], "cpu" if options.tiny else "cuda", options.ray, own
     )
+    stages = options.stages.split(",")
     for pair in range(options.pairs):
-        log.stage(f"one engine, {pair}", bench.local, options.repeat)
-        log.stage(f"1 seat, {pair}", bench.seats, 1, options.repeat)
-    if options.one:
-        return
-    if not options.tiny and not options.ray:
+        if "engine" in stages:
+            log.stage(f"one engine, {pair}", bench.local, options.repeat)
+        if "seat" in stages:
+            log.stage(f"1 seat, {pair}", bench.seats, 1, options.repeat)
+    if "engines" in stages and not options.tiny and not options.ray:
         log.stage("two engines at once", bench.local, options.repeat, ("0", "1"))
-    log.stage("2 seats", bench.seats, 2, options.repeat)
-    log.stage("2 seats, one killed", bench.seats, 2, 1, True)
+    if "seats" in stages:
+        log.stage("2 seats", bench.seats, 2, options.repeat)
+    if "killed" in stages:
+        log.stage("2 seats, one killed", bench.seats, 2, 1, True)
 
 
 if __name__ == "__main__":
