@@ -35,6 +35,12 @@ _MLX = "mlx"  # the resource of a node with an Apple GPU
 _MISMATCH = re.compile(r"Ray: (\S+).*?Python: (\S+).*?Ray: (\S+).*?Python: (\S+)", re.DOTALL)
 _BLAMELESS = re.compile(r"node (has died|was|is) |node failure|unavailable|[Oo]wner|preempt", re.IGNORECASE)
 _NO_ROWMILL = re.compile(r"ModuleNotFoundError|No module named|failed to import|cannot import")
+_REASON = re.compile(r"is dead because (.+?)(?:\.(?:\s|$)|\n|$)")
+_NOT_REACHED = re.compile("all references to the actor were removed")  # Ray asks this process, which holds one
+_HOW_REACHED = (
+    "Ray cannot call this process from there: RAY_AUTH_MODE must be the same here as where Ray was started, with the "
+    "same ~/.ray/auth_token, and no firewall in between"
+)
 _OUT_OF_MEMORY = re.compile(r"\bOOM\b|low on memory")
 
 
@@ -42,35 +48,47 @@ def connect(address: str) -> RayTransport | None:
     """The way to a cluster; None if ``auto`` finds none. UserError if there is none at another address, or no Ray."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    place = _place_of(address)
     try:
         import ray
     except ImportError as error:
         raise UserError("fleet", "it needs Ray: pip install -e '.[ray]'", value="ray") from error
-    _check_answers(address)
+    if place is not None:
+        _check_answers(address, place)
     try:
         with _handlers_kept():
             ray.init(address=address, namespace="rowmill", logging_level=logging.CRITICAL, log_to_driver=False)
     except ConnectionError as error:
         if address == _AUTO:
             return None
-        raise UserError(
-            "fleet.address", f"no Ray cluster answers there ({first_line(error)})", value=address
-        ) from error
+        raise _no_answer(address, error) from error
     except Exception as error:
         raise refused(address, error) from error
     return RayTransport(ray)
 
 
-def _check_answers(address: str) -> None:
+def _place_of(address: str) -> tuple[str, int] | None:
+    """The host and the port; None for ``auto``. UserError for what else Ray takes: ``local`` starts a new cluster."""
+    if address == _AUTO:
+        return None
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not (port.isdecimal() and 0 < int(port) < 1 << 16):
+        problem = "it takes auto, or the host and port of the cluster's head, such as 10.0.0.5:6379"
+        raise UserError("fleet.address", problem, value=address)
+    return host.strip("[]"), int(port)
+
+
+def _check_answers(address: str, place: tuple[str, int]) -> None:
     """Raise UserError where nothing listens: Ray itself would wait for minutes."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or "/" in host:
-        return
     try:
-        socket.create_connection((host, int(port)), ANSWER_S).close()
-    except (OSError, OverflowError) as error:
-        text = f"no Ray cluster answers there ({first_line(error)})"
-        raise UserError("fleet.address", text, value=address, exit_code=EXIT_CANNOT_RUN) from error
+        socket.create_connection(place, ANSWER_S).close()
+    except OSError as error:
+        raise _no_answer(address, error) from error
+
+
+def _no_answer(address: str, error: Exception) -> UserError:
+    text = f"no Ray cluster answers there ({first_line(error)})"
+    return UserError("fleet.address", text, value=address, exit_code=EXIT_CANNOT_RUN)
 
 
 def refused(address: str, error: Exception) -> UserError:
@@ -194,13 +212,21 @@ class RayLink:
 def _told(error: Exception) -> Failed:
     """What Ray says of a seat that is gone. GoneError unless it can never be otherwise."""
     said = str(error)
+    if _NOT_REACHED.search(said) and "never ran" in said:
+        return Failed(_HOW_REACHED, is_final=True)
     if _NO_ROWMILL.search(said):
         return Failed(f"rowmill cannot be imported there: {_last_line(said)}", is_final=True)
     memory = bool(_OUT_OF_MEMORY.search(said) or NO_MEMORY.search(said))
     is_blameless = not memory and (bool(_BLAMELESS.search(said)) or type(error).__name__ == "ActorUnavailableError")
     if is_blameless:
         raise GoneError("because its node is gone", is_blameless=True)
-    raise GoneError("because memory ran out" if memory else "as Ray saw", memory=memory)
+    raise GoneError("because memory ran out" if memory else _why(said), memory=memory)
+
+
+def _why(said: str) -> str:
+    """The reason that Ray gives, up to the details."""
+    found = _REASON.search(said)
+    return f"because {found[1]}" if found else f"of what Ray calls: {_last_line(said)}"
 
 
 def _last_line(said: str) -> str:

@@ -14,12 +14,13 @@ import pytest
 import runner
 from runner.cli import main
 from runner.engine.conf import EngineConf
-from runner.fleet import crew, fleet, local
+from runner.fleet import crew, fleet, local, ray
 from runner.fleet.local import LocalLink, LocalTransport
 from runner.fleet.wire import GoneError, Sender, Spec
 from runner.models.recipes import ModelConf
 from runner.night import power
 from runner.sequences import Sequence
+from runner.types import UserError
 from tests.support import runs
 from tests.support.fleets import seats, select, wait_for_seats
 from tests.support.starts import Popen
@@ -192,6 +193,26 @@ def test_a_fleet_that_has_had_no_seat_yet_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(crew.UserError, match=r"pip install -e '.\[ray\]'"):
         runner.run(words("run_name=fleet", "fleet=ray"))
+
+
+@pytest.mark.parametrize("address", ["local", "10.0.0.5", "ray://10.0.0.5:10001", "10.0.0.5:99999", ":6379", ""])
+def test_an_address_without_host_and_port_is_refused_before_ray_takes_it_for_something_else(address):
+    with pytest.raises(UserError, match=r"^fleet.address=.*such as 10.0.0.5:6379$"):
+        ray.connect(address)
+
+
+def test_why_ray_gave_a_seat_up_is_said():
+    """``_told``: Ray's own errors need a cluster to come up."""
+    dead = "The actor died unexpectedly before finishing this task.\n\tclass_name: Relay\nThe actor is dead because "
+    gone = dead + "all references to the actor were removed including lineage ref count.\nThe actor never ran - it was"
+    assert ray._told(RuntimeError(gone)).is_final and "RAY_AUTH_MODE" in ray._told(RuntimeError(gone)).why
+    for said, why in [
+        (dead + "its worker process has died. Worker exit type: SYSTEM_ERROR", "because its worker process has died"),
+        ("Something else\nhappened", "of what Ray calls: happened"),
+    ]:
+        with pytest.raises(GoneError) as raised:
+            ray._told(RuntimeError(said))
+        assert raised.value.why == why
 
 
 def test_a_seat_that_stops_before_it_reads_a_call_larger_than_its_pipe_stops_nobody():
