@@ -19,7 +19,7 @@ from runner.text.schema.columns import Column, column_of
 from runner.text.schema.dialects import modern
 from runner.text.schema.files import read_schema_file
 from runner.text.schema.narrow import Narrowing, uncounted
-from runner.text.schema.nodes import subschemas
+from runner.text.schema.nodes import is_circular, subschemas
 from runner.text.schema.relaxed import CONDITIONS, Relaxing, impossible
 from runner.types import RowError, UserError
 
@@ -238,6 +238,8 @@ def _check_schema(key: str, schema: dict[str, Any]) -> None:
         if found := schema_problem(plain):
             place = ".".join([f"{path}.{found[0][0]}".lstrip(".") if found[0] else path, *map(str, found[0][1:])])
             raise UserError(key, f"the keyword {place}: {_said(node, found)}")
+        if is_circular(node, schema):
+            raise UserError(key, f"the keyword {f'{path}.$ref'.lstrip('.')}: it refers to nothing but itself")
         if word := impossible(node):
             raise UserError(key, f"the keyword {f'{path}.{word}'.lstrip('.')}: hardly any answer meets it")
         for word, text in (

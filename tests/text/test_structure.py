@@ -366,6 +366,7 @@ def test_a_file_is_read_as_what_it_is(tmp_path):
         ({"schema": {"type": "integer", "not": {"type": "number"}}}, "keyword not: hardly any answer meets it"),
         ({"schema": {"items": {"not": {}}, "type": "array"}}, r"keyword items\.not: hardly any answer meets it"),
         ({"schema": {"type": "array", "contains": False}}, "keyword contains: hardly any answer meets it"),
+        ({"schema": {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}}, "nothing but itself"),
         ({"schema": {"type": "strin"}}, "the keyword type: 'strin' is none of object, array, "),
         ({"schema": {"properties": {"a": {"minLength": "3"}}}}, "the keyword properties.a.minLength: '3' is not of"),
         ({"schema": {"propertes": {}}}, r"output.schema.propertes: .*'properties'"),

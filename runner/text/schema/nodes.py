@@ -60,6 +60,15 @@ def target(pointer: str, root: Any) -> Any:
     return place
 
 
+def is_circular(schema: Any, root: Any, seen: tuple[str, ...] = ()) -> bool:
+    """Whether a schema refers to itself before it says anything, so that no value can be read from it."""
+    if not isinstance(schema, dict):
+        return False
+    parts = [one.get("$ref") for one in (schema, *schema.get("allOf", ())) if isinstance(one, dict)]
+    pointers = [one for one in parts if isinstance(one, str)]
+    return any(one in seen or is_circular(target(one, root), root, (*seen, one)) for one in pointers)
+
+
 def kinds(schema: Mapping[Any, Any]) -> set[str]:
     """The types that it names."""
     named = schema.get("type", [])
