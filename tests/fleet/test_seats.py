@@ -131,6 +131,7 @@ def test_no_seat_outlives_a_killed_driver_and_the_same_line_resumes(expected, tm
 def test_the_driver_never_imports_mlx(tiny_model_folder, tmp_path):
     given = ["job=generate", "dataset=csv", "dataset.path=rows.csv", "dataset.limit=8", "prompt.user='{{ text }}'"]
     given += ["prompt.chat=false", f"model.path={tiny_model_folder}", "engine.backend=cpu", "engine.max_tokens=3"]
+    given += ["output.report=false"]
     code = """
         import sys, runner
         figures = runner.run([*sys.argv[1:], "fleet=local", "fleet.seats=1", "run_name=fleet"])
@@ -157,7 +158,7 @@ def test_labels_and_confidences_of_a_real_model_are_those_of_one_process(tiny_mo
     wait_for_seats(monkeypatch, 2)
     given = ["job=label", "job.labels=[a,ab,q,x]", "dataset=csv", "dataset.path=rows.csv", "prompt.chat=false"]
     given += ["prompt.user='Which letter? {{ text }}'", f"model.path={tiny_model_folder}", "engine.backend=cpu"]
-    given += ["engine.batch_size=4", "dataset.limit=60"]
+    given += ["engine.batch_size=4", "dataset.limit=60", "output.report=false"]
     for mine, other in on_two_seats_and_alone(given):
         assert mine["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
