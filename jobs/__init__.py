@@ -54,6 +54,8 @@ A run also calls these methods, if the job has them:
         the job: a run does not go on with others.
     ``example(row, gold)``: The row as a few-shot example (``rowmill.Example``), its answer as the model would write it;
         None for none. Without it the answer is the gold label, text or JSON.
+    ``answer_columns()``: Where several columns have right answers: their names, with the labels that may stand in each;
+        ``gold`` is then these cells by column. None: there is one, ``dataset.gold``.
     ``made_from(columns)``: The prompt's variables behind an output row; ``export --format chat`` needs them.
     ``figures(run, source)``: How good the finished rows are, as JSON values by name; for a column ``label`` and a gold
         one, ``return rowmill.label_evaluation(run, source)``.
