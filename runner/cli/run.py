@@ -114,8 +114,9 @@ def _preview_chain(chain: ChainConf, options: argparse.Namespace) -> int:
 
     if options.trial:
         raise UserError(
-            "--trial: it computes rows of one run, and those of a later stage are not there yet: without it, or "
-            "`rowmill run` with dataset.limit=20, which the same chain with more rows goes on from"
+            "--trial: it computes rows of one run, and which rows a later stage has is known only when those before it "
+            "have answered: leave it out, or use `rowmill run` with dataset.limit=20, from which the same chain with "
+            "more rows goes on"
         )
     stages = preview_chain(chain, show=not options.json)
     if options.json:

@@ -43,6 +43,10 @@ folder of the chain as well as that of a stage. All stages are checked before th
 combination of values is a chain of its own:
 
     rowmill run -m my_conf/mails.yaml stages.why.seed=1,2
+
+``preview --trial`` is for one run: which rows a later stage has, and so how long it takes, is known only when those
+before it have answered. To try a chain, run it with ``dataset.limit=20``; the same command without the limit goes on
+from there.
 """
 
 from __future__ import annotations
