@@ -39,7 +39,7 @@ from runner.types import UserError
 from runner.words import first_line
 
 SUFFIXES = (".yaml", ".yml")
-CHOICE = "kind"
+CHOICE, RESUME = "kind", "resume"
 _SIGNS = re.compile(r"([,:\[\]{}\\\s])")
 
 
@@ -85,8 +85,8 @@ def read_words(path: Path) -> list[str]:
     if not isinstance(found, dict):
         raise UserError(f"{path} has no `key: value` lines, such as `job: label`")
     words = words_of(found)
-    if any(key_of(word) == "resume" for word in words):
-        raise UserError(f"{path}: resume is no part of a configuration: give it on the command line")
+    if any(key_of(word) == RESUME for word in words):
+        raise UserError(f"{path}: {RESUME} is no part of a configuration: give it on the command line")
     return words
 
 
@@ -168,7 +168,7 @@ def _value(key: str, text: str) -> Any:
 
 
 def save(words: Sequence[str], target: str, config_dir: str | None, same: Any) -> str:
-    """Write what was typed to ``target``, and return the command that runs it.
+    """Write what was typed to ``target``, and return the command that runs it: resume is no part of a configuration.
 
     ``same(words)``: the configuration that words give, to compare. UserError for a file that exists, and for what a
     file cannot say.
@@ -178,11 +178,13 @@ def save(words: Sequence[str], target: str, config_dir: str | None, same: Any) -
     path = Path(target if target.endswith(SUFFIXES) else f"{target}{SUFFIXES[0]}")
     if path.exists():
         raise UserError(f"{path} exists already: choose another name; nothing was written")
-    meant, text = same(list(words)), as_file(words)
+    how = [word for word in words if key_of(word) == RESUME]
+    kept = [word for word in words if word not in how]
+    meant, text = same(kept), as_file(kept)
     found = same(words_of(read_yaml(text)))
     if lines := difference(meant, found):
         raise UserError(f"{lines[0]}: a file cannot say that; put the value in quotes of its own")
-    command = ["rowmill", "run", *(["--config-dir", config_dir] if config_dir else []), str(path)]
+    command = ["rowmill", "run", *(["--config-dir", config_dir] if config_dir else []), str(path), *how]
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, f"# {shlex.join(command)}\n{text}")

@@ -43,9 +43,9 @@ def test_what_was_typed_means_the_same_in_a_file(words):
 def test_a_saved_run_is_the_same_run_and_is_never_overwritten(capsys):
     words = ["run", "job=label", "job.labels=[a,b]", *BASE, "run_name=r"]
     assert main(words) == 0
-    assert main([*words, "--save", "conf/mail"]) == 0
-    assert "rowmill run conf/mail.yaml" in capsys.readouterr().out
-    assert main(["run", "conf/mail.yaml"]) == 0
+    assert main([*words, "resume=extend", "--save", "conf/mail"]) == 0
+    assert "rowmill run conf/mail.yaml resume=extend" in capsys.readouterr().out
+    assert main(["run", "conf/mail.yaml", "resume=extend"]) == 0
     assert open_run("outputs/r").status["sessions"] == 2
     before = Path("conf/mail.yaml").read_text()
     assert main([*words, "seed=1", "--save", "conf/mail.yaml"]) == 2
