@@ -158,7 +158,9 @@ def _notes(key: str, wider: list[tuple[str, str]]) -> Iterator[str]:
     if formats := [text for word, text in dict.fromkeys(wider) if word == "format"]:
         yield f"{key}: any text will do where the format is {' or '.join(formats)}"
     for word, text in dict.fromkeys(wider):
-        if word != "format":
+        if word == "oneOf":
+            yield f"{key}: an answer that more than one alternative of oneOf allows is asked for again; anyOf takes it"
+        elif word != "format":
             yield f"{key}: {word}={text} is checked when an answer is complete; one that breaks it is asked for again"
 
 

@@ -104,6 +104,26 @@ def types(schema):
 PROGRAMS = json.loads(Path(__file__).with_name("schemas.json").read_text())
 
 
+@pytest.mark.parametrize("union", [{"discriminator": {"propertyName": "kind"}}, {}])
+def test_alternatives_are_told_apart_by_their_tags_also_where_these_have_defaults(union):
+    parts = {
+        name: {"type": "object", "properties": {"kind": {"const": name, "default": name}, "n": {"type": "integer"}}}
+        for name in ("cat", "dog")
+    }
+    union = {**union, "oneOf": [{"$ref": f"#/$defs/{name}"} for name in parts]}
+    found = structure_of("output.schema", {"$defs": parts, "type": "object", "properties": {"pet": union}})
+    answered = [text for text, reason in fake_answers(found, 20) if reason == "stop"]
+    assert {json.loads(text).get("pet", {}).get("kind") for text in answered} - {None} == {"cat", "dog"}
+    assert [text for text in answered if found.problem(text)] == [] and found.notes == ()
+    assert found.problem('{"pet": {"n": 1}}') is not None
+
+
+def test_alternatives_that_overlap_are_told():
+    found = structure_of("output.schema", {"oneOf": [{"type": "integer"}, {"type": "number", "minimum": 0}]})
+    assert "more than one alternative of oneOf" in found.notes[0]
+    assert [text for text in ("1", "1.5", "-1") if found.problem(text)] == ["1"]
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_schemas_that_programs_write_are_taken(name):
     schema = PROGRAMS[name]

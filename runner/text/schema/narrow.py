@@ -1,19 +1,21 @@
 """A JSON Schema as grammars take it: narrowed where it says nothing, wider where grammars cannot follow.
 
-Where it says nothing, objects have no other properties than those named, tuples no further items, and integers fit
-into 53 bits. What is wider (``uniqueItems``, look-around in patterns, formats that are not known) is left to the check
-of the whole answer.
+Where it says nothing, objects have no other properties than those named, tuples no further items, integers fit into 53
+bits, and the tag by which the alternatives of ``oneOf`` differ is always written, also where it has a default.
+What is wider (``uniqueItems``, look-around in patterns, formats that are not known) is left to the check of the whole
+answer.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
 from runner.text.schema.formats import PATTERNS
-from runner.text.schema.nodes import components, implied_type, kinds, target
+from runner.text.schema.nodes import components, implied_type, kinds, subschemas, target
 
 SAFE = 2**53 - 1  # the integers that every JSON reader takes exactly (RFC 8259, section 6)
 LONG = (-(2**63), 2**63 - 1)  # those of an Arrow column
@@ -37,11 +39,29 @@ class Narrowing:
     """
 
     def __init__(self, root: dict[str, Any], is_known: Callable[[str], bool]) -> None:
-        self.root = root
         self.is_known = is_known
         self.wider: list[tuple[str, str]] = []  # keyword and value that grammars do not follow
+        self.root = self._with_tags(root)
         self._open: dict[str, str] = {}  # pointers and the names of their copies that allow other properties
         self._copies: dict[str, Any] = {}
+
+    def _with_tags(self, root: dict[str, Any]) -> dict[str, Any]:
+        """The schema, in which alternatives require the properties whose constants tell them apart."""
+        if not any("oneOf" in node for _, node in subschemas(root)):
+            return root
+        made = copy.deepcopy(root)
+        for _, node in list(subschemas(made)):
+            some = node["oneOf"] if isinstance(node.get("oneOf"), list) else []
+            parts = [target(one["$ref"], made) if isinstance(one, dict) and "$ref" in one else one for one in some]
+            if len(parts) < 2 or not all(isinstance(part, dict) for part in parts):
+                continue
+            tags = sorted(set.intersection(*map(_constants, parts)))
+            for part in parts if tags else ():
+                said = part.get("required", [])
+                part["required"] = [*said, *(tag for tag in tags if tag not in said)]
+            if not tags and not _are_apart(parts):
+                self.wider.append(("oneOf", ""))
+        return made
 
     def schema(self) -> dict[str, Any]:
         """The root, narrowed."""
@@ -168,6 +188,20 @@ class Narrowing:
             inner = {one: value for one, value in place.items() if place is not self.root or one not in _SHARED}
             self._copies[name] = self.node(inner, True)
         return f"#/$defs/{self._open[pointer]}"
+
+
+def _are_apart(parts: list[dict[str, Any]]) -> bool:
+    """Whether no value is of two of these by its type, or by the values that they list."""
+    named = [kinds(part) | ({"integer"} if "number" in kinds(part) else set()) for part in parts]
+    listed = [{repr(one) for one in part.get("enum", [part["const"]] if "const" in part else [])} for part in parts]
+    return any(all(some) and len(set().union(*some)) == sum(map(len, some)) for some in (named, listed))
+
+
+def _constants(schema: Any) -> set[str]:
+    """The properties of an object that have one value."""
+    named = schema.get("properties") if isinstance(schema, dict) else None
+    found = named.items() if isinstance(named, dict) else ()
+    return {name for name, one in found if isinstance(one, dict) and ("const" in one or len(one.get("enum", ())) == 1)}
 
 
 def _add_required(schema: Mapping[str, Any], made: dict[str, Any]) -> None:
