@@ -86,7 +86,10 @@ def _check_value(
     if least is not None and not value >= least:
         raise UserError(name, f"it must be at least {least}", value=value)
     if most is not None and not value <= most:
-        raise UserError(name, f"it must be at most {most}", value=value)
+        percent = (
+            f", as a fraction of 1: {value / 100:g} is {value:g}%" if least == 0 and most <= 1 < value <= 100 else ""
+        )
+        raise UserError(name, f"it must be at most {most}{percent}", value=value)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(name, "it must be a finite number", value=value)
 

@@ -263,7 +263,7 @@ def test_votes_abstain_as_well():
         ({"votes": 3}, r"add job\.method=generate"),
         ({"prior": "some"}, r"job\.prior=some: it can be none, content_free, batch"),
         ({"prior_rows": 0}, r"job\.prior_rows=0"),
-        ({"abstain_below": 70}, "it must be at most 1"),
+        ({"abstain_below": 70}, "it must be at most 1, as a fraction of 1: 0.7 is 70%"),
         ({"abstain_below": 0.5, "method": "generate"}, "one answer has no confidence"),
         ({"prior": "batch", "method": "generate"}, r"only with job\.method=choice"),
         ({"logprobs": True, "method": "generate"}, r"only with job\.method=choice"),
