@@ -63,8 +63,9 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
     check_keys(conf)
     if conf.engine.backend == "fake":
         raise UserError("benchmark needs a model: engine.backend=fake has none")
-    if conf.benchmark.against and conf.engine.max_kv_size:
-        raise UserError("engine.max_kv_size affects rowmill only: leave it out with benchmark.against")
+    for name in ("max_kv_size", "kv_bits"):
+        if conf.benchmark.against and getattr(conf.engine, name):
+            raise UserError(f"engine.{name} affects rowmill only: leave it out with benchmark.against")
     if conf.engine.draft_tokens is None and not conf.benchmark.run_dir:
         conf.engine.draft_tokens = 0  # answers to prompts made up at random repeat themselves
     folder = resolve.model_folder(conf.model, conf.offline)

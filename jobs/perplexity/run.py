@@ -154,6 +154,7 @@ class PerplexityRun:
                 **({"adapter": conf.model.adapter} if conf.model.adapter else {}),
                 "weights": weights_hash(self.folder),
             },
+            **({"engine": {"kv_bits": conf.engine.kv_bits}} if conf.engine.kv_bits else {}),
             "tokens": len(self.tokens),
             "keep": {},
             "made": True,  # its rows are windows, not the data set's rows

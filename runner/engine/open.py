@@ -53,6 +53,7 @@ def batch_engine(
 
     from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
     from runner.engine.engine import BatchEngine
+    from runner.engine.kernels import packed
     from runner.engine.tuning import copies_here, costs_here
 
     budget = Budget.of(conf, device, share)
@@ -68,7 +69,7 @@ def batch_engine(
         log.info("as rowmill tune found: %s", said)
     details["context"] = settle_positions(model, details.get("context"))
     try:
-        resident = ResidentModel(model, conf.max_kv_size)
+        resident = ResidentModel(model, conf.max_kv_size, conf.kv_bits)
     except UnsupportedModelError as problem:
         from runner.engine.copying.engine import CopyingEngine
 
@@ -76,11 +77,17 @@ def batch_engine(
             raise UserError(
                 "engine.max_kv_size", f"this model's caches cannot be bounded ({problem})", exit_code=3
             ) from problem
+        if conf.kv_bits:
+            why = f"this model's caches cannot have it ({problem})"
+            raise UserError("engine.kv_bits", why, value=conf.kv_bits, exit_code=3) from problem
         log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
         return CopyingEngine(model, kv_bytes=spare, **sizes, **details)
     costs = costs_here(resident, device.name)
     log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
-    details["copies"] = copies_here(resident, device.name)
+    if conf.kv_bits:
+        packed.tell(model, conf.kv_bits)
+    else:  # copies would take the memory that is to be saved
+        details["copies"] = copies_here(resident, device.name)
     streams = cpu_streams() if device.kind == "cpu" else 1
     bound = None if device.kind == "cpu" else mx.get_active_memory() + budget.work
     return BatchEngine(

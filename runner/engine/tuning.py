@@ -17,8 +17,7 @@ from runner.cache import remember, remembered
 from runner.engine.attention.copies import Copies
 from runner.engine.attention.copies import measure as measure_copies
 from runner.engine.attention.layout import Segment, Span, Step
-from runner.engine.attention.parts import on_cpu
-from runner.engine.attention.prefix import Form
+from runner.engine.attention.parts import Form, on_cpu
 from runner.engine.attention.resident import ResidentModel
 from runner.sequences import Costs
 

@@ -45,8 +45,16 @@ class Tensor(NamedTuple):
     size_bytes: int
 
 
-def kv_shape(config: dict[str, Any], kind: str) -> KVShape | None:
-    """From a model's config.json, for a device (cpu, metal, cuda); None where it does not say so in a known way."""
+def kv_group(width: int) -> int | None:
+    """How many numbers of a head share a scale where keys and values are held in fewer bits; None: they cannot be."""
+    return next((group for group in (64, 32) if width % group == 0), None)
+
+
+def kv_shape(config: dict[str, Any], kind: str, bits: int | None = None) -> KVShape | None:
+    """From a model's config.json, for a device (cpu, metal, cuda); None where it does not say so in a known way.
+
+    ``bits``: of keys and values in layers that keep every token.
+    """
     table = {**config, **(config.get("text_config") or {})}
     layers, heads = _first(table, _LAYERS), _first(table, _KV_HEADS)
     queries = _first(table, _KV_HEADS[2:])
@@ -59,8 +67,13 @@ def kv_shape(config: dict[str, Any], kind: str) -> KVShape | None:
     own -= sum(types.count(recurrent) for recurrent in ("linear_attention", "conv"))  # a state, whatever the length
     sliding = types.count("sliding_attention") if window else 0
     wide = int(table.get("global_head_dim") or width), int(table.get("num_global_key_value_heads") or heads)
-    all_bytes = (own - sliding) * 2 * wide[0] * wide[1] * number_bytes
+    all_bytes = (own - sliding) * 2 * wide[1] * _head_bytes(wide[0], number_bytes, bits)
     return KVShape(all_bytes, sliding * 2 * heads * width * number_bytes, window)
+
+
+def _head_bytes(width: int, number_bytes: int, bits: int | None) -> int:
+    group = kv_group(width) if bits else None
+    return width * number_bytes if not bits or not group else width * bits // 8 + 2 * width // group * number_bytes
 
 
 def weight_bytes(folder: Path, config: dict[str, Any], kind: str | None = None) -> int | None:

@@ -16,7 +16,10 @@ from runner.keys import later_keys, said
 from runner.machine.facts import session_facts
 from runner.session.prepare import Prepared
 
-_ENGINE = ("max_tokens", "max_kv_size", "temperature", "top_p", "top_k", "min_p", "reasoning_effort", "think_tokens")
+_ENGINE = (
+    *("max_tokens", "max_kv_size", "kv_bits", "temperature", "top_p", "top_k", "min_p"),
+    *("reasoning_effort", "think_tokens"),
+)
 
 
 def identity(ready: Prepared) -> dict[str, Any]:
@@ -69,7 +72,8 @@ def scope(ready: Prepared) -> dict[str, Any]:
     conf = ready.config.conf
     model = {name: value for name, value in _model(ready).items() if name in ("backend", "weights")}
     prompt = {name: getattr(conf.prompt, name) for name in ("chat", "stop", "answer_prefix", "thinking_tags")}
-    return {"model": model, "max_kv_size": conf.engine.max_kv_size, "prompt": prompt}
+    bits = {"kv_bits": conf.engine.kv_bits} if conf.engine.kv_bits else {}
+    return {"model": model, "max_kv_size": conf.engine.max_kv_size, **bits, "prompt": prompt}
 
 
 def _answers(ready: Prepared) -> dict[str, Any]:

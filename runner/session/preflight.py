@@ -65,7 +65,7 @@ def estimate(
     folder: Path, config: dict[str, Any], device: Device, engine: EngineConf, lengths: Sequence[Length]
 ) -> Needs:
     """The needs of a model folder (``config``: its config.json) for a batch of the costliest of ``lengths``."""
-    shape = kv_shape(config, device.kind) if lengths else None
+    shape = kv_shape(config, device.kind, engine.kv_bits) if lengths else None
     budget = Budget.of(engine, device)
     return Needs(
         weights=weight_bytes(folder, config, device.kind),

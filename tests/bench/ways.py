@@ -57,7 +57,7 @@ def main():
 
     from runner.engine.attention import prefix
     from runner.engine.attention.copies import measure, seconds
-    from runner.engine.attention.prefix import Form
+    from runner.engine.attention.parts import Form
 
     if options.plain:
         prefix.cuda_attention.kernels = lambda *_: None

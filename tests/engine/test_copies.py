@@ -7,7 +7,7 @@ import pytest
 
 from runner.engine.attention import copies
 from runner.engine.attention.copies import Copies, measure
-from runner.engine.attention.prefix import Form
+from runner.engine.attention.parts import Form
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
 from tests.support.engines import END, finish, prompts, sequences

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from runner.engine.attention.layout import Segment, Span, Step
-from runner.engine.attention.prefix import Form, LayerKV
+from runner.engine.attention.parts import Form
+from runner.engine.attention.prefix import LayerKV
 from runner.engine.attention.reach import Reach
 
 PREFIXES = (512, 2048, 8192)  # tokens

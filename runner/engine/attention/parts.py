@@ -27,6 +27,25 @@ class Part(NamedTuple):
     mass: mx.array
 
 
+class Form(NamedTuple):
+    """Of a layer's attention: query heads and their size, KV heads and the sizes of what is stored as keys and values,
+    the cap on scores.
+    """
+
+    H: int
+    D: int
+    N: int
+    K: int
+    V: int
+    dtype: mx.Dtype
+    cap: float | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether MLX's own attention computes it."""
+        return self.D == self.K and self.cap is None
+
+
 class Query:
     """A step's queries: as they came, ``raw`` [T, N, G, D]; scaled, in float32; the device's own kernels for them."""
 

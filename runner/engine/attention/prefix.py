@@ -13,49 +13,31 @@ Shapes: T tokens of the step, R sequences, n new tokens of a sequence (padded), 
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from runner.engine.attention.hooks import Fetched, SharedKV
 from runner.engine.attention.layout import Prompts, Segment, Step, View
-from runner.engine.attention.parts import Part, Query, attend, attend_all, attend_rows, blank, join, merge, on_cpu
+from runner.engine.attention.parts import Form, Part, Query, attend, attend_all, attend_rows, blank, join, merge, on_cpu
 from runner.engine.attention.reach import Reach, Ring
-from runner.engine.kernels import MASKED
+from runner.engine.kernels import MASKED, packed
 
 MOST_SHARES = 8  # of a segment's keys
 # Segments at one depth of prefix, with their tokens [first, end) of a step; None: nothing there.
 Runs = list[tuple[Segment | None, int, int]]
 
 
-class Form(NamedTuple):
-    """Of a layer's attention: query heads and their size, KV heads and the sizes of what is stored as keys and values,
-    the cap on scores.
-    """
-
-    H: int
-    D: int
-    N: int
-    K: int
-    V: int
-    dtype: mx.Dtype
-    cap: float | None = None
-
-    @property
-    def plain(self) -> bool:
-        """Whether MLX's own attention computes it."""
-        return self.D == self.K and self.cap is None
-
-
 class LayerKV(SharedKV):
     """The KV cache of one layer as mlx-lm's models use it, and of later ones that attend to the same KV.
 
     ``reach``: which tokens it sees. Own KV: ``keys`` and ``values``, [slots, N, ring, D]; see ``Ring`` for what lies
-    where.
+    where. ``kv_bits``: in which KV is packed where it can be (``kernels.packed``), in slots and segments alike.
     """
 
-    def __init__(self, index: int, reach: Reach):
+    def __init__(self, index: int, reach: Reach, kv_bits: int | None = None):
+        self.kv_bits = kv_bits
+        self.packed = False
         self.index = index
         self.reach = reach
         self.shape = (0, 1)  # slots, ring
@@ -124,22 +106,24 @@ class LayerKV(SharedKV):
         self.fused = query.kernels is not None
         self.form = Form(H, D, N, k.shape[-1], v.shape[-1], v.dtype, cap)
         self._new = k[:, :, 0], v[:, :, 0]
+        if self.kv_bits and self._pack(*self._new):
+            query.kernels, self.fused = None, False
         view = self.step.view(self.reach, self.shape[1])
-        self._allocate(view, k, v)
+        self._allocate(view, *self._new)
         fits = query.kernels is not None and (self.step.levels or not self.step.prefilling)  # MLX is faster without any
         prompts = self.step.prompts(self.reach, self.shape[1]) if fits else None
         if prompts is not None:
             out = self._finish(view, query, k, v, prompts, sinks)
         else:
-            out = self._merged(view, query, q, *self._new, sinks)
+            out = self._merged(view, query, q, *self._opened(*self._new), sinks)
         return out.reshape(T, H, 1, -1)
 
     def _merged(
         self, view: View, query: Query, q: mx.array, k: mx.array, v: mx.array, sinks: mx.array | None
     ) -> mx.array:
         """By MLX's operations, and what the device's own kernels have of them: [T, N, G, D]."""
-        assert self.form is not None
-        self._store(view, k, v)
+        assert self.form is not None and self._new is not None
+        self._store(view, *self._new)
         if self.step.levels or not self.step.plain or not self.form.plain or on_cpu():
             own = [self._decode(view, query)] if self.step.decoding else []
             return merge(self._parts(view, query, k, v, own, self._old), sinks, v.dtype)
@@ -188,10 +172,27 @@ class LayerKV(SharedKV):
         if view.old_slots is None or self.keys is None or self.values is None:
             return None
         at = view.old_slots
-        return self.keys[at, :, : view.old_keys], self.values[at, :, : view.old_keys]
+        return self._opened(self.keys[at, :, : view.old_keys], self.values[at, :, : view.old_keys])
+
+    def _pack(self, k: mx.array, v: mx.array) -> bool:
+        """Whether the layer's KV is packed; the step's own then is."""
+        self.packed = packed.packs(k, v)
+        if self.packed and self.kv_bits:
+            self._new = packed.pack(k, self.kv_bits), packed.pack(v, self.kv_bits)
+        return self.packed
+
+    def _opened(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """As attention takes them."""
+        if not self.packed or self.form is None or self.kv_bits is None:
+            return keys, values
+        form = self.form
+        return (
+            packed.unpack(keys, self.kv_bits, form.K, form.dtype),
+            packed.unpack(values, self.kv_bits, form.V, form.dtype),
+        )
 
     def _allocate(self, view: View, k: mx.array, v: mx.array) -> None:
-        """Make the slots' arrays if this step is the first one to store k and v [T, N, ..., D]."""
+        """Make the slots' arrays if this step is the first one to store k and v [T, N, D]."""
         if view.write is not None and (self.keys is None or self.values is None):
             self.keys = mx.zeros((self.shape[0], k.shape[1], self.shape[1], k.shape[-1]), k.dtype)
             self.values = mx.zeros((self.shape[0], v.shape[1], self.shape[1], v.shape[-1]), v.dtype)
@@ -217,7 +218,8 @@ class LayerKV(SharedKV):
                 *query.kernels.over_slots(query.raw, self.keys, self.values, view.decode_mask, step.slot_of_token)
             )
         q = query.scaled[: len(step.decoding)] if step.in_slot_order else query.scaled[step.token_of_slot]
-        part = attend(q, self.keys[:slots, :, :K], self.values[:slots, :, :K], view.decode_mask, query.cap)
+        keys, values = self._opened(self.keys[:slots, :, :K], self.values[:slots, :, :K])
+        part = attend(q, keys, values, view.decode_mask, query.cap)
         return part if step.in_slot_order else Part(*(a[step.slot_of_token] for a in part))
 
     def _own(self, view: View, q: mx.array, scale: float, sinks: mx.array | None) -> mx.array:
@@ -225,7 +227,8 @@ class LayerKV(SharedKV):
         assert self.keys is not None and self.values is not None
         step, slots, K = self.step, self.step.slots, view.decode_keys
         q = q[: len(step.decoding)] if step.in_slot_order else q[step.token_of_slot]
-        keys, values, mask = self.keys[:slots, :, :K], self.values[:slots, :, :K], view.decode_mask.astype(q.dtype)
+        keys, values = self._opened(self.keys[:slots, :, :K], self.values[:slots, :, :K])
+        mask = view.decode_mask.astype(q.dtype)
         out = mx.fast.scaled_dot_product_attention(q[:, :, None], keys, values, scale=scale, mask=mask, sinks=sinks)
         out = out.reshape(slots, keys.shape[1], -1, values.shape[-1])
         return out if step.in_slot_order else out[step.slot_of_token]
@@ -304,7 +307,7 @@ class LayerKV(SharedKV):
         return [segment is not None and not self.step.beyond(segment, a, b, self.reach) for segment, a, b in runs]
 
     def _over_segment(self, segment: Segment, start: int, end: int, query: Query) -> Part:
-        k, v = segment.keys[self.index], segment.values[self.index]
+        k, v = self._opened(segment.keys[self.index], segment.values[self.index])
         mask = self.step.level_mask(segment, start, end, self.reach, k.shape[1])
         return attend_all(query.scaled[start:end], k, v, mask, query.cap)
 

@@ -19,7 +19,7 @@ from runner.engine.attention.reach import Ints, Reach
 from runner.engine.attention.replay import Replay
 from runner.engine.attention.runs import Plan
 from runner.engine.attention.states import LayerState
-from runner.engine.kernels import cpu
+from runner.engine.kernels import cpu, packed
 from runner.engine.sampling import normaliser
 from runner.engine.trial import SHARED, STEPS, Trial
 
@@ -34,13 +34,15 @@ class ResidentModel:
     """An mlx-lm model with caches of our own: ``layers`` of attention and recurrent ``states``. Raises
     UnsupportedModelError if a trial shows that it cannot have them.
 
-    ``max_kv_size`` bounds the tokens that a row's attention sees: the first 4 and the latest. ``token_bytes``: KV bytes
+    ``max_kv_size`` bounds the tokens that a row's attention sees: the first 4 and the latest. ``kv_bits``: of KV in
+    layers that keep all tokens (None: as computed). ``token_bytes``: KV bytes
     of one token in all layers; ``state_bytes``: of all states behind one token. Changes ``model`` in place: its output
     head computes the rows that ``forward`` asks for.
     """
 
-    def __init__(self, model: Any, max_kv_size: int | None = None) -> None:
+    def __init__(self, model: Any, max_kv_size: int | None = None, kv_bits: int | None = None) -> None:
         self.model = model
+        self.kv_bits = kv_bits
         self._reaches = partial(_reach, max_kv_size=max_kv_size)
         self._own_layers()
         hooks.hook(model)
@@ -167,7 +169,8 @@ class ResidentModel:
         if type(kv) is ArraysCache:
             self.states.append(LayerState(len(self.states), len(kv.cache)))
             return self.states[-1]
-        self.layers.append(LayerKV(len(self.layers), self._reaches(kv)))
+        reach = self._reaches(kv)
+        self.layers.append(LayerKV(len(self.layers), reach, None if reach.window else self.kv_bits))
         return self.layers[-1]
 
     def _try(self) -> None:
@@ -175,7 +178,7 @@ class ResidentModel:
 
         Some recurrent layers take masks and still mix padding into their states: once more without any padding then.
         """
-        trial = Trial(self.model)
+        trial = Trial(self.model, partial(packed.caches, bits=self.kv_bits) if self.kv_bits else make_prompt_cache)
         while problem := self._problem(trial):
             if not self._masks:
                 raise UnsupportedModelError(problem)

@@ -58,7 +58,7 @@ class WindowEngine:
         import mlx.core as mx
 
         from runner.engine import weights
-        from runner.engine.kernels import cpu
+        from runner.engine.kernels import cpu, packed
 
         self.lanes, self._rows = _lanes(device), _in_a_batch(conf, device, window, share)
         self.batch_size = self.lanes * self._rows
@@ -70,6 +70,9 @@ class WindowEngine:
         self.streams = [mx.default_stream(mx.default_device()), *others]
         self.model, _ = weights.load(folder, device, Budget.of(conf, device).limit)
         cpu.hook()
+        self.kv_bits = conf.kv_bits
+        if conf.kv_bits:
+            packed.tell(self.model, conf.kv_bits)
 
     def gauge(self) -> Gauge:
         """The device's memory in use."""
@@ -92,7 +95,7 @@ class WindowEngine:
             return []
         began = time.perf_counter()
         batches = [np.array([[*one.tokens, *_end(one)] for one in some], np.int32) for some in self._batches(windows)]
-        found = losses(self.model, batches, self.streams, self.chunk, self._beat)
+        found = losses(self.model, batches, self.streams, self.chunk, self._beat, self.kv_bits)
         tokens, spent = sum(batch.size for batch in batches), time.perf_counter() - began
         self.work += Work(prefilled=tokens, lanes=len(windows), slots=self.batch_size, model_s=spent)
         return [_scored(*pair) for pair in zip(windows, itertools.chain(*found), strict=True)]

@@ -17,18 +17,24 @@ def chunk_tokens(kind: str, config: dict[str, Any], sequences: int) -> int:
 
 
 def losses(
-    model: Any, batches: list[np.ndarray], streams: list[Any], chunk: int, beat: Callable[[], None] = lambda: None
+    model: Any,
+    batches: list[np.ndarray],
+    streams: list[Any],
+    chunk: int,
+    beat: Callable[[], None] = lambda: None,
+    kv_bits: int | None = None,
 ) -> list[np.ndarray]:
     """Negative log-likelihoods of tokens[:, 1:] for token ids [B, L] each: float32 [B, L - 1].
 
     Batches run side by side, one on each stream. The text goes through the model ``chunk`` tokens at a time behind KV
     caches, so that the logits of no more are held; they are float32 when they are normalised. ``beat`` is called after
-    each chunk.
+    each chunk. ``kv_bits``: as which keys and values are rounded.
     """
     import mlx.core as mx
-    from mlx_lm.models.cache import make_prompt_cache
 
-    caches = [make_prompt_cache(model) for _ in batches]
+    from runner.engine.kernels import packed
+
+    caches = [packed.caches(model, kv_bits) for _ in batches]
     results: list[list[Any]] = [[] for _ in batches]
     for at in range(0, max(batch.shape[1] for batch in batches) - 1, chunk):
         for batch, cache, stream, result in zip(batches, caches, streams, results, strict=False):
