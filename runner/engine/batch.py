@@ -172,9 +172,12 @@ class Batch:
                 scored.append((lane, part.piece))
                 edges.append((last + 1 + part.piece.rows, lane.walk.tree.ends[part.piece.edges]))
             elif lane.walk is None and (part.drawn or part.known == lane.rest):
-                for row in (Row(lane, lane.matching), *part.drafts):
-                    sampled.append(row)
-                    rows.append(last + part.known - span.new + row.ahead)
+                sampled.append(Row(lane, lane.matching))
+                rows.append(last)
+                if part.drafts:
+                    rows[-1] += part.known - span.new
+                    sampled += part.drafts
+                    rows += [rows[-1] + row.ahead for row in part.drafts]
         inputs, step = self._inputs(parts), Step([part.span for part in parts])
         for part in parts:
             part.lane.stored += part.known if part.drawn or part.lane.rest else 0
@@ -262,7 +265,7 @@ class Batch:
 
 def _with_drafts(lane: Lane, drafts: list[Row]) -> LaneSpan:
     new = lane.rest + (drafts[-1].ahead if drafts else 0)
-    return LaneSpan(lane, Span(lane.prefix, lane.slot, lane.stored, new), drafts=drafts)
+    return LaneSpan(lane, Span(lane.prefix, lane.slot, lane.stored, new), drafts=tuple(drafts))
 
 
 def _grained(tokens: int) -> int:

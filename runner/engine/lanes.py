@@ -158,7 +158,7 @@ class LaneSpan:
     span: Span
     drawn: bool = False
     piece: Piece | None = None
-    drafts: list[Row] = field(default_factory=list)
+    drafts: tuple[Row, ...] = ()
 
     @property
     def known(self) -> int:
