@@ -67,6 +67,8 @@ def local_paths(address: str, kind: str, offline: bool, folders: bool = False) -
             f"{path} is a folder; dataset={kind} reads a file or a pattern like {path}/*, "
             "dataset=arrow or documents a folder",
         )
+    if not (path.is_dir() or path.is_file() or path.is_fifo()):  # a device may have no end
+        raise UserError("dataset.path", f"{path} is neither a file nor a pipe; - is the standard input")
     return [path]
 
 

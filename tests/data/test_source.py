@@ -303,6 +303,13 @@ def test_columns_of_the_same_name_are_refused_in_every_format(tmp_path, names, n
             open_source(DatasetConf(kind=kind, path=str(tmp_path / f"t.{kind}")))
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "text", "parquet"])
+def test_a_device_is_refused_before_it_is_read(kind):
+    with pytest.raises(UserError, match="/dev/zero is neither a file nor a pipe") as refused:
+        open_source(DatasetConf(kind=kind, path="/dev/zero"))
+    assert refused.value.exit_code == 2
+
+
 def test_a_missing_file_suggests_its_neighbours(mail):
     with pytest.raises(UserError, match=r"no such file: .*mial.csv; did you mean .*mail.csv"):
         source(mail.with_name("mial.csv"))
