@@ -62,7 +62,7 @@ TOPICS = {
     "examples": Topic("few-shot examples: the same for all rows, or for each", ("runner.text.examples",)),
     "model": Topic("which models run: names, files, hub ids, recipes", ("runner.models.resolve",), ("model",)),
     "adapters": Topic("a model and what you trained on top of it", ("runner.models.adapters",)),
-    "engine": Topic("device, batches, memory, sampling", (), ("engine",)),
+    "engine": Topic("device, batches, memory, sampling", ("runner.session.preflight",), ("engine",)),
     "drafts": Topic("tokens drafted from the prompt (prompt lookup)", ("runner.engine.drafts",)),
     "output": Topic("the files of a run and their columns", ("runner.results.run",), ("output", "checkpoint")),
     "night": Topic("hours, pauses, notifications", ("runner.night",), ("schedule", "notify")),

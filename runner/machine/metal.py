@@ -10,7 +10,7 @@ What is known:
         two thirds to three quarters of the memory. ``engine.memory_gb`` says less; for more, raise the system's limit
         first, in MB and until the next start: ``sudo sysctl iogpu.wired_limit_mb=28672`` on a Mac of 32 GB. Leave 4 GB
         at least to the system. From macOS 15 on what the model takes stays resident while a run works.
-    ``what fits``: ``rowmill preview`` tells before anything is loaded.
+    ``what fits``: ``rowmill preview`` tells before anything is loaded; ``rowmill help engine`` has an example.
     ``sleep``: The Mac stays awake while a run works (``rowmill help night``).
     ``kernels``: The kernels of rowmill's own are for CUDA. On Metal everything is computed by MLX's operations, on
         weights as they are stored, and there are no kernels of rowmill's to compile.

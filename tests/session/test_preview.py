@@ -138,6 +138,7 @@ def test_kv_bytes_of_gpt_oss_20b():
     assert shape.sequence_bytes(1000) == 1000 * 24_576 + 128 * 24_576
     assert shape.sequence_bytes(1000, shared=900) == 100 * 24_576 + 128 * 24_576
     assert kv_shape(GPT_OSS, "cpu").token_bytes == 2 * 24_576
+    assert [kv_shape(GPT_OSS, "metal", bits).token_bytes for bits in (8, 4)] == [13_056, 6_912]  # as the help says
 
 
 def test_kv_bytes_where_the_configuration_says_less():
