@@ -5,11 +5,11 @@ tokens of an answer stood before, in its prompt or in itself, those that followe
 through all of them at once: a step with four drafted tokens takes little longer than one without, and as many as were
 right are spared steps of their own. This is for the end of a run, when few sequences are left, and for one or two at a
 time; a full batch has enough to do. What was accepted and what steps took decides while the run is at work whether
-tokens are drafted, and how many:
+tokens are drafted, and how many; ``engine.draft_tokens=0`` drafts never, ``8`` always, up to 8 at once:
 
     rowmill run job=summarize dataset=aclsum prompt=summarize run_name=papers
-    rowmill run job=summarize dataset=aclsum prompt=summarize run_name=papers engine.draft_tokens=0   # never
-    rowmill run job=summarize dataset=aclsum prompt=summarize run_name=papers engine.draft_tokens=8   # always, up to 8
+    rowmill run job=summarize dataset=aclsum prompt=summarize run_name=papers engine.draft_tokens=0
+    rowmill run job=summarize dataset=aclsum prompt=summarize run_name=papers engine.draft_tokens=8
 
 Answers are those that come without drafts: what the model says after the tokens before is drawn by the row's seed and
 the token's place, with the same temperature, top_p, top_k and min_p, the same grammar, stop texts and limits; a drafted
