@@ -116,7 +116,7 @@ class Progress:
         seconds = left / pace if pace else 0.0
         return [
             *([self.doing] if self.doing else []),
-            f"{totals.finished:,} of {self.rows:,} rows",
+            f"{totals.finished:,} of {count_of(self.rows, 'row')}",
             *([f"{duration(seconds)} left ({clock(time.time() + seconds)})"] if seconds else []),
             f"{speed(now.rows)} ({_beside(now.rows, overall)} overall)",
             count_of(totals.errors, "error"),

@@ -66,7 +66,7 @@ def _head(run_dir: Path, seen: dict[str, Any]) -> Panel:
     finished, rows = seen["finished"], seen["rows"]
     now = pace_now(seen["marks"])
     facts = [
-        f"{finished:,} of {rows:,} rows",
+        f"{finished:,} of {count_of(rows, 'row')}",
         f"{speed(now)} now, {speed(seen['rows_per_s'])} overall",
         "" if seen["cached_share"] is None else f"{seen['cached_share']:.0%} cached",
         count_of(seen["errors"], "error"),

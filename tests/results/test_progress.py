@@ -112,7 +112,7 @@ def test_nothing_is_foretold_before_a_row_is_finished(clock):
     store = Half(clock, finished=0, before=0.0)
     bar = Progress(1, store, terminal=False)
     advance(bar, store, clock, 0, 100)
-    assert bar.text().startswith("0 of 1 rows, 0.0 rows/s")
+    assert bar.text().startswith("0 of 1 row, 0.0 rows/s")
 
 
 def test_a_session_that_just_began_is_foretold_by_the_earlier_ones(clock):

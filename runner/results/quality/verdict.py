@@ -17,7 +17,8 @@ def verdict(found: Mapping[str, Any]) -> str:
         return ""
     accuracy, base = found["accuracy"], found["baseline"]
     always = f"always answering {base['label']!r} would be right in {base['share']:.1%}"
-    said = f"{accuracy:.1%} of {count_of(found['rows'], 'row')} with gold are right"
+    are = "is" if found["rows"] == 1 else "are"
+    said = f"{accuracy:.1%} of {count_of(found['rows'], 'row')} with gold {are} right"
     if len(found["confusion"]) < 2:
         return f"{said}, and all of them have the same gold label."
     low, _ = found["intervals"]["accuracy"]
