@@ -203,7 +203,7 @@ def test_an_address_without_host_and_port_is_refused_before_ray_takes_it_for_som
 
 
 def test_why_ray_gave_a_seat_up_is_said():
-    """``_told``: Ray's own errors need a cluster to come up."""
+    # The private name, since Ray's own errors need a cluster to come up.
     dead = "The actor died unexpectedly before finishing this task.\n\tclass_name: Relay\nThe actor is dead because "
     gone = dead + "all references to the actor were removed including lineage ref count.\nThe actor never ran - it was"
     assert ray._told(RuntimeError(gone)).is_final and "RAY_AUTH_MODE" in ray._told(RuntimeError(gone)).why
