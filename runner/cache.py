@@ -9,11 +9,14 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from runner.disk import write_text
+
+_TICK_S = 2.0  # the coarsest clock of a file system
 
 
 def cache_dir() -> Path:
@@ -72,6 +75,23 @@ def remove_orphans(folder: Path) -> None:
     for path in folder.glob(".part-*"):
         if path.stat().st_mtime < newest_orphan:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def kept_sha256(path: Path) -> str:
+    """``file_sha256``, remembered for a file of many gigabytes, until anything has been written to it."""
+    key = _state(path)
+    if (known := remembered(key)) is not None and "sha256" in known:
+        return str(known["sha256"])
+    found = file_sha256(path)
+    # What was written just now may be written again within the same tick of the file system's clock.
+    if time.time() - max(path.stat().st_mtime, path.stat().st_ctime) > _TICK_S and key == _state(path):
+        remember(key, {"sha256": found})
+    return found
+
+
+def _state(path: Path) -> tuple[object, ...]:
+    stat = path.stat()
+    return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def file_sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from runner.models.gguf.pieces import all_pieces, gguf_files, name_of
 from runner.types import UserError
 from runner.words import count_of, size
 
+_OLLAMA_HOST = "registry.ollama.ai"  # which Ollama leaves out of names
 _MODEL = "image.model"  # the last part of a layer's mediaType
 _BESIDE = {"image.adapter": "an adapter"}  # what a model cannot do without, and is not read
 _UNUSED = {"image.template": "template", "image.system": "system prompt", "image.params": "parameters"}
@@ -50,8 +51,8 @@ def find(address: str) -> Installed:
     all_found = sorted(listed(), key=lambda one: one.address)
     found = [one for one in all_found if asked.lower() in (name.lower() for name in one.names)]
     latest = [one for one in found if one.address.endswith(":latest")]
-    found = latest or found
-    if len(found) > 1:
+    found = [one for one in found if one.address.lower() == address.lower()] or latest or found
+    if len({one.digest or one.address for one in found}) > 1:
         raise UserError("model", f"{label} has several: {_names(found)}; choose one", value=address)
     if not found:
         there = (
@@ -96,7 +97,11 @@ def _ollama_folders() -> list[Path]:
 
 
 def _of_ollama() -> Iterator[Installed]:
-    """One for each manifest: manifests/HOST/NAMESPACE/MODEL/TAG is JSON that names the blobs."""
+    """One for each manifest: manifests/HOST/NAMESPACE/MODEL/TAG is JSON that names the blobs.
+
+    The host is left out of an address unless several have a model of that name.
+    """
+    found: dict[str, dict[str, Installed]] = {}
     for folder in _ollama_folders():
         for file in _files(folder / "manifests"):
             host, *parts, model, tag = file.relative_to(folder / "manifests").parts
@@ -105,9 +110,14 @@ def _of_ollama() -> Iterator[Installed]:
             names |= {f"{one}:{tag}" for one in names}
             address, spellings = f"ollama:{name}:{tag}", tuple(sorted(names))
             if (layers := _layers(file)) is None:
-                yield Installed(address, file, spellings, 0, problem=f"{file} is damaged: pull it again")
+                one = Installed(address, file, spellings, 0, problem=f"{file} is damaged: pull it again")
             else:
-                yield _from_layers(folder, address, spellings, layers)
+                one = _from_layers(folder, address, spellings, layers)
+            found.setdefault(address, {}).setdefault(host, one)  # of two folders, the user's own counts
+    for address, hosts in found.items():
+        for host, one in hosts.items():
+            own = len(hosts) == 1 or host == _OLLAMA_HOST
+            yield one if own else replace(one, address=address.replace(":", f":{host}/", 1))
 
 
 def _from_layers(folder: Path, address: str, names: tuple[str, ...], layers: list[dict[str, Any]]) -> Installed:

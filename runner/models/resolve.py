@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 
 from runner.cache import cache_dir, publish
 from runner.models import adapters, installed
-from runner.models.gguf.pieces import all_pieces, content_hash, gguf_files, name_of
+from runner.models.gguf.pieces import all_pieces, content_hash, gguf_files, is_gguf, name_of
 from runner.models.hub import snapshot
 from runner.models.recipes import ModelConf, model_path
 from runner.models.tensors import same_tensors
@@ -99,7 +99,7 @@ def resolve(
     Raises UserError when there is no such model.
     """
     local = Path(path).expanduser()
-    is_hub_id = bool(_HUB_ID.fullmatch(path)) and not local.exists() and local.suffix != ".gguf"
+    is_hub_id = bool(_HUB_ID.fullmatch(path)) and not local.exists() and not is_gguf(local)
     if revision and not is_hub_id:
         raise UserError("model.revision", f"it applies to hub ids only, not to model.path={path}", value=revision)
     if is_hub_id:
@@ -133,7 +133,7 @@ def _local_model(path: Path, widths: Widths) -> Path:
     if path.is_dir():
         read_config(path)
         return path
-    if path.suffix == ".gguf" and path.is_file():
+    if is_gguf(path) and path.is_file():
         return _converted(path, widths)
     if path.exists():
         raise UserError("model.path", "it is neither a folder with a config.json nor a .gguf file", value=path)

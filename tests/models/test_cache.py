@@ -1,6 +1,9 @@
 """Promises of runner/cache.py."""
 
-from runner.cache import cache_dir, publish
+import os
+
+from runner import cache as module
+from runner.cache import cache_dir, file_sha256, kept_sha256, publish
 
 
 def test_of_two_processes_the_first_publishes(tmp_path):
@@ -14,6 +17,23 @@ def test_of_two_processes_the_first_publishes(tmp_path):
     publish(folder, build)
     assert [p.name for p in folder.iterdir()] == ["theirs"]
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_the_hash_of_a_file_is_computed_once_until_it_is_written_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+    computed = []
+    monkeypatch.setattr(module, "file_sha256", lambda path: computed.append(path) or file_sha256(path))
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"first")
+    for _ in range(2):  # it may still be written to
+        assert kept_sha256(file) == file_sha256(file)
+    assert len(computed) == 2
+    monkeypatch.setattr(module.time, "time", lambda: file.stat().st_ctime + 60)
+    assert {kept_sha256(file) for _ in range(3)} == {file_sha256(file)} and len(computed) == 3
+    before = file.stat()
+    file.write_bytes(b"other")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert kept_sha256(file) == file_sha256(file)
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):

@@ -56,6 +56,17 @@ def test_a_model_of_ollama_is_found_by_its_name_and_tag(home):
     assert find("ollama:hub.example/someone/Model-GGUF:Q4_K_M").path == hub
 
 
+def test_a_name_that_two_hosts_have_is_told_apart_by_the_host(home, monkeypatch):
+    first = pull(home, "library/phi4", "latest", b"first", host="registry.ollama.ai")
+    other = pull(home, "library/phi4", "latest", b"other", host="hub.example")
+    assert [one.address for one in all_installed()] == ["ollama:hub.example/phi4:latest", "ollama:phi4:latest"]
+    assert [find(one.address).path for one in all_installed()] == [other, first]
+    with pytest.raises(UserError, match=r"several: ollama:hub.example/phi4:latest .*, ollama:phi4:latest .*choose one"):
+        find("ollama:phi4")
+    same = [pull(home, "library/qwen3", tag) for tag in ("4b", "4b-q4_K_M")]
+    assert find("ollama:qwen3").path in same  # two tags of one file
+
+
 def test_several_tags_or_quantisations_ask_for_one(home):
     pull(home, "library/qwen3", "4b"), pull(home, "library/qwen3", "8b", b"8B")
     with pytest.raises(UserError, match=r"has several: ollama:qwen3:4b \(.*\), ollama:qwen3:8b .*choose one"):

@@ -14,6 +14,12 @@ from runner.models.gguf.pieces import all_pieces, name_of
 from runner.types import UserError
 from runner.words import first_line
 
+_NO_MODEL = {
+    "adapter": "it is an adapter of a model, not a model",
+    "imatrix": "it holds the importance of weights (an imatrix), not a model",
+    "mmproj": "it reads images for a model (mmproj), which is another file",
+}
+
 
 class GGUFFile:
     """``tensors`` by name, ``architecture`` as llama.cpp names it. ``unused``: settings that nobody has asked for."""
@@ -31,6 +37,9 @@ class GGUFFile:
             self._add(piece, at, len(pieces))
         if len(self.tensors) != self.get("split.tensors.count", len(self.tensors)):
             raise self.error(f"its pieces hold {len(self.tensors)} tensors of {self.get('split.tensors.count')}")
+        kind = "mmproj" if self.get("general.architecture") == "clip" else str(self.get("general.type"))
+        if kind in _NO_MODEL:
+            raise self.error(_NO_MODEL[kind], "give the file of the model")
         self.architecture = str(self.need("general.architecture"))
 
     def _add(self, piece: Path, at: int, count: int) -> None:
@@ -91,11 +100,9 @@ class GGUFFile:
         own = (key for key in self._values if key.startswith(f"{self.architecture}."))
         return sorted(key for key in own if key not in self._asked)
 
-    def error(self, reason: str) -> UserError:
-        """What is wrong with the file, with what to use instead."""
-        return UserError(
-            f"{self.name} cannot be converted: {reason}; use an MLX or safetensors folder instead", exit_code=3
-        )
+    def error(self, reason: str, instead: str = "use an MLX or safetensors folder instead") -> UserError:
+        """What is wrong with the file, with what to do."""
+        return UserError(f"{self.name} cannot be converted: {reason}; {instead}", exit_code=3)
 
 
 def _plain(field: ReaderField) -> Any:

@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.cache import file_sha256
+from runner.cache import kept_sha256
 from runner.types import UserError
 
 CONVERSION = "conversion.yaml"  # what became of the tensors, in the folder that was made of them
-_PIECE = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_PIECE = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)
 
 
 def all_pieces(gguf: Path) -> list[Path]:
@@ -19,7 +19,8 @@ def all_pieces(gguf: Path) -> list[Path]:
     if (named := _PIECE.fullmatch(gguf.name)) is None:
         return [gguf]
     count = int(named["count"])
-    found = [gguf.with_name(f"{named['stem']}-{at:05d}-of-{count:05d}.gguf") for at in range(1, count + 1)]
+    of = f"{named['stem']}-{{:05d}}-of-{count:05d}{named['suffix']}"
+    found = [gguf.with_name(of.format(at)) for at in range(1, count + 1)]
     if missing := [piece.name for piece in found if not piece.is_file()]:
         which = f"{gguf.name} is one of {count} pieces, and of these {', '.join(missing)}"
         are = "is" if len(missing) == 1 else "are"
@@ -27,10 +28,15 @@ def all_pieces(gguf: Path) -> list[Path]:
     return found
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file's name says that it is one."""
+    return path.suffix.lower() == ".gguf"
+
+
 def gguf_files(folder: Path) -> list[Path]:
     """The GGUF models in a folder, each by its only or its first piece; what reads images beside them is none."""
-    files = (file for file in folder.glob("*.gguf") if file.is_file())
-    found = sorted(file for file in files if not file.name.lower().startswith("mmproj"))
+    files = (file for file in folder.glob("*.[gG][gG][uU][fF]") if file.is_file() and not file.name.startswith("."))
+    found = sorted(file for file in files if "mmproj" not in file.name.lower())
     return [file for file in found if (named := _PIECE.fullmatch(file.name)) is None or int(named["number"]) == 1]
 
 
@@ -42,5 +48,5 @@ def name_of(gguf: Path) -> str:
 
 def content_hash(pieces: Sequence[Path]) -> str:
     """A hexadecimal SHA-256 that stands for the content of all pieces: of the only one, or of all their own."""
-    digests = [file_sha256(piece) for piece in pieces]
+    digests = [kept_sha256(piece) for piece in pieces]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()

@@ -77,6 +77,9 @@ class Vocabulary:
         if self.kind == "llama":
             return Split()
         name = self.file.get("tokenizer.ggml.pre", "default")
+        if name == "default":
+            reason = "it does not say how its tokenizer cuts words (tokenizer.ggml.pre), as files made before May 2024"
+            raise self.file.error(reason, "fetch a newer GGUF file, or use an MLX or safetensors folder")
         if name not in SPLITS:
             raise self.file.error(f"pre-tokenizer {name} is not known (known: {', '.join(sorted(SPLITS))})")
         return SPLITS[name]

@@ -8,6 +8,7 @@ import pytest
 from runner.engine import weights
 from runner.machine.device import Device
 from runner.models.gguf.convert import Asked, convert_gguf
+from runner.models.gguf.pieces import all_pieces, gguf_files
 from runner.types import UserError
 from tests.support import ggufs
 
@@ -199,6 +200,21 @@ def test_an_architecture_that_is_not_known_is_named_with_those_that_are(tmp_path
     ) as raised:
         convert_gguf(Asked(str(path), str(tmp_path)))
     assert raised.value.exit_code == 3 and "\n" not in str(raised.value)
+
+
+def test_what_reads_images_for_a_model_is_none(tmp_path):
+    path = ggufs.write(tmp_path / "Qwen-VL-mmproj.GGUF", "clip", {}, {})
+    with pytest.raises(
+        UserError, match=r"reads images for a model \(mmproj\), which is another file; give the file of"
+    ):
+        convert_gguf(Asked(str(path), str(tmp_path)))
+    for name in ("Qwen-00002-of-00002.GGUF", "Qwen-00001-of-00002.GGUF", "._Qwen.gguf"):
+        (tmp_path / name).touch()
+    assert [path.name for path in gguf_files(tmp_path)] == ["Qwen-00001-of-00002.GGUF"]
+    assert [path.name for path in all_pieces(tmp_path / "Qwen-00002-of-00002.GGUF")] == [
+        "Qwen-00001-of-00002.GGUF",
+        "Qwen-00002-of-00002.GGUF",
+    ]
 
 
 @pytest.mark.usefixtures("cpu")

@@ -156,6 +156,10 @@ def test_control_tokens_of_phi_3_swallow_the_line_break_behind_them(tmp_path):
         ({}, 5, r"its vocabulary has 262 tokens, its embedding 5"),
         ({"tokenizer.ggml.token_type": [3, 3]}, 999, "262 tokens and the types of 2"),
         ({"tokenizer.ggml.merges": None}, 999, "lacks tokenizer.ggml.merges"),
+        ({"tokenizer.ggml.pre": None}, 999, r"does not say how its tokenizer cuts words.*; fetch a newer GGUF file"),
+        ({"tokenizer.ggml.pre": "default"}, 999, "does not say how its tokenizer cuts words"),
+        ({"general.type": "adapter"}, 999, "it is an adapter of a model, not a model; give the file of the model"),
+        ({"general.type": "imatrix"}, 999, "importance of weights"),
     ],
 )
 def test_a_tokenizer_that_is_not_the_files_is_refused(tmp_path, changes, rows, message):
