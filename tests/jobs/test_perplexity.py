@@ -15,7 +15,7 @@ import pytest
 
 import runner
 from jobs.perplexity import Asked, prepare_all
-from jobs.perplexity.check import exact_loss
+from jobs.perplexity.check import exact_loss, self_check
 from jobs.perplexity.conf import PerplexityConf
 from jobs.perplexity.run import PerplexityRun
 from jobs.perplexity.table import Variant, as_json, as_markdown, as_text, delta
@@ -200,6 +200,18 @@ def test_self_check_tells_how_far_batches_are_from_single_passes(words, capsys):
     assert line.startswith("self-check of ")
     batched, single = line.split("perplexity ")[1].split(" in a batch, ")
     assert float(batched) == pytest.approx(float(single.split(" ")[0]), rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["gemma3n", "gemma4_text", "deepseek_v3", "llama4"])
+def test_self_check_holds_for_families_whatever_their_layers_share(family):
+    import mlx.core as mx
+
+    from tests.support.attentions import tiny
+    from tests.support.tiny import VOCAB
+
+    mx.set_default_device(mx.cpu)
+    ids = np.random.default_rng(0).integers(0, VOCAB, (2, 24))
+    assert self_check(tiny(family), [ids], [mx.default_stream(mx.cpu)], 5).mean < 1e-4
 
 
 def test_self_check_fails_where_they_differ(words, capsys, monkeypatch):
