@@ -147,10 +147,12 @@ def _converted(gguf: Path, widths: Widths, found: installed.Installed | None = N
     shown, name = gguf.name, name_of(gguf)
     if found and found.digest:  # Ollama's files are named by their content alone
         shown, name = found.address, re.sub(r"\W+", "-", found.address)
-    stem = f"{name}-{((found and found.digest) or content_hash(pieces))[:16]}-v"
+    digest, models = ((found and found.digest) or content_hash(pieces))[:16], cache_dir() / "models"
     asked = f"-{widths.bits}bit-gs{widths.group_size or GROUP_SIZE}" if widths.bits else ""
-    folder, earlier = (cache_dir() / "models" / f"{stem}{version}{asked}" for version in (CONVERTER_VERSION, 1))
+    folder, earlier = (models / f"{name}-{digest}-v{version}{asked}" for version in (CONVERTER_VERSION, 1))
     if not folder.is_dir():
+        if same := sorted(models.glob(f"[!.]*-{digest}-v{CONVERTER_VERSION}{asked}")):  # by another name
+            return same[0]
         total = sum(piece.stat().st_size for piece in pieces)
         log.info("converting %s (%s) to an MLX model folder, once", shown, size(total))
         publish(folder, lambda temporary: _convert(gguf, shown, temporary, earlier, widths, total))

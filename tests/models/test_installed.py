@@ -176,6 +176,9 @@ def test_a_model_of_either_is_converted_and_nothing_is_written_where_it_lies(hom
                 path.chmod(0o755)
     assert sorted(home.rglob("*")) == before and folder.is_relative_to(cache)
     assert folder.name.startswith(f"ollama-tiny-latest-{blob.name.removeprefix('sha256-')[:16]}")
+    pull(home, "library/renamed", "8b", file.read_bytes())
+    assert resolve.resolve("ollama:renamed:8b") == folder  # one file by another name
+    shutil.rmtree(home / ".ollama/models/manifests/registry.example/library/renamed")
     assert "file: ollama:tiny:latest\n" in (folder / CONVERSION).read_text()
     (home / ".lmstudio" / "models" / "maker").mkdir(parents=True)
     mlx = tiny_folder(home / ".lmstudio" / "models" / "maker" / "Tiny-MLX")
