@@ -16,9 +16,10 @@ What it measures, on made-up tokens:
     ``buffers``: On Metal, both of these by the size of command buffers, in a process of its own for each. Sizes other
         than MLX's own are used where they gain 2%.
 
-Other programs should rest meanwhile. What is measured is kept as it comes: after an interruption the same command
-goes on with the rest; once all is there, it measures anew. It counts for models of the same dimensions on this machine,
-until MLX is updated. Keys that you set yourself (``engine.batch_size``, ``engine.prefill_tokens``) count more.
+Other programs should rest meanwhile. On a slow machine the largest sizes are not tried. What is measured is kept as it
+comes: after an interruption the same command goes on with the rest; once all is there, it measures anew. It counts for
+models of the same dimensions on this machine, until MLX is updated. Keys that you set yourself (``engine.batch_size``,
+``engine.prefill_tokens``) count more.
 
 The table is for you; ``tune.json`` in ``output.dir`` is for whoever works on rowmill: times, versions, the device and
 its memory, the model's dimensions, and no path, user or host name (see ``rowmill help metal``).
@@ -93,13 +94,19 @@ def run_tune(overrides: Sequence[str], config_dir: str | None = None) -> tuple[d
     found = Found.of(tuned.record(*place), conf.tune.quick, lambda record: tuned.keep(*place, record))
     task = {"model": str(folder), "engine": asdict(conf.engine), "quick": conf.tune.quick}
     began = time.perf_counter()
+
+    def write() -> dict[str, Any]:
+        sent = as_json(found, found_device, config, time.perf_counter() - began)
+        with disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(sent, indent=1) + "\n")
+        return sent
+
+    write()  # minutes before it is needed: who cannot write there is told now
     try:
         measure_all(found, task, found_device, config, environment)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("interrupted; what was measured is kept, and the same command goes on") from stop
     finally:
-        sent = as_json(found, found_device, config, time.perf_counter() - began)
-        with disk_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(sent, indent=1) + "\n")
+        sent = write()
     return sent, path

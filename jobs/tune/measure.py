@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ DECODE = (8, 16, 32, 64, 128, 256)  # sequences at once
 PREFILL = {"cpu": (128, 256, 512, 1024, 2048), "metal": (256, 512, 1024, 2048, 4096, 8192)}
 NEAR = 0.97  # of the best rate: the smallest size that reaches it is chosen,
 FAR = 0.9  # and below this, larger ones are not tried
+MOST_SECONDS = 75.0  # for sizes of one kind, after which no larger one is tried
 BEYOND = {False: 2.0, True: 1.0}  # times as slow, at which copies are not tried for more sequences; quick or not
 
 
@@ -78,10 +80,11 @@ def measure_sizes(found: Found, rates: Rates, kind: str) -> None:
     """Prompt tokens in a step, sequences at once."""
     usual, others = PREFILL_TOKENS[kind], PREFILL.get(kind, PREFILL["metal"])
     log.info("prompt tokens, by the most of them in a step:")
-    best = _best(found, "prefill", _sizes(found.quick, usual, others), rates.prefill)
+    best = _best(found, "prefill", _sizes(found.quick, usual, others), usual, rates.prefill)
     found.choose(prefill_tokens=best)
     log.info("decoded tokens behind a prefix of %d, by sequences at once:", PREFIX)
-    best = _best(found, "decode", _sizes(found.quick, BATCH_SIZE[kind], DECODE), partial(rates.decode, best or usual))
+    usual_batch, decode = BATCH_SIZE[kind], partial(rates.decode, best or usual)
+    best = _best(found, "decode", _sizes(found.quick, usual_batch, DECODE), usual_batch, decode)
     found.choose(batch_size=best)
 
 
@@ -89,10 +92,18 @@ def _sizes(quick: bool, usual: int, others: tuple[int, ...]) -> tuple[int, ...]:
     return (usual // 2, usual, 2 * usual) if quick else others
 
 
-def _best(found: Found, section: str, sizes: tuple[int, ...], rate: Callable[[int], float | None]) -> int | None:
-    """The smallest size that is nearly as fast as the fastest; None if none could be tried."""
+def _best(
+    found: Found, section: str, sizes: tuple[int, ...], usual: int, rate: Callable[[int], float | None]
+) -> int | None:
+    """The smallest size that is nearly as fast as the fastest; None if none could be tried, or the ``usual`` one could
+    not and might be faster still.
+    """
     rates: dict[int, float] = {}
+    began = time.perf_counter()
     for size in sizes:
+        if time.perf_counter() - began > MOST_SECONDS:
+            log.info("  larger ones are not tried: this machine takes too long")
+            return None if max(rates) < usual else near_best(rates)
         try:
             measured = found.once(section, str(size), partial(rate, size), _rate)
         except RuntimeError as error:  # of MLX, which has no memory left

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import tune
 from jobs.tune import buffers, measure, rates
 from jobs.tune.found import Found
 from jobs.tune.measure import near_best
@@ -64,6 +65,28 @@ def test_an_interruption_keeps_what_was_measured_and_the_same_command_goes_on(wo
     sent = json.loads(capsys.readouterr().out)
     assert sent["measured"]["prefill"] == {"256": 5.0, "512": 1512.0, "1024": 2024.0}
     assert sent["chosen"]["batch_size"] is None and sent["measured"]["decode"] == {"2": None}
+
+
+@pytest.mark.parametrize(("size", "chosen"), [(256, None), (512, 512), (1024, 1024)])
+def test_a_slow_machine_tries_no_larger_sizes_and_takes_none_that_is_worse_than_usual(size, chosen, monkeypatch):
+    now = [0.0]
+
+    def rate(tried):
+        now[0] += measure.MOST_SECONDS + 1 if tried == size else 1
+        return float(tried)
+
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    found = Found({}, {}, False, lambda record: None)
+    # The step that chooses a size, without a model.
+    assert measure._best(found, "prefill", (256, 512, 1024, 2048), 512, rate) == chosen
+    assert [*found.measured["prefill"]] == [str(tried) for tried in (256, 512, 1024) if tried <= size]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tune, "measure_all", lambda *_: pytest.fail("measured"))
+    assert main([*words, "output.dir=file/below"]) != 0
+    assert "file/below cannot be written" in capsys.readouterr().err
 
 
 def test_the_smallest_size_that_is_nearly_as_fast_is_chosen():
