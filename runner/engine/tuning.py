@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
 from statistics import median
@@ -26,7 +26,7 @@ WARM_UP = 4  # of them, not counted: new slots are made, kernels are compiled
 GAIN = 1.05  # in tokens/s, for which a batch is doubled
 PREFIX = 16  # tokens of the prefix that is tried
 ROWS, SUFFIX = 4, 12  # sequences behind it, and their tokens
-REPEATS = 2  # the best of them counts
+REPEATS = 3  # in turns, so that what else the machine does slows all of them; the best of each counts
 LEAST = Costs(snapshot=32, level=0.02)  # less cannot be told from noise, and small groups cost padding, too
 
 T = TypeVar("T")
@@ -113,8 +113,8 @@ def measure_costs(model: ResidentModel) -> Costs:
     model.forward(_tokens(PREFIX), Step([Span(prefix, None, 0, PREFIX)], building=prefix), rows=None)
     prefix.tokens.extend([1] * PREFIX)
     model.trim(prefix)
-    alone, behind, built = (
-        _seconds(partial(_forward, model, spans))
+    alone, behind, built = _seconds(
+        partial(_forward, model, spans)
         for spans in (
             [Span(None, None, 0, SUFFIX) for _ in range(ROWS)],
             [Span(prefix, None, 0, SUFFIX) for _ in range(ROWS)],
@@ -133,11 +133,13 @@ def _tokens(count: int) -> mx.array:
     return mx.ones((count,), mx.int32)
 
 
-def _seconds(work: Callable[[], mx.array]) -> float:
+def _seconds(works: Iterable[Callable[[], mx.array]]) -> list[float]:
+    todo = list(works)
+    rounds = [[_timed(work) for work in todo] for _ in range(REPEATS)]
+    return [min(seconds) for seconds in zip(*rounds, strict=True)]
+
+
+def _timed(work: Callable[[], mx.array]) -> float:
+    began = time.perf_counter()
     mx.eval(work())
-    seconds = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        mx.eval(work())
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+    return time.perf_counter() - began
