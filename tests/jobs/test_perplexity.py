@@ -534,9 +534,9 @@ def test_a_long_pause_gives_the_models_memory_back_and_changes_nothing(words, tm
 def test_what_is_at_work_is_on_disk_and_each_chunk_is_a_step(words, tmp_path, monkeypatch):
     folder, seen, exact = tmp_path / "outputs" / "sea", [], scorer.losses
 
-    def watched(model, batches, streams, chunk, beat):
+    def watched(model, batches, streams, chunk, *more):
         before = read_flight(folder)
-        found = exact(model, batches, streams, 16, beat)
+        found = exact(model, batches, streams, 16, *more)
         after = read_flight(folder)
         seen.append((sum(map(len, batches)), len(before.rows), before.working, after.beats - before.beats))
         return found
