@@ -137,17 +137,16 @@ def _undecodable_line(path: Path, encoding: str) -> tuple[int, bytes]:
         return number, next(islice(file, number - 1, None), b"")
 
 
-class _Members(io.RawIOBase):
-    """What a file's compressed parts hold, one after the other, however many: files that were joined have several.
+class _Made(io.RawIOBase):
+    """Bytes that are made of a file's, some at a time."""
 
-    What follows them and is none is left out, as ``gzip`` does: silently if all of it is zeros, as tapes are filled up.
-    """
-
-    def __init__(self, path: Path, kind: str) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         super().__init__()
-        self._path, self._kind, self._file = path, kind, path.open("rb")
-        self._unpack: Any = _DECOMPRESSORS[kind]()
-        self._packed, self._left, self._ended = b"", b"", False
+        self._file, self._left, self._ended = file, b"", False
+
+    def _read(self) -> None:
+        """Put the next bytes into ``_left``, which is empty; ``_ended`` once there are no more."""
+        raise NotImplementedError
 
     def readable(self) -> bool:
         return True
@@ -163,6 +162,18 @@ class _Members(io.RawIOBase):
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]
         return count
+
+
+class _Members(_Made):
+    """What a file's compressed parts hold, one after the other, however many: files that were joined have several.
+
+    What follows them and is none is left out, as ``gzip`` does: silently if all of it is zeros, as tapes are filled up.
+    """
+
+    def __init__(self, path: Path, kind: str) -> None:
+        super().__init__(path.open("rb"))
+        self._path, self._kind, self._packed = path, kind, b""
+        self._unpack: Any = _DECOMPRESSORS[kind]()
 
     def _read(self) -> None:
         if self._unpack.eof and not self._begin_next():
@@ -203,30 +214,17 @@ def _tell_not_latin(byte: bytes) -> None:
     )
 
 
-class _Recoded(io.RawIOBase):
+class _Recoded(_Made):
     """A text in any encoding as UTF-8."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
-        super().__init__()
-        self._file, self._decoder = file, codecs.getincrementaldecoder(encoding)()
-        self._left, self._ended = b"", False
+        super().__init__(file)
+        self._decoder = codecs.getincrementaldecoder(encoding)()
         self._is_latin = codecs.lookup(encoding).name == "iso8859-1"
 
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._left and not self._ended:
-            some = self._file.read(1 << 16)
-            self._ended = not some
-            if self._is_latin and (found := _NOT_LATIN.search(some)):
-                _tell_not_latin(found[0])
-            self._left = self._decoder.decode(some, final=self._ended).encode()
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
+    def _read(self) -> None:
+        some = self._file.read(1 << 16)
+        self._ended = not some
+        if self._is_latin and (found := _NOT_LATIN.search(some)):
+            _tell_not_latin(found[0])
+        self._left = self._decoder.decode(some, final=self._ended).encode()
