@@ -61,8 +61,7 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
     typed, _ = Composer(BenchmarkRunConf, "benchmark", config_dir).typed(overrides)
     conf = cast(BenchmarkRunConf, typed)
     check_keys(conf)
-    if conf.engine.backend == "fake":
-        raise UserError("benchmark needs a model: engine.backend=fake has none")
+    conf.engine.refuse_fake("benchmark")
     for name in ("max_kv_size", "kv_bits"):
         if conf.benchmark.against and getattr(conf.engine, name):
             raise UserError(f"engine.{name} affects rowmill only: leave it out with benchmark.against")

@@ -165,8 +165,7 @@ def compose(overrides: Sequence[str], config_dir: str | None, differing: Sequenc
         config["dataset"]["document"] = conf.dataset.document = conf.perplexity.document
     check_schedule(conf.schedule)
     check_notify(conf.notify)
-    if conf.engine.backend == "fake":
-        raise UserError("perplexity needs a model: engine.backend=fake has none")
+    conf.engine.refuse_fake("perplexity")
     typed_path = any(word.startswith("model.path=") for word in overrides)
     model = Path(str(conf.model.path).partition("#")[0]).name if typed_path else choices["model"]
     others = [word for word in differing if not word.startswith(("model=", "model.path="))]

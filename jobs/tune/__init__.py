@@ -53,7 +53,6 @@ from runner.keys import check_keys
 from runner.machine import device, tuned
 from runner.models import resolve
 from runner.models.recipes import ModelConf
-from runner.types import UserError
 
 
 @dataclass
@@ -83,8 +82,7 @@ def run_tune(overrides: Sequence[str], config_dir: str | None = None) -> tuple[d
     typed, _ = Composer(TuneRunConf, "tune", config_dir).typed(overrides)
     conf = cast(TuneRunConf, typed)
     check_keys(conf)
-    if conf.engine.backend == "fake":
-        raise UserError("tune needs a model: engine.backend=fake has none")
+    conf.engine.refuse_fake("tune")
     folder = resolve.model_folder(conf.model, conf.offline)
     config = resolve.read_config(folder)
     environment = dict(os.environ)  # without what preparing a device changes: each process does that itself

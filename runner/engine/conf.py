@@ -70,6 +70,11 @@ class EngineConf:
             why = "engine.max_kv_size makes windows of all layers, and those stay as they are: leave one of the two out"
             raise UserError("engine.kv_bits", why, value=self.kv_bits)
 
+    def refuse_fake(self, command: str) -> None:
+        """Raise UserError where there is no model, which this command needs."""
+        if self.backend == "fake":
+            raise UserError(f"{command} needs a model: engine.backend=fake has none")
+
     def sampling(self) -> Sampling:
         """How answers are drawn where a request does not say."""
         return Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
