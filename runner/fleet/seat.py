@@ -165,19 +165,18 @@ def open_engine(spec: Spec, beat: Callable[[], None] = lambda: None) -> tuple[En
     from runner.models.resolve import model_folder, read_config
 
     folder = model_folder(spec.model, spec.offline)
-    device = set_up(spec.engine.backend, read_config(folder))
+    config = read_config(folder)
+    device = set_up(spec.engine.backend, config)
     device = dataclasses.replace(device, memory_bytes=device.memory_bytes // spec.sharing)
-    engine = _open_model(spec, folder, device, beat)
+    engine = _open_model(spec, folder, config, device, beat)
     facts = hello_of(folder)._replace(device=f"{device.kind} ({device.name})", memory_bytes=device.memory_bytes)
     return engine, facts
 
 
-def _open_model(spec: Spec, folder: Path, device: Device, beat: Callable[[], None]) -> Engine:
+def _open_model(spec: Spec, folder: Path, config: dict[str, Any], device: Device, beat: Callable[[], None]) -> Engine:
     from runner.engine.weights import load_tokenizer
     from runner.engine.windows.engine import WindowEngine
-    from runner.models.resolve import read_config
 
-    config = read_config(folder)
     if spec.window:
         return WindowEngine(folder, config, device, spec.engine, spec.window, spec.share, beat)
     return open_mlx_engine(folder, device, spec.engine, _prompter(spec, load_tokenizer(folder, config)), spec.share)
