@@ -105,10 +105,10 @@ __device__ __forceinline__ float activated(float up, float gate, Activation by) 
 }
 
 // A block's shared memory: stages of packed weights and of x, and the pairs.
-template <int BITS, int GROUP, int PAIRS, int MATRICES>
+template <int BITS, int GROUP, int PAIRS, int MATRICES, int STAGES>
 struct Memory {
   static constexpr int ROW = 8 * BITS, GROUPS = ROWS * ROW, PACKED = GROUPS + ROWS * (CHUNK / GROUP) * 4;  // bytes
-  static constexpr int STAGES = 3, X_STRIDE = CHUNK + 8;  // so that rows fall on other banks
+  static constexpr int X_STRIDE = CHUNK + 8;  // so that rows fall on other banks
   unsigned char w[STAGES][MATRICES][PACKED];
   bf16 x[STAGES][PAIRS * X_STRIDE];
   int pair_of[PAIRS];
@@ -118,13 +118,14 @@ struct Memory {
 // With an activation there are two matrices, up and gate, and out is paired up. A block for 64 rows of weights and an
 // expert, PAIRS of its pairs at a time; a warp for 16 rows of one matrix. A product's terms may come in any order: of 64
 // numbers a lane takes 16 neighbours, which it can load at once, where the instruction would have it take two of eight.
-template <int BITS, int GROUP, int K, int PAIRS, Activation BY>
+template <int BITS, int GROUP, int K, int PAIRS, Activation BY, int STAGES, int SHARED_BYTES>
 __device__ __forceinline__ void project(
     const bf16* x, const Weights (&weights)[BY == NONE ? 1 : 2], const int* order, const int* offsets, int share,
     bf16* out) {
   constexpr int MATRICES = BY == NONE ? 1 : 2, THREADS = MATRICES * ROWS * 2, TILES = PAIRS / 8, CHUNKS = K / CHUNK;
-  typedef Memory<BITS, GROUP, PAIRS, MATRICES> Tiles;
-  constexpr int STAGES = Tiles::STAGES, W_PIECES = Tiles::PACKED / 16, X_PIECES = CHUNK / 8, OF_MATRIX = ROWS * 2;
+  typedef Memory<BITS, GROUP, PAIRS, MATRICES, STAGES> Tiles;
+  static_assert(sizeof(Tiles) == SHARED_BYTES, "cuda_experts.py asks for other memory than this");
+  constexpr int W_PIECES = Tiles::PACKED / 16, X_PIECES = CHUNK / 8, OF_MATRIX = ROWS * 2;
   constexpr int W_LOADS = (W_PIECES + OF_MATRIX - 1) / OF_MATRIX, X_LOADS = (PAIRS * X_PIECES + THREADS - 1) / THREADS;
   extern __shared__ __align__(16) unsigned char shared[];
   Tiles& tiles_of = *reinterpret_cast<Tiles*>(shared);

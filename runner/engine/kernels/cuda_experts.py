@@ -82,17 +82,18 @@ class Kernels(CheckedKernels):
                 output_names=["out"],
                 source=f"""
                 const rowmill::Weights weights[] = {{{", ".join(map(_weights_in_cuda, weights[:matrices]))}}};
-                rowmill::project<BITS, GROUP, K, PAIRS, (rowmill::Activation)BY>(
+                rowmill::project<BITS, GROUP, K, PAIRS, (rowmill::Activation)BY, {STAGES}, {shared}>(
                     x, weights, order, offsets, SHARE, out);""",
                 header=header + bounded(2 * ROWS * matrices, BLOCKS[matrices, few]),
-                shared_memory=self._memory(matrices, few),
+                shared_memory=shared,
             )
             for matrices in (1, 2)
             for few in PAIRS
+            for shared in [self._memory(matrices, few)]
         }
 
     def _memory(self, matrices: int, few: int) -> int:
-        """Bytes of shared memory of a block, as ``Memory`` in cuda_experts.cu."""
+        """Bytes of shared memory of a block: of ``Memory`` in cuda_experts.cu, which does not compile with others."""
         packed = ROWS * (ROWS * self.form.bits // 8 + ROWS // self.form.group_size * 4)
         return STAGES * (matrices * packed + few * (ROWS + 8) * 2) + few * 4
 
