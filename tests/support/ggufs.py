@@ -72,6 +72,8 @@ def write(path, architecture, keys, tensors):
     for name, array in tensors.items():
         kind, array = array if isinstance(array, tuple) else (None, array)
         writer.add_tensor(name, array, raw_dtype=kind)
+        if architecture == "gptoss" and kind == gguf.GGMLQuantizationType.MXFP4:
+            writer.tensors[0][name].dtype = 4  # Ollama's number of it
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -106,6 +108,35 @@ def tensors(architecture, model, config):
             array = array[0]
         found[f"{_expert_tensor(layer) or names.get_name(layer)}.{leaf}"] = array
     return found
+
+
+def ollamas(tensors):
+    """The tensors of a gpt-oss as ConvertGptoss of Ollama laid them out, the experts as pairs of type and blocks."""
+    tensors, found = dict(tensors), {}
+    for name in list(tensors):
+        block, _, leaf = name.rpartition(".")
+        if block.endswith("attn_q"):
+            block = block.removesuffix("attn_q")
+            parts = [tensors.pop(f"{block}attn_{part}.{leaf}") for part in "qkv"]
+            found[f"{block}attn_qkv.{leaf}"] = np.concatenate(parts)
+        elif block.endswith("ffn_gate_exps"):
+            block = block.removesuffix("ffn_gate_exps")
+            gates, ups = (tensors.pop(f"{block}ffn_{part}_exps.{leaf}") for part in ("gate", "up"))
+            kind, (gates, ups) = (gates[0], (gates[1], ups[1])) if leaf == "weight" else (None, (gates, ups))
+            both = np.stack([gates, ups], axis=2).reshape(len(gates), -1, *gates.shape[2:])
+            found[f"{block}ffn_gate_up_exps.{leaf}"] = (kind, _paired(both)) if kind else both
+    for name, array in tensors.items():
+        called = name.replace("attn_output", "attn_out").replace("post_attention_norm", "ffn_norm")
+        called = called.replace("attn_sinks.weight", "attn_sinks")
+        found[called] = (array[0], _paired(array[1])) if isinstance(array, tuple) else array
+    return found
+
+
+def _paired(stored):
+    """MXFP4 blocks whose bytes hold two neighbours each."""
+    blocks = stored.reshape(-1, 17)
+    levels = np.concatenate([blocks[:, 1:] & 15, blocks[:, 1:] >> 4], axis=1)
+    return np.concatenate([blocks[:, :1], levels[:, ::2] | levels[:, 1::2] << 4], axis=1).reshape(stored.shape)
 
 
 def _expert_tensor(layer):

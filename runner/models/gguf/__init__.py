@@ -3,14 +3,13 @@
 Modules:
 architectures  The architectures of GGUF files that are known, and their settings as mlx-lm's config.json has them.
 blocks         The tensors of a GGUF file as MLX holds them: exact where it has such blocks, else at the file's bits.
-check          The tokenizer made of a GGUF file held against the file's vocabulary and a text in several languages.
 convert        A GGUF file rewritten as the kind of model folder that mlx-lm loads, a few tensors in memory at a time.
 file           The keys and tensors of a GGUF file, or of all pieces of a split one, as plain values.
 layout         Which tensor of a GGUF file is which parameter of mlx-lm's model, and what is to be done with its rows.
 loss           What a conversion has lost: a short text's perplexity with its weights, and with the file's.
 pieces         The files of a model that lies in one GGUF file or in several (``NAME-00001-of-00003.gguf``).
 process        One conversion in a process of its own, which a damaged file may bring down.
+reader         The ``gguf`` package's reader, to which files in Ollama's own layout of gpt-oss look like llama.cpp's.
 rotary         How a GGUF file stretches its rotary positions, as ``rope_scaling`` in config.json has it.
-splits         How byte-level tokenizers cut a text into words, by llama.cpp's names.
-tokenizer      The tokenizer of a GGUF file, built from its own vocabulary, as the files that transformers reads.
+tokens         The tokenizer of a GGUF file, from its own vocabulary.
 """

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, ReaderTensor, quants
 from gguf import GGMLQuantizationType as Kind
 
+from runner.models.gguf.reader import rows_of
+
 GROUP_SIZE = 32
 WIDTHS = (2, 3, 4, 5, 6, 8)  # bits that MLX has
 _CHUNK = 1 << 22  # weights decoded at a time
@@ -98,10 +100,10 @@ def decode(tensor: ReaderTensor, dtype: mx.Dtype, form: Form | None = None) -> d
 
 def _chunks(tensor: ReaderTensor) -> Iterator[npt.NDArray[Any]]:
     """Some of the tensor's rows at a time, those of all experts one after the other, as they are stored."""
-    stored = tensor.data.reshape(-1, tensor.data.shape[-1])
+    total = int(np.prod(tensor.shape[1:]))
     rows = max(1, _CHUNK // int(tensor.shape[0]))
-    for start in range(0, len(stored), rows):
-        yield stored[start : start + rows]
+    for start in range(0, total, rows):
+        yield rows_of(tensor, slice(start, start + rows))
 
 
 def _joined(arrays: list[mx.array]) -> mx.array:
@@ -156,11 +158,11 @@ def _packed(levels: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint32]:
 
 
 def _check(tensor: ReaderTensor, arrays: dict[str, mx.array], form: Form) -> None:
-    stored = tensor.data.reshape(-1, tensor.data.shape[-1])
-    sample = sorted({0, len(stored) // 2, len(stored) - 1})
-    rows = {leaf: array.reshape(len(stored), -1)[mx.array(sample)] for leaf, array in arrays.items()}
+    total = int(np.prod(tensor.shape[1:]))
+    sample = sorted({0, total // 2, total - 1})
+    rows = {leaf: array.reshape(total, -1)[mx.array(sample)] for leaf, array in arrays.items()}
     parts = (rows["weight"], rows["scales"], rows.get("biases"))
     got = np.array(mx.dequantize(*parts, form.group_size, form.bits, form.mode).astype(mx.float32))
-    want = quants.dequantize(stored[sample], tensor.tensor_type)
+    want = quants.dequantize(rows_of(tensor, sample), tensor.tensor_type)
     if not np.allclose(got, want, rtol=1e-5, atol=1e-6 * float(np.abs(want).max())):
         raise WrongBlocksError(f"{tensor.name} ({tensor.tensor_type.name}) is read in two ways")

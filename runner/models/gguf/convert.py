@@ -17,13 +17,13 @@ import mlx.core as mx
 import yaml
 from gguf import GGMLQuantizationType
 
-from runner.models.gguf import check
 from runner.models.gguf.architectures import architecture_of, config_of
 from runner.models.gguf.blocks import GROUP_SIZE, Form, WrongBlocksError, form_of
 from runner.models.gguf.file import GGUFFile
 from runner.models.gguf.layout import Slot, slots
 from runner.models.gguf.pieces import CONVERSION
-from runner.models.gguf.tokenizer import Vocabulary, build, tokenizer_config
+from runner.models.gguf.tokens import check
+from runner.models.gguf.tokens.tokenizer import Vocabulary, build, tokenizer_config
 from runner.words import first_line
 
 SHARD_BYTES = 1 << 29  # what is held in memory at once

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader, GGUFValueType, ReaderField, ReaderTensor
+from gguf import GGUFValueType, ReaderField, ReaderTensor
 
 from runner.models.gguf.pieces import all_pieces, name_of
+from runner.models.gguf.reader import OLLAMAS, Reader, as_llama_cpp, parts_of
 from runner.types import UserError
 from runner.words import first_line
 
@@ -41,10 +42,15 @@ class GGUFFile:
         if kind in _NO_MODEL:
             raise self.error(_NO_MODEL[kind], "give the file of the model")
         self.architecture = str(self.need("general.architecture"))
+        if self.architecture == OLLAMAS:
+            self._values = as_llama_cpp(self._values)
+            self.architecture = str(self.need("general.architecture"))
+            heads = self.setting("attention.head_count"), self.setting("attention.head_count_kv")
+            self.tensors = parts_of(self.tensors.values(), *heads)
 
     def _add(self, piece: Path, at: int, count: int) -> None:
         try:
-            reader = GGUFReader(piece)
+            reader = Reader(piece)
             values = {name: _plain(field) for name, field in reader.fields.items()}
         except Exception as error:  # whatever the package meets in a damaged file
             raise UserError(f"{piece} is not a readable GGUF file: {first_line(error)}") from error

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import numpy as np
 from gguf import quants
 from mlx.utils import tree_map, tree_unflatten
 from mlx_lm.utils import dequantize_model, load_model
 
 from runner.models.gguf.blocks import Form
 from runner.models.gguf.layout import Slot
+from runner.models.gguf.reader import rows_of
 
 TOKENS = 256
 _ROWS = 8192  # of the head's matrix, dequantised at a time
@@ -105,7 +107,7 @@ class _Matrix:
 
     def _rows(self, ids: mx.array) -> mx.array:
         if self._tensor is not None:
-            stored = self._tensor.data[ids.flatten().tolist()]
+            stored = rows_of(self._tensor, np.array(ids).ravel())
             return mx.array(quants.dequantize(stored, self._tensor.tensor_type)).reshape(*ids.shape, -1)
         module = self._module
         rows: mx.array = module.weight[ids]

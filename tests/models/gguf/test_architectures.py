@@ -1,4 +1,4 @@
-"""Promises of runner/models/gguf/{architectures,layout,rotary}.py: a file computes what llama.cpp computes with it."""
+"""Promises of runner/models/gguf/{architectures,layout,reader,rotary}.py: a file computes what llama.cpp computes."""
 
 import math
 
@@ -191,6 +191,30 @@ def convert(tmp_path, architecture="llama", model_type="llama", extra=None, chan
     )
     (tmp_path / "out").mkdir()
     convert_gguf(Asked(str(path), str(tmp_path / "out")))
+
+
+@pytest.mark.usefixtures("cpu")
+def test_gpt_oss_as_ollama_converted_it_becomes_the_same_model(tmp_path):
+    import mlx.core as mx
+    from gguf import GGMLQuantizationType, quants
+
+    mxfp4, settings = GGMLQuantizationType.MXFP4, CASES["gpt-oss"]
+    original, config = ggufs.random_model("gpt_oss", **settings[2])
+    tensors = {
+        name: (mxfp4, quants.quantize(array, mxfp4)) if name.endswith("_exps.weight") else array
+        for name, array in ggufs.tensors("gpt-oss", original, config).items()
+    }
+    keys = ggufs.settings("gptoss", config, **settings[3]) | {"tokenizer.ggml.pre": "default"}
+    del keys["gptoss.rope.scaling.type"]
+    known = ggufs.settings("gpt-oss", config, **settings[3]) | {"tokenizer.ggml.pre": "gpt-4o"}
+    for architecture, found, written in (("gpt-oss", known, tensors), ("gptoss", keys, ggufs.ollamas(tensors))):
+        path = ggufs.write(tmp_path / f"{architecture}.gguf", architecture, found, written)
+        (tmp_path / architecture).mkdir()
+        convert_gguf(Asked(str(path), str(tmp_path / architecture)))
+    (ours, theirs) = (mx.load(str(tmp_path / name / "model.safetensors")) for name in ("gpt-oss", "gptoss"))
+    assert ours.keys() == theirs.keys() and all(mx.array_equal(ours[name], theirs[name]) for name in ours)
+    for name in ("config.json", "tokenizer.json"):
+        assert (tmp_path / "gptoss" / name).read_text() == (tmp_path / "gpt-oss" / name).read_text()
 
 
 def test_an_architecture_that_is_not_known_is_named_with_those_that_are(tmp_path):

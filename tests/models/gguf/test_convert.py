@@ -177,7 +177,7 @@ def test_what_rounding_loses_is_measured_told_and_kept_beside_the_model(tmp_path
     """The figure of the file is that of its own numbers, dequantised by the package."""
     import mlx.core as mx
 
-    from runner.models.gguf.check import TEXT
+    from runner.models.gguf.tokens.check import TEXT
 
     path = quantised_gguf(tmp_path / "six.gguf", gguf.GGMLQuantizationType.Q6_K)
     said = []

@@ -1,4 +1,4 @@
-"""Promises of runner/models/gguf/{tokenizer,splits,check}.py: the tokens of a text are those of the model's own."""
+"""Promises of runner/models/gguf/tokens/{tokenizer,splits,check}.py: a text's tokens are those of the model's own."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from runner.models.gguf.check import TEXT, check
 from runner.models.gguf.file import GGUFFile
-from runner.models.gguf.splits import SPLITS
-from runner.models.gguf.tokenizer import Vocabulary, build, tokenizer_config
+from runner.models.gguf.tokens.check import TEXT, check
+from runner.models.gguf.tokens.splits import SPLITS
+from runner.models.gguf.tokens.tokenizer import Vocabulary, build, tokenizer_config
 from runner.types import UserError
 from tests.support import ggufs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenizers import Tokenizer
 
-from runner.models.gguf.tokenizer import Vocabulary
+from runner.models.gguf.tokens.tokenizer import Vocabulary
 from runner.types import UserError
 
 TEXT = """The harbour master keeps a ledger of every boat that ties up before dawn. On Tuesday, 14 March, he counted \

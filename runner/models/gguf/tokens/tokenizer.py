@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from runner.models.gguf.file import GGUFFile
-from runner.models.gguf.splits import SPLITS, Split
+from runner.models.gguf.tokens.splits import SPLITS, Split
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # values of tokenizer.ggml.token_type
 _SPACE = "\u2581"  # SentencePiece's spelling of a space
@@ -58,7 +58,8 @@ class Vocabulary:
         """The ids that end an answer, each once: those that the file names, and where no turn's end is among them,
         those that it holds under well-known names.
         """
-        named = (self.file.get(f"tokenizer.ggml.{name}_token_id", self._usual(name)) for name in ("eos", "eot", "eom"))
+        named = [self.file.get(f"tokenizer.ggml.{name}_token_id", self._usual(name)) for name in ("eos", "eot", "eom")]
+        named += self.file.get("tokenizer.ggml.eos_token_ids") or []  # Ollama's
         found = [number for number in named if number is not None and number < len(self.tokens)]
         if not any(self.tokens[number] in _TURN_ENDS for number in found):
             control = {token for token in (*_TURN_ENDS, *_TEXT_ENDS) if self._is_control(token)}

@@ -1,0 +1,97 @@
+"""The ``gguf`` package's reader, to which files in Ollama's own layout of gpt-oss look like llama.cpp's.
+
+Ollama converted gpt-oss before llama.cpp knew it, and its library still has these files: other names, queries, keys and
+values in one tensor, the experts' gates and ups row by row in another, and MXFP4 blocks under a number that ggml had
+given up. They stay as they lie on the disk until they are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType, GGUFReader, ReaderField, ReaderTensor
+
+OLLAMAS, NAME = "gptoss", "gpt-oss"
+_MXFP4 = 4  # Ollama's number of it
+_CALLED = {"attn_out": "attn_output", "ffn_norm": "post_attention_norm"}
+# What a file leaves unsaid: positions are stretched by YaRN, words are cut as gpt-4o's.
+_SAID = {f"{NAME}.rope.scaling.type": "yarn", "tokenizer.ggml.pre": "gpt-4o"}
+
+
+class PairedTensor(ReaderTensor):  # type: ignore[misc]
+    """MXFP4 blocks whose bytes hold two neighbours each, not one of either half."""
+
+
+class Reader(GGUFReader):  # type: ignore[misc]
+    """The package's own, which also reads Ollama's MXFP4."""
+
+    tensors: list[ReaderTensor]
+
+    def _build_tensors(self, start_offs: int, fields: list[ReaderField]) -> None:
+        name = self.fields.get("general.architecture")
+        is_ollamas = name is not None and name.contents() == OLLAMAS
+        paired = {field.name for field in fields if is_ollamas and field.parts[4][0] == _MXFP4}
+        for field in fields:
+            if field.name in paired:
+                field.parts[4] = np.array([GGMLQuantizationType.MXFP4], np.uint32)
+        super()._build_tensors(start_offs, fields)
+        self.tensors = [PairedTensor(*one) if one.name in paired else one for one in self.tensors]
+
+
+def rows_of(tensor: ReaderTensor, at: slice | list[int] | npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Some of a tensor's rows, those of all experts one after the other, as ggml has them."""
+    stored: npt.NDArray[Any] = tensor.data.reshape(-1, tensor.data.shape[-1])[at]
+    if not isinstance(tensor, PairedTensor):
+        return stored
+    blocks = stored.reshape(len(stored), -1, 17)
+    halves = blocks[..., 1:].reshape(*blocks.shape[:2], 2, 8)
+    first, second = halves[..., 0, :], halves[..., 1, :]
+    bytes_of = np.stack([first & 15 | second << 4, first >> 4 | second & 0xF0], axis=-1)
+    return np.concatenate([blocks[..., :1], bytes_of.reshape(*blocks.shape[:2], 16)], axis=-1).reshape(stored.shape)
+
+
+def as_llama_cpp(values: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a file in Ollama's layout as llama.cpp's."""
+    keys = {re.sub(f"^{OLLAMAS}\\.", f"{NAME}.", key): value for key, value in values.items()}
+    unsaid = {key: value for key, value in _SAID.items() if keys.get(key, "default") == "default"}
+    return keys | unsaid | {"general.architecture": NAME}
+
+
+def parts_of(tensors: Iterable[ReaderTensor], heads: int, shared: int) -> dict[str, ReaderTensor]:
+    """The tensors of a file in Ollama's layout as llama.cpp's, by name. ``heads``: of queries, and ``shared`` ones."""
+    return {one.name: one for tensor in tensors for one in _parts(tensor, heads, shared)}
+
+
+def _parts(tensor: ReaderTensor, heads: int, shared: int) -> Iterator[ReaderTensor]:
+    name = re.sub(r"\.(\w+)\b", lambda found: f".{_CALLED.get(found[1], found[1])}", tensor.name)
+    name = f"{name}.weight" if name.endswith("attn_sinks") else name
+    if "attn_qkv" in name:
+        width = int(tensor.shape[-1]) // (heads + 2 * shared)
+        ends = np.cumsum([0, heads * width, shared * width, shared * width]).tolist()
+        for part, start, end in zip("qkv", ends, ends[1:], strict=False):
+            yield _rows(tensor, name.replace("attn_qkv", f"attn_{part}"), slice(start, end))
+    elif "ffn_gate_up_exps" in name:
+        for at, part in enumerate(("gate", "up")):
+            yield _rows(tensor, name.replace("gate_up", part), slice(at, None, 2))
+    else:
+        yield tensor._replace(name=name)
+
+
+def _rows(tensor: ReaderTensor, name: str, rows: slice) -> ReaderTensor:
+    """Rows of a matrix or of each expert's; of biases, their numbers."""
+    is_bias = name.endswith(".bias")
+    shape = [int(n) for n in tensor.shape]
+    axis = 0 if is_bias else 1
+    data = tensor.data
+    if is_bias:
+        data = data.reshape(*reversed(shape), -1)  # a number may take several bytes
+    at = (..., rows, slice(None))
+    shape[axis] = len(range(shape[axis])[rows])
+    data = data[at].reshape(*reversed(shape[1:]), -1) if is_bias else data[at]
+    share = shape[axis] / int(tensor.shape[axis])
+    sizes = {"n_elements": round(tensor.n_elements * share), "n_bytes": round(tensor.n_bytes * share)}
+    return tensor._replace(name=name, shape=np.array(shape), data=data, **sizes)
