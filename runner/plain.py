@@ -6,13 +6,15 @@ import base64
 import json
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """Valid JSON, on one line without ``indent``; texts and the order of keys stay as they are.
 
-    NaN and infinities become null, bytes base64, dates and times ISO 8601, decimals and UUIDs their text.
+    NaN and infinities become null, bytes base64, dates and times ISO 8601, decimals (never as 1E-7) and UUIDs
+    their text.
     """
     try:
         return _encoder(indent).encode(value)
@@ -35,6 +37,8 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return _finite(value.tolist())
+    if isinstance(value, Decimal):
+        return format(value, "f")
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 

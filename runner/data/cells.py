@@ -3,6 +3,8 @@
 Arrow holds more than Python objects can: dates beyond the year 9999, time zones that nobody knows, nanoseconds of a
 day, texts whose bytes are no UTF-8. Such a cell, or such a part of a list or a struct, becomes an ``UnreadableCell``,
 which concerns nobody who does not use it; every other cell of its column stays what it is.
+
+A fraction of 16 or 32 bits is the shortest one that these bits stand for: 0.1, where Python has 0.10000000149011612.
 """
 
 from __future__ import annotations
@@ -42,18 +44,76 @@ class UnreadableCell:
 
 def values(name: str, column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """A column's cells as jobs and templates see them."""
+    return _shortened(stored(name, column), column.type)
+
+
+def stored(name: str, column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """A column's cells, fractions as Python widens them: as hashes of rows have them."""
     return _values(column, lambda _, why: UnreadableCell(f"column {name!r}: {why}"))
 
 
 def shown(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """A column's cells for people and files: what Python cannot hold is spelled as Arrow spells it."""
-    return _values(column, lambda cell, _: _spelled(cell))
+    return _shortened(_values(column, lambda cell, _: _spelled(cell)), column.type)
+
+
+def shortest(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """A column of fractions of 16 or 32 bits as fractions of 64 that are printed the same."""
+    if pa.types.is_float32(column.type):
+        return column.cast(pa.string()).cast(pa.float64())
+    import numpy as np
+
+    cells = (None if cell is None else float(cell) for cell in column.to_pylist())
+    return pa.array([c if c is None or c.is_integer() else float(str(np.float16(c))) for c in cells], pa.float64())
 
 
 def records(table: pa.Table) -> list[dict[str, Any]]:
     """Rows for people and files."""
     columns = [shown(column) for column in table.columns]
     return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def is_short(kind: pa.DataType) -> bool:
+    """Whether these are fractions of 16 or 32 bits."""
+    return bool(pa.types.is_float16(kind) or pa.types.is_float32(kind))
+
+
+def _has_short(kind: pa.DataType) -> bool:
+    return is_short(kind) or any(map(_has_short, _parts(kind)))
+
+
+def _parts(kind: pa.DataType) -> list[pa.DataType]:
+    """The types of what a cell of this type consists of."""
+    t = pa.types
+    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
+        return [kind.value_type]
+    if isinstance(kind, pa.BaseExtensionType):
+        return [kind.storage_type]
+    if t.is_map(kind):
+        return [kind.key_type, kind.item_type]
+    return [kind.field(at).type for at in range(kind.num_fields)]
+
+
+def _shortened(cells: list[Any], kind: pa.DataType) -> list[Any]:
+    """The cells, each fraction of 16 or 32 bits in them as the shortest one that it stands for."""
+    if is_short(kind):
+        return list(shortest(pa.array(cells, kind)).to_pylist())
+    if not _has_short(kind):
+        return cells
+    t, parts = pa.types, _parts(kind)
+    if t.is_struct(kind):
+        names = [field.name for field in kind]
+        sides = [[cell and cell[name] for cell in cells] for name in names]
+        rows = zip(*map(_shortened, sides, parts), strict=True)
+        return [cell and dict(zip(names, row, strict=True)) for cell, row in zip(cells, rows, strict=True)]
+    if t.is_map(kind):
+        return [
+            cell and list(zip(*map(_shortened, map(list, zip(*cell, strict=True)), parts), strict=True))
+            for cell in cells
+        ]
+    if _is_list(kind):
+        return [cell and _shortened(cell, parts[0]) for cell in cells]
+    return cells if t.is_union(kind) else _shortened(cells, parts[0])
 
 
 def _values(column: pa.Array | pa.ChunkedArray, instead: Instead) -> list[Any]:
@@ -103,11 +163,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _may_lose(kind: pa.DataType) -> bool:
     """Whether a cell of this type may become another value without an error."""
-    t = pa.types
-    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
-        return _may_lose(kind.value_type)
-    inner = any(_may_lose(kind.field(at).type) for at in range(kind.num_fields))
-    return inner or t.is_time(kind) or t.is_date64(kind)
+    return pa.types.is_time(kind) or pa.types.is_date64(kind) or any(map(_may_lose, _parts(kind)))
 
 
 def _same(found: list[Any], column: pa.Array | pa.ChunkedArray) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from runner.data.cells import values
+from runner.data.cells import stored
 from runner.types import RowError, Source, UserError
 from runner.words import did_you_mean, rows_at
 
@@ -35,12 +35,12 @@ def hash_rows(names: Sequence[str], columns: Sequence[Sequence[Any]]) -> bytes:
 
 def hash_table(table: pa.Table) -> bytes:
     """As ``hash_rows``."""
-    return hash_rows(table.column_names, [values(name, table[name]) for name in table.column_names])
+    return hash_rows(table.column_names, [stored(name, table[name]) for name in table.column_names])
 
 
 def hash_column(column: pa.ChunkedArray) -> bytes:
     """HASH_BYTES for each cell, none of which is null."""
-    return _hashes(_texts(values("", column)))
+    return _hashes(_texts(stored("", column)))
 
 
 def hash_keys(name: str, source: Source) -> np.ndarray:

@@ -12,7 +12,7 @@ import copy
 import hashlib
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from runner.data.cells import UnreadableCell, values
+from runner.data.cells import UnreadableCell, stored, values
 from runner.data.columns import own_columns, own_value, with_composed_names
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_name, gold_values, names_of_classes
@@ -159,9 +159,9 @@ class DataSource:
             why = row[self._unreadable] if self._unreadable else None
             yield row if why is None else UnreadableRow(row, why)
 
-    def _columns(self, table: pa.Table) -> list[list[Any]]:
+    def _columns(self, table: pa.Table, read: Callable[[str, Any], list[Any]] = values) -> list[list[Any]]:
         """The table's cells, column by column, each its row's own value."""
-        columns = [values(name, table[name]) for name in self.column_names]
+        columns = [read(name, table[name]) for name in self.column_names]
         for name, hidden in self._own.items():
             at = self.column_names.index(name)
             texts = table[hidden].to_pylist()
@@ -177,7 +177,7 @@ class DataSource:
         """What rows [start, stop) hold, HASH_BYTES for each; see ``runner.data.rowhash``."""
         spans = ((at, min(at + self._read_rows, stop)) for at in range(start, stop, self._read_rows))
         tables = (self.table(*span, self._all.names) for span in spans)
-        return b"".join(hash_rows(self.column_names, self._columns(table)) for table in tables)
+        return b"".join(hash_rows(self.column_names, self._columns(table, stored)) for table in tables)
 
     def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
         """These columns of rows [start, stop), with their own Arrow types; KeyError for an unknown column."""

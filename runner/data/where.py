@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple, NoReturn
 
 import pyarrow as pa
 
+from runner.data.cells import is_short, shortest
 from runner.text.written import NUMBER
 from runner.types import UserError
 from runner.words import composed, did_you_mean
@@ -37,6 +39,7 @@ _KEYWORDS = {"and", "or", "not", "in", "is", "null"}
 _INTEGER = r"^-?\d{1,18}$"
 _KERNELS = {"==": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal"}
 _MAX_DEPTH = 100
+_WHOLE = pa.decimal256(58, 0)  # holds all integers, and leaves digits for a literal's fraction
 
 
 class NoRowsError(UserError):
@@ -220,6 +223,9 @@ def _compare(column: Any, op: str, literal: Token, name: str) -> Any:
         return _compare_members(column, op, literal, name)
     if _is_text(column.type):
         return _compare_text(column, op, literal)
+    if pa.types.is_decimal(column.type):
+        column = column.cast(_WHOLE) if column.type.scale < 0 else column
+        return _call(_KERNELS[op], column, pa.scalar(_decimal(literal, column.type, name)))
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return _compare_number(column, op, literal, name)
     return _call(_KERNELS[op], column, _scalar(literal, column.type, name))
@@ -260,10 +266,19 @@ def _compare_where(chosen: Any, texts: Any, kind: pa.DataType, op: str, literal:
 
 def _compare_number(column: Any, op: str, literal: Token, name: str) -> Any:
     """As if the column were of texts: a quoted number is equal only to one that is printed like it."""
-    found = _call(_KERNELS[op], column, _scalar(literal, column.type, name))
+    column = shortest(column) if is_short(column.type) else column
+    found = _compare_exactly(column, op, _scalar(literal, column.type, name), literal)
     if literal.kind == "number" or op not in ("==", "!=") or _is_printed(literal.value, column.type):
         return found
     return _call("if_else", _call("is_valid", column), op == "!=", pa.scalar(None, pa.bool_()))
+
+
+def _compare_exactly(column: Any, op: str, scalar: pa.Scalar, literal: Token) -> Any:
+    """Also where an integer lies beyond what a float tells apart."""
+    try:
+        return _call(_KERNELS[op], column, scalar)
+    except pa.ArrowInvalid:
+        return _call(_KERNELS[op], column.cast(_WHOLE), pa.scalar(Decimal(literal.value)))
 
 
 def _is_printed(text: str, kind: pa.DataType) -> bool:
@@ -286,7 +301,17 @@ def _scalar(literal: Token, kind: pa.DataType, name: str) -> pa.Scalar:
             return pa.scalar(int(literal.value) if _is_integral(literal) else float(literal.value))
         return pa.scalar(literal.value).cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
-        raise UserError("dataset.where", f"column {name!r} holds {kind}, not {literal.value!r}") from None
+        raise _misfit(literal, kind, name) from None
+
+
+def _decimal(literal: Token, kind: pa.DataType, name: str) -> Decimal:
+    if re.match(NUMBER, literal.value):
+        return Decimal(literal.value)
+    raise _misfit(literal, kind, name)
+
+
+def _misfit(literal: Token, kind: pa.DataType, name: str) -> UserError:
+    return UserError("dataset.where", f"column {name!r} holds {kind}, not {literal.value!r}")
 
 
 def _is_text(kind: pa.DataType) -> bool:

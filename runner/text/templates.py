@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
@@ -133,6 +134,8 @@ class Template:
     def _finalize(self, value: Any) -> Any:
         if value is None:
             raise _NullError
+        if isinstance(value, Decimal):
+            value = format(value, "f")  # never 1E-7
         return value if self._fuse is None or isinstance(value, jinja2.Undefined) else self._fuse(str(value))
 
 

@@ -6,6 +6,7 @@ import struct
 from decimal import Decimal
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -68,6 +69,35 @@ def test_bytes_that_are_text_uuids_and_small_booleans_are_printed_as_what_they_a
     with pytest.raises(RowError, match="these bytes are no UTF-8 text"):
         template.render(second)
     assert Template("prompt.user", "{{ b | tojson }}").render(second) == '"Yf8="'
+
+
+SHORT = pa.array([0.1, 16777217.0, -0.0, 3.4e38, None], pa.float32())
+FRACTIONS = {
+    "float32": (SHORT, ["0.1", "16777216.0", "-0.0", "3.4e+38", None]),
+    "float16": (pa.array(np.array([0.1, 65504, 6e-8], np.float16)), ["0.1", "65504.0", "6e-08"]),
+    "list": (pa.array([[0.1, None], [], None], pa.list_(pa.float32())), ["[0.1, None]", "[]", None]),
+    "fixed": (pa.array([[0.1, 2], None], pa.list_(pa.float32(), 2)), ["[0.1, 2.0]", None]),
+    "struct": (
+        pa.array([{"a": 0.1, "b": 0.1}, None], pa.struct([("a", pa.float32()), ("b", pa.float64())])),
+        ["{'a': 0.1, 'b': 0.1}", None],
+    ),
+    "map": (pa.array([[("a", 0.1)], [], None], pa.map_(pa.string(), pa.float32())), ["[('a', 0.1)]", "[]", None]),
+    "dictionary": (SHORT.dictionary_encode(), ["0.1", "16777216.0", "-0.0", "3.4e+38", None]),
+    "decimal": (pa.array([Decimal("1.10"), Decimal("1E-7")], pa.decimal128(12, 7)), ["1.1000000", "0.0000001"]),
+    "thousands": (pa.array([Decimal("12E3"), None], pa.decimal128(5, -3)), ["12000", None]),
+}
+
+
+@pytest.mark.parametrize(("column", "printed"), FRACTIONS.values(), ids=FRACTIONS.keys())
+def test_a_fraction_is_printed_as_the_shortest_that_its_bits_stand_for_and_without_powers_of_ten(
+    tmp_path, column, printed
+):
+    with pa.ipc.new_file(tmp_path / "a.arrow", pa.schema([("x", column.type)])) as file:
+        file.write_table(pa.table({"x": column}))
+    template = Template("prompt.user", "{{ x if x is not none else '-' }}")
+    rows = open_source(DatasetConf(kind="arrow", path=str(tmp_path / "a.arrow"))).rows()
+    assert [template.render(row) for row in rows] == [text or "-" for text in printed]
+    assert shown(column) == values("x", column)
 
 
 def test_what_python_cannot_hold_is_spelled_for_people():
@@ -217,3 +247,33 @@ def test_a_feature_type_of_a_newer_datasets_is_left_out_of_the_output(tmp_path):
     source = open_source(DatasetConf(kind="parquet", path=str(tmp_path / "rows.parquet")))
     schema = choose(None, source, pa.schema([])).schema()
     assert set(datasets.Features.from_arrow_schema(schema)) == {"text", "tags"}
+
+
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        ("f == 0.1", [0]),
+        ("f > 0.1", [1]),
+        ("fs == 0.2", [1]),
+        ("h in [0.1]", [0]),
+        ("d > 1.105", [1]),
+        ("d == '1.10'", [0]),
+        ("k >= 2000", [1]),
+        ("u > 5", [1]),
+        ("big > 9007199254740992.5", [1]),
+    ],
+)
+def test_a_filter_compares_numbers_of_any_type_as_they_are_printed(tmp_path, where, rows):
+    columns = {
+        "f": pa.array([0.1, 0.2], pa.float32()),
+        "fs": pa.array([[0.1], [0.1, 0.2]], pa.list_(pa.float32())),
+        "h": pa.array(np.array([0.1, 0.2], np.float16)),
+        "d": pa.array([Decimal("1.10"), Decimal("1.11")], pa.decimal128(10, 2)),
+        "k": pa.array([Decimal("1E3"), Decimal("2E3")], pa.decimal128(5, -3)),
+        "u": pa.array([5, 2**64 - 1], pa.uint64()),
+        "big": pa.array([2**53, 2**53 + 1]),
+    }
+    with pa.ipc.new_file(tmp_path / "a.arrow", pa.table(columns).schema) as file:
+        file.write_table(pa.table(columns))
+    source = open_source(DatasetConf(kind="arrow", path=str(tmp_path / "a.arrow"), where=where))
+    assert [columns["u"].to_pylist().index(row["u"]) for row in source.rows()] == rows
