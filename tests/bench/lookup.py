@@ -114,7 +114,7 @@ def shape(layers, rows=(1, 2, 4, 8, 16), lengths=(2, 4, 8, 16)):
     from runner.sequences import Sequence
     from tests.bench.gpu.llama_8b import build
 
-    model = build(layers) if found.kind != "cpu" else small()
+    model = build(layers) if found.kind != "cpu" else small(layers)
     counting(model)
     if found.kind == "cuda":
         cuda.prepare(model, 40 << 30)
@@ -153,14 +153,15 @@ def shape(layers, rows=(1, 2, 4, 8, 16), lengths=(2, 4, 8, 16)):
     return results
 
 
-def small():
-    """SmolLM2-135M's shape in float32."""
+def small(layers):
+    """SmolLM2-135M's shape in float32, with at most its 30 layers."""
     from mlx_lm.models import llama
 
     return llama.Model(
         llama.ModelArgs(
-            model_type="llama", hidden_size=576, num_hidden_layers=30, intermediate_size=1536, num_attention_heads=9,
-            num_key_value_heads=3, rms_norm_eps=1e-5, vocab_size=49152, tie_word_embeddings=False,
+            model_type="llama", hidden_size=576, num_hidden_layers=min(30, layers), intermediate_size=1536,
+            num_attention_heads=9, num_key_value_heads=3, rms_norm_eps=1e-5, vocab_size=49152,
+            tie_word_embeddings=False,
         )
     )  # fmt: skip
 
