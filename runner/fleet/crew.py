@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.checkpoint.seats import Seats
 from runner.fleet.conf import FleetConf
-from runner.fleet.hello import adopted, difference
+from runner.fleet.hello import adopted, difference, host
 from runner.fleet.post import Post
 from runner.fleet.wire import Failed, GoneError, Hello, Spec, Transport, Turn
 from runner.sequences import Costs, Gauge, Work
@@ -54,6 +54,10 @@ class Crew:
     def at_work(self) -> list[Post]:
         """Those that take part."""
         return [post for post in self.posts.values() if post.hello]
+
+    def pids_here(self) -> list[int]:
+        """The processes of those on this machine."""
+        return [post.hello.pid for post in self.posts.values() if post.hello and post.hello.host == host()]
 
     @property
     def work(self) -> Work:

@@ -30,7 +30,10 @@ SETTINGS = {
 }
 _AUTO = "auto"
 ANSWER_S = 10.0  # for a first sign of a cluster
+_STDERR = 2
 ENDING_S = 2.0  # for a seat's process to end
+_SETTINGS, _FRAME = b"\4", 9  # how servers of HTTP/2, which gRPC goes over, begin; bytes of a frame's head
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)  # and how clients do
 _MLX = "mlx"  # the resource of a node with an Apple GPU
 _MISMATCH = re.compile(r"Ray: (\S+).*?Python: (\S+).*?Ray: (\S+).*?Python: (\S+)", re.DOTALL)
 _BLAMELESS = re.compile(r"node (has died|was|is) |node failure|unavailable|[Oo]wner|preempt", re.IGNORECASE)
@@ -56,12 +59,12 @@ def connect(address: str) -> RayTransport | None:
     if place is not None:
         _check_answers(address, place)
     try:
-        with _handlers_kept():
+        with _undisturbed():
             ray.init(address=address, namespace="rowmill", logging_level=logging.CRITICAL, log_to_driver=False)
     except ConnectionError as error:
         if address == _AUTO:
             return None
-        raise _no_answer(address, error) from error
+        raise _no_answer(address, first_line(error)) from error
     except Exception as error:
         raise refused(address, error) from error
     return RayTransport(ray)
@@ -79,15 +82,21 @@ def _place_of(address: str) -> tuple[str, int] | None:
 
 
 def _check_answers(address: str, place: tuple[str, int]) -> None:
-    """Raise UserError where nothing listens: Ray itself would wait for minutes."""
+    """Raise UserError where nothing listens, or what is no server of gRPC: Ray itself would wait for minutes."""
     try:
-        socket.create_connection(place, ANSWER_S).close()
+        with socket.create_connection(place, ANSWER_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            connection.sendall(_PREFACE)
+            said = connection.recv(_FRAME)
     except OSError as error:
-        raise _no_answer(address, error) from error
+        raise _no_answer(address, first_line(error)) from error
+    if said[3:4] != _SETTINGS:
+        raise _no_answer(address, "something else listens")
 
 
-def _no_answer(address: str, error: Exception) -> UserError:
-    text = f"no Ray cluster answers there ({first_line(error)})"
+def _no_answer(address: str, why: str) -> UserError:
+    text = f"no Ray cluster answers there ({why})"
     return UserError("fleet.address", text, value=address, exit_code=EXIT_CANNOT_RUN)
 
 
@@ -103,16 +112,35 @@ def refused(address: str, error: Exception) -> UserError:
 
 
 @contextlib.contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Ray puts handlers of its own in place of ours."""
+def _undisturbed() -> Iterator[None]:
+    """Ray puts handlers of its own in place of ours, and its libraries write to the standard error as they like."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     try:
-        yield
+        with _unheard():
+            yield
     finally:
         with contextlib.suppress(ValueError):  # not in the main thread: neither did Ray
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """What is written to the standard error, also by libraries in C++, is lost."""
+    try:
+        kept = os.dup(_STDERR)
+    except OSError:  # closed: so it is anyhow
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, _STDERR)
+    os.close(null)
+    try:
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
 
 
 class RayTransport:
@@ -159,7 +187,7 @@ class RayTransport:
 
     def close(self) -> None:
         """See Transport."""
-        with contextlib.suppress(Exception), _handlers_kept():
+        with contextlib.suppress(Exception), _undisturbed():
             self._ray.shutdown()
 
 

@@ -29,7 +29,7 @@ class Night:
         began: float | None,
         machine: Machine | None = None,
     ) -> None:
-        machine = machine or ThisMachine()
+        self.machine = machine = machine or ThisMachine()
         self._schedule, self._whom, self.run_dir = schedule, whom, run_dir
         self._awake = Awake(schedule.keep_awake)
         start = machine.monotonic() if began is None else began

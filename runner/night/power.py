@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,9 @@ _LOAD_SECONDS = 60.0  # over which the system averages the load
 
 
 class Machine(Protocol):
-    """What a schedule asks of the machine."""
+    """What a schedule asks of the machine. ``helpers``: see ``ThisMachine``."""
+
+    helpers: Callable[[], Collection[int]]
 
     def now(self) -> datetime.datetime:
         """The user's local time."""
@@ -39,9 +42,10 @@ class Machine(Protocol):
 
 
 class ThisMachine:
-    """The machine that this runs on."""
+    """The machine that this runs on. ``helpers``: the processes on it that work for this one and may be no children."""
 
     def __init__(self) -> None:
+        self.helpers: Callable[[], Collection[int]] = tuple
         self._own, self._looked = 0.0, time.monotonic()
         self._used: float | None = None  # asked for when load is
 
@@ -62,8 +66,8 @@ class ThisMachine:
         return bool(mains) and all(_line(supply / "online") == "0" for supply in mains)
 
     def load(self) -> float:
-        """The system's load average without what this process and its children take, averaged the same way."""
-        now, used = time.monotonic(), _cpu_seconds()
+        """The system's load average without what this run takes, averaged the same way."""
+        now, used = time.monotonic(), _cpu_seconds(self.helpers())
         passed = max(1e-3, now - self._looked)
         weight = math.exp(-passed / _LOAD_SECONDS)
         done = 0.0 if self._used is None else max(0.0, used - self._used)
@@ -72,10 +76,12 @@ class ThisMachine:
         return max(0.0, os.getloadavg()[0] - self._own)
 
 
-def _cpu_seconds() -> float:
-    """Those of this process and of its children, such as the seats of a fleet."""
-    processes = [line.split() for line in _output("ps", "-A", "-o", "ppid=,time=").splitlines()]
-    return sum(os.times()[:4]) + sum(_seconds(time) for parent, time in processes if parent == str(os.getpid()))
+def _cpu_seconds(helpers: Collection[int]) -> float:
+    """Those of this process, of its children and of its helpers."""
+    own = {str(pid) for pid in helpers}
+    processes = [line.split() for line in _output("ps", "-A", "-o", "pid=,ppid=,time=").splitlines()]
+    times = [time for pid, parent, time in processes if pid in own or parent == str(os.getpid())]
+    return sum(os.times()[:4]) + sum(map(_seconds, times))
 
 
 def _seconds(clock: str) -> float:

@@ -243,7 +243,9 @@ def _engine(ready: Prepared, store: Store, stop: Stop, night: Night) -> Engine:
 
         spec = spec_of(conf.model, conf.engine, conf.prompt, conf.offline, conf.schedule.keep_awake)
         ours = hello_of(ready.folder, ready.weights)
-        return open_fleet(conf.fleet, spec, ours, store, wait, stop.is_asked)
+        fleet = open_fleet(conf.fleet, spec, ours, store, wait, stop.is_asked)
+        night.machine.helpers = fleet.crew.pids_here
+        return fleet
     most = Budget.of(conf.engine, ready.device).watermark if ready.device else math.inf
     return GuardedEngine(
         lambda: open_engine(ready, deaths.budget_share), store.flight, deaths.alone(), deaths.quarantined(), wait, most

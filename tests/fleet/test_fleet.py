@@ -1,5 +1,6 @@
 """Whatever happens to seats, a fleet's run has the shards of a run by one process."""
 
+import os
 import pickle
 import re
 import time
@@ -126,6 +127,7 @@ def test_a_fleet_without_work_hears_those_that_join(monkeypatch, tmp_path):
             assert idle.step() == []
             time.sleep(0.01)
         assert {post.place for post in idle.crew.at_work()} == {"a", "b"}
+        assert set(idle.crew.pids_here()) == {os.getpid()}
         idle.close()
 
 

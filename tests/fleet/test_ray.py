@@ -1,6 +1,8 @@
 """Seats on a Ray cluster of three nodes on this machine; skipped where Ray is not installed."""
 
 import os
+import socket
+import threading
 import time
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import runner
 from runner.engine.fake import DELAY
 from runner.fleet import fleet
+from runner.fleet.ray import connect
 from runner.types import UserError
 from tests.support import runs
 from tests.support.fleets import seats, select, wait_for_seats
@@ -113,10 +116,21 @@ def test_a_node_that_is_removed_costs_its_rows_in_flight_only_and_one_that_is_ad
     assert select("SELECT max(json_array_length(rows)) FROM deaths")[0][0] in (None, *range(20))
 
 
-def test_no_cluster_at_an_address_is_one_line():
-    with pytest.raises(UserError, match=r"fleet.address=127.0.0.1:9: ") as raised:
-        runner.run(words("run_name=fleet", "fleet=ray", "fleet.address=127.0.0.1:9"))
-    assert "\n" not in str(raised.value)
+@pytest.mark.parametrize("greeting", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_an_address_without_a_cluster_is_one_line_at_once_whatever_listens_there(greeting, capfd):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def greet():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(greeting)
+
+        server.close() if greeting is None else threading.Thread(target=greet).start()
+        with pytest.raises(UserError, match=f"^fleet.address={address}: no Ray cluster answers there ") as raised:
+            connect(address)
+    assert "\n" not in str(raised.value) and raised.value.exit_code == 3
+    assert capfd.readouterr().err == ""
 
 
 def test_a_mismatch_of_versions_is_one_line_that_names_both():
