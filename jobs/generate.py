@@ -46,6 +46,8 @@ class Generate:
             text: The completion; absent with a schema unless ``output.raw=true``.
             the schema's properties: With ``output.schema``: a typed column for each. Objects become structs, arrays
                 lists, enums dictionary-encoded texts, and the formats date, time and date-time what they say, in UTC.
+            additionalProperties: The properties that the schema allows beside those that it names, as JSON text; absent
+                where it allows none, and beside them in each struct.
         """
         fields = self.structure.fields() if self.structure else []
         if not fields or (self.raw and "text" not in [field.name for field in fields]):

@@ -122,6 +122,8 @@ def prepare(config: Config, standing_in: DataSource | None = None) -> Prepared:
     if conf.resume == "extend":
         _check_extend(conf, attempts)
     structure = _structure(config)
+    if structure is not None:
+        structure = structure.as_recorded(job_columns_before(run_dir))
     if hooks.structured:
         with calling("take_structure"):
             hooks.structured.take_structure(structure, conf.output.raw)

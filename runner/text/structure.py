@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from runner.text.schema.check import ANNOTATIONS, SchemaCheck, ecma, read_json, schema_problem
-from runner.text.schema.columns import Column, column_of
+from runner.text.schema.columns import MORE, Column, column_of
 from runner.text.schema.dialects import modern
 from runner.text.schema.files import read_schema_file
 from runner.text.schema.narrow import Narrowing, uncounted
@@ -75,10 +75,16 @@ class Structure:
     def fields(self) -> list[pa.Field]:
         """The output columns of an answer, ``text`` if it is no object."""
         if self.column is not None and self.column.kind == "object":
-            return [pa.field(name, column.type) for name, column in self.column.fields.items()]
+            return [pa.field(name, kind) for name, kind in self.column.columns.items()]
         if self.column is not None:
             return [pa.field("value", self.column.type)]
         return [pa.field("text", pa.dictionary(pa.int32(), pa.string()) if self.choices else pa.string())]
+
+    def as_recorded(self, columns: Mapping[str, str]) -> Structure:
+        """The structure for a run that has recorded these columns by their types; none of them for a new one."""
+        if self.column is None or not columns or any(MORE in name + kind for name, kind in columns.items()):
+            return self
+        return replace(self, column=self.column.closed())
 
     def values(self, text: str) -> dict[str, Any]:
         """The columns of one answer; RowError if it is not what it must be."""
@@ -90,7 +96,7 @@ class Structure:
             raise RowError("invalid answer", str(problem)) from problem
         if self.column.kind != "object":
             return {"value": value}
-        return dict.fromkeys(self.column.fields) if value is None else dict(value)
+        return dict.fromkeys(self.column.columns) if value is None else dict(value)
 
     def problem(self, text: str) -> RowError | None:
         """What is wrong with a complete answer, if anything is."""
@@ -235,7 +241,7 @@ def _check_names(where: str, node: dict[Any, Any]) -> None:
 
 def _check_schema(key: str, schema: dict[str, Any]) -> None:
     """Refuse values that JSON Schema does not allow, those of annotations aside, and those too much for a grammar."""
-    for path, node in subschemas(schema):
+    for path, node in reversed([*subschemas(schema)]):
         plain = {word: value for word, value in node.items() if word in (*_FOLLOWED, *CONDITIONS, *_NOT_FOLLOWED)}
         if found := schema_problem(plain):
             place = ".".join([f"{path}.{found[0][0]}".lstrip(".") if found[0] else path, *map(str, found[0][1:])])

@@ -195,6 +195,58 @@ def test_an_answer_that_is_null_has_no_columns_filled():
     assert found.values("null") == {"a": None}
 
 
+OTHERS = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "more", [{"additionalProperties": True}, {"patternProperties": {"^x": {"type": "null"}}}, {"minProperties": 3}]
+)
+def test_properties_beside_the_named_ones_have_a_column_where_the_schema_allows_any(more):
+    found = structure(schema=OTHERS | more | {"properties": {**OTHERS["properties"], "in": OTHERS | more}})
+    assert [str(field.type) for field in found.fields()][1:] == [
+        "struct<a: int64, additionalProperties: string>",
+        "string",
+    ]
+    answer = {"a": 1, "in": {"a": 2, "x": None, "xé": None}, "xy": None}
+    values = found.values(json.dumps(answer))
+    assert values["in"] == {"a": 2, "additionalProperties": '{"x": null, "xé": null}'}
+    assert json.loads(values["additionalProperties"]) == {"xy": None}
+    before = found.as_recorded({"a": "int64", "in": "struct<a: int64>"})  # by an earlier version
+    assert list(before.values(json.dumps(answer))) == ["a", "in"] and before.values(json.dumps(answer))["in"] == {
+        "a": 2
+    }
+    assert found.as_recorded({}) == found == found.as_recorded({f.name: str(f.type) for f in found.fields()})
+
+
+@pytest.mark.parametrize(
+    ("reference", "defined"),
+    [
+        ("#q", {"n": {"$anchor": "q", "type": "integer"}}),
+        ("#q", {"n": {"$id": "#q", "type": "integer"}}),
+        (
+            "http://x.org/of.json",
+            {"n": {"$id": "of.json", "$ref": "m.json"}, "m": {"$id": "m.json", "type": "integer"}},
+        ),
+        ("of/n.json#/$defs/q", {"n": {"$id": "of/n.json", "$defs": {"q": {"$ref": "#/$defs/m", "title": "q"}}}}),
+        ("#/properties/other", {}),
+    ],
+)
+def test_references_by_address_name_or_place_are_followed(reference, defined):
+    if defined.get("n", {}).get("$defs"):
+        defined["n"]["$defs"]["m"] = {"type": "integer"}
+    found = structure(
+        schema={
+            "$id": "http://x.org/root.json",
+            "properties": {"other": {"type": "integer"}, "n": {"$ref": reference}},
+            "required": ["n"],
+            "$defs": defined,
+        }
+    )
+    assert str(found.fields()[1].type) == "int64" and found.values('{"n": 3}')["n"] == 3
+    with pytest.raises(RowError, match="not of type 'integer'"):
+        found.values('{"n": "3"}')
+
+
 def test_tuples_have_no_further_items():
     for schema in ({"prefixItems": [{"const": 1}]}, {"type": "array", "items": [{"const": 1}]}):
         assert all(one in ([], [1]) for one in answers(schema))
@@ -232,6 +284,12 @@ def test_numbers_fit_their_columns():
     assert price.problem("19.99") is None
     assert price.problem("19.995") is not None
     assert price.problem("1e999") is not None
+
+
+def test_limits_of_numbers_that_grammars_cannot_count_to_are_checked():
+    found = structure(schema={"type": "number", "minimum": 10**18, "exclusiveMaximum": 1e20})
+    assert found.values("2e18") == {"value": 2e18}
+    assert found.problem("9e17") and found.problem("1e20")
 
 
 @pytest.mark.parametrize("number", [2**53 + 1, -(2**63), 2**63 - 1, 2**64, 10**400, 1e300, 123456789.12345679])
@@ -387,7 +445,9 @@ def test_a_file_is_read_as_what_it_is(tmp_path):
         ({"schema": {"items": {"not": {}}, "type": "array"}}, r"keyword items\.not: hardly any answer meets it"),
         ({"schema": {"type": "array", "contains": False}}, "keyword contains: hardly any answer meets it"),
         ({"schema": {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}}, "nothing but itself"),
-        ({"schema": {"type": "strin"}}, "the keyword type: 'strin' is none of object, array, "),
+        ({"schema": OTHERS | {"minProperties": 3, "maxProperties": 2}}, "keyword minProperties: hardly any answer"),
+        ({"schema": OTHERS | {"minProperties": 2, "additionalProperties": False}}, "keyword minProperties: hardly any"),
+        ({"schema": {"items": {"type": "strin"}}}, "the keyword items.type: 'strin' is none of object, array, "),
         ({"schema": {"properties": {"a": {"minLength": "3"}}}}, "the keyword properties.a.minLength: '3' is not of"),
         ({"schema": {"propertes": {}}}, r"output.schema.propertes: .*'properties'"),
         ({"schema": {"descriptions": "x", "type": "string"}}, r"output.schema.descriptions: .*'description'"),

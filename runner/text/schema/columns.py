@@ -2,50 +2,75 @@
 
 Objects become structs, arrays lists, enums of texts dictionary-encoded strings. What no single type holds (objects
 without named properties, alternatives of different types, schemas that contain themselves, integers beyond 64 bits)
-stays JSON text: no file format that is in use has a union. Dates, times and instants have Arrow's types; those with an
-offset are in UTC, to the microsecond.
+stays JSON text: no file format that is in use has a union. So do the properties that a schema allows beside those that
+it names, all in one column. Dates, times and instants have Arrow's types; those with an offset are in UTC, to the
+microsecond.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from runner.text.schema.formats import READ, TYPES
 from runner.text.schema.narrow import LONG, fits_long
-from runner.text.schema.nodes import implied_type, target
+from runner.text.schema.nodes import implied_type, is_open, target
 
 _PLAIN = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 _PLAIN |= {"enum": pa.dictionary(pa.int32(), pa.string()), "null": pa.null(), "json": pa.string()}
 _PLAIN |= TYPES
 _OF_VALUE = {str: "enum", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 _NUMBERS, _TEXTS = {"integer", "number"}, {"enum", "string", *TYPES}
+MORE = "additionalProperties"  # the column of what an object has beside its named properties
 _NARROWEST = ("integer", "enum", *TYPES)  # of two kinds that a value has at once
 
 
 @dataclass(frozen=True)
 class Column:
-    """A value's type: ``kind`` is a JSON type, ``enum`` (of texts), a format or ``json`` (any value, kept as text)."""
+    """A value's type: ``kind`` is a JSON type, ``enum`` (of texts), a format or ``json`` (any value, kept as text).
+
+    ``open``: an object may have properties beside ``fields``, which are kept as the text of an object.
+    """
 
     kind: str
     fields: dict[str, Column] = field(default_factory=dict)
     inner: Column | None = None
+    open: bool = False
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """An object's, with the one for its further properties."""
+        more = {self._more: pa.string()} if self.open else {}
+        return {name: column.type for name, column in self.fields.items()} | more
+
+    @property
+    def _more(self) -> str:
+        return next(
+            name for name in (MORE + "_" * count for count in range(len(self.fields) + 1)) if name not in self.fields
+        )
 
     @property
     def type(self) -> pa.DataType:
         if self.kind == "object":
-            return pa.struct([(name, column.type) for name, column in self.fields.items()])
+            return pa.struct(list(self.columns.items()))
         return pa.list_(self.inner.type) if self.inner else _PLAIN[self.kind]
 
+    def closed(self) -> Column:
+        """The same without columns for further properties, which earlier versions left out."""
+        fields = {name: column.closed() for name, column in self.fields.items()}
+        return replace(self, fields=fields, inner=self.inner and self.inner.closed(), open=False)
+
     def value(self, value: Any) -> Any:
-        """A parsed JSON value as the column stores it; properties that the schema does not name are left out."""
+        """A parsed JSON value as the column stores it."""
         if self.kind == "json" and value is not None:
-            return json.dumps(value, ensure_ascii=False)
+            return _as_text(value)
         if self.kind == "object" and isinstance(value, dict):
-            return {name: column.value(value.get(name)) for name, column in self.fields.items()}
+            found = {name: column.value(value.get(name)) for name, column in self.fields.items()}
+            more = {name: one for name, one in value.items() if name not in self.fields}
+            return {**found, self._more: _as_text(more) if more else None} if self.open else found
         if self.inner and isinstance(value, list):
             return [self.inner.value(one) for one in value]
         if self.kind in TYPES and value is not None:
@@ -54,6 +79,10 @@ class Column:
 
 
 _ANY = Column("json")
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def column_of(schema: Any, root: dict[str, Any], seen: tuple[str, ...] = ()) -> Column:
@@ -84,7 +113,7 @@ def _typed(kind: str, schema: dict[str, Any], root: dict[str, Any], seen: tuple[
         if not {"additionalProperties", "patternProperties"} & schema.keys():
             named = {**named, **{name: {} for name in schema.get("required", ()) if name not in named}}
         fields = {str(name): column_of(one, root, seen) for name, one in named.items()}
-        return Column("object", fields) if fields else _ANY
+        return Column("object" if fields else "json", fields, open=is_open(schema))
     if kind == "array":
         rest = schema.get("items", not schema.get("prefixItems"))
         inside = [*schema.get("prefixItems", ()), *([] if rest is False else [rest])]
@@ -118,7 +147,7 @@ def _both(columns: list[Column]) -> Column:
     some = [column for column in columns if column.kind != "json"] or columns[:1] or [_ANY]
     kinds = {column.kind for column in some}
     if kinds == {"object"}:
-        return _objects(some, _both)
+        return replace(_objects(some, _both), open=any(column.open for column in columns))
     if kinds == {"array"}:
         return Column("array", inner=_both([column.inner for column in some if column.inner]))
     return next((one for kind in _NARROWEST for one in some if one.kind == kind), some[0])
@@ -129,4 +158,5 @@ def _objects(columns: list[Column], combined: Any) -> Column:
     for column in columns:
         for name, one in column.fields.items():
             named.setdefault(name, []).append(one)
-    return Column("object", {name: combined(same) for name, same in named.items()})
+    fields = {name: combined(same) for name, same in named.items()}
+    return Column("object", fields, open=any(column.open for column in columns))

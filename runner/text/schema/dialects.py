@@ -4,78 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
 from runner.text.schema.nodes import LISTED, NAMED, ONE, components, kinds, target
+from runner.text.schema.references import ROOT, base_of, places, referring
 
 _NULL = {"type": "null"}
 
 
 def modern(schema: dict[str, Any]) -> dict[str, Any]:
     """The same schema in draft 2020-12; the same object where it is."""
-    places = _identified(schema)
-    found = _each(schema, lambda node: _renamed(node, places, schema))
+    known = dict(reversed([*places(schema)]))
+    found = _each(schema, lambda node, base: _renamed(referring(node, base, schema, known), schema), ROOT)
     if found == schema:
         return schema
     return {word: value for word, value in found.items() if word != "$schema"}
 
 
-def _each(node: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """A copy of a schema in which every subschema is changed, from the inside out."""
+def _each(node: Any, change: Callable[[dict[str, Any], str], dict[str, Any]], base: str) -> Any:
+    """A copy of a schema in which every subschema is changed, from the inside out, by the address that it is in."""
     if not isinstance(node, dict):
         return node
-    made = dict(node)
+    made, base = dict(node), base_of(node, base)
     for word, value in node.items():
         if word in ONE and isinstance(value, dict):
-            made[word] = _each(value, change)
+            made[word] = _each(value, change, base)
         elif (word in LISTED or word == "items") and isinstance(value, list):
-            made[word] = [_each(one, change) for one in value]
+            made[word] = [_each(one, change, base) for one in value]
         elif word in NAMED and isinstance(value, dict):
-            made[word] = {name: _each(one, change) for name, one in value.items()}
+            made[word] = {name: _each(one, change, base) for name, one in value.items()}
     if isinstance(shared := components(node), dict):
-        made["components"] = {"schemas": {name: _each(one, change) for name, one in shared.items()}}
-    return change(made)
+        made["components"] = {"schemas": {name: _each(one, change, base) for name, one in shared.items()}}
+    return change(made, base)
 
 
-def _identified(schema: dict[str, Any]) -> dict[str, str]:
-    """The pointers of subschemas that have a name of their own, by what refers to them."""
-    places: dict[str, str] = {}
-    for pointer, node in _pointers(schema):
-        for word, form in (("$id", "{}"), ("id", "{}"), ("$anchor", "#{}")):
-            if isinstance(node.get(word), str):
-                places.setdefault(form.format(node[word]), pointer)
-    return places
-
-
-def _pointers(schema: dict[str, Any]) -> list[tuple[str, dict[Any, Any]]]:
-    """The subschemas that can be referred to by name: the root, and those that it defines."""
-    found: list[tuple[str, dict[Any, Any]]] = [("#", schema)]
-    shared = {"$defs": schema.get("$defs"), "definitions": schema.get("definitions")}
-    for word, defined in {**shared, "components/schemas": components(schema)}.items():
-        for name, node in defined.items() if isinstance(defined, dict) else ():
-            if isinstance(node, dict):
-                found.append((f"#/{word}/{str(name).replace('~', '~0').replace('/', '~1')}", node))
-    return found
-
-
-def _renamed(node: dict[str, Any], places: dict[str, str], root: dict[str, Any]) -> dict[str, Any]:
-    node = _depending(_ranged(_listed(_referring(node, places, root))))
-    return _nullable(_named_properties(node, root))
-
-
-def _referring(node: dict[str, Any], places: dict[str, str], root: dict[str, Any]) -> dict[str, Any]:
-    """References within the document, as pointers."""
-    reference = node.get("$ref")
-    if not isinstance(reference, str):
-        return node
-    if target(reference, root) is not None:
-        spelt = quote(reference, safe="#/%~!$&'()*+,;=:@?")
-        return node if spelt == reference else {**node, "$ref": spelt}
-    base, _, pointer = reference.partition("#")
-    place = places.get(reference) or places.get(base)
-    if place is None:
-        return node
-    return {**node, "$ref": place + pointer if reference not in places else place}
+def _renamed(node: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    return _nullable(_named_properties(_depending(_ranged(_listed(node))), root))
 
 
 def _listed(node: dict[str, Any]) -> dict[str, Any]:

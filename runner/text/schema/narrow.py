@@ -27,6 +27,8 @@ _CHOICES = ("anyOf", "oneOf")
 _SHARED = ("$schema", "$defs", "definitions", "components")
 _DEFINED = ("$defs", "definitions")
 _BOUNDS: tuple[tuple[str, Callable[[list[Any]], Any]], ...] = (("minimum", max), ("maximum", min))
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_LARGE = 10**18  # as a limit of numbers that need not be whole, grammars take it or crash
 _LOOK = re.compile(r"\?<?[=!]")
 _ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 
@@ -123,8 +125,8 @@ class Narrowing:
         if isinstance(made.get("uniqueItems"), bool):
             del made["uniqueItems"]
         if "integer" not in kinds(made):
-            for word, end in (("minimum", _LEAST), ("maximum", LONG[1])):
-                if word in made and abs(made[word]) > abs(end) and (made[word] > 0) == (end > 0):
+            for word in _LIMITS:
+                if abs(made.get(word, 0)) >= _LARGE:
                     self.wider.append((word, str(made.pop(word))))
         if isinstance(text := made.get("pattern"), str) and (plain := without_assertions(text)) != text:
             self.wider.append(("pattern", text))
@@ -239,12 +241,9 @@ def uncounted(schema: Mapping[str, Any]) -> tuple[str, Any] | None:
         for number in _numbers(schema.get(word)):
             if not _is_written(number):
                 return word, number
-    for word in ("maximum", "exclusiveMaximum"):
-        if schema.get(word, 0) < _LEAST:
-            return word, schema[word]
     if kinds(schema) & {"integer", "number"} == {"integer"}:
-        for word in ("minimum", "exclusiveMinimum"):
-            if schema.get(word, 0) > LONG[1]:
+        for word in _LIMITS:
+            if (schema.get(word, 0) > LONG[1]) if word.endswith("inimum") else (schema.get(word, 0) < _LEAST):
                 return word, schema[word]
     return None
 

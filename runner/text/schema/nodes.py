@@ -20,6 +20,7 @@ _FAMILIES = {
     "number": "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf",
 }
 _FAMILY = {word: kind for kind, words in _FAMILIES.items() for word in words.split()}
+_ELSEWHERE = {"$ref", "anyOf", "allOf", "oneOf"}  # where more of an object may be named
 _SAID = {"type", "enum", "const", "$ref", "anyOf", "allOf", "oneOf", "not", "if"}
 
 
@@ -28,18 +29,24 @@ def subschemas(schema: Any, path: str = "") -> Iterator[tuple[str, dict[Any, Any
     if not isinstance(schema, dict):
         return
     yield path, schema
+    for steps, part in children(schema):
+        more = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+        yield from subschemas(part, path + more)
+
+
+def children(schema: Mapping[Any, Any]) -> Iterator[tuple[tuple[Any, ...], dict[Any, Any]]]:
+    """The subschemas right in a schema, and the steps to each."""
+    found: list[tuple[tuple[Any, ...], Any]] = []
     for word, one in schema.items():
         if word in ONE:
-            yield from subschemas(one, f"{path}.{word}")
+            found.append(((word,), one))
         if word in NAMED and isinstance(one, dict):
-            for name, part in one.items():
-                yield from subschemas(part, f"{path}.{word}.{name}")
+            found += [((word, name), part) for name, part in one.items()]
         if (word in LISTED or word == "items") and isinstance(one, list):
-            for number, part in enumerate(one):
-                yield from subschemas(part, f"{path}.{word}[{number}]")
+            found += [((word, number), part) for number, part in enumerate(one)]
     if isinstance(shared := components(schema), dict):
-        for name, part in shared.items():
-            yield from subschemas(part, f"{path}.components.schemas.{name}")
+        found += [(("components", "schemas", name), part) for name, part in shared.items()]
+    return ((steps, part) for steps, part in found if isinstance(part, dict))
 
 
 def components(schema: Mapping[Any, Any]) -> Any:
@@ -84,3 +91,11 @@ def implied_type(schema: Mapping[Any, Any]) -> str | None:
         return None
     families = {_FAMILY[word] for word in schema if word in _FAMILY}
     return next(iter(families)) if len(families) == 1 else None
+
+
+def is_open(schema: Mapping[str, Any]) -> bool:
+    """Whether an object may have properties that its schema does not name: where it says so, or asks for more."""
+    if {"additionalProperties", "patternProperties"} & schema.keys():
+        return schema.get("additionalProperties") is not False or bool(schema.get("patternProperties"))
+    named = {*schema.get("properties", ()), *schema.get("required", ())}
+    return not _ELSEWHERE & schema.keys() and bool(schema.get("minProperties", 0) > len(named))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from runner.text.schema.check import ANNOTATIONS
-from runner.text.schema.nodes import LISTED, NAMED, ONE, components, kinds
+from runner.text.schema.nodes import LISTED, NAMED, ONE, components, is_open, kinds
 
 CONDITIONS = (
     *("not", "if", "then", "else", "contains", "minContains", "maxContains"),
@@ -39,6 +39,8 @@ class Relaxing:
                 self._leave(word, schema[word])
         if not part and schema.get("additionalProperties") is not False and (names := _promised(schema)):
             made["properties"] = {**made.get("properties", {}), **{name: self.node(names[name]) for name in names}}
+        if is_open(made) and "patternProperties" not in made:
+            made.setdefault("additionalProperties", True)
         return self._counted(made)
 
     def _counted(self, made: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +74,16 @@ def impossible(schema: Mapping[str, Any]) -> str | None:
     denied = schema.get("not")
     if denied is True or (isinstance(denied, dict) and _denies_all(denied, kinds(schema))):
         return "not"
+    if _counts_too_many(schema):
+        return "minProperties"
     return next((word for word in ("contains", "propertyNames") if schema.get(word) is False), None)
+
+
+def _counts_too_many(schema: Mapping[str, Any]) -> bool:
+    """Whether an object is to have more properties than it may have."""
+    named = None if is_open(schema) else len(schema.get("properties", ()))
+    most = [one for one in (schema.get("maxProperties"), named) if one is not None]
+    return bool(most and schema.get("minProperties", 0) > min(most))
 
 
 def _denies_all(denied: Mapping[str, Any], asked: set[str]) -> bool:
