@@ -66,6 +66,7 @@ def test_every_format_gives_the_same_rows(tmp_path, mail):
 
 def test_text_is_one_row_a_line(write):
     assert cells(write("a\n\nb,c\r\nd", "a.txt"), kind="text") == [{"text": t} for t in ("a", "", "b,c", "d")]
+    assert cells(write("a\r\rb", "mac.txt"), kind="text") == [{"text": t} for t in ("a", "", "b")]
 
 
 def test_where_then_shuffle_then_limit(mail):
@@ -159,10 +160,27 @@ def test_odd_but_good_csv(write):
     path = write(b'\xef\xbb\xbf"error",\n"two\nlines, ""quoted""",a\x00b\n')
     assert cells(path) == [{"error": 'two\nlines, "quoted"', "column_2": "a\x00b"}]
     assert cells(write("a\tb\n1\tx\n", "t.tsv")) == [{"a": 1, "b": "x"}]
+    assert cells(write('a,b\n\\N,"\\N"\n"x" ,y"z\n')) == [{"a": None, "b": "\\N"}, {"a": "x ", "b": 'y"z'}]
+    assert cells(write(",column_1\n1,2\n")) == [{"column_1_": 1, "column_1": 2}]
     assert cells(write("a;b\n1;x\n"), delimiter=";") == [{"a": 1, "b": "x"}]
     assert cells(write("a\né\n".encode("latin-1")), encoding="latin-1") == [{"a": "é"}]
     assert cells(write("a\né\n".encode("utf-16")), encoding="utf-16") == [{"a": "é"}]
     assert cells(write(gzip.compress(b"a\n1\n"), "a.csv.gz")) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ('"he" said\tx"y\n', [('"he" said', 'x"y')]),  # nobody quotes there
+        ('x\t"oh\ny\tno"\n', [("x", '"oh'), ("y", 'no"')]),
+        ('"a\nb"\t"c ""d"""\n', [("a\nb", 'c "d"')]),  # Excel
+        ('a\\tb\t\\N\n"c\\nd\t\\\\e"\n\\x41\\101\\\n\t\\\\N\n', [("a\tb", None), ('"c\nd', '\\e"'), ("AA\n", "\\N")]),
+        ('"a ""b"""\t\\N\n"c\n d"\t"\\N"\n', [('a "b"', None), ("c\n d", "\\N")]),
+    ],
+    ids=["quotes", "quotes over lines", "excel", "copy", "quoted with nulls"],
+)
+def test_cells_between_tabs_are_read_as_the_program_that_wrote_them_means_them(write, content, rows):
+    assert [tuple(row.values()) for row in cells(write("a\tb\n" + content, "t.tsv"))] == rows
 
 
 def test_wide_rows_and_long_cells(write):
@@ -180,6 +198,8 @@ def test_wide_rows_and_long_cells(write):
         (b"a,b\n", "no rows: empty data set"),
         (b"a,b", "no rows: empty data set"),
         (b"\n\n", "no rows: empty data set"),
+        (b'a,b\n1,x\n2,"say "hi" now"\n', "line 3 has a quote inside of a cell that is not doubled"),
+        (b'a,b\n1,""x\n', "line 2 has a quote inside of a cell that is not doubled"),
         (b'a,b\n1,"x\ny"\n1,2,3\n', "line 4 has 3 cells, the header has 2"),
         (b"a,b\n1\n", "line 2 has 1 cell, the header has 2"),
         (b"a,a,b\n1,2,3\n", "more than one column named 'a'"),
@@ -187,6 +207,8 @@ def test_wide_rows_and_long_cells(write):
         ("a\nже\n".encode("cp1251"), r"cp1251 \('же'\)"),
         ("a\n日本\n".encode("cp932"), r"line 2 .* cp932 \('日本'\)"),
         ("a\nb中文\n".encode("utf-16-be"), "dataset.encoding=utf-16-be"),
+        ("имя\nи\n".encode("utf-16-le"), "dataset.encoding=utf-16-le"),
+        ("abc,def\nx,y\n".encode("utf-32-be"), "dataset.encoding=utf-32-be"),
         (b'a,b\n1,x\n2,"y\n3,z\n', "a quote that is never closed"),
         (b"PAR1abc", "not csv but a Parquet file: use dataset=parquet"),
         (b"PK\x03\x04abc", "Excel"),

@@ -73,12 +73,22 @@ def lines(paths: list[Path], encoding: str = "utf-8") -> Iterator[tuple[Path, in
         number = 0
         try:
             with open_bytes(path, encoding) as file:
-                for number, line in enumerate(file, 1):
+                for number, line in enumerate(_lines(file), 1):
                     yield path, number, without_mark(line)
         except UnicodeError:
             raise undecodable(path, encoding) from None
         except OSError as error:
             raise UserError("dataset.path", f"is damaged after line {number}: {error}", file=path) from error
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a text; one without any line feed ends them by carriage returns, as old Macs do."""
+    first = file.readline()
+    if first.endswith(b"\n") or b"\r" not in first:
+        yield first
+        yield from file
+    else:
+        yield from re.findall(rb"[^\r]*\r|[^\r]+", first)
 
 
 def without_mark(line: bytes) -> bytes:
@@ -137,7 +147,7 @@ def _undecodable_line(path: Path, encoding: str) -> tuple[int, bytes]:
         return number, next(islice(file, number - 1, None), b"")
 
 
-class _Made(io.RawIOBase):
+class Made(io.RawIOBase):
     """Bytes that are made of a file's, some at a time."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -164,7 +174,7 @@ class _Made(io.RawIOBase):
         return count
 
 
-class _Members(_Made):
+class _Members(Made):
     """What a file's compressed parts hold, one after the other, however many: files that were joined have several.
 
     What follows them and is none is left out, as ``gzip`` does: silently if all of it is zeros, as tapes are filled up.
@@ -214,7 +224,7 @@ def _tell_not_latin(byte: bytes) -> None:
     )
 
 
-class _Recoded(_Made):
+class _Recoded(Made):
     """A text in any encoding as UTF-8."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:

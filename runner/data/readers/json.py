@@ -252,7 +252,8 @@ _How = Callable[[_Text], Iterator[tuple[Any, int, int]]]
 def _malformed(path: Path, number: int, error: Exception) -> UserError:
     if isinstance(error, RecursionError):
         return UserError("dataset.path", f"line {number} is nested too deeply", file=path)
-    return UserError("dataset.path", f"line {number} is not JSON: {error}", file=path)
+    what = error.msg if isinstance(error, json.JSONDecodeError) else error
+    return UserError("dataset.path", f"line {number} is not JSON: {what}", file=path)
 
 
 def _checked(row: Any, path: Path, number: int, escaped: bool) -> dict[str, Any]:

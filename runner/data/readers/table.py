@@ -1,18 +1,19 @@
-"""What readers share: files of a kind, one or several, become one Arrow table of any size.
+r"""What readers share: files of a kind, one or several, become one Arrow table of any size.
 
 A small file is held in memory. A large one is written once, as an Arrow file named by the hash of its contents, into
 the cache folder and memory-mapped, so that a changed file is never served from a stale cache.
 
 Types. CSV: a column is int64 or float64 if every cell would be printed exactly as it is in the file,
-else text ("007", "1.50" and "1e3" stay text), so that a prompt shows what the file shows. Only an empty unquoted cell
-is null; NA, null and None are text. Text: one row a line, column ``text``. JSON: see
-``runner.data.columns``. Several files are read as if they were one, in the order given; a column that one of them
+else text ("007", "1.50" and "1e3" stay text), so that a prompt shows what the file shows. Only an empty unquoted cell,
+or one with the ``\N`` of databases, is null; NA, null and None are text. Text: one row a line, column ``text``. JSON:
+see ``runner.data.columns``. Several files are read as if they were one, in the order given; a column that one of them
 lacks is null there, and one whose types differ is told.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import logging
 import os
 import re
@@ -44,6 +45,8 @@ _MAGIC = {
     b"\xff\xfe": "UTF-16 text: set dataset.encoding=utf-16",
     b"\xfe\xff": "UTF-16 text: set dataset.encoding=utf-16",
 }
+_WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+_CONTROLS = re.compile(rb"[\0-\t\v\f\x0e-\x1f]")
 Batches = Iterator[pa.RecordBatch]
 
 
@@ -92,20 +95,33 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
             raise UserError("dataset.path", f"is not {kind} but {meaning}", file=path)
     if wide and b"\0" not in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError("dataset.path", f"line 1 is not {encoding}; did you mean dataset.encoding=utf-8?", file=path)
-    if kind in TEXTS and not wide and (order := _byte_order(head)):
-        meaning = f"UTF-16 text without a byte order mark: set dataset.encoding=utf-16-{order}"
+    if kind in TEXTS and not wide and (found := _wide_encoding(head)):
+        meaning = f"{found[:6].upper()} text without a byte order mark: set dataset.encoding={found}"
         raise UserError("dataset.path", f"is not {kind} but {meaning}", file=path)
     if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
         raise UserError("dataset.path", "is not csv but looks like JSON lines: use dataset=jsonl", file=path)
 
 
-def _byte_order(head: bytes) -> str | None:
-    """The order of the bytes of a text that seems to be UTF-16: most of its letters have a zero in the same place."""
-    pairs = len(head) // 2
-    first, second = (head[at : 2 * pairs : 2].count(0) for at in (0, 1))
-    if pairs > 1 and max(first, second) > pairs // 2 and not min(first, second):
-        return "be" if first else "le"
-    return None
+def _wide_encoding(head: bytes) -> str | None:
+    """The encoding of wide characters that the beginning of a text without a byte order mark seems to be in."""
+    if b"\0" not in head:
+        return None
+    with contextlib.suppress(UnicodeError):
+        if len(_CONTROLS.findall(head)) < len(head) / 4 and codecs.getincrementaldecoder("utf-8")().decode(head):
+            return None  # a text with some NULs
+    likely = {name: _likelihood(head, name) for name in _WIDE}
+    best = max(_WIDE, key=lambda name: likely[name])
+    return best if likely[best] else None
+
+
+def _likelihood(head: bytes, encoding: str) -> float:
+    """The share of ASCII in what a text begins with, read so; 0 if that is none: line ends tell the bytes' order."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeError:
+        return 0
+    letters = sum(char.isprintable() or char.isspace() for char in text)
+    return sum(map(str.isascii, text)) / len(text) if text and letters > 0.9 * len(text) and "\0" not in text else 0
 
 
 def check_encoding(encoding: str) -> None:
@@ -177,7 +193,7 @@ def read_folder(
 
 def unique_names(path: Path, header: list[str]) -> list[str]:
     """The names, with missing ones made up (pandas writes its index without one); UserError for duplicates."""
-    names = [name or f"column_{number}" for number, name in enumerate(header, 1)]
+    names = [name or free_name(f"column_{number}", header) for number, name in enumerate(header, 1)]
     refuse_twice(path, names)
     return names
 
