@@ -1,10 +1,11 @@
-"""What kernels share: how scores are masked, and how CUDA kernels are named and checked before they are used.
+"""What kernels share: how scores are masked, and how CUDA kernels are checked before they are used.
 
 Modules:
 cpu             Exponentials for MLX's CPU backend.
 cuda            What MLX's CUDA backend does slowly, done another way; nothing here runs on Metal or a CPU.
 cuda_attention  CUDA kernels for the parts of attention that a step is made of: one launch each.
 cuda_experts    CUDA kernels for a layer of experts whose weights stay quantised, for decode steps and for prompts.
+nvrtc           CUDA kernels, compiled several at once and kept for the next start.
 packed          Keys and values in fewer bits: packed so that one array holds them, their scales and their offsets.
 sums            Sums over long axes that lose nothing: of float32 in blocks, of shares as integers.
 """
@@ -12,7 +13,6 @@ sums            Sums over long axes that lose nothing: of float32 in blocks, of 
 from __future__ import annotations
 
 import logging
-import zlib
 from typing import Any, TypeVar
 
 log = logging.getLogger("rowmill")
@@ -47,18 +47,3 @@ def checked(kernels: Kernels, what: str, *given: Any) -> Kernels | None:
         log.warning("%s by MLX's own operations, for the kernels %s", what, problem)
         return None
     return kernels
-
-
-def kernel_name(header: str) -> str:
-    """A name for what is made of this source: MLX keeps what it compiled by name."""
-    return f"rowmill_{zlib.crc32(header.encode()):08x}"
-
-
-def bounded(threads: int, blocks: int) -> str:
-    """What a source ends with so that ``blocks`` of its kernel's blocks of ``threads`` fit on a multiprocessor at once:
-    the compiler uses no more registers. MLX writes the kernel's first line, which leaves no other place to say so.
-    """
-    return f"""
-#undef __global__
-#define __global__ __attribute__((global)) __launch_bounds__({threads}, {blocks})
-"""

@@ -6,6 +6,7 @@ device needs to compute it. ``parts.attend`` is the same in MLX's operations, an
 
 from __future__ import annotations
 
+import itertools
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from runner.engine.kernels import MASKED, CheckedKernels, checked, kernel_name
+from runner.engine.kernels import MASKED, CheckedKernels, checked
+from runner.engine.kernels.nvrtc import Kernel, Template
 
 SOURCE = Path(__file__).with_suffix(".cu")
 HEAD_SIZES = (16, 32, 64, 128)
@@ -30,7 +32,9 @@ def kernels(dtype: mx.Dtype, head_size: int, value_size: int, queries: int, scal
     fits = head_size in HEAD_SIZES and value_size == head_size and queries <= MOST_QUERIES
     if not fits or dtype not in (mx.bfloat16, mx.float16) or not mx.cuda.is_available():
         return None
-    return checked(Kernels(head_size, queries, scale), "attention", dtype)
+    made = Kernels(head_size, queries, scale)
+    made.compile(dtype)
+    return checked(made, "attention", dtype)
 
 
 class Kernels(CheckedKernels):
@@ -42,58 +46,60 @@ class Kernels(CheckedKernels):
         self.sizes = (head_size, queries)
         self.scale = scale
         header = f"#define SCALE {scale!r}f\n{SOURCE.read_text()}"
-        name = kernel_name(header)
         slots = ["q", "keys", "values", "mask", "slot_of", "bounds"]
         stored = "const_cast<T*>(keys), const_cast<T*>(values)"  # ``finish`` writes to them
-        self._slots: Any = mx.fast.cuda_kernel(
-            name=f"{name}_slots",
-            input_names=slots,
-            output_names=["out", "mass"],
-            source=f"""
+        self._slots = Kernel(
+            slots,
+            ["out", "mass"],
+            f"""
             Fresh<T> fresh = {{nullptr, nullptr, nullptr}};
             Others<float> others = {{nullptr, nullptr, 0, nullptr}};
             attend_slot<T, D, G, {WARPS}>(q, {stored}, mask, slot_of, bounds, fresh, others, out, mass);""",
-            header=header,
+            header,
         )
-        self._finish: Any = mx.fast.cuda_kernel(
-            name=f"{name}_finish",
-            input_names=[*slots, "k", "v", "place", "outs", "masses", "sinks"],
-            output_names=["out"],
-            source=f"""
+        self._finish = Kernel(
+            [*slots, "k", "v", "place", "outs", "masses", "sinks"],
+            ["out"],
+            f"""
             Fresh<T> fresh = {{k, v, place}};
             Others<S> others = {{outs, masses, bounds[2], SINKS ? sinks : nullptr}};
             attend_slot<T, D, G, {WARPS}>(q, {stored}, mask, slot_of, bounds, fresh, others, out, (float*)nullptr);""",
-            header=header,
+            header,
         )
-        self._segment: Any = mx.fast.cuda_kernel(
-            name=f"{name}_segment",
-            input_names=["q", "k", "v", "mask", "bounds"],
-            output_names=["out", "mass"],
-            source="attend_segment<T, D, G, MASK, WARPS>(q, k, v, mask, bounds, out, mass);",
-            header=header,
+        self._segment = Kernel(
+            ["q", "k", "v", "mask", "bounds"],
+            ["out", "mass"],
+            "attend_segment<T, D, G, MASK, WARPS>(q, k, v, mask, bounds, out, mass);",
+            header,
         )
-        self._prompts: Any = mx.fast.cuda_kernel(
-            name=f"{name}_prompts",
-            input_names=[
-                "q",
-                "k",
-                "v",
-                "since",
-                "slot",
-                "place",
-                "bounds",
-                "keys",
-                "values",
-                "outs",
-                "masses",
-                "sinks",
-            ],
-            output_names=["out"],
-            source=f"""
+        self._prompts = Kernel(
+            ["q", "k", "v", "since", "slot", "place", "bounds", "keys", "values", "outs", "masses", "sinks"],
+            ["out"],
+            f"""
             Others<S> others = {{outs, masses, bounds[3], SINKS ? sinks : nullptr}};
             attend_prompts<T, D, G, WARPS>(q, k, v, since, slot, place, bounds, {stored}, others, out);""",
-            header=header,
+            header,
         )
+
+    def compile(self, dtype: mx.Dtype) -> None:
+        """Begin with what a model of this type may need."""
+        whole, real = mx.int32, mx.float32
+        for sinks in (None, dtype):
+            merged, others = self._merged(dtype, sinks), [real, real, sinks or real]
+            slots = [dtype, dtype, dtype, real, whole, whole]
+            self._finish.compile(merged, [*slots, dtype, dtype, whole, *others], [dtype])
+            for warps in MATRIX_WARPS:
+                prompts = [*[dtype] * 3, *[whole] * 4, dtype, dtype, *others]
+                self._prompts.compile([*merged, ("WARPS", warps)], prompts, [dtype])
+        for mask, warps in itertools.product((False, True), MATRIX_WARPS):
+            template = [*self._heads(dtype), ("MASK", mask), ("WARPS", warps)]
+            self._segment.compile(template, [dtype, dtype, dtype, real, whole], [real, real])
+
+    def _heads(self, dtype: mx.Dtype) -> Template:
+        return [("T", dtype), ("D", self.sizes[0]), ("G", self.sizes[1])]
+
+    def _merged(self, dtype: mx.Dtype, sinks: mx.Dtype | None) -> Template:
+        return [*self._heads(dtype), ("S", sinks or mx.float32), ("SINKS", sinks is not None)]
 
     def _error(self, dtype: mx.Dtype) -> float:
         """Compared with attention written out."""
@@ -166,7 +172,7 @@ class Kernels(CheckedKernels):
         N, (D, G), tokens = keys.shape[1], self.sizes, slot_of.size
         out, mass = self._slots(
             inputs=[q, keys, values, mask, slot_of, _numbers(mask.shape[-1], keys.shape[2])],
-            template=[("T", q.dtype), ("D", D), ("G", G)],
+            template=self._heads(q.dtype),
             grid=(tokens * WARPS * 32, N, 1),
             threadgroup=(WARPS * 32, 1, 1),
             output_shapes=[(tokens, N, G, D), (tokens, N, G, 1)],
@@ -201,10 +207,7 @@ class Kernels(CheckedKernels):
                 *fresh,
                 *(outs, masses, none if sinks is None else sinks),
             ],
-            template=[
-                *(("T", q.dtype), ("D", self.sizes[0]), ("G", self.sizes[1])),
-                *(("S", mx.float32 if sinks is None else sinks.dtype), ("SINKS", sinks is not None)),
-            ],
+            template=self._merged(q.dtype, None if sinks is None else sinks.dtype),
             grid=(slot_of.size * WARPS * 32, keys.shape[1], 1),
             threadgroup=(WARPS * 32, 1, 1),
             output_shapes=[q.shape],
@@ -230,7 +233,7 @@ class Kernels(CheckedKernels):
         warps, blocks = self._blocks(N, tokens)
         outs, masses = self._segment(
             inputs=[q, k, v, _nothing() if mask is None else mask, _numbers(first, tokens, keys, -(-keys // shares))],
-            template=[("T", q.dtype), ("D", D), ("G", G), ("MASK", mask is not None), ("WARPS", warps)],
+            template=[*self._heads(q.dtype), ("MASK", mask is not None), ("WARPS", warps)],
             grid=(blocks * warps * 32, N, shares),
             threadgroup=(warps * 32, 1, 1),
             output_shapes=[(shares, tokens, N, G, D), (shares, tokens, N, G, 1)],
@@ -265,10 +268,7 @@ class Kernels(CheckedKernels):
                 _numbers(q.shape[0] - tokens, tokens, keys.shape[2], outs.shape[0] if before else 0),
                 *(keys, values, outs, masses, none if sinks is None else sinks),
             ],
-            template=[
-                *(("T", q.dtype), ("D", D), ("G", G), ("WARPS", warps)),
-                *(("S", mx.float32 if sinks is None else sinks.dtype), ("SINKS", sinks is not None)),
-            ],
+            template=[*self._merged(q.dtype, None if sinks is None else sinks.dtype), ("WARPS", warps)],
             grid=(blocks * warps * 32, N, 1),
             threadgroup=(warps * 32, 1, 1),
             output_shapes=[(tokens, N, G, D)],

@@ -11,7 +11,8 @@ import mlx.core as mx
 from mlx_lm.models.gpt_oss import SwigluOAI
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwiGLU, SwitchGLU
 
-from runner.engine.kernels import CheckedKernels, bounded, checked, kernel_name
+from runner.engine.kernels import CheckedKernels, checked
+from runner.engine.kernels.nvrtc import Kernel, Template
 
 SOURCE = Path(__file__).with_suffix(".cu")
 ROWS = 64  # of weights that a block computes; of numbers that it takes at a time
@@ -62,35 +63,43 @@ class Kernels(CheckedKernels):
     def __init__(self, made: Form) -> None:
         self.form = made
         header = SOURCE.read_text()
-        name = kernel_name(header)
-        self._group: Any = mx.fast.cuda_kernel(
-            name=f"{name}_group",
-            input_names=["x", "chosen", "pairs"],
-            output_names=["order", "offsets", "paired"],
-            source="""
+        self._group = Kernel(
+            ["x", "chosen", "pairs"],
+            ["order", "offsets", "paired"],
+            """
             __shared__ int counts[E];
             const size_t row = (size_t)(blockIdx.x - 1) * K;
             if (blockIdx.x == 0) rowmill::group_pairs(chosen, pairs[0], E, order, offsets, counts);
             else rowmill::pair_up(x + row, K, paired + row);""",
-            header=header,
+            header,
         )
         weights = [[f"{part}{i}" for part in ("packed", "bias")] for i in range(2)]
-        self._project: dict[tuple[int, int], Any] = {
-            (matrices, few): mx.fast.cuda_kernel(
-                name=f"{name}_project{matrices}",
-                input_names=["x", "order", "offsets", *chain(*weights[:matrices])],
-                output_names=["out"],
-                source=f"""
+        self._project = {
+            (matrices, few): Kernel(
+                ["x", "order", "offsets", "share", *chain(*weights[:matrices])],
+                ["out"],
+                f"""
                 const rowmill::Weights weights[] = {{{", ".join(map(_weights_in_cuda, weights[:matrices]))}}};
                 rowmill::project<BITS, GROUP, K, PAIRS, (rowmill::Activation)BY, {STAGES}, {shared}>(
-                    x, weights, order, offsets, SHARE, out);""",
-                header=header + bounded(2 * ROWS * matrices, BLOCKS[matrices, few]),
+                    x, weights, order, offsets, share[0], out);""",
+                header,
                 shared_memory=shared,
+                bounds=(2 * ROWS * matrices, BLOCKS[matrices, few]),
             )
             for matrices in (1, 2)
             for few in PAIRS
             for shared in [self._memory(matrices, few)]
         }
+        for (matrices, few), kernel in self._project.items():
+            dtypes = [mx.bfloat16, *[mx.int32] * 3, *[mx.uint32, mx.bfloat16] * matrices]
+            kernel.compile(self._template(matrices, few), dtypes, [mx.bfloat16])
+
+    def _template(self, matrices: int, few: int) -> Template:
+        made, first = self.form, matrices > 1
+        return [
+            *(("BITS", made.bits), ("GROUP", made.group_size), ("K", made.inputs if first else made.hidden)),
+            *(("PAIRS", few), ("BY", made.activation if first else 0), ("BIAS", made.bias)),
+        ]
 
     def _memory(self, matrices: int, few: int) -> int:
         """Bytes of shared memory of a block: of ``Memory`` in cuda_experts.cu, which does not compile with others."""
@@ -119,11 +128,8 @@ class Kernels(CheckedKernels):
         """The pairs' rows of x, ``share`` pairs a row, through one layer, or through up and gate: [pairs, rows]."""
         (count, blocks), threads = layers[0][0].shape[:2], 2 * ROWS * len(layers)
         done: list[mx.array] = self._project[len(layers), few](
-            inputs=[x, *places, *chain(*layers)],
-            template=[
-                *(("BITS", self.form.bits), ("GROUP", self.form.group_size), ("K", x.shape[-1]), ("PAIRS", few)),
-                *(("BY", self.form.activation if len(layers) > 1 else 0), ("SHARE", share), ("BIAS", self.form.bias)),
-            ],
+            inputs=[x, *places, _number(share), *chain(*layers)],
+            template=self._template(len(layers), few),
             grid=(blocks * threads, count, 1),
             threadgroup=(threads, 1, 1),
             output_shapes=[(places[0].size, blocks * ROWS)],
