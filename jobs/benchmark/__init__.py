@@ -119,6 +119,6 @@ def _check_memory(conf: BenchmarkRunConf, folder: Path) -> None:
     row = asked.suffix + (asked.response if asked.workload == "card" else asked.prefix + asked.output)
     shared = asked.prefix if asked.workload in ("shared", "documents") else 0
     config = resolve.read_config(folder)
-    found = device.set_up(conf.engine.backend, config)
+    found = device.set_up(conf.engine.backend, conf.engine.costly(config))
     lengths = [(row, shared)] * max(asked.n, 1)
     check(conf.model, folder, config, found, conf.engine, lengths)

@@ -79,10 +79,10 @@ def measure(task: dict[str, Any]) -> Card:
     from runner.models.resolve import read_config
 
     folder = Path(task["model"])
-    found = device.set_up(task["engine"]["backend"], read_config(folder))
+    conf = EngineConf(**task["engine"])
+    found = device.set_up(conf.backend, conf.costly(read_config(folder)))
     model, config = load(folder, found)
     weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
-    conf = EngineConf(**task["engine"])
     batch = Budget.of(conf, found).batch_size
     measured = []
     for streams in [one or batch for one in task["streams"]]:

@@ -236,11 +236,12 @@ def _opened(task: dict[str, Any], conf: BenchmarkConf) -> Opened:
         rows = [row for row, _ in own] if own else prompts(conf, int(vocabulary))
         return Opened(rows, llama_cpp_peer(Path(task["gguf"]), rows, conf.output), lambda: None, peak_memory)
     from runner.engine import weights
+    from runner.engine.conf import EngineConf
     from runner.machine import device
     from runner.models.resolve import read_config
 
-    folder = Path(task["model"])
-    found = device.set_up(task["engine"]["backend"], read_config(folder) if name == "rowmill" else None)
+    folder, engine = Path(task["model"]), EngineConf(**task["engine"])
+    found = device.set_up(engine.backend, engine.costly(read_config(folder)) if name == "rowmill" else None)
     import mlx.core as mx
 
     model, config = weights.load(folder, found)

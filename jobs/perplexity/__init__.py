@@ -193,7 +193,7 @@ def prepare(asked: Asked, composed: Composed, run_dir: Path, new_name: str | Non
     config, is_here = resolve.read_config(folder), conf.fleet.kind == "none"
     if asked.checked and not is_here:
         raise UserError("fleet", "--self-check compares passes of one process: leave it out", value=conf.fleet.kind)
-    found = device.set_up(conf.engine.backend, config) if is_here else None
+    found = device.set_up(conf.engine.backend, conf.engine.costly(config)) if is_here else None
     tokenizer = weights.load_tokenizer(folder, config) if is_here else weights.load_plain_tokenizer(folder)
     end = tokenizer.eos_token_id
     if end is None and conf.perplexity.separator is None:

@@ -11,15 +11,18 @@ What it measures, on made-up tokens:
     ``ways``: A decode step's attention over one shared copy of a prefix, and over a copy for each sequence, by the
         number of sequences and the length of the prefix. Runs take the faster way.
     ``prefill``: Prompt tokens a second by the number of them in a step.
-    ``decode``: Tokens a second by the number of sequences at once. A run begins with the smallest number that is within
-        3% of the best, and still takes more if that makes it faster.
-    ``buffers``: On Metal, both of these by the size of command buffers, in a process of its own for each. Sizes other
-        than MLX's own are used where they gain 2%.
+    ``decode``: Tokens a second by the number of sequences at once. A run begins with the number that is chosen, and
+        still takes more if that makes it faster.
+    ``buffers``: On Metal, both of these by the size of command buffers, in a process of its own for each.
 
-Other programs should rest meanwhile. On a slow machine the largest sizes are not tried. What is measured is kept as it
-comes: after an interruption the same command goes on with the rest; once all is there, it measures anew. It counts for
-models of the same dimensions on this machine, until MLX is updated. Keys that you set yourself (``engine.batch_size``,
-``engine.prefill_tokens``) count more.
+What may be best is measured three times, in turns with what is usual: medians are compared, and what is usual stays
+unless something else is faster in every turn, and by 3% (command buffers: by 2%). So what other programs do meanwhile
+seldom makes a choice; they should rest all the same. On a slow machine the largest sizes are not tried.
+
+What is measured is kept as it comes: after an interruption the same command goes on with the rest; once all is there,
+it measures anew. It counts for models of the same dimensions with the same ``engine.kv_bits`` and
+``engine.max_kv_size`` on this machine, until MLX or rowmill is updated. Keys that you set yourself
+(``engine.batch_size``, ``engine.prefill_tokens``) count more.
 
 The table is for you; ``tune.json`` in ``output.dir`` is for whoever works on rowmill: times, versions, the device and
 its memory, the model's dimensions, and no path, user or host name (see ``rowmill help metal``).
@@ -30,6 +33,7 @@ found    What is measured and chosen, kept as it comes.
 measure  Attention by its ways, tokens a second by batch size and step size; what is best becomes the choice.
 rates    Tokens a second of a loaded model, prefilling and decoding made-up prompts.
 report   What was measured as a table, and as JSON to send in.
+turns    Sizes measured in turns, and which of them is faster beyond what the turns differ by.
 """
 
 from __future__ import annotations
@@ -88,7 +92,7 @@ def run_tune(overrides: Sequence[str], config_dir: str | None = None) -> tuple[d
     environment = dict(os.environ)  # without what preparing a device changes: each process does that itself
     found_device = device.set_up(conf.engine.backend)
     path = Path(conf.output.dir) / "tune.json"
-    place = found_device.kind, found_device.name, config
+    place = found_device.kind, found_device.place, conf.engine.costly(config)
     found = Found.of(tuned.record(*place), conf.tune.quick, lambda record: tuned.keep(*place, record))
     task = {"model": str(folder), "engine": asdict(conf.engine), "quick": conf.tune.quick}
     began = time.perf_counter()

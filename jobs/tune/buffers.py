@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 from collections.abc import Mapping
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 from jobs.benchmark.apart import apart, tell
 from jobs.tune.found import Found
 from jobs.tune.rates import Rates
+from jobs.tune.turns import NEAR, TURNS, best
 from runner.engine.budget import BATCH_SIZE, PREFILL_TOKENS
 from runner.engine.conf import EngineConf
 from runner.machine.metal import set_buffers
@@ -29,22 +31,17 @@ def measure_buffers(found: Found, task: Mapping[str, Any], environment: Mapping[
     log.info("command buffers, by operations and megabytes:")
     task = {**task, "batch_size": found.chosen.get("batch_size"), "prefill_tokens": found.chosen.get("prefill_tokens")}
     names = {USUAL: None} | {f"{size[0]} x {size[1]}": size for size in (QUICK if found.quick else SIZES)}
-    for name, size in names.items():
-        surroundings = dict(environment)
-        set_buffers(size, surroundings)
-        found.once("buffers", name, partial(_apart, task, surroundings), _both)
-    found.choose(buffers=best({names[name]: rates for name, rates in found.measured["buffers"].items()}))
-
-
-def best(rates: Mapping[tuple[int, int] | None, list[float]]) -> tuple[int, int] | None:
-    """The size with the highest product of both rates; None (the usual one) unless another gains enough."""
-
-    def speed(size: tuple[int, int] | None) -> float:
-        decode, prefill = rates[size]
-        return float((decode * prefill) ** 0.5)
-
-    top = max(rates, key=speed)
-    return top if speed(top) > GAIN * speed(None) else None
+    turns: dict[tuple[int, int] | None, list[float]] = {size: [] for size in names.values()}
+    again = names
+    for turn in range(TURNS):
+        for name, size in again.items():
+            surroundings = dict(environment)
+            set_buffers(size, surroundings)
+            rates = found.once("buffers", f"{name}, turn {turn + 1}", partial(_apart, task, surroundings), _both)
+            turns[size].append(math.prod(rates) ** 0.5)
+        top = max(turns.values())[0]
+        again = {name: size for name, size in again.items() if size is None or turns[size][0] > NEAR * top}
+    found.choose(buffers=best({names[name]: turns[names[name]] for name in again}, None, GAIN))
 
 
 def _apart(task: Mapping[str, Any], environment: Mapping[str, str]) -> list[float]:

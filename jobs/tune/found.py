@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,20 @@ class Found:
             self.save()
         log.info("  %s: %s", name, says(values[name]))
         return values[name]
+
+    def turn(self, section: str, name: str, turn: int, measure: Callable[[], float | None]) -> float | None:
+        """What ``measure`` returns for one of several turns, unless it is known; None: that there is no room for it."""
+        values = self.measured.setdefault(section, {})
+        turns = values.get(name, [])
+        if turns is not None and turn >= len(turns):
+            measured = measure()
+            values[name] = turns = None if measured is None else [*turns, measured]
+            self.save()
+        return None if turns is None else float(turns[turn])
+
+    def rates(self, section: str, sizes: Iterable[int]) -> list[float]:
+        """Of the first turn."""
+        return [self.measured[section][str(size)][0] for size in sizes]
 
     def choose(self, **values: Any) -> None:
         """For later runs."""

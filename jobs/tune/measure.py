@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jobs.tune.buffers import measure_buffers
 from jobs.tune.found import Found
 from jobs.tune.rates import PREFIX, Rates
+from jobs.tune.turns import in_turns
 from runner.engine.budget import BATCH_SIZE, PREFILL_TOKENS
 from runner.engine.conf import EngineConf
 from runner.machine.device import Device
@@ -20,9 +21,6 @@ log = logging.getLogger("rowmill")
 
 DECODE = (8, 16, 32, 64, 128, 256)  # sequences at once
 PREFILL = {"cpu": (128, 256, 512, 1024, 2048), "metal": (256, 512, 1024, 2048, 4096, 8192)}
-NEAR = 0.97  # of the best rate: the smallest size that reaches it is chosen,
-FAR = 0.9  # and below this, larger ones are not tried
-MOST_SECONDS = 75.0  # for sizes of one kind, after which no larger one is tried
 BEYOND = {False: 2.0, True: 1.0}  # times as slow, at which copies are not tried for more sequences; quick or not
 
 
@@ -52,14 +50,15 @@ def measure_ways(found: Found, model: Any, device: Device, conf: EngineConf) -> 
     from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
 
     try:
-        resident = ResidentModel(model, conf.max_kv_size)
+        resident = ResidentModel(model, conf.max_kv_size, conf.kv_bits)
     except UnsupportedModelError as problem:
         log.info("this model cannot share prefixes (%s): there is one way only", problem)
         return
-    costs = tuning.costs_here(resident, device.name, anew=True)
+    costs = tuning.costs_here(resident, device.place, anew=True)
     log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
     form = tuning.form_of(resident)
-    if form is None:
+    if form is None or conf.kv_bits:  # no layer sees all tokens, or memory is to be saved
+        log.info("attention in a decode step: prefixes are never copied")
         return
     log.info("attention in a decode step, by prefix and sequences:")
 
@@ -67,60 +66,26 @@ def measure_ways(found: Found, model: Any, device: Device, conf: EngineConf) -> 
         name = f"{prefix} x {sequences}"
         return copies.Cell(*found.once("ways", name, lambda: list(copies.cell(form, prefix, sequences)), _both))
 
-    chosen = tuning.keep(form, device.name, copies.measure(form, cell, BEYOND[found.quick]))
+    chosen = tuning.keep(form, device.place, copies.measure(form, cell, BEYOND[found.quick]))
     found.choose(copies=list(chosen.most))
 
 
 def _both(cell: list[Any]) -> str:
     _, _, copied, shared = cell
-    return f"{1e6 * copied:,.0f} us over copies, {1e6 * shared:,.0f} us shared"
+    return f"{1e6 * median(copied):,.0f} us over copies, {1e6 * median(shared):,.0f} us shared"
 
 
 def measure_sizes(found: Found, rates: Rates, kind: str) -> None:
     """Prompt tokens in a step, sequences at once."""
     usual, others = PREFILL_TOKENS[kind], PREFILL.get(kind, PREFILL["metal"])
     log.info("prompt tokens, by the most of them in a step:")
-    best = _best(found, "prefill", _sizes(found.quick, usual, others), usual, rates.prefill)
+    best = in_turns(found, "prefill", _sizes(found.quick, usual, others), usual, rates.prefill)
     found.choose(prefill_tokens=best)
     log.info("decoded tokens behind a prefix of %d, by sequences at once:", PREFIX)
     usual_batch, decode = BATCH_SIZE[kind], partial(rates.decode, best or usual)
-    best = _best(found, "decode", _sizes(found.quick, usual_batch, DECODE), usual_batch, decode)
+    best = in_turns(found, "decode", _sizes(found.quick, usual_batch, DECODE), usual_batch, decode)
     found.choose(batch_size=best)
 
 
 def _sizes(quick: bool, usual: int, others: tuple[int, ...]) -> tuple[int, ...]:
     return (usual // 2, usual, 2 * usual) if quick else others
-
-
-def _best(
-    found: Found, section: str, sizes: tuple[int, ...], usual: int, rate: Callable[[int], float | None]
-) -> int | None:
-    """The smallest size that is nearly as fast as the fastest; None if none could be tried, or the ``usual`` one could
-    not and might be faster still.
-    """
-    rates: dict[int, float] = {}
-    began = time.perf_counter()
-    for size in sizes:
-        if time.perf_counter() - began > MOST_SECONDS:
-            log.info("  larger ones are not tried: this machine takes too long")
-            return None if max(rates) < usual else near_best(rates)
-        try:
-            measured = found.once(section, str(size), partial(rate, size), _rate)
-        except RuntimeError as error:  # of MLX, which has no memory left
-            log.info("  %d: %s", size, str(error).splitlines()[0])
-            break
-        if measured is None:
-            break
-        rates[size] = measured
-        if measured < FAR * max(rates.values()):
-            break
-    return near_best(rates)
-
-
-def near_best(rates: Mapping[int, float]) -> int | None:
-    """The smallest size whose rate is within 3% of the best."""
-    return min((size for size, rate in rates.items() if rate >= NEAR * max(rates.values())), default=None)
-
-
-def _rate(rate: float | None) -> str:
-    return "too many for the memory" if rate is None else f"{rate:,.0f} tokens/s"

@@ -39,10 +39,7 @@ class Rates:
         rows = self._rows(count, 0, ROW)
         with self._engine(count, size) as engine:
             _until_ended(engine, rows[:1])  # what is compiled, is compiled
-            seconds = _until_ended(engine, rows)
-            if seconds < LONG:
-                seconds = min(seconds, _until_ended(engine, rows))
-        return count * ROW / seconds
+            return count * ROW / _until_ended(engine, rows)
 
     def decode(self, prefill: int, count: int) -> float | None:
         """Of ``count`` sequences; None if they do not fit."""

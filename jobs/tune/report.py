@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from jobs.tune.found import Found
@@ -17,6 +18,9 @@ DIMENSIONS = (
     *("intermediate_size", "vocab_size", "sliding_window", "num_local_experts", "num_experts", "num_experts_per_tok"),
     *("moe_intermediate_size", "kv_lora_rank"),
 )
+
+
+AS_USUAL = "  as usual: nothing is faster by more than the turns differ"
 
 
 def as_json(found: Found, device: Device, config: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def _ways(cells: Mapping[str, list[Any]], copies: list[int] | None) -> str:
     if not cells:
         return ""
     prefixes, counts = ([*dict.fromkeys(cell[at] for cell in cells.values())] for at in (0, 1))
-    times = {(prefix, count): copied / shared for prefix, count, copied, shared in cells.values()}
+    times = {(prefix, count): median(copied) / median(shared) for prefix, count, copied, shared in cells.values()}
     head = ["sequences", *(f"{count}" for count in sorted(counts))]
     rows = [
         [f"prefix {prefix:,}", *(_ratio(times.get((prefix, count))) for count in sorted(counts))] for prefix in prefixes
@@ -74,24 +78,28 @@ def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}"
 
 
-def _rates(title: str, rates: Mapping[str, float | None], name: str, chosen: Mapping[str, Any]) -> str:
-    if not rates:
+def _rates(title: str, turns: Mapping[str, list[float] | None], name: str, chosen: Mapping[str, Any]) -> str:
+    if not turns:
         return ""
-    marks = {str(chosen.get(name)): "used from now on"}
-    rows = [[size, f"{rate:,.0f}" if rate else "no room", marks.get(size, "")] for size, rate in rates.items()]
-    return "\n".join([title, *_columns(rows)])
+    best = chosen.get(name)
+    rows = [[size, *_turns(rates), "used from now on" if size == str(best) else ""] for size, rates in turns.items()]
+    kept = [] if best or name not in chosen else [AS_USUAL]
+    return "\n".join([f"{title}; lowest and highest of some turns", *_columns(rows), *kept])
+
+
+def _turns(rates: list[float] | None) -> list[str]:
+    if rates is None:
+        return ["no room", ""]
+    return [f"{median(rates):,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}" if len(rates) > 1 else ""]
 
 
 def _buffers(rates: Mapping[str, list[float]], chosen: list[int] | None) -> str:
     if not rates:
         return ""
-    taken = "usual" if chosen is None else f"{chosen[0]} x {chosen[1]}"
-    rows = [["operations x MB", "decoded tokens/s", "prompt tokens/s", ""]]
-    rows += [
-        [name, f"{one[0]:,.0f}", f"{one[1]:,.0f}", "used from now on" if name == taken else ""]
-        for name, one in rates.items()
-    ]
-    return "\n".join(["Metal's command buffers", *_columns(rows)])
+    rows = [["operations x MB", "decoded tokens/s", "prompt tokens/s"]]
+    rows += [[name, f"{one[0]:,.0f}", f"{one[1]:,.0f}"] for name, one in rates.items()]
+    taken = f"  used from now on: {chosen[0]} x {chosen[1]}" if chosen else AS_USUAL
+    return "\n".join(["Metal's command buffers", *_columns(rows), taken])
 
 
 def _columns(rows: list[list[str]]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from runner.keys import key
 from runner.types import Sampling, UserError
@@ -69,6 +71,13 @@ class EngineConf:
         if self.kv_bits and self.max_kv_size:
             why = "engine.max_kv_size makes windows of all layers, and those stay as they are: leave one of the two out"
             raise UserError("engine.kv_bits", why, value=self.kv_bits)
+
+    def costly(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A model's config.json with the keys that change what its steps cost: ``rowmill tune`` keeps what it finds for
+        both.
+        """
+        keys = {"kv_bits": self.kv_bits, "max_kv_size": self.max_kv_size}
+        return {**config, **{f"engine.{name}": value for name, value in keys.items() if value}}
 
     def refuse_fake(self, command: str) -> None:
         """Raise UserError where there is no model, which this command needs."""

@@ -82,12 +82,12 @@ def batch_engine(
             raise UserError("engine.kv_bits", why, value=conf.kv_bits, exit_code=3) from problem
         log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
         return CopyingEngine(model, kv_bytes=spare, **sizes, **details)
-    costs = costs_here(resident, device.name)
+    costs = costs_here(resident, device.place)
     log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
     if conf.kv_bits:
         packed.tell(model, conf.kv_bits)
     else:  # copies would take the memory that is to be saved
-        details["copies"] = copies_here(resident, device.name)
+        details["copies"] = copies_here(resident, device.place)
     streams = cpu_streams() if device.kind == "cpu" else 1
     bound = None if device.kind == "cpu" else mx.get_active_memory() + budget.work
     return BatchEngine(

@@ -65,7 +65,8 @@ class Growth:
 def costs_here(model: ResidentModel, machine: str, *, anew: bool = False) -> Costs:
     """Measured (``anew``: in any case), or as before on a model of the same shapes. ``machine`` names the device."""
     shapes = [(name, array.shape, str(array.dtype)) for name, array in tree_flatten(model.model.parameters())]
-    key = LEAST, machine, version("mlx"), shapes
+    layers = [(repr(layer.reach), layer.kv_bits) for layer in model.layers]
+    key = LEAST, machine, version("mlx"), version("rowmill"), shapes, layers
     found = None if anew else _read(Costs, remembered(key))
     if found is None:
         remember(key, (found := measure_costs(model))._asdict())
@@ -97,7 +98,7 @@ def keep(shape: Form, machine: str, found: Copies) -> Copies:
 
 
 def _copies_key(shape: Form, machine: str) -> object:
-    return repr(Copies()), machine, version("mlx"), repr(shape)
+    return repr(Copies()), machine, version("mlx"), version("rowmill"), repr(shape)
 
 
 def _read(kind: Callable[..., T], found: dict[str, Any] | None) -> T | None:

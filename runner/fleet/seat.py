@@ -166,7 +166,7 @@ def open_engine(spec: Spec, beat: Callable[[], None] = lambda: None) -> tuple[En
 
     folder = model_folder(spec.model, spec.offline)
     config = read_config(folder)
-    device = set_up(spec.engine.backend, config)
+    device = set_up(spec.engine.backend, spec.engine.costly(config))
     device = dataclasses.replace(device, memory_bytes=device.memory_bytes // spec.sharing)
     engine = _open_model(spec, folder, config, device, beat)
     facts = hello_of(folder)._replace(device=f"{device.kind} ({device.name})", memory_bytes=device.memory_bytes)

@@ -53,11 +53,16 @@ class Device:
     memory_bytes: int
     tuned: Tuned = USUAL
 
+    @property
+    def place(self) -> str:
+        """By which what was measured here is found: on a CPU its cores are told apart, too."""
+        return place(self.kind, self.name)
+
 
 def set_up(backend: str = "auto", config: Mapping[str, Any] | None = None) -> Device:
     """Load MLX for ``backend`` (see BACKENDS) and say what it runs on; call before the process's first ``mlx`` import.
 
-    ``config``: the model's config.json, for which ``rowmill tune`` may have found something.
+    ``config``: what ``EngineConf.costly`` makes of the model's, for which ``rowmill tune`` may have found something.
 
     On a CPU ``mx.compile`` writes C++ and calls g++ at run time; without g++ it is switched off, and nothing needs it.
     Raises UserError, exit code 3, where the machine has no such backend.
@@ -77,10 +82,15 @@ def set_up(backend: str = "auto", config: Mapping[str, Any] | None = None) -> De
         if shutil.which("g++") is None:
             mx.disable_compile()
     name = metal.chip() or _name(mx)
-    tuned = Tuned.of(kind, name, config) if config else USUAL
+    tuned = Tuned.of(kind, place(kind, name), config) if config else USUAL
     device = Device(kind, name, blas if kind == "cpu" else None, _memory_bytes(mx, kind), tuned)
     _report(device)
     return device
+
+
+def place(kind: str, name: str) -> str:
+    """See ``Device.place``."""
+    return f"{name}, streams: {cpu_streams()}" if kind == "cpu" else name
 
 
 @contextlib.contextmanager

@@ -46,7 +46,9 @@ USUAL = Tuned()
 
 
 def record(kind: str, machine: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``rowmill tune`` has measured (``measured``) and chosen (``chosen``); {} if nothing was kept."""
+    """What ``rowmill tune`` has measured (``measured``) and chosen (``chosen``) for a device (see ``Device.place``) and
+    a configuration (see ``EngineConf.costly``); {} if nothing was kept.
+    """
     return remembered(_key(kind, machine, config)) or {}
 
 
@@ -61,4 +63,5 @@ def _whole(value: Any) -> int | None:
 
 def _key(kind: str, machine: str, config: Mapping[str, Any]) -> object:
     shape = {name: value for name, value in config.items() if name not in _NAMES}
-    return "tuned", kind, machine, package_version("mlx"), json.dumps(shape, sort_keys=True, default=str)
+    versions = package_version("mlx"), package_version("rowmill")
+    return "tuned in turns", kind, machine, versions, json.dumps(shape, sort_keys=True, default=str)

@@ -197,7 +197,7 @@ def _open_tokenizer(config: Config) -> tuple[Path | None, dict[str, Any], Any, A
     model_config = resolve.read_config(folder)
     if conf.fleet.kind != "none":
         return folder, model_config, weights.load_plain_tokenizer(folder), None
-    found = device.set_up(conf.engine.backend, model_config)
+    found = device.set_up(conf.engine.backend, conf.engine.costly(model_config))
     return folder, model_config, weights.load_tokenizer(folder, model_config), found
 
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from runner.engine.attention import copies
-from runner.engine.attention.copies import Copies, measure
+from runner.engine.attention.copies import Cell, Copies, measure
 from runner.engine.attention.parts import Form
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
@@ -27,15 +27,21 @@ def test_larger_batches_are_tried_until_sharing_is_faster(monkeypatch):
     limits = {512: 16, 2048: 4, 8192: 0}
     asked = []
 
-    def seconds(form, prefix, count, copied):
+    def way(form, prefix, count, copied):
         asked.append((prefix, count))
-        return 1.0 if copied == (count <= limits[prefix]) else 2.0
+        return lambda: 1.0 if copied == (count <= limits[prefix]) else 2.0
 
-    monkeypatch.setattr(copies, "seconds", seconds)
+    monkeypatch.setattr(copies, "way", way)
     assert measure(Form(4, 8, 2, 8, 8, mx.float32)) == Copies((16, 4, 0))
     assert (8192, 4) not in asked and (512, 64) not in asked
     monkeypatch.setattr(copies, "MOST_BYTES", 0)
     assert measure(Form(4, 8, 2, 8, 8, mx.float32)) == Copies()
+
+
+def test_copies_are_taken_only_where_they_are_faster_in_every_turn():
+    assert Cell(512, 4, [1.0, 1.1, 3.0], [1.2, 1.2, 4.0]).copy
+    noisy = Cell(512, 4, [1.0, 1.0, 1.3], [1.2, 1.2, 1.2])
+    assert noisy.ratio < 1 and not noisy.copy
 
 
 @pytest.mark.parametrize(("kv_bytes", "copied"), [(1 << 30, 6), (1 << 15, 0)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -22,7 +23,7 @@ from runner.engine.attention.reach import Reach
 PREFIXES = (512, 2048, 8192)  # tokens
 BATCHES = (2, 4, 8, 16, 32, 64, 128, 256)
 OWN = 32  # tokens behind the prefix
-CALLS, REPEATS = 8, 3  # in one evaluation; the best of them counts
+CALLS, TURNS = 8, 5  # in one evaluation, and evaluations of each way
 MOST_BYTES = 1 << 30  # of keys and values that are tried
 
 
@@ -47,17 +48,31 @@ class Copies(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Seconds of one layer's attention in a decode step of ``sequences`` behind a prefix of so many tokens."""
+    """Seconds of one layer's attention in a step that decodes ``sequences`` behind so many tokens, in turns."""
 
     prefix: int
     sequences: int
-    copied: float
-    shared: float
+    copied: list[float]
+    shared: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long copies take."""
+        return median(self.copied) / median(self.shared)
+
+    @property
+    def copy(self) -> bool:
+        """Whether copies are faster beyond what the turns differ by: in each of them."""
+        return all(copied < shared for copied, shared in zip(self.copied, self.shared, strict=True))
 
 
 def cell(form: Form, prefix: int, sequences: int) -> Cell:
-    """Measured here."""
-    return Cell(prefix, sequences, *(seconds(form, prefix, sequences, copied) for copied in (True, False)))
+    """Measured here, both ways in turns, so that what else the machine does slows both."""
+    ways = [way(form, prefix, sequences, copied) for copied in (True, False)]
+    for seconds in ways:
+        seconds()  # kernels are compiled
+    copied, shared = zip(*([seconds() for seconds in ways] for _ in range(TURNS)), strict=True)
+    return Cell(prefix, sequences, list(copied), list(shared))
 
 
 def measure(form: Form, one: Callable[[Form, int, int], Cell] = cell, beyond: float = 1.0) -> Copies:
@@ -69,15 +84,14 @@ def measure(form: Form, one: Callable[[Form, int, int], Cell] = cell, beyond: fl
             if _bytes(form, count, prefix) > MOST_BYTES or ratio > beyond:
                 break
             measured = one(form, prefix, count)
-            ratio = measured.copied / measured.shared
-            won = won and ratio <= 1
+            ratio, won = measured.ratio, won and measured.copy
             most = count if won else most
         found.append(most)
     return Copies(tuple(found))
 
 
-def seconds(form: Form, prefix: int, count: int, copied: bool) -> float:
-    """Of one layer's attention in a decode step of ``count`` sequences behind a prefix."""
+def way(form: Form, prefix: int, count: int, copied: bool) -> Callable[[], float]:
+    """Measures one layer's attention in a decode step of ``count`` sequences behind a prefix, in seconds."""
     layer = LayerKV(0, Reach())
     H, D, N, K, V, dtype, cap = form
     q, k, v = (
@@ -91,16 +105,17 @@ def seconds(form: Form, prefix: int, count: int, copied: bool) -> float:
     layer.keys, layer.values = (_random((count, N, layer.shape[1], size), dtype) for size in (K, V))
     mx.eval(q, k, v, shared.keys, shared.values, layer.keys, layer.values)
     spans = [Span(None, i, prefix + OWN - 1, 1) if copied else Span(shared, i, OWN - 1, 1) for i in range(count)]
-    best = math.inf
-    for _ in range(REPEATS + 1):
+
+    def seconds() -> float:
         began = time.perf_counter()
         outs: list[Any] = []
         layer.step = Step(spans)
         for _ in range(CALLS):
             outs.append(layer.attention(q, *layer.update_and_fetch(k, v), D**-0.5, None, cap))
         mx.eval(outs, layer.keys, layer.values)
-        best = min(best, (time.perf_counter() - began) / CALLS)
-    return best
+        return (time.perf_counter() - began) / CALLS
+
+    return seconds
 
 
 def _random(size: Sequence[int], dtype: mx.Dtype) -> mx.array:
