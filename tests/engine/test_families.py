@@ -4,6 +4,7 @@ chunks. Everything against one-by-one generation with mlx-lm's own caches.
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models import gpt_bigcode
 
 from runner.engine.attention import layout, parts, prefix
 from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
@@ -12,6 +13,7 @@ from runner.engine.kernels import cpu
 from runner.sequences import Sequence
 from tests.support.attentions import FAMILIES, SIZES, tiny
 from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
+from tests.support.tiny import VOCAB, scaled
 
 DEPTHS = (2, 7, 9, 16, 21)  # of prefixes, about the window and the chunks of 8 tokens
 
@@ -60,6 +62,13 @@ def test_a_token_takes_the_memory_of_what_its_layers_store():
     assert latent.token_bytes == 2 * (16 + 4) * size  # a latent vector and the turned part of the keys, once
     assert shared.token_bytes == 2 * 2 * 2 * 8 * size  # two of four layers have none of their own
     assert shared.slot_bytes(100) == (8 + 100) * 2 * 2 * 8 * size  # one of the others sees 8 tokens
+
+
+def test_positions_that_are_counted_with_numpy_are_those_of_a_steps_tokens():
+    mx.set_default_device(mx.cpu)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_inner": 48, "n_head": 4, "n_positions": 64, "layer_norm_epsilon": 1e-5}
+    model = gpt_bigcode.Model(gpt_bigcode.ModelArgs("gpt_bigcode", vocab_size=VOCAB, **sizes))
+    assert len(ResidentModel(scaled(model, seed=0, gain=2.0)).layers) == 2  # its trial compares logits
 
 
 def test_a_layer_that_masks_by_itself_is_refused(monkeypatch):

@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models
+import numpy as np
 from mlx_lm.models import base, mla
 
 
@@ -204,6 +205,8 @@ def _with_shared_kv(module: Any) -> None:
     if getattr(module, "mx", None) is mx and module.__name__.startswith(mlx_lm.models.__name__):
         fast = _changed(mx.fast, scaled_dot_product_attention=_fast_attention)
         module.mx = _changed(mx, arange=_arange, fast=fast)
+        if getattr(module, "np", None) is np:
+            module.np = _changed(np, arange=_positions)
 
 
 def _changed(module: Any, **others: Any) -> types.ModuleType:
@@ -224,3 +227,9 @@ def _arange(*bounds: Any, **named: Any) -> mx.array:
     """``mx.arange``, and for positions [T] of the tokens of a step those themselves: [T, 1, 1]."""
     positions = [bound for bound in bounds if isinstance(bound, mx.array) and bound.ndim]
     return positions[0].reshape(-1, 1, 1) if positions else mx.arange(*bounds, **named)
+
+
+def _positions(*bounds: Any, **named: Any) -> Any:
+    """``np.arange``, and for positions [T] of the tokens of a step those themselves: [T, 1], what is embedded."""
+    positions = [bound for bound in bounds if isinstance(bound, mx.array) and bound.ndim]
+    return positions[0].reshape(-1, 1) if positions else np.arange(*bounds, **named)
