@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from mlx_lm.models.cache import make_prompt_cache
 
+from runner.types import UserError
+
 PROMPTS = (13, 4, 9, 6)  # tokens before the first answer
 SHARED = 3  # of them at the beginning of all rows
 STEPS = 4  # tokens decoded after it, the same for everybody
@@ -39,6 +41,11 @@ class Trial:
         shared = random.integers(1, size, SHARED).tolist()
         self.rows = [shared + random.integers(1, size, count - SHARED + STEPS).tolist() for count in PROMPTS]
         self.want = [_logits(model, caches(model), row, len(row)) for row in self.rows]
+        if any(bool(mx.isnan(logits).any()) for row in self.want for logits in row):
+            raise UserError(
+                "what the model computes are not numbers (NaN): its weights are damaged, or too large for their type",
+                exit_code=3,
+            )
         again = [_logits(model, caches(model), row, len(row) - STEPS) for row in self.rows]
         kinds = {array.dtype for array in _floats(model)}
         least = max(LEAST.get(kind, LEAST_HALF) for kind in kinds)

@@ -11,6 +11,7 @@ from runner.engine.attention.resident import ResidentModel, UnsupportedModelErro
 from runner.engine.engine import BatchEngine
 from runner.engine.kernels import cpu
 from runner.sequences import Sequence
+from runner.types import UserError
 from tests.support.attentions import FAMILIES, SIZES, tiny
 from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
 from tests.support.tiny import VOCAB, scaled
@@ -69,6 +70,14 @@ def test_positions_that_are_counted_with_numpy_are_those_of_a_steps_tokens():
     sizes = {"n_embd": 32, "n_layer": 2, "n_inner": 48, "n_head": 4, "n_positions": 64, "layer_norm_epsilon": 1e-5}
     model = gpt_bigcode.Model(gpt_bigcode.ModelArgs("gpt_bigcode", vocab_size=VOCAB, **sizes))
     assert len(ResidentModel(scaled(model, seed=0, gain=2.0)).layers) == 2  # its trial compares logits
+
+
+def test_a_model_that_computes_no_numbers_is_refused():
+    """Its answers would be empty, without a word."""
+    model = tiny("gemma2")
+    model.update({"model": {"norm": {"weight": mx.full((32,), float("nan"))}}})
+    with pytest.raises(UserError, match=r"not numbers \(NaN\): its weights are damaged"):
+        ResidentModel(model)
 
 
 def test_a_layer_that_masks_by_itself_is_refused(monkeypatch):

@@ -76,6 +76,8 @@ def _check(file: GGUFFile, config: Config) -> None:
         and config["head_dim"] * config["num_attention_heads"] != (config["hidden_size"])
     ):
         raise file.error("its heads together are not as wide as the model")
+    if file.optional("attention.causal") is False:
+        raise file.error("its tokens see what comes after them: it makes embeddings, not texts")
     if file.optional("attention.clamp_kqv"):
         raise file.error("it clamps queries, keys and values")
     for name in ("attn_logit_softcapping", "final_logit_softcapping"):

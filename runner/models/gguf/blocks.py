@@ -69,7 +69,7 @@ def _own_form(kind: Kind) -> Form:
         parts = _LAYOUTS[kind].names or ()
         return Form(8 if "levels" in parts else 5 if "high" in parts else 4)
     weights, size = GGML_QUANT_SIZES[kind]
-    return Form(min(width for width in WIDTHS if 8 * size / weights <= width), exact=False)
+    return Form(next((width for width in WIDTHS if 8 * size / weights <= width), WIDTHS[-1]), exact=False)
 
 
 def decode(tensor: ReaderTensor, dtype: mx.Dtype, form: Form | None = None) -> dict[str, mx.array]:
@@ -84,7 +84,7 @@ def decode(tensor: ReaderTensor, dtype: mx.Dtype, form: Form | None = None) -> d
         if form.exact and form.bits:
             parts.append(_quantised(rows, kind))
             continue
-        plain = mx.array(quants.dequantize(rows, kind))
+        plain = mx.array(rows.astype(np.float32) if kind == Kind.F64 else quants.dequantize(rows, kind))
         if form.bits:
             arrays = mx.quantize(plain, form.group_size, form.bits)
             parts.append(dict(zip(("weight", "scales", "biases"), arrays, strict=True)))

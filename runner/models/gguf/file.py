@@ -53,7 +53,8 @@ class GGUFFile:
             reader = Reader(piece)
             values = {name: _plain(field) for name, field in reader.fields.items()}
         except Exception as error:  # whatever the package meets in a damaged file
-            raise UserError(f"{piece} is not a readable GGUF file: {first_line(error)}") from error
+            again = "it may be cut off or damaged: fetch it again"
+            raise UserError(f"{piece} is not a readable GGUF file ({first_line(error)}); {again}") from error
         if reader.byte_order != "I":
             raise self.error("its byte order is not this machine's")
         whole = max(1, values.get("split.count", 1))

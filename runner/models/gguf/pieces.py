@@ -29,8 +29,16 @@ def all_pieces(gguf: Path) -> list[Path]:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file's name says that it is one."""
-    return path.suffix.lower() == ".gguf"
+    """Whether a file's name says that it is one, or how it begins: those that Ollama keeps have no such names."""
+    return path.suffix.lower() == ".gguf" or _begins(path) == b"GGUF"
+
+
+def _begins(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError:  # a folder, or nothing, or what may not be read: told where it is read
+        return b""
 
 
 def gguf_files(folder: Path) -> list[Path]:

@@ -253,6 +253,7 @@ def test_what_reads_images_for_a_model_is_none(tmp_path):
         ({"extra": {"blk.1.attn_v.weight": np.ones((64, 64), np.float32)}}, r"attn_v.weight has the shape \(64, 64\)"),
         ({"extra": {"rope_freqs.weight": np.full(8, 3, np.float32)}}, "not those of Llama 3"),
         ({"rope__scaling__type": "longrope"}, "scaled by longrope"),
+        ({"attention__causal": False}, "it makes embeddings"),
         ({"rope__dimension_count": 8}, "only a part of each head is rotated"),
         ({"attention__head_count_kv": [2, 2, 2, 1]}, "head_count_kv differs from layer to layer"),
         ({"final_logit_softcapping": 30.0}, "no final_logit_softcapping"),
