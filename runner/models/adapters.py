@@ -15,7 +15,8 @@ A run with the adapter, and what has changed:
     rowmill diff outputs/mail outputs/adapted
 
 ``model.adapter`` takes what the trainer or PEFT has saved, LoRA or DoRA: a folder with an ``adapter_config.json`` and
-safetensors, or its hub id. An adapter that was trained on another model is refused. ``convert`` fuses the two:
+safetensors, or its hub id. An adapter that does not fit the model is refused, and so is one that belongs to weights
+that its training changed (PiSSA, OLoRA); which model it was trained on is said. ``convert`` fuses the two:
 
     rowmill convert model.path=FOLDER model.adapter=mail_adapter convert.bits=6
 
@@ -47,6 +48,15 @@ FOLDER = "adapter"  # in a model's folder
 CONFIG = "adapter_config.json"
 MLX_FILE, PEFT_FILE = "adapters.safetensors", "adapter_model.safetensors"
 _KEY = "model.adapter"
+# What PEFT's settings make of an adapter that is more than A and B on top of the model.
+_MORE = {
+    "lora_bias": "biases of its own",
+    "alora_invocation_tokens": "tokens from which on it counts (aLoRA)",
+    "layer_replication": "layers that it repeats",
+}
+_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to begin that take something off the model's weights
+_EXPERT = re.compile(r"(?P<block>.+)\.experts\.(?P<number>\d+)\.(?P<layer>\w+)")  # transformers' name of one
+_EXPERT_LAYERS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
 
 def beside(model: Path, adapter: Path) -> Path:
@@ -84,10 +94,21 @@ def read_config(adapter: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not (_is_peft(config) or "num_layers" in config):
         raise UserError(_KEY, f"its {CONFIG} is neither mlx-lm's nor PEFT's", value=adapter)
     kind = config.get("peft_type", "LORA")
-    if kind != "LORA" or config.get("lora_bias"):
-        what = f"PEFT's {kind}" if kind != "LORA" else "biases of its own (lora_bias)"
-        raise UserError(_KEY, f"it is an adapter with {what}; LoRA and DoRA can be applied", value=adapter)
+    what = [f"{words} ({key})" for key, words in _MORE.items() if config.get(key)]
+    if kind != "LORA" or what:
+        named = f"PEFT's {kind}" if kind != "LORA" else what[0]
+        raise UserError(_KEY, f"it is an adapter with {named}; LoRA and DoRA can be applied", value=adapter)
+    begun = str(config.get("init_lora_weights", "")).lower()
+    if begun.startswith(_CHANGING):
+        how = "save it with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of it"
+        why = f"it belongs to weights that its training changed (init_lora_weights: {begun})"
+        raise UserError(_KEY, f"{why}; {how}", value=adapter)
     return config
+
+
+def trained_on(config: dict[str, Any]) -> str | None:
+    """The model that an adapter says it was trained on: a path, or a hub id."""
+    return config.get("base_model_name_or_path") or config.get("model") or None
 
 
 def apply(model: Any, folder: Path) -> None:
@@ -104,8 +125,7 @@ def apply(model: Any, folder: Path) -> None:
 
             load_adapters(model, str(adapter))
     except Exception as error:  # whatever mlx-lm and MLX meet in files that do not fit
-        trained = config.get("base_model_name_or_path") or config.get("model")
-        base = f"; it was trained on {trained}" if trained else ""
+        base = f"; it was trained on {trained}" if (trained := trained_on(config)) else ""
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(_KEY, f"it does not fit this model{base}: {reason}") from error
     model.eval()
@@ -134,6 +154,7 @@ class _Peft:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+        self.scales: dict[str, set[float]] = defaultdict(set)
 
     def apply(self, model: Any, file: Path) -> None:
         import mlx.core as mx
@@ -141,11 +162,21 @@ class _Peft:
 
         modules = dict(model.named_modules())
         found: dict[str, dict[str, Any]] = defaultdict(dict)
+        experts: dict[str, dict[int, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
         tensors: Any = mx.load(str(file))
         for name, tensor in tensors.items():
             path, part = self._place(name)
-            found[_module(path, modules)][part] = tensor
+            if one := _EXPERT.fullmatch(path):
+                layer = _EXPERT_LAYERS.get(one["layer"], one["layer"])
+                at = _module(f"{one['block']}.switch_mlp.{layer}", modules)
+                experts[at][int(one["number"])][part] = tensor
+            else:
+                at = _module(path, modules)
+                found[at][part] = tensor
+            if part == "A":
+                self.scales[at].add(self._scale(path, len(tensor)))
         adapted = [(path, self._adapted(path, modules[path], parts)) for path, parts in found.items()]
+        adapted += [(path, self._experts(path, modules[path], parts)) for path, parts in experts.items()]
         model.update_modules(tree_unflatten(adapted))
 
     @staticmethod
@@ -181,14 +212,37 @@ class _Peft:
         if is_table and magnitude is not None:
             raise ValueError(f"{path} is an embedding, to which DoRA is not applied")
         kind: Any = LoRAEmbedding if is_table else LoRALinear if magnitude is None else DoRALinear
-        made = kind.from_base(layer, r=a.shape[0], dropout=0.0, scale=self._scale(path, a))
+        made = kind.from_base(layer, r=a.shape[0], dropout=0.0, scale=self.scales[path].pop())
         made.lora_a, made.lora_b = a.T, b.T
         if magnitude is not None:
             made.m = magnitude.reshape(-1)
         return made
 
-    def _scale(self, path: str, a: Any) -> float:
-        rank = a.shape[0]
+    def _experts(self, path: str, layer: Any, experts: dict[int, dict[str, Any]]) -> Any:
+        """A layer of experts, [experts, rows, columns], with what was learned for some of them."""
+        import mlx.core as mx
+        from mlx_lm.tuner.lora import LoRASwitchLinear
+
+        count, rows, columns = layer.num_experts, layer.output_dims, layer.input_dims
+        rank = max((len(parts["A"]) for parts in experts.values() if "A" in parts), default=0)
+        shapes = {"A": (rank, columns), "B": (rows, rank)}
+        for number, parts in sorted(experts.items()):
+            given = {name: tuple(array.shape) for name, array in sorted(parts.items())}
+            if number >= count or given != shapes:
+                raise ValueError(
+                    f"{path} is [{count}, {rows}, {columns}], and expert {number} with {given} does not fit"
+                )
+        if len(self.scales[path]) > 1:
+            raise ValueError(f"the experts of {path} have several scales (alpha_pattern)")
+        made = LoRASwitchLinear.from_base(layer, r=rank, dropout=0.0, scale=self.scales[path].pop())
+        nothing = {name: mx.zeros(shape) for name, shape in shapes.items()}
+        made.lora_a, made.lora_b = (
+            mx.stack([experts.get(number, nothing)[name] for number in range(count)]) for name in "AB"
+        )
+        return made
+
+    def _scale(self, path: str, rank: int) -> float:
+        """What PEFT multiplies with in the module that transformers calls ``path``."""
         alphas = self.config.get("alpha_pattern") or {}
         of_its_own = (alpha for pattern, alpha in alphas.items() if re.fullmatch(rf"(.*\.)?({pattern})", path))
         alpha = next(of_its_own, self.config.get("lora_alpha", 8))

@@ -74,7 +74,9 @@ def with_adapter(folder: Path, adapter: str | None, offline: bool = False) -> Pa
             local = snapshot(adapter, None, offline, ("adapter*.safetensors",))
         except UserError as error:
             raise error.at("model.adapter") from error
-    return adapters.beside(folder, local)
+    adapted = adapters.beside(folder, local)
+    log.info("adapter %s, trained on %s", adapter, adapters.trained_on(adapters.read_config(local)) or "no known model")
+    return adapted
 
 
 class Widths(NamedTuple):

@@ -102,6 +102,19 @@ def test_layers_that_peft_saved_whole_replace_the_models(tmp_path):
     np.testing.assert_array_equal(found, np.array(head.astype(mx.bfloat16).astype(mx.float32)))
 
 
+def test_what_was_learned_for_some_experts_is_added_to_theirs(tmp_path):
+    """Mixtral's names in transformers; mlx-lm has all experts in one layer."""
+    experts = {"num_local_experts": 3, "num_experts_per_tok": 2, "rope_theta": 1e4}
+    tiny_folder(tmp_path / "base", **experts, family="mixtral")
+    place = "block_sparse_moe.experts.1.w2"
+    plain, adapted = (
+        weights_of(folder)["model.layers.0.block_sparse_moe.switch_mlp.down_proj.weight"]
+        for folder in (tmp_path / "base", beside(tmp_path / "base", peft(tmp_path / "lora", {place: (64, 64)})))
+    )
+    learned = 2.0 * np.array(draw((64, 4), 100)) @ np.array(draw((4, 64), 0))
+    np.testing.assert_allclose(adapted - plain, [0 * learned, learned, 0 * learned], atol=2e-6)
+
+
 def test_beside_quantised_weights_the_adapter_stays_as_it_was_learned(tmp_path):
     """On Metal and CUDA; what is computed is the same to the rounding of bfloat16."""
     tiny_folder(tmp_path / "base", quantise=True)
@@ -119,6 +132,12 @@ BROKEN = {
     "cannot be read": lambda folder: (folder / "adapter_config.json").write_text("{"),
     "PEFT's IA3": lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
     "lora_bias": lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_bias": true}'),
+    "aLoRA": lambda folder: (folder / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "alora_invocation_tokens": [5]}'
+    ),
+    "belongs to weights that its training changed .*pissa_niter_4": lambda folder: (
+        folder / "adapter_config.json"
+    ).write_text('{"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"}'),
     "no adapter_model.safetensors": lambda folder: (folder / "adapter_model.safetensors").unlink(),
 }
 

@@ -95,24 +95,25 @@ def save_tiny_llama(folder, seed=0, tags=()):
     (folder / "config.json").write_text(json.dumps(shape | {"eos_token_id": end, "bos_token_id": end}))
 
 
-def tiny_folder(folder, quantise=False, bits=4, **changes):
-    """A folder with one layer of llama in bfloat16 and a tokenizer of three words; ``changes`` of its configuration."""
+def tiny_folder(folder, quantise=False, bits=4, family="llama", **changes):
+    """A folder with one layer of a model in bfloat16 and a tokenizer of three words; ``changes`` of its settings."""
+    import importlib
     import json
 
     import mlx.nn as nn
     from mlx.utils import tree_flatten
-    from mlx_lm.models.llama import Model, ModelArgs
 
+    module = importlib.import_module(f"mlx_lm.models.{family}")
     folder.mkdir()
     config = {
-        "model_type": "llama",
+        "model_type": family,
         "hidden_size": 64,
         "num_hidden_layers": 1,
         "intermediate_size": 64,
         "vocab_size": 9,
     }
     config |= {"num_attention_heads": 2, "rms_norm_eps": 1e-5, "max_position_embeddings": 77, **changes}
-    model = Model(ModelArgs.from_dict(config))
+    model = module.Model(module.ModelArgs.from_dict(config))
     model.set_dtype(mx.bfloat16)
     if quantise:
         config["quantization"] = {"group_size": 32, "bits": bits}
