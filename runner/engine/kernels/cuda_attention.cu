@@ -11,14 +11,6 @@ constexpr float NEVER = -3e38f;   // the score of a key that is not there
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float LN2 = 0.6931471805599453f;
 
-__device__ __forceinline__ float2 unpacked(unsigned pair, __nv_bfloat16) {
-  return __bfloat1622float2(*reinterpret_cast<__nv_bfloat162*>(&pair));
-}
-
-__device__ __forceinline__ float2 unpacked(unsigned pair, __half) {
-  return __half22float2(*reinterpret_cast<__half2*>(&pair));
-}
-
 __device__ __forceinline__ unsigned packed(float a, float b, __nv_bfloat16) {
   __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
   return *reinterpret_cast<unsigned*>(&pair);
@@ -27,18 +19,6 @@ __device__ __forceinline__ unsigned packed(float a, float b, __nv_bfloat16) {
 __device__ __forceinline__ unsigned packed(float a, float b, __half) {
   __half2 pair = __floats2half2_rn(a, b);
   return *reinterpret_cast<unsigned*>(&pair);
-}
-
-// 8 numbers of 16 bits each, in one load.
-template <typename T>
-__device__ __forceinline__ void load8(const T* from, float* to) {
-  uint4 raw = *reinterpret_cast<const uint4*>(from);
-  const unsigned pairs[4] = {raw.x, raw.y, raw.z, raw.w};
-  for (int i = 0; i < 4; i++) {
-    float2 pair = unpacked(pairs[i], T());
-    to[2 * i] = pair.x;
-    to[2 * i + 1] = pair.y;
-  }
 }
 
 // What other kernels found for the same tokens: outs [count, tokens, N, G, D], masses [count, tokens, N, G]; and the
@@ -59,107 +39,6 @@ struct Fresh {
   const int* place;
 };
 
-// A decoding token over its slot: one block for a token and KV head; D / 8 lanes share a key, the block's groups of
-// lanes take keys in turn. q [T, N, G, D], keys and values [slots, N, ring, D], mask [slots, K], slot_of [tokens],
-// bounds {K, ring} -> out [tokens, N, G, D] over these keys and the others' together, mass_out [tokens, N, G] or nullptr.
-template <typename T, int D, int G, int WARPS, typename Out, typename S>
-__device__ __forceinline__ void attend_slot(
-    const T* q, T* keys, T* values, const float* mask, const int* slot_of, const int* bounds, Fresh<T> fresh,
-    Others<S> others, Out* out, float* mass_out) {
-  constexpr int LANES = D / 8;
-  constexpr int AT_ONCE = WARPS * 32 / LANES;  // keys
-  __shared__ float sums[WARPS][G][D];
-  __shared__ float tops[WARPS][G];
-  __shared__ float totals[WARPS][G];
-  const int seen = bounds[0], ring = bounds[1];
-  const int heads = gridDim.y, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int chunk = threadIdx.x % LANES * 8, group = threadIdx.x / LANES;
-  const int slot = slot_of[blockIdx.x];
-  const size_t row = (size_t)blockIdx.x * heads + blockIdx.y;  // of the token and KV head
-  const size_t base = ((size_t)slot * heads + blockIdx.y) * ring * D + chunk;
-  if (fresh.k) {
-    const size_t to = base - chunk + (size_t)fresh.place[blockIdx.x] * D;
-    for (int i = threadIdx.x; i < D; i += WARPS * 32) {
-      keys[to + i] = fresh.k[row * D + i];
-      values[to + i] = fresh.v[row * D + i];
-    }
-    __syncthreads();
-  }
-
-  float query[G][8], sum[G][8] = {}, top[G], total[G];
-#pragma unroll
-  for (int g = 0; g < G; g++) {
-    load8(q + (row * G + g) * D + chunk, query[g]);
-    for (int i = 0; i < 8; i++) query[g][i] *= SCALE * LOG2E;
-    top[g] = NO_MASS;
-    total[g] = 0;
-  }
-#pragma unroll 2
-  for (int first = 0; first < seen; first += AT_ONCE) {
-    const int at = first + group;
-    const bool there = at < seen;
-    float key[8] = {}, value[8] = {};
-    if (there) {
-      load8(keys + base + (size_t)at * D, key);
-      load8(values + base + (size_t)at * D, value);
-    }
-    const float added = there ? mask[slot * seen + at] * LOG2E : NEVER;
-#pragma unroll
-    for (int g = 0; g < G; g++) {
-      float score = 0;
-      for (int i = 0; i < 8; i++) score += query[g][i] * key[i];
-      for (int other = LANES / 2; other > 0; other /= 2) score += __shfl_xor_sync(~0u, score, other);
-      score += added;
-      const float now = fmaxf(top[g], score), fade = exp2f(top[g] - now), weight = exp2f(score - now);
-      top[g] = now;
-      total[g] = total[g] * fade + weight;
-      for (int i = 0; i < 8; i++) sum[g][i] = sum[g][i] * fade + weight * value[i];
-    }
-  }
-#pragma unroll
-  for (int g = 0; g < G; g++) {  // the groups of a warp
-    for (int other = LANES; other < 32; other *= 2) {
-      const float theirs = __shfl_xor_sync(~0u, top[g], other), now = fmaxf(top[g], theirs);
-      const float mine = exp2f(top[g] - now), yours = exp2f(theirs - now);
-      total[g] = total[g] * mine + __shfl_xor_sync(~0u, total[g], other) * yours;
-      for (int i = 0; i < 8; i++) sum[g][i] = sum[g][i] * mine + __shfl_xor_sync(~0u, sum[g][i], other) * yours;
-      top[g] = now;
-    }
-    if (lane < LANES) {
-      for (int i = 0; i < 8; i++) sums[warp][g][chunk + i] = sum[g][i];
-      if (lane == 0) {
-        tops[warp][g] = top[g];
-        totals[warp][g] = total[g];
-      }
-    }
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < G * D; i += WARPS * 32) {  // the warps of the block, and the others
-    const int g = i / D, d = i % D;
-    const size_t all = (size_t)gridDim.x * heads * G, place = row * G + g;
-    float now = NO_MASS, whole = 0, value = 0;
-    for (int w = 0; w < WARPS; w++) now = fmaxf(now, tops[w][g]);
-    for (int o = 0; o < others.count; o++) now = fmaxf(now, others.masses[o * all + place] * LOG2E);
-    if (others.sinks) {
-      const float sink = static_cast<float>(others.sinks[blockIdx.y * G + g]) * LOG2E;
-      now = fmaxf(now, sink);
-      whole = exp2f(sink - now);
-    }
-    for (int w = 0; w < WARPS; w++) {
-      const float weight = exp2f(tops[w][g] - now);
-      whole += weight * totals[w][g];
-      value += weight * sums[w][g][d];
-    }
-    for (int o = 0; o < others.count; o++) {
-      const float weight = exp2f(others.masses[o * all + place] * LOG2E - now);
-      whole += weight;
-      value += weight * others.outs[(o * all + place) * D + d];
-    }
-    out[row * G * D + i] = static_cast<Out>(whole > 0 ? value / whole : 0);
-    if (mass_out && d == 0) mass_out[place] = whole > 0 ? (now + log2f(whole)) * LN2 : NO_MASS;
-  }
-}
-
 // c += a @ b for a [16, 16], b [16, 8], spread over the lanes of a warp as the instruction wants it.
 __device__ __forceinline__ void multiply(float* c, const unsigned* a, unsigned b0, unsigned b1, __nv_bfloat16) {
   asm volatile(
@@ -173,6 +52,153 @@ __device__ __forceinline__ void multiply(float* c, const unsigned* a, unsigned b
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// N words from memory in as few loads as may be.
+template <int N>
+__device__ __forceinline__ void load_words(const void* from, unsigned* to) {
+#pragma unroll
+  for (int i = 0; i < N; i += N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1) {
+    const unsigned* at = reinterpret_cast<const unsigned*>(from) + i;
+    if constexpr (N % 4 == 0) {
+      const uint4 four = *reinterpret_cast<const uint4*>(at);
+      to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+    } else if constexpr (N % 2 == 0) {
+      const uint2 two = *reinterpret_cast<const uint2*>(at);
+      to[i] = two.x, to[i + 1] = two.y;
+    } else {
+      to[i] = *at;
+    }
+  }
+}
+
+// A decoding token over its slot: one block for a token and KV head, whose warps take 16 keys each in turn. Lanes load
+// keys and values as they lie in memory, with no way through shared memory: which of a head's numbers an instruction
+// takes for its k-th is free if queries and keys agree, and which column of values a lane adds up is its own affair.
+// q [T, N, G, D], keys and values [slots, N, ring, D], mask [slots, K], slot_of [tokens], bounds {K, ring}
+// -> out [tokens, N, G, D] over these keys and the others' together, mass_out [tokens, N, G] or nullptr. G is 8 at most.
+template <typename T, int D, int G, int WARPS, typename Out, typename S>
+__device__ __forceinline__ void attend_slot(
+    const T* q, T* keys, T* values, const float* mask, const int* slot_of, const int* bounds, Fresh<T> fresh,
+    Others<S> others, Out* out, float* mass_out) {
+  constexpr int KEY_WORDS = D / 8, VALUE_WORDS = D / 16;  // of a fourth of a key, of an eighth of a value
+  __shared__ float sums[WARPS][G][D];
+  __shared__ float tops[WARPS][G], totals[WARPS][G], highest[G], shares[G];
+  const int seen = bounds[0], ring = bounds[1], heads = gridDim.y, slot = slot_of[blockIdx.x];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, eighth = lane / 4, fourth = lane % 4;
+  const size_t row = (size_t)blockIdx.x * heads + blockIdx.y;  // of the token and KV head
+  const size_t base = ((size_t)slot * heads + blockIdx.y) * ring * D;
+  if (fresh.k) {
+    const size_t to = base + (size_t)fresh.place[blockIdx.x] * D;
+    for (int i = threadIdx.x; i < D; i += WARPS * 32) {
+      keys[to + i] = fresh.k[row * D + i];
+      values[to + i] = fresh.v[row * D + i];
+    }
+    __syncthreads();
+  }
+
+  unsigned query[KEY_WORDS] = {};
+  if (eighth < G) load_words<KEY_WORDS>(q + (row * G + eighth) * D + fourth * (D / 4), query);
+  float sum[D / 8][4] = {}, top = NO_MASS, total = 0;
+  for (int first = warp * 16; first < seen; first += WARPS * 16) {
+    unsigned key[2][KEY_WORDS], value[4][VALUE_WORDS];
+#pragma unroll
+    for (int t = 0; t < 2; t++) {
+      const int at = min(first + t * 8 + eighth, seen - 1);
+      load_words<KEY_WORDS>(keys + base + (size_t)at * D + fourth * (D / 4), key[t]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int at = min(first + i / 2 * 8 + fourth * 2 + i % 2, seen - 1);
+      load_words<VALUE_WORDS>(values + base + (size_t)at * D + eighth * (D / 8), value[i]);
+    }
+    float score[2][4] = {}, now = top;
+#pragma unroll
+    for (int s = 0; s < D / 16; s++) {
+      const unsigned a[4] = {query[2 * s], 0, query[2 * s + 1], 0};
+#pragma unroll
+      for (int t = 0; t < 2; t++) multiply(score[t], a, key[t][2 * s], key[t][2 * s + 1], T());
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int at = first + i / 2 * 8 + fourth * 2 + i % 2;
+      float& one = score[i / 2][i % 2];
+      one = at < seen ? one * (SCALE * LOG2E) + mask[(size_t)slot * seen + at] * LOG2E : NEVER;
+      now = fmaxf(now, one);
+    }
+    for (int other = 1; other < 4; other *= 2) now = fmaxf(now, __shfl_xor_sync(~0u, now, other));
+    const float fade = exp2f(top - now);
+    top = now;
+    total *= fade;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float& one = score[i / 2][i % 2];
+      one = exp2f(one - now);
+      total += one;
+    }
+    const unsigned weights[4] = {packed(score[0][0], score[0][1], T()), 0, packed(score[1][0], score[1][1], T()), 0};
+#pragma unroll
+    for (int j = 0; j < D / 8; j++) {
+      sum[j][0] *= fade;
+      sum[j][1] *= fade;
+      const unsigned chosen = j % 2 ? 0x7632 : 0x5410;
+      multiply(
+          sum[j], weights, __byte_perm(value[0][j / 2], value[1][j / 2], chosen),
+          __byte_perm(value[2][j / 2], value[3][j / 2], chosen), T());
+    }
+  }
+  for (int other = 1; other < 4; other *= 2) total += __shfl_xor_sync(~0u, total, other);
+  if (eighth < G) {
+#pragma unroll
+    for (int j = 0; j < D / 8; j++)
+      for (int e = 0; e < 2; e++) sums[warp][eighth][(fourth * 2 + e) * (D / 8) + j] = sum[j][e];
+    if (fourth == 0) {
+      tops[warp][eighth] = top;
+      totals[warp][eighth] = total;
+    }
+  }
+  __syncthreads();
+  const size_t all = (size_t)gridDim.x * heads * G;
+  if (threadIdx.x < G) {  // what the warps of the block and the others weigh together
+    const int g = threadIdx.x;
+    const size_t place = row * G + g;
+    float now = NO_MASS, whole = 0;
+    for (int w = 0; w < WARPS; w++) now = fmaxf(now, tops[w][g]);
+#pragma unroll 4
+    for (int o = 0; o < others.count; o++) now = fmaxf(now, others.masses[o * all + place] * LOG2E);
+    if (others.sinks) {
+      const float sink = static_cast<float>(others.sinks[blockIdx.y * G + g]) * LOG2E;
+      now = fmaxf(now, sink);
+      whole = exp2f(sink - now);
+    }
+    for (int w = 0; w < WARPS; w++) whole += exp2f(tops[w][g] - now) * totals[w][g];
+#pragma unroll 4
+    for (int o = 0; o < others.count; o++) whole += exp2f(others.masses[o * all + place] * LOG2E - now);
+    highest[g] = now;
+    shares[g] = whole > 0 ? 1 / whole : 0;
+    if (mass_out) mass_out[place] = whole > 0 ? (now + log2f(whole)) * LN2 : NO_MASS;
+  }
+  __syncthreads();
+  for (int i = threadIdx.x * 4; i < G * D; i += WARPS * 128) {
+    const int g = i / D, d = i % D;
+    const size_t place = row * G + g;
+    float found[4] = {};
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) {
+      const float weight = exp2f(tops[w][g] - highest[g]);
+      for (int e = 0; e < 4; e++) found[e] += weight * sums[w][g][d + e];
+    }
+#pragma unroll 4
+    for (int o = 0; o < others.count; o++) {
+      const float weight = exp2f(others.masses[o * all + place] * LOG2E - highest[g]);
+      const float4 theirs = *reinterpret_cast<const float4*>(others.outs + (o * all + place) * D + d);
+      found[0] += weight * theirs.x;
+      found[1] += weight * theirs.y;
+      found[2] += weight * theirs.z;
+      found[3] += weight * theirs.w;
+    }
+    for (int e = 0; e < 4; e++) out[row * G * D + i + e] = static_cast<Out>(found[e] * shares[g]);
+  }
 }
 
 // Four 8 x 8 matrices of 16-bit numbers from shared memory; lane i gives the address of row i % 8 of matrix i / 8.

@@ -20,7 +20,7 @@ from runner.engine.kernels.nvrtc import Kernel, Template
 SOURCE = Path(__file__).with_suffix(".cu")
 HEAD_SIZES = (16, 32, 64, 128)
 MOST_QUERIES = 8  # a KV head: they lie in registers
-WARPS = 2  # of a block of attend_slot
+WARPS = 4  # of a block of attend_slot
 MATRIX_WARPS = 4, 8  # of the other blocks, 16 rows each: of few tokens, of many
 BLOCKS = 264  # keep an H200's 132 multiprocessors busy
 FEWEST_KEYS = 128  # of a share
@@ -103,7 +103,7 @@ class Kernels(CheckedKernels):
 
     def _error(self, dtype: mx.Dtype) -> float:
         """Compared with attention written out."""
-        (D, G), T, N, K, own = self.sizes, 3, 2, 70, 5
+        (D, G), T, N, K, own = self.sizes, 3, 2, 70, 90
         shapes = [(T, N, G, D), (N, K, D), (N, K, D), *[(T, N, own, D)] * 2, *[(T, N, 1, D)] * 2, (N * G,)]
         seeds = mx.random.split(mx.random.key(0), len(shapes))
         q, k, v, keys, values, new_k, new_v, sinks = (
