@@ -6,6 +6,8 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import SwitchGLU
 
+from runner.engine.attention.layout import Span, Step
+from runner.engine.attention.resident import ResidentModel
 from runner.engine.kernels import cuda
 from tests.support.tiny import MODELS, tiny_gpt_oss, tiny_llama
 
@@ -118,3 +120,36 @@ def test_packed_experts_hold_each_rows_words_and_groups_by_64_numbers(bits, grou
         assert mx.array_equal(block[row % 64 * words :][:words], layer.weight[expert, row, chunk * words :][:words])
         assert mx.array_equal(block[at : at + groups], pairs[chunk * groups :][:groups])
         assert mx.array_equal(bias, layer.bias)
+
+
+class Turns:
+    """Rotary embeddings by their formula, in place of the kernel."""
+
+    def __init__(self, size, heads, kv_heads):
+        self.sizes, self.calls = (size, heads, kv_heads), 0
+
+    def __call__(self, product, positions, frequencies):
+        self.calls += 1
+        D, H, N = self.sizes
+        q, k, v = mx.split(product.reshape(len(positions), H + 2 * N, 1, D), [H, H + N], axis=1)
+        angles = positions.reshape(-1, 1, 1, 1) * frequencies
+        cos, sin = mx.cos(angles), mx.sin(angles)
+        halves = [(a[..., : D // 2], a[..., D // 2 :]) for a in (q, k)]
+        return [mx.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1) for a, b in halves] + [v]
+
+
+@pytest.mark.parametrize("made", [tiny_llama, tiny_gpt_oss])
+def test_queries_keys_and_values_of_one_product_are_turned_in_steps_and_left_to_mlx_elsewhere(made, monkeypatch):
+    made_of = []
+    monkeypatch.setattr(cuda.cuda_rotary, "kernel", lambda _, *sizes: made_of.append(Turns(*sizes)) or made_of[-1])
+    tokens, rows = [1 + 5 * i % 90 for i in range(24)], mx.array([23])
+    want = logits(made(), tokens)
+    model = made()
+    cuda.prepare(model, 0)
+    assert mx.allclose(logits(model, tokens), want, atol=1e-4)
+    assert [one.calls for one in made_of] == [0] * len(model.layers)
+    resident = ResidentModel(model)
+    resident.resize(1, 32)
+    got = resident.forward(mx.array(tokens), Step([Span(None, 0, 0, len(tokens))]), rows)
+    assert mx.allclose(got, want[:, -1], atol=1e-4)
+    assert min(one.calls for one in made_of) > 1

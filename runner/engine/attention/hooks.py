@@ -119,6 +119,8 @@ def hook(model: nn.Module) -> None:
     for module in model.modules():
         if _soft_capped(module):
             _call_instead(type(module), _attend_capped)
+        elif hasattr(module, "turned"):
+            _call_instead(type(module), _attend_turned, lambda layer: hasattr(layer, "turned"))
         elif isinstance(module, mla.MultiLinear | mla.QuantizedMultiLinear):
             _project_by_head(type(module))
 
@@ -168,14 +170,26 @@ def _attend_capped(layer: Any, x: mx.array, cache: SharedKV) -> mx.array:
     return done
 
 
-def _call_instead(kind: Any, instead: Callable[[Any, mx.array, SharedKV], mx.array]) -> None:
-    """Let modules of a kind go another way where their cache is a SharedKV."""
+def _attend_turned(layer: Any, x: mx.array, cache: SharedKV) -> mx.array:
+    """By queries and keys that ``kernels.cuda_rotary`` has turned."""
+    B, L, _ = x.shape
+    q, k, v = layer.turned(x, cache.offset)
+    scale = layer.sm_scale if hasattr(layer, "sm_scale") else layer.scale
+    out = cache.attention(q, *cache.update_and_fetch(k, v), scale, layer.get("sinks"))
+    done: mx.array = layer.o_proj(out.reshape(B, L, -1))  # T of one token each
+    return done
+
+
+def _call_instead(
+    kind: Any, instead: Callable[[Any, mx.array, SharedKV], mx.array], which: Callable[[Any], bool] = lambda _: True
+) -> None:
+    """Let those modules of a kind go another way whose cache is a SharedKV."""
     plain = kind.__call__
     if getattr(plain, "hooked", False):
         return
 
     def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
-        return instead(self, x, cache) if isinstance(cache, SharedKV) else plain(self, x, mask, cache)
+        return instead(self, x, cache) if isinstance(cache, SharedKV) and which(self) else plain(self, x, mask, cache)
 
     call.hooked = True  # type: ignore[attr-defined]
     kind.__call__ = call

@@ -5,6 +5,7 @@ cpu             Exponentials for MLX's CPU backend.
 cuda            What MLX's CUDA backend does slowly, done another way; nothing here runs on Metal or a CPU.
 cuda_attention  CUDA kernels for the parts of attention that a step is made of: one launch each.
 cuda_experts    CUDA kernels for a layer of experts whose weights stay quantised, for decode steps and for prompts.
+cuda_rotary     A CUDA kernel that makes queries, keys and values of one product, turned by their positions.
 nvrtc           CUDA kernels, compiled several at once and kept for the next start.
 packed          Keys and values in fewer bits: packed so that one array holds them, their scales and their offsets.
 sums            Sums over long axes that lose nothing: of float32 in blocks, of shares as integers.

@@ -21,7 +21,7 @@ from mlx_lm.models.rope_utils import YarnRoPE
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.utils import dequantize_model
 
-from runner.engine.kernels import cuda_experts
+from runner.engine.kernels import cuda_experts, cuda_rotary
 from runner.models import adapters
 
 log = logging.getLogger("rowmill")
@@ -55,9 +55,10 @@ def prepare(model: Any, memory_bytes: int) -> None:
     for module, name, child in experts:
         setattr(module, name, AllExperts(child))
     for _, module in model.named_modules():
-        for names in TOGETHER:
-            join(module, names)
+        heads, _ = (join(module, names) for names in TOGETHER)
         fold_factor(module)
+        if heads and (turned := cuda_rotary.turned(module, heads.linear, heads.ends)):
+            module.turned = turned
 
 
 def _dense(module: Any) -> Any:
@@ -66,14 +67,17 @@ def _dense(module: Any) -> Any:
     return module
 
 
-def join(module: Any, names: tuple[str, ...]) -> None:
-    """Let plain linear layers of a module be computed by one product, whose launch costs the host as much as theirs."""
+def join(module: Any, names: tuple[str, ...]) -> Together | None:
+    """Let plain linear layers of a module be computed by one product, whose launch costs the host as much as theirs;
+    None if they cannot be.
+    """
     layers = [module.get(name) for name in names]
     if any(type(layer) is not nn.Linear for layer in layers) or len({"bias" in layer for layer in layers}) > 1:
-        return
+        return None
     together = Together(layers)
     for index, name in enumerate(names):
         setattr(module, name, Slice(together, index))
+    return together
 
 
 def fold_factor(attention: Any) -> None:
