@@ -118,6 +118,30 @@ def test_alternatives_are_told_apart_by_their_tags_also_where_these_have_default
     assert found.problem('{"pet": {"n": 1}}') is not None
 
 
+@pytest.mark.parametrize("mapping", [{}, {"Cat": "Cat", "Dog": "#/components/schemas/Dog"}])
+def test_openapis_discriminator_tells_alternatives_apart_whose_tags_are_any_text(mapping):
+    pet = {"type": "object", "required": ["kind"], "properties": {"kind": {"type": "string"}}}
+    own = {"Cat": {"lives": {"type": "integer"}}, "Dog": {"barks": {"type": "boolean"}}}
+    parts = {name: {"allOf": [{"$ref": "#/components/schemas/Pet"}, {"properties": own[name]}]} for name in own}
+    schema = {
+        "oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in parts],
+        "discriminator": {"propertyName": "kind", "mapping": mapping},
+        "components": {"schemas": {"Pet": pet, **parts}},
+    }
+    found = structure_of("output.schema", schema)
+    assert found.notes == () and found.problem('{"kind": "cow"}') is not None
+    answered = [json.loads(text) for text, reason in fake_answers(found, 20) if reason == "stop"]
+    assert {one["kind"] for one in answered} == {"Cat", "Dog"}
+    assert all(one.keys() <= {"kind", *own[one["kind"]]} for one in answered)
+
+
+def test_a_property_that_never_is_may_be_named():
+    never = {"not": {}, "description": "written by zod for z.never().optional()"}
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": never}, "required": ["a"]}
+    assert {tuple(one) for one in answers(schema)} == {("a",)}
+    assert structure_of("output.schema", schema).problem('{"a": 1, "b": 2}') is not None
+
+
 def test_alternatives_that_overlap_are_told():
     found = structure_of("output.schema", {"oneOf": [{"type": "integer"}, {"type": "number", "minimum": 0}]})
     assert "more than one alternative of oneOf" in found.notes[0]
@@ -441,8 +465,10 @@ def test_a_file_is_read_as_what_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("conf", "message"),
     [
-        ({"schema": {"type": "integer", "not": {"type": "number"}}}, "keyword not: hardly any answer meets it"),
-        ({"schema": {"items": {"not": {}}, "type": "array"}}, r"keyword items\.not: hardly any answer meets it"),
+        (
+            {"schema": {"items": {"type": "integer", "not": {"type": "number"}}, "type": "array"}},
+            r"keyword items\.not: hardly any answer meets it",
+        ),
         ({"schema": {"type": "array", "contains": False}}, "keyword contains: hardly any answer meets it"),
         ({"schema": {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}}, "nothing but itself"),
         ({"schema": OTHERS | {"minProperties": 3, "maxProperties": 2}}, "keyword minProperties: hardly any answer"),

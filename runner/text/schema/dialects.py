@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runner.text.schema.nodes import LISTED, NAMED, ONE, components, kinds, target
+from runner.text.schema.check import ANNOTATIONS
+from runner.text.schema.nodes import LISTED, NAMED, ONE, components, kinds, listed_values, target
 from runner.text.schema.references import ROOT, base_of, places, referring
 
 _NULL = {"type": "null"}
@@ -15,12 +16,12 @@ def modern(schema: dict[str, Any]) -> dict[str, Any]:
     """The same schema in draft 2020-12; the same object where it is."""
     known = dict(reversed([*places(schema)]))
     found = _each(schema, lambda node, base: _renamed(referring(node, base, schema, known), schema), ROOT)
-    if found == schema:
+    if found == schema or not isinstance(found, dict):
         return schema
     return {word: value for word, value in found.items() if word != "$schema"}
 
 
-def _each(node: Any, change: Callable[[dict[str, Any], str], dict[str, Any]], base: str) -> Any:
+def _each(node: Any, change: Callable[[dict[str, Any], str], Any], base: str) -> Any:
     """A copy of a schema in which every subschema is changed, from the inside out, by the address that it is in."""
     if not isinstance(node, dict):
         return node
@@ -37,8 +38,11 @@ def _each(node: Any, change: Callable[[dict[str, Any], str], dict[str, Any]], ba
     return change(made, base)
 
 
-def _renamed(node: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
-    return _nullable(_named_properties(_depending(_ranged(_listed(node))), root))
+def _renamed(node: dict[str, Any], root: dict[str, Any]) -> dict[str, Any] | bool:
+    if node.get("not") in ({}, True) and node.keys() <= {"not", *ANNOTATIONS}:
+        return False  # zod's never
+    node = _discriminated(_depending(_ranged(_listed(node))), root)
+    return _nullable(_named_properties(node, root))
 
 
 def _listed(node: dict[str, Any]) -> dict[str, Any]:
@@ -69,6 +73,27 @@ def _ranged(node: dict[str, Any]) -> dict[str, Any]:
         if isinstance(made.get(word), bool) and made.pop(word) and limit in made:
             made[word] = made.pop(limit)
     return made
+
+
+def _discriminated(node: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """Alternatives that OpenAPI's ``discriminator`` tells apart: each with its tag, where it says no tag itself."""
+    told = node.get("discriminator")
+    told = told if isinstance(told, dict) else {}
+    tag, mapping = told.get("propertyName"), told.get("mapping")
+    word = next((word for word in ("oneOf", "anyOf") if isinstance(node.get(word), list)), None)
+    if not isinstance(tag, str) or word is None:
+        return node
+    names = mapping if isinstance(mapping, dict) else {}
+    return {**node, word: [_tagged(one, tag, names, root) for one in node[word]]}
+
+
+def _tagged(one: Any, tag: str, mapping: dict[str, Any], root: dict[str, Any]) -> Any:
+    reference = one.get("$ref") if isinstance(one, dict) else None
+    if not isinstance(reference, str) or tag in listed_values(one, root):
+        return one
+    name = reference.rpartition("/")[2]
+    tags = [key for key, value in mapping.items() if value in (reference, name)] or [name]
+    return {"allOf": [one], "type": "object", "properties": {tag: {"enum": tags}}, "required": [tag]}
 
 
 def _named_properties(node: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:

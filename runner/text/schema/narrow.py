@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from runner.text.schema.formats import PATTERNS
-from runner.text.schema.nodes import components, implied_type, kinds, subschemas, target
+from runner.text.schema.nodes import components, implied_type, kinds, listed_values, subschemas, target
 
 SAFE = 2**53 - 1  # the integers that every JSON reader takes exactly (RFC 8259, section 6)
 LONG = (-(2**63), 2**63 - 1)  # those of an Arrow column
@@ -57,11 +57,14 @@ class Narrowing:
             parts = [target(one["$ref"], made) if isinstance(one, dict) and "$ref" in one else one for one in some]
             if len(parts) < 2 or not all(isinstance(part, dict) for part in parts):
                 continue
-            tags = sorted(set.intersection(*map(_constants, parts)))
+            listed = [listed_values(part, made) for part in parts]
+            named = {name: [one[name] for one in listed] for name in sorted(set.intersection(*map(set, listed)))}
+            apart = {name for name, values in named.items() if _differ(values)}
+            tags = [name for name, values in named.items() if name in apart or max(map(len, values)) == 1]
             for part in parts if tags else ():
                 said = part.get("required", [])
                 part["required"] = [*said, *(tag for tag in tags if tag not in said)]
-            if not tags and not _are_apart(parts):
+            if not apart and not _are_apart(parts):
                 self.wider.append(("oneOf", ""))
         return made
 
@@ -196,14 +199,12 @@ def _are_apart(parts: list[dict[str, Any]]) -> bool:
     """Whether no value is of two of these by its type, or by the values that they list."""
     named = [kinds(part) | ({"integer"} if "number" in kinds(part) else set()) for part in parts]
     listed = [{repr(one) for one in part.get("enum", [part["const"]] if "const" in part else [])} for part in parts]
-    return any(all(some) and len(set().union(*some)) == sum(map(len, some)) for some in (named, listed))
+    return _differ(named) or _differ(listed)
 
 
-def _constants(schema: Any) -> set[str]:
-    """The properties of an object that have one value."""
-    named = schema.get("properties") if isinstance(schema, dict) else None
-    found = named.items() if isinstance(named, dict) else ()
-    return {name for name, one in found if isinstance(one, dict) and ("const" in one or len(one.get("enum", ())) == 1)}
+def _differ(some: list[set[str]]) -> bool:
+    """Whether no value is in two of these sets, none of which is empty."""
+    return all(some) and len(set().union(*some)) == sum(map(len, some))
 
 
 def _add_required(schema: Mapping[str, Any], made: dict[str, Any]) -> None:

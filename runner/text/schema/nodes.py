@@ -76,6 +76,24 @@ def is_circular(schema: Any, root: Any, seen: tuple[str, ...] = ()) -> bool:
     return any(one in seen or is_circular(target(one, root), root, (*seen, one)) for one in pointers)
 
 
+def listed_values(schema: Any, root: Any, seen: tuple[str, ...] = ()) -> dict[str, set[str]]:
+    """The properties whose values it, or what it is made of, lists: each value as ``repr`` has it."""
+    if not isinstance(schema, dict):
+        return {}
+    reference = schema.get("$ref")
+    made_of = list(schema.get("allOf", ()))
+    if isinstance(reference, str) and reference not in seen:
+        seen = (*seen, reference)
+        made_of.append(target(reference, root))
+    found = {name: values for part in made_of for name, values in listed_values(part, root, seen).items()}
+    named = schema.get("properties")
+    for name, one in named.items() if isinstance(named, dict) else ():
+        one = target(one["$ref"], root) if isinstance(one, dict) and isinstance(one.get("$ref"), str) else one
+        if isinstance(one, dict) and ("const" in one or isinstance(one.get("enum"), list)):
+            found[name] = {repr(value) for value in one.get("enum", [one.get("const")])}
+    return found
+
+
 def kinds(schema: Mapping[Any, Any]) -> set[str]:
     """The types that it names."""
     named = schema.get("type", [])
