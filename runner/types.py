@@ -21,6 +21,7 @@ SEED_ROW = "seed_row"  # the column of a job with attempts that says which row o
 TOO_LONG = "too long"  # the kind of error of a row that exceeds the context or the memory for KV
 CHAT_REFUSED = "the model's chat template refuses the messages"  # the kind of error of such a row
 EMPTY_PROMPT = "empty prompt"
+UNKNOWN_TOKEN = "unknown token"
 BAD_GRAMMAR = "grammar"  # of a row whose grammar does not compile, or exceeds its limits
 SPARE_TOKENS = 8  # a text may take other tokens where it meets its prompt
 
@@ -146,7 +147,7 @@ class Request:
     """What a job asks of the model for a row.
 
     The prompt is ``variables`` put into the run's prompt template, or ``messages`` ({"role", "content"}) instead of
-    the template, or ``raw``, a text to be continued as it is. ``template_kwargs`` are variables of the model's chat
+    the template, or ``raw``, a text or token ids to be continued. ``template_kwargs`` are variables of the model's chat
     template, before those of the run. ``stop``: texts that end the answer beside the run's. With ``choices`` (surface
     texts) nothing is generated: each choice is scored as the continuation, to its end or, without ``whole``, up to the
     token by which it differs from all others. With ``cut``, of many choices those whose beginning makes them unlikely
@@ -179,7 +180,7 @@ class Request:
     grammar: str | None = None
     retry: bool = False
     once: bool = False
-    raw: str | None = None
+    raw: str | tuple[int, ...] | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     later: tuple[Request, ...] = ()

@@ -27,6 +27,7 @@ from jobs.openai_batch.parameters import (
     stop_texts,
     structure_asked,
     template_kwargs,
+    token_limit,
     top_logprobs,
 )
 from runner.data.readers.openai_batch import endpoint, read_messages
@@ -63,7 +64,7 @@ class OpenAIBatch:
     ``metadata``, ...) are ignored. ``reasoning_effort`` and ``chat_template_kwargs`` are variables of the model's chat
     template. ``logprobs`` and ``top_logprobs`` (up to 20) return the log-probabilities of an answer's tokens and of the
     likeliest alternatives, before the temperature and without the reasoning. ``/v1/completions`` continues its
-    ``prompt`` without a chat template; addresses may be Azure's.
+    ``prompt``, as text or token ids, without a chat template; addresses may be Azure's.
     """
 
     temperature: float = key(1.0, least=0, most=2)
@@ -99,8 +100,8 @@ class OpenAIBatch:
         if row["problem"] is not None:
             raise RowError.read(row["problem"])
         body = {name: value for name, value in json.loads(row["body"]).items() if value is not None}
-        check_names(body)
         is_chat = endpoint(row.get("url") or "/chat/completions") == "chat"
+        check_names(body, is_chat)
         structure = structure_asked(body.get("response_format")) if is_chat else None
         requests = self._requests(body, is_chat, structure)
         answers = yield requests
@@ -110,11 +111,10 @@ class OpenAIBatch:
         return {"text": choices[0]["text"], "choices": choices}
 
     def _requests(self, body: Mapping[str, Any], is_chat: bool, structure: Structure | None) -> list[Request]:
-        limit = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
         seed = integer(body, "seed", None, -(2**63), 2**63 - 1)
         request = Request(
             messages=tuple(read_messages(body.get("messages"))) if is_chat else None,
-            max_tokens=integer(body, limit, None if is_chat else _TEXT_TOKENS, 1, 2**31 - 1),
+            max_tokens=token_limit(body, None if is_chat else _TEXT_TOKENS),
             sampling=sampling_of(body, self.temperature, self.top_p),
             seed=seed,
             grammar=structure.body if structure else None,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from runner.data.readers.openai_batch import invalid_value, refusal
+from runner.data.readers.openai_batch import invalid_value, is_one_prompt, refusal
 from runner.text.structure import Structure, structure_of
 from runner.types import Sampling, UserError
 
@@ -47,6 +48,10 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {  # values at which a parameter that is 
     "continue_final_message": (False,),
     "add_special_tokens": (True, False),
 }
+_ELSEWHERE = {  # parameters that change an answer at the other of the two addresses only
+    True: ("prompt",),
+    False: ("messages", "response_format", "top_logprobs", "reasoning_effort", "chat_template_kwargs"),
+}
 _INSTEAD = {  # of what has no neutral value
     "audio": "answers are texts",
     "web_search_options": "nothing is searched",
@@ -58,12 +63,16 @@ _INSTEAD = {  # of what has no neutral value
     "structured_outputs": "response_format takes a JSON Schema",
 }
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_MOST_TOKENS = 2**31 - 1
 _SCHEMA = "response_format.json_schema.schema"
 
 
-def check_names(body: Mapping[str, Any]) -> None:
+def check_names(body: Mapping[str, Any], chat: bool) -> None:
     """RowError for parameters that are unknown or that would change the answer in ways not offered here."""
     for name, value in body.items():
+        if name in _ELSEWHERE[chat]:
+            here, there = ("/chat/completions", "/completions")[:: 1 if chat else -1]
+            raise refusal("unsupported_parameter", name, f"it is a parameter of {there}, not of {here}")
         if name in _INSTEAD:
             raise refusal("unsupported_parameter", name, f"it is not supported: {_INSTEAD[name]}")
         if name in _NEUTRAL:
@@ -75,8 +84,12 @@ def check_names(body: Mapping[str, Any]) -> None:
 
 def structure_asked(wanted: Any) -> Structure | None:
     """What a ``response_format`` makes of an answer; None for text."""
-    kind = wanted.get("type") if isinstance(wanted, dict) else None
-    if wanted is None or kind == "text":
+    if wanted is None:
+        return None
+    if not isinstance(wanted, dict):
+        raise invalid_value("response_format", "it must be an object with a type", wanted)
+    kind = wanted.get("type")
+    if kind == "text":
         return None
     if kind == "json_object":
         return _schema_structure('{"type": "object"}')
@@ -133,15 +146,19 @@ def stop_texts(body: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(stop)
 
 
-def prompts(body: Mapping[str, Any]) -> list[str]:
-    """The prompts of a request for text."""
+def prompts(body: Mapping[str, Any]) -> list[str | tuple[int, ...]]:
+    """The prompts of a request for text, as texts or token ids."""
     asked = body.get("prompt")
     if asked is None:
         raise refusal("missing_required_parameter", "prompt", "it is not set")
-    found = [asked] if isinstance(asked, str) else asked
-    if not isinstance(found, list) or not found or not all(isinstance(one, str) and one for one in found):
-        raise invalid_value("prompt", "it must be a text or a list of texts, none empty", asked)
-    return found
+    found = asked if isinstance(asked, list) and not is_one_prompt(asked) else [asked]
+    if not found or not all(one and (isinstance(one, str) or _are_ids(one)) for one in found):
+        raise invalid_value("prompt", "it must be a text, a list of token ids, or a list of these, none empty", asked)
+    return [one if isinstance(one, str) else tuple(one) for one in found]
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(id, int) and not isinstance(id, bool) for id in value)
 
 
 def sampling_of(body: Mapping[str, Any], temperature: float, top_p: float) -> Sampling:
@@ -157,11 +174,21 @@ def sampling_of(body: Mapping[str, Any], temperature: float, top_p: float) -> Sa
     )
 
 
-def integer(body: Mapping[str, Any], name: str, default: int | None, least: int, most: int) -> int | None:
+def token_limit(body: Mapping[str, Any], default: int | None) -> int | None:
+    """The most tokens of an answer; one beyond what there can be is no limit."""
+    name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    asked = integer(body, name, default, 1)
+    return None if asked is None else min(asked, _MOST_TOKENS)
+
+
+def integer(body: Mapping[str, Any], name: str, default: int | None, least: int, most: float = math.inf) -> int | None:
     """A whole number within bounds; RowError for any other value."""
     value = body.get(name, default)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if value is not default and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
-        raise invalid_value(name, f"it must be a whole number from {least} to {most}", value)
+        bounds = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
+        raise invalid_value(name, f"it must be a whole number {bounds}", value)
     return value
 
 

@@ -85,7 +85,7 @@ ALIASES = {
     **{"schedule": "night", "notify": "night", "checkpoint": "output", "columns": "output", "configuration": "config"},
     **{"exit codes": "exit", "codes": "exit", "messages": "errors", "kill": "resume", "sampling": "engine"},
     **{"folder": "own-folder", "adapter": "adapters", "lora": "adapters", "save": "file", "stages": "chain"},
-    **{"memory": "engine"},
+    **{"memory": "engine", "batch": "openai_batch", "openai": "openai_batch"},
     **{"labels": "multi", "threshold": "multi", "thresholds": "multi", "levels": "scale", "mac": "metal"},
 }
 _OTHER_COMMANDS = ("convert", "perplexity", "benchmark", "tune")

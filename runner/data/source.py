@@ -173,11 +173,20 @@ class DataSource:
         places = self._order if self.keys is None else self.keys
         return row if places is None else int(places[row])
 
-    def hashes(self, start: int, stop: int) -> bytes:
-        """What rows [start, stop) hold, HASH_BYTES for each; see ``runner.data.rowhash``."""
+    def hashes(self, start: int, stop: int, places: bool = False) -> bytes:
+        """What rows [start, stop) hold, HASH_BYTES for each; ``places``: and where they stood in their file."""
+        hidden = () if places or self.conf.target else READERS[self.conf.kind].places
         spans = ((at, min(at + self._read_rows, stop)) for at in range(start, stop, self._read_rows))
         tables = (self.table(*span, self._all.names) for span in spans)
-        return b"".join(hash_rows(self.column_names, self._columns(table, stored)) for table in tables)
+        return b"".join(self._hashed(table, hidden) for table in tables)
+
+    def _hashed(self, table: pa.Table, hidden: tuple[str, ...]) -> bytes:
+        cells = [
+            (name, cell)
+            for name, cell in zip(self.column_names, self._columns(table, stored), strict=True)
+            if name not in hidden
+        ]
+        return hash_rows([name for name, _ in cells], [cell for _, cell in cells])
 
     def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
         """These columns of rows [start, stop), with their own Arrow types; KeyError for an unknown column."""

@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from runner.data.readers import holds_requests
-from runner.data.readers.openai_batch import endpoint, refused
+from runner.data.readers.openai_batch import endpoint, is_one_prompt, refused
 from runner.export.annotate import model_name
 from runner.export.files import STDOUT, opened
 from runner.export.select import Selection, position_column
 from runner.plain import to_json
 from runner.results.run import Run
-from runner.types import BAD_GRAMMAR, CHAT_REFUSED, EMPTY_PROMPT, TOO_LONG, RowError, UserError
+from runner.types import BAD_GRAMMAR, CHAT_REFUSED, EMPTY_PROMPT, TOO_LONG, UNKNOWN_TOKEN, RowError, UserError
 
 _NEEDED = ("choices", "usage", "error")
 _BLAMED = {  # errors of the engine and the prompt that the request is to blame for: the API's code, the parameter
     TOO_LONG: ("context_length_exceeded", "messages"),
     CHAT_REFUSED: ("invalid_value", "messages"),
     EMPTY_PROMPT: ("invalid_value", "messages"),
+    UNKNOWN_TOKEN: ("invalid_value", "prompt"),
     BAD_GRAMMAR: ("invalid_value", "response_format"),
 }
 
@@ -107,7 +108,7 @@ def _text_completion(run: Run, row: dict[str, Any], name: str, model: str) -> di
     asked = json.loads(row["body"])["prompt"]
     choices = [{"text": choice["text"], "logprobs": _text_logprobs(choice)} for choice in row["choices"]]
     head = {"id": f"cmpl-{name}", "object": "text_completion"}
-    return head | _rest(run, row, model, choices, 1 if isinstance(asked, str) else len(asked))
+    return head | _rest(run, row, model, choices, 1 if is_one_prompt(asked) else len(asked))
 
 
 def _rest(run: Run, row: dict[str, Any], model: str, choices: list[dict[str, Any]], prompts: int = 1) -> dict[str, Any]:
@@ -164,7 +165,8 @@ def _refusal(error: RowError, is_chat: bool) -> tuple[int, dict[str, Any]]:
     if found is None:
         return 500, {"message": str(error), "type": "server_error", "param": None, "code": None}
     code, param = found
-    if param == "messages" and not is_chat:
-        param = "prompt"
-    message = error.detail if error.kind not in _BLAMED else str(error)
+    message = error.detail
+    if error.kind in _BLAMED:
+        message = str(error)
+        param = "prompt" if param == "messages" and not is_chat else param
     return 400, {"message": message, "type": "invalid_request_error", "param": param, "code": code}

@@ -30,14 +30,14 @@ from runner import keys, sequences
 from runner.text.channels import Answer, Channels
 from runner.text.chat.conversation import Conversations
 from runner.text.chat.marks import Marks, map_strings, plain, unmarked
-from runner.text.chat.raw import join_raw, literal_text, without_end_spaces
+from runner.text.chat.raw import join_raw, known_ids, literal_text, without_end_spaces
 from runner.text.chat.template import ChatTemplate
 from runner.text.choices import Choices
 from runner.text.examples import Examples, ExamplesConf
 from runner.text.spelling import spell, up_to
 from runner.text.structure import StructureConf
 from runner.text.templates import Template
-from runner.text.vocabulary import FUSE, Vocabulary, as_vocabulary, clean, defuse, fused
+from runner.text.vocabulary import FUSE, Vocabulary, as_vocabulary, clean, defuse, fused, plain_tail
 from runner.types import CHAT_REFUSED, Request, Row, RowError, UserError
 
 UNSET = "???"  # what Hydra calls missing
@@ -166,6 +166,9 @@ class Prompter:
         texts: dict[bool, dict[int, str]] = {False: {}, True: {}}
         for at, (request, row) in enumerate(requests):
             try:
+                if isinstance(request.raw, tuple):
+                    results.append(known_ids(request.raw, self.vocabulary.size))
+                    continue
                 text, marked = self._text(request, row)
             except RowError as error:
                 results.append(error)
@@ -176,9 +179,12 @@ class Prompter:
             for at, ids in zip(texts[marked], encode(list(texts[marked].values())), strict=True):
                 results[at] = ids
         return [
-            ids if isinstance(ids, RowError) or (self.conf.chat and request.raw is None) else self.vocabulary.bos + ids
+            self.vocabulary.bos + ids if isinstance(ids, list) and self._is_text(request) else ids
             for ids, (request, _) in zip(results, requests, strict=True)
         ]
+
+    def _is_text(self, request: Request) -> bool:
+        return isinstance(request.raw, str) or (request.raw is None and not self.conf.chat)
 
     def text(self, request: Request, row: Row) -> str:
         """The prompt as text, for people to look at."""
@@ -195,7 +201,7 @@ class Prompter:
         if key not in self._continuations:
             if len(self._continuations) * len(choices) >= _CACHED_CHOICES:
                 self._continuations.clear()
-            before = self._plain_tail(key[0])
+            before = plain_tail(self.vocabulary, key[0])
             found = Choices(self._continuation(before, choice) for choice in choices)
             known = (one for one in self._continuations.values() if one == found)
             self._continuations[key] = next(known, found)  # the same object, for what is made of it
@@ -229,7 +235,8 @@ class Prompter:
     def _text(self, request: Request, row: Row) -> tuple[str, bool]:
         """The prompt's text, and whether its control tokens are marked: see ``runner.text.chat.marks``."""
         if request.raw is not None:
-            text = clean(request.raw)
+            raw = request.raw
+            text = clean(raw if isinstance(raw, str) else self.vocabulary.decode(raw, control=True))
             return (unmarked(text), True) if self._marks.spells(text) else (text, False)
         messages = self._messages(request, row)
         if self._chat is None:
@@ -299,15 +306,6 @@ class Prompter:
         if len(ids) == len(before):
             raise UserError(f"the choice {choice!r} has no tokens in this model's vocabulary")
         return tuple(ids[len(before) :])
-
-    def _plain_tail(self, tail: tuple[int, ...]) -> tuple[int, ...]:
-        """The longest end of the tail that is plain text and keeps its tokens when tokenised again."""
-        control = {token.id for token in self.vocabulary.control.values()}
-        for start in range(len(tail)):
-            part = tail[start:]
-            if control.isdisjoint(part) and tuple(self.vocabulary.encode_plain(self.vocabulary.decode(part))) == part:
-                return part
-        return ()
 
     def _chat_template(self, date: str, variables: Mapping[str, Any]) -> Conversations:
         if self.vocabulary.chat_template is None:

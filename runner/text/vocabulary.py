@@ -50,10 +50,11 @@ class Control(NamedTuple):
 
 
 class Vocabulary(Hashable, Protocol):
-    """What a prompt needs from a tokenizer. ``bos`` are the ids that a raw text starts with."""
+    """What a prompt needs from a tokenizer of ``size`` tokens. ``bos`` are the ids that a raw text starts with."""
 
     control: dict[str, Control]
     bos: list[int]
+    size: int
     end_tokens: frozenset[int]
     chat_template: str | None
     template_variables: dict[str, Any]
@@ -95,6 +96,7 @@ class TransformersVocabulary:
             if len(token.content) > 1 and (token.special or _BRACKETED.fullmatch(token.content))
         }
         self.bos = self._leading_ids()
+        self.size = len(tokenizer)
         self.end_tokens = _end_tokens(tokenizer, self.control)
         self.template_variables = dict(tokenizer.special_tokens_map)
         self.chat_template = _chat_template(tokenizer)
@@ -204,6 +206,7 @@ class ByteTokenizer:
     def __init__(self) -> None:
         self.control: dict[str, Control] = {}
         self.bos: list[int] = []
+        self.size = 257
         self.end_tokens = frozenset({256})
         self.chat_template: str | None = BYTE_CHAT_TEMPLATE
         self.template_variables: dict[str, Any] = {}
@@ -232,6 +235,16 @@ class ByteTokenizer:
 def as_vocabulary(tokenizer: Any) -> Vocabulary:
     """The tokenizer itself if it is a Vocabulary, else a ``transformers`` tokenizer wrapped as one."""
     return tokenizer if hasattr(tokenizer, "encode_plain") else TransformersVocabulary(tokenizer)
+
+
+def plain_tail(vocabulary: Vocabulary, tail: tuple[int, ...]) -> tuple[int, ...]:
+    """The longest end of a prompt's last tokens that is plain text and keeps its tokens when tokenised again."""
+    control = {token.id for token in vocabulary.control.values()}
+    for start in range(len(tail)):
+        part = tail[start:]
+        if control.isdisjoint(part) and tuple(vocabulary.encode_plain(vocabulary.decode(part))) == part:
+            return part
+    return ()
 
 
 def clean(text: str) -> str:

@@ -16,10 +16,14 @@ def request(custom_id="request-1", **changes):
     return json.dumps({name: value for name, value in line.items() if value != "absent"})
 
 
-def read(tmp_path, *lines):
+def opened(tmp_path, *lines):
     path = tmp_path / "requests.jsonl"
     path.write_bytes(b"".join(line if isinstance(line, bytes) else line.encode() + b"\n" for line in lines))
-    return list(open_source(DatasetConf(kind="openai_batch", path=str(path))).rows(0))
+    return open_source(DatasetConf(kind="openai_batch", path=str(path)))
+
+
+def read(tmp_path, *lines):
+    return list(opened(tmp_path, *lines).rows(0))
 
 
 def test_requests_become_rows(tmp_path):
@@ -27,6 +31,12 @@ def test_requests_become_rows(tmp_path):
     assert (first["custom_id"], first["line"], first["problem"]) == ("request-1", 1, None)
     assert json.loads(first["body"]) == BODY | {"messages": [{"role": "user", "content": "Hello \ufffdworld!"}]}
     assert (second["custom_id"], second["line"]) == ("request-2", 3)
+
+
+def test_a_request_is_the_same_one_wherever_it_stands_in_its_file(tmp_path):
+    before = opened(tmp_path, request("a"), request("b")).hashes(0, 2)
+    after = opened(tmp_path, "", request("new"), request("a"), request("b"))
+    assert after.hashes(1, 3) == before != after.hashes(1, 3, places=True)
 
 
 @pytest.mark.parametrize(

@@ -276,8 +276,19 @@ def test_parameters_become_those_of_requests():
     assert (full.max_tokens, full.seed) == (9, -3)
     (newer,) = requests({"max_tokens": 9, "max_completion_tokens": 4})
     assert newer.max_tokens == 4
+    (large,) = requests({"max_tokens": 10**15, "n": 1.0})
+    assert large.max_tokens == 2**31 - 1
+    (named,) = next(steps({"messages": [{"role": "user", "name": "Ann", "content": "Hi", "refusal": None}]}))
+    assert named.messages == ({"role": "user", "content": "Hi", "name": "Ann"},)
     (developer,) = next(steps({"messages": [{"role": "developer", "content": "Be brief."}, *HELLO]}))
     assert developer.messages[0]["role"] == "system"
+
+
+def test_what_is_no_parameter_of_text_completions_is_no_part_of_them(folder):
+    row = {"custom_id": "a", "problem": None, "url": "/v1/completions"}
+    for name, value in (("messages", HELLO), ("response_format", {"type": "json_object"}), ("reasoning_effort", "low")):
+        with pytest.raises(RowError, match=f"unsupported_parameter {name}: it is a parameter of /chat/completions"):
+            next(OpenAIBatch().steps({**row, "body": json.dumps({"prompt": "a", name: value})}))
 
 
 def answered(folder, *asked, run=RUN):
@@ -342,7 +353,10 @@ def test_text_completions_continue_their_prompts(folder):
         text("one", prompt="Once upon", temperature=0, max_tokens=400, logprobs=2),
         text("many", prompt=["a", "bcd"], n=2, seed=4),
         text("none"),
-        text("wrong", prompt=[1, 2]),
+        text("wrong", prompt=[1, "a"]),
+        text("ids", prompt=list(b"Once upon"), temperature=0, max_tokens=400),
+        text("many ids", prompt=[[97], [98, 99, 100]], n=2, seed=4),
+        text("no such id", prompt=[[97], [3000]]),
     )
     one, many = (found[name]["body"] for name in ("one", "many"))
     assert (one["object"], one["id"][:5], one["usage"]["prompt_tokens"]) == ("text_completion", "cmpl-", 9)
@@ -353,7 +367,10 @@ def test_text_completions_continue_their_prompts(folder):
     assert [one["index"] for one in many["choices"]] == [0, 1, 2, 3]
     assert many["usage"]["prompt_tokens"] == 4
     assert all(len(one["text"]) <= 16 for one in many["choices"])
-    assert [one["body"]["error"]["param"] for one in errors.values()] == ["prompt", "prompt"]
+    assert [found[name]["body"]["choices"][0]["text"] for name in ("ids", "one")] == [choice["text"]] * 2
+    totals = [found[name]["body"]["usage"]["total_tokens"] for name in ("one", "ids", "many", "many ids")]
+    assert totals[0::2] == totals[1::2]
+    assert [(one["status_code"], one["body"]["error"]["param"]) for one in errors.values()] == [(400, "prompt")] * 3
 
 
 @pytest.mark.parametrize(
@@ -398,7 +415,10 @@ def test_an_answer_that_its_schema_does_not_allow_is_asked_for_again():
         ({"messages": ["hi"]}, r"invalid_value messages\[0\]: it must be an object"),
         ({"messages": [{"role": "tool", "content": "x"}]}, r"invalid_value messages\[0\].role"),
         ({"messages": [{"role": [], "content": "x"}]}, r"invalid_value messages\[0\].role"),
-        ({"messages": [{"role": "user"}]}, r"invalid_value messages\[0\].content"),
+        ({"messages": [{"role": "user"}]}, r"missing_required_parameter messages\[0\].content"),
+        ({"messages": [{"content": "x"}]}, r"missing_required_parameter messages\[0\].role"),
+        ({"messages": [{"role": "user", "content": None}]}, r"invalid_value messages\[0\].content"),
+        ({"prompt": "x"}, r"unsupported_parameter prompt: it is a parameter of /completions, not of /chat"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, r"unsupported_parameter .*'image_url'"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"invalid_value .*content\[0\]"),
         (
@@ -496,8 +516,8 @@ def test_answers_follow_their_requests_format(folder):
 @pytest.mark.parametrize(
     ("wanted", "error"),
     [
-        ("json", r"invalid_value response_format.type: it must be text, json_object or json_schema"),
-        (formatted("xml"), r"invalid_value response_format.type"),
+        ("json_object", r"invalid_value response_format: it must be an object with a type"),
+        (formatted("xml"), r"invalid_value response_format.type: it must be text, json_object or json_schema"),
         (formatted("json_schema"), r"invalid_value response_format.json_schema: it must be an object"),
         (
             formatted("json_schema", json_schema={"schema": "file.json"}),

@@ -27,8 +27,8 @@ class Inputs(Protocol):
         """What tells the first ``rows`` rows from any others."""
         ...
 
-    def hashes(self, start: int, stop: int) -> bytes:
-        """A hash of each of rows [start, stop), 8 bytes long."""
+    def hashes(self, start: int, stop: int, places: bool = False) -> bytes:
+        """A hash of each of rows [start, stop), 8 bytes long; ``places``: of their places in a file, too."""
         ...
 
     def table(self, start: int, stop: int, columns: list[str]) -> pa.Table:
@@ -94,13 +94,24 @@ def compared(
             keys = hash_column(known[key])
         whole = before is not None
         if before is not None:
-            now = hashed(inputs, start, stop)
+            now = _as_recorded(inputs, start, _array(before))
         elif known is not None:
             before, now = hash_table(known), _array(hash_table(inputs.table(start, stop, known.column_names)))
             whole = len(names) == len(kept) == len(inputs.column_names)
         else:
             before, now = b"", _array(b"")
         yield Compared(shard, start, _array(before), now, None if keys is None else _array(keys), whole)
+
+
+def _as_recorded(inputs: Inputs, start: int, before: np.ndarray) -> np.ndarray:
+    """The hashes of the rows from ``start`` on; earlier versions hashed their places in a file, too."""
+    stop = min(start + len(before), len(inputs))
+    now = hashed(inputs, start, stop)
+    before = before[: len(now)]
+    if np.array_equal(before, now):
+        return now
+    placed = _array(inputs.hashes(start, stop, places=True)) if start < stop else now
+    return np.where(before == placed, before, now)
 
 
 def _kept_table(run_dir: Path, shard: Shard, names: Mapping[str, str]) -> pa.Table | None:

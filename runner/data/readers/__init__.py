@@ -63,7 +63,8 @@ class Reader(NamedTuple):
     """A kind of data set. ``read`` is named as ``module:function``, to be imported when it is needed.
 
     ``suffixes`` are those of its files. ``requests``: its rows are chat requests of an OpenAI batch file. ``written``:
-    its files have no types, so that a cell is what its file shows.
+    its files have no types, so that a cell is what its file shows. ``places``: columns that say where a row stood in
+    its file, and nothing of what it is.
     """
 
     read: str
@@ -72,6 +73,7 @@ class Reader(NamedTuple):
     tables: bool = False  # dataset.table applies
     requests: bool = False
     written: bool = False
+    places: tuple[str, ...] = ()
 
     def load(self) -> Read:
         """Import it."""
@@ -86,7 +88,7 @@ READERS = {
     "parquet": Reader("runner.data.readers.parquet:read", (".parquet",)),
     "arrow": Reader("runner.data.readers.arrow:read", (".arrow",)),
     "sqlite": Reader("runner.data.readers.sqlite:read", (".db", ".sqlite", ".sqlite3"), tables=True),
-    "openai_batch": Reader("runner.data.readers.openai_batch:read", requests=True),
+    "openai_batch": Reader("runner.data.readers.openai_batch:read", requests=True, places=("line",)),
     "documents": Reader("runner.data.readers.documents:read"),
     "aclsum": Reader("runner.data.readers.aclsum:read"),
     "hub": Reader("runner.data.readers.arrow:read_hub"),

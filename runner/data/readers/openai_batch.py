@@ -35,6 +35,7 @@ SCHEMA = pa.schema(
         ("problem", pa.string()),
     ]
 )
+_ALONG = ("name", "reasoning_content", "reasoning")  # what chat templates may read of a message, beside its text
 _BATCH_ROWS = 1000
 _CODES = ("invalid_value", "missing_required_parameter", "unsupported_parameter", "unknown_parameter")
 _PLAIN = "[].$_"  # in the names of parameters
@@ -120,13 +121,17 @@ def read_messages(messages: Any) -> list[dict[str, str]]:
 def _message(name: str, message: Any) -> dict[str, str]:
     if not isinstance(message, dict):
         raise invalid_value(name, "it must be an object with role and content", message)
-    role = message.get("role")
+    missing = next((part for part in ("role", "content") if part not in message), None)
+    if missing is not None:
+        raise refusal("missing_required_parameter", f"{name}.{missing}", "it is not set")
+    role = message["role"]
     if not isinstance(role, str) or role not in _ROLES:
         raise invalid_value(f"{name}.role", f"it can be {', '.join(_ROLES)}", role)
     for part in ("tool_calls", "function_call", "audio", "refusal"):
         if message.get(part):
             raise refusal("unsupported_parameter", f"{name}.{part}", "it is not supported")
-    return {"role": _ROLES[role], "content": _content(f"{name}.content", message.get("content"))}
+    more = {part: message[part] for part in _ALONG if isinstance(message.get(part), str)}
+    return {"role": _ROLES[role], "content": _content(f"{name}.content", message["content"]), **more}
 
 
 def _content(name: str, content: Any) -> str:
@@ -143,6 +148,13 @@ def _content(name: str, content: Any) -> str:
             raise invalid_value(f"{name}[{at}]", "it must be an object with type and text", part)
         texts.append(part["text"])
     return "".join(texts)
+
+
+def is_one_prompt(prompt: Any) -> bool:
+    """Whether a request for text has one prompt, a text or token ids, and no list of them."""
+    return isinstance(prompt, str) or (
+        isinstance(prompt, list) and not any(isinstance(one, str | list) for one in prompt)
+    )
 
 
 def invalid_value(name: str, expected: str, value: Any) -> RowError:

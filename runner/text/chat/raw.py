@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.text.vocabulary import clean
+from runner.types import UNKNOWN_TOKEN, RowError
 
 
 def join_raw(messages: Iterable[Mapping[str, Any]], separator: str, answer_prefix: str) -> str:
@@ -19,6 +20,14 @@ def join_raw(messages: Iterable[Mapping[str, Any]], separator: str, answer_prefi
         else:
             pieces.append(content)
     return separator.join(pieces)
+
+
+def known_ids(ids: Sequence[int], size: int) -> list[int]:
+    """A prompt that is given as token ids; RowError for one that is not below ``size``."""
+    unknown = next((id for id in ids if not 0 <= id < size), None)
+    if unknown is not None:
+        raise RowError(UNKNOWN_TOKEN, f"{unknown} is not an id of this model's vocabulary, 0 to {size - 1}")
+    return list(ids)
 
 
 def without_end_spaces(user: str, chat: bool) -> tuple[str, str]:
