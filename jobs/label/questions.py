@@ -99,6 +99,7 @@ class Questions:
         self.columns: dict[str, pa.DataType] = {}
         self._conditions: dict[str, Condition] = {}
         self.rounds: list[list[Asked]] = []  # what each asks depends on earlier ones only
+        self._made: dict[tuple[int, ...], list[Request]] = {}
         at: dict[str, int] = {}  # the round in which a column is known
         for number, one in enumerate(asked):
             last = 0
@@ -116,10 +117,8 @@ class Questions:
         """All questions that can be asked together, then those that depend on their answers."""
         found: Columns = dict.fromkeys(self.columns)
         for at, asked in enumerate(self.rounds):
-            now = [one for one in asked if self._applies(one.question, found)]
-            requests = [request for one in now for request in one.requests]
-            if later := [request for some in self.rounds[at + 1 :] for one in some for request in one.requests]:
-                requests = [replace(request, later=(later[0], later[-1])) for request in requests]
+            now = [one for one in asked if self._applies(one.question, found)] if self._conditions else asked
+            requests = self._requests(at, now)
             answers = []
             if len(requests) == 1:
                 answers = [(yield requests[0])]
@@ -137,6 +136,16 @@ class Questions:
             for one, part in zip(now, parts, strict=True):
                 found |= one.read(part)
         return found
+
+    def _requests(self, at: int, now: list[Asked]) -> list[Request]:
+        """What a round asks; the same requests for all rows that are asked the same."""
+        asked = (at, *map(id, now))
+        if asked not in self._made:
+            requests = [request for one in now for request in one.requests]
+            if later := [request for some in self.rounds[at + 1 :] for one in some for request in one.requests]:
+                requests = [replace(request, later=(later[0], later[-1])) for request in requests]
+            self._made[asked] = requests
+        return self._made[asked]
 
     def _applies(self, question: Question, found: Mapping[str, Any]) -> bool:
         condition = self._conditions.get(question.name)

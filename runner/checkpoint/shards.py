@@ -191,9 +191,12 @@ def _fitting(outputs: Sequence[Output], layout: ShardLayout) -> list[str] | None
     known = set(layout.job.names)
     if not all(output.columns.keys() <= known for output in outputs):
         return None
-    packed = [_packed(output.columns, layout.wide) for output in outputs]
+    packed = [_packed(output.columns, layout.wide) for output in outputs] if layout.wide else [{}] * len(outputs)
     try:
-        bodies = [clean(encode({**output.columns, **some})) for output, some in zip(outputs, packed, strict=True)]
+        bodies = [
+            clean(encode({**output.columns, **some} if some else output.columns))
+            for output, some in zip(outputs, packed, strict=True)
+        ]
         if typed := [field for field in layout.job if not _is_text(outputs, field)]:
             records = json.loads(f"[{','.join(bodies)}]")
             for field in typed:

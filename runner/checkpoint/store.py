@@ -64,6 +64,7 @@ class Store:
         self._layout, self._lease, self._writer = layout, lease, writer
         self._connection = writer.connection
         self._staged: Counter[int] = Counter()  # rows staged for each shard not yet sealed
+        self._held = records.Held()  # those of this session
         self._sealed: set[int] = set()
         self._published = 0  # sealed shards that state.json lists
         self._totals = self._first = Totals()  # now, and when the session began
@@ -167,7 +168,7 @@ class Store:
             self._marks.finish(rows)
             self._marks.note(totals[:5], len(self._sealed))
         self._totals = totals
-        self._staged.update(touched := Counter(row.row // self._layout.shard_rows for row in rows))
+        self._staged.update(touched := self._held.add(rows, self._layout.shard_rows))
         self._seal_complete(touched)
 
     def finish(self, outputs: Iterable[Output]) -> None:
@@ -315,17 +316,16 @@ class Store:
 
     def _seal_complete(self, candidates: Iterable[int]) -> None:
         for shard in sorted(set(candidates)):
-            start, stop = self._layout.span(shard)
-            if shard not in self._sealed and self._staged[shard] == stop - start:
-                self._guarded(self._seal, shard, start, stop)
+            span = self._layout.span(shard)
+            if shard not in self._sealed and self._staged[shard] == span[1] - span[0]:
+                self._guarded(self._seal, shard, span)
 
-    def _seal(self, shard: int, start: int, stop: int) -> None:
+    def _seal(self, shard: int, span: tuple[int, int]) -> None:
         layout, name = self._layout, shards.shard_file(shard)
-        staged = records.read_staged(self._connection, _SPAN, (start, stop))
+        staged = self._held.take(shard, self._staged[shard]) or records.read_staged(self._connection, _SPAN, span)
         tables = (shards.table(rows, layout) for rows in shards.batches(staged))
         written = write_stream(self.run_dir / name, layout.columns, tables)
         with self._writer.commit():
-            span = (start, stop)
             errors = self._connection.execute(f"SELECT error FROM staged {_SPAN} AND error NOTNULL ORDER BY row", span)
             kinds = Counter(error_kind(error) for (error,) in errors)
             labels = count_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}

@@ -49,7 +49,7 @@ class RowFeed:
         chars = 0
         for index, row in self._rows:
             taken.append((index, row))
-            chars += sum(len(cell) for cell in row.values() if isinstance(cell, str))
+            chars += sum([len(cell) for cell in row.values() if isinstance(cell, str)])
             if len(taken) == count or chars > READ_CHARS:
                 break
         return taken

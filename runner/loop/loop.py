@@ -175,24 +175,24 @@ class Loop:
         wanted: list[tuple[Sequence, bytes]] = []
         replayed: list[tuple[Task, int, Completion]] = []
         stale: list[Key] = []
-        answered = {key: (sequence, digest) for key, sequence, digest in self._sequences(requests)}
-        for task, number, _ in requests:
-            record = task.recorded.pop(number, None)
-            sequence, digest = answered.get((task.index, number), (None, None))
+        for task, number, sequence, digest in self._sequences(requests):
             if task.seed is None and sequence is not None and sequence.sampling.temperature > 0:
                 task.seed = sequence.draw_seed
-            if record is not None and digest is not None and record.digest == digest:
-                replayed.append((task, number, record.completion))
-                continue
+            record = task.recorded.pop(number, None) if task.recorded else None
             if record is not None:
+                if record.digest == digest:
+                    replayed.append((task, number, record.completion))
+                    continue
                 stale.append((task.index, number))
-            if sequence is not None and digest is not None:
+            if sequence is not None:
                 wanted.append((sequence, digest))
         return wanted, replayed, stale
 
     def _look_ahead(self, requests: list[Asked], wanted: list[tuple[Sequence, bytes]]) -> None:
         """Find how much of each prompt is that of a later request of its row, too."""
         later = {(task.index, number): (task.row, one.later) for task, number, one in requests if one.later}
+        if not later:
+            return
         found = [(one, *later[one.key]) for one, _ in wanted if one.key in later]
         distinct = {(one.key[0], id(request)): (request, row) for one, row, some in found for request in some}
         prompts = dict(zip(distinct, self._render([*distinct.values()]), strict=True))
@@ -226,7 +226,7 @@ class Loop:
         self.asked.update((sequence.key, sequence) for sequence in waiting)
         self.plan.add(waiting)
 
-    def _sequences(self, requests: list[Asked]) -> Iterator[tuple[Key, Sequence, bytes]]:
+    def _sequences(self, requests: list[Asked]) -> Iterator[tuple[Task, int, Sequence | None, bytes]]:
         """The requests as sequences with their digests; those that cannot be rendered are answered with an error."""
         prompts = self._render([(request, task.row) for task, _, request in requests])
         for (task, number, request), tokens in zip(requests, prompts, strict=True):
@@ -236,8 +236,9 @@ class Loop:
                 sequence = sequence_of(key, origin, request, tokens, self.defaults, self.prompter.continuations)
             except Exception as problem:  # a job's own choices: only its row is at fault
                 self.answers.append((key, Completion(finish_reason="error", error=_why(problem))))
+                yield task, number, None, b""
                 continue
-            yield key, sequence, digest_of(sequence)
+            yield task, number, sequence, digest_of(sequence)
 
     def _render(self, requests: list[tuple[Request, Row]]) -> list[list[int] | RowError]:
         try:

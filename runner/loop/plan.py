@@ -213,8 +213,11 @@ def sort_key(tokens: list[int]) -> bytes:
     return ids.tobytes()
 
 
-def common_prefix(a: bytes, b: bytes) -> int:
-    """How many leading tokens two sort keys share."""
+def common_prefix(a: bytes, b: bytes, guess: int = 0) -> int:
+    """How many leading tokens two sort keys share; found at once if it is the ``guess``."""
+    at = guess * TOKEN_BYTES
+    if a[:at] == b[:at] and a[at : at + TOKEN_BYTES] != b[at : at + TOKEN_BYTES]:
+        return guess
     size = min(len(a), len(b))
     if a[:size] == b[:size]:
         return size // TOKEN_BYTES
@@ -228,7 +231,11 @@ def plan_boundaries(keys: list[bytes], work: list[int], costs: Costs) -> list[tu
     ``work``: the tokens to compute for each without a prefix. A boundary is worth a snapshot when the tokens it saves
     all sequences but the first exceed its cost.
     """
-    shared = [common_prefix(a, b) for a, b in pairwise(keys)]
+    shared: list[int] = []
+    depth = 0
+    for a, b in pairwise(keys):
+        depth = common_prefix(a, b, depth)  # neighbours tend to share what the ones before them do
+        shared.append(depth)
     total = [0, *accumulate(work)]
     boundaries: list[tuple[int, ...]] = [()] * len(keys)
     for depth, start, stop in sorted(_intervals(shared), key=lambda node: (node.start, node.depth)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from types import GeneratorType
 from typing import Any
 
 from runner.checkpoint.records import PRELUDE, Output, Record, Usage
@@ -11,6 +12,9 @@ from runner.types import Completion, Job, RejectedError, Request, Row, RowError,
 
 ERROR_CHARS = 2000  # of a row's error; exceptions may print all they hold
 EMPTY_YIELDS = 1000  # in a row, after which a job is assumed to ask for nothing forever
+# What nearly always comes stands first: abstract classes take long to ask.
+_GENERATORS = (GeneratorType, Generator)
+_COLUMNS = (dict, Mapping)
 
 
 @dataclass(eq=False)
@@ -57,7 +61,7 @@ class Task:
         if isinstance(self.row, UnreadableRow):
             raise RowError("unreadable", self.row.why)
         self._steps = self.job.steps(self.row)
-        if not isinstance(self._steps, Generator):
+        if not isinstance(self._steps, _GENERATORS):
             raise TypeError(f"steps(row) must be a generator (it yields requests), not {type(self._steps).__name__}")
         return next(self._steps)
 
@@ -89,17 +93,17 @@ class Task:
         """Give the requests of a ``yield`` their numbers."""
         self._single = isinstance(asked, Request)
         requests = [asked] if self._single else asked
-        if not self._single and not _are_requests(requests):
+        if not (self._single or _are_requests(requests)):
             raise TypeError(f"the job yielded {asked!r:.80}, which is neither a Request nor a list of them")
         self._numbers = range(self._numbers.stop, self._numbers.stop + len(requests))
         self._missing = len(requests)
-        self.retries += sum(request.retry for request in requests)
+        self.retries += len([request for request in requests if request.retry])
         return list(zip(self._numbers, requests, strict=True))
 
     def _finished(self, columns: Any) -> Output:
         if columns is None:
             columns = {}
-        if not isinstance(columns, dict | Mapping):  # a dict, as nearly always, takes no look at an abstract class
+        if not isinstance(columns, _COLUMNS):
             return self._failed(TypeError(f"the job returned {columns!r:.80}, not a dict of its columns"))
         return Output(self.index, dict(columns), None, self._usage())
 

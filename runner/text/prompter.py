@@ -43,6 +43,7 @@ from runner.types import CHAT_REFUSED, Request, Row, RowError, UserError
 UNSET = "???"  # what Hydra calls missing
 _TAIL_TOKENS = 4
 _CACHED_CHOICES = 1 << 16
+_NO_ANSWER = Answer("")
 Message = dict[str, Any]
 
 
@@ -210,7 +211,7 @@ class Prompter:
     def read(self, ids: Sequence[int], sequence: sequences.Sequence) -> Answer:
         """The answer to a sequence, its reasoning separate; "" for one that is only scored."""
         if not ids:
-            return Answer("")
+            return _NO_ANSWER
         answer = self.channels.read(ids, sequence.tokens)
         text = answer.text if sequence.grammar is None else answer.text.removeprefix(self.answer_prefix)
         ends = (at for stop in self.stops_of(sequence) if (at := text.find(stop)) >= 0)
@@ -242,14 +243,14 @@ class Prompter:
         if self._chat is None:
             return self._raw_text(messages, request)
         more = request.template_kwargs
-        marked = self._marks.any_may_forge([messages, more])
+        marked = self._marks.any_may_forge(messages) or self._marks.any_may_forge(more)
         if marked:
             messages, more = map_strings(messages, unmarked), map_strings(dict(more), unmarked)
         try:
             text = clean(self._chat.render(messages, marked, more))
         except Exception as error:  # the template is the model's: whatever it raises concerns this row only
             raise RowError(CHAT_REFUSED, str(error)) from error
-        skip = self.channels.skip(plain(text)) if request.choices else ""
+        skip = self.channels.skip(plain(text) if marked else text) if request.choices else ""
         return text + (self._marks.settled(self._marks.literal(skip)) if marked else skip), marked
 
     def _raw_text(self, messages: list[Message], request: Request) -> tuple[str, bool]:

@@ -22,6 +22,7 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import SandboxedEnvironment
 
 from runner.plain import to_json
+from runner.text.chat.compiled import Compiled
 from runner.text.vocabulary import clean
 from runner.text.written import Written, as_written, key_of, plain
 from runner.types import RowError, UserError
@@ -75,12 +76,13 @@ class Template:
         tests.update({name: _of_number(tests[name]) for name in ("number", "integer", "float")})
         try:
             self._tree = _with_composed_names(environment.parse(source))
-            self._template = environment.from_string(self._tree)
-            self._template.globals = dict(self._template.globals)  # a chain of dicts, copied at every rendering
+            self._template = Compiled(environment, self._tree)
         except (jinja2.TemplateError, RecursionError, OverflowError, ValueError) as error:
             line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise UserError(key, f"{line}{error or type(error).__name__}{_odd_name(environment, source)}") from error
-        self._whole = [name for name in WHOLE if name in _used(self._tree)]
+        self._used = _used(self._tree)
+        self._whole = [name for name in WHOLE if name in self._used]
+        self._constant: str | None = None  # the text of a template that uses no variable
         self.take_columns(())
 
     def take_columns(self, known: Iterable[str], written: Collection[str] = ()) -> None:
@@ -91,7 +93,7 @@ class Template:
         self._written = frozenset(written)
         taken = set(WHOLE) - set(known)
         cells = {name: node for node, name in _cells(self._tree, taken)}
-        used = set(_used(self._tree)) - _called(self._tree)
+        used = self._used - _called(self._tree)
         indirect = {name for name in taken & used if _count(self._tree, name) > _count_cells(self._tree, name)}
         self.names = frozenset(used - taken | indirect | cells.keys())
         self.needs = self.names - indirect - _optional(self._tree, taken)
@@ -102,7 +104,7 @@ class Template:
         for name in sorted(self.needs - set(known)):
             raise UserError(self.key, f"no column {name!r}{did_you_mean(name, known)}{_written(name, known)}")
         for name in sorted({*known} & {"self", *_constants(self._tree)}):
-            if name != "self" or name in _used(self._tree):
+            if name != "self" or name in self._used:
                 raise UserError(self.key, f"{name} is not the column of this name here; write {cell(name, known)}")
 
     def render(
@@ -112,24 +114,36 @@ class Template:
 
         ``row``: the columns, where other variables hide some of them.
         """
+        if self._constant is not None:
+            return self._constant
         self._fuse = fuse
-        variables = _with_texts(variables)
-        cells = variables if row is None else _with_texts(row)
-        if self._written:
-            used = self._written if self._whole else self._written & self.names
-            variables, cells = as_written(variables, used), as_written(cells, used)
-        if self._whole:
-            variables = {**{name: dict(cells) for name in self._whole}, **variables}
         try:
-            return clean(self._template.render(variables))
+            text = clean(self._template.render(self._given(variables, variables if row is None else row)))
         except _NullError:
-            nulls = sorted(name for name in self.names if variables.get(name, cells.get(name, "")) is None)
+            cells = variables if row is None else {**row, **variables}
+            nulls = sorted(name for name in self.names if cells.get(name, "") is None)
             what = f"column {', '.join(nulls)} is null" if nulls else "a value is null"
             raise RowError(self.key, what) from None
         except RowError:  # of a cell that cannot be read
             raise
         except Exception as error:  # templates compute with cells: any error concerns this row only
             raise RowError(self.key, f"{type(error).__name__}: {error}") from error
+        if not self._used and fuse is None:
+            self._constant = text
+        return text
+
+    def _given(self, variables: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+        """What the template uses of all that there is: a row may have many columns."""
+        given = {name: self._shown(name, variables[name]) for name in self._used if name in variables}
+        for name in self._whole:
+            given.setdefault(name, {column: self._shown(column, cell) for column, cell in row.items()})
+        return given
+
+    def _shown(self, name: str, cell: Any) -> Any:
+        """A cell as a template has it: bytes that are UTF-8 as text, one of a file without types as it stands there."""
+        if isinstance(cell, bytes):
+            cell = _text_of(cell)
+        return as_written(cell) if name in self._written else cell
 
     def _finalize(self, value: Any) -> Any:
         if value is None:
@@ -146,12 +160,6 @@ def cell(column: str, columns: Iterable[str] = ()) -> str:
         return f"{{{{ {column} }}}}"
     whole = next((name for name in WHOLE if name not in taken), WHOLE[0])
     return f"{{{{ {whole}[{json.dumps(column, ensure_ascii=False)}] }}}}"
-
-
-def _with_texts(cells: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The cells, texts for those of bytes that are UTF-8."""
-    found = {name: _text_of(value) for name, value in cells.items() if isinstance(value, bytes)}
-    return {**cells, **found} if found else cells
 
 
 def _text_of(value: bytes) -> str | bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
@@ -100,11 +100,6 @@ for _name in ("add", "mul", "mod", "sub", "truediv", "floordiv", "pow"):
         setattr(Written, f"__{_side}{_name}__", _made)
 
 
-def as_written(variables: Mapping[str, Any], columns: Collection[str]) -> dict[str, Any]:
-    """The variables, with the cells of these columns as they stand in their file."""
-    return {name: _written(value) if name in columns else value for name, value in variables.items()}
-
-
 def plain(value: Any) -> Any:
     """A value for JSON: cells that are printed as they are written are numbers."""
     if isinstance(value, Written):
@@ -119,7 +114,8 @@ def key_of(mapping: Mapping[Any, Any], key: Any) -> Any:
     return key.number if isinstance(key, Written) and key not in mapping else key
 
 
-def _written(value: Any) -> Any:
+def as_written(value: Any) -> Any:
+    """A cell as it stands in its file: one that reads as a number is both."""
     if isinstance(value, str):
         return Written(value, _read(value)) if len(value) < _MOST_DIGITS and _NUMBER.match(value) else value
     return Written(str(value), value) if type(value) in (int, float) else value

@@ -36,7 +36,7 @@ class Conversations:
 
     def render(self, messages: Sequence[Message], marked: bool = False, more: Mapping[str, Any] = NOTHING) -> str:
         """See ChatTemplate; ``marked``: with marks. Raises jinja2.TemplateError if no form has all the texts."""
-        formed = formed_as(self.form(tuple(str(message.get("role")) for message in messages)), messages)
+        formed = formed_as(self.form(tuple([str(message.get("role")) for message in messages])), messages)
         return self.template.render_marked(formed, more) if marked else self.template.render(formed, more)
 
     def form(self, roles: tuple[str, ...]) -> Form:
@@ -85,6 +85,8 @@ def _forms(roles: tuple[str, ...]) -> Iterator[Form]:
 
 def formed_as(form: Form, messages: Sequence[Message]) -> list[Message]:
     """The messages in a form."""
+    if not any(form):
+        return list(messages)
     formed = [dict(message) for message in messages]
     if form.joined:
         formed = [_joined(list(some)) for _, some in groupby(formed, key=lambda message: message.get("role"))]

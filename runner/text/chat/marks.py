@@ -48,14 +48,12 @@ class Marks:
         ends = {text[at] for text in self._control for at in (0, -1)}
         self._ends = re.compile(f"[{re.escape(''.join(sorted(ends)))}]") if ends else None
 
-    def may_forge(self, text: str) -> bool:
-        """Whether the text could be a control token or complete one."""
-        return self._ends is not None and self._ends.search(text) is not None
-
     def any_may_forge(self, value: Any) -> bool:
-        """The same of every text in nested lists and dicts (their keys aside)."""
+        """Whether a text in nested lists and dicts (their keys aside) could be a control token or complete one."""
+        if self._ends is None:
+            return False
         if isinstance(value, str):
-            return self.may_forge(value)
+            return self._ends.search(value) is not None
         if isinstance(value, dict):
             value = value.values()
         elif not isinstance(value, list | tuple):

@@ -24,13 +24,16 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from runner.text.chat.compiled import Compiled
 from runner.text.chat.marks import Marks, plain
 from runner.types import UserError
 
 _PRINTING = ("join", "default", "d", "format", "append", "insert", "extend", "replace")  # print what they are given
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names of one thing, the usual one first
+_WITH_REASONING = frozenset(_REASONING)
 _STORING = (nodes.Assign, nodes.For, nodes.With, nodes.Macro)
 Message = Mapping[str, Any]
+_UNASKED = {"tools": None, "documents": None, "add_generation_prompt": True}  # what templates may be given, too
 NOTHING: Mapping[str, Any] = {}
 
 
@@ -50,7 +53,7 @@ class ChatTemplate:
         self._variables = dict(variables)
         self.marks = Marks(control)
         self._source = template
-        self._marking: dict[bool, jinja2.Template] = {}
+        self._marking: dict[bool, Compiled] = {}
         try:
             self._template = self._compiled(template)
         except jinja2.TemplateError as error:
@@ -61,7 +64,7 @@ class ChatTemplate:
 
         ``more``: variables before the run's.
         """
-        return self._rendered(self._template, messages, {**self._variables, **more})
+        return _rendered(self._template, messages, more)
 
     def render_marked(self, messages: Sequence[Message], more: Mapping[str, Any] = NOTHING) -> str:
         """The same with the template's own control tokens marked; ``messages`` must hold no marks.
@@ -70,23 +73,17 @@ class ChatTemplate:
         """
         right = self.render(messages, more)
         printed = {name: self.marks.literal(value) for name, value in self._texts().items()} | dict(more)
-        variables = {**self._variables, **more, **{_printed(name): value for name, value in printed.items()}}
+        variables = {**more, **{_printed(name): value for name, value in printed.items()}}
         for stored in (True, False):
             try:
-                text = self._rendered(self._marking_template(stored), messages, variables)
+                text = _rendered(self._marking_template(stored), messages, variables)
             except jinja2.TemplateError:
                 continue
             if plain(text) == right:
                 return self.marks.settled(text)
         raise jinja2.TemplateError("the messages hold control tokens, which cannot be told from the template's own")
 
-    def _rendered(self, template: jinja2.Template, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
-        given = [_as_transformers_gives(message) for message in messages]
-        return template.render(
-            **{"messages": given, "tools": None, "documents": None, "add_generation_prompt": True, **variables}
-        )
-
-    def _marking_template(self, stored: bool) -> jinja2.Template:
+    def _marking_template(self, stored: bool) -> Compiled:
         """The template that marks what it prints; ``stored``: and what it keeps in variables."""
         if stored not in self._marking:
             tree = self._environment.parse(self._source)
@@ -95,10 +92,8 @@ class ChatTemplate:
             self._marking[stored] = self._compiled(_Marking(self.marks, stored, variables).visit(tree))
         return self._marking[stored]
 
-    def _compiled(self, source: str | nodes.Template) -> jinja2.Template:
-        template = self._environment.from_string(source)
-        template.globals = dict(template.globals)  # a chain of dicts, copied at every rendering
-        return template
+    def _compiled(self, source: str | nodes.Template) -> Compiled:
+        return Compiled(self._environment, source, {**_UNASKED, **self._variables})
 
     def _texts(self) -> dict[str, str]:
         """The variables that are texts, such as ``bos_token``."""
@@ -184,8 +179,14 @@ def _is_text(node: nodes.Const) -> bool:
     return isinstance(node.value, str)
 
 
-def _as_transformers_gives(message: Message) -> dict[str, Any]:
+def _rendered(template: Compiled, messages: Sequence[Message], more: Mapping[str, Any]) -> str:
+    return template.render({"messages": [_as_transformers_gives(message) for message in messages], **more})
+
+
+def _as_transformers_gives(message: Message) -> Message:
     """A message without what is None, its reasoning under the names that templates read."""
+    if None not in message.values() and _WITH_REASONING.isdisjoint(message):
+        return message
     given = {name: value for name, value in message.items() if value is not None}
     reasoning = next((given[name] for name in _REASONING if name in given), None)
     return given if reasoning is None else {"thinking": reasoning, **given, "reasoning_content": reasoning}

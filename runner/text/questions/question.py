@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from runner.text.labels import Choice
@@ -33,7 +34,7 @@ class Question:
     schema: Any = None
     max_tokens: int | None = None
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The labels or levels."""
         return [choice.name for choice in self.choices]
