@@ -59,6 +59,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -99,7 +100,7 @@ class Questions:
         self.columns: dict[str, pa.DataType] = {}
         self._conditions: dict[str, Condition] = {}
         self.rounds: list[list[Asked]] = []  # what each asks depends on earlier ones only
-        self._made: dict[tuple[int, ...], list[Request]] = {}
+        self._made: dict[tuple[int, tuple[bool, ...]], tuple[list[Asked], list[Request]]] = {}
         at: dict[str, int] = {}  # the round in which a column is known
         for number, one in enumerate(asked):
             last = 0
@@ -116,9 +117,8 @@ class Questions:
     def steps(self) -> Steps:
         """All questions that can be asked together, then those that depend on their answers."""
         found: Columns = dict.fromkeys(self.columns)
-        for at, asked in enumerate(self.rounds):
-            now = [one for one in asked if self._applies(one.question, found)] if self._conditions else asked
-            requests = self._requests(at, now)
+        for at in range(len(self.rounds)):
+            now, requests = self._round(at, found)
             answers = []
             if len(requests) == 1:
                 answers = [(yield requests[0])]
@@ -137,15 +137,17 @@ class Questions:
                 found |= one.read(part)
         return found
 
-    def _requests(self, at: int, now: list[Asked]) -> list[Request]:
-        """What a round asks; the same requests for all rows that are asked the same."""
-        asked = (at, *map(id, now))
-        if asked not in self._made:
+    def _round(self, at: int, found: Mapping[str, Any]) -> tuple[list[Asked], list[Request]]:
+        """The questions of a round that apply to a row, and what they ask; made once for all rows that are alike."""
+        asked = self.rounds[at]
+        applies = tuple(self._applies(one.question, found) for one in asked) if self._conditions else ()
+        if (at, applies) not in self._made:
+            now = list(compress(asked, applies)) if self._conditions else asked
             requests = [request for one in now for request in one.requests]
             if later := [request for some in self.rounds[at + 1 :] for one in some for request in one.requests]:
                 requests = [replace(request, later=(later[0], later[-1])) for request in requests]
-            self._made[asked] = requests
-        return self._made[asked]
+            self._made[at, applies] = now, requests
+        return self._made[at, applies]
 
     def _applies(self, question: Question, found: Mapping[str, Any]) -> bool:
         condition = self._conditions.get(question.name)

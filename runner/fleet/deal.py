@@ -23,7 +23,7 @@ FADING_S = 20.0  # time at work after which a speed counts half
 _FIRST_ANSWER = 32.0  # tokens of an answer, until some are known
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Dealt:
     """A sequence, the hashes of its prefixes, and its work in tokens: prefixes apart."""
 

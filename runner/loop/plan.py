@@ -77,6 +77,8 @@ class Plan:
         self._last = Group(b"", ())
         self._age = 0
         self._seen: dict[int, None] = {}  # the latest prefixes, the oldest first
+        self._boundaries: tuple[int, ...] = ()  # of the sequence taken last
+        self._prefixes: list[int] = []  # and their hashes
 
     def __len__(self) -> int:
         return self._count
@@ -176,9 +178,11 @@ class Plan:
 
     def _account(self, key: bytes, sequence: Sequence) -> None:
         self.taken += len(sequence.tokens)
+        if sequence.boundaries is not self._boundaries:  # neighbours in a group have the very same tuple
+            self._boundaries = sequence.boundaries
+            self._prefixes = [_hash(key, boundary) for boundary in sequence.boundaries]
         start = 0
-        for boundary in sequence.boundaries:
-            prefix = _hash(key, boundary)
+        for boundary, prefix in zip(sequence.boundaries, self._prefixes, strict=True):
             if prefix in self._seen:
                 self.shareable += boundary - start
             elif len(self._seen) == MOST_SEEN:
