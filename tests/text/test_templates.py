@@ -87,3 +87,21 @@ def test_a_null_is_named_however_it_is_written():
     for source in ("{{ row['a b'] }}", "{{ columns['a b'] }}"):
         with pytest.raises(RowError, match="column a b is null"):
             Template("prompt.user", source).render({"a b": None})
+
+
+def test_no_row_sees_what_a_template_made_of_the_row_before():
+    """Neither variables that it set nor cells, also when a rendering ended in the middle."""
+    source = "{% if a is defined %}{% set seen = a %}{{ a }}{{ b }}{% endif %}{{ seen is defined }}"
+    template = Template("prompt.user", source)
+    assert template.render({"a": 1, "b": 2}) == "12True"
+    assert template.render({}) == "False"
+    with pytest.raises(RowError, match="column b is null"):
+        template.render({"a": 1, "b": None})
+    assert template.render({"b": 2}) == "False"
+
+
+def test_a_row_of_many_columns_is_all_there_where_the_whole_row_is_asked_for():
+    columns = {f"c{number}": f"{number}" for number in range(3)}
+    template = Template("prompt.user", "{{ c1 + 1 }} {{ row.values() | join(',') }} {{ row['c2'] + 1 }}")
+    template.take_columns(columns, columns)
+    assert template.render(columns) == "2 0,1,2 3"
