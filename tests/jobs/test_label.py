@@ -149,6 +149,15 @@ def test_scores_that_are_none_make_the_row_an_error(logprobs):
         (["正面", "负面"], "正面的评价", "正面"),
         (["正面", "负面"], "我认为是【负面】", "负面"),
         (["好", "不好"], "这个不好。", "不好"),
+        (["好", "坏"], "很好", "好"),
+        (["正", "負"], "正解は負です", "負"),
+        (["正面", "负面"], "不是正面，而是负面", "负面"),
+        (["ポジティブ", "ネガティブ"], "ネガティブではなくポジティブ", "ポジティブ"),
+        (["긍정", "부정"], "부정이 아니라 긍정", "긍정"),
+        (["ham", "spam"], 'Not "ham" but spam.', "spam"),
+        (["ham", "spam"], "spam, not ham", "spam"),
+        (["ham", "spam"], "It's not clear. Spam", "spam"),
+        (["ham", "not ham"], "It is not ham", "not ham"),
         (["ポジティブ", "ネガティブ"], "答えはポジティブです。", "ポジティブ"),
         (["บวก", "ลบ"], "ความรู้สึกเป็นบวกครับ", "บวก"),
         (["긍정", "부정"], "긍정입니다", "긍정"),
@@ -177,6 +186,13 @@ def test_an_answer_that_begins_with_a_label_or_holds_only_one_is_matched(labels,
         (["cafe", "bar"], "cafe\u0301", "no label"),
         (["정", "반"], "긍정", "no label"),
         (["ham", "spam"], "I do not know", "no label"),
+        (["ham", "spam"], "This isn't a spam", "no label"),
+        (["ham", "spam"], "Das ist kein Spam", "no label"),
+        (["是", "否"], "不是", "no label"),
+        (["对", "错"], "对于这个", "no label"),
+        (["有", "无"], "所有", "no label"),
+        (["ポジティブ"], "ポジティブではない", "no label"),
+        (["ถูก", "ผิด"], "ไม่ถูก", "no label"),
         (["ham", "spam"], "either ham or spam", "more than one label"),
         (["US", "us"], "Us", "more than one label"),
         (["+", "-"], "", "no label"),
@@ -390,10 +406,15 @@ def test_labels_that_can_never_win_are_said_and_those_that_are_one_to_the_model_
         ("זה החיובי", "חיובי"),
         ("לכן", None),
         ("البسلبيون", None),
+        ("ולספר", "ספר"),
+        ("מספר", None),
+        ("والكرة", "كرة"),
+        ("للكرة", "كرة"),
+        ("فكرة", None),
     ],
 )
 def test_labels_are_found_behind_articles_and_prepositions_written_to_them(answer, name):
-    labels = ["إيجابي", "سلبي", "الرياضة", "חיובי", "כן"]
+    labels = ["إيجابي", "سلبي", "الرياضة", "חיובי", "כן", "ספר", "كرة"]
     matcher = Matcher({label: label for label in labels})
     if name is not None:
         assert matcher.match(answer) == name

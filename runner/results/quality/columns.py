@@ -60,6 +60,7 @@ class Golds:
         if source is not None and gold in source.column_names:
             named = source.with_gold(gold, labels or [])
             return cls(input_column(named, gold), lambda value: _name(value, named.gold_name, labels, is_flag), labels)
+        gold = next((output for output, name in run.columns.kept.items() if name == gold), gold)
         kept = [name for name in run.columns.names if name != column]
         if gold not in kept:
             known = dict.fromkeys([*kept, *(source.column_names if source else [])])
@@ -100,8 +101,6 @@ def gold_column(run: Run, gold: str | None, column: str | None = None) -> str:
     found = gold or (question and question.gold) or (run.config.get("dataset") or {}).get("gold")
     if not found:
         raise UserError("--gold", f"{run.path} has no dataset.gold: name the column with the right answers")
-    if gold is None and found in run.columns.job and "gold" in run.columns.kept:
-        return str(run.columns.kept["gold"])
     return str(found)
 
 
