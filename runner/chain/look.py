@@ -8,7 +8,9 @@ from typing import Any
 
 from runner.chain.cascade import cascade_lines
 from runner.chain.folder import Chain
-from runner.chain.plan import is_chain
+from runner.chain.plan import is_chain, read_plan
+from runner.checkpoint.database import DATABASE
+from runner.fleet.show import read_fleet
 from runner.results.watch import read_watch
 from runner.words import aligned, duration, speed
 
@@ -20,6 +22,14 @@ def read_stage(folder: Path) -> dict[str, Any]:
     chain = Chain(folder)
     status = chain.status
     return {**read_watch(chain.current.path), **{name: status[name] for name in ("state", "doing", "pid")}}
+
+
+def read_seats(folder: Path) -> list[dict[str, Any]]:
+    """What ``rowmill fleet`` shows: of a chain the seats of each ``stage`` that has begun."""
+    if not is_chain(folder):
+        return read_fleet(folder)
+    begun = [name for name in read_plan(folder).names if (folder / name / DATABASE).exists()]
+    return [{"stage": name, **seat} for name in begun for seat in read_fleet(folder / name)]
 
 
 def chain_lines(figures: Mapping[str, Any]) -> list[tuple[str, str]]:

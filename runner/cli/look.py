@@ -41,11 +41,10 @@ def fleet_arguments(parser: argparse.ArgumentParser) -> None:
 
 def fleet(options: argparse.Namespace) -> int:
     """Show who computed a run, or is computing it: device, speed, share, backlog, deaths, versions."""
-    from runner.chain.plan import refuse_chain
-    from runner.fleet.show import read_fleet, show_fleet
+    from runner.chain.look import read_seats
+    from runner.fleet.show import show_fleet
 
-    refuse_chain(Path(options.run_dir))
-    seats = read_fleet(Path(options.run_dir))
+    seats = read_seats(Path(options.run_dir))
     if options.json:
         print(json.dumps(seats))
     else:

@@ -13,6 +13,7 @@ import pickle
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -31,6 +32,8 @@ SETTINGS = {
 _AUTO = "auto"
 ANSWER_S = 10.0  # for a first sign of a cluster
 _STDERR = 2
+LOOK_S = 1.0  # between two looks for nodes
+HEAD_CALLS = 30  # of one a second, until a head that does not answer is given up; Ray itself does so after 60 s
 ENDING_S = 2.0  # for a seat's process to end
 _SETTINGS, _FRAME = b"\4", 9  # how servers of HTTP/2, which gRPC goes over, begin; bytes of a frame's head
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)  # and how clients do
@@ -67,7 +70,7 @@ def connect(address: str) -> RayTransport | None:
         raise _no_answer(address, first_line(error)) from error
     except Exception as error:
         raise refused(address, error) from error
-    return RayTransport(ray)
+    return RayTransport(ray, address)
 
 
 def _place_of(address: str) -> tuple[str, int] | None:
@@ -146,20 +149,26 @@ def _unheard() -> Iterator[None]:
 class RayTransport:
     """A seat on every node, or for every GPU of a node that has some that Ray knows."""
 
-    def __init__(self, ray: Any) -> None:
-        self._ray = ray
+    def __init__(self, ray: Any, address: str) -> None:
+        self._ray, self._address = ray, address
         self._names: dict[tuple[str, int], str] = {}  # of the seats on nodes, by node and number
         self._needs: dict[str, tuple[str, dict[str, Any]]] = {}  # the node of each name, and what a seat takes of it
         self._actor = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=2)(Relay)
+        self._here = ray.get_runtime_context().get_node_id()
+        self._nodes: list[dict[str, Any]] = ray.nodes()
+        self._unanswered = 0  # calls of ``places`` since the head last said which nodes there are
+        self._is_over = threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
 
     def places(self) -> list[str]:
-        """See Transport."""
-        try:
-            nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        except Exception as error:
-            log.debug("Ray does not say which nodes there are: %s", error)
-            return []
-        seats = list(seats_on(nodes))
+        """See Transport. UserError once Ray could do no more here, without the head or its part of this machine."""
+        self._unanswered += 1
+        ended = any(node["NodeID"] == self._here and not node["Alive"] for node in self._nodes)
+        if ended or self._unanswered > HEAD_CALLS:
+            what = "Ray on this machine has ended" if ended else "the cluster's head does not answer any more"
+            text = f"{what}; once it runs again, the same command goes on"
+            raise UserError("fleet.address", text, value=self._address, exit_code=EXIT_CANNOT_RUN)
+        seats = list(seats_on([node for node in self._nodes if node["Alive"]]))
         self._names = {key: name for key, name in self._names.items() if key in [key for key, *_ in seats]}
         for key, host, needs in seats:
             if key not in self._names:
@@ -187,8 +196,15 @@ class RayTransport:
 
     def close(self) -> None:
         """See Transport."""
+        self._is_over.set()
         with contextlib.suppress(Exception), _undisturbed():
             self._ray.shutdown()
+
+    def _look(self) -> None:
+        """Ask which nodes there are, in a thread of its own: without a head there is no answer for minutes."""
+        while not self._is_over.wait(LOOK_S):
+            with contextlib.suppress(Exception):
+                self._nodes, self._unanswered = self._ray.nodes(), 0
 
 
 class Relay:

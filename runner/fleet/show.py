@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,24 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
     if not seats:
         console.print("no fleet computed this run: it was one process, or no seat has joined yet (rowmill help fleet)")
         return
-    whole = sum(seat["answers"] for seat in seats) or 1
+    whole = Counter[Any]()
+    for seat in seats:
+        whole[seat.get("stage")] += seat["answers"]
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("seat", "device", "state", "answers", "share", "rows/s", "backlog", "deaths"):
-        is_text = name in ("seat", "device", "state")
+    stages = any("stage" in seat for seat in seats)
+    for name in ("stage",) * stages + ("seat", "device", "state", "answers", "share", "rows/s", "backlog", "deaths"):
+        is_text = name in ("stage", "seat", "device", "state")
         table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for seat in seats:
         speed, left_s = seat.get("rows_per_s"), seat.get("backlog_s")
         is_at_work = seat.get("state") == "at work"
         table.add_row(
+            *[seat["stage"]] * stages,
             escaped(seat["name"]),
             escaped(seat.get("device") or ""),
             seat.get("state", ""),
             f"{seat['answers']:,}",
-            f"{seat['answers'] / whole:.0%}",
+            f"{seat['answers'] / (whole[seat.get('stage')] or 1):.0%}",
             f"{speed:,.1f}" if speed else "",
             f"{seat['backlog']:,} ({left_s or 0:,.1f} s)" if is_at_work and "backlog" in seat else "",
             str(seat.get("deaths") or ""),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -200,6 +201,24 @@ def test_a_fleet_that_has_had_no_seat_yet_says_what_is_missing(monkeypatch):
 def test_an_address_without_host_and_port_is_refused_before_ray_takes_it_for_something_else(address):
     with pytest.raises(UserError, match=r"^fleet.address=.*such as 10.0.0.5:6379$"):
         ray.connect(address)
+
+
+@pytest.mark.parametrize(
+    ("alive", "line"), [(True, "the cluster's head does not answer any more"), (False, "Ray on this machine has ended")]
+)
+def test_a_cluster_without_its_head_or_this_machine_ends_the_run_before_ray_ends_the_process(alive, line, monkeypatch):
+    node = {"NodeID": "here", "Alive": True, "NodeManagerHostname": "mac", "Resources": {}}
+    context = SimpleNamespace(get_node_id=lambda: "here")
+    module = SimpleNamespace(
+        get_runtime_context=lambda: context, nodes=lambda: [node], remote=lambda **_: lambda _: None
+    )
+    monkeypatch.setattr(ray, "LOOK_S", 3600.0)
+    transport = ray.RayTransport(module, "10.0.0.5:6379")
+    assert [transport.places() for _ in range(ray.HEAD_CALLS)] == [["mac:1"]] * ray.HEAD_CALLS
+    node["Alive"], transport._unanswered = alive, ray.HEAD_CALLS if alive else 0  # private: what a thread counts
+    with pytest.raises(UserError, match=f"^fleet.address=10.0.0.5:6379: {line}; once it runs again") as raised:
+        transport.places()
+    assert raised.value.exit_code == 3
 
 
 def test_why_ray_gave_a_seat_up_is_said():
