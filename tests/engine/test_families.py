@@ -19,7 +19,7 @@ from tests.support.tiny import VOCAB, scaled
 DEPTHS = (2, 7, 9, 16, 21)  # of prefixes, about the window and the chunks of 8 tokens
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+@pytest.fixture(scope="module", params=sorted(FAMILIES.keys() - {"glm4_moe_lite"}))  # attends as deepseek_v3 does
 def family(request):
     """A plain model and a resident one of the same weights, rows behind prefixes of several depths, their answers."""
     mx.set_default_device(mx.cpu)

@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from runner.engine.attention import runs
 from runner.engine.attention.copies import Copies
+from runner.engine.attention.recurrent import runs
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
 from runner.sequences import Sequence

@@ -55,6 +55,7 @@ FAMILIES = {
     "afm7": {"hidden_dim": 32, "num_layers": 4, "num_kv_reuse_layers": 2, "num_heads": 4, "num_kv_heads": 2},
     "deepseek_v2": DEEPSEEK | {"topk_method": "group_limited_greedy"},
     "deepseek_v3": DEEPSEEK,
+    "deepseek_v32": DEEPSEEK | {"index_topk": 12, "index_n_heads": 16, "index_head_dim": 8, "num_experts_per_tok": 1},
     "gear": LAYERS | {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8.0},
     "gemma2": {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8.0},
     "gemma3n": {

@@ -53,6 +53,10 @@ class SharedKV:
         k, v = (Whole.of(a, self) for a in self.fetched)
         return k, v
 
+    def choose(self, q: mx.array, weights: mx.array, k: mx.array, most: int) -> None:
+        """See ``Chooser``."""
+        raise NotImplementedError
+
     def attention(
         self, q: mx.array, k: mx.array, v: mx.array, scale: float, sinks: mx.array | None, cap: float | None = None
     ) -> mx.array:
@@ -117,6 +121,8 @@ def hook(model: nn.Module) -> None:
     for kind in {type(module) for module in model.modules()}:
         _with_shared_kv(sys.modules[kind.__module__])
     for module in model.modules():
+        if all(name in module for name in ("wq_b", "wk", "k_norm", "weights_proj")) and hasattr(module, "index_topk"):
+            _choose_instead(type(module))
         if _soft_capped(module):
             _call_instead(type(module), _attend_capped)
         elif hasattr(module, "turned"):
@@ -195,6 +201,26 @@ def _call_instead(
     kind.__call__ = call
 
 
+def _choose_instead(kind: Any) -> None:
+    """Let a layer that chooses the keys of another tell its cache how, where that is one of ours."""
+    plain = kind.__call__
+    if getattr(plain, "hooked", False):
+        return
+
+    def call(self: Any, x: mx.array, qr: mx.array, mask: Any, cache: Any = None) -> Any:
+        if not isinstance(cache, SharedKV):
+            return plain(self, x, qr, mask, cache)
+        q = self.wq_b(qr).reshape(*x.shape[:2], self.n_heads, self.head_dim).swapaxes(1, 2)
+        k = self.k_norm(self.wk(x))[:, None]
+        q, k = (self.rope(a, offset=cache.offset) for a in (q, k))
+        weights = self.weights_proj(x) * (self.n_heads**-0.5 * self.softmax_scale)
+        cache.choose(q[:, :, 0], weights[:, 0], k, self.index_topk)
+        return None
+
+    call.hooked = True  # type: ignore[attr-defined]
+    kind.__call__ = call
+
+
 def _project_by_head(kind: Any) -> None:
     """One matrix product for each head, where many rows of one token would have one for each row and head."""
     plain = kind.__call__
@@ -218,7 +244,7 @@ def _with_shared_kv(module: Any) -> None:
     """
     if getattr(module, "mx", None) is mx and module.__name__.startswith(mlx_lm.models.__name__):
         fast = _changed(mx.fast, scaled_dot_product_attention=_fast_attention)
-        module.mx = _changed(mx, arange=_arange, fast=fast)
+        module.mx = _changed(mx, arange=_arange, fast=fast, depends=_depends)
         if getattr(module, "np", None) is np:
             module.np = _changed(np, arange=_positions)
 
@@ -235,6 +261,11 @@ def _fast_attention(q: mx.array, k: mx.array, v: mx.array, **named: Any) -> mx.a
         return plain
     shared: mx.array = _attention(q, k, v, None, named["scale"], named.get("mask"), named.get("sinks"))
     return shared
+
+
+def _depends(inputs: Any, dependencies: Any) -> Any:
+    """``mx.depends``, which takes no caches that are still empty."""
+    return inputs if inputs is None else mx.depends(inputs, [one for one in dependencies if one is not None])
 
 
 def _arange(*bounds: Any, **named: Any) -> mx.array:

@@ -216,6 +216,10 @@ class Step:
         self.scatter = _indices(scatter)
         self.dense = decoding == 0 and scatter.size == count.size * self.longest  # nothing is padded or left out
 
+    def rows(self, a: mx.array) -> mx.array:
+        """The prefilling sequences' tokens of [T, ...] side by side, padded: [R, n, ...]."""
+        return a.reshape(*self.gather.shape, *a.shape[1:]) if self.dense else a[self.gather]
+
     @property
     def padded(self) -> int:
         """Tokens that attention computes in vain, as prompts of different lengths are prefilled together."""

@@ -7,6 +7,7 @@ Shapes: T tokens of a step, N KV heads, G queries a KV head, D head size, K keys
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class Query:
 
     def __init__(self, raw: mx.array, scale: float, v: mx.array, cap: float | None) -> None:
         self.raw, self.scale, self.cap = raw, scale, cap
+        self.level_mask: Callable[..., mx.array] | None = None  # in place of a step's own
         fits = not on_cpu() and raw.dtype == v.dtype and cap is None
         sizes = raw.shape[-1], v.shape[-1], raw.shape[2]
         self.kernels = cuda_attention.kernels(raw.dtype, *sizes, scale) if fits else None

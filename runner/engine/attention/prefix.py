@@ -13,6 +13,7 @@ Shapes: T tokens of the step, R sequences, n new tokens of a sequence (padded), 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -48,6 +49,7 @@ class LayerKV(SharedKV):
         self.step: Step
         self.masks = reach.aligned
         self.stored = False
+        self.chooser: Any = None  # a layer that chooses which keys this one's tokens see
         self._old: tuple[mx.array, mx.array] | None = None  # what prefilling sequences had before the step
         self._new: tuple[mx.array, mx.array] | None = None  # what it brings, once something has attended to it
 
@@ -109,6 +111,8 @@ class LayerKV(SharedKV):
         if self.kv_bits and self._pack(*self._new):
             query.kernels, self.fused = None, False
         view = self.step.view(self.reach, self.shape[1])
+        if self.chooser and (chosen := self.chooser.chosen()):
+            view, query.level_mask, query.kernels, self.fused = chosen.view, chosen.level_mask, None, False
         self._allocate(view, *self._new)
         fits = query.kernels is not None and (self.step.levels or not self.step.prefilling)  # MLX is faster without any
         prompts = self.step.prompts(self.reach, self.shape[1]) if fits else None
@@ -156,16 +160,12 @@ class LayerKV(SharedKV):
     ) -> mx.array:
         """Prefilling sequences with nothing before this step, through MLX's own kernel: [tokens, N, G, D]."""
         R, n = self.step.gather.shape
-        qs, ks, vs = (self._rows(a).transpose(0, 2, 1, 3) for a in (q, k, v))
+        qs, ks, vs = (self.step.rows(a).transpose(0, 2, 1, 3) for a in (q, k, v))
         far = self.reach.window is not None and (n > self.reach.window or self.reach.aligned)
         mask = view.fresh_mask.astype(q.dtype) if far and view.fresh_mask is not None else "causal"
         out = mx.fast.scaled_dot_product_attention(qs, ks, vs, scale=scale, mask=mask, sinks=sinks)
         out = out.transpose(0, 2, 1, 3).reshape(R * n, k.shape[1], -1, v.shape[-1])
         return out if self.step.dense else out[self.step.scatter]
-
-    def _rows(self, a: mx.array) -> mx.array:
-        """The prefilling sequences' tokens [T, ...] side by side, padded: [R, n, ...]."""
-        return a.reshape(*self.step.gather.shape, *a.shape[1:]) if self.step.dense else a[self.step.gather]
 
     def _stored(self, view: View) -> tuple[mx.array, mx.array] | None:
         """KV that prefilling sequences already have in their slots, before this step overwrites any of it."""
@@ -308,14 +308,14 @@ class LayerKV(SharedKV):
 
     def _over_segment(self, segment: Segment, start: int, end: int, query: Query) -> Part:
         k, v = self._opened(segment.keys[self.index], segment.values[self.index])
-        mask = self.step.level_mask(segment, start, end, self.reach, k.shape[1])
+        mask = (query.level_mask or self.step.level_mask)(segment, start, end, self.reach, k.shape[1])
         return attend_all(query.scaled[start:end], k, v, mask, query.cap)
 
     def _prefill(
         self, view: View, query: Query, k: mx.array, v: mx.array, old: tuple[mx.array, mx.array] | None
     ) -> tuple[Part, Part | None]:
         """Prefilling sequences over this step's own tokens, and over what their slots held before it."""
-        qs, ks, vs = (self._rows(a) for a in (query.scaled, k, v))
+        qs, ks, vs = (self.step.rows(a) for a in (query.scaled, k, v))
         qs = qs.transpose(0, 2, 3, 1, 4)  # [R, N, G, n, D]
         ks, vs = ks.transpose(0, 2, 1, 3), vs.transpose(0, 2, 1, 3)  # [R, N, n, D]
         fresh = self._tokens(attend_rows(qs, ks, vs, view.fresh_mask, query.cap))

@@ -11,14 +11,16 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache, make_prompt_cache
 
-from runner.engine.attention import hooks, states
+from runner.engine.attention import hooks
+from runner.engine.attention.chosen import Chooser
 from runner.engine.attention.head import Head
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.prefix import LayerKV
 from runner.engine.attention.reach import Ints, Reach
+from runner.engine.attention.recurrent import states
+from runner.engine.attention.recurrent.runs import Plan
+from runner.engine.attention.recurrent.states import LayerState
 from runner.engine.attention.replay import Replay
-from runner.engine.attention.runs import Plan
-from runner.engine.attention.states import LayerState
 from runner.engine.kernels import cpu, packed
 from runner.engine.sampling import normaliser
 from runner.engine.trial import SHARED, STEPS, Trial
@@ -165,6 +167,11 @@ class ResidentModel:
     def _layer(self, kv: Any) -> Any:
         """What stands in place of one of the model's own caches, some of which are many."""
         if type(kv) is CacheList:
+            if [type(one) for one in kv.caches] == [KVCache, KVCache]:  # the second may choose for the first
+                attending = self._layer(kv.caches[0])
+                attending.chooser = Chooser(len(self.layers), self._reaches(kv.caches[1]))
+                self.layers.append(attending.chooser)
+                return attending, attending.chooser
             return tuple(map(self._layer, kv.caches))
         if type(kv) is ArraysCache:
             self.states.append(LayerState(len(self.states), len(kv.cache)))

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
 from runner.engine.attention.layout import Segment
-from runner.engine.attention.runs import Chunk, Course, Plan, Wave
+from runner.engine.attention.recurrent.runs import Chunk, Course, Plan, Wave
 
 State = list[mx.array | None]  # arrays [rows, ...] that a layer keeps; None: nothing yet
 _hooked: set[type[nn.Module]] = set()
