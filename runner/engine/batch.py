@@ -22,6 +22,7 @@ from runner.sequences import Sequence, Work
 from runner.text.choices import PIECE, Ints, Piece, choice_tree
 
 SLOT_GRAIN = 32  # slots grow by so many tokens
+FEW = 4  # tokens that a pass of their own would spare too little
 
 
 class Batch:
@@ -70,7 +71,8 @@ class Batch:
         if sequence.choices is None:
             return own + sequence.max_tokens - 1
         tree = choice_tree(sequence.choices)
-        return 0 if not tree.may_be_cut(sequence.cut) and own + len(tree.tokens) <= self.prefill_tokens else own
+        whole = not tree.may_be_cut(sequence.cut) and own + len(tree.tokens) <= self.prefill_tokens
+        return 0 if whole and (not self.model.spares or own <= FEW) else own
 
     def make_room(self, sequence: Sequence, ahead: Iterable[Sequence], kv_bytes: int) -> bool:
         """Give the slots the shape that one more sequence needs, and those ``ahead`` if it can be, within
@@ -160,6 +162,9 @@ class Batch:
         parts = sorted(self._parts(), key=lambda part: part.span.order())
         if not parts:
             return None
+        silent, before = [part for part in parts if part.silent], Work()
+        if self.model.spares and 0 < len(silent) < len(parts):
+            parts, before = [part for part in parts if not part.silent], self._store(silent)
         sampled: list[Row] = []
         scored: list[tuple[Lane, Piece]] = []
         rows: list[int] = []
@@ -182,8 +187,17 @@ class Batch:
         for part in parts:
             part.lane.stored += part.known if part.drawn or part.lane.rest else 0
         logits, values = self._forward(inputs, step, rows, edges)
-        work, self.drafts = self._work(parts, step), {}
-        return Launch(sampled, logits, scored, values, work)
+        before += self._work(parts, step)
+        self.drafts = {}
+        return Launch(sampled, logits, scored, values, before)
+
+    def _store(self, parts: list[LaneSpan]) -> Work:
+        """A pass for keys and values alone: nothing behind the last layer that stores any is computed."""
+        step = Step([part.span for part in parts])
+        self.model.forward(self._inputs(parts), step, rows=None)
+        for part in parts:
+            part.lane.stored += part.span.new
+        return Work(prefilled=step.tokens, padded=step.padded)
 
     def _work(self, parts: list[LaneSpan], step: Step) -> Work:
         if not self.drafts:
@@ -230,8 +244,10 @@ class Batch:
     def _part(self, lane: Lane, left: int) -> LaneSpan:
         """What a lane that does not decode brings, of about ``left`` tokens."""
         new = min(lane.rest, left)
+        if self.model.spares and new == lane.rest > FEW:  # what is asked for of the last one comes with the next step
+            new -= lane.walk is None
         span = Span(lane.prefix, lane.slot, lane.stored, new)
-        if new < lane.rest:
+        if new < lane.rest or (self.model.spares and lane.walk and new > FEW):
             return LaneSpan(lane, span)
         if lane.walk is None:
             span.keep = lane.sequence.max_tokens > 1

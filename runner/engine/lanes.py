@@ -165,6 +165,12 @@ class LaneSpan:
         """How many new tokens of the span are not guessed."""
         return self.span.new - (self.drafts[-1].ahead if self.drafts else 0)
 
+    @property
+    def silent(self) -> bool:
+        """Whether no logits of it are asked for."""
+        known = self.lane.walk is None and self.known == self.lane.rest
+        return not self.drawn and self.piece is None and not known
+
     def tokens(self) -> list[int]:
         """The span's, if none of them was drawn in the step before."""
         at = self.span.base + self.span.stored

@@ -56,6 +56,27 @@ def test_choices_score_like_a_plain_forward_pass(family):
         assert done[i, 0].logprobs == pytest.approx(want, abs=1e-3)
 
 
+def test_prompts_skip_the_layers_behind_the_last_one_that_stores_keys(monkeypatch):
+    """While others decode, too: such a pass asks for no logits, and MLX computes what is asked for alone."""
+    mx.set_default_device(mx.cpu)
+    shared = ResidentModel(tiny("gemma3n"))
+    assert shared.spares and not ResidentModel(tiny("gemma2")).spares
+    passes = []
+    forward = shared.forward
+
+    def noted(tokens, step, rows):
+        passes.append((tokens.size, None if rows is None else rows.size))
+        return forward(tokens, step, rows)
+
+    monkeypatch.setattr(shared, "forward", noted)
+    engine = BatchEngine(shared, {END}, batch_size=2, prefill_tokens=64)
+    engine.add([Sequence((0, 0), [5] * 9, 9)])
+    engine.step()
+    finish(engine, [Sequence((1, 0), [6] * 12, 2), Sequence((2, 0), [7] * 10, 1, choices=((5,), (6, 7)))])
+    assert passes[0] == (8, 0)  # alone it needs no pass beside
+    assert (11, None) in passes and (10, None) in passes
+
+
 def test_a_token_takes_the_memory_of_what_its_layers_store():
     mx.set_default_device(mx.cpu)
     size = 4

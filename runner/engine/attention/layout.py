@@ -168,6 +168,7 @@ class Step:
         self.views: dict[tuple[Reach, int], View] = {}
         self.fresh: dict[tuple[Reach, int], Prompts | None] = {}
         self.masks: dict[tuple[Segment, int, Reach], mx.array] = {}
+        self.attended: list[int] = []  # to which layers' keys attention went, in order
         self._index_decode()
         self._index_prefill()
 

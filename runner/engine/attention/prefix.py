@@ -102,8 +102,8 @@ class LayerKV(SharedKV):
         Of queries that are wider than k, the rest is for v: these are the rest of the keys, whose first part are the
         values, too (latent attention: DeepSeek-AI 2024). A ``cap`` bends scores so that none is larger.
         """
-        T, H, _, D = q.shape
-        N = k.shape[1]
+        (T, H, _, D), N = q.shape, k.shape[1]
+        self.step.attended.append(self.index)
         query = Query(q.reshape(T, N, H // N, D), scale, v, cap)
         self.fused = query.kernels is not None
         self.form = Form(H, D, N, k.shape[-1], v.shape[-1], v.dtype, cap)

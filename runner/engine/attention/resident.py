@@ -25,6 +25,7 @@ from runner.engine.kernels import cpu, packed
 from runner.engine.sampling import normaliser
 from runner.engine.trial import SHARED, STEPS, Trial
 
+SPARED = 0.2  # of the layers, for which prompts are stored in a pass of their own
 SINKS = 4  # first tokens that a bounded cache keeps, as in mlx-lm's make_prompt_cache
 
 
@@ -37,9 +38,10 @@ class ResidentModel:
     UnsupportedModelError if a trial shows that it cannot have them.
 
     ``max_kv_size`` bounds the tokens that a row's attention sees: the first 4 and the latest. ``kv_bits``: of KV in
-    layers that keep all tokens (None: as computed). ``token_bytes``: KV bytes
-    of one token in all layers; ``state_bytes``: of all states behind one token. Changes ``model`` in place: its output
-    head computes the rows that ``forward`` asks for.
+    layers that keep all tokens (None: as computed). ``token_bytes``: KV bytes of one token in all layers;
+    ``state_bytes``: of all states behind one token. ``spares``: whether a token whose logits nobody asks for is spared
+    many layers, as those behind the last one that stores keys attend to earlier ones' keys. Changes ``model`` in place:
+    its output head computes the rows that ``forward`` asks for.
     """
 
     def __init__(self, model: Any, max_kv_size: int | None = None, kv_bits: int | None = None) -> None:
@@ -203,7 +205,8 @@ class ResidentModel:
         """Logits of the trial's rows; the first one does not use the prefix."""
         shared = Segment()
         first = trial.rows[0][:SHARED]
-        self.forward(mx.array(first), Step([Span(shared, None, 0, SHARED)], building=shared), rows=None)
+        self.forward(mx.array(first), building := Step([Span(shared, None, 0, SHARED)], building=shared), rows=None)
+        self.spares = _behind(building.attended) >= SPARED
         shared.tokens.extend(first)
         mx.eval(shared.arrays)
         sizes = zip(shared.keys, shared.values, strict=True)
@@ -227,6 +230,11 @@ class ResidentModel:
             for slot, found in zip(order, logits, strict=True):
                 got[slot].append(found)
         return got
+
+
+def _behind(attended: list[int]) -> float:
+    """What share of the attention comes behind the last layer that stores keys."""
+    return 1 - (attended.index(max(attended)) + 1) / len(attended) if attended else 0.0
 
 
 def _edges(logits: mx.array, rows: Ints, tokens: Ints) -> mx.array:
