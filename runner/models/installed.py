@@ -18,6 +18,8 @@ _OLLAMA_HOST = "registry.ollama.ai"  # which Ollama leaves out of names
 _MODEL = "image.model"  # the last part of a layer's mediaType
 _BESIDE = {"image.adapter": "an adapter"}  # what a model cannot do without, and is not read
 _UNUSED = {"image.template": "template", "image.system": "system prompt", "image.params": "parameters"}
+WINDOWS = Path("/mnt")  # where WSL has the drives of Windows
+_DRIVE = re.compile(r"([A-Za-z]):[\\/]")
 _QUANTISATION = re.compile(r"[-.](?:UD-)?(?P<name>(?:I?Q\d|TQ\d|MXFP4|B?F16|F32)[A-Z0-9_]*)$", re.IGNORECASE)
 
 
@@ -93,7 +95,12 @@ def _ollama_folders() -> list[Path]:
     if chosen := os.environ.get("OLLAMA_MODELS"):
         return [Path(chosen).expanduser()]
     # The last: of the service that its installer for Linux makes.
-    return [Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
+    return [*(home / ".ollama" / "models" for home in _homes()), Path("/usr/share/ollama/.ollama/models")]
+
+
+def _homes() -> list[Path]:
+    """The user's, and under WSL those of Windows."""
+    return [Path.home(), *_within(WINDOWS / "c" / "Users", "*")]
 
 
 def _of_ollama() -> Iterator[Installed]:
@@ -105,8 +112,9 @@ def _of_ollama() -> Iterator[Installed]:
     for folder in _ollama_folders():
         for file in _files(folder / "manifests"):
             host, *parts, model, tag = file.relative_to(folder / "manifests").parts
-            name = "/".join([*(part for part in parts if part != "library"), model])
-            names = {name, f"{host}/{name}"}
+            whole = "/".join([*parts, model])
+            name = whole.removeprefix("library/")
+            names = {name, whole, f"{host}/{name}", f"{host}/{whole}"}
             names |= {f"{one}:{tag}" for one in names}
             address, spellings = f"ollama:{name}:{tag}", tuple(sorted(names))
             if (layers := _layers(file)) is None:
@@ -128,7 +136,9 @@ def _from_layers(folder: Path, address: str, names: tuple[str, ...], layers: lis
     problem = next(
         (f"it has {what} beside, which is not read" for kind, what in _BESIDE.items() if kind in kinds), None
     )
-    if not digest:
+    if not layers:
+        problem = "it runs in Ollama's cloud, and has no file here"
+    elif not digest:
         problem = "it is not a GGUF file"
     elif not os.path.isfile(path):  # noqa: PTH113 False in a folder of another user, too
         problem = f"its file {path} is missing: pull it again"
@@ -138,14 +148,14 @@ def _from_layers(folder: Path, address: str, names: tuple[str, ...], layers: lis
 
 def _layers(file: Path) -> list[dict[str, Any]] | None:
     try:
-        layers = json.loads(file.read_text(encoding="utf-8"))["layers"]
+        layers = json.loads(file.read_text(encoding="utf-8"))["layers"] or []
         return [{**layer, "size": int(layer.get("size", 0))} for layer in layers]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
 def _lm_studio_folders() -> list[Path]:
-    homes = [Path.home() / ".lmstudio", Path.home() / ".cache" / "lm-studio"]
+    homes = [home / name for home in _homes() for name in (".lmstudio", ".cache/lm-studio")]
     pointer = Path.home() / ".lmstudio-home-pointer"
     if pointer.is_file():
         homes.insert(0, Path(pointer.read_text(encoding="utf-8", errors="replace").strip()))
@@ -158,7 +168,11 @@ def _models_of(home: Path) -> Path:
         chosen = json.loads((home / "settings.json").read_text(encoding="utf-8")).get("downloadsFolder")
     except (OSError, ValueError, AttributeError):
         chosen = None
-    return Path(chosen).expanduser() if chosen and isinstance(chosen, str) else home / "models"
+    if not chosen or not isinstance(chosen, str):
+        return home / "models"
+    if drive := _DRIVE.match(chosen):
+        return WINDOWS / drive[1].lower() / chosen[3:].replace("\\", "/")
+    return Path(chosen).expanduser()
 
 
 def _of_lm_studio() -> Iterator[Installed]:

@@ -44,7 +44,8 @@ def attention_sizes(name, width):
         "gemma4_text": {"sliding_window": 64, "global_head_dim": 2 * head},
         "gear": {"sliding_window": 64},
         "llama4": {"attention_chunk_size": 128, "intermediate_size_mlp": 2 * width},
-        **dict.fromkeys(("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "mistral4"), latent),
+        **dict.fromkeys(("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "mistral4"), latent),
+        "deepseek_v32": latent | {"index_head_dim": head, "index_topk": 128},
         "minicpm3": latent | {"rope_scaling": scaling},
     }
     return wider | own.get(name, {})

@@ -54,6 +54,22 @@ def test_a_model_of_ollama_is_found_by_its_name_and_tag(home):
     found = {name: find(f"ollama:{name}").path for name in ("llama3.2", "llama3.2:1b", "someone/model-gguf")}
     assert found == {"llama3.2": latest, "llama3.2:1b": small, "someone/model-gguf": hub}
     assert find("ollama:hub.example/someone/Model-GGUF:Q4_K_M").path == hub
+    assert {find(f"ollama:{name}:1b").path for name in ("library/llama3.2", "registry.example/library/llama3.2")} == {
+        small
+    }
+    cloud = pull(home, "library/large", "cloud").parents[1] / "manifests/registry.example/library/large/cloud"
+    cloud.write_text('{"layers": null}')
+    with pytest.raises(UserError, match="it runs in Ollama's cloud"):
+        find("ollama:large")
+
+
+def test_under_wsl_the_models_of_windows_are_found(home, monkeypatch):
+    monkeypatch.setattr("runner.models.installed.WINDOWS", home / "mnt")
+    user = home / "mnt" / "c" / "Users" / "me"
+    ours, theirs = pull(user, "library/phi4", "latest"), download(home / "mnt" / "d", "maker/A-GGUF/A-Q4_0.gguf", "lm")
+    (user / ".lmstudio").mkdir()
+    (user / ".lmstudio" / "settings.json").write_text(json.dumps({"downloadsFolder": "D:\\lm\\models"}))
+    assert (find("ollama:phi4").path, find("lmstudio:a").path) == (ours, theirs)
 
 
 def test_a_name_that_two_hosts_have_is_told_apart_by_the_host(home, monkeypatch):
