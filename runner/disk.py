@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runner.types import UserError
-from runner.words import AGAIN, MACHINE_TROUBLE, count_of
+from runner.words import AGAIN, MACHINE_TROUBLE, count_of, number_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -322,8 +322,8 @@ def _read_through(path: Path) -> None:
 
 
 def _file_error(run_dir: Path, error: OSError, doing: str) -> UserError:
-    if error.errno in MACHINE_TROUBLE:
-        return UserError(f"{run_dir} cannot be {doing}: {machine_trouble(error, _free(run_dir))}", exit_code=3)
+    if (trouble := machine_trouble(error, _free(run_dir))) is not None:
+        return UserError(f"{run_dir} cannot be {doing}: {trouble}", exit_code=3)
     if error.errno in NO_LOCKS:
         text = f"{run_dir} lies on a file system without locks ({error}): choose another output.dir"
         return UserError(text, exit_code=2)
@@ -335,9 +335,9 @@ def _file_error(run_dir: Path, error: OSError, doing: str) -> UserError:
 
 def machine_trouble(error: OSError, known: str | None = None) -> str | None:
     """What is wrong with the machine, and what to do, if that is why a file cannot be used; ``known`` goes along."""
-    if error.errno not in MACHINE_TROUBLE:
+    if (number := number_of(error)) not in MACHINE_TROUBLE:
         return None
-    why, remedy = MACHINE_TROUBLE[error.errno]
+    why, remedy = MACHINE_TROUBLE[number]
     told = f"{error}; {known}" if known else str(error)
     return f"{why} ({told}): {remedy}, then {_RESUME}"
 

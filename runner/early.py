@@ -1,4 +1,8 @@
-"""Ctrl-C while the program's modules are loaded: one line and exit code 130, as afterwards."""
+"""Ctrl-C while the program's modules are loaded: one line and exit code 130, as afterwards.
+
+Before the first line below Python itself starts, for some hundredths of a second. Ctrl-C is its own then: it ends with
+a traceback or without a word, or goes unheard. Nothing has begun yet.
+"""
 
 # The module ``signal`` takes some milliseconds more, in which Ctrl-C would end in a traceback.
 import _signal as signal  # type: ignore[import-not-found]
@@ -12,9 +16,20 @@ def _end(number: int, frame: object) -> None:
 
 
 def raise_again() -> None:
-    """From now on Ctrl-C is a KeyboardInterrupt, as Python has it."""
+    """From now on Ctrl-C is a KeyboardInterrupt, as Python has it, also if it comes where Python would drop it."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = _repeat
+
+
+def _repeat(dropped: "sys.UnraisableHookArgs") -> None:
+    """Interrupt once more, a moment after the callback, as those of garbage, that was interrupted."""
+    if dropped.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(dropped)
+        return
+    import threading
+
+    threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
 
 
 def ignore() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import time
 import unicodedata
@@ -34,9 +35,16 @@ _SQLITE_TROUBLE = {7, 10, 13}  # no memory, the system's error, a full disk
 
 def remedy(error: object) -> str | None:
     """What it is and what to do if an error, of the system or of SQLite, is the machine's; None if it is not."""
-    if (number := getattr(error, "errno", None)) in MACHINE_TROUBLE:
+    if (number := number_of(error)) in MACHINE_TROUBLE:
         return f"{': '.join(MACHINE_TROUBLE[number])}, then {AGAIN}"
     return AGAIN if getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_TROUBLE else None
+
+
+def number_of(error: object) -> int:
+    """The number of a system's error, 0 if it is none. Arrow leaves it out where it maps a file, but not its words."""
+    if not isinstance(error, OSError) or error.errno is not None:
+        return getattr(error, "errno", None) or 0
+    return next((number for number in MACHINE_TROUBLE if str(error).endswith(os.strerror(number))), 0)
 
 
 def did_you_mean(name: str, valid: list[str], shown: int = 12) -> str:

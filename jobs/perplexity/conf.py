@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runner.checkpoint.database import CheckpointConf
-from runner.data.conf import DatasetConf
-from runner.engine.conf import EngineConf
-from runner.fleet.conf import FleetConf
+from runner.config.conf import CommonConf
 from runner.keys import key
-from runner.models.recipes import ModelConf
-from runner.night.notify import NotifyConf
-from runner.night.schedule import ScheduleConf
 from runner.types import UserError
 
 
@@ -60,19 +54,9 @@ class PerplexityOutputConf:
 
 
 @dataclass
-class PerplexityRunConf:
+class PerplexityRunConf(CommonConf):
     """The groups of ``rowmill perplexity``; see ``RunConf`` for the keys without a group."""
 
     perplexity: PerplexityConf = field(default_factory=PerplexityConf)
-    dataset: DatasetConf = field(default_factory=DatasetConf)
-    model: ModelConf = field(default_factory=ModelConf)
-    engine: EngineConf = field(default_factory=EngineConf)
-    fleet: FleetConf = field(default_factory=FleetConf)
     output: PerplexityOutputConf = field(default_factory=PerplexityOutputConf)
-    checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
-    schedule: ScheduleConf = field(default_factory=ScheduleConf)
-    notify: NotifyConf = field(default_factory=NotifyConf)
-    run_name: str | None = None
     resume: str = key("auto", among=("auto", "force"))
-    offline: bool = False
-    modules: list[str] = field(default_factory=list)

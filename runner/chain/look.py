@@ -11,17 +11,22 @@ from runner.chain.folder import Chain
 from runner.chain.plan import is_chain, read_plan
 from runner.checkpoint.database import DATABASE
 from runner.fleet.show import read_fleet
-from runner.results.watch import read_watch
+from runner.results.watch import read_watch, watched
 from runner.words import aligned, duration, speed
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
-    """What ``rowmill watch`` shows: of a chain the stage at work, with the state of the whole."""
+    """What ``rowmill watch`` shows: of a chain at work its stage, with the state of the whole, else all of it."""
     if not is_chain(folder):
         return read_watch(folder)
     chain = Chain(folder)
     status = chain.status
-    return {**read_watch(chain.current.path), **{name: status[name] for name in ("state", "doing", "pid")}}
+    current = read_watch(chain.current.path)
+    lines = [text for _, text in chain_lines(status)]
+    if status["state"] != "running":
+        begun = {"sessions": status["sessions"] - len(chain.parts) + 1}  # each stage has its first
+        return {**watched(chain), **begun, "kept": current["kept"], "lines": lines}
+    return {**current, **{name: status[name] for name in ("state", "doing", "pid")}, "lines": lines}
 
 
 def read_seats(folder: Path) -> list[dict[str, Any]]:

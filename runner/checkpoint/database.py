@@ -250,7 +250,10 @@ def check(connection: sqlite3.Connection, run_dir: Path) -> None:
 
 
 def create_tables(connection: sqlite3.Connection, identity: Mapping[str, Any]) -> None:
-    """Fill an empty database."""
+    """Fill an empty database. It has its log from the beginning: changing to one takes another journal, which a power
+    cut would leave to readers.
+    """
+    connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(_SCHEMA)
     connection.execute("INSERT INTO run VALUES (?, ?)", with_crc(json.dumps(identity)))
     connection.execute("INSERT INTO digested VALUES (?, ?)", with_crc(0))
@@ -328,6 +331,8 @@ def open_read_only(run_dir: Path, *, live: bool) -> Iterator[sqlite3.Connection]
     wal = path.with_name(path.name + "-wal")
     # Without a log the file is complete in itself; ``immutable`` then works in folders that cannot be written to.
     mode = "mode=ro" if live or wal.exists() else "immutable=1"
+    if not live and path.with_name(path.name + "-journal").exists():
+        mode = "mode=rw"  # where there are no logs: what was cut off has to be undone before it can be read
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True)) as connection:
         connection.execute("PRAGMA busy_timeout = 5000")
         connection.execute("BEGIN")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from runner.checkpoint.database import DATABASE, IDENTITY, create_tables, read_identity
+from runner.checkpoint.database import DATABASE, IDENTITY, check, check_version, create_tables, read_identity
 from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.records import Record, Rejected, Shard, Staged, checked, error_kind
@@ -30,7 +30,7 @@ _LEAP = 1 << 20  # the longest gap of row numbers that is jumped over behind a d
 class Repaired(NamedTuple):
     """What was kept: ``shards`` with ``rows``, ``answers`` and other ``finished`` rows; ``lost`` says what was not.
 
-    ``aside``: where the damaged checkpoint is now.
+    ``aside``: where the damaged checkpoint is now; None if it was whole, and stays.
     """
 
     shards: int
@@ -38,7 +38,7 @@ class Repaired(NamedTuple):
     answers: int
     finished: int
     lost: list[str]
-    aside: Path
+    aside: Path | None
 
 
 def repair(run_dir: Path) -> Repaired:
@@ -80,9 +80,25 @@ def _repair(run_dir: Path) -> Repaired:
         _copy(old, new, "inputs", lost, partial(checked, "inputs"))
         _copy(old, new, "deaths", lost, partial(checked, "deaths"))
         new.execute("COMMIT")
-    aside = _put_aside(run_dir)
-    publish_file(new_path, run_dir / DATABASE)
+        is_whole = not lost and old_path == run_dir / DATABASE and _is_whole(old, run_dir)
+    if is_whole:
+        new_path.unlink()
+        aside = None
+    else:
+        aside = _put_aside(run_dir)
+        publish_file(new_path, run_dir / DATABASE)
     return Repaired(len(shards), sum(shard.rows for shard in shards), answers, finished, lost, aside)
+
+
+def _is_whole(old: sqlite3.Connection, run_dir: Path) -> bool:
+    """Whether a run goes on with the checkpoint as it is."""
+    try:
+        if not check_version(old, run_dir / DATABASE):
+            return False
+        check(old, run_dir)
+    except (UserError, DamagedError, sqlite3.Error, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _damaged(run_dir: Path) -> Path:

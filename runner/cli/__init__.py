@@ -31,7 +31,7 @@ from runner.console import is_closed_terminal, mute, muted, open_streams, own_tr
 from runner.disk import machine_trouble
 from runner.early import ignore, raise_again
 from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, UserError
-from runner.words import escaped, without_hashes
+from runner.words import AGAIN, escaped, without_hashes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,9 +77,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         if is_closed_terminal(error):
             mute(sys.stdout)
             return code
-        if (trouble := machine_trouble(error)) is None:
+        if (trouble := machine_trouble(error)) is None and error.errno is None:
             raise
-        tell(f"rowmill: {trouble}")
+        tell(f"rowmill: {trouble or f'{error}: {AGAIN}'}")
         mute(sys.stdout)
         return EXIT_CANNOT_RUN
 

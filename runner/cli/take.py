@@ -64,11 +64,12 @@ def repair(options: argparse.Namespace) -> int:
     refuse_chain(Path(options.run_dir))
     done = repair(Path(options.run_dir))
     if options.json:
-        print(json.dumps({**done._asdict(), "aside": str(done.aside)}))
+        print(json.dumps({**done._asdict(), "aside": done.aside and str(done.aside)}))
         return EXIT_OK
     kept = [count_of(done.rows, "row"), count_of(done.shards, "shard"), count_of(done.finished, "other finished row")]
-    print("kept {} in {}, {}".format(*kept), end=" and ")
-    print(f"{count_of(done.answers, 'recorded answer')}; the damaged checkpoint is now in {done.aside}")
+    answers = count_of(done.answers, "recorded answer")
+    was = "nothing is damaged" if done.aside is None else f"the damaged checkpoint is now in {done.aside}"
+    print(f"{'has' if done.aside is None else 'kept'} {kept[0]} in {kept[1]}, {kept[2]} and {answers}; {was}")
     for loss in done.lost:
         print(f"lost: {loss}")
     print("run the original command again to continue")

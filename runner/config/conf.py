@@ -62,41 +62,50 @@ class CalibrateConf:
 
 
 @dataclass
-class RunConf:
-    """The run as a whole.
+class CommonConf:
+    """What all runs have: data, a model, a folder, and when and how they work.
 
     Attributes:
         run_name: The name of the run's folder in ``output.dir``. null: made from the names of the job and the data
             set.
+        offline: Fetch nothing; use only what is in the caches.
+        modules: Installed Python modules, apart from rowmill's own, whose classes may be used as jobs and filters.
+    """
+
+    dataset: DatasetConf = field(default_factory=DatasetConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    engine: EngineConf = field(default_factory=EngineConf)
+    fleet: FleetConf = field(default_factory=FleetConf)
+    checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
+    schedule: ScheduleConf = field(default_factory=ScheduleConf)
+    notify: NotifyConf = field(default_factory=NotifyConf)
+    run_name: str | None = None
+    offline: bool = False
+    modules: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunConf(CommonConf):
+    """The run as a whole.
+
+    Attributes:
         resume: auto continues what is there; errors also tries rows with an error again; extend also takes in rows that
             were added to the data set; force starts over in a fresh folder and deletes nothing.
         seed: Determines all random draws.
         date: What chat templates take for today, such as 2026-01-31. null: the day the run began.
         cache: Whether to reuse the answers that other runs with ``cache=true`` got from the same model to the same
             prompt, and keep those of this run for others. ``rowmill cache`` shows how many there are.
-        offline: Fetch nothing; use only what is in the caches.
         stages: Runs in one, each of which asks about the rows that the one before it answered; see ``rowmill help
             chain``.
-        modules: Installed Python modules, apart from rowmill's own, whose classes may be used as jobs and filters.
     """
 
     job: Any = None
     prompt: PromptConf = field(default_factory=PromptConf)
-    dataset: DatasetConf = field(default_factory=DatasetConf)
-    model: ModelConf = field(default_factory=ModelConf)
-    engine: EngineConf = field(default_factory=EngineConf)
-    fleet: FleetConf = field(default_factory=FleetConf)
     output: OutputConf = field(default_factory=OutputConf)
-    checkpoint: CheckpointConf = field(default_factory=CheckpointConf)
-    schedule: ScheduleConf = field(default_factory=ScheduleConf)
-    notify: NotifyConf = field(default_factory=NotifyConf)
     calibrate: CalibrateConf = field(default_factory=CalibrateConf)
-    run_name: str | None = None
     resume: str = key("auto", among=("auto", "errors", "extend", "force"))
     seed: int = key(0, least=0)
     date: str | None = None
     cache: bool = False
-    offline: bool = False
-    modules: list[str] = field(default_factory=list)
     cascade: CascadeConf = field(default_factory=CascadeConf)
     stages: list[Any] = field(default_factory=list)

@@ -40,6 +40,7 @@ from runner.words import first_line
 
 SUFFIXES = (".yaml", ".yml")
 CHOICE, RESUME = "kind", "resume"
+_BREAKS = re.compile("[\r\x85\u2028\u2029]")  # YAML takes them for ends of lines, which it joins
 _SIGNS = re.compile(r"([,:\[\]{}\\\s])")
 
 
@@ -138,14 +139,15 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _bare(dumper: _Dumper, word: Bare) -> yaml.Node:
-    if not word:
-        return _text(dumper, "")
+    if not word or _BREAKS.search(word):
+        return _text(dumper, str(word))
     kind = Loader("").resolve(yaml.ScalarNode, str(word), (True, False))  # type: ignore[no-untyped-call]
     return dumper.represent_scalar(kind, str(word))
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = '"' if _BREAKS.search(text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
 _Dumper.yaml_implicit_resolvers = Loader.yaml_implicit_resolvers

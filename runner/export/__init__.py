@@ -56,6 +56,7 @@ def export(options: Any) -> Iterator[str]:
     run = open_folder(options.run_dir, options.data)
     columns = [name.strip() for name in options.columns.split(",")] if options.columns else []
     decision = Decision(not options.no_prior, options.temperature, options.threshold)
+    status = run.status
     selection = Selection(run, options.join or options.data is not None, options.where, columns, decision)
     if decision != AS_RUN:
         yield f"labels are decided anew: {decision}"
@@ -79,7 +80,6 @@ def export(options: Any) -> Iterator[str]:
         notes: list[str] = []
         count = _write(kind, selection, options, notes.append)
         yield from notes
-    status = run.status
     unfinished = "" if status["finished"] == status["rows"] else f"; {status['rows'] - status['finished']:,} unfinished"
     yield f"{count:,} of {count_of(status['rows'], 'row')} written to {options.target}{unfinished}"
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.sax.saxutils import quoteattr
 
 from runner.data.cells import records
 from runner.data.columns import free_name
 from runner.data.kept import INPUT
-from runner.export.files import STDOUT, opened
+from runner.export.files import STDOUT, Fresh
 from runner.export.select import ROW, Selection, input_of, position_column
 from runner.plain import to_json
 from runner.results.quality.columns import questions_of
@@ -135,17 +135,18 @@ class Annotation:
 def write_label_studio(target: str, selection: Selection, text: str | None, *, overwrite: bool) -> int:
     """A task for each row, and beside the file its labelling configuration (NAME.xml)."""
     annotation = Annotation.of(selection, text)
-    count = _write_list(target, (_task(annotation, row) for row in _rows(selection)), overwrite=overwrite)
-    if target != STDOUT:
-        with opened(str(Path(target).with_suffix(".xml")), overwrite=True) as file:
-            file.write(labelling_config(annotation).encode())
+    with Fresh(overwrite=overwrite) as fresh:
+        count = _write_list(fresh.opened(target), (_task(annotation, row) for row in _rows(selection)))
+        if target != STDOUT:
+            fresh.opened(str(Path(target).with_suffix(".xml"))).write(labelling_config(annotation).encode())
     return count
 
 
 def write_argilla(target: str, selection: Selection, text: str | None, *, overwrite: bool) -> int:
     """A record for each row."""
     annotation = Annotation.of(selection, text)
-    return _write_list(target, (_record(annotation, row) for row in _rows(selection)), overwrite=overwrite)
+    with Fresh(overwrite=overwrite) as fresh:
+        return _write_list(fresh.opened(target), (_record(annotation, row) for row in _rows(selection)))
 
 
 def labelling_config(annotation: Annotation) -> str:
@@ -243,15 +244,14 @@ def _rows(selection: Selection) -> Iterator[dict[str, Any]]:
         yield from records(table)
 
 
-def _write_list(target: str, records: Iterable[Any], *, overwrite: bool) -> int:
+def _write_list(file: BinaryIO, records: Iterable[Any]) -> int:
     count = 0
-    with opened(target, overwrite=overwrite) as file:
-        file.write(b"[")
-        for record in records:
-            file.write(b",\n" if count else b"\n")
-            file.write(to_json(record).encode())
-            count += 1
-        file.write(b"\n]\n")
+    file.write(b"[")
+    for record in records:
+        file.write(b",\n" if count else b"\n")
+        file.write(to_json(record).encode())
+        count += 1
+    file.write(b"\n]\n")
     return count
 
 

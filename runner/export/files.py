@@ -12,12 +12,14 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from runner.data.cells import records
+from runner.disk import sync, sync_folder
 from runner.export.plain import flat, inert, too_wide
 from runner.plain import to_json
 from runner.types import UserError
 
 STDOUT = "-"
 Say = Callable[[str], None]
+_UNWRITABLE = (OSError, sqlite3.OperationalError, pa.ArrowException)
 _SHEET_COLUMNS = 16_384  # of a sheet in Excel and LibreOffice
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
 
@@ -26,42 +28,69 @@ def _nothing(text: str) -> None:
     """Nobody is told."""
 
 
-@contextlib.contextmanager
-def fresh(target: str, *, overwrite: bool) -> Iterator[Path]:
-    """A path beside ``target`` to write to, which takes its place at the end; UserError if it exists."""
-    path = Path(target).expanduser()
-    if path.exists() and (not overwrite or path.is_dir()):
-        what = "is a folder" if path.is_dir() else "exists: --overwrite replaces it"
-        raise UserError(f"{path} {what}; nothing was written")
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+class Fresh:
+    """Files that are written beside their places, and take them together at the end or, if one fails, not at all."""
+
+    def __init__(self, *, overwrite: bool) -> None:
+        self._overwrite, self._paths = overwrite, dict[Path, Path]()
+        self._files = contextlib.ExitStack()
+
+    def beside(self, target: str) -> Path:
+        """Where to write what is to be ``target``; UserError if that exists."""
+        path = Path(target).expanduser()
+        if path.exists() and (not self._overwrite or path.is_dir()):
+            what = "is a folder" if path.is_dir() else "exists: --overwrite replaces it"
+            raise UserError(f"{path} {what}; nothing was written")
+        self._paths[path] = path.with_name(path.name + ".tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except (OSError, sqlite3.OperationalError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        return self._paths[path]
 
-
-@contextlib.contextmanager
-def opened(target: str, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """``target`` for writing: compressed by its name (.gz, .zst), or the standard output for ``-``."""
-    if target == STDOUT:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    with fresh(target, overwrite=overwrite) as path, path.open("wb") as file:
+    def opened(self, target: str) -> BinaryIO:
+        """``target`` for writing: compressed by its name (.gz, .zst), or the standard output for ``-``."""
+        if target == STDOUT:
+            self._files.callback(sys.stdout.buffer.flush)
+            return sys.stdout.buffer
+        file = self._files.enter_context(self.beside(target).open("wb"))
         packed = _PACKED.get(Path(target).suffix)
-        with contextlib.ExitStack() as stack:
-            yield cast(BinaryIO, stack.enter_context(pa.CompressedOutputStream(file, packed)) if packed else file)
+        if packed is None:
+            return file
+        return cast(BinaryIO, self._files.enter_context(pa.CompressedOutputStream(file, packed)))
+
+    def __enter__(self) -> Fresh:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
+        try:
+            self._files.__exit__(kind, error, *rest)
+            if error is None:
+                self._publish()
+        except _UNWRITABLE as problem:
+            if not self._paths:
+                raise
+            error = problem
+        finally:
+            for temporary in self._paths.values():
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+        if self._paths and isinstance(error, _UNWRITABLE):
+            raise UserError(f"{next(iter(self._paths))} cannot be written: {error}") from error
+
+    def _publish(self) -> None:
+        for temporary in self._paths.values():
+            with temporary.open("rb+") as file:
+                sync(file.fileno())
+        for path, temporary in self._paths.items():
+            temporary.replace(path)
+        for path in self._paths:
+            with contextlib.suppress(OSError):  # they are there: nothing behind this may fail
+                sync_folder(path.parent)
 
 
 def write_lines(target: str, records: Iterable[Any], *, overwrite: bool) -> int:
     """A line of JSON for each record; how many."""
     count = 0
-    with opened(target, overwrite=overwrite) as file:
+    with Fresh(overwrite=overwrite) as fresh:
+        file = fresh.opened(target)
         for record in records:
             file.write(to_json(record).encode() + b"\n")
             count += 1
@@ -85,8 +114,10 @@ def write_csv(
     count = 0
     delimiter = "\t" if ".tsv" in Path(target).suffixes else ","
     with (
-        opened(target, overwrite=overwrite) as file,
-        csv.CSVWriter(file, first.schema, write_options=csv.WriteOptions(delimiter=delimiter)) as writer,
+        Fresh(overwrite=overwrite) as fresh,
+        csv.CSVWriter(
+            fresh.opened(target), first.schema, write_options=csv.WriteOptions(delimiter=delimiter)
+        ) as writer,
     ):
         for table in (one for tables_ in ([first], flattened) for one in tables_):
             writer.write_table(table)
@@ -115,8 +146,8 @@ def write_parquet(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -
     first = next(rest)
     count = 0
     with (
-        fresh(target, overwrite=overwrite) as path,
-        pq.ParquetWriter(path, first.schema, compression="zstd") as writer,
+        Fresh(overwrite=overwrite) as fresh,
+        pq.ParquetWriter(fresh.beside(target), first.schema, compression="zstd") as writer,
     ):
         for table in (one for tables_ in ([first], rest) for one in tables_):
             writer.write_table(table)
@@ -145,7 +176,8 @@ def write_sqlite(
         few = f"at most {SQLITE_MAX_VARS}, and there are {columns:,}: choose some with --columns"
         raise UserError(f"{target}: the number of columns of a table of SQLite is {few}")
     names = _apart(first.column_names, say)
-    with fresh(target, overwrite=overwrite) as path:
+    with Fresh(overwrite=overwrite) as fresh:
+        path = fresh.beside(target)
         path.unlink(missing_ok=True)
         database = Database(path, execute_plugins=False)
         try:

@@ -6,7 +6,6 @@ and the error object of a refused request. Ids follow from the run and the row: 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any
 from runner.data.readers import holds_requests
 from runner.data.readers.openai_batch import endpoint, is_one_prompt, refused
 from runner.export.annotate import model_name
-from runner.export.files import STDOUT, opened
+from runner.export.files import STDOUT, Fresh
 from runner.export.select import Selection, position_column
 from runner.plain import to_json
 from runner.results.run import Run
@@ -46,13 +45,13 @@ def write_openai_batch(target: str, selection: Selection, *, overwrite: bool) ->
         raise UserError(f"{failed} exists: --overwrite replaces it; nothing was written")
     counts = [0, 0]
     name = model_name(run)
-    with contextlib.ExitStack() as stack:
-        results = stack.enter_context(opened(target, overwrite=overwrite))
+    with Fresh(overwrite=overwrite) as fresh:
+        results = fresh.opened(target)
         errors = None
         for row in _rows(selection):
             record = _record(run, row, name)
             if row["error"] is not None:
-                errors = errors or stack.enter_context(opened(str(failed), overwrite=overwrite))
+                errors = errors or fresh.opened(str(failed))
             file = results if row["error"] is None else errors
             assert file is not None
             file.write(to_json(record).encode() + b"\n")

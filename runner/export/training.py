@@ -8,7 +8,6 @@ stay together, and an example stays where it is when rows come or go.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -20,7 +19,7 @@ from runner.chain.folder import Chain
 from runner.config.hooks import Hooks
 from runner.data.cells import records
 from runner.data.readers import holds_requests
-from runner.export.files import STDOUT, opened
+from runner.export.files import STDOUT, Fresh
 from runner.export.select import Selection, input_of, position_column
 from runner.plain import to_json
 from runner.results.quality.columns import questions_of
@@ -181,8 +180,8 @@ def write_training(
     names = [target, *([validation_file(target)] if validation else [])]
     counts = dict.fromkeys(names, 0)
     made = not selection.run.is_row_by_row
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(opened(name, overwrite=overwrite)) for name in names]
+    with Fresh(overwrite=overwrite) as fresh:
+        files = [fresh.opened(name) for name in names]
         for example in _examples(selection, sides):
             side = int(_place([*example.asked, *([{"text": example.answer}] if made else [])]) < validation)
             files[side].write(to_json(RECORDS[kind](example)).encode() + b"\n")

@@ -100,11 +100,11 @@ class Loop:
         """Put the answers and outputs that are to hand on disk."""
         answers, self.answers = self.answers, []
         outputs, self.outputs = self.outputs, []
-        if answers or outputs:
-            records = [self._record(*answer) for answer in answers]
+        records = [self._record(*answer) for answer in answers]
+        if records or outputs:
             self.feed.record(records, outputs)
-            if self.others is not None:
-                self.others.keep((one.digest, one.completion) for one in records if one.digest and _is_computed(one))
+        if self.others is not None:
+            self.others.keep((one.digest, one.completion) for one in records if one.digest and _is_computed(one))
         return answers
 
     def _record(self, key: Key, completion: Completion) -> Record:

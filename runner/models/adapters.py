@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cache import cache_dir, file_sha256, publish
+from runner.patterns import pattern
 from runner.types import UserError
 from runner.words import first_line
 
@@ -244,7 +245,7 @@ class _Peft:
     def _scale(self, path: str, rank: int) -> float:
         """What PEFT multiplies with in the module that transformers calls ``path``."""
         alphas = self.config.get("alpha_pattern") or {}
-        of_its_own = (alpha for pattern, alpha in alphas.items() if re.fullmatch(rf"(.*\.)?({pattern})", path))
+        of_its_own = (alpha for text, alpha in alphas.items() if pattern(rf"^(.*\.)?({text})\Z").search(path))
         alpha = next(of_its_own, self.config.get("lora_alpha", 8))
         return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 

@@ -47,7 +47,7 @@ from runner.data.cells import records, shown
 from runner.data.conf import STDIN
 from runner.data.kept import Kept, naming
 from runner.data.stdin import COPY
-from runner.disk import damage
+from runner.disk import damage, machine_trouble
 from runner.machine.environ import filled
 from runner.results.status import Session, Status, read_sessions, read_status
 from runner.types import UserError
@@ -312,6 +312,8 @@ class Run:
                 self._sound.add(shard)
                 return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
         except (OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and (trouble := machine_trouble(error)) is not None:
+                raise UserError(f"{path} cannot be read: {trouble}", exit_code=3) from error
             problem = str(error)
         raise UserError(f"{path} cannot be read ({problem}): run the original command again to rebuild it")
 

@@ -49,17 +49,25 @@ def read_watch(run_dir: Path) -> dict[str, Any]:
 
     Changes nothing in the run's directory and holds no lock that the run could wait for. Raises UserError.
     """
-    run = Run(run_dir)
+    return watched(Run(run_dir))
+
+
+def watched(run: Run) -> dict[str, Any]:
+    """The same of a run or a chain that is open."""
     found = {"marks": run.marks, "latest": run.latest, "labels": run.label_counts}
     return {**run.status, **found, "kept": list(run.columns.kept)}
 
 
 def screen(run_dir: Path, seen: dict[str, Any]) -> Group:
-    """The whole screen."""
+    """The whole screen; ``stages`` are lines on those of a chain."""
     side = Table.grid(expand=True, padding=(0, 1))
     side.add_row(_counts("labels", seen["labels"]), _counts("errors", seen["error_kinds"], "red"))
+    lines = seen.get("lines")
     seats = [_seats(seen["seats"])] if seen["seats"] else []
-    return Group(_head(run_dir, seen), _course(seen["marks"]), *seats, side, _latest(seen["latest"], seen["kept"]))
+    stages = [Panel(Text("\n".join(map(escaped, lines))), title="stages", title_align="left")] if lines else []
+    return Group(
+        _head(run_dir, seen), *stages, _course(seen["marks"]), *seats, side, _latest(seen["latest"], seen["kept"])
+    )
 
 
 def _head(run_dir: Path, seen: dict[str, Any]) -> Panel:

@@ -24,7 +24,7 @@ from runner.words import first_line
 
 FILE = "answers.db"
 BATCH = 1000  # answers written together,
-SECONDS = 10.0  # or those of so long: what a killed run had not written is not in the cache
+SECONDS = 1.0  # or those of so long: what a killed run had not written is not in the cache
 DAY = 86_400
 LOCKED_S = 10.0  # to wait for another run's transaction
 _TABLES = """
@@ -51,8 +51,12 @@ class Answers:
         self._hits = 0
         self._written = time.monotonic()
         self._connection: sqlite3.Connection | None = None
+        self._is_read_only = False
         with self._tolerant("opened"):
-            self._connection = _open(path())
+            self._connection, refusal = _open_at_least_to_read(path())
+            if refusal is not None:
+                self._is_read_only = True
+                log.info("%s cannot be written (%s): using its answers, adding none", path(), first_line(refusal))
 
     def find(self, digests: Iterable[bytes]) -> dict[bytes, Completion]:
         """The known answers by digest. Those damaged, or written by a version that writes others, are unknown."""
@@ -67,7 +71,7 @@ class Answers:
         return found
 
     def keep(self, answers: Iterable[tuple[bytes, Completion]]) -> None:
-        """Remember answers that were computed; they are written some at a time."""
+        """Remember answers that were computed; they are written some at a time. Without any, write what has waited."""
         self._new.update((self._key(digest), completion) for digest, completion in answers)
         waited = time.monotonic() - self._written
         if len(self._new) + len(self._used) >= BATCH or waited >= SECONDS:
@@ -96,7 +100,7 @@ class Answers:
         new, used, hits = self._new, self._used, self._hits
         self._new, self._used, self._hits = {}, set(), 0
         self._written = time.monotonic()
-        if self._connection is None or not (new or used or hits):
+        if self._connection is None or self._is_read_only or not (new or used or hits):
             return
         today = int(time.time()) // DAY
         rows = []
@@ -132,7 +136,7 @@ def _open(file: Path) -> sqlite3.Connection:
     file.parent.mkdir(parents=True, exist_ok=True)
     new = not file.exists()
     connection = sqlite3.connect(file, isolation_level=None, timeout=LOCKED_S)
-    connection.text_factory = lambda text: text.decode("utf-8", "replace")  # then its checksum says what is damaged
+    connection.text_factory = _lenient
     try:
         if new:
             file.chmod(0o600)
@@ -143,6 +147,26 @@ def _open(file: Path) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
+
+
+def _open_at_least_to_read(file: Path) -> tuple[sqlite3.Connection, Exception | None]:
+    """The answers, and why none can be added where that is so, as on a share."""
+    try:
+        return _open(file), None
+    except (sqlite3.OperationalError, OSError) as refusal:
+        mode = "mode=ro" if file.with_name(f"{FILE}-wal").exists() else "immutable=1"
+        try:
+            connection = sqlite3.connect(f"{file.as_uri()}?{mode}", uri=True, isolation_level=None)
+            connection.execute("SELECT 1 FROM answers")
+            connection.text_factory = _lenient
+            return connection, refusal
+        except sqlite3.Error:
+            raise refusal from None
+
+
+def _lenient(text: bytes) -> str:
+    """Whatever is in the file: its checksum says what is damaged."""
+    return text.decode("utf-8", "replace")
 
 
 class Size(TypedDict):
@@ -192,7 +216,8 @@ def prune(days: float | None = None, most_bytes: int | None = None) -> int:
 @contextlib.contextmanager
 def _opened(doing: str) -> Iterator[sqlite3.Connection]:
     try:
-        with contextlib.closing(_open(path())) as connection:
+        opened = _open_at_least_to_read(path())[0] if doing == "read" else _open(path())
+        with contextlib.closing(opened) as connection:
             yield connection
     except (sqlite3.Error, OSError, ValueError) as error:
         raise UserError(_problem(doing, error)) from error

@@ -425,14 +425,20 @@ def test_repair_keeps_what_the_job_found_before_the_first_row():
     run(overrides(**LABELS))
     with contextlib.closing(database()) as before:
         found = before.execute("SELECT found FROM prelude").fetchall()
+        before.execute("DROP TABLE seats")
     assert cli.main(["repair", "outputs/run"]) == 0
     with contextlib.closing(database()) as after:
         assert after.execute("SELECT found FROM prelude").fetchall() == found != []
 
 
-def test_repair_leaves_running_runs_and_other_folders_alone(tmp_path, capsys):
+def test_repair_leaves_whole_runs_and_other_folders_as_they_are(tmp_path, capsys):
     assert cli.main(["repair", str(tmp_path)]) == 2
     assert "is not a run directory" in capsys.readouterr().err
+    interrupted(steps=5)
+    before = sorted(Path("outputs/run").iterdir()), Path("outputs/run/run.db").stat().st_ino
+    assert cli.main(["repair", "outputs/run"]) == 0
+    assert "nothing is damaged" in capsys.readouterr().out
+    assert (sorted(Path("outputs/run").iterdir()), Path("outputs/run/run.db").stat().st_ino) == before
 
 
 @pytest.mark.parametrize("harm", ["cut", "garbage"])

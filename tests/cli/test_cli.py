@@ -6,8 +6,11 @@ import os
 import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ import conf
 from runner import open_run, words
 from runner.cli import main
 from runner.cli.commands import COMMANDS, GROUPS
+from runner.early import raise_again
 from tests.support import runs
 from tests.support.runs import rowmill
 
@@ -260,6 +264,21 @@ def test_what_a_terminal_cannot_encode_is_printed_as_an_escape(folder, monkeypat
     for command in ("status", "watch", "report"):
         done = rowmill(command, "outputs/本")
         assert (done.returncode, done.stderr) == (0, ""), command
+
+
+def test_ctrl_c_in_a_callback_of_garbage_is_heard(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    raise_again()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    garbage = [type("Garbage", (), {})()]
+    callback = weakref.ref(garbage[0], lambda _: signal.raise_signal(signal.SIGINT))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(garbage.clear() or runs.SECONDS)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert callback() is None
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("command", [["status", "x"], ["run"], ["--version"]])

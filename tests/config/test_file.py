@@ -25,7 +25,12 @@ def folder(tmp_path, monkeypatch):
     [
         ["job=label", 'job.labels=[ham, "spam, x", 007, no, "off", 1e5]', "prompt=movie_reviews"],
         ["job=label", 'job.labels=[{name: ham, surface: "a: b"}, {name: "c\\nd"}]', "+seed=3"],
-        ["job=generate", "prompt.user=  two\nlines: # {{ text }} \n", "dataset.where=text == 'a\\'b' and kind != \"\""],
+        [
+            "job=generate",
+            "prompt.user=  two\nlines:\x85 # {{ text }} \n",
+            "prompt.system=a\x85\u2028\rb",
+            "dataset.where=text == 'a\\'b' and kind != \"\"",
+        ],
         ["job=generate", "prompt.user='quoted ''{{ text }}'", "prompt.system=", "prompt.stop=[' ', \"\\t\", 1]"],
         ["job=generate", "date=2026-01-31", "dataset.gold=12:30", "run_name=1_0", "engine.temperature=1e-1"],
         ["job=generate", 'output.schema={type: object, properties: {a: {enum: [1, "1", yes]}}}', "dataset.path=true"],

@@ -23,6 +23,7 @@ import runner
 from runner.checkpoint.records import Output
 from runner.cli import main
 from runner.config.load import load_config
+from runner.export import files
 from runner.export.files import WRITERS
 from runner.session.prepare import prepare
 from runner.session.session import open_store
@@ -291,6 +292,28 @@ def test_a_file_is_replaced_whole_or_not_at_all(export, folder):
     assert export("out.jsonl", "--overwrite")[0] == 0
     assert len((folder / "out.jsonl").read_text().splitlines()) == 4
     assert sorted(path.name for path in folder.iterdir()) == ["mail.csv", "out.jsonl", "outputs"]
+
+
+@pytest.mark.parametrize("words", ["label-studio out.xml", "chat out.valid.jsonl"])
+def test_of_two_files_both_are_there_or_none(export, folder, monkeypatch, words):
+    kind, beside = words.split()
+    target = "out.json" if kind == "label-studio" else "out.jsonl"
+    options = ["--format", kind, *(["--validation", "0.4"] if kind == "chat" else [])]
+    (folder / beside).write_text("mine")
+    assert export(target, *options)[0] == 2
+    assert (folder / beside).read_text() == "mine" and not (folder / target).exists()
+    synced = []
+
+    def sync(descriptor):
+        synced.append(descriptor)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+
+    (folder / beside).unlink()
+    monkeypatch.setattr(files, "sync", sync)
+    assert export(target, *options)[0] == 3
+    assert not list(folder.glob("out.*"))
+    assert export(target, *options)[0] == 0
 
 
 def test_a_moved_input_is_found_and_a_changed_one_refused(export, folder):

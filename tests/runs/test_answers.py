@@ -86,10 +86,26 @@ def test_answers_that_come_slowly_are_in_the_cache_before_the_run_ends(monkeypat
     slow = Answers({})
     slow.keep([(b"1", Completion("a"))])
     assert answers.measure()["answers"] == 0
+    assert answers.SECONDS <= 1
     monkeypatch.setattr(answers, "SECONDS", 0.0)
-    slow.keep([(b"2", Completion("b"))])
-    assert answers.measure()["answers"] == 2
+    slow.keep([])  # a step without an answer
+    assert answers.measure()["answers"] == 1
     slow.close()
+
+
+def test_a_cache_that_takes_no_more_is_read(computed, monkeypatch, caplog):
+    # A private function stands for the file system: tests may run as root, whom nothing is forbidden.
+    run(overrides("cache=true", "run_name=first", "dataset.limit=30"))
+
+    def refuse(file):
+        raise sqlite3.OperationalError("attempt to write a readonly database")
+
+    monkeypatch.setattr(answers, "_open", refuse)
+    with caplog.at_level("INFO", "rowmill"):
+        run(overrides("cache=true", "run_name=second"))
+    assert sorted(computed[30:]) == [(row, 0) for row in range(30, 40)]
+    assert caplog.text.count("using its answers, adding none") == 1
+    assert answers.measure()["answers"] == 30
 
 
 def _die_after(count):

@@ -84,7 +84,7 @@ def test_the_output_has_every_row_once_with_the_columns_of_all_stages(mails):
     [
         (["status"], "why     finished"),
         (["status", "--json"], '"stages": [{"name": "sorted", "state": "finished", "rows": 30'),
-        (["watch"], "mails: finished"),
+        (["watch"], "why     finished"),
         (["evaluate"], "on 30 rows with a gold label"),
         (["export", "-"], '"stage": "kind"'),
         (["export", "-", "--join", "--where", "stage == sorted", "--columns", "row,text,label"], '"label": "b"'),

@@ -15,6 +15,7 @@ from runner.loop.retrying import Retrying
 from runner.sequences import Sequence
 from runner.text.channels import Channels
 from runner.text.grammar import AnswerGrammar
+from runner.text.schema.check import SchemaCheck
 from runner.text.schema.dialects import modern
 from runner.text.structure import StructureConf, read_structure, structure_of
 from runner.text.vocabulary import ByteTokenizer
@@ -432,6 +433,9 @@ def test_a_pattern_that_would_take_for_ever_is_a_wrong_answer(monkeypatch):
     monkeypatch.setattr("runner.patterns.SECONDS", 1e-9)
     found = structure_of("output.schema", {"type": "string", "pattern": "^(([a-z])+.)+[A-Z]([a-z])+$"})
     assert str(found.problem(json.dumps("a" * 60))).startswith("slow pattern: ")
+    names = {"type": "object", "patternProperties": {"^([a-z]+)+[0-9]$": True}, "unevaluatedProperties": False}
+    with pytest.raises(RowError, match="slow pattern"):
+        SchemaCheck(names).problem({"a" * 60: 1})
 
 
 def test_a_file_is_read_as_what_it_is(tmp_path):

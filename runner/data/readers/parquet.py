@@ -32,7 +32,7 @@ def _schema(path: Path) -> pa.Schema:
         schema = pq.read_schema(path)
         refuse_twice(path, schema.names)
     except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise UserError("dataset.path", f"is not a readable Parquet file: {error}", file=path) from None
+        raise UserError("dataset.path", f"is not a readable Parquet file: {error}", file=path) from error
     return _plain(schema)
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 from runner.patterns import Pattern, pattern
@@ -89,8 +90,11 @@ def ecma(text: str) -> Pattern:
 @cache
 def _validator() -> tuple[Any, Any]:
     """A class of validators, and its formats. Patterns are bounded in time; decimals are what they say."""
-    from jsonschema import Draft202012Validator, FormatChecker
+    from jsonschema import Draft202012Validator, FormatChecker, _utils
     from jsonschema.validators import extend
+
+    # Which properties are evaluated it finds out by itself, and not through the keywords below.
+    vars(_utils)["re"] = SimpleNamespace(search=lambda text, name: ecma(text).search(name))
 
     formats = FormatChecker(("ipv4", "ipv6", "uuid"))
     for form, text in PATTERNS.items():
