@@ -154,7 +154,12 @@ def interleaved(rows, heads):
 
 
 def write_model(path, architecture, model, config, extra=None, **more):
-    """The whole file. ``extra``: further tensors."""
-    return write(
-        path, architecture, settings(architecture, config, **more), tensors(architecture, model, config) | (extra or {})
-    )
+    """The whole file. ``extra``: further tensors, or that experts are by themselves."""
+    found = tensors(architecture, model, config)
+    if extra and "experts" in extra:
+        stacks = [name for name in found if name.endswith("_exps.weight")]
+        for name in stacks:
+            block = name.removesuffix("_exps.weight")
+            found |= {f"{block}.{at}.weight": one for at, one in enumerate(found.pop(name))}
+        extra = None
+    return write(path, architecture, settings(architecture, config, **more), found | (extra or {}))

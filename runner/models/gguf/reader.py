@@ -8,6 +8,7 @@ given up. They stay as they lie on the disk until they are read.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFReader, ReaderField, ReaderTensor
 
 OLLAMAS, NAME = "gptoss", "gpt-oss"
+_EXPERT = re.compile(r"(?P<layer>blk\.\d+\.ffn_(?:gate|up|down))\.(?P<number>\d+)\.weight")
 _MXFP4 = 4  # Ollama's number of it
 _CALLED = {"attn_out": "attn_output", "ffn_norm": "post_attention_norm"}
 # What a file leaves unsaid: positions are stretched by YaRN, words are cut as gpt-4o's.
@@ -24,6 +26,10 @@ _SAID = {f"{NAME}.rope.scaling.type": "yarn", "tokenizer.ggml.pre": "gpt-4o"}
 
 class PairedTensor(ReaderTensor):  # type: ignore[misc]
     """MXFP4 blocks whose bytes hold two neighbours each, not one of either half."""
+
+
+class StackedTensor(ReaderTensor):  # type: ignore[misc]
+    """Those of experts that a file has by themselves, in their order: ``data`` is a list."""
 
 
 class Reader(GGUFReader):  # type: ignore[misc]
@@ -44,6 +50,8 @@ class Reader(GGUFReader):  # type: ignore[misc]
 
 def rows_of(tensor: ReaderTensor, at: slice | list[int] | npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Some of a tensor's rows, those of all experts one after the other, as ggml has them."""
+    if isinstance(tensor, StackedTensor):
+        return _of_experts(tensor, np.arange(int(np.prod(tensor.shape[1:])))[at])
     stored: npt.NDArray[Any] = tensor.data.reshape(-1, tensor.data.shape[-1])[at]
     if not isinstance(tensor, PairedTensor):
         return stored
@@ -52,6 +60,31 @@ def rows_of(tensor: ReaderTensor, at: slice | list[int] | npt.NDArray[Any]) -> n
     first, second = halves[..., 0, :], halves[..., 1, :]
     bytes_of = np.stack([first & 15 | second << 4, first >> 4 | second & 0xF0], axis=-1)
     return np.concatenate([blocks[..., :1], bytes_of.reshape(*blocks.shape[:2], 16)], axis=-1).reshape(stored.shape)
+
+
+def _of_experts(tensor: StackedTensor, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    each = int(tensor.shape[1])
+    found = [tensor.data[expert][rows[rows // each == expert] % each] for expert in np.unique(rows // each)]
+    return np.concatenate(found)
+
+
+def stacked(tensors: dict[str, ReaderTensor]) -> dict[str, ReaderTensor]:
+    """The same tensors, experts that a file has by themselves (as until April 2024) in one of each kind."""
+    single: dict[str, dict[int, ReaderTensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        if one := _EXPERT.fullmatch(name):
+            single[f"{one['layer']}_exps.weight"][int(one["number"])] = tensor
+    found = {name: tensor for name, tensor in tensors.items() if not _EXPERT.fullmatch(name)}
+    for name, parts in single.items():
+        experts = [parts[number] for number in sorted(parts)]
+        if len({(one.tensor_type, tuple(one.shape)) for one in experts}) > 1 or max(parts) >= len(parts):
+            return tensors  # told as tensors that are missing
+        first, count = experts[0], len(experts)
+        shape = np.array([*first.shape, count])
+        sizes = {"n_elements": first.n_elements * count, "n_bytes": first.n_bytes * count}
+        whole = first._replace(name=name, shape=shape, data=[one.data for one in experts], **sizes)
+        found[name] = StackedTensor(*whole)
+    return found
 
 
 def as_llama_cpp(values: dict[str, Any]) -> dict[str, Any]:

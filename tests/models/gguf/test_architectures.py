@@ -61,6 +61,7 @@ CASES = {
         {"rope_freqs.weight": llama3_factors(32, 5e5)},
     ),
     "mixtral": ("llama", "mixtral", LOCAL_EXPERTS, USED, {}),
+    "mixtral until 2024": ("llama", "mixtral", LOCAL_EXPERTS, USED, {"experts": "by themselves"}),
     "mistral small": ("mistral3", "llama", {"head_dim": 32}, {}, {}),
     "ministral": (
         "mistral3",
