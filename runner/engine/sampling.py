@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.engine.attention.parts import shifted_exp
-from runner.engine.kernels.sums import passed, portion, shares, total
+from runner.machine import sums
+from runner.machine.sums import passed, portion, shares, total
 from runner.sequences import Scored, Sequence
 from runner.types import Sampling
 
@@ -85,8 +86,7 @@ def _floor(weights: mx.array, samplings: list[Sampling]) -> mx.array:
 
 def normaliser(logits: mx.array) -> mx.array:
     """The logarithm of the sum of the exponentials of logits [..., V]: [...]."""
-    top = logits.max(axis=-1, keepdims=True)
-    return top[..., 0] + mx.log(total(shifted_exp(logits, top)))
+    return sums.normaliser(logits, shifted_exp)
 
 
 def likeliest(logits: mx.array, count: int) -> tuple[mx.array, mx.array]:

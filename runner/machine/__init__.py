@@ -5,5 +5,6 @@ device   The device that MLX runs on, and what has to be set up before MLX is lo
 environ  Environment variables that a configuration names, as ``${oc.env:NAME}`` or ``${oc.env:NAME,DEFAULT}``.
 facts    Facts about this process and this machine: memory used, versions, which boot of the system.
 metal    What Macs need: their chip's name, and how much goes into one of Metal's command buffers.
+sums     Sums over long axes that lose nothing: of float32 in blocks, of shares as integers.
 tuned    What ``rowmill tune`` found for models of one shape on this machine.
 """

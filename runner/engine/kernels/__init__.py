@@ -8,7 +8,6 @@ cuda_experts    CUDA kernels for a layer of experts whose weights stay quantised
 cuda_rotary     A CUDA kernel that makes queries, keys and values of one product, turned by their positions.
 nvrtc           CUDA kernels, compiled several at once and kept for the next start.
 packed          Keys and values in fewer bits: packed so that one array holds them, their scales and their offsets.
-sums            Sums over long axes that lose nothing: of float32 in blocks, of shares as integers.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from gguf import quants
 from mlx.utils import tree_map, tree_unflatten
 from mlx_lm.utils import dequantize_model, load_model
 
+from runner.machine.sums import normaliser
 from runner.models.gguf.blocks import Form
 from runner.models.gguf.layout import Slot
 from runner.models.gguf.reader import rows_of
@@ -60,8 +61,8 @@ def _perplexity(folder: Path, replaced: dict[str, Slot], ids: list[int]) -> floa
     if hasattr(model, "lm_head"):
         model.lm_head = _Matrix(model.lm_head, replaced.get("lm_head"))
     logits = model(mx.array([ids[:-1]]))[0]
-    losses = mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, mx.array(ids[1:])[:, None], axis=-1)[:, 0]
-    return math.exp(float(mx.mean(losses)))
+    losses = normaliser(logits) - mx.take_along_axis(logits, mx.array(ids[1:])[:, None], axis=-1)[:, 0]
+    return math.exp(np.array(losses).mean(dtype=np.float64))
 
 
 class _Layer:

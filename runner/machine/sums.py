@@ -6,6 +6,8 @@ the sum so far adds nothing, which makes log-probabilities too high by 1e-4 to 5
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mlx.core as mx
 
 BLOCK = 192  # numbers added one after the other, where that divides the axis
@@ -17,6 +19,14 @@ def total(x: mx.array) -> mx.array:
     while x.shape[-1] > _BLOCKS[1]:
         x = blocks(x).sum(axis=-1)
     return x.sum(axis=-1)
+
+
+def normaliser(
+    logits: mx.array, shifted_exp: Callable[[mx.array, mx.array], mx.array] = lambda x, shift: mx.exp(x - shift)
+) -> mx.array:
+    """The logarithm of the sum of the exponentials of logits [..., V]: [...]."""
+    top = logits.max(axis=-1, keepdims=True)
+    return top[..., 0] + mx.log(total(shifted_exp(logits, top)))
 
 
 def blocks(x: mx.array) -> mx.array:
