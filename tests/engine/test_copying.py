@@ -16,6 +16,7 @@ from runner.types import Sampling
 from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
 from tests.support.hybrids import CONTEXT, tiny_internlm2, tiny_internlm3, tiny_llama4, tiny_mamba, tiny_nemotron_h
 from tests.support.logprobs import asking, check_logprobs
+from tests.support.recurrent import granitemoehybrid, recurrent, recurrent_gemma
 from tests.support.tiny import tiny_gpt_oss, tiny_llama
 
 
@@ -81,6 +82,18 @@ def test_choices_of_many_rows_score_together_as_they_do_alone(model, copies):
     wanted = sequences(rows[:9], 1, boundaries=(4,), choices=choices)
     wanted += [Sequence((i, 0), rows[i], 1, choices=choices) for i in range(9, len(rows))]
     done = finish(engine, wanted)
+    for i, row in enumerate(rows):
+        assert done[i, 0].logprobs == pytest.approx([plain_score(model, row, choice) for choice in choices], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", [granitemoehybrid, recurrent_gemma], ids=lambda family: family.__name__)
+def test_choices_behind_prompts_in_chunks_and_of_one_token_score_as_alone(family):
+    """A state behind a row's end, or of zeros where there should be none yet, is another one."""
+    mx.set_default_device(mx.cpu)
+    model = recurrent(family)
+    rows = [[7], *prompts(8, 2, shared=6, longest=14)]
+    choices = ((5,), (6, 7), (6, 8, 9))
+    done = finish(CopyingEngine(model, {END}, batch_size=8, prefill_tokens=8), sequences(rows, 0, choices=choices))
     for i, row in enumerate(rows):
         assert done[i, 0].logprobs == pytest.approx([plain_score(model, row, choice) for choice in choices], abs=1e-4)
 

@@ -78,12 +78,13 @@ def together(model: Any, rows: list[list[int]], caches: list[Any], *, prompts: i
 
     ``prompts`` are computed at once, ``chunk`` of their tokens at a time.
     """
-    computed = _computed(model, [row[:-1] for row in rows], caches, prompts, chunk)
+    batch = _computed(model, [row[:-1] for row in rows], caches, prompts, chunk)
+    at = {place: number for number, place in enumerate(batch.uids)}
 
     def run(ways: list[Way], longest: int) -> mx.array:
-        cache = copy.deepcopy(computed)
+        cache = copy.deepcopy(batch.prompt_cache)
         for layer in cache:
-            layer.filter([way.place for way in ways])
+            layer.filter([at[way.place] for way in ways])
         given = [(rows[way.place][-1], *way.tokens) for way in ways]
         # Zeros behind a row change nothing of what comes before.
         logits: mx.array = model(mx.array([[*row, *[0] * (longest + 1 - len(row))] for row in given]), cache=cache)
@@ -106,26 +107,25 @@ def alone(model: Any, row: list[int], cache: Any) -> Run:
     return run
 
 
-def _computed(model: Any, rows: list[list[int]], caches: list[Any], together: int, chunk: int) -> list[Any]:
-    """One batch of caches that holds all rows."""
-    whole: Any = None
-    for start, end in _neighbours([len(row) for row in rows], together):
-        group = rows[start:end]
-        uids = list(range(start, start + len(group)))
-        step = max(2, chunk)
-        step += max(map(len, group)) % step == 1  # in a pass of one token mlx-lm takes no padding
-        batch = PromptProcessingBatch(model, uids, caches[start:end], prefill_step_size=step)
-        batch.prompt(group)
-        if whole is None:
-            whole = batch
-        else:
-            whole.extend(batch)
-    return list(whole.prompt_cache)
+def _computed(model: Any, rows: list[list[int]], caches: list[Any], together: int, chunk: int) -> Any:
+    """One batch that holds all rows, each by its place.
 
-
-def _neighbours(lengths: list[int], together: int) -> Iterator[tuple[int, int]]:
-    """Neighbours that are computed together; those that one token alone could pad are not."""
-    for start in range(0, len(lengths), together):
-        own = lengths[start : start + together]
-        size = 1 if max(own) == 1 else len(own)
-        yield from ((at, at + size) for at in range(start, start + len(own), size))
+    A row leaves when it ends: mlx-lm goes wrong in chunks behind a row's end, and takes no padding in a pass of one
+    token.
+    """
+    ended: list[Any] = []
+    for start in range(0, len(rows), together):
+        left = rows[start : start + together]
+        places = list(range(start, start + len(left)))
+        none: dict[str, Any] = {"samplers": [None] * len(left), "logits_processors": [[] for _ in left]}
+        batch = PromptProcessingBatch(model, places, caches[start : start + len(left)], prefill_step_size=chunk, **none)
+        while left:
+            if short := [at for at, row in enumerate(left) if not row]:
+                ended.append(batch.split(short) if len(short) < len(left) else batch)
+                left = [row for row in left if row]
+            if left:
+                batch.prompt([row[:chunk] for row in left])
+                left = [row[chunk:] for row in left]
+    for batch in ended[1:]:
+        ended[0].extend(batch)
+    return ended[0]

@@ -214,14 +214,17 @@ class CopyingEngine:
         caches, choices = [cache for cache, _, _ in found], [sequence.choices or () for sequence in sequences]
         walks = [Walk(choice_tree(one), of.cut, of.top) for one, of in zip(choices, sequences, strict=True)]
         at_once = max(1, self.logit_bytes // (4 * self.vocabulary))
-        if self.prompts:
+        # Beside others a row of which nothing is computed begins with states of zeros, which for some models is wrong.
+        single = [not self.prompts or sequence.tokens == row[:1] for sequence, row in zip(sequences, rows, strict=True)]
+        each = list(zip(single, walks, rows, caches, strict=True))
+        for _, walk, row, cache in (one for one in each if one[0]):
+            score([walk], alone(self.model, row, cache), 1, at_once)
+        if others := [one for one in each if not one[0]]:
             longest = max(map(self._bytes, sequences))
             copies = max(1, self.kv_bytes // longest - len(self.working) - len(rows))
-            run = together(self.model, rows, caches, prompts=self.prompts, chunk=self.prefill_tokens)
-            score(walks, run, copies, at_once)
-        else:
-            for walk, row, cache in zip(walks, rows, caches, strict=True):
-                score([walk], alone(self.model, row, cache), 1, at_once)
+            _, walks_, rows_, caches_ = map(list, zip(*others, strict=True))
+            run = together(self.model, rows_, caches_, prompts=self.prompts, chunk=self.prefill_tokens)
+            score(walks_, run, copies, at_once)
         return [
             Generation(sequence.key, [], "choice", cached, **score_fields(walk.scores(), sequence.top))
             for sequence, (_, cached, _), walk in zip(sequences, found, walks, strict=True)
