@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from operator import attrgetter
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ USAGE = pa.struct(
     ]
 )
 OURS = pa.schema([("error", pa.string()), ("usage", USAGE)])
-_TEXT = {str, type(None)}
+_PLAIN = {pa.string(): str, pa.float64(): float, pa.bool_(): bool}
 _DOUBLE = ": double"
 _MISFIT = (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError)
 
@@ -193,13 +194,11 @@ def _fitting(outputs: Sequence[Output], layout: ShardLayout) -> list[str] | None
         return None
     packed = [_packed(output.columns, layout.wide) for output in outputs] if layout.wide else [{}] * len(outputs)
     try:
-        bodies = [
-            clean(encode({**output.columns, **some} if some else output.columns))
-            for output, some in zip(outputs, packed, strict=True)
-        ]
-        if typed := [field for field in layout.job if not _is_text(outputs, field)]:
+        bodies = [clean(encode({**output.columns, **some})) for output, some in zip(outputs, packed, strict=True)]
+        odd = [field for field in layout.job if not _is_plain(_unpacked(outputs, packed, field), field.type)]
+        if odd:
             records = json.loads(f"[{','.join(bodies)}]")
-            for field in typed:
+            for field in odd:
                 pairs = zip(records, packed, strict=True)
                 _array([record.get(field.name) for record, some in pairs if field.name not in some], field.type)
     except _MISFIT:
@@ -252,9 +251,27 @@ def _column(records: Sequence[Columns], field: pa.Field, layout: ShardLayout) ->
     return pa.StructArray.from_arrays([pa.array(one) for one in rows.T], fields=list(field.type), mask=mask)
 
 
-def _is_text(outputs: Sequence[Output], field: pa.Field) -> bool:
-    """Whether a column takes texts and is given nothing else: the common case, which needs no conversion to know."""
-    return pa.types.is_string(field.type) and {type(o.columns.get(field.name)) for o in outputs} <= _TEXT
+def _unpacked(outputs: Sequence[Output], packed: Sequence[Mapping[str, str]], field: pa.Field) -> list[Any]:
+    """A column's values but those that are packed."""
+    pairs = zip(outputs, packed, strict=True)
+    return [output.columns.get(field.name) for output, some in pairs if field.name not in some]
+
+
+def _is_plain(values: list[Any], type_: pa.DataType) -> bool:
+    """Whether they are of the types that a column takes, as nearly always: only others are converted to know it."""
+    parts = _parts(type_)
+    if parts is None:
+        return set(map(type, values)) <= {_PLAIN.get(type_), NoneType}
+    dicts = [value for value in values if value is not None]
+    if not all(type(one) is dict and one.keys() <= parts.keys() for one in dicts):
+        return False
+    return all(_is_plain([one.get(name) for one in dicts], part) for name, part in parts.items())
+
+
+@cache
+def _parts(type_: pa.DataType) -> dict[str, pa.DataType] | None:
+    """The types of a struct's fields; None for what is none."""
+    return {field.name: field.type for field in type_} if pa.types.is_struct(type_) else None
 
 
 def _in_error(output: Output, job: pa.Schema) -> Output:

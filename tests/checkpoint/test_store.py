@@ -268,6 +268,32 @@ def test_scores_of_very_many_choices_take_few_bytes_each_and_come_back_equal(cou
     assert unpack_floats("004kL004mh00000") == (1.0, -np.inf, 0.0)  # as an earlier version packed them
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ({"1": 0.5}, {"1": 0.5, "2": None}),
+        ({"1": 1, "2": None}, {"1": 1.0, "2": None}),
+        ({1: 0.5}, {"1": 0.5, "2": None}),
+        ({"1": np.float32(0.5)}, {"1": 0.5, "2": None}),
+        ({"1": -np.inf, "2": -0.0}, {"1": -np.inf, "2": -0.0}),
+        ({"3": 0.5}, {"1": None, "2": None}),
+        ({}, {"1": None, "2": None}),
+        (None, None),
+        ({1: "x"}, None),
+        ({"1": True}, {"1": 1.0, "2": None}),
+        ({"2": "x"}, None),
+        ([0.5], None),
+        (0.5, None),
+    ],
+)
+def test_what_is_staged_can_be_sealed_whatever_a_struct_of_numbers_is_given(value, written):
+    job = pa.schema([("p", pa.struct([("1", pa.float64()), ("2", pa.float64())]))])
+    layout = ShardLayout(2, 2, job, pa.schema([]), lambda *_: None, shard_schema(pa.schema([]), job))
+    rows = stage([Output(0, {"p": value}), Output(1, {"p": {"1": 0.25, "2": 0.75}})], layout)
+    assert table(rows, layout)["p"].to_pylist() == [written, {"1": 0.25, "2": 0.75}]
+    assert (rows[0].error is None) == (value is None or written is not None)
+
+
 def test_very_many_numbers_of_a_row_are_staged_in_few_bytes_and_written_as_they_were():
     """Rows in error and rows with numbers of 64 bits, as earlier versions staged all, beside them."""
     names = [f"a: b, {number}, <é>" for number in range(1001)]
