@@ -11,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
+from runner.data.cells import UnreadableCell
 from runner.data.layout import cast
 from runner.plain import to_json
 from runner.types import UserError
@@ -132,7 +135,41 @@ class _Object(dict[str, Any]):
 
 def own_value(text: str) -> Any:
     """A cell from its own JSON."""
-    return json.loads(text, object_hook=_Object)
+    return json.loads(text, object_hook=_read_object)
+
+
+def _read_object(pairs: dict[str, Any]) -> Any:
+    kind, text = pairs.get(_PYTHON, (None, None))
+    return _READ[kind](text) if kind else _Object(pairs)
+
+
+def _marked(value: Any) -> dict[str, Any]:
+    """A value that JSON does not have, as an object that ``own_value`` reads; TypeError for other types."""
+    if type(value) is timedelta:
+        return {_PYTHON: ("timedelta", [value.days, value.seconds, value.microseconds])}
+    if isinstance(value, UnreadableCell):
+        return {_PYTHON: ("unreadable", value.why)}
+    if type(value).__name__ not in _READ:
+        raise TypeError
+    return {_PYTHON: (type(value).__name__, str(value))}
+
+
+def _nanoseconds(text: str) -> Any:
+    import pandas  # only Arrow makes them: of instants finer than Python's
+
+    return pandas.Timestamp(text)
+
+
+_PYTHON = "\0"  # no name of a column or a key holds it
+_READ: dict[str, Callable[[Any], Any]] = {
+    "date": date.fromisoformat,
+    "datetime": datetime.fromisoformat,
+    "time": time.fromisoformat,
+    "Timestamp": _nanoseconds,
+    "Decimal": Decimal,
+    "timedelta": lambda parts: timedelta(*parts),
+    "unreadable": UnreadableCell,
+}
 
 
 def record_batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
@@ -157,7 +194,7 @@ def own_texts(values: Iterable[Any]) -> pa.Array:
 
 def _own_text(value: Any) -> str | None:
     with contextlib.suppress(TypeError):
-        return None if value is None else _json(value)
+        return None if value is None else json.dumps(value, ensure_ascii=False, default=_marked)
     return None
 
 

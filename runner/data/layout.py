@@ -23,7 +23,8 @@ _TEXTS = (
     (pa.types.is_string_view, pa.binary_view()),
 )
 _SAME_IN_PYTHON: tuple[Callable[[pa.DataType], bool], ...] = (
-    *(pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_timestamp, pa.types.is_date),
+    pa.types.is_integer,
+    pa.types.is_date,
     lambda kind: any(test(kind) for test, _ in _TEXTS),
     lambda kind: any(kind == other for _, other in _TEXTS),
 )
@@ -85,6 +86,8 @@ def alike(one: pa.DataType, other: pa.DataType) -> bool:
         return all(alike(field.type, other.field(field.name).type) for field in one)
     if t.is_nested(one) and t.is_nested(other) and one.num_fields == other.num_fields and one.id == other.id:
         return all(alike(one.field(at).type, other.field(at).type) for at in range(one.num_fields))
+    if t.is_timestamp(one) and t.is_timestamp(other):
+        return bool(one.tz == other.tz)
     return any(test(one) and test(other) for test in _SAME_IN_PYTHON)
 
 

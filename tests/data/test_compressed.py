@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from runner.data.cells import shown
 from runner.data.conf import DatasetConf
 from runner.data.readers import table
 from runner.data.source import open_source
@@ -169,6 +170,10 @@ def test_mistakes_in_a_pattern_name_their_file(tmp_path, kind, files, message):
         ([1, 2], ["1", "x"], "string"),
         ([{"a": 1}], [{"a": 0.5, "b": "x"}], "struct<a: double, b: string>"),
         ([Decimal("1.50")], [datetime.date(2024, 1, 31)], "string"),
+        ([Decimal("1.10")], [Decimal("1.1000")], "decimal128(5, 4)"),
+        ([datetime.datetime(2024, 1, 31, 10)], [datetime.date(2024, 1, 31)], "string"),
+        ([datetime.timedelta(1, 2, 3)], [datetime.time(10)], "string"),
+        (pa.array([0.1], pa.float32()), [0.5], "double"),
         ([b"\xff"], ["x"], "binary"),
         ([None, None], [1, 2], "int64"),
     ],
@@ -187,9 +192,9 @@ def test_a_cell_is_what_its_file_holds_whatever_type_other_files_give_its_column
                 file.write_table(table)
     source = open_source(DatasetConf(kind=suffix, path=str(tmp_path / f"*.{suffix}")))
     found = [row["n"] for row in source.rows()]
-    expected = [str(cell) if isinstance(cell, Decimal | datetime.date) else cell for cell in [*one, *other]]
-    assert found == expected
-    assert list(map(type, found[1:])) == list(map(type, expected[1:])) or kind.startswith("struct")
+    expected = [*shown(pa.array(one)), *shown(pa.array(other))]
+    assert list(map(str, found)) == list(map(str, expected))
+    assert list(map(type, found)) == list(map(type, expected)) or kind.startswith("struct")
     assert str(source.schema.field("n").type) == kind
     assert ("prompts show what each row holds" in caplog.text) == (one[0] is not None)
 

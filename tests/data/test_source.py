@@ -212,6 +212,9 @@ def test_wide_rows_and_long_cells(write):
         (b'a,b\n1,x\n2,"y\n3,z\n', "a quote that is never closed"),
         (b"PAR1abc", "not csv but a Parquet file: use dataset=parquet"),
         (b"PK\x03\x04abc", "Excel"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
+        (b"<!DOCTYPE html>\n<p>404</p>\n", "a web page"),
+        (b"a" + b"\0" * 256 + b"ustar  \0", "a tar archive"),
         (b"\xff\xfea\x00", "utf-16"),
         (b'{"a": 1}\n', "dataset=jsonl"),
         (

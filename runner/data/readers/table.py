@@ -41,6 +41,7 @@ _MAGIC = {
     b"PK\x03\x04": "a zip archive or an Excel workbook: export it as CSV",
     b"SQLite format 3": "an SQLite database: use dataset=sqlite",
     b"\xfd7zXZ": "xz-compressed: use gzip or zstd instead",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself (git lfs pull)",
     b"\xff\xfe\0\0": "UTF-32 text: set dataset.encoding=utf-32",
     b"\xff\xfe": "UTF-16 text: set dataset.encoding=utf-16",
     b"\xfe\xff": "UTF-16 text: set dataset.encoding=utf-16",
@@ -98,6 +99,12 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
     if kind in TEXTS and not wide and (found := _wide_encoding(head)):
         meaning = f"{found[:6].upper()} text without a byte order mark: set dataset.encoding={found}"
         raise UserError("dataset.path", f"is not {kind} but {meaning}", file=path)
+    if head[257:262] == b"ustar":
+        raise UserError("dataset.path", f"is not {kind} but a tar archive: unpack it", file=path)
+    if kind in ("csv", "jsonl") and re.match(rb"(?i)\s*<(!doctype\s+html|html)\b", head):
+        raise UserError(
+            "dataset.path", f"is not {kind} but a web page, perhaps a server's error: look at it", file=path
+        )
     if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
         raise UserError("dataset.path", "is not csv but looks like JSON lines: use dataset=jsonl", file=path)
 
