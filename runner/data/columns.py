@@ -149,15 +149,15 @@ def _marked(value: Any) -> dict[str, Any]:
         return {_PYTHON: ("timedelta", [value.days, value.seconds, value.microseconds])}
     if isinstance(value, UnreadableCell):
         return {_PYTHON: ("unreadable", value.why)}
-    if type(value).__name__ not in _READ:
+    name = type(value).__name__
+    if name not in _READ or (name == "Timestamp" and value.tzinfo):  # Arrow's text of such an instant must do
         raise TypeError
-    return {_PYTHON: (type(value).__name__, str(value))}
+    return {_PYTHON: (name, str(value))}
 
 
-def _nanoseconds(text: str) -> Any:
-    import pandas  # only Arrow makes them: of instants finer than Python's
-
-    return pandas.Timestamp(text)
+def _instant(text: str) -> Any:
+    """An instant that may be finer than Python's, as Arrow gives one."""
+    return pa.array([text]).cast(pa.timestamp("ns"))[0].as_py()
 
 
 _PYTHON = "\0"  # no name of a column or a key holds it
@@ -165,7 +165,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "date": date.fromisoformat,
     "datetime": datetime.fromisoformat,
     "time": time.fromisoformat,
-    "Timestamp": _nanoseconds,
+    "Timestamp": _instant,
     "Decimal": Decimal,
     "timedelta": lambda parts: timedelta(*parts),
     "unreadable": UnreadableCell,
