@@ -9,6 +9,7 @@ import time
 import unicodedata
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
+from itertools import takewhile
 
 _HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
 _DIRECTIONS = "\u202a-\u202e\u2066-\u2069"  # they show a text in another order than it has
@@ -31,6 +32,7 @@ MACHINE_TROUBLE = {  # by the number of a system's error: what is wrong with the
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 AGAIN = "run the same command again"
 _SQLITE_TROUBLE = {7, 10, 13}  # no memory, the system's error, a full disk
+_LEAST_NAME = 6  # characters, of which a few are too few to tell names apart
 
 
 def remedy(error: object) -> str | None:
@@ -83,6 +85,23 @@ def without_hashes(message: str) -> str:
 def escaped(text: str) -> str:
     """A text with its control characters escaped: a cell may hold some that would steer a terminal."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+
+
+def short_names(names: Sequence[str], most: int) -> list[str]:
+    """At most ``most`` characters of each name: its beginning and, of those that begin alike, where they differ."""
+    cut = [name if len(name) <= most else name[: most - 1].rstrip() + "…" for name in names]
+    alike: dict[str, list[int]] = {}
+    for at, one in enumerate(cut):
+        alike.setdefault(one, []).append(at)
+    for places in alike.values():
+        if len(places) > 1 and most >= _LEAST_NAME:
+            pairs = zip(min(names[at] for at in places), max(names[at] for at in places), strict=False)
+            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            head = most // 3
+            rest = short_names([names[at][shared:] for at in places], most - head - 1)
+            for at, end in zip(places, rest, strict=True):
+                cut[at] = f"{names[at][:head].rstrip()}…{end}" if shared > head else cut[at]
+    return cut
 
 
 def but_colours(text: str) -> str:

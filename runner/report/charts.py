@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +11,11 @@ import numpy as np
 
 from runner.report.figures import Figures
 from runner.report.svg import GRID, INK, MUTED, SECOND, SERIES, SURFACE, chart
-from runner.words import count_of, escaped
+from runner.words import count_of, escaped, short_names
 
 _POINTS = 240  # of a curve
 _LABELS = 24
+_NAME = 24  # characters of a name beside its bar
 _COLUMNS = 16  # of each kind
 _BINS = 30
 
@@ -99,16 +99,15 @@ def seats(marks: Sequence[dict[str, Any]], names: Mapping[str, str]) -> str:
     unit, scale = _unit(marks[-1]["active_s"])
     with chart("seats", f"Answers per second of {count_of(len(shown), 'seat')}: {', '.join(shown)}") as drawn:
         floor = np.zeros(len(at) - 1)
-        for place, (name, rate) in enumerate(zip(shown, rates, strict=True)):
+        labels = short_names([escaped(name) for name in shown], _NAME)
+        for place, (name, rate) in enumerate(zip(labels, rates, strict=True)):
             colour = SERIES if place % 2 == 0 else SECOND
             drawn.axes.fill_between(at[1:] / scale, floor, floor + rate, color=colour, alpha=0.3, linewidth=0)
             drawn.axes.plot(at[1:] / scale, floor + rate, color=colour, linewidth=1)
             if rate.any():
                 widest = int(rate.argmax())
                 middle = floor[widest] + rate[widest] / 2
-                drawn.axes.annotate(
-                    _short(escaped(name)), (at[1:][widest] / scale, middle), ha="center", va="center", fontsize=8
-                )
+                drawn.axes.annotate(name, (at[1:][widest] / scale, middle), ha="center", va="center", fontsize=8)
             floor += rate
         _over_time(drawn.axes, marks, unit, scale, "answers/s")
     return drawn.svg
@@ -140,7 +139,8 @@ def histogram(name: str, values: np.ndarray, label: str, span: tuple[float, floa
         label = f"{label} ({count_of(int((values > most).sum()), 'row')} beyond, up to {_number(high)})"
         high = most
     bins = int(min(_BINS, high - low + 1)) if whole else _BINS
-    edges = np.linspace(low, high + (1 if whole else 0), bins + 1)
+    around = 0.5 if whole else 0
+    edges = np.linspace(low - around, high + around, bins + 1)
     counts, _ = np.histogram(values, edges)
     median = float(np.median(values))
     with chart(name, f"Histogram, {label}: {_number(low)} to {_number(high)}, median {_number(median)}") as drawn:
@@ -159,6 +159,7 @@ def histogram(name: str, values: np.ndarray, label: str, span: tuple[float, floa
         )
         drawn.axes.set_ylabel("rows")
         drawn.axes.set_xlabel(label)
+        drawn.axes.locator_params(axis="x", integer=bool(whole))
         _thousands(drawn.axes)
     return drawn.svg
 
@@ -170,7 +171,7 @@ def bars(name: str, counts: dict[str, int], label: str) -> str:
     shown = dict(list(counts.items())[:_LABELS])
     if len(counts) > _LABELS:
         shown[f"{len(counts) - _LABELS:,} others"] = sum(list(counts.values())[_LABELS:])
-    names = [_short(name) for name in shown]
+    names = short_names([escaped(name) for name in shown], _NAME)
     whole, most = sum(counts.values()), max(shown.values())
     said = ", ".join(f"{escaped(name)} {count:,}" for name, count in list(shown.items())[:5])
     with chart(name, f"{label}: {said}", height=0.75 + 0.26 * len(shown)) as drawn:
@@ -259,8 +260,3 @@ def _unit(seconds: float) -> tuple[str, float]:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
-
-
-def _short(text: str) -> str:
-    text = escaped(text)
-    return textwrap.shorten(text, 24, placeholder="…") or text[:24]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from runner.checkpoint.records import clean
 from runner.report.figures import Figures, Shown
-from runner.words import escaped
+from runner.words import escaped, short_names
 
 SHOWN = 8  # columns of rows; the others can be chosen
 MOST_COLUMNS = 40
@@ -18,6 +18,7 @@ LABELS = 100  # in the table of their figures
 MATRIX = 24  # labels up to which the confusion matrix is shown whole
 COUNTS = 12  # up to which its cells have shares beside the counts
 MISTAKES = 15
+NAME, LONGEST = 32, 1000  # characters of a label's name that the matrix shows, and is told apart by
 
 
 class Cell(NamedTuple):
@@ -75,7 +76,7 @@ def _cell(value: Any, most: int, shown: bool) -> Cell:
         return Cell("text", json.dumps(value), shown)
     if isinstance(value, int | float):
         return Cell("number", f"{value:.3f}" if isinstance(value, float) else f"{value}", shown)
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else str(value)
     return Cell("text", text_of(text, most), shown)
 
 
@@ -109,16 +110,17 @@ def confusion_matrix(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     chosen = names if len(names) <= MATRIX else _most_mistaken(confusion)
     none = ["(none)"] if any(counts.get("(none)") for counts in confusion.values()) else []
     columns = [*chosen, *none]
+    short = short_names([text_of(name, LONGEST) for name in columns], NAME)
     rows = []
-    for gold in chosen:
+    for gold, shown in zip(chosen, short, strict=False):
         counts, whole = confusion[gold], sum(confusion[gold].values()) or 1
         cells = [
             (counts.get(name, 0), counts.get(name, 0) / whole, name == gold, f"{gold} taken for {name}")
             for name in columns
         ]
-        rows.append((text_of(gold, 40), [(n, share, right, text_of(title, 120)) for n, share, right, title in cells]))
+        rows.append((shown, [(n, share, right, text_of(title, 120)) for n, share, right, title in cells]))
     return {
-        "columns": [text_of(name, 40) for name in columns],
+        "columns": short,
         "rows": rows,
         "shares": len(chosen) <= COUNTS,
         "left_out": len(names) - len(chosen),
