@@ -187,7 +187,11 @@ def prepare(asked: Asked, composed: Composed, run_dir: Path, new_name: str | Non
     from runner.models.tensors import context_length
     from runner.text.vocabulary import as_vocabulary
 
-    source = open_source(conf.dataset, conf.offline, run_dir, job_folders(asked.config_dir), conf.modules)
+    try:
+        source = open_source(conf.dataset, conf.offline, run_dir, job_folders(asked.config_dir), conf.modules)
+    except UserError as error:
+        is_ours = error.key == "dataset.document" and conf.perplexity.document is not None
+        raise (error.at("perplexity.document") if is_ours else error) from None
     column = text_column(source, conf.perplexity.column)
     folder = resolve.model_folder(conf.model, conf.offline)
     config, is_here = resolve.read_config(folder), conf.fleet.kind == "none"

@@ -304,6 +304,11 @@ def test_a_token_at_the_beginning_can_be_asked_for_only_where_there_is_one(words
     assert "perplexity.bos=true: this model has no token that begins a text" in capsys.readouterr().err
 
 
+def test_a_kind_of_document_that_there_is_not_is_told_by_the_key_that_was_set(words, capsys):
+    assert main(["perplexity", *words, "perplexity.document=chapters"]) == 2
+    assert "perplexity.document=chapters: there is no such kind of document; valid: lines" in capsys.readouterr().err
+
+
 def test_a_text_files_lines_joined_by_line_ends_are_hub_rows_that_keep_theirs(tmp_path):
     lines = ["= Sea =", "", "It was calm.", "Then it was not."]
     (tmp_path / "sea.txt").write_text("".join(line + "\n" for line in lines))
