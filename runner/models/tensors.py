@@ -20,6 +20,8 @@ _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_heads", "n_he
 _CONTEXT = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions", "seq_length", "n_ctx")
 _HASHED_WHOLE_BYTES = 1 << 30
 _BLOCKS, _BLOCK_BYTES = 256, 1 << 16
+_LATENT = {"deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "kimi_k2", "kimi_k25", "mistral4"}
+_EXPANDED = {"deepseek_v2", "youtu_llm"}
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
@@ -59,7 +61,9 @@ def kv_shape(config: dict[str, Any], kind: str, bits: int | None = None) -> KVSh
     layers, heads = _first(table, _LAYERS), _first(table, _KV_HEADS)
     queries = _first(table, _KV_HEADS[2:])
     width = table.get("head_dim") or (table["hidden_size"] // queries if queries and "hidden_size" in table else None)
-    if not (layers and heads and width) or "kv_lora_rank" in table:
+    if layers and "kv_lora_rank" in table:
+        return _latent(table, layers, _value_bytes(table, kind), bits)
+    if not (layers and heads and width):
         return None
     own = layers - int(table.get("num_kv_shared_layers") or 0)  # the last ones attend to the KV of these
     number_bytes, window = _value_bytes(table, kind), int(table.get("sliding_window") or 0)
@@ -69,6 +73,19 @@ def kv_shape(config: dict[str, Any], kind: str, bits: int | None = None) -> KVSh
     wide = int(table.get("global_head_dim") or width), int(table.get("num_global_key_value_heads") or heads)
     all_bytes = (own - sliding) * 2 * wide[1] * _head_bytes(wide[0], number_bytes, bits)
     return KVShape(all_bytes, sliding * 2 * heads * width * number_bytes, window)
+
+
+def _latent(table: dict[str, Any], layers: int, number_bytes: int, bits: int | None) -> KVShape | None:
+    """Of latent attention (DeepSeek-AI 2024) in mlx-lm: some of its models store the keys and values of all heads."""
+    kind = table.get("model_type")
+    if kind in _EXPANDED:
+        rope, nope = table["qk_rope_head_dim"], table["qk_nope_head_dim"]
+        head = sum(_head_bytes(width, number_bytes, bits) for width in (rope + nope, table["v_head_dim"]))
+        return KVShape(layers * table["num_attention_heads"] * head)
+    if kind not in _LATENT:
+        return None
+    chooser = table["index_head_dim"] + 1 if "index_topk" in table else 0  # keys of its own, and no values
+    return KVShape(layers * (table["kv_lora_rank"] + table["qk_rope_head_dim"] + chooser) * number_bytes)
 
 
 def _head_bytes(width: int, number_bytes: int, bits: int | None) -> int:
