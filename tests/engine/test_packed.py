@@ -1,9 +1,12 @@
 """KV in 8 or 4 bits: the answers of mlx-lm's own caches that round as much, whatever shares and copies prefixes."""
 
+from functools import partial
+
 import mlx.core as mx
 import pytest
 
 from runner.engine.attention.copies import Copies
+from runner.engine.attention.parts import attend
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.conf import EngineConf
 from runner.engine.engine import BatchEngine
@@ -74,6 +77,21 @@ def test_what_is_packed_comes_back_rounded_to_its_bits():
             steps = (a.reshape(3, 2, 3, 32).max(-1) - a.reshape(3, 2, 3, 32).min(-1)) / (2**bits - 1)
             assert back.dtype == dtype
             assert mx.abs(back - a).max() <= 1.3 * steps.max()
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_attention_over_packed_numbers_is_that_over_unpacked_ones(bits, dtype):
+    mx.set_default_device(mx.cpu)
+    draw = partial(mx.random.normal, key=mx.random.key(3))
+    keys, values = (packed.pack(draw((3, 2, 9, 64)).astype(dtype) + at, bits) for at in (0, 1))
+    held = [mx.pad(a, [(0, 1), (0, 0), (0, 2), (0, 0)])[:3, :, :9] for a in (keys, values)]  # as slots are cut
+    q = draw((3, 2, 4, 64)) / 8
+    want = attend(q, *(packed.unpack(a, bits, 64, dtype) for a in held))
+    found = attend(q, *(packed.Packed(a, bits, 64, dtype) for a in held))
+    for one, other in zip(found, want, strict=True):
+        rounding = 0.03 if dtype == mx.bfloat16 else 1e-5
+        assert mx.allclose(one.astype(mx.float32), other.astype(mx.float32), atol=rounding)
 
 
 def test_models_that_cannot_have_it_cost_one_line(caplog):

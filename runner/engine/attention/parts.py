@@ -14,6 +14,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from runner.engine.kernels import MASKED, cpu, cuda_attention
+from runner.engine.kernels.packed import Packed
 
 # Attention scores held at once, for a part: what a CPU's cache holds, what a GPU is kept busy by.
 SCORE_BYTES = {mx.cpu: 4 << 20, mx.gpu: 128 << 20}
@@ -62,25 +63,27 @@ class Query:
         return scaled(self.raw, self.scale)
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None, cap: float | None = None) -> Part:
+def attend(
+    q: mx.array, k: mx.array | Packed, v: mx.array | Packed, mask: mx.array | None = None, cap: float | None = None
+) -> Part:
     """Attention of scaled queries [..., M, D] over keys and values [..., K, D], with an additive mask and a cap on the
     scores. Where queries are wider than k, v is the rest of the keys, and k the values.
     """
     D = k.shape[-1]
-    scores = q[..., :D] @ _turned(k)  # half-precision scores would cost percents of a weight
+    scores = _scores(q[..., :D], k)
     if q.shape[-1] > D:
-        scores, v = scores + q[..., D:] @ _turned(v), k
+        scores, v = scores + _scores(q[..., D:], v), k
     if cap is not None:
         scores = _capped(scores, cap)
     if mask is not None:
         scores = scores + mask
     if not on_cpu():
         mass = mx.logsumexp(scores, axis=-1, keepdims=True)
-        return Part(_weights[v.dtype](scores, mass) @ v, mass)
+        return Part(_sums(_weights[v.dtype](scores, mass), v), mass)
     top = scores.max(axis=-1, keepdims=True)
     weights = cpu.shifted_exp(scores, top)
     total = weights.sum(axis=-1, keepdims=True)
-    return Part(weights.astype(v.dtype) @ v / total, top + mx.log(total))
+    return Part(_sums(weights.astype(v.dtype), v) / total, top + mx.log(total))
 
 
 def attend_all(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, cap: float | None) -> Part:
@@ -113,8 +116,13 @@ def attend_rows(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, ca
     return Part(*(a.transpose(0, 3, 1, 2, 4).reshape(R * n, N, G, -1) for a in joined))
 
 
-def _turned(k: mx.array) -> mx.array:
-    return k.astype(mx.float32).swapaxes(-1, -2)
+def _scores(q: mx.array, k: mx.array | Packed) -> mx.array:
+    """In float32: half-precision scores would cost percents of a weight."""
+    return k.scores(q) if isinstance(k, Packed) else q @ k.astype(mx.float32).swapaxes(-1, -2)
+
+
+def _sums(weights: mx.array, v: mx.array | Packed) -> mx.array:
+    return v.sums(weights) if isinstance(v, Packed) else weights @ v
 
 
 def _capped(scores: mx.array, cap: float) -> mx.array:

@@ -13,6 +13,7 @@ Shapes: T tokens of the step, R sequences, n new tokens of a sequence (padded), 
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -181,15 +182,13 @@ class LayerKV(SharedKV):
             self._new = packed.pack(k, self.kv_bits), packed.pack(v, self.kv_bits)
         return self.packed
 
-    def _opened(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """As attention takes them."""
+    def _opened(self, keys: mx.array, values: mx.array, queries: int = packed.MOST_QUERIES + 1) -> tuple[Any, Any]:
+        """As attention of so many queries a head takes them."""
         if not self.packed or self.form is None or self.kv_bits is None:
             return keys, values
-        form = self.form
-        return (
-            packed.unpack(keys, self.kv_bits, form.K, form.dtype),
-            packed.unpack(values, self.kv_bits, form.V, form.dtype),
-        )
+        how = packed.Packed if packed.multiplies(queries) else packed.unpack
+        opened = partial(how, bits=self.kv_bits, width=self.form.K, dtype=self.form.dtype)
+        return opened(keys), opened(values)
 
     def _allocate(self, view: View, k: mx.array, v: mx.array) -> None:
         """Make the slots' arrays if this step is the first one to store k and v [T, N, D]."""
@@ -218,7 +217,7 @@ class LayerKV(SharedKV):
                 *query.kernels.over_slots(query.raw, self.keys, self.values, view.decode_mask, step.slot_of_token)
             )
         q = query.scaled[: len(step.decoding)] if step.in_slot_order else query.scaled[step.token_of_slot]
-        keys, values = self._opened(self.keys[:slots, :, :K], self.values[:slots, :, :K])
+        keys, values = self._opened(self.keys[:slots, :, :K], self.values[:slots, :, :K], q.shape[2])
         part = attend(q, keys, values, view.decode_mask, query.cap)
         return part if step.in_slot_order else Part(*(a[step.slot_of_token] for a in part))
 
