@@ -163,12 +163,13 @@ class RayTransport:
     def places(self) -> list[str]:
         """See Transport. UserError once Ray could do no more here, without the head or its part of this machine."""
         self._unanswered += 1
-        ended = any(node["NodeID"] == self._here and not node["Alive"] for node in self._nodes)
+        nodes = [node for node in self._nodes if node["Alive"]]
+        ended = all(node["NodeID"] != self._here for node in nodes)
         if ended or self._unanswered > HEAD_CALLS:
             what = "Ray on this machine has ended" if ended else "the cluster's head does not answer any more"
             text = f"{what}; once it runs again, the same command goes on"
             raise UserError("fleet.address", text, value=self._address, exit_code=EXIT_CANNOT_RUN)
-        seats = list(seats_on([node for node in self._nodes if node["Alive"]]))
+        seats = list(seats_on(nodes))
         self._names = {key: name for key, name in self._names.items() if key in [key for key, *_ in seats]}
         for key, host, needs in seats:
             if key not in self._names:
