@@ -203,7 +203,7 @@ class Crew:
         """Let a seat take part, or say why not."""
         if not self._ever:
             self.ours = adopted(self.ours, hello)
-        why = difference(hello, self.ours)
+        why = difference(hello._asdict(), self.ours._asdict())
         devices = {other.hello.device for other in self.at_work() if other.hello}
         if self.conf.same_device and why is None and not devices <= {hello.device}:
             why = f"its device is {hello.device}, that of others {devices.pop()} (fleet.same_device)"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from runner.fleet.wire import WIRE, Hello
+from runner.fleet.wire import WIRE, Failed, Hello, Spec, packed
 from runner.machine.facts import package_version
 from runner.models.tensors import weights_hash
 from runner.sequences import Costs
 
-_SAME = {"wire": "protocol", "rowmill": "rowmill", "mlx": "mlx", "mlx_lm": "mlx-lm"}
+_SAME = {"rowmill": "rowmill", "wire": "protocol", "mlx": "mlx", "mlx_lm": "mlx-lm"}
 _SAME |= {"tokenizer": "tokenizer", "weights": "model files"}
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "generation_config.json")
 
@@ -34,10 +37,28 @@ def host() -> str:
     return platform.node().partition(".")[0] or "localhost"
 
 
-def difference(theirs: Hello, ours: Hello) -> str | None:
+def opening(spec: Spec) -> bytes:
+    """What a seat gets first: ``spec``, which another version may not be able to read, and what must be the same."""
+    return packed((_versions(), packed(spec)))
+
+
+def opened(said: bytes) -> Spec | Failed:
+    """The inverse, in the seat's process."""
+    versions, spec = pickle.loads(said)
+    if (why := difference(_versions(), versions)) is not None:
+        return Failed(why, is_final=True)
+    opened: Spec = pickle.loads(spec)
+    return opened
+
+
+def _versions() -> dict[str, Any]:
+    return {"rowmill": package_version("rowmill"), "wire": WIRE}
+
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
     """What keeps a seat from taking part, in words; what the driver does not know of itself may be anything."""
     for name, what in _SAME.items():
-        mine, other = getattr(ours, name), getattr(theirs, name)
+        mine, other = ours.get(name), theirs.get(name)
         if mine is not None and mine != other:
             return f"its {what} differ{'' if what.endswith('s') else 's'} from the driver's: {other} is not {mine}"
     return None

@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner.fleet.hello import host
+from runner.fleet.hello import host, opened, opening
 from runner.fleet.seat import Seat
-from runner.fleet.wire import GoneError, Spec, packed
+from runner.fleet.wire import Failed, GoneError, Spec, packed
 from runner.night.supervisor import ran_out, why_it_died
 
 _START = "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec['path']; \
@@ -49,7 +49,7 @@ class LocalTransport:
         everyone = list(self._environments.values())
         sharing = len(everyone) if spec.engine.backend == "cpu" else everyone.count(environment)
         spec = spec._replace(sharing=sharing)
-        return LocalLink(SeatProcess(spec, {**os.environ, **environment}), self._answered)
+        return LocalLink(SeatProcess(opening(spec), {**os.environ, **environment}), self._answered)
 
     def wait(self, links: Iterable[LocalLink], timeout: float) -> list[LocalLink]:
         """See Transport."""
@@ -104,9 +104,9 @@ class LocalLink:
 
 
 class SeatProcess:
-    """A child process of its own process group, so that no signal from the terminal reaches it."""
+    """A child process of its own process group: no signal from the terminal reaches it. ``first``: see ``opening``."""
 
-    def __init__(self, spec: Spec, environment: Mapping[str, str]) -> None:
+    def __init__(self, first: bytes, environment: Mapping[str, str]) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
         start = json.dumps({"path": sys.path, "pipe": theirs.fileno()})
@@ -121,7 +121,7 @@ class SeatProcess:
                 env=environment,
             )
         with contextlib.suppress(OSError):  # it has died: ``answer`` tells how
-            self._pipe.send_bytes(packed(spec))
+            self._pipe.send_bytes(first)
 
     def answer(self, call: bytes) -> bytes:
         """What the seat answers to a packed call. GoneError if it will not."""
@@ -158,10 +158,11 @@ def serve(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe: Connection[Any, Any] = Connection(descriptor)
     with contextlib.suppress(EOFError, OSError):
-        seat = Seat(pickle.loads(pipe.recv_bytes()))
+        spec = opened(pipe.recv_bytes())
+        seat = None if isinstance(spec, Failed) else Seat(spec)
         while True:
             method, arguments = pickle.loads(pipe.recv_bytes())
-            pipe.send_bytes(packed(getattr(seat, method)(*arguments)))
+            pipe.send_bytes(packed(getattr(seat, method)(*arguments) if seat else spec))
     os._exit(0)  # whatever its model is at
 
 

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from runner.fleet.hello import opening
 from runner.fleet.local import SeatProcess
 from runner.fleet.wire import Failed, GoneError, Spec, packed
 from runner.night.link import NO_MEMORY
@@ -184,7 +185,7 @@ class RayTransport:
 
         node, needs = self._needs[place]
         where = NodeAffinitySchedulingStrategy(node, soft=False)
-        return RayLink(self._ray, self._actor.options(scheduling_strategy=where, **needs).remote(spec))
+        return RayLink(self._ray, self._actor.options(scheduling_strategy=where, **needs).remote(opening(spec)))
 
     def wait(self, links: Iterable[RayLink], timeout: float) -> list[RayLink]:
         """See Transport."""
@@ -211,8 +212,8 @@ class RayTransport:
 class Relay:
     """An actor that hands calls on to a seat, whose process Ray is kept out of: its threads would delay steps."""
 
-    def __init__(self, spec: Spec) -> None:
-        self._seat = SeatProcess(spec, os.environ)
+    def __init__(self, first: bytes) -> None:
+        self._seat = SeatProcess(first, os.environ)
 
     def answer(self, call: bytes) -> bytes:
         """What the seat answers, or how it ended."""

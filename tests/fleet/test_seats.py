@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from runner.cli import main
 from runner.engine.conf import EngineConf
 from runner.fleet import crew, fleet, local, ray
 from runner.fleet.local import LocalLink, LocalTransport
-from runner.fleet.wire import GoneError, Sender, Spec
+from runner.fleet.wire import GoneError, Sender, Spec, packed
 from runner.models.recipes import ModelConf
 from runner.night import power
 from runner.sequences import Sequence
@@ -99,6 +100,14 @@ def test_a_deadly_row_is_an_error_row_at_its_third_death_and_all_others_are_fini
     assert "SIGABRT" in errors[77] and figures["finished"] == ROWS
     counts = [json.loads(rows) for (rows,) in select("SELECT rows FROM deaths")]
     assert len(counts) == 3 and all(77 in rows for rows in counts) and counts[-1] == [77]
+
+
+def test_a_seat_of_another_version_is_left_out_before_it_reads_what_it_may_not_understand(monkeypatch, capfd):
+    versions = {"rowmill": "9.0", "wire": 99}
+    monkeypatch.setattr(local, "opening", lambda spec: packed((versions, b"which only 9.0 can read")))
+    assert main(["run", *words("run_name=fleet", "fleet.seats=1")]) == 3
+    said = capfd.readouterr().err
+    assert len(re.findall(r"1 is left out: its rowmill differs from the driver's: [0-9.]+ is not 9.0\n", said)) == 1
 
 
 def test_a_seat_that_can_never_work_is_left_out_and_none_left_is_exit_code_3(monkeypatch, capfd):
