@@ -17,7 +17,7 @@ def apart(module: str, name: str, task: dict[str, Any], environment: Mapping[str
     Raises UserError: the child's own, or with exit code 3 that ``name`` ended otherwise.
     """
     child = subprocess.run(
-        [sys.executable, "-m", module],
+        [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", module],  # its package has imported it already
         input=json.dumps(task),
         text=True,
         stdout=subprocess.PIPE,

@@ -17,9 +17,11 @@ token that is another one is thrown away, with all behind it. As with any other 
 another order: in 16 bits, two tokens that are almost equally likely can change places; in 32 bits that was not seen. So
 the key is no part of a run's identity. ``rowmill status`` and the report say how many drafted tokens were right.
 
-Nothing is drafted for models with recurrent or convolutional layers (a state cannot go back), for those that copy their
-caches, once the window of a layer with a sliding one is full of a row's own tokens, and for choices. The fake engine
-has no use for drafts.
+Nothing is drafted for models with recurrent or convolutional layers: their states cannot go back behind a guess that
+was wrong, and a copy of them would have to go through the tokens that were right once more, in a step of its own after
+nearly every draft. Nor is anything drafted for models that copy their caches, once the window of a layer with a sliding
+one is full of a row's own tokens (a wrong guess would have overwritten keys that are still seen), and for choices. The
+fake engine has no use for drafts.
 
 Modules:
 gain    Whether drafts pay, and how long they should be: by what was accepted and what steps took.
