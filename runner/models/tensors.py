@@ -28,16 +28,18 @@ _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 @dataclass(frozen=True)
 class KVShape:
     """The memory of a token: ``token_bytes`` in the layers that keep every token, ``sliding_bytes`` in those that keep
-    only the last ``window`` tokens.
+    only the last ``window`` tokens. ``state_bytes``: of a sequence, however long it is, in recurrent layers.
     """
 
     token_bytes: int
     sliding_bytes: int = 0
     window: int = 0
+    state_bytes: int = 0
 
     def sequence_bytes(self, tokens: int, shared: int = 0) -> int:
         """The bytes of a sequence's own caches; ``shared`` of its tokens lie in a prefix that is stored once."""
-        return (tokens - shared) * self.token_bytes + min(tokens, self.window) * self.sliding_bytes
+        own = (tokens - shared) * self.token_bytes + min(tokens, self.window) * self.sliding_bytes
+        return own + self.state_bytes
 
 
 class Tensor(NamedTuple):
@@ -68,11 +70,22 @@ def kv_shape(config: dict[str, Any], kind: str, bits: int | None = None) -> KVSh
     own = layers - int(table.get("num_kv_shared_layers") or 0)  # the last ones attend to the KV of these
     number_bytes, window = _value_bytes(table, kind), int(table.get("sliding_window") or 0)
     types = (table.get("layer_types") or [])[:own]
-    own -= sum(types.count(recurrent) for recurrent in ("linear_attention", "conv"))  # a state, whatever the length
+    every = int(table.get("full_attention_interval") or 0)
+    linear = types.count("linear_attention") if types else layers - layers // every if every else 0
+    own -= linear + types.count("conv")  # a state, whatever the length
     sliding = types.count("sliding_attention") if window else 0
     wide = int(table.get("global_head_dim") or width), int(table.get("num_global_key_value_heads") or heads)
     all_bytes = (own - sliding) * 2 * wide[1] * _head_bytes(wide[0], number_bytes, bits)
-    return KVShape(all_bytes, sliding * 2 * heads * width * number_bytes, window)
+    states = linear * _delta_bytes(table, number_bytes) if "linear_num_value_heads" in table else 0
+    return KVShape(all_bytes, sliding * 2 * heads * width * number_bytes, window, states)
+
+
+def _delta_bytes(table: dict[str, Any], number_bytes: int) -> int:
+    """Of a layer of gated delta rules (Yang et al. 2024): a state in float32, what its convolution looks back at."""
+    heads, width = table["linear_num_value_heads"], table["linear_value_head_dim"]
+    key_heads, key_width = table["linear_num_key_heads"], table["linear_key_head_dim"]
+    back = (2 * key_heads * key_width + heads * width) * (table["linear_conv_kernel_dim"] - 1)
+    return int(4 * heads * width * key_width + back * number_bytes)
 
 
 def _latent(table: dict[str, Any], layers: int, number_bytes: int, bits: int | None) -> KVShape | None:
