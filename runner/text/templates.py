@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
+from inspect import isroutine
 from typing import Any
 
 import jinja2
@@ -148,9 +149,21 @@ class Template:
     def _finalize(self, value: Any) -> Any:
         if value is None:
             raise _NullError
-        if isinstance(value, Decimal):
-            value = format(value, "f")  # never 1E-7
+        if not isinstance(value, str):
+            value = _printable(value)
         return value if self._fuse is None or isinstance(value, jinja2.Undefined) else self._fuse(str(value))
+
+
+def _printable(value: Any) -> Any:
+    """The value, decimals without powers of ten; TypeError for what only its address in memory could be printed of."""
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, Iterator):
+        raise TypeError("a template prints a sequence of which nothing is computed yet: add | list or | join")
+    if isroutine(value):
+        name = getattr(value, "__name__", "")
+        raise TypeError(f'a template prints a function: {name}() calls it, and a column of the name is row["{name}"]')
+    return value
 
 
 def cell(column: str, columns: Iterable[str] = ()) -> str:

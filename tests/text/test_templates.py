@@ -89,6 +89,21 @@ def test_a_null_is_named_however_it_is_written():
             Template("prompt.user", source).render({"a b": None})
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ row.keys }}", r'a column of the name is row\["keys"\]'),
+        ("{{ text.upper }}", r"prints a function: upper\(\) calls it"),
+        ("{{ tags | map('upper') }}", r"add \| list or \| join"),
+    ],
+)
+def test_nothing_is_printed_that_has_only_an_address(source, said):
+    with pytest.raises(RowError, match=said):
+        Template("prompt.user", source).render({"text": "a", "tags": ["x"], "keys": 1})
+    fixed = source.replace(".keys", "['keys']").replace(".upper", ".upper()").replace(" }}", " | list }}")
+    assert "object at" not in Template("prompt.user", fixed).render({"text": "a", "tags": ["x"], "keys": "1"})
+
+
 def test_no_row_sees_what_a_template_made_of_the_row_before():
     """Neither variables that it set nor cells, also when a rendering ended in the middle."""
     source = "{% if a is defined %}{% set seen = a %}{{ a }}{{ b }}{% endif %}{{ seen is defined }}"
