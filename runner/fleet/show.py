@@ -52,7 +52,7 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
         speed, left_s = seat.get("rows_per_s"), seat.get("backlog_s")
         is_at_work = seat.get("state") == "at work"
         table.add_row(
-            *[seat["stage"]] * stages,
+            *([escaped(seat["stage"])] if stages else []),
             escaped(seat["name"]),
             escaped(seat.get("device") or ""),
             seat.get("state", ""),
