@@ -118,7 +118,8 @@ def combinations(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
     """
     choices = [_choices(word) for word in overrides]
     if all(len(some) == 1 for some in choices):
-        raise UserError("-m sweeps over values, but each key has only one: write several, such as model=a,b,c")
+        several = """model=a,b,c or 'prompt.user="Is it? {{ text }}","Is it not? {{ text }}"'"""
+        raise UserError(f"-m sweeps over values, but each key has only one: write several, such as {several}")
     return [
         (list(words), [word for word, some in zip(words, choices, strict=True) if len(some) > 1])
         for words in itertools.product(*choices)

@@ -27,7 +27,8 @@ def read_labels(labels: Any, key: str = "job.labels", least: int = 2) -> list[Ch
     if isinstance(labels, Mapping):
         labels = [{"name": name, **_details(details)} for name, details in labels.items()]
     elif not isinstance(labels, list | tuple | None):
-        raise UserError(key, f"it must be a list, such as {_example(key)}", value=labels)
+        file = f", or in a file: job.labels_file={labels}" if key == "job.labels" and "." in str(labels) else ""
+        raise UserError(key, f"it must be a list, such as {_example(key)}{file}", value=labels)
     choices = [_read_label(label, key) for label in labels or []]
     if len(choices) < least:
         count = count_of(len(choices), key.rpartition(".")[2].removesuffix("s"))
