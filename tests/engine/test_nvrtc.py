@@ -1,5 +1,6 @@
 """CUDA kernels are compiled once a machine, before they are used; the compiler here only notes what it is given."""
 
+# Kernels and what compiles them are private to their modules, and there is no CUDA here to run them with.
 import mlx.core as mx
 import pytest
 
