@@ -20,7 +20,7 @@ PRELUDE = -1  # the index of a task that is no row: what a job asks before the f
 _PACKED = ":"  # what numbers as text begin with
 _VARIABLES = 500  # bound parameters of one statement
 _ROW_CHARS = 500  # that a row takes beside its body
-_HELD_CHARS = 1 << 25
+_HELD_CHARS = 1 << 24
 _NAME_CHARS = 100  # of a row's name, shown
 _JOINED = ["\0".join(["%s"] * count) for count in range(12)]  # twice as fast as joining texts
 
