@@ -153,7 +153,7 @@ def _signs(path: Path, dialect: Dialect) -> set[str]:
     return found
 
 
-def _fault(path: Path, dialect: Dialect, edit: Callable[[str], str] = str) -> tuple[str, bool]:
+def _fault(path: Path, dialect: Dialect, edit: Callable[[str], str] | None = None) -> tuple[str, bool]:
     """What is wrong with the first record in which a quote ends no cell; whether a record before spans lines."""
     start, spans = 1 + dialect.skip, False
     try:
@@ -186,12 +186,12 @@ def ragged_line(path: Path, dialect: Dialect) -> int | None:
     return None
 
 
-def records(path: Path, dialect: Dialect, edit: Callable[[str], str] = str) -> Iterator[tuple[list[str], int]]:
+def records(path: Path, dialect: Dialect, edit: Callable[[str], str] | None = None) -> Iterator[tuple[list[str], int]]:
     """The cells of each record and the number of its last line; csv.Error for a record that never ends."""
     csv.field_size_limit(LARGEST_BLOCK_BYTES)
     text = io.TextIOWrapper(dialect.open(path), "utf-8", errors="replace", newline="")
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE
-    reader = csv.reader(map(edit, text), delimiter=dialect.delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(map(edit, text) if edit else text, delimiter=dialect.delimiter, quoting=quoting, strict=True)
     for cells in islice(reader, dialect.skip, None):
         yield cells, reader.line_num
 
