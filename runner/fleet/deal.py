@@ -275,6 +275,8 @@ def _missing(one: Dealt, hand: Hand) -> float:
     boundaries = one.sequence.boundaries
     if not one.path or one.path == hand.path or one.path[-1] in hand.held:
         return 0.0
+    if not hand.path or hand.path[0] != one.path[0]:  # most seats, and each is asked for each group
+        return boundaries[-1]
     held = 0
     for mine, theirs, end in zip(one.path, hand.path, boundaries, strict=False):
         if mine != theirs:

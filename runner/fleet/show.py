@@ -47,7 +47,9 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
     stages = any("stage" in seat for seat in seats)
     for name in ("stage",) * stages + ("seat", "device", "state", "answers", "share", "rows/s", "backlog", "deaths"):
         is_text = name in ("stage", "seat", "device", "state")
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+        table.add_column(
+            name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text, min_width=len(name)
+        )
     for seat in seats:
         speed, left_s = seat.get("rows_per_s"), seat.get("backlog_s")
         is_at_work = seat.get("state") == "at work"
