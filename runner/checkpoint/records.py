@@ -8,7 +8,7 @@ import sqlite3
 import struct
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -329,18 +329,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be stored")
 
 
-def _encoder() -> Callable[[Any], str]:
-    """One encoder for all values: ``JSONEncoder.encode`` makes one for each, which takes as long as a row's columns."""
-    given = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain)
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:  # a Python without it
-        return given.encode
-    between = (given.key_separator, given.item_separator)
-    pieces = make(None, given.default, json.encoder.encode_basestring, None, *between, False, False, True)
-    return lambda value: "".join(pieces(value, 0))
-
-
-encode = _encoder()
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain).encode
 
 
 def to_json(value: Any) -> str:
