@@ -266,6 +266,7 @@ def damaged(run_dir: Path, why: str) -> UserError:
 def suspected(run_dir: Path, why: str) -> UserError:
     """The error for a checkpoint that SQLite calls damaged, as it does when the disk could not be read, too."""
     path = run_dir / "run.db"
+    path = path if path.exists() else path.with_name("run.db.tmp")
     try:
         _read_through(path)
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as again:
@@ -298,12 +299,12 @@ def _database_error(run_dir: Path, error: sqlite3.Error, doing: str) -> Exceptio
 
 def _refusal(run_dir: Path, doing: str) -> OSError | None:
     """What the system says to us about the checkpoint and its folder. SQLite keeps that to itself."""
-    path, right = run_dir / "run.db", os.R_OK if doing == "read" else os.R_OK | os.W_OK
+    right = os.R_OK if doing == "read" else os.R_OK | os.W_OK
     try:
         next(run_dir.iterdir(), None)
-        if path.exists() and not os.access(path, right):
-            return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        if path.exists():
+        for path in filter(Path.exists, (run_dir / "run.db", run_dir / "run.db.tmp")):
+            if not os.access(path, right):
+                return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
             _read_through(path)
         if doing != "read":
             with tempfile.TemporaryFile(dir=run_dir) as file:

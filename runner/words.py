@@ -28,7 +28,11 @@ MACHINE_TROUBLE = {  # by the number of a system's error: what is wrong with the
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
     errno.ENFILE: ("too many files are open on this machine", "close other programs"),
     errno.ENOMEM: ("memory ran out", "close other programs"),
+    errno.EBUSY: ("another program holds it", "close that program"),
 }
+for _name in ("EREMOTEIO", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENOMEDIUM"):  # some systems lack some
+    if _number := getattr(errno, _name, None):
+        MACHINE_TROUBLE[_number] = ("the disk or the network share does not answer", "see to it")
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 AGAIN = "run the same command again"
 _SQLITE_TROUBLE = {7, 10, 13}  # no memory, the system's error, a full disk

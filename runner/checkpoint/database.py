@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.checkpoint.growth.extend import Growth, let_grow
 from runner.checkpoint.identity import check_identity, completed
-from runner.checkpoint.lease import holder
+from runner.checkpoint.lease import LOCK, Held, holder
 from runner.checkpoint.records import checked, with_crc
 from runner.disk import (
     DISK_ERRORS,
@@ -116,6 +116,7 @@ def create_if_new(run_dir: Path, identity: Mapping[str, Any]) -> None:
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         create_tables(connection, identity)
+        begin_log(connection)
     publish_file(new, path)
     for folder in run_dir.parents:
         sync_folder(folder)
@@ -153,7 +154,7 @@ class Writer:
         self.connection = connect(run_dir, power=power)
         try:
             check(self.connection, run_dir)
-            self._place, self._syncer = self._placed(), None
+            self._held, self._syncer = Held(self._path, log, run_dir / LOCK), None
             self._take(identity, growth)
             stored = _stored_identity(self.connection)
             if _read_json(run_dir / IDENTITY) != stored:  # it is new, has grown, or a power cut left it empty
@@ -179,9 +180,9 @@ class Writer:
     def commit(self) -> Iterator[None]:
         """A transaction, undone by any exception; errors of the disk become UserErrors."""
         try:
-            if self._placed() != self._place:
+            if (lost := self._held.lost()) is not None:
                 raise UserError(
-                    f"{self._path} was removed or replaced while the run was at work: nothing more can be recorded. "
+                    f"{lost} was removed or replaced while the run was at work: nothing more can be recorded. "
                     "Put the folder back, or run the same command again to start over",
                     exit_code=EXIT_CANNOT_RUN,
                 )
@@ -203,14 +204,6 @@ class Writer:
             with contextlib.suppress(OSError):
                 self._syncer.close()
         self.connection.close()
-
-    def _placed(self) -> tuple[int, int] | None:
-        """What lies at the path, as the system knows it."""
-        try:
-            found = self._path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return found.st_dev, found.st_ino
 
 
 def connect(run_dir: Path, *, power: bool) -> sqlite3.Connection:
@@ -250,14 +243,19 @@ def check(connection: sqlite3.Connection, run_dir: Path) -> None:
 
 
 def create_tables(connection: sqlite3.Connection, identity: Mapping[str, Any]) -> None:
-    """Fill an empty database. It has its log from the beginning: changing to one takes another journal, which a power
-    cut would leave to readers.
-    """
-    connection.execute("PRAGMA journal_mode = WAL")
+    """Fill an empty database."""
     connection.executescript(_SCHEMA)
     connection.execute("INSERT INTO run VALUES (?, ?)", with_crc(json.dumps(identity)))
     connection.execute("INSERT INTO digested VALUES (?, ?)", with_crc(0))
     connection.execute("COMMIT")
+
+
+def begin_log(connection: sqlite3.Connection) -> None:
+    """Let a database that is written, but has no name yet, have a log from now on.
+
+    The change takes another journal. Later a power cut could leave that one, which only a writer can undo.
+    """
+    connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _tables(connection: sqlite3.Connection) -> list[tuple[str, str | None]]:

@@ -52,6 +52,34 @@ class Lease:
         self._descriptor = -1
 
 
+class Held:
+    """The files of a run at work, which nobody else may remove, replace or cut short."""
+
+    def __init__(self, growing: Path, *others: Path) -> None:
+        """``growing`` is never shortened by its writer, as SQLite's log may be."""
+        self._growing, self._size = growing, 0
+        self._places = {path: _placed(path)[0] for path in (growing, *others)}
+
+    def lost(self) -> Path | None:
+        """The first file that is no longer what it was."""
+        for path, before in self._places.items():
+            place, size = _placed(path)
+            if place != before or (path is self._growing and size < self._size):
+                return path
+            if path is self._growing:
+                self._size = size
+        return None
+
+
+def _placed(path: Path) -> tuple[tuple[int, int] | None, int]:
+    """What lies at the path, as the system knows it, and its length."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None, 0
+    return (found.st_dev, found.st_ino), found.st_size
+
+
 def _lock(descriptor: int) -> bool:
     # A few tries: ``holder`` below takes the lock for a microsecond to ask whether anyone has it.
     for _ in range(10):

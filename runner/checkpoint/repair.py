@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from runner.checkpoint.database import DATABASE, IDENTITY, check, check_version, create_tables, read_identity
+from runner.checkpoint.database import DATABASE, IDENTITY, begin_log, check, check_version, create_tables, read_identity
 from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.records import Record, Rejected, Shard, Staged, checked, error_kind
@@ -80,6 +80,7 @@ def _repair(run_dir: Path) -> Repaired:
         _copy(old, new, "inputs", lost, partial(checked, "inputs"))
         _copy(old, new, "deaths", lost, partial(checked, "deaths"))
         new.execute("COMMIT")
+        begin_log(new)
         is_whole = not lost and old_path == run_dir / DATABASE and _is_whole(old, run_dir)
     if is_whole:
         new_path.unlink()

@@ -178,13 +178,14 @@ def write_sqlite(
     names = _apart(first.column_names, say)
     with Fresh(overwrite=overwrite) as fresh:
         path = fresh.beside(target)
-        path.unlink(missing_ok=True)
+        path.open("wb").close()  # SQLite would not say why it cannot make a file
         database = Database(path, execute_plugins=False)
         try:
+            for pragma in ("journal_mode = OFF", "synchronous = OFF"):  # the file gets its name when it is whole
+                database.execute(f"PRAGMA {pragma}")
             key = key if key in names else None
             table = database.table(name)
             table.create({n: _sqlite_type(field.type) for n, field in zip(names, first.schema, strict=True)}, pk=key)
-            database.execute("PRAGMA synchronous = OFF")  # the file is renamed when it is whole
             with database.atomic():
                 for one in (one for tables_ in ([first], flattened) for one in tables_):
                     table.insert_all(records(one.rename_columns(names)), pk=key)

@@ -75,6 +75,7 @@ FAULTS = [
     *[(*call, *error) for call in CREATING for error in (FULL, MANY, FORBIDDEN)],
     *[(*call, *error) for call in WRITING for error in (FULL, QUOTA, LOST)],
     *[("rename", file, 1, True, *error) for file in ("run.db", "data-0") for error in (FAILING, FORBIDDEN)],
+    *[("write", "run.db.tmp", nth, False, *FULL) for nth in (5, 18)],
     *[("open", "run.db", nth, True, *MANY) for nth in (1, 4)],
     *[("mkdir", "/outputs", 1, True, *error) for error in (FULL, LOST, FORBIDDEN)],
     *[("read", "run.db", nth, True, *FAILING) for nth in (3, 12)],

@@ -452,23 +452,31 @@ def test_a_full_disk_while_recording_is_told_with_exit_code_3_and_the_run_resume
         assert [*store.recorded(range(10))] == [0]
 
 
-@pytest.mark.parametrize("harm", ["removed", "replaced", "moved away", "moved with its parent"])
+@pytest.mark.parametrize(
+    "harm", ["removed", "replaced", "moved away", "moved with its parent", "run.db-wal", "run.lock", "run.db cut short"]
+)
 def test_a_run_whose_folder_is_taken_from_under_it_says_so_at_the_next_commit(tmp_path, harm):
     run_dir = tmp_path / "outputs" / "run"
     store = open_store(run_dir)
     store.finish([output(0)])
+    what = harm if "." in harm and " " not in harm else "run.db"
     if harm in ("removed", "replaced"):
         shutil.rmtree(run_dir)
+    elif harm == "run.db cut short":
+        os.truncate(run_dir / what, 4096)
+    elif "." in harm:
+        (run_dir / what).unlink()
     else:
         moved = run_dir if harm == "moved away" else run_dir.parent
         moved.rename(tmp_path / "elsewhere")
     if harm == "replaced":
         finish_all(run_dir)
     left = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() and run_dir in file.parents}
-    with pytest.raises(UserError, match=r"run\.db was removed or replaced while the run was at work") as caught, store:
+    with pytest.raises(UserError, match=f"{what} was removed or replaced while the run was at work") as caught, store:
         store.finish([output(1)])
     assert caught.value.exit_code == 3
-    assert left == {file: file.read_bytes() for file in left}
+    if "." not in harm:
+        assert left == {file: file.read_bytes() for file in left}
     if harm.startswith("moved"):
         there = tmp_path / "elsewhere" / ("run" if harm.endswith("parent") else "")
         assert read_status(there)["finished"] == 1
