@@ -16,7 +16,7 @@ import pytest
 import runner
 from runner.cli import main
 from runner.engine.conf import EngineConf
-from runner.fleet import crew, fleet, local, ray
+from runner.fleet import crew, fleet, hello, local, ray
 from runner.fleet.local import LocalLink, LocalTransport
 from runner.fleet.wire import GoneError, Sender, Spec, packed
 from runner.models.recipes import ModelConf
@@ -277,8 +277,8 @@ def test_seats_have_a_gpu_each_and_share_its_memory_where_there_are_more_of_them
     class Nothing:
         process = None
 
-        def __init__(self, spec, environment):
-            opened.append((spec.sharing, environment.get("GPU")))
+        def __init__(self, first, environment):
+            opened.append((hello.opened(first).sharing, environment.get("GPU")))
 
         def answer(self, call):
             raise GoneError("of nothing")
