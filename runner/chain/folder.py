@@ -18,7 +18,7 @@ from runner.checkpoint.database import DATABASE, open_reader
 from runner.checkpoint.identity import OutputColumns
 from runner.checkpoint.lease import holder
 from runner.checkpoint.records import Failure, error_kind, read_shards, read_staged
-from runner.data.kept import naming
+from runner.data.kept import named, naming
 from runner.data.load import hash_json
 from runner.data.source import DataSource
 from runner.results.run import DATASET, RowBlock, Run
@@ -258,11 +258,13 @@ class Chain(Run):
         self, source: Callable[[], DataSource | None] = lambda: None, *, whole: bool = False
     ) -> Iterator[Failure]:
         kept = self.columns.kept
-        name = naming(kept)
-        for start, table in self.blocks([*([name] if name else []), "error"]):
-            for at in np.flatnonzero(table["error"].is_valid().to_numpy(zero_copy_only=False)).tolist():
-                named = str(table[name][at].as_py()) if name else None
-                yield Failure(start + at, named, str(table["error"][at].as_py()))
+        names = naming(kept)
+        for start, table in self.blocks([*names, "error"]):
+            failed = np.flatnonzero(table["error"].is_valid().to_numpy(zero_copy_only=False))
+            found = table.take(failed)
+            called = named(found.select(names)) if names else [None] * len(failed)
+            for at, name, error in zip(failed.tolist(), called, found["error"].to_pylist(), strict=True):
+                yield Failure(start + at, name, str(error))
 
     def blocks(self, columns: list[str] | None = None) -> Iterator[RowBlock]:
         wanted = self.columns.names if columns is None else columns

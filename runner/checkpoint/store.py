@@ -302,7 +302,7 @@ class Store:
         recorded = {shards.shard_file(shard) for shard in self._sealed}
         for path in self.run_dir.iterdir():
             if _ORPHAN.fullmatch(path.name) and path.name not in recorded:
-                log.info("removing %s, which is not part of the run", path)
+                log.info("removing %s, which does not hold all of its rows: their answers are kept in run.db", path)
                 path.unlink()
 
     def _checked(self, outputs: Iterable[Output]) -> list[Output]:

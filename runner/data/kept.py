@@ -11,12 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.data.cells import shown
 from runner.data.source import DataSource
 from runner.types import UserError
 
 INPUT = "input_"  # before the name of a column of the data if the output has another of the name
 GOLD = "gold"  # the gold column's name in the output if the job has a column of its own name
 NAMING = ("custom_id", "id", "key", "file", "path", "name")  # columns that name a row for people, the best first
+_REQUEST, _LINE = "custom_id", "line"  # of a batch file, whose broken lines have no name
 log = logging.getLogger("rowmill")
 
 
@@ -68,10 +70,20 @@ def choose(
     return Kept(source, columns)
 
 
-def naming(columns: Mapping[str, str]) -> str | None:
-    """Which of the kept columns (the source's by their names in the output) says for people which row is meant."""
+def naming(columns: Mapping[str, str]) -> list[str]:
+    """Which kept columns (the source's by their names in the output) say which row is meant, the best first."""
     found = {column.casefold(): name for name, column in columns.items()}
-    return next((found[name] for name in NAMING if name in found), None)
+    names = (*NAMING, _LINE) if _REQUEST in found else NAMING
+    return [found[name] for name in names if name in found]
+
+
+def named(cells: pa.Table) -> list[str | None]:
+    """Rows' names for people: the first cell of each that is not empty, of the columns of ``naming``."""
+    columns = [
+        [cell if cell in (None, "") else f"line {cell}" if name == _LINE else str(cell) for cell in shown(column)]
+        for name, column in zip(cells.column_names, cells.columns, strict=True)
+    ]
+    return [next((cell for cell in row if cell), None) for row in zip(*columns, strict=True)]
 
 
 def numbered(name: str, taken: Collection[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from runner.models import adapters
 from runner.models.resolve import read_config
 from runner.types import UserError
 from runner.words import first_line, size
+
+log = logging.getLogger("rowmill")
 
 _kept: dict[tuple[Path, str], tuple[Any, dict[str, Any]]] | None = None  # None: weights go with their engine
 
@@ -44,6 +47,7 @@ def load(folder: Path, device: Device, limit: int | None = None) -> tuple[Any, d
     Raises UserError, exit code 3 for what mlx-lm or this machine cannot run, 2 for a damaged folder.
     """
     if _kept is not None and (folder, device.kind) in _kept:
+        log.info("the model is loaded already")
         return _kept[folder, device.kind]
     forget()
     model, config = load_lazily(folder)

@@ -43,9 +43,9 @@ from runner.checkpoint.marks import read_marks
 from runner.checkpoint.records import Failure, Shard, Staged, read_prelude, read_rejected, read_shards, read_staged
 from runner.checkpoint.shards import ShardLayout, batches, shard_schema, staged_type
 from runner.checkpoint.shards import table as staged_table
-from runner.data.cells import records, shown
+from runner.data.cells import records
 from runner.data.conf import STDIN
-from runner.data.kept import Kept, naming
+from runner.data.kept import Kept, named, naming
 from runner.data.stdin import COPY
 from runner.disk import damage, machine_trouble
 from runner.machine.environ import filled
@@ -150,11 +150,11 @@ class Run:
     ) -> Iterator[Failure]:
         """The finished rows that failed: those of whole shards in order, then the others, named by what ``source`` has.
 
-        A row's name is in the first of the kept columns that ``runner.data.kept.NAMING`` lists. With ``whole`` damage
+        A row's name is its first cell in the kept columns that ``runner.data.kept.NAMING`` lists. With ``whole`` damage
         to any row is a UserError.
         """
         kept = self.columns.kept
-        name = naming(kept)
+        names = naming(kept)
         where = "" if whole else "WHERE error NOTNULL"
         with open_reader(self.path) as connection:
             sealed = [shard for shard in read_shards(connection) if whole or shard.error_kinds != "{}"]
@@ -164,9 +164,10 @@ class Run:
             failed = pc.indices_nonzero(table["error"].is_valid())
             start = shard.shard * self.identity["shard_rows"]
             rows = [(start + at, table["error"][at].as_py()) for at in failed.to_pylist()]
-            yield from _named(rows, table.select([name]).take(failed) if name else None)
-        data = source() if staged and name else None
-        yield from _named(staged, data.take([row for row, _ in staged], [kept[name]]) if data and name else None)
+            yield from _named(rows, table.select(names).take(failed) if names else None)
+        data = source() if staged and names else None
+        columns = [kept[name] for name in names]
+        yield from _named(staged, data.take([row for row, _ in staged], columns) if data else None)
 
     def reopened(self) -> DataSource | None:
         """The input rows, None if they have changed or are gone."""
@@ -319,9 +320,8 @@ class Run:
 
 
 def _named(rows: list[tuple[int, str]], cells: pa.Table | None) -> Iterator[Failure]:
-    """Rows with their errors and, in one column, their names."""
-    found = [shown(column) for column in cells.columns] if cells else []
-    names = [None if name in (None, "") else str(name) for name in found[0]] if found else [None] * len(rows)
+    """Rows with their errors and, in the columns of ``naming``, their names."""
+    names = named(cells) if cells else [None] * len(rows)
     return (Failure(row, name, error) for (row, error), name in zip(rows, names, strict=True))
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from runner.text.schema.check import ANNOTATIONS, SchemaCheck, ecma, read_json, schema_problem
 from runner.text.schema.columns import MORE, Column, column_of
-from runner.text.schema.dialects import modern
+from runner.text.schema.dialects import modern, unwrapped
 from runner.text.schema.files import read_schema_file
 from runner.text.schema.narrow import Narrowing, uncounted
 from runner.text.schema.nodes import is_circular, subschemas
@@ -48,7 +48,7 @@ class StructureConf:
     """What an answer must look like: at most one of the three.
 
     Attributes:
-        schema: A JSON Schema, in YAML or as the name of a .json or .yaml file.
+        schema: A JSON Schema, in YAML or as the name of a .json or .yaml file, also inside a ``response_format``.
         regex: A regular expression for the whole answer.
         choices: The texts that an answer may be.
     """
@@ -135,13 +135,14 @@ def read_structure(conf: StructureConf, own: StructureConf, folders: list[Path])
 def _schema(key: str, value: Any, folders: list[Path]) -> Structure:
     if isinstance(value, str):
         return structure_of(key, read_schema_file(key, value, folders))
-    for path, node in subschemas(value):
+    for path, node in subschemas(unwrapped(value)):
         _check_yaml(f"{key}{path}", node)
     return structure_of(key, value)
 
 
 def structure_of(key: str, given: Any) -> Structure:
     """The structure of a schema as JSON gives it; UserError that blames ``key``."""
+    given = unwrapped(given)
     if not isinstance(given, dict) or not given:
         raise UserError(key, _LIKE)
     for path, node in subschemas(given):

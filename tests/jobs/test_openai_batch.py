@@ -170,6 +170,8 @@ def test_the_round_trip(folder, capsys):
     assert errors[0]["error"]["message"].startswith("requests.jsonl line 3 is not JSON")
     assert errors[1]["response"]["status_code"] == 400
     assert errors[1]["response"]["body"]["error"]["param"] == "tools"
+    names = [error["name"] for error in runner.open_run("outputs/batch").errors]
+    assert names == ["line 3", "request-4", "request-5", "request-1", "request-7"]
     assert errors[2]["response"]["body"]["error"]["param"] == "temperature"
 
 

@@ -56,7 +56,7 @@ def test_what_cannot_be_swept_is_refused_before_any_run(words):
     assert not Path("outputs").exists()
 
 
-def test_runs_that_share_a_model_load_it_once(monkeypatch):
+def test_runs_that_share_a_model_load_it_once(monkeypatch, capsys):
     save_tiny_llama(Path("tiny"))
     loaded = []
     load = weights.load_lazily
@@ -64,6 +64,7 @@ def test_runs_that_share_a_model_load_it_once(monkeypatch):
     tiny = ["model.path=tiny", "engine.backend=cpu", "prompt.chat=false"]
     assert main([*BASE, *tiny, PROMPTS]) == 0
     assert len(loaded) == 1
+    assert capsys.readouterr().err.count("the model is loaded already") == 1
     first = list(open_run("outputs/s-Y-text").rows())
     alone = [word for word in BASE if word not in ("-m", "run_name=s")]
     assert main([*alone, *tiny, "prompt.user=Y, {{ text }}"]) == 0

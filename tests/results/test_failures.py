@@ -101,7 +101,7 @@ def test_a_name_cannot_steer_the_terminal(capsys):
     assert "\x1b" not in shown and "\\x1b[31mredxxx" in shown and "…" in shown
 
 
-def test_the_first_column_of_the_known_names_is_taken_however_it_is_written():
-    assert naming({"name": "name", "ID": "ID", "text": "text"}) == "ID"
-    assert naming({"input_error": "error", "File": "File"}) == "File"
-    assert naming({"text": "text"}) is None
+def test_columns_of_the_known_names_are_taken_in_order_however_they_are_written():
+    assert naming({"name": "name", "ID": "ID", "text": "text"}) == ["ID", "name"]
+    assert naming({"input_error": "error", "File": "File"}) == ["File"]
+    assert naming({"text": "text", "line": "line"}) == []

@@ -334,13 +334,35 @@ def test_a_number_that_grammars_write_as_another_one_is_refused(number):
         ("date-time", ["2024-02-29T01:02:03Z"], ["2021-02-29T01:02:03Z", "2021-01-01", "2021-01-01T00:00:60Z"]),
         ("time", ["00:00:00.123456789z"], ["00:00:00.z", "10:00:00+24:00"]),
         ("date", ["2000-02-29", "2024-12-31"], ["1900-02-29", "2024-04-31", "0000-01-01", "2024-01-01\n"]),
+        ("uuid4", ["0b1c2d3e-4f50-4a61-8b72-9c83ad94be05"], ["0b1c2d3e-4f50-1a61-8b72-9c83ad94be05", "uuid4"]),
+        ("uuid7", ["0190163D-8694-739B-AEA5-966C26F8AD91"], ["0190163d-8694-739b-7ea5-966c26f8ad91", ""]),
+        ("base64url", ["", "_-8=", "QUJD"], ["+/8=", "QUJ"]),
+        ("byte", ["+/8=", "QQ=="], ["_-8=", "Q==="]),
         ("tel", ["anything"], []),
+        ("password", ["anything"], []),
     ],
 )
 def test_formats_are_checked_and_those_unknown_are_annotations(form, right, wrong):
     found = structure_of("output.schema", {"type": "string", "format": form})
     assert [text for text in right + wrong if found.problem(json.dumps(text))] == wrong
-    assert bool(found.notes) == (form == "tel")
+    assert bool(found.notes) == (form in ("tel", "password"))
+
+
+def test_a_schema_in_a_response_format_or_a_tool_is_taken_out_of_it(tmp_path):
+    colour = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}}
+    inner = {"name": "colour", "strict": True, "schema": colour}
+
+    def read_schema(value):
+        return read_structure(StructureConf(schema=value), NONE, [tmp_path])
+
+    tool = {"type": "function", "function": {"name": "colour", "description": "A colour.", "parameters": colour}}
+    for given in (inner, {"type": "json_schema", **inner}, {"type": "json_schema", "json_schema": inner}, tool):
+        (tmp_path / "file.json").write_text(json.dumps(given))
+        assert read_schema("file.json") == read_schema(given) == read_schema(colour)
+    with pytest.raises(UserError, match="on and off as true and false"):
+        read_schema({"name": "colour", "schema": {"enum": ["red", True]}})
+    with pytest.raises(UserError, match=r"schema\.schema: it is not a keyword"):
+        read_schema({"name": "colour", "schema": colour, "title": "not a wrapper"})
 
 
 def test_dates_and_times_have_arrows_types_and_are_in_utc():

@@ -10,6 +10,16 @@ from runner.text.schema.nodes import LISTED, NAMED, ONE, components, kinds, list
 from runner.text.schema.references import ROOT, base_of, places, referring
 
 _NULL = {"type": "null"}
+_AROUND = ("response_format", "json_schema", "function", "schema", "parameters", "input_schema")
+_BESIDE = {"type", "name", "description", "strict"}
+
+
+def unwrapped(given: Any) -> Any:
+    """The schema inside a response format or a tool of OpenAI's or Anthropic's API; anything else as it is."""
+    inner = [word for word in given if word in _AROUND] if isinstance(given, dict) else []
+    if len(inner) != 1 or not isinstance(given[inner[0]], dict) or not given.keys() <= {*inner, *_BESIDE}:
+        return given
+    return unwrapped(given[inner[0]])
 
 
 def modern(schema: dict[str, Any]) -> dict[str, Any]:

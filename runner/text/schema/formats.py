@@ -1,4 +1,4 @@
-"""Dates and times: as regular expressions, for grammars and for the check of a whole answer, and as values.
+"""Formats of texts as regular expressions, for grammars and for the check of a whole answer; dates as values.
 
 Days that exist, in the years that Python has; seconds up to 59, as few readers of timestamps take a leap second, and
 no more digits behind them than Arrow has. Grammars have looser rules of their own, whose answers the check would
@@ -21,7 +21,15 @@ _DATE = f"(?:{_YEAR}-{_OF_YEAR}|{_LEAP_YEAR}-02-29)"
 _HOUR, _SIXTY = "(?:[01][0-9]|2[0-3])", "[0-5][0-9]"
 _TIME = rf"{_HOUR}:{_SIXTY}:{_SIXTY}(?:\.[0-9]{{1,9}})?(?:[zZ]|[+-]{_HOUR}:{_SIXTY})"
 
-PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}[tT]{_TIME}$"}
+_HEX = "[0-9a-fA-F]"
+_UUIDS = {f"uuid{n}": f"^{_HEX}{{8}}-{_HEX}{{4}}-{n}{_HEX}{{3}}-[89abAB]{_HEX}{{3}}-{_HEX}{{12}}$" for n in range(1, 9)}
+_IN_FOURS = "^(?:{0}{{4}})*(?:{0}{{2}}==|{0}{{3}}=)?$"
+_BASE64 = {
+    **dict.fromkeys(("byte", "base64"), _IN_FOURS.format("[A-Za-z0-9+/]")),
+    "base64url": _IN_FOURS.format("[A-Za-z0-9_-]"),
+}
+
+PATTERNS = {**_UUIDS, **_BASE64, "date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}[tT]{_TIME}$"}
 
 
 def _date(text: str) -> datetime.date:
