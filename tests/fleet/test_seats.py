@@ -295,9 +295,10 @@ def test_seats_have_a_gpu_each_and_share_its_memory_where_there_are_more_of_them
     assert opened == list(zip(sharing, expected, strict=True))
 
 
-@pytest.mark.parametrize(("pid", "parent"), [(7, os.getpid()), (8, 1)])
-def test_a_schedule_takes_no_seat_for_another_program(pid, parent, monkeypatch):
+@pytest.mark.parametrize(("pid", "own"), [(7, True), (8, False)])
+def test_a_schedule_takes_no_seat_for_another_program(pid, own, monkeypatch):
     """Nor one that Ray started on this machine, which is no child of the driver."""
+    parent = os.getpid() if own else 1
     # Takes a private name: the one place that starts ps.
     monkeypatch.setattr(power.os, "getloadavg", lambda: (4.0, 4.0, 4.0))
     clock, taken = iter([0.0, 0.0, 3600.0]), iter(["0:00.00", "4:00:00"])
