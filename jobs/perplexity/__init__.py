@@ -28,8 +28,9 @@ What others do, and the settings that come near:
         and cut into windows that do not overlap; the rest is left out. ``perplexity.window=512 perplexity.stride=512
         perplexity.bos=false``, on one document.
     ``llama-perplexity``: The whole file as one text, windows that do not overlap, each begun with the token that begins
-        a text; only the second half of a window is scored. No setting scores the same tokens;
-        ``perplexity.separator='\n' perplexity.window=512 perplexity.stride=256`` gives each at least as much context.
+        a text in the place of the one that stands there; only the second half of a whole window is scored.
+        ``perplexity.document=files perplexity.separator='' perplexity.window=512 perplexity.stride=512
+        perplexity.context=257``, half a window and one, and ``perplexity.max_tokens=null``; in a file of one text.
     ``WikiText``: Model cards mostly take the rows of the hub with their line ends, joined by nothing or by blank lines:
         ``perplexity.separator=''`` for rows from the hub, ``'\n'`` for a text file, and the card's window and stride.
 
@@ -58,7 +59,7 @@ from jobs.perplexity.check import Check
 from jobs.perplexity.conf import PerplexityConf, PerplexityRunConf
 from jobs.perplexity.run import Asked, PerplexityRun
 from jobs.perplexity.table import Variant, as_json, as_markdown, as_text
-from jobs.perplexity.windows import cut_windows, leading_tokens, method, read_tokens, text_column
+from jobs.perplexity.windows import leading_tokens, method, read_tokens, spans, text_column
 from runner.config.compose import Composer
 from runner.config.flow import combinations
 from runner.config.job import job_folders
@@ -205,9 +206,7 @@ def prepare(asked: Asked, composed: Composed, run_dir: Path, new_name: str | Non
     vocabulary = as_vocabulary(tokenizer)
     tokens = read_tokens(source, column, vocabulary, end, conf.perplexity)
     bos = leading_tokens(tokenizer, vocabulary, conf.perplexity.bos)
-    own = max(2, conf.perplexity.window - len(bos))
-    stride = min(conf.perplexity.stride, own)
-    cut = cut_windows(len(tokens), own, stride)
+    cut, stride = spans(conf.perplexity, len(tokens), len(bos))
     _check_context(conf, context_length(config))
     log.info("%s: %s tokens in %s", source.describe(), f"{len(tokens):,}", count_of(len(cut), "window"))
     place = (run_dir, new_name, folder, config, found)

@@ -25,6 +25,8 @@ class PerplexityConf:
             ``dataset.document``. null: a row.
         bos: Whether each window begins with the token that begins a text, which is not scored. null: if the model's
             tokenizer puts it there.
+        context: How many tokens at the beginning of each window are not scored, the one that begins a text among
+            them; a last window that is shorter is left out then. null: that token and the first of the text.
     """
 
     window: int = key(4096, least=2)
@@ -34,11 +36,16 @@ class PerplexityConf:
     separator: str | None = None
     document: str | None = None
     bos: bool | None = None
+    context: int | None = key(None, least=1)
 
     def __post_init__(self) -> None:
         if self.stride > self.window:
             raise UserError(
                 "perplexity.stride", f"beyond perplexity.window={self.window} tokens are lost", value=self.stride
+            )
+        if self.context is not None and self.context >= self.window:
+            raise UserError(
+                "perplexity.context", f"nothing of perplexity.window={self.window} is scored", value=self.context
             )
         if self.separator is not None:  # Hydra leaves escapes as they are typed
             self.separator = self.separator.replace("\\n", "\n").replace("\\t", "\t")

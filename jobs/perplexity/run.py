@@ -144,7 +144,11 @@ class PerplexityRun:
         conf, own = self.conf, self.conf.dataset.own
         dataset = conf.dataset.identifying(asdict(conf.dataset)) | own
         reader = job_code(own, job_folders(self.asked.config_dir)) if own else None
-        asked = {key: value for key, value in asdict(conf.perplexity).items() if key != "bos"}
+        asked = {
+            key: value
+            for key, value in asdict(conf.perplexity).items()
+            if key != "bos" and (key, value) != ("context", None)
+        }
         return {
             "job": {"_target_": "jobs.perplexity", **asked, **({"bos": self.bos} if self.bos else {})},
             "dataset": {**dataset, "fingerprint": self.source.fingerprint},

@@ -2,8 +2,9 @@
 
 A text of N tokens is cut into windows of at most ``window`` tokens, the next one beginning ``stride`` later. A window
 scores the tokens that no window before it held, given those before them in it; its first token has nothing before it,
-or the token that begins every text, and is scored by nobody unless an earlier window did. Perplexity is the exponential
-of the mean negative log-likelihood (in nats) of the scored tokens.
+or the token that begins every text, and is scored by nobody unless an earlier window did. With ``context`` so many
+tokens of each window are not scored, and a shorter last window is left out. Perplexity is the exponential of the mean
+negative log-likelihood (in nats) of the scored tokens.
 """
 
 from __future__ import annotations
@@ -92,6 +93,16 @@ def leading_tokens(tokenizer: Any, vocabulary: Vocabulary, asked: bool | None) -
     return vocabulary.bos or ([int(tokenizer.bos_token_id)] if asked else [])
 
 
+def spans(conf: PerplexityConf, tokens: int, bos: int) -> tuple[list[Window], int]:
+    """The windows over a text, each behind ``bos`` tokens, and the stride. Raises UserError if there is none."""
+    own = max(2, conf.window - bos)
+    stride = min(conf.stride, own) if conf.context is None else conf.stride
+    found = cut_windows(tokens, own, stride, None if conf.context is None else max(0, conf.context - bos))
+    if not found:
+        raise UserError("perplexity.window", f"the text has {tokens:,} tokens: no whole window", value=conf.window)
+    return found, stride
+
+
 def method(conf: PerplexityConf, document: str | None, stride: int, beginning: list[str]) -> str:
     """How the text was cut and scored, in words; ``beginning``: what each window begins with."""
     joined = "the end token" if conf.separator is None else repr(conf.separator) if conf.separator else "nothing"
@@ -100,7 +111,10 @@ def method(conf: PerplexityConf, document: str | None, stride: int, beginning: l
         if beginning
         else "without a token at the beginning"
     )
-    return f"{_DOCUMENTS[document]} joined by {joined}; windows of {conf.window:,} tokens every {stride:,}, {begin}"
+    whole = "windows" if conf.context is None else "whole windows"
+    context = "" if conf.context is None else f"; the first {conf.context:,} tokens of each are context only"
+    cut = f"{whole} of {conf.window:,} tokens every {stride:,}, {begin}{context}"
+    return f"{_DOCUMENTS[document]} joined by {joined}; {cut}"
 
 
 def _documents(source: DataSource, column: str, separator: str | None) -> Iterator[list[str]]:
@@ -117,12 +131,16 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def cut_windows(tokens: int, window: int, stride: int) -> list[Window]:
-    """The windows over a text, in order; none scores nothing."""
+def cut_windows(tokens: int, window: int, stride: int, context: int | None = None) -> list[Window]:
+    """The windows over a text, in order; none scores nothing. ``context``: how many tokens of each are not scored; all
+    are whole ones then.
+    """
     found, covered = [], 0
     for begin in range(0, tokens, stride):
         end = min(begin + window, tokens)
-        scored = min(end - covered, end - begin - 1)
+        if context is not None and end - begin < window:
+            break
+        scored = min(end - covered, end - begin - (1 if context is None else context))
         if scored > 0:
             found.append(Window(begin, end, scored))
         covered = end

@@ -89,6 +89,11 @@ def test_a_last_window_of_one_token_scores_nothing():
     assert cut_windows(9, 4, 4) == [Window(0, 4, 3), Window(4, 8, 3)]
 
 
+def test_tokens_that_are_context_are_scored_by_no_whole_window():
+    assert cut_windows(19, 8, 8, 5) == [Window(0, 8, 3), Window(8, 16, 3)]
+    assert cut_windows(13, 8, 2, 5) == [Window(0, 8, 3), Window(2, 10, 2), Window(4, 12, 2)]
+
+
 # The text
 
 
@@ -317,6 +322,36 @@ def test_windows_begin_with_the_token_that_the_tokenizer_puts_before_a_text(
     (found,) = figures(tmp_path, "b/perplexity")
     want = by_window(beginning, text, [256] if begins else [], 127 if begins else 128)
     assert found["nll"] == pytest.approx(want, abs=1e-5)
+
+
+def test_it_equals_llama_perplexitys_way_with_the_settings_that_the_help_names(words, beginning, text, tmp_path):
+    """Worked out as that program does: one list of tokens, cut into chunks, of which each one's first is replaced by
+    the token that begins a text, and the logits of the second half are taken.
+    """
+    import mlx.core as mx
+
+    from runner.engine.weights import load_lazily, load_tokenizer
+    from runner.models.resolve import read_config
+
+    folder, size = beginning, 64
+    whole = text.with_name("book.txt")
+    whole.write_text("\n\n= Sea =\r\n" + text.read_text()[:900] + "\x0c\u2028 end")
+    model, _ = load_lazily(folder)
+    ids = load_tokenizer(folder, read_config(folder)).encode(whole.read_bytes().decode())
+    assert ids[0] == 256
+    found = []
+    for at in range(0, len(ids) - size + 1, size):
+        chunk = np.array([256, *ids[at + 1 : at + size]])
+        found += exact_loss(model(mx.array(chunk[None, :-1]))[0][size // 2 :], chunk[size // 2 + 1 :]).tolist()
+    words = [word for word in words if not word.startswith(("model.path", "dataset.path", "perplexity"))]
+    words += [f"model.path={folder}", f"dataset.path={whole}", "perplexity.document=files", "perplexity.separator="]
+    words += [f"perplexity.window={size}", f"perplexity.stride={size}", f"perplexity.context={size // 2 + 1}"]
+    perplexity(*words, "dataset=text", "perplexity.max_tokens=null", "run_name=l")
+    (ours,) = figures(tmp_path, "l/perplexity")
+    assert ours["tokens"] == len(found) == len(ids) // size * (size // 2 - 1)
+    assert ours["nll"] == pytest.approx(np.mean(found), abs=1e-5)
+    assert f"whole windows of {size} tokens every {size}, " in ours["method"]
+    assert f"the first {size // 2 + 1} tokens of each are context only" in ours["method"]
 
 
 def test_a_token_at_the_beginning_can_be_asked_for_only_where_there_is_one(words, capsys):
@@ -771,6 +806,8 @@ def test_tables_hold_the_same_figures():
         (["perplexity.stride=200"], "perplexity.stride=200"),
         (["perplexity.window=1", "perplexity.stride=1"], "perplexity.window=1: it must be at least 2"),
         (["perplexity.window=1024", "perplexity.stride=1024"], "the model's context has 512 tokens"),
+        (["perplexity.context=128"], "perplexity.context=128: nothing of perplexity.window=128 is scored"),
+        (["perplexity.context=1", "perplexity.max_tokens=9"], "the text has 9 tokens: no whole window"),
         (["perplexity.column=body"], "no column of texts"),
         (["perplexity.windows=3"], "did you mean"),
         (["engine.backend=fake"], "needs a model"),
