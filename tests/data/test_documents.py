@@ -183,6 +183,9 @@ def office_files(folder):
         slide = show.slides.add_slide(show.slide_layouts[1])
         slide.shapes.title.text, slide.placeholders[1].text = title, f"{title} point"
         slide.notes_slide.notes_text_frame.text = "say it"
+    cells = slide.shapes.add_table(2, 2, 0, 0, 9, 9).table
+    cells.cell(0, 0).merge(cells.cell(0, 1))
+    cells.cell(0, 0).text, cells.cell(1, 1).text = "wide", "x"
     show.save(folder / "b.pptx")
     book = openpyxl.Workbook()
     book.active.append(["name", "n"])
@@ -219,13 +222,47 @@ def office_files(folder):
 
 OFFICE = {
     "a.docx": "Head\n\none ö\n\na\tb\nc\td\n\ntwo",
-    "b.pptx": "First\nFirst point\nsay it\n\nSecond\nSecond point\nsay it",
+    "b.pptx": "First\nFirst point\nsay it\n\nSecond\nSecond point\nwide\n\tx\nsay it",
     "c.xlsx": "Sheet\nname\tn\nö\t1.5",
     "d.rtf": "Hi bold café\nnext€",
     "e.epub": "chapter 2\n\nchapter 1",
     "f.odt": "Head\n\nx  y\tz\n\na",
     "g.eml": "From: Zoë <z@x.org>\nSubject: Hi\n\ncafé\n\nAttached: a.pdf",
 }
+
+
+def test_word_says_what_stands_in_controls_changes_boxes_and_tables_within_tables(tmp_path):
+    import docx
+    from docx.oxml import parse_xml
+
+    space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    other = 'xmlns:m="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    word = docx.Document()
+    run = "<w:r><w:t xml:space='preserve'>{}</w:t></w:r>".format
+    box = "<w:txbxContent><w:p>" + run("box") + "</w:p></w:txbxContent>"
+    drawn = f"<m:AlternateContent {other}><m:Choice>{box}</m:Choice><m:Fallback>{box}</m:Fallback></m:AlternateContent>"
+    changed = f"<w:ins>{run('new')}</w:ins><w:del><w:r><w:delText>old</w:delText></w:r></w:del>"
+    field = f"<w:sdt><w:sdtContent>{run(' field')}</w:sdtContent></w:sdt>"
+    tabs = "<w:pPr><w:tabs><w:tab w:val='left' w:pos='1'/></w:tabs></w:pPr>"
+    paragraph = f"<w:p>{tabs}{run('a ')}{changed}{field}<w:r><w:br w:type='page'/>{drawn}</w:r></w:p>"
+    inner = f"<w:tbl><w:tr><w:tc>{paragraph}</w:tc></w:tr></w:tbl>"
+    word.element.body.insert(0, parse_xml(f"<w:sdt {space}><w:sdtContent>{paragraph}</w:sdtContent></w:sdt>"))
+    word.element.body.insert(1, parse_xml(f"<w:tbl {space}><w:tr><w:tc><w:p/>{inner}</w:tc><w:tc/></w:tr></w:tbl>"))
+    word.save(tmp_path / "a.docx")
+    assert [row["text"] for row in opened(tmp_path).rows()] == ["a new field\nbox\n\n\na new field box\t"]
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<table><tr><td>1<td>2</table>", "1\t2"),
+        ("<table><caption>c</caption><tr><th><th>b<tr><td> x\n y</td><td></td></table>z", "c\n\n\tb\n\nx y\n\nz"),
+        ("<p>a<aside>b</aside>c<pre>\n d\n  <b>e</b><br>f\n</pre>g  h", "a\n\nb\n\nc\n\n d\n  e\nf\n\ng h"),
+    ],
+)
+def test_cells_of_pages_stand_apart_and_lines_of_code_stay_lines(tmp_path, page, text):
+    (tmp_path / "a.html").write_text(page)
+    assert [row["text"] for row in opened(tmp_path).rows()] == [text]
 
 
 def test_documents_of_office_programs_books_and_mails_are_rows(tmp_path):

@@ -15,6 +15,13 @@ NEEDED = {  # the module that reads it, and the package that it comes in
     ".rtf": ("striprtf", "striprtf"),
 }
 
+_WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_AROUND = {f"{_WORD}{name}" for name in ("sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo")}
+_GONE = {f"{_WORD}{name}" for name in ("del", "moveFrom", "rt", "pPr", "rPr", "sdtPr", "tblPr", "trPr", "tcPr")} | {
+    "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"  # the same once more
+}
+_SIGNS = {f"{_WORD}{name}": sign for name, sign in {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}.items()}
+
 
 def pdf_text(path: Path) -> str:
     """The text of the pages."""
@@ -28,7 +35,7 @@ def docx_text(path: Path) -> str:
     """Paragraphs and tables in their order, a line for each row of a table."""
     import docx
 
-    return "\n\n".join(_blocks(docx.Document(str(path)).iter_inner_content()))
+    return "\n\n".join(text for text in _blocks(docx.Document(str(path)).element.body) if text.strip())
 
 
 def pptx_text(path: Path) -> str:
@@ -69,17 +76,43 @@ def rtf_text(path: Path) -> str:
 READ = {".pdf": pdf_text, ".docx": docx_text, ".pptx": pptx_text, ".xlsx": xlsx_text, ".rtf": rtf_text}
 
 
-def _blocks(content: Iterable[Any]) -> Iterator[str]:
-    for block in content:
-        text = block.text if hasattr(block, "text") else "\n".join(_rows(block))
-        if text.strip():
-            yield text
+def _blocks(node: Any) -> Iterator[str]:
+    """Paragraphs and tables of Word, also those in controls, forms and changes that python-docx passes over."""
+    for block in _flat(node):
+        if block.tag == f"{_WORD}p":
+            yield "".join(_said(block))
+        elif block.tag == f"{_WORD}tbl":
+            rows = (row for row in _flat(block) if row.tag == f"{_WORD}tr")
+            yield "\n".join("\t".join(map(_cell, _cells(row))) for row in rows)
 
 
-def _rows(table: Any) -> Iterator[str]:
-    for row in table.rows:
-        cells = dict.fromkeys(row.cells)  # a merged cell comes once for each column
-        yield "\t".join(" ".join(cell.text.split()) for cell in cells)
+def _cells(row: Any) -> Iterator[Any]:
+    return (cell for cell in _flat(row) if cell.tag == f"{_WORD}tc")
+
+
+def _cell(cell: Any) -> str:
+    return " ".join(" ".join(_blocks(cell)).split())
+
+
+def _flat(node: Any) -> Iterator[Any]:
+    """The parts of a node; what only stands around some of them, by these."""
+    for part in node:
+        if part.tag in _AROUND:
+            yield from _flat(part)
+        elif part.tag not in _GONE:
+            yield part
+
+
+def _said(node: Any) -> Iterator[str]:
+    for part in _flat(node):
+        if part.tag == f"{_WORD}t":
+            yield part.text or ""
+        elif part.tag in _SIGNS:
+            yield _SIGNS[part.tag] if part.get(f"{_WORD}type", "textWrapping") == "textWrapping" else ""
+        elif part.tag == f"{_WORD}txbxContent":
+            yield "\n".join(["", *_blocks(part), ""])
+        else:
+            yield from _said(part)
 
 
 def _shapes(shapes: Iterable[Any]) -> Iterator[str]:
@@ -89,7 +122,8 @@ def _shapes(shapes: Iterable[Any]) -> Iterator[str]:
         elif shape.has_text_frame:
             yield shape.text_frame.text
         elif getattr(shape, "has_table", False):
-            yield "\n".join(_rows(shape.table))
+            rows = ([cell for cell in row.cells if not cell.is_spanned] for row in shape.table.rows)
+            yield "\n".join("\t".join(" ".join(cell.text.split()) for cell in row) for row in rows)
 
 
 def _lines(sheet: Any) -> Iterator[str]:
