@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,11 +20,12 @@ class Condition:
     def __init__(self, question: Question, before: list[Question], columns: Mapping[str, pa.DataType]) -> None:
         key, where = f"{question.key}.where", question.where or ""
         try:
-            looked_at = compared(where, list(columns))
-            self._mask = parse_where(where, list(columns), {})
-            self.columns = list(dict.fromkeys(name for name, _ in looked_at))
-            self._schema = pa.schema([(name, columns[name]) for name in self.columns])
-            self._holds((None,) * len(self.columns))  # a literal that does not fit its column is told now
+            parts = _parts(columns)
+            looked_at = compared(where, list(parts))
+            self._mask = parse_where(where, list(parts), {})
+            self._parts = {name: parts[name] for name, _ in looked_at}
+            self._schema = pa.schema([(name, kind) for name, (_, kind) in self._parts.items()])
+            self._holds((None,) * len(self._parts))  # a literal that does not fit its column is told now
         except UserError as error:
             raise UserError(key, error.text.replace("no column", "no earlier question")) from None
         by_column = {one.column: one for one in before}
@@ -32,9 +33,14 @@ class Condition:
             if literal is not None and name in by_column:
                 _check_answer(key, by_column[name], literal)
 
+    @property
+    def columns(self) -> set[str]:
+        """Those that it looks at, or at a part of."""
+        return {path[0] for path, _ in self._parts.values()}
+
     def holds(self, found: Columns) -> bool:
         """Whether the question is to be asked, given the answers so far; a question not asked has none."""
-        return self._holds(tuple(_hashable(found.get(name)) for name in self.columns))
+        return self._holds(tuple(_hashable(_at(path, found)) for path, _ in self._parts.values()))
 
     @lru_cache(maxsize=4096)  # noqa: B019 a run has few conditions, which live as long as it
     def _holds(self, cells: tuple[Any, ...]) -> bool:
@@ -42,12 +48,31 @@ class Condition:
         return bool(self._mask(pa.Table.from_arrays(arrays, schema=self._schema))[0].as_py())
 
 
+def _parts(columns: Mapping[str, pa.DataType]) -> dict[str, tuple[tuple[str, ...], pa.DataType]]:
+    """The columns, and the parts of those that hold objects, as ``column.part``: where each lies, and its type."""
+    found: dict[str, tuple[tuple[str, ...], pa.DataType]] = {name: ((name,), kind) for name, kind in columns.items()}
+    left = list(found.values())
+    for path, kind in left:
+        if pa.types.is_struct(kind):
+            inner = [((*path, field.name), field.type) for field in kind]
+            left += inner
+            found = {".".join(one[0]): one for one in inner} | found
+    return found
+
+
+def _at(path: Sequence[str], found: Any) -> Any:
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
 def _hashable(cell: Any) -> Any:
-    return tuple(cell) if isinstance(cell, list) else None if isinstance(cell, dict) else cell
+    """Of an object only that there is one: a filter compares its parts."""
+    return tuple(map(_hashable, cell)) if isinstance(cell, list) else frozenset() if isinstance(cell, dict) else cell
 
 
 def _cell(cell: Any) -> Any:
-    return list(cell) if isinstance(cell, tuple) else cell
+    return list(map(_cell, cell)) if isinstance(cell, tuple) else {} if isinstance(cell, frozenset) else cell
 
 
 def _check_answer(key: str, question: Question, literal: str) -> None:

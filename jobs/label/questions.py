@@ -36,9 +36,10 @@ first, and the question behind it. ``rowmill preview`` says how much is shared.
 
 ``where`` asks a question only where earlier ones have certain answers: ``{tone: angry}``, ``{tone: [angry, neutral]}``,
 or a filter as ``rowmill help dataset`` describes it, over the columns of the questions before: ``tone == angry and
-tone_confidence >= 0.8``, ``urgency <= 2``. Of several labels, one has to be the one named. Elsewhere the question's
-columns are null, and nothing is computed for it. What depends on answers is asked when these are known; until then,
-what is computed of a row's text is held in memory, if there is enough of it.
+tone_confidence >= 0.8``, ``urgency <= 2``, and ``order.total >= 100`` for a part of an answer with a schema. Of several
+labels, one has to be the one named. Elsewhere the question's columns are null, and nothing is computed for it. What
+depends on answers is asked when these are known; until then, what is computed of a row's text is held in memory, if
+there is enough of it.
 
 A question's columns are its name and, behind it, what is known of the answer:
 

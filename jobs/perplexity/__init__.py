@@ -32,7 +32,9 @@ What others do, and the settings that come near:
         ``perplexity.document=files perplexity.separator='' perplexity.window=512 perplexity.stride=512
         perplexity.context=257``, half a window and one, and ``perplexity.max_tokens=null``; in a file of one text.
     ``WikiText``: Model cards mostly take the rows of the hub with their line ends, joined by nothing or by blank lines:
-        ``perplexity.separator=''`` for rows from the hub, ``'\n'`` for a text file, and the card's window and stride.
+        ``perplexity.separator=''`` or ``'\n\n'``, and the card's window and stride; for WikiText as a text file also
+        ``perplexity.document=lines``, whose rows are the hub's. For another text file, as it is:
+        ``perplexity.document=files perplexity.separator=''``.
 
 Modules:
 check    Batches of windows held against forward passes one by one, which NumPy normalises.

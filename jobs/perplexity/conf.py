@@ -19,8 +19,8 @@ class PerplexityConf:
         max_tokens: Use only this many tokens of the text. null: all.
         column: The column with the documents. null: ``text``, or the only column of texts.
         separator: What joins the documents. null: the model's end token; a text such as ``\n`` makes all rows one
-            document, as for a book. ``\n`` for a text file is what model cards measure: hub rows with their line ends,
-            which ``''`` joins.
+            document, as for a book. ``''`` joins rows that keep their line ends, as the hub's, and those of a text
+            file with ``document=lines`` or ``files``.
         document: What a document in a text file is: ``lines``, ``blank_lines``, ``files`` or ``wikitext``, as for
             ``dataset.document``. null: a row.
         bos: Whether each window begins with the token that begins a text, which is not scored. null: if the model's

@@ -364,13 +364,18 @@ def test_a_kind_of_document_that_there_is_not_is_told_by_the_key_that_was_set(wo
     assert "perplexity.document=chapters: there is no such kind of document; valid: lines" in capsys.readouterr().err
 
 
-def test_a_text_files_lines_joined_by_line_ends_are_hub_rows_that_keep_theirs(tmp_path):
-    lines = ["= Sea =", "", "It was calm.", "Then it was not."]
-    (tmp_path / "sea.txt").write_text("".join(line + "\n" for line in lines))
+@pytest.mark.parametrize("text", ["A.\n\nB.\n", "A.\r\nB", "A\x0c.\n\x0cB.\n", "A.\u2028B\x85.\n", "A\rB.\n\n"])
+def test_a_text_file_as_it_is_has_the_tokens_of_hub_rows_that_keep_their_ends(tmp_path, text):
+    (tmp_path / "sea.txt").write_bytes(text.encode())
+    file = DatasetConf(kind="text", path=str(tmp_path / "sea.txt"), document="files")
+    hub = rows(tmp_path, re.findall(r"[^\n]*\n|[^\n]+$", text))
+    assert tokens(open_source(file), separator="") == tokens(hub, separator="") == list(text.encode())
+
+
+def test_a_text_files_lines_joined_by_line_ends_are_its_text_to_the_last_one(tmp_path):
+    (tmp_path / "sea.txt").write_text("= Sea =\n\nIt was calm.\n")
     file = open_source(DatasetConf(kind="text", path=str(tmp_path / "sea.txt")))
-    from_file = tokens(file, separator="\\n")
-    from_hub = tokens(rows(tmp_path, [line + "\n" for line in lines]), separator="")
-    assert from_file == from_hub[: len(from_file)] == list("\n".join(lines).encode())
+    assert tokens(file, separator="\\n") == list(b"= Sea =\n\nIt was calm.")
 
 
 WIKI = " \n = Sea = \n \n It is wet . \n = = Waves = = \n They roll . \n \n = Sky = \n \n It is = blue . \n"

@@ -314,6 +314,17 @@ def test_all_that_can_be_asked_at_once_is_and_nothing_that_is_not_wanted():
         assert next(job.steps({})) == requests[:2]
 
 
+def structured(**properties):
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+ORDER = structured(
+    n={"type": "integer"},
+    of=structured(kind={"enum": ["x", "y"]}),
+    parts={"type": "array", "items": structured(p={"type": "number"})},
+)
+
+
 @pytest.mark.parametrize(
     ("where", "found", "holds"),
     [
@@ -330,6 +341,10 @@ def test_all_that_can_be_asked_at_once_is_and_nothing_that_is_not_wanted():
         ("topics != price", {"topics": []}, True),
         ("tone_confidence >= 0.8 or stars_expected > 3", {"tone_confidence": 0.5, "stars_expected": 3.5}, True),
         ("stars is null", {"stars": None}, True),
+        ("why.n >= 3 and why.of.kind == x", {"why": {"n": 3, "of": {"kind": "x"}}}, True),
+        ("why.n >= 3", {"why": {"n": 2, "of": {"kind": "x"}}}, False),
+        ("why.of is null", {"why": None}, True),
+        ("why is not null and why.parts is not null", {"why": {"n": 2, "parts": [{"p": 1.5}]}}, True),
     ],
 )
 def test_conditions_look_at_all_that_earlier_questions_found(where, found, holds):
@@ -341,6 +356,7 @@ def test_conditions_look_at_all_that_earlier_questions_found(where, found, holds
             {"name": "tone", "labels": ["bad", "mixed", "good"]},
             {"name": "topics", "labels": TOPICS, "multi": True},
             {"name": "stars", "scale": [1, 5]},
+            {"name": "why", "schema": ORDER},
             {"name": "last", "labels": ["a", "b"], "where": yaml.safe_load(where)},
         ],
     )
@@ -405,14 +421,17 @@ def test_keys_that_do_not_go_together_are_refused_in_one_line(keys, problem):
         ({"stars": 7}, r"levels from 1 to 5, and never '7'"),
         ("stars = high", r"column 'stars' holds int64, not 'high'"),
         ("tone ~ 3", r"expected ==, "),
+        ("why.m > 3", r"no earlier question 'why\.m' \(did you mean 'why\.n'"),
+        ("why.of == x", r"column 'why\.of' holds struct<kind: .*, not 'x'"),
         ({}, r"it must be \{name of an earlier question: answer\}"),
     ],
 )
 def test_a_condition_that_cannot_hold_is_refused(where, problem):
     questions = [{"name": "tone", "labels": ["angry", "calm"]}, {"name": "stars", "scale": [1, 5]}]
+    questions += [{"name": "why", "schema": ORDER}, {"name": "last", "labels": ["a", "b"], "where": where}]
     with pytest.raises(UserError, match=problem) as refusal:
-        Label([], questions=[*questions, {"name": "last", "labels": ["a", "b"], "where": where}])
-    assert str(refusal.value).startswith("job.questions[2].where")
+        Label([], questions=questions)
+    assert str(refusal.value).startswith("job.questions[3].where")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -173,7 +174,7 @@ class _Decoder(json.JSONDecoder):
     """JSON as Python reads it; of a name that occurs twice in an object, the last value, which is told once a file."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(object_pairs_hook=self._object)
+        super().__init__(object_pairs_hook=self._object, parse_float=self._fraction)
         self._path, self.line = path, 0
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -181,6 +182,13 @@ class _Decoder(json.JSONDecoder):
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
             _tell_twice(self._path, next(name for name in found if names.count(name) > 1), self.line)
+        return found
+
+    def _fraction(self, text: str) -> float:
+        found = float(text)
+        if math.isinf(found):
+            problem = f"the number {text[:40]} is too large for 64 bits; in quotes it stays as it is"
+            raise UserError("dataset.path", f"line {self.line}: {problem}", file=self._path)
         return found
 
 
