@@ -23,9 +23,9 @@ from runner.signals import Stop
 from runner.stages.chain import run_chain
 from runner.stages.conf import ChainConf, load_chain
 from runner.types import EXIT_OK, UserError
-from runner.words import aligned
+from runner.words import aligned, speed
 
-_HEAD = ("run", "rows", "errors", "accuracy", "rows/s", "output")
+_HEAD = ("run", "rows", "errors", "accuracy", "speed", "output")
 _LONGEST = 40  # characters of a value in a name
 
 log = logging.getLogger("rowmill")
@@ -142,8 +142,8 @@ def _cells(one: Swept) -> tuple[str, ...]:
         return (label, "failed", "", "", "", str(one.run_dir))
     accuracy = accuracy_of(found)
     known = f"{accuracy:.3f}" if accuracy is not None else ""
-    speed = f"{found['rows_per_s']:,.1f}" if found["rows_per_s"] else ""
-    return (label, f"{found['finished']:,}", f"{found['errors']:,}", known, speed, str(one.run_dir))
+    pace = speed(found["rows_per_s"]) if found["rows_per_s"] else ""
+    return (label, f"{found['finished']:,}", f"{found['errors']:,}", known, pace, str(one.run_dir))
 
 
 def _sweeps_names(differing: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from rich.table import Table
 from runner.checkpoint.database import open_reader
 from runner.checkpoint.lease import holder
 from runner.checkpoint.seats import read_seats
-from runner.words import escaped
+from runner.words import escaped, speed
 
 _VERSIONS = {"rowmill": "rowmill", "mlx": "mlx", "mlx_lm": "mlx-lm"}
 
@@ -45,13 +45,13 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
         whole[seat.get("stage")] += seat["answers"]
     table = Table(box=box.SIMPLE_HEAD)
     stages = any("stage" in seat for seat in seats)
-    for name in ("stage",) * stages + ("seat", "device", "state", "answers", "share", "rows/s", "backlog", "deaths"):
+    for name in ("stage",) * stages + ("seat", "device", "state", "answers", "share", "speed", "backlog", "deaths"):
         is_text = name in ("stage", "seat", "device", "state")
         table.add_column(
             name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text, min_width=len(name)
         )
     for seat in seats:
-        speed, left_s = seat.get("rows_per_s"), seat.get("backlog_s")
+        pace, left_s = seat.get("rows_per_s"), seat.get("backlog_s")
         is_at_work = seat.get("state") == "at work"
         table.add_row(
             *([escaped(seat["stage"])] if stages else []),
@@ -60,7 +60,7 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
             seat.get("state", ""),
             f"{seat['answers']:,}",
             f"{seat['answers'] / (whole[seat.get('stage')] or 1):.0%}",
-            f"{speed:,.1f}" if speed else "",
+            speed(pace) if pace else "",
             f"{seat['backlog']:,} ({left_s or 0:,.1f} s)" if is_at_work and "backlog" in seat else "",
             str(seat.get("deaths") or ""),
         )

@@ -44,14 +44,15 @@ def charts(figures: Figures) -> dict[str, str]:
 
 
 def speed(marks: Sequence[dict[str, Any]]) -> str:
-    """Rows in a second over the time at work, restarts marked."""
+    """Rows in a second, or in a minute where they never are one a second, over the time at work, restarts marked."""
     hours, rates = _rates(marks)
     if len(hours) < 2:
         return ""
     unit, scale = _unit(hours[-1])
-    with chart("speed", f"Rows per second over the run: between {min(rates):,.1f} and {max(rates):,.1f}") as drawn:
+    each, rates = ("second", rates) if max(rates) >= 1 else ("minute", 60 * rates)
+    with chart("speed", f"Rows per {each} over the run: between {min(rates):,.1f} and {max(rates):,.1f}") as drawn:
         drawn.axes.plot(hours / scale, rates, color=SERIES)
-        _over_time(drawn.axes, marks, unit, scale, "rows/s")
+        _over_time(drawn.axes, marks, unit, scale, "rows/s" if each == "second" else "rows/min")
     return drawn.svg
 
 

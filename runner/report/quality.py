@@ -15,7 +15,7 @@ from runner.report.figures import Figures
 from runner.results.perplexity import estimate, exp
 from runner.results.quality.lines import LINES, set_facts
 from runner.results.quality.verdict import verdict
-from runner.words import count_of, duration
+from runner.words import count_of, duration, speed
 
 Facts = list[tuple[str, str]]
 MOST_SEATS = 64
@@ -60,7 +60,7 @@ def seat_facts(seats: Sequence[Mapping[str, Any]]) -> Facts:
     facts = []
     for one in seats[:MOST_SEATS]:
         said = [one.get("device"), f"{one['answers']:,} answers ({one['answers'] / whole:.0%})"]
-        said += [f"{one['rows_per_s']:,.1f} rows/s" if one.get("rows_per_s") else None]
+        said += [speed(one["rows_per_s"]) if one.get("rows_per_s") else None]
         said += [count_of(one["deaths"], "death") if one.get("deaths") else None, one.get("state"), one.get("why")]
         facts.append((one["name"], ", ".join(str(part) for part in said if part)))
     return facts

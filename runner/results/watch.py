@@ -106,9 +106,9 @@ def pace_now(marks: list[dict[str, Any]]) -> float:
 
 
 def _course(marks: list[dict[str, Any]]) -> Panel:
-    """Rows/s, slots and memory over the time at work, the newest value beside each curve."""
+    """Speed, slots and memory over the time at work, the newest value beside each curve."""
     table = Table.grid(padding=(0, 1))
-    table.add_row("rows/s", Text(curve(_speeds(marks)), style="cyan"), f"{pace_now(marks):,.1f}")
+    table.add_row("speed", Text(curve(_speeds(marks)), style="cyan"), speed(pace_now(marks)))
     slots = [mark for mark in marks if mark["slots"] is not None]
     if slots:
         full = slots[-1]["slots_total"] or 0

@@ -27,8 +27,8 @@ def test_each_combination_is_a_run_and_the_same_line_goes_on(capsys):
     for sessions in (1, 2):
         assert main(words) == 0
         table = capsys.readouterr().out.splitlines()
-        assert table[0].split() == ["run", "rows", "errors", "accuracy", "rows/s", "output"]
-        assert {line.split()[-5] for line in table[1:]} == {"2"}
+        assert table[0].split() == ["run", "rows", "errors", "accuracy", "speed", "output"]
+        assert {line.split()[-6] for line in table[1:]} == {"2"}
         assert [line.split()[-1] for line in table[1:]] == [f"outputs/s-{x}-text-{n}" for x in "XY" for n in (1, 2)]
         assert {open_run(f"outputs/s-{x}-text-{n}").status["sessions"] for x in "XY" for n in (1, 2)} == {sessions}
     assert open_run("outputs/s-Y-text-2").config["prompt"]["user"] == "Y, {{ text }}"

@@ -219,6 +219,11 @@ def test_the_speed_does_not_jump_at_a_mark_that_follows_closely():
     assert charts._rates(marks)[0][-1] == 30.01
 
 
+def test_the_curve_of_less_than_a_row_a_second_is_in_rows_a_minute():
+    marks = [{"active_s": at, "elapsed_s": at, "finished": at // 20, "session": 1} for at in (20.0, 40.0, 60.0)]
+    assert "Rows per minute over the run: between 3.0 and 3.0" in charts.speed(marks)
+
+
 def write_labels(folder, count, rows):
     names = [f"{'label' if count < 77 else 'what all of the others begin with'} {i:02}" for i in range(count)]
     with (folder / "mail.csv").open("w", newline="") as file:
