@@ -35,6 +35,7 @@ from runner.config.flow import read_value
 from runner.config.groups import GROUPS
 from runner.config.typed import OPEN, field_type, is_text
 from runner.disk import disk_errors, write_text
+from runner.night.notify import masked
 from runner.types import UserError
 from runner.words import first_line
 
@@ -180,6 +181,8 @@ def save(words: Sequence[str], target: str, config_dir: str | None, same: Any) -
     path = Path(target if target.endswith(SUFFIXES) else f"{target}{SUFFIXES[0]}")
     if path.exists():
         raise UserError(f"{path} exists already: choose another name; nothing was written")
+    if any(masked(word) != word for word in words):
+        raise UserError("secrets are not written down: name environment variables, as in notify.webhook='${HOOK}'")
     how = [word for word in words if key_of(word) == RESUME]
     kept = [word for word in words if word not in how]
     meant, text = same(kept), as_file(kept)

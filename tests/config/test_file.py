@@ -59,7 +59,9 @@ def test_a_saved_run_is_the_same_run_and_is_never_overwritten(capsys):
     assert open_run("outputs/one").status["rows"] == 1
 
 
-@pytest.mark.parametrize("wrong", [["~seed"], ["sed=1"], ["-m", "seed=1,2"]])
+@pytest.mark.parametrize(
+    "wrong", [["~seed"], ["sed=1"], ["-m", "seed=1,2"], ["notify.webhook=https://a.example/token"]]
+)
 def test_what_cannot_run_is_not_saved(wrong):
     assert main(["run", "job=generate", *BASE, *wrong, "--save", "conf/mail"]) == 2
     assert not Path("conf").exists()

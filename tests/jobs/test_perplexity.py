@@ -411,7 +411,7 @@ def test_the_documents_of_a_perplexity_are_told_and_kept_in_its_run(words, tmp_p
     assert "whole files joined by the end token" in (tmp_path / "outputs" / "files" / "perplexity.txt").read_text()
     assert runner.open_run(tmp_path / "outputs" / "files").config["dataset"]["document"] == "files"
     assert main(["perplexity", *words, "perplexity.document=pages"]) == 2
-    assert "dataset.document=pages: there is no such kind of document" in capsys.readouterr().err
+    assert "perplexity.document=pages: there is no such kind of document" in capsys.readouterr().err
 
 
 # Like every job

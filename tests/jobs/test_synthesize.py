@@ -299,6 +299,8 @@ def test_repair_keeps_the_last_shard_of_a_run_whose_attempts_are_spent(capsys):
     figures = run(words)
     before = {path.name: path.read_bytes() for path in Path(figures["path"]).glob("data-*")}
     assert figures["finished"] % 16
+    with contextlib.closing(sqlite3.connect(Path(figures["path"], "run.db"))) as database:
+        database.execute("DROP TABLE seats")
     assert cli.main(["repair", figures["path"]]) == 0
     assert f"kept {figures['finished']} rows in {len(before)} shards" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in Path(figures["path"]).glob("data-*")} == before
