@@ -43,9 +43,9 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
     whole = Counter[Any]()
     for seat in seats:
         whole[seat.get("stage")] += seat["answers"]
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     stages = any("stage" in seat for seat in seats)
-    for name in ("stage",) * stages + ("seat", "device", "state", "answers", "share", "speed", "backlog", "deaths"):
+    for name in ("stage",) * stages + ("seat", "device", "state", "answers", "share", "rows", "backlog", "deaths"):
         is_text = name in ("stage", "seat", "device", "state")
         table.add_column(
             name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text, min_width=len(name)
@@ -60,7 +60,7 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
             seat.get("state", ""),
             f"{seat['answers']:,}",
             f"{seat['answers'] / (whole[seat.get('stage')] or 1):.0%}",
-            speed(pace) if pace else "",
+            speed(pace).replace(" rows/", "/") if pace else "",
             f"{seat['backlog']:,} ({left_s or 0:,.1f} s)" if is_at_work and "backlog" in seat else "",
             str(seat.get("deaths") or ""),
         )

@@ -88,7 +88,7 @@ def test_the_output_has_every_row_once_with_the_columns_of_all_stages(mails):
         (["evaluate"], "on 30 rows with a gold label"),
         (["export", "-"], '"stage": "kind"'),
         (["export", "-", "--join", "--where", "stage == sorted", "--columns", "row,text,label"], '"label": "b"'),
-        (["fleet"], "kind     one"),
+        (["fleet"], "kind    one"),
         (["fleet", "--json"], '"stage": "kind", "seat": 1'),
         (["diff", "outputs/mails/sorted"], "100.00% in label"),
         (["report"], "outputs/mails/report.html"),
