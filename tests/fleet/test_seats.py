@@ -193,7 +193,7 @@ def test_the_command_fleet_shows_the_seats(capsys):
     assert sum(one["answers"] for one in shown) == ROWS
     assert main(["fleet", "outputs/fleet"]) == 0
     said = capsys.readouterr().out
-    assert all(word in said for word in ("fake", "ended", "rowmill 0.1.0", "share", "speed"))
+    assert all(word in said for word in ("fake", "ended", "rowmill 0.1.0", "share", "rows"))
     runner.run(runs.overrides("run_name=alone"))
     capsys.readouterr()
     assert main(["fleet", "outputs/alone"]) == 0
