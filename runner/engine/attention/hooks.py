@@ -190,24 +190,30 @@ def _call_instead(
     kind: Any, instead: Callable[[Any, mx.array, SharedKV], mx.array], which: Callable[[Any], bool] = lambda _: True
 ) -> None:
     """Let those modules of a kind go another way whose cache is a SharedKV."""
+
+    def call(plain: Any, self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
+        return instead(self, x, cache) if isinstance(cache, SharedKV) and which(self) else plain(self, x, mask, cache)
+
+    _call_by(kind, call)
+
+
+def _call_by(kind: Any, call: Callable[..., Any]) -> None:
+    """Let modules of a kind be called by ``call``, once; it is given their own ``__call__`` first."""
     plain = kind.__call__
     if getattr(plain, "hooked", False):
         return
 
-    def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
-        return instead(self, x, cache) if isinstance(cache, SharedKV) and which(self) else plain(self, x, mask, cache)
+    def called(self: Any, *given: Any, **named: Any) -> Any:
+        return call(plain, self, *given, **named)
 
-    call.hooked = True  # type: ignore[attr-defined]
-    kind.__call__ = call
+    called.hooked = True  # type: ignore[attr-defined]
+    kind.__call__ = called
 
 
 def _choose_instead(kind: Any) -> None:
     """Let a layer that chooses the keys of another tell its cache how, where that is one of ours."""
-    plain = kind.__call__
-    if getattr(plain, "hooked", False):
-        return
 
-    def call(self: Any, x: mx.array, qr: mx.array, mask: Any, cache: Any = None) -> Any:
+    def call(plain: Any, self: Any, x: mx.array, qr: mx.array, mask: Any, cache: Any = None) -> Any:
         if not isinstance(cache, SharedKV):
             return plain(self, x, qr, mask, cache)
         q = self.wq_b(qr).reshape(*x.shape[:2], self.n_heads, self.head_dim).swapaxes(1, 2)
@@ -217,25 +223,20 @@ def _choose_instead(kind: Any) -> None:
         cache.choose(q[:, :, 0], weights[:, 0], k, self.index_topk)
         return None
 
-    call.hooked = True  # type: ignore[attr-defined]
-    kind.__call__ = call
+    _call_by(kind, call)
 
 
 def _project_by_head(kind: Any) -> None:
     """One matrix product for each head, where many rows of one token would have one for each row and head."""
-    plain = kind.__call__
-    if getattr(plain, "hooked", False):
-        return
 
-    def call(self: Any, x: mx.array, transpose: bool = True) -> mx.array:
+    def call(plain: Any, self: Any, x: mx.array, transpose: bool = True) -> mx.array:
         if x.ndim < 4 or x.shape[2] > 1:
             single: mx.array = plain(self, x, transpose)
             return single
         by_head: mx.array = plain(self, x.transpose(2, 1, 0, 3), transpose)
         return by_head.transpose(2, 1, 0, 3)
 
-    call.hooked = True  # type: ignore[attr-defined]
-    kind.__call__ = call
+    _call_by(kind, call)
 
 
 def _with_shared_kv(module: Any) -> None:
