@@ -165,7 +165,7 @@ class Staged(NamedTuple):
         return cls._make(checked("staged", *values))
 
 
-class Held:
+class Unsealed:
     """Staged rows as they were committed, by shard, so that sealing need not read them again.
 
     When they take too much memory, all are let go.

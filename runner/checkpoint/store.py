@@ -64,7 +64,7 @@ class Store:
         self._layout, self._lease, self._writer = layout, lease, writer
         self._connection = writer.connection
         self._staged: Counter[int] = Counter()  # rows staged for each shard not yet sealed
-        self._held = records.Held()  # those of this session
+        self._unsealed = records.Unsealed()  # those of this session
         self._sealed: set[int] = set()
         self._published = 0  # sealed shards that state.json lists
         self._totals = self._first = Totals()  # now, and when the session began
@@ -168,7 +168,7 @@ class Store:
             self._marks.finish(rows)
             self._marks.note(totals[:5], len(self._sealed))
         self._totals = totals
-        self._staged.update(touched := self._held.add(rows, self._layout.shard_rows))
+        self._staged.update(touched := self._unsealed.add(rows, self._layout.shard_rows))
         self._seal_complete(touched)
 
     def finish(self, outputs: Iterable[Output]) -> None:
@@ -322,7 +322,7 @@ class Store:
 
     def _seal(self, shard: int, span: tuple[int, int]) -> None:
         layout, name = self._layout, shards.shard_file(shard)
-        staged = self._held.take(shard, self._staged[shard]) or records.read_staged(self._connection, _SPAN, span)
+        staged = self._unsealed.take(shard, self._staged[shard]) or records.read_staged(self._connection, _SPAN, span)
         tables = (shards.table(rows, layout) for rows in shards.batches(staged))
         written = write_stream(self.run_dir / name, layout.columns, tables)
         with self._writer.commit():
