@@ -36,6 +36,7 @@ for _name in ("EREMOTEIO", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENOMEDIUM
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 AGAIN = "run the same command again"
 _SQLITE_TROUBLE = {7, 10, 13}  # no memory, the system's error, a full disk
+_NAMED = 12  # of the valid names, in a message
 _LEAST_NAME = 6  # characters, of which a few are too few to tell names apart
 
 
@@ -53,12 +54,12 @@ def number_of(error: object) -> int:
     return next((number for number in MACHINE_TROUBLE if str(error).endswith(os.strerror(number))), 0)
 
 
-def did_you_mean(name: str, valid: list[str], shown: int = 12) -> str:
+def did_you_mean(name: str, valid: list[str]) -> str:
     """``: did you mean 'x'? valid: 'x', 'y'`` for the end of an error message."""
     close = get_close_matches(name, valid, n=1)
     guess = f" (did you mean {close[0]!r}?)" if close else ""
-    rest = f" and {len(valid) - shown} more" if len(valid) > shown else ""
-    return f"{guess}; valid: {', '.join(valid[:shown])}{rest}" if valid else guess
+    rest = f" and {len(valid) - _NAMED} more" if len(valid) > _NAMED else ""
+    return f"{guess}; valid: {', '.join(valid[:_NAMED])}{rest}" if valid else guess
 
 
 def composed(text: str) -> str:

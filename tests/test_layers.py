@@ -16,30 +16,10 @@ ROOT = Path(__file__).parent.parent
 LEAVES = ["early", "types", "bare", "plain", "patterns", "sequences", "keys", "signals", "disk", "cache"]
 LEAVES += ["words", "console"]
 # From the ground up. A room may import those before it; inside of one, anything that closes no circle.
-ROOMS = [
-    *("leaves", "runner.custom", "runner.machine", "runner.models", "runner.text", "runner.data", "runner.engine"),
-    *(
-        "runner.checkpoint",
-        "runner.night",
-        "runner.fleet",
-        "runner.results",
-        "runner.chain",
-        "runner.runs",
-        "runner.report",
-        "runner.config",
-        "runner.export",
-    ),
-    *(
-        "runner.export",
-        "runner.loop",
-        "runner.session",
-        "runner.stages",
-        "runner",
-        "jobs",
-        "runner.cli",
-        "runner.rowmill",
-    ),
-]
+ROOMS = ["leaves"]
+ROOMS += [f"runner.{name}" for name in ("custom", "machine", "models", "text", "data", "engine", "checkpoint", "night")]
+ROOMS += [f"runner.{name}" for name in ("fleet", "results", "chain", "runs", "report", "config", "export", "loop")]
+ROOMS += ["runner.session", "runner.stages", "runner", "jobs", "runner.cli", "runner.rowmill"]
 MOST_FILES, MOST_LINES = 12, 350
 
 

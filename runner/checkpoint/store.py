@@ -101,10 +101,6 @@ class Store:
         Raises UserError: column names clash; another process (named) has the lease; the directory belongs to another
         run (with each difference); the checkpoint is damaged, of another version, or not writable.
         """
-        if durability not in ("process", "power"):
-            raise UserError("checkpoint.durability", "it must be process or power", value=durability)
-        if shard_rows < 1:
-            raise UserError("output.shard_rows", "it must be at least 1", value=shard_rows)
         columns = shards.shard_schema(keep, schema)
         layout = shards.ShardLayout(rows, shard_rows, schema, keep, kept, columns, growth.recorded if growth else None)
         whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}

@@ -49,7 +49,6 @@ def batch_engine(
 ) -> BatchEngine | CopyingEngine:
     """An engine for a loaded model, its sizes chosen for the device where ``conf`` leaves them open."""
     import mlx.core as mx
-    from mlx.utils import tree_reduce
 
     from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
     from runner.engine.engine import BatchEngine
@@ -57,50 +56,56 @@ def batch_engine(
     from runner.engine.tuning import copies_here, costs_here
 
     budget = Budget.of(conf, device, share)
-    sizes: dict[str, Any] = {"batch_size": budget.batch_size, "prefill_tokens": budget.prefill_tokens}
-    sizes["logit_bytes"] = budget.logits
-    weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
     mx.set_cache_limit(budget.work)  # of buffers that MLX keeps for later
-    spare = budget.kv(weights)
-    if spare <= 0:
-        raise UserError(f"the weights take {size(weights)} of {size(budget.limit)}: too little is left", exit_code=3)
-    log.info("weights %s, up to %s for KV caches", size(weights), size(spare))
+    details |= {"batch_size": budget.batch_size, "prefill_tokens": budget.prefill_tokens, "logit_bytes": budget.logits}
+    details |= {"kv_bytes": _spare_bytes(model, budget), "context": settle_positions(model, details.get("context"))}
     if said := device.tuned.said():
         log.info("as rowmill tune found: %s", said)
-    details["context"] = settle_positions(model, details.get("context"))
     try:
         resident = ResidentModel(model, conf.max_kv_size, conf.kv_bits)
     except UnsupportedModelError as problem:
-        from runner.engine.copying.engine import CopyingEngine
-
-        if conf.max_kv_size:
-            raise UserError(
-                "engine.max_kv_size", f"this model's caches cannot be bounded ({problem})", exit_code=3
-            ) from problem
-        if conf.kv_bits:
-            why = f"this model's caches cannot have it ({problem})"
-            raise UserError("engine.kv_bits", why, value=conf.kv_bits, exit_code=3) from problem
-        log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
-        return CopyingEngine(model, kv_bytes=spare, **sizes, **details)
+        return _copying_engine(model, conf, problem, details)
     costs = costs_here(resident, device.place)
     log.info("a shared prefix costs %.0f tokens and %.1f%% of each behind it", costs.snapshot, 100 * costs.level)
     if conf.kv_bits:
         packed.tell(model, conf.kv_bits)
     else:  # copies would take the memory that is to be saved
         details["copies"] = copies_here(resident, device.place)
-    streams = cpu_streams() if device.kind == "cpu" else 1
-    bound = None if device.kind == "cpu" else mx.get_active_memory() + budget.work
     return BatchEngine(
         resident,
-        kv_bytes=spare,
-        bound_bytes=bound,
-        streams=streams,
+        bound_bytes=None if device.kind == "cpu" else mx.get_active_memory() + budget.work,
+        streams=cpu_streams() if device.kind == "cpu" else 1,
         most=budget.most,
         costs=costs,
         draft_tokens=conf.draft_tokens,
-        **sizes,
         **details,
     )
+
+
+def _spare_bytes(model: Any, budget: Budget) -> int:
+    """What the weights leave for KV caches; UserError, exit code 3, if that is nothing."""
+    from mlx.utils import tree_reduce
+
+    weights = tree_reduce(lambda total, array: total + array.nbytes, model.parameters(), 0)
+    spare = budget.kv(weights)
+    if spare <= 0:
+        raise UserError(f"the weights take {size(weights)} of {size(budget.limit)}: too little is left", exit_code=3)
+    log.info("weights %s, up to %s for KV caches", size(weights), size(spare))
+    return spare
+
+
+def _copying_engine(model: Any, conf: EngineConf, problem: Exception, details: dict[str, Any]) -> CopyingEngine:
+    """The engine for a model that cannot share prefixes; UserError, exit code 3, for what it cannot do."""
+    from runner.engine.copying.engine import CopyingEngine
+
+    if conf.max_kv_size:
+        why = f"this model's caches cannot be bounded ({problem})"
+        raise UserError("engine.max_kv_size", why, exit_code=3) from problem
+    if conf.kv_bits:
+        why = f"this model's caches cannot have it ({problem})"
+        raise UserError("engine.kv_bits", why, value=conf.kv_bits, exit_code=3) from problem
+    log.info("this model cannot share prefixes (%s): every row gets a copy", problem)
+    return CopyingEngine(model, **details)
 
 
 def settle_positions(model: Any, context: int | None) -> int | None:

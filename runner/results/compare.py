@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -229,7 +229,7 @@ def _count(
         columns.flips[place] = flip
 
 
-def show_comparison(figures: Comparison, say: Callable[[str], None] = say) -> None:
+def show_comparison(figures: Comparison) -> None:
     """The comparison as text."""
     for name, lines in (("config", figures["configuration"]), ("versions", figures["versions"])):
         for at, differing in enumerate(lines or ["the same"]):

@@ -55,9 +55,7 @@ def label_evaluation(run: Run, source: DataSource, labels: list[str] | None = No
     return {"evaluation": evaluate_labels(run, source, labels)} if source.conf.gold else {}
 
 
-def evaluate_labels(
-    run: Run | Path | str, source: DataSource, labels: list[str] | None = None, column: str = LABEL
-) -> LabelFigures:
+def evaluate_labels(run: Run | Path | str, source: DataSource, labels: list[str] | None = None) -> LabelFigures:
     """The figures of a run's labels against the gold column of its data set; see ``Evaluation.figures``.
 
     Without ``labels`` they are those that occur in the output or the gold column.
@@ -67,7 +65,7 @@ def evaluate_labels(
     def name(value: Any) -> str | None:
         return source.gold_name(value, labels or ())
 
-    return Evaluation(run, labels, input_column(source, source.conf.gold or ""), name, column).figures()
+    return Evaluation(run, labels, input_column(source, source.conf.gold or ""), name, LABEL).figures()
 
 
 def evaluate_run(

@@ -92,22 +92,14 @@ def prepare(config: Config, standing_in: DataSource | None = None) -> Prepared:
     ``standing_in``: rows like those that the run will have, where it cannot have them yet.
     """
     conf = config.conf
-    run_dir = Path(conf.output.dir) / config.run_name
-    if conf.resume == "force":
-        with disk_errors(run_dir):
-            run_dir = fresh_dir(run_dir)
-        log.info("resume=force: starting over in %s", run_dir)
-    if is_chain(run_dir):
-        raise UserError(f"{run_dir} belongs to a chain: choose another run_name")
+    run_dir = _run_dir(config)
     before = None if conf.resume == "extend" and conf.dataset.path != STDIN else run_dir  # a named pipe is read again
     source = standing_in or open_source(
         conf.dataset, conf.offline, before, job_folders(config.config_dir), conf.modules
     )
     date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)
-    variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
-    prompter = Prompter(conf.prompt, tokenizer, date, variables, conf.engine.think_tokens)
-    _check_thinking(conf.engine, prompter)
+    prompter = _prompter(conf, tokenizer, date)
     hooks = Hooks.of(config.job)
     own = list(hooks.variables.variables()) if hooks.variables else []
     prompter.check_templates(source.column_names, own, source.written)
@@ -121,9 +113,7 @@ def prepare(config: Config, standing_in: DataSource | None = None) -> Prepared:
     attempts = _attempts(hooks.attempts) if hooks.attempts else None
     if conf.resume == "extend":
         _check_extend(conf, attempts)
-    structure = _structure(config)
-    if structure is not None:
-        structure = structure.as_recorded(job_columns_before(run_dir))
+    structure = _structure(config, run_dir)
     if hooks.structured:
         with calling("take_structure"):
             hooks.structured.take_structure(structure, conf.output.raw)
@@ -134,6 +124,25 @@ def prepare(config: Config, standing_in: DataSource | None = None) -> Prepared:
         log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
     opened = (source, prompter, folder, model_config, device)
     return Prepared(config, job, hooks, run_dir, *opened, date, keep, structure, attempts)
+
+
+def _run_dir(config: Config) -> Path:
+    """Where the run lies, or with resume=force is to begin anew."""
+    run_dir = Path(config.conf.output.dir) / config.run_name
+    if config.conf.resume == "force":
+        with disk_errors(run_dir):
+            run_dir = fresh_dir(run_dir)
+        log.info("resume=force: starting over in %s", run_dir)
+    if is_chain(run_dir):
+        raise UserError(f"{run_dir} belongs to a chain: choose another run_name")
+    return run_dir
+
+
+def _prompter(conf: RunConf, tokenizer: Any, date: str) -> Prompter:
+    variables = {"reasoning_effort": conf.engine.reasoning_effort} if conf.engine.reasoning_effort else {}
+    prompter = Prompter(conf.prompt, tokenizer, date, variables, conf.engine.think_tokens)
+    _check_thinking(conf.engine, prompter)
+    return prompter
 
 
 def _kept_before(run_dir: Path) -> dict[str, str] | None:
@@ -158,8 +167,8 @@ def _refuse_keep(wanted: list[str] | None) -> list[str]:
     return []
 
 
-def _structure(config: Config) -> Structure | None:
-    """What answers must look like, if the configuration says so."""
+def _structure(config: Config, run_dir: Path) -> Structure | None:
+    """What answers must look like, if the configuration says so; in a run begun before, as they did then."""
     folders = [Path.cwd(), *([Path(config.config_dir)] if config.config_dir else [])]
     structure = read_structure(config.conf.output, config.conf.prompt.output, folders)
     if structure is None:
@@ -168,7 +177,7 @@ def _structure(config: Config) -> Structure | None:
         log.warning("%s", note)
     if problem := trial(structure.body):
         raise UserError(structure.key, f"it is too complex to follow, so that rows would fail: {problem}")
-    return structure
+    return structure.as_recorded(job_columns_before(run_dir))
 
 
 def retrying(config: Config, structure: Structure | None, prompter: Prompter) -> Job:

@@ -179,18 +179,9 @@ def work(
     store.note({DOING: "loading the model"})
     engine = _engine(ready, store, stop, night)
     store.start(engine.gauge)
-    grammars = answer_grammars(ready.prompter.channels, ready.prompter.answer_prefix)
-    free = free_grammar(ready.prompter.channels, ready.prompter.stop)
-    grammar = free if ready.structure is None else grammars(ready.structure.body)
-    sampling, context = conf.engine.sampling(), ready.context
-    defaults = Defaults(conf.engine.max_tokens, sampling, conf.seed, grammar, grammars, context)
-    plan = Plan(engine.costs)
+    others = Answers(scope(ready)) if conf.cache else None
+    feed, defaults, plan = _feed(ready, store, limit), _defaults(ready), Plan(engine.costs)
     window = conf.engine.window
-    if ready.attempts is None:
-        feed: Feed = RowFeed(ready.source, store, limit)
-    else:
-        feed = AttemptFeed(ready.attempts, store, limit)
-    others = Answers(scope(ready)) if ready.config.conf.cache else None
     loop = Loop(ready.job, feed, ready.prompter, engine, store, defaults, window, stop.is_asked, others, plan)
     began = time.perf_counter()
     try:
@@ -217,6 +208,22 @@ def work(
         raise KeyboardInterrupt
     if limit is None:
         raise RuntimeError(f"the loop ended after {store.totals().finished} of {ready.rows} rows")
+
+
+def _feed(ready: Prepared, store: Store, limit: int | None) -> Feed:
+    """Where rows come from: the data set, or attempts to make them."""
+    if ready.attempts is None:
+        return RowFeed(ready.source, store, limit)
+    return AttemptFeed(ready.attempts, store, limit)
+
+
+def _defaults(ready: Prepared) -> Defaults:
+    """What holds for requests that do not say otherwise."""
+    conf, channels = ready.config.conf, ready.prompter.channels
+    grammars = answer_grammars(channels, ready.prompter.answer_prefix)
+    free = free_grammar(channels, ready.prompter.stop)
+    grammar = free if ready.structure is None else grammars(ready.structure.body)
+    return Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed, grammar, grammars, ready.context)
 
 
 @contextlib.contextmanager

@@ -549,8 +549,6 @@ def test_power_durability_gives_the_same_bytes(tmp_path):
     finish_all(tmp_path / "a")
     finish_all(tmp_path / "b", durability="power")
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
-    with pytest.raises(UserError, match="process or power"):
-        open_store(tmp_path / "c", durability="hope")
 
 
 def test_the_status_of_a_run_reads_each_record_once(tmp_path, monkeypatch):
