@@ -1,15 +1,19 @@
 """Which label a freely written answer means.
 
-A label that words of negation stand beside ("not spam", "不是正面") is not meant. Articles and prepositions that are
-written to the word behind them may stand before a label of three letters or more. With a root of three letters most of
-them make another word ("מספר", a number, of "ספר", a book), so that only Hebrew's and, the, in and to, and the Arabic
-article with what comes before it, may stand before such a label. A label of one Chinese letter is a word where no other
-letter stands beside it that would make another word of the two.
+A label that its clause denies ("not a very positive review", "不太正面", "spam: no") is not meant. One that the answer
+begins with is, unless the answer lists others there ("spam or ham"). Where these rules are in doubt they leave no label
+or two, and the row is an error.
+
+Articles and prepositions that are written to the word behind them may stand before a label of three letters or more.
+With a root of three letters most of them make another word ("מספר", a number, of "ספר", a book), so that only Hebrew's
+and, the, in and to, and the Arabic article with what comes before it, may stand before such a label. A label of one
+Chinese letter is a word where no other letter stands beside it that would make another word of the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import regex
 
@@ -34,18 +38,49 @@ _LEAST = 3  # letters of a label that may have them: shorter ones end too many o
 _HAN = regex.compile(r"\p{Han}")
 _HAN_BEFORE, _HAN_AFTER = (rf"[\p{{Han}}--[{letters}]]" for letters in ("是为為即選选很最非不没沒", "的了吗嗎呢吧啊"))
 
+# What denies a label: before it, with up to five words of the same clause between ("not a very positive review").
 _NEGATIONS = (
-    r"not|n['\u2019]t|never|nor|nicht|kein(?:e[mnrs]?)?|weder|pas|ni|aucune?|não|nem|niet|geen|ikke|inte|nie|не|ни|ні|bukan"
-    r"|tidak|không|chẳng|नहीं|न|و?ليست?|غير|\u05d5?לא|אינו|אינה|איננו|안"
+    r"not(?!\s+(?:only|just|merely))|(?:is|are|was|were|do|does|did|would|could|should|ca)nt|n['\u2019]t|cannot|never|nor"
+    r"|neither|no(?!\s+(?:doubt|question)|\s+s[oó]lo)|nothing(?!\s+but)|without(?!\s+(?:an?y?\s+)?doubt)|hardly|barely"
+    r"|scarcely|unlikely|far\s+from|anything\s+but|(?:rather|other)\s+than|instead\s+of|opposed\s+to"
+    r"|nicht(?!\s+nur)|kein(?!\s+zweifel)(?:e[mnrs]?)?|weder(?:\W+\w+){1,4}?\W+noch|weder|keine(?:sweg|sfall)s|nie(?:mals)?|ohne(?!\s+zweifel)|kaum"
+    r"|pas|ni|non(?!\s+seulement|\s+solo)|jamais|sans(?!\s+(?:aucun\s+)?doute)|aucune?|sin(?!\s+duda)|ning[uú]na?|nunca|tampoco"
+    r"|não|nem|sem(?!\s+dúvida)|nenhuma?|senza(?!\s+dubbio)|né|niet|geen|ikke|inte|не(?!\s+только)|ни|нет|без(?!\s+сомнен)"
+    r"|ні|bukan|tidak|không|chẳng|नहीं|न|و?ليست?|غير|\u05d5?לא|אינו|אינה|איננו|안"
 )
-_ARTICLES = r"(?:\s+(?:an?|the|any|eine?[mnrs]?|de[mnrs]?|die|das|une?|les?|la|[dl]['\u2019]|een|het|phải(?:\s+là)?))?"
-_OF_SPACELESS = "不是|并非|並非|不|没有|沒有|没|沒|非|未|无|無|ไม่ใช่|ไม่|ບໍ່ແມ່ນ|ບໍ່|មិនមែន|មិន"
+_TURNS = r"but|because|since|hence|therefore|thus|sondern|aber|weil|mais|pero|sino|porque|но|\u0430|אלא"
+_END_OF_CLAUSE = r".,;:!?\u2013\u2014\u060c\u061b\n"
+_SIGNS = rf"(?:(?!\s-+\s)[^\w{_END_OF_CLAUSE}])"
+_OF_SPACELESS = (
+    r"(?:并非|並非|不(?!仅|僅|但|只|错|錯|得不)|没有?|沒有?|非(?!常)|未|无(?!疑)|無(?!疑))"
+    r"[是太很怎么麼那够夠特别別算得上能说說属屬于於为為会會十分完全真可以被称稱一个個条條篇种種任何]{0,7}"
+    r"|ไม่(?:ใช่|ค่อย|ได้|เป็น|น่าจะ|ถือว่า)*|ບໍ່(?:ແມ່ນ)?|មិន(?:មែន)?"
+)
+_WORD_OF_CLAUSE = rf"{_SIGNS}+(?!(?:{_TURNS})(?!\w))\w+"
+_OTHER = rf"(?:{_SIGNS}+\w+)?{_SIGNS}+(?:n?or|oder|noch|ou|o|ni|или|ни)(?!\w)"
 _NOT_BEFORE = regex.compile(
-    rf"(?<![\w'\u2019])(?:\w+(?=n['\u2019]t))?(?:{_NEGATIONS}){_ARTICLES}[\s\"'“«*_]+$|(?:{_OF_SPACELESS})[\s\"'“「『【*_]*$"
+    rf"(?<![\w'\u2019])(?:\w+(?=n['\u2019]t))?(?:{_NEGATIONS})(?!\w)"
+    rf"(?:(?:{_WORD_OF_CLAUSE}){{0,5}}+(?:{_OTHER})?{_SIGNS}*|\s+)\Z"
+    rf"|(?<!\w)(?:non|un|anti)-\Z|(?:{_OF_SPACELESS})[\s\"'“「『【*_]*\Z|~~\Z"
 )
+_FAR = 200  # characters that are searched for a negation
+_QUOTES = r"[\s\"'`”」』】*_]*"
 _NOT_AFTER = regex.compile(
-    r"[\s\"'”」』】*_]*(?:(?:では|じゃ)(?:な[いくか]|あり?ません)|[이가]?\s*(?:아니|아닌|아닙)|(?:적이)?지\s*않"
-    r"|\s+değil|\s+नहीं)"
+    rf"{_QUOTES}(?:(?:という|な)?(?:わけ|もの|内容)?(?:では|じゃ|で)(?:な[いくか]|あり?ません)|と[はも](?:言|い|思|呼)[えべ](?:な[いく]|ません)"
+    r"|[이가]?\s*(?:아니|아닌|아닙)|적인\s*것[은이]\s*아니|(?:적이)?지\s*않|(?:적이)?라고\s*(?:는\s*)?\w+\s*(?:수\s*(?:는\s*)?없|어렵|힘들)"
+    r"|(?:\s+\w+){0,2}\s+(?:değil|नहीं)|(?:[^\S\n]+\w+){1,4}[^\S\n]+(?:not|nicht|niet|inte|ikke)\s*(?:[.!?\n]|$)"
+    r"|[:=]\W*(?:no|false|nein|non|нет|否|0(?:\.0+)?(?!\.?\d))\s*(?:[^\w\s]|\Z)"
+    r"|\?+[\s\"'”*]+(?!yes|yeah|ja|oui|s[ií]|да)\w)"
+)
+# What stands between labels that an answer lists without choosing one: "spam or ham", {"spam": 0.1, "ham": 0.9}.
+_OR = r"and|n?or|und|oder|noch|et|ou|y|e|o|и|или|ни|ve|veya|ya da|و|أو|או|和|与|與|或者?|还是|還是|と|または|か|또는"
+_LISTED = regex.compile(rf"[^\w\n]*(?:{_OR})(?!\w)[^\w\n]*|\W*[:=]\W*\d[\d.,%]*\W*|[^\w\n]*(?P<bare>)")
+_END_OF_PART = regex.compile(r"[^\S\n]*(?:[^\w\s]|\n|\Z)")
+_BEFORE_A_NOUN = regex.compile(r"[a-z][^\S\n]+\w")
+# A whole number is none within another number, in a range or as what another one is out of.
+_NUMBER_BEFORE, _NUMBER_AFTER = (
+    r"(?<!\d[.,\u2044]|(?<!\w)[-\u2212]|\d\s*[-\u2013\u2014/]\s*|\bout\s+of\s+)",
+    r"(?:\.0{1,2})?(?![.,\u2044]?\d|\s*[-\u2013\u2014]\s*\d)",
 )
 
 
@@ -66,20 +101,37 @@ class Matcher:
         if exact := self._exact.get(answer.strip()):
             return exact
         text = folded(answer)
-        found = self._spans(text)
-        first = {name for start, name in found if not any(map(str.isalnum, text[:start]))}
-        names = first or {name for _, name in found}
+        names = {name for _, _, name in _chosen(text, self._spans(text))}
         if len(names) == 1:
             return names.pop()
         what = "more than one label" if names else "no label"
         raise RowError("unmatched label", f"{what} in the answer {answer[:80]!r}")
 
-    def _spans(self, text: str) -> list[tuple[int, str]]:
-        """Where words with labels begin, those inside of a longer label left out."""
+    def _spans(self, text: str) -> list[tuple[int, int, str]]:
+        """Where words with labels begin and end, those inside of a longer label and those that are denied left out."""
         hits = [(hit, name) for name, pattern in self._patterns.items() for hit in pattern.finditer(text)]
-        labels = [hit.span("label") for hit, _ in hits]
-        whole = [(hit, name) for hit, name in hits if not any(_inside(hit.span("label"), one) for one in labels)]
-        return [(hit.start(), name) for hit, name in whole if not _is_negated(text, *hit.span("label"))]
+        inside = _inside({hit.span("label") for hit, _ in hits})
+        whole = [(hit, name) for hit, name in hits if hit.span("label") not in inside]
+        return [(*hit.span(), name) for hit, name in whole if not _is_denied(text, *hit.span("label"))]
+
+
+def _chosen(text: str, found: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """The labels that the answer begins with, unless it only lists labels there; else all that it has."""
+    first = [hit for hit in found if _is_first(text, *hit[:2])]
+    end = max((end for _, end, _ in first), default=len(text))
+    lists = any(other[0] >= end and other[2] != first[0][2] and _lists(text, end, other) for other in found)
+    return first if first and not lists else found
+
+
+def _is_first(text: str, start: int, end: int) -> bool:
+    is_article = end - start == 1 and _BEFORE_A_NOUN.match(text, start)
+    return not is_article and not any(map(str.isalnum, text[:start]))
+
+
+def _lists(text: str, end: int, other: tuple[int, int, str]) -> bool:
+    start, other_end, _ = other
+    between = _LISTED.fullmatch(text, end, start)
+    return between is not None and (between["bare"] is None or _END_OF_PART.match(text, other_end) is not None)
 
 
 def _pattern(surface: str) -> regex.Pattern[str]:
@@ -92,6 +144,8 @@ def _pattern(surface: str) -> regex.Pattern[str]:
     text = regex.escape(surface[:start]) + between + regex.escape(surface[end:])
     before = _before(surface[:1]) + _prefix(surface)
     label = f"{before}(?P<label>{_fused(text)}){_after(surface[-1:])}"
+    if surface.isdecimal():
+        label = f"{_NUMBER_BEFORE}{label}{_NUMBER_AFTER}"
     return regex.compile(
         f"(?V1)(?<!{_HAN_BEFORE}){label}(?!{_HAN_AFTER})" if _is_one_letter(surface) else f"(?V1){label}"
     )
@@ -101,8 +155,8 @@ def _is_one_letter(surface: str) -> bool:
     return len(surface) == 1 and _HAN.match(surface) is not None
 
 
-def _is_negated(text: str, start: int, end: int) -> bool:
-    return bool(_NOT_BEFORE.search(text, 0, start) or _NOT_AFTER.match(text, end))
+def _is_denied(text: str, start: int, end: int) -> bool:
+    return bool(_NOT_BEFORE.search(text, max(0, start - _FAR), start) or _NOT_AFTER.match(text, end))
 
 
 def _prefix(surface: str) -> str:
@@ -126,5 +180,8 @@ def _after(letter: str) -> str:
     return "" if _ALONE.match(letter) or _KOREAN.match(letter) else f"(?!{_LETTER})"
 
 
-def _inside(span: tuple[int, int], other: tuple[int, int]) -> bool:
-    return span != other and other[0] <= span[0] and span[1] <= other[1]
+def _inside(spans: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Those that lie within another one."""
+    ordered = sorted(spans, key=lambda span: (span[0], -span[1]))
+    reaches = accumulate((end for _, end in ordered), max, initial=-1)
+    return {span for span, reach in zip(ordered, reaches, strict=False) if span[1] <= reach}

@@ -21,7 +21,8 @@ SPACELESS = rf"[{_LONE}\p{{{_RUNS}}}\u30fc]"
 _WORD = regex.compile(rf"(?V1)[{_LONE}&&\p{{Letter}}]\p{{M}}*|[\w--[{_LONE}&&\p{{Letter}}]]+")
 _LETTERS = {regex.compile(rf"(?V1)[\p{{{script}}}&&\p{{L}}]"): size for script, size in _LETTERS_A_WORD.items()}
 _ANY_LONE = regex.compile(rf"(?V1)[{_LONE}&&\p{{L}}]")
-_POINTS = regex.compile(r"(?V1)[\p{Mn}&&[\u0591-\u05c7\u064b-\u065f\u0670]]|\u0640|(?<=i)\u0307")
+_NO_WIDTH = r"\u00ad\u200b\u2060\ufeff"
+_POINTS = regex.compile(rf"(?V1)[\p{{Mn}}&&[\u0591-\u05c7\u064b-\u065f\u0670]]|(?<=i)\u0307|[\u0640{_NO_WIDTH}]")
 NO_WORD = regex.compile(r"\W+")
 _CHARACTER = regex.compile(r"\X")
 
@@ -83,7 +84,7 @@ def middle(text: str) -> int:
 
 
 def folded(text: str) -> str:
-    """The text as it is looked for: without case and width, Arabic and Hebrew without points."""
+    """The text as it is looked for: without case, width and marks of no width, Arabic and Hebrew without points."""
     if text.isascii():
         return text.casefold()
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
