@@ -64,7 +64,7 @@ class Label:
 
     With ``job.method=choice`` the model scores every label as a continuation of the prompt, and the likeliest one wins.
     With ``job.method=generate`` it writes freely, and the one label in its answer counts: a whole word (behind Hebrew
-    and Arabic articles and prepositions, too), not denied ("not spam", "spam: no"). None, or more than one, is an error row.
+    and Arabic articles and prepositions, too), not denied ("not spam", "spam: no"). None or several: an error row.
 
     Labels are names or, where the model should see something else, ``{name: ..., surface: ..., description: ...}``; in
     YAML, names may also map to descriptions. The template finds them in ``labels``. More than 20 labels are scored only
