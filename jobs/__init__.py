@@ -50,8 +50,8 @@ A run also calls these methods, if the job has them:
     ``begin(found)``: To get what ``prelude`` returned, in every session of the run.
     ``attempts()``: To make rows of its own (``rowmill.Attempts``) instead of one for each row of the data set.
     ``choice_names()``: What the choices of its first request are called, in their order; ``preview`` shows them.
-    ``fingerprint()``: What the files that its output depends on hold, in short or as a mapping that stands for keys of
-        the job: a run does not go on with others.
+    ``fingerprint()``: A hash of the files that its output depends on, or a mapping that stands for keys of the job: a
+        run does not go on where it differs.
     ``example(row, gold)``: The row as a few-shot example (``rowmill.Example``), its answer as the model would write it;
         None for none. Without it the answer is the gold label, text or JSON.
     ``answer_columns()``: Where several columns have right answers: their names, with the labels that may stand in each;

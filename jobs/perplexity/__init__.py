@@ -1,17 +1,17 @@
 r"""The command ``perplexity``: from overrides to windows in a checkpoint to a table of variants.
 
-It cuts a text into windows, commits each batch of them, and writes one table of all variants with standard errors and
-the differences from the first, as text, Markdown and JSON. ``--self-check`` compares a batch with forward passes one
-by one.
+``rowmill perplexity`` cuts a text into windows, commits each batch of them, and writes one table of all variants with
+standard errors and the differences from the first, as text, Markdown and JSON. ``--self-check`` compares a batch with
+forward passes one by one.
 
     rowmill perplexity -m model=gpt_oss_20b_q8g64,gpt_oss_20b_q6g32 dataset=text dataset.path=book.txt
 
 Each variant is a run like any other: supervised, in the hours that ``schedule`` allows, with ``notify``, resumed by
 the same command, in a folder with ``run.log`` and ``report.html`` that ``status``, ``watch``, ``export`` and ``diff``
-read. A sweep computes its variants one after the other; an interrupted one goes on where it was. Windows that were at
-work when the process died are tried again, those of two deaths alone; none is ever left out, for that would change the
-result. With ``fleet=local`` or ``fleet=ray`` several GPUs or machines score them (see ``rowmill help fleet``), and the
-result is the same to rounding. The tables of one variant lie in its folder as ``perplexity.txt``, ``.md`` and
+read. A sweep computes its variants one after the other; an interrupted one goes on where it was. Windows in progress
+when the process died are tried again, after a second death each by itself; none is ever left out, as that would change
+the result. With ``fleet=local`` or ``fleet=ray`` several GPUs or machines score them (see ``rowmill help fleet``), and
+the result is the same to rounding. The tables of one variant lie in its folder as ``perplexity.txt``, ``.md`` and
 ``.json``, those of a sweep beside its runs, under its ``run_name`` or a name made of its variants.
 
 The output has a row for each window, with these columns beside ``error`` and ``usage``:

@@ -1,7 +1,7 @@
 """The command ``tune``: what is fastest for a model on this machine, measured once and used by later runs.
 
-Nothing needs it: a run finds its batch size while it works, and has measured what sharing a prefix costs. ``tune``
-takes some minutes to try everything that is chosen, where a run takes a default or a quick look, and keeps it:
+No run needs it: a run finds its batch size while it works, and measures once what sharing a prefix costs. ``tune``
+takes a few minutes to try all that a run decides by a default or a quick measurement, and keeps what it finds:
 
     rowmill tune model=gpt_oss_20b_q6g32
     rowmill tune tune.quick=true
@@ -11,18 +11,18 @@ What it measures, on made-up tokens:
     ``ways``: A decode step's attention over one shared copy of a prefix, and over a copy for each sequence, by the
         number of sequences and the length of the prefix. Runs take the faster way.
     ``prefill``: Prompt tokens a second by the number of them in a step.
-    ``decode``: Tokens a second by the number of sequences at once. A run begins with the number that is chosen, and
+    ``decode``: Tokens a second by the number of sequences at once. A run begins with the number that was chosen, and
         still takes more if that makes it faster.
     ``buffers``: On Metal, both of these by the size of command buffers, in a process of its own for each.
 
-What may be best is measured three times, in turns with what is usual: medians are compared, and what is usual stays
-unless something else is faster in every turn, and by 3% (command buffers: by 2%). So what other programs do meanwhile
-seldom makes a choice; they should rest all the same. On a slow machine the largest sizes are not tried.
+Candidates are measured three times, in turns with the usual setting. That one stays unless another is faster in every
+turn, and by 3% in the median (command buffers: 2%), so that the load of other programs rarely decides; close them all
+the same. On a slow machine the largest sizes are not tried.
 
-What is measured is kept as it comes: after an interruption the same command goes on with the rest; once all is there,
-it measures anew. It counts for models of the same dimensions with the same ``engine.kv_bits`` and
+Each measurement is kept at once: after an interruption the same command goes on with the rest, and after a complete one
+it measures anew. Results apply to models of the same dimensions with the same ``engine.kv_bits`` and
 ``engine.max_kv_size`` on this machine, until MLX or rowmill is updated. Keys that you set yourself
-(``engine.batch_size``, ``engine.prefill_tokens``) count more.
+(``engine.batch_size``, ``engine.prefill_tokens``) take precedence.
 
 The table is for you; ``tune.json`` in ``output.dir`` is for whoever works on rowmill: times, versions, the device and
 its memory, the model's dimensions, and no path, user or host name (see ``rowmill help metal``).

@@ -86,8 +86,8 @@ class CheckpointConf:
     """How safely answers are stored.
 
     Attributes:
-        durability: what a power cut may take: with process the answers of the last second, which are computed again;
-            with power none, for every commit waits for the disk. No death of a process takes any.
+        durability: What a power cut may take. process: the answers of the last second, which are computed again; power:
+            nothing, as every commit waits for the disk. The death of a process never takes any.
     """
 
     durability: str = key("process", among=("process", "power"))

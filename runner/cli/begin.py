@@ -100,8 +100,9 @@ def new(options: argparse.Namespace) -> int:
 
 def completion_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rowmill completion {bash,zsh}"
-    parser.epilog = "bash: rowmill completion bash > ~/.local/share/bash-completion/completions/rowmill   "
-    parser.epilog += "zsh: rowmill completion zsh > _rowmill, in a folder of $fpath"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # each command in a line
+    parser.epilog = "bash: rowmill completion bash > ~/.local/share/bash-completion/completions/rowmill\n"
+    parser.epilog += "zsh:  rowmill completion zsh > _rowmill, in a folder of $fpath"
     parser.add_argument("shell", metavar="SHELL", choices=["bash", "zsh", "words"], help="bash or zsh")
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # what the scripts ask for
 

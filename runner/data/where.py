@@ -10,7 +10,7 @@
 As in SQL, a comparison with a null cell is neither true nor false, and such a row is left out unless ``is null`` asks
 for it. Whether a column holds numbers or texts that read as numbers makes no difference: a number literal compares as a
 number, a quoted one with ``==`` and ``!=`` as it is written, and with ``<`` and ``>`` as a number where the cell reads
-as one. Of a list, one member has to be so: ``labels == price``; ``!=`` means that none of them is the one.
+as one. Of a list, one member has to match (``labels == price``); ``!=`` means that no member does.
 """
 
 from __future__ import annotations

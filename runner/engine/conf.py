@@ -24,14 +24,14 @@ class EngineConf:
             prompt's hash, to try out a configuration in a second.
         batch_size: The number of sequences computed together. null: found while the run is at work.
         prefill_tokens: The number of prompt tokens in one step. null: chosen for the device.
-        draft_tokens: The most tokens of an answer that are guessed at a time and verified together, from what followed
-            the latest ones where they stood before, in the prompt or in the answer (prompt lookup). null: where few
-            sequences are left and it is measured to be faster; 0: never; a number: always (`rowmill help drafts`).
+        draft_tokens: The most tokens of an answer that are guessed at a time from the text so far and verified together
+            (prompt lookup). null: as many as are measured to be faster where few sequences are left; 0: none; a number:
+            always (see ``rowmill help drafts``).
         memory_gb: The memory for weights and KV caches together. null: what the device has to give.
         max_kv_size: The number of tokens of a row that attention sees: the first 4 and the latest ones. null: all.
-        kv_bits: 8 or 4: keys and values are held in so many bits, in groups of 64, which takes 53% or 28% of the memory
-            of 16 bits; answers become others, as ``rowmill perplexity -m engine.kv_bits=null,8,4`` tells. Layers with a
-            window, latent KV and recurrent states stay as they are. null: as computed.
+        kv_bits: Hold keys and values in 8 or 4 bits, in groups of 64, which takes 53% or 28% of the memory of 16 bits.
+            Answers change; ``rowmill perplexity -m engine.kv_bits=null,8,4`` shows by how much. Layers with a window,
+            latent KV and recurrent states stay as they are. null: as computed.
         window: The number of rows read ahead. Their prompts are sorted and share what they have in common, at a cost
             of 12 to 16 kB of memory for every 1,000 tokens.
         max_tokens: The length limit of an answer.

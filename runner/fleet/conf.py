@@ -2,9 +2,9 @@ r"""The group ``fleet`` of the configuration.
 
 A run can be computed by several *seats*, processes with the model each, on one machine or on many. The machine on which
 it was started reads the data and writes the run's folder; the others only compute. What comes out is the same, and a
-run that was begun on one machine can be resumed on three, and back: only ``fleet=`` is another.
+run that was begun on one machine can be resumed on three, and back: only ``fleet=`` changes.
 
-Several GPUs of one machine are seats with one word, and nothing to install: ``rowmill run ... fleet=local``.
+For several GPUs of one machine, one word is enough, and nothing has to be installed: ``rowmill run ... fleet=local``.
 
 Several machines are a Ray cluster. First the token: whoever reaches a port of Ray can run any program on all of its
 machines. After ``pip install -e '.[ray]'`` on all of them, on one of them, once:

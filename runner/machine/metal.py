@@ -7,17 +7,17 @@ What is known:
 
     ``macOS``: MLX 0.32 needs macOS 14 and a Mac with Apple silicon; Python must be an arm64 build.
     ``memory``: Weights, KV caches and work space together may take what Metal recommends as the largest working set:
-        two thirds to three quarters of the memory. ``engine.memory_gb`` says less; for more, raise the system's limit
-        first, in MB and until the next start: ``sudo sysctl iogpu.wired_limit_mb=28672`` on a Mac of 32 GB. Leave 4 GB
-        at least to the system. From macOS 15 on what the model takes stays resident while a run works.
-    ``what fits``: ``rowmill preview`` tells before anything is loaded; ``rowmill help engine`` has an example.
+        two thirds to three quarters of the memory. ``engine.memory_gb`` lowers it; to raise it, first raise the
+        system's limit, in MB and until the next restart: ``sudo sysctl iogpu.wired_limit_mb=28672`` on a Mac with
+        32 GB. Leave at least 4 GB to the system. From macOS 15 on, the model's memory stays resident while a run works.
+    ``what fits``: ``rowmill preview`` says so before anything is loaded; ``rowmill help engine`` has an example.
     ``sleep``: The Mac stays awake while a run works (``rowmill help night``).
-    ``kernels``: The kernels of rowmill's own are for CUDA. On Metal everything is computed by MLX's operations, on
-        weights as they are stored, and there are no kernels of rowmill's to compile.
+    ``kernels``: rowmill's own kernels are for CUDA. On Metal, MLX's operations compute everything, on weights as they
+        are stored, and there is nothing to compile.
 
 What is not known, as nobody has measured it:
 
-    ``speed``: How many rows a second any Mac computes, beside mlx-lm or in itself.
+    ``speed``: How many rows a second a Mac computes, by itself or compared with mlx-lm.
     ``shared prefixes``: Whether attention over one shared copy of a prefix is faster than over a copy for each
         sequence. Others have found it slower for 4 and 8 sequences on an M1 Ultra. The first run of a model measures
         both on one layer, which takes some seconds, and takes the faster way by batch size and length.
@@ -27,7 +27,7 @@ What is not known, as nobody has measured it:
     ``batch size``: A run begins with 32 sequences and takes more while that makes it faster, up to 256.
     ``prompts``: 2,048 prompt tokens go into a step.
 
-In some minutes this measures all of it for a model, keeps it for later runs, and writes one file:
+This measures all of it for one model in a few minutes, keeps it for later runs, and writes one file:
 
     rowmill tune model=gpt_oss_20b_q6g32
 

@@ -9,25 +9,23 @@ After any other end, run the same command again. Finished rows are kept, and rec
 Ctrl-C, SIGTERM and SIGHUP (a terminal that closes; not under ``nohup``) end a run after the step in progress and print
 the command that continues it. If the prompt, the data, the model or the job has changed since, the run refuses and
 shows what differs: use another ``run_name``, or ``resume=force``, which starts over in a fresh folder and deletes
-nothing. Data files may move, since it is their contents that count; of a job or filter of your own, its Python files
-count, too. ``resume=errors`` tries rows with an error once more, say on a machine with more memory: what failed is
-asked again, all other answers are kept.
+nothing. Data files may move, since only their contents count; so do the Python files of a job or filter of your own.
+``resume=errors`` tries rows with an error once more, say on a machine with more memory: what failed is asked again, all
+other answers are kept.
 
-When rows were added to the data, the same command with ``resume=extend`` computes them alone; nobody minds if there are
-none, or no run yet:
+When rows were added to the data, the same command with ``resume=extend`` computes them alone. It can be used every
+time: where there are no new rows, or no run yet, it does what the command does without it.
 
     rowmill run job=generate dataset=csv dataset.path=mail.csv 'prompt.user=Answer this mail. Mail: {{ text }}' \
         run_name=answered resume=extend
 
-What was there before is verified: every shard that is sealed has hashes of its input rows. Rows that changed, moved or
-are gone are named, and nothing is computed. With ``dataset.key=id``, a column that identifies rows, they may: rows come
-in any order, those whose prompt changed are computed again, and those that are gone leave the output, but their answers
-stay in ``run.db`` should they come back. Every kind of data set may grow, also with ``where`` and ``limit``, but not
-with ``shuffle_seed``. A last shard that is not full is written again, and so are all if the output gets more columns.
-What a job found before its first answer, a prior or a temperature, stays. The output is that of a run that had all
-rows from the start; only of rows with the same prompt, ``usage.cached_tokens`` tells for which one it was computed.
-Shards of earlier versions have no hashes: the columns kept in them are compared and, if they are not all, they are
-written again from the recorded answers.
+The earlier rows are verified against hashes that each shard has of them. If some have changed, moved or gone, they are
+named, and nothing is computed. With ``dataset.key=id``, a column that identifies rows, all of this is allowed: rows may
+come in any order, those whose prompt changed are computed again, and those that are gone leave the output, but their
+answers stay in ``run.db`` should they come back. Every kind of data set may grow, also with ``where`` and ``limit``,
+but not with ``shuffle_seed``. What a job found before its first answer, a prior or a temperature, stays. The output is
+that of a run that had all rows from the start, except that of several rows with the same prompt another one may be the
+one that was computed (``usage.cached_tokens``).
 """
 
 from __future__ import annotations

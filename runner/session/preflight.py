@@ -1,7 +1,7 @@
 """Pre-flight: what a model will take of this machine's memory, held against its limit before weights load.
 
 Weights, KV caches and work space (a tenth, at most 4 GB) share the memory that the device gives, or
-``engine.memory_gb``. ``rowmill preview`` and the beginning of a run tell how much each takes. KV of a prefix that rows
+``engine.memory_gb``. ``rowmill preview`` and the start of a run say how much each takes. KV of a prefix that rows
 share counts once, and what does not fit makes batches smaller.
 
 An example, planned by these numbers and not run on a Mac: labels with gpt-oss-20b for 32 prompts of 2,000 tokens at a
@@ -9,10 +9,10 @@ time. A token takes 24,576 bytes in the layers that keep all, 13,056 with ``engi
 layers with a window take 3.1 MB a prompt in any case. If prompts share 1,800 tokens, the caches take 0.32, 0.22 or
 0.16 GB, if they share nothing 1.69, 0.94 or 0.55 GB.
 
-    ``24 GB``: Metal gives some 17 GB. ``model=gpt_oss_20b_q4g32``: 13.1 GB of weights, 1.7 of work space, so that 2.3
-        GB are left for caches: 32 prompts fit in any case, 8 bits let more of them go together.
-    ``32 GB``: some 23 GB. ``model=gpt_oss_20b_q6g32``: 18.3 GB and 2.3 of work space leave 2.3 GB as well.
-    ``64 GB``: some 51 GB. ``model=gpt_oss_20b_q8g64``: 22.2 GB and 4 of work space leave 25 GB: 256 prompts that share
+    ``24 GB``: Metal gives about 17 GB. ``model=gpt_oss_20b_q4g32``: 13.1 GB of weights, 1.7 of work space, so that 2.3
+        GB are left for caches: 32 prompts fit in any case, and 8 bits let more run together.
+    ``32 GB``: About 23 GB. ``model=gpt_oss_20b_q6g32``: 18.3 GB and 2.3 of work space leave 2.3 GB as well.
+    ``64 GB``: About 51 GB. ``model=gpt_oss_20b_q8g64``: 22.2 GB and 4 of work space leave 25 GB: 256 prompts that share
         nothing fit with 16 bits (13.5 GB).
 """
 

@@ -7,17 +7,17 @@ with right answers, by default the run's own and its column ``dataset.gold``:
         'prompt.user=Ham or spam? {{ text }}' prompt.examples_from.select=balanced prompt.examples_from.k=2 \
         run_name=shown
 
-``select=random`` draws the same examples for all rows, ``select=balanced`` as well, of each answer as many: their
-prompts are one shared prefix, which is computed once. ``select=nearest`` finds for each row the examples with the
-words that it has, by BM25, the nearest last. Prompts then have little in common, and each of their tokens is computed.
-``groups=20`` is between the two: 20 rows are drawn, and each row is shown the examples of the one that is nearest to
-it, so that there are 20 prefixes. ``rowmill preview`` shows what each costs.
+``select=random`` draws the same examples for all rows, and so does ``select=balanced``, with as many of each answer:
+prompts share them as one prefix, which is computed once. ``select=nearest`` finds for each row, by BM25, the examples
+with the most words in common, the nearest last. Prompts then share little, and all of their tokens are computed.
+``groups=20`` is between the two: 20 rows are drawn, and each row is shown the examples of the nearest of them, so that
+there are 20 prefixes. ``rowmill preview`` shows what each costs.
 
 A row is never shown to itself: neither the row nor another one with the same text, whatever its spaces and case, is
-among its examples. The choice depends on the seed, the examples' data and the row, on no other row; ``dataset.limit``
-does not count. What answers look like follows from the job: the label, the lines of spans, the text or JSON of the
-column otherwise. Of several questions each one with a column ``gold`` is asked about every example; these stand before
-the row's text, which its questions go on sharing.
+among its examples. The choice depends on the seed, the examples' data and the row, but not on other rows or on
+``dataset.limit``. The job decides what answers look like: the label, the lines of spans, otherwise the text or JSON of
+the column. With several questions, those that have a column ``gold`` are asked about every example; the examples stand
+before the row's text, which the questions still share.
 """
 
 from __future__ import annotations
