@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from runner.words import but_colours, escaped
+from runner.words import but_colours, escaped, open_words
 
 _WIDTH = 9  # columns of a line's name
 
@@ -39,7 +39,7 @@ def is_closed_terminal(error: OSError) -> bool:
 def tell(text: str) -> None:
     """Print a line on the standard error. If nobody reads it any more, work goes on without it."""
     with muted(sys.stderr):
-        sys.stderr.write(escaped(text) + "\n")
+        sys.stderr.write(escaped(open_words(text)) + "\n")
         sys.stderr.flush()
 
 

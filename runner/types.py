@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload, runtime_checkable
 
-from runner.words import remedy
+from runner.words import open_words, remedy
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,7 +95,7 @@ class UserError(Exception):
         sign = " " if self.file is None and self.text.startswith("is not ") else ": "
         text = self.text if self.file is None else f"{self.file} {self.text}"
         said = text if self.key is None else f"{self.key}{value}{sign}{text}"
-        return f"{said}; {found}" if (found := self._remedy()) else said
+        return open_words(f"{said}; {found}" if (found := self._remedy()) else said)
 
 
 class RowError(Exception):

@@ -37,6 +37,7 @@ _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 AGAIN = "run the same command again"
 _SQLITE_TROUBLE = {7, 10, 13}  # no memory, the system's error, a full disk
 _NAMED = 12  # of the valid names, in a message
+_withheld: dict[str, str] = {}
 _LEAST_NAME = 6  # characters, of which a few are too few to tell names apart
 
 
@@ -90,6 +91,20 @@ def without_hashes(message: str) -> str:
 def escaped(text: str) -> str:
     """A text with its control characters escaped: a cell may hold some that would steer a terminal."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
+
+
+def withhold(value: str, reference: str) -> None:
+    """From now on show ``reference`` in place of a value that may be a secret. One of three letters is none."""
+    if len(value) > 3:
+        _withheld[value] = reference
+
+
+def open_words(text: str) -> str:
+    """A text without what is withheld. A short value may be a word like any other, so that it is looked for whole."""
+    for value in sorted(_withheld, key=len, reverse=True):
+        pattern = re.escape(value) if len(value) > 7 else rf"(?<!\w){re.escape(value)}(?!\w)"
+        text = re.sub(pattern, lambda _, reference=_withheld[value]: reference, text)  # type: ignore[misc]
+    return text
 
 
 def short_names(names: Sequence[str], most: int) -> list[str]:

@@ -62,7 +62,7 @@ from jobs.perplexity.conf import PerplexityConf, PerplexityRunConf
 from jobs.perplexity.run import Asked, PerplexityRun
 from jobs.perplexity.table import Variant, as_json, as_markdown, as_text
 from jobs.perplexity.windows import leading_tokens, method, read_tokens, spans, text_column
-from runner.config.compose import Composer
+from runner.config.compose import Composer, refused
 from runner.config.flow import combinations
 from runner.config.job import job_folders
 from runner.config.typed import as_object, as_plain
@@ -78,7 +78,7 @@ from runner.session.finish import tried
 from runner.session.runnable import resume_command
 from runner.signals import Stop
 from runner.types import UserError
-from runner.words import count_of, first_line
+from runner.words import count_of
 
 __all__ = ["Asked", "Measured", "PerplexityConf", "PerplexityRunConf", "run_perplexities"]
 
@@ -162,7 +162,7 @@ def compose(overrides: Sequence[str], config_dir: str | None, differing: Sequenc
     try:
         conf, config = cast(PerplexityRunConf, as_object(tree)), as_plain(tree)
     except OmegaConfBaseException as error:
-        raise UserError(first_line(error)) from error
+        raise refused(error, PerplexityRunConf) from error
     check_keys(conf)
     if conf.perplexity.document is not None:
         config["dataset"]["document"] = conf.dataset.document = conf.perplexity.document

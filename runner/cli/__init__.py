@@ -31,7 +31,7 @@ from runner.console import is_closed_terminal, mute, muted, open_streams, own_tr
 from runner.disk import machine_trouble
 from runner.early import ignore, raise_again
 from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, UserError
-from runner.words import AGAIN, escaped, without_hashes
+from runner.words import AGAIN, escaped, open_words, without_hashes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +89,7 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record's message; of a traceback what the user's own files have to do with it."""
-        line = escaped(without_hashes(record.getMessage()))
+        line = without_hashes(record.getMessage())
         if record.exc_info and record.exc_info[1]:
             line += "\n" + own_traceback(record.exc_info[1]) + "\n(run.log has the whole traceback)"
         bars = sys.modules.get("tqdm")
@@ -97,7 +97,7 @@ class StderrHandler(logging.Handler):
             tell(line)
             return
         with muted(sys.stderr):
-            bars.tqdm.write(line, file=sys.stderr)
+            bars.tqdm.write(escaped(open_words(line)), file=sys.stderr)
 
 
 def _log_to_stderr() -> None:

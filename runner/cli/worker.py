@@ -17,7 +17,7 @@ from runner.night.link import EXIT_CRASHED, EXIT_NO_MEMORY, NO_MEMORY, Link
 def main(spec: Mapping[str, Any]) -> int:
     """Run the command line of ``spec`` (see ``runner.night.supervisor``); the exit code."""
     from runner import cli
-    from runner.console import open_streams
+    from runner.console import open_streams, tell
 
     open_streams()
     sys.argv = list(spec["argv"])
@@ -29,7 +29,7 @@ def main(spec: Mapping[str, Any]) -> int:
     try:
         return cli.main(spec["arguments"])
     except Exception as error:
-        traceback.print_exc()
+        tell(traceback.format_exc().rstrip())
         return EXIT_NO_MEMORY if NO_MEMORY.search(f"{type(error).__name__}: {error}") else EXIT_CRASHED
 
 

@@ -65,7 +65,7 @@ class Composer:
         try:
             return as_object(composed), choices
         except OmegaConfBaseException as error:
-            raise UserError(first_line(error)) from error
+            raise refused(error, self.schema) from error
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         """The tree and which file each group took; UserError for every mistake.
@@ -318,6 +318,15 @@ def _refuse_twice(words: Sequence[str]) -> None:
         if key in seen:
             raise UserError(f"{key} is set twice: {masked(seen[key])} and {masked(word)}; keep one of them")
         seen[key] = word
+
+
+def refused(error: OmegaConfBaseException, schema: type) -> UserError:
+    """What the dataclasses of a tree refuse, as one line that names the key and what it was given."""
+    key, text = error.full_key, first_line(error)
+    given = re.search(r"interpolation '\$\{rowmill\.plain_env:(.*?)\}': Value", text)
+    if key and given:
+        return UserError(key, f"it must be {in_words(field_type(schema, key))}", value=f"${{oc.env:{given[1]}}}")
+    return UserError(key, text) if key else UserError(text)
 
 
 def _chain(error: BaseException | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.compose import Composer
+from runner.config.compose import Composer, refused
 from runner.config.conf import RunConf
 from runner.config.file import expanded, key_of
 from runner.config.job import make_job, typed_job
@@ -57,9 +57,7 @@ def load_config(overrides: Sequence[str], config_dir: str | None = None, name: s
             raise UserError(missing[0], f"is not set: {_how_to_set(missing[0], choices)}")
         plain, conf = as_plain(composed), as_object(composed)
     except OmegaConfBaseException as error:
-        at = getattr(error, "full_key", None)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise (UserError(at, reason) if at else UserError(reason)) from error
+        raise refused(error, RunConf) from error
     assert isinstance(conf, RunConf)
     _check(conf)
     try:

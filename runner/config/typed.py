@@ -21,7 +21,7 @@ import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 
 from runner.bare import LATE, Bare, named, plain, read_yaml, schema, shown
 from runner.config.groups import group_files
@@ -157,7 +157,8 @@ def _held(text: str, key: str, hint: Any, root: type) -> str:
         return text  # in a file: to be set by whoever uses it
     if any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in LITERAL):
         return text.translate(_SEALED)
-    return REFERENCE.sub(_marked, text) if hint in (None, Any) or is_text(hint) else text
+    resolver = "rowmill.env" if hint in (None, Any) or is_text(hint) else "rowmill.plain_env"
+    return REFERENCE.sub(lambda match: match[0].replace("${oc.env:", f"${{{resolver}:"), text)
 
 
 def _refers(text: str, key: str, root: type) -> bool:
@@ -170,17 +171,21 @@ def _is_top(key: str) -> bool:
     return key.count(".") == 1 and not key.endswith("]")
 
 
-def _marked(match: re.Match[str]) -> str:
-    return match[0].replace("${oc.env:", "${rowmill.env:")
-
-
-def _given(name: str, *default: str) -> str:
+def _given(name: str, *default: str, _node_: Node) -> str:
     """What a reference to the environment resolves to: the value, behind what it was asked for by."""
-    reference = f"${{oc.env:{','.join([name, *map(str, default)])}}}"
-    return f"\ufdd3{reference}\ufdd4{filled(reference)}\ufdd5"
+    return f"\ufdd3{_reference(name, *default)}\ufdd4{_given_plainly(name, *default, _node_=_node_)}\ufdd5"
+
+
+def _given_plainly(name: str, *default: str, _node_: Node) -> str:
+    return str(filled(_reference(name, *default), key=_node_._get_full_key(None)))
+
+
+def _reference(*words: object) -> str:
+    return f"${{oc.env:{','.join(map(str, words))}}}"
 
 
 OmegaConf.register_new_resolver("rowmill.env", _given, replace=True)
+OmegaConf.register_new_resolver("rowmill.plain_env", _given_plainly, replace=True)
 
 
 def _inner(hint: Any, name: str | None = None) -> Any:

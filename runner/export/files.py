@@ -79,11 +79,28 @@ class Fresh:
         for temporary in self._paths.values():
             with temporary.open("rb+") as file:
                 sync(file.fileno())
-        for path, temporary in self._paths.items():
-            temporary.replace(path)
+        self._rename_all()
         for path in self._paths:
             with contextlib.suppress(OSError):  # they are there: nothing behind this may fail
                 sync_folder(path.parent)
+
+    def _rename_all(self) -> None:
+        """Give the files their names. If one cannot have it, those before it get back what they had under theirs."""
+        done: dict[Path, Path | None] = {}  # what has its new file, and where its old one lies
+        try:
+            for path, temporary in self._paths.items():
+                if len(self._paths) > 1 and path.exists():
+                    done[path] = path.replace(path.with_name(path.name + ".tmp.old"))
+                temporary.replace(path)
+                done.setdefault(path)
+        except BaseException:
+            for path, old in done.items():
+                with contextlib.suppress(OSError):
+                    old.replace(path) if old else path.unlink()
+            raise
+        for old in filter(None, done.values()):
+            with contextlib.suppress(OSError):  # as below
+                old.unlink()
 
 
 def write_lines(target: str, records: Iterable[Any], *, overwrite: bool) -> int:

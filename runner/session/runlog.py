@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.disk import as_its_folder
-from runner.words import escaped
+from runner.words import escaped, open_words
 
 log = logging.getLogger("rowmill")
 
@@ -38,7 +38,7 @@ class _Escaped(logging.Formatter):
     """A message may hold what is in a cell, and somebody looks at the file in a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return escaped(super().format(record))
+        return escaped(open_words(super().format(record)))
 
 
 class _LogFile(logging.FileHandler):

@@ -313,7 +313,24 @@ def test_of_two_files_both_are_there_or_none(export, folder, monkeypatch, words)
     monkeypatch.setattr(files, "sync", sync)
     assert export(target, *options)[0] == 3
     assert not list(folder.glob("out.*"))
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
     assert export(target, *options)[0] == 0
+    before = {path.name: path.read_bytes() for path in folder.glob("out.*")}
+    rename = Path.replace
+
+    def replace(path, target):
+        if path.name == f"{beside}.tmp":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert export(target, *options, "--columns", "text,label,row", "--overwrite")[0] == 3
+    assert {path.name: path.read_bytes() for path in folder.glob("out.*")} == before
+    for path in folder.glob("out.*"):
+        path.unlink()
+    assert export(target, *options)[0] == 3
+    assert not list(folder.glob("out.*"))
 
 
 def test_a_moved_input_is_found_and_a_changed_one_refused(export, folder):

@@ -61,6 +61,17 @@ def test_what_the_environment_gives_is_kept_by_its_name_and_read_again(monkeypat
         _ = open_run("outputs/x").source
 
 
+@pytest.mark.parametrize(
+    "key", ["engine.max_tokens", "schedule.window", "dataset.key", "dataset.delimiter", "output.keep"]
+)
+def test_what_the_environment_gives_is_not_shown_in_an_error(key, monkeypatch):
+    monkeypatch.setenv("TOKEN", SECRET)
+    value = "[x${oc.env:TOKEN}]" if key == "output.keep" else "${oc.env:TOKEN}"
+    with pytest.raises(UserError) as refusal:
+        run([*BASE, f"{key}={value}"])
+    assert SECRET not in str(refusal.value) and "${oc.env:TOKEN}" in str(refusal.value)
+
+
 def test_a_variable_that_is_not_set_is_told_before_the_run():
     with pytest.raises(UserError, match=r"^notify\.webhook: the environment variable NOWHERE is not set"):
         load_config([*BASE, "notify.webhook=${NOWHERE}"])
