@@ -4,13 +4,13 @@ Modules:
 aclsum        The data set ACLSum: 250 papers in full with reference summaries, from the files of the wheel ``aclsum``.
 arrow         Arrow as it lies on the disk: its files, folders written by ``save_to_disk``, and data sets of the hub.
 check         The keys of the group ``dataset`` checked before anything is read.
-compressed    Files as bytes, decompressed by what they are and not by what they are called, and texts as UTF-8.
 csv           CSV to an Arrow table, through pyarrow's streaming reader, with errors that name the line.
 documents     A folder of documents as a data set: one row for each text, page, book, mail or office file.
 json          JSON to Arrow: files of one object a line, or of one array of objects, become a table.
 openai_batch  OpenAI batch files in: every line is a request, or what is wrong with that line.
 own           Readers of the user's own: ``dataset._target_`` names a dataclass whose fields are further keys.
 parquet       Parquet to Arrow: dictionaries become plain columns.
+raw           Files as they lie on the disk: decompressed, and texts as UTF-8.
 sqlite        A table or view of an SQLite database as an Arrow table.
 table         What readers share: files of a kind, one or several, become one Arrow table of any size.
 text          Plain text to Arrow: one row a line or a document, column ``text``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.data.conf import DatasetConf
 from runner.data.readers import READERS
-from runner.data.readers.compressed import is_utf8
+from runner.data.readers.raw.encodings import is_utf8
 from runner.data.readers.table import TEXTS, check_encoding
 from runner.data.readers.text import DOCUMENTS
 from runner.types import UserError

@@ -21,7 +21,7 @@ import pyarrow as pa
 from runner.data.columns import Columns, record_batch
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
-from runner.data.readers.compressed import lines, open_bytes, undecodable
+from runner.data.readers.raw.encodings import lines, open_bytes, undecodable
 from runner.data.readers.table import read_batches
 from runner.types import UserError
 

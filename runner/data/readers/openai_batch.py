@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
-from runner.data.readers.compressed import lines
+from runner.data.readers.raw.encodings import lines
 from runner.data.readers.table import read_batches
 from runner.types import RowError, UserError
 

@@ -12,8 +12,6 @@ lacks is null there, and one whose types differ is told.
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import logging
 import os
 import re
@@ -29,7 +27,9 @@ from runner.data.conf import DatasetConf
 from runner.data.layout import alike, cast
 from runner.data.load import CACHE_VERSION, hash_files, hash_json, hash_readable, local_paths
 from runner.data.readers import Loaded
-from runner.data.readers.compressed import compression, open_bytes
+from runner.data.readers.raw.compressed import compression
+from runner.data.readers.raw.encodings import open_bytes
+from runner.data.readers.raw.told import is_wide, told
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
@@ -46,8 +46,6 @@ _MAGIC = {
     b"\xff\xfe": "UTF-16 text: set dataset.encoding=utf-16",
     b"\xfe\xff": "UTF-16 text: set dataset.encoding=utf-16",
 }
-_WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
-_CONTROLS = re.compile(rb"[\0-\t\v\f\x0e-\x1f]")
 Batches = Iterator[pa.RecordBatch]
 
 
@@ -89,16 +87,14 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
         head = file.read(4096)
     if not head:
         raise UserError("dataset.path", "is empty: empty data set", file=path)
-    wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     for magic, meaning in _MAGIC.items():
         binary_kind = {b"PAR1": "parquet", b"ARROW1": "arrow"}.get(magic)
-        if head.startswith(magic) and kind != binary_kind and not wide:
+        if head.startswith(magic) and kind != binary_kind and not is_wide(encoding):
             raise UserError("dataset.path", f"is not {kind} but {meaning}", file=path)
-    if wide and b"\0" not in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError("dataset.path", f"line 1 is not {encoding}; did you mean dataset.encoding=utf-8?", file=path)
-    if kind in TEXTS and not wide and (found := _wide_encoding(head)):
-        meaning = f"{found[:6].upper()} text without a byte order mark: set dataset.encoding={found}"
-        raise UserError("dataset.path", f"is not {kind} but {meaning}", file=path)
+    if kind in TEXTS and (found := told(head, encoding)):
+        begins = head.decode(found, errors="ignore")[:20].strip()
+        text = f"is not {encoding}: in {found} it begins {begins!r}; did you mean dataset.encoding={found}?"
+        raise UserError("dataset.path", text, file=path)
     if head[257:262] == b"ustar":
         raise UserError("dataset.path", f"is not {kind} but a tar archive: unpack it", file=path)
     if kind in ("csv", "jsonl") and re.match(rb"(?i)\s*<(!doctype\s+html|html)\b", head):
@@ -107,28 +103,6 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
         )
     if kind == "csv" and re.match(rb"\s*\{\s*\"", head):
         raise UserError("dataset.path", "is not csv but looks like JSON lines: use dataset=jsonl", file=path)
-
-
-def _wide_encoding(head: bytes) -> str | None:
-    """The encoding of wide characters that the beginning of a text without a byte order mark seems to be in."""
-    if b"\0" not in head:
-        return None
-    with contextlib.suppress(UnicodeError):
-        if len(_CONTROLS.findall(head)) < len(head) / 4 and codecs.getincrementaldecoder("utf-8")().decode(head):
-            return None  # a text with some NULs
-    likely = {name: _likelihood(head, name) for name in _WIDE}
-    best = max(_WIDE, key=lambda name: likely[name])
-    return best if likely[best] else None
-
-
-def _likelihood(head: bytes, encoding: str) -> float:
-    """The share of ASCII in what a text begins with, read so; 0 if that is none: line ends tell the bytes' order."""
-    try:
-        text = codecs.getincrementaldecoder(encoding)().decode(head)
-    except UnicodeError:
-        return 0
-    letters = sum(char.isprintable() or char.isspace() for char in text)
-    return sum(map(str.isascii, text)) / len(text) if text and letters > 0.9 * len(text) and "\0" not in text else 0
 
 
 def check_encoding(encoding: str) -> None:

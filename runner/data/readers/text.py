@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
-from runner.data.readers.compressed import lines, undecodable
+from runner.data.readers.raw.encodings import lines, undecodable
 from runner.data.readers.table import read_batches
 
 _BATCH_ROWS, _BATCH_CHARS = 10_000, 16 << 20

@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
-from runner.data.readers.compressed import is_utf8, open_stream, undecodable
 from runner.data.readers.csv.dialect import (
     LARGEST_BLOCK_BYTES,
     NULL,
@@ -27,6 +26,8 @@ from runner.data.readers.csv.dialect import (
     records,
     unescaped,
 )
+from runner.data.readers.raw.compressed import open_stream
+from runner.data.readers.raw.encodings import is_utf8, undecodable
 from runner.data.readers.table import aligned, read_files, store, unique_names
 from runner.text.written import NUMBER
 from runner.types import UserError

@@ -21,7 +21,8 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from runner.data.readers.compressed import Made, open_bytes
+from runner.data.readers.raw.compressed import Made
+from runner.data.readers.raw.encodings import open_bytes
 from runner.types import UserError
 
 NULL = r"\N"

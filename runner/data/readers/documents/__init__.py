@@ -11,7 +11,6 @@ office    Documents of office programs, by the packages that read them: Word, Po
 
 from __future__ import annotations
 
-import codecs
 import logging
 import re
 from collections.abc import Iterator
@@ -22,9 +21,9 @@ import pyarrow as pa
 from runner.data.conf import DatasetConf
 from runner.data.load import local_paths
 from runner.data.readers import Loaded
-from runner.data.readers.compressed import other_encodings
 from runner.data.readers.documents import archives, mail, office
 from runner.data.readers.documents.html import declared, html_text
+from runner.data.readers.raw.encodings import decoded
 from runner.data.readers.table import check_encoding, read_folder
 from runner.types import UserError
 from runner.words import count_of
@@ -104,27 +103,13 @@ def _read(path: Path, encoding: str) -> tuple[str | None, str | None]:
             text = _READ[suffix](path)
         elif suffix in _HTML:
             content = path.read_bytes()
-            text = html_text(_decoded(content, declared(content) or encoding))
+            text = html_text(decoded(content, declared(content) or encoding, path))
         else:
-            text = _decoded(path.read_bytes(), encoding)
+            text = decoded(path.read_bytes(), encoding, path)
     except Exception as error:  # a file may be damaged in any way: it concerns its own row
         return None, f"{type(error).__name__}: {error}"[:300]
     text = re.sub(r"[\ud800-\udfff]", "\ufffd", text).replace("\r\n", "\n")
     return (text, None) if text.strip() else (None, "it holds no text")
-
-
-def _decoded(content: bytes, encoding: str) -> str:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16")
-    if content.startswith(codecs.BOM_UTF8):
-        return content.decode("utf-8-sig")
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not {encoding}; {other_encodings(content)}") from None
-    if "\0" in text:
-        raise ValueError("it is not text: it contains null bytes")
-    return text
 
 
 def _check_packages(files: list[Path]) -> None:

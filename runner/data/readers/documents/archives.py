@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from runner.data.readers.documents.html import declared, html_text
+from runner.data.readers.raw.encodings import decoded
 
 MOST_BYTES = 1 << 30  # of what a document unpacks to
 _TEXT, _TABLE = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}", "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
@@ -27,7 +28,7 @@ def check_size(path: Path) -> None:
 def epub_text(path: Path) -> str:
     """The chapters of a book in the order of reading."""
     with zipfile.ZipFile(path) as archive:
-        return "\n\n".join(filter(None, (_page(archive.read(name)) for name in _spine(archive))))
+        return "\n\n".join(filter(None, (_page(archive.read(name), path) for name in _spine(archive))))
 
 
 def odt_text(path: Path) -> str:
@@ -39,8 +40,8 @@ def odt_text(path: Path) -> str:
 READ = {".epub": epub_text, ".odt": odt_text, ".ods": odt_text, ".odp": odt_text}
 
 
-def _page(content: bytes) -> str:
-    return html_text(content.decode(declared(content) or "utf-8", errors="replace"))
+def _page(content: bytes, book: Path) -> str:
+    return html_text(decoded(content, declared(content) or "utf-8", book))
 
 
 def _spine(archive: zipfile.ZipFile) -> Iterator[str]:

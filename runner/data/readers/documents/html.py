@@ -39,8 +39,9 @@ def _paragraph(block: str) -> str:
 
 
 def declared(page: bytes) -> str | None:
-    """The encoding that an HTML page names in its first kilobyte, if Python knows it."""
-    found = re.search(rb"""<meta[^>]*charset\s*=\s*["']?\s*([\w:.-]+)""", page[:1024], re.IGNORECASE)
+    """The encoding that a page names in its first kilobyte, as HTML or as XML, if Python knows it."""
+    named = rb"""<(?:meta[^>]*charset|\?xml[^>]*encoding)\s*=\s*["']?\s*([\w:.-]+)"""
+    found = re.search(named, page[:1024], re.IGNORECASE)
     try:
         name = codecs.lookup(found[1].decode()).name if found else None
     except LookupError:

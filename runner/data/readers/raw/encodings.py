@@ -1,59 +1,26 @@
-"""Files as bytes, decompressed by what they are and not by what they are called, and texts as UTF-8."""
+"""Texts in any encoding as UTF-8, and what is said of those that are in another than was said."""
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import contextlib
 import io
 import logging
-import lzma
 import re
-import zlib
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-import pyarrow as pa
-
+from runner.data.readers.raw.compressed import Made, open_stream
+from runner.data.readers.raw.told import is_wide, marked, told
 from runner.types import UserError
 
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
-_MAGIC |= {b"\xfd7zXZ": "xz"}
-_SKIPPED = b"\x2a\x4d\x18"  # after a byte from 0x50 to 0x5f: a frame of zstd or lz4 that holds no data
-_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
-    "gzip": partial(zlib.decompressobj, 31),
-    "bz2": bz2.BZ2Decompressor,
-    "xz": lzma.LZMADecompressor,
-}
-_MAGIC_BYTES, _PACKED_BYTES = 8, 16 << 10
 _OTHERS = ("cp1252", "cp1251", "cp932", "gb18030", "cp949", "big5")
 _NOT_LATIN = re.compile(b"[\x80-\x84\x86-\x9f]")  # control characters there, and letters in cp1252
+_HEAD_BYTES = 4096  # that tell the encoding
 log = logging.getLogger("rowmill")
-
-
-def compression(path: Path) -> str | None:
-    """gzip, zstd, bz2, lz4 or xz by the file's first bytes; None for a file that is not compressed."""
-    with path.open("rb") as file:
-        head = file.read(_MAGIC_BYTES)
-        while head[1:4] == _SKIPPED and head[0] >> 4 == 5:
-            file.seek(int.from_bytes(head[4:], "little"), io.SEEK_CUR)
-            head = file.read(_MAGIC_BYTES)
-    return _packed_by(head)
-
-
-def _packed_by(head: bytes) -> str | None:
-    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
-
-
-def open_stream(path: Path) -> pa.NativeFile:
-    """The decompressed bytes of the file for pyarrow's readers, which raise OSError where they are damaged."""
-    packed = compression(path)
-    if packed in _DECOMPRESSORS:
-        return pa.PythonFile(io.BufferedReader(_Members(path, packed), 1 << 20), "r")
-    return pa.input_stream(str(path), compression=packed)
 
 
 def open_bytes(path: Path, encoding: str = "utf-8") -> BinaryIO:
@@ -98,6 +65,23 @@ def without_mark(line: bytes) -> bytes:
     return line
 
 
+def decoded(content: bytes, encoding: str, path: Path) -> str:
+    """A whole text, in the encoding that it begins with a mark of or is told to be in; ValueError if it is in none."""
+    head = content[:_HEAD_BYTES]
+    if mark := marked(head):
+        encoding = mark
+    elif other := told(head, encoding):
+        log.warning("%s is read as %s, which its bytes show it to be in", path, other)
+        encoding = other
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not {encoding}; {other_encodings(content)}") from None
+    if "\0" in text:
+        raise ValueError("it is not text: it contains null bytes")
+    return text
+
+
 def undecodable(path: Path, encoding: str, number: int = 0, line: bytes = b"") -> UserError:
     """What is wrong with a text that is not in this encoding, with its first such line, looked for unless given."""
     if not number:
@@ -110,6 +94,8 @@ def other_encodings(text: bytes) -> str:
     with contextlib.suppress(UnicodeError):
         text.decode()
         return "did you mean dataset.encoding=utf-8?"
+    if (name := told(text[:_HEAD_BYTES], "ascii")) is not None:
+        return f"did you mean dataset.encoding={name}?"
     first = next((at for at, byte in enumerate(text) if byte > 127), 0)
     some, readings = text[max(0, first - 8) : first + 40], dict[str, str]()
     for name in _OTHERS:
@@ -141,78 +127,10 @@ def _undecodable_line(path: Path, encoding: str) -> tuple[int, bytes]:
                     for byte in some:
                         number += decoder.decode(bytes([byte])).count("\n")
                 break
-    if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
+    if is_wide(encoding):
         return number, b""
     with open_bytes(path) as file:
         return number, next(islice(file, number - 1, None), b"")
-
-
-class Made(io.RawIOBase):
-    """Bytes that are made of a file's, some at a time."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__()
-        self._file, self._left, self._ended = file, b"", False
-
-    def _read(self) -> None:
-        """Put the next bytes into ``_left``, which is empty; ``_ended`` once there are no more."""
-        raise NotImplementedError
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._left and not self._ended:
-            self._read()
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
-
-
-class _Members(Made):
-    """What a file's compressed parts hold, one after the other, however many: files that were joined have several.
-
-    What follows them and is none is left out, as ``gzip`` does: silently if all of it is zeros, as tapes are filled up.
-    """
-
-    def __init__(self, path: Path, kind: str) -> None:
-        super().__init__(path.open("rb"))
-        self._path, self._kind, self._packed = path, kind, b""
-        self._unpack: Any = _DECOMPRESSORS[kind]()
-
-    def _read(self) -> None:
-        if self._unpack.eof and not self._begin_next():
-            self._ended = True
-            return
-        if not (packed := self._packed or self._file.read(_PACKED_BYTES)):
-            raise OSError(f"the {self._kind} data end too early")
-        self._packed = b""
-        try:
-            self._left = self._unpack.decompress(packed)
-        except (zlib.error, lzma.LZMAError) as error:
-            raise OSError(str(error)) from error
-
-    def _begin_next(self) -> bool:
-        rest = self._unpack.unused_data.lstrip(b"\0")
-        while len(rest) < _MAGIC_BYTES and (more := self._file.read(_PACKED_BYTES)):
-            rest = (rest + more).lstrip(b"\0")
-        if _packed_by(rest) != self._kind:
-            if rest:
-                _tell_rest(self._path, self._kind)
-            return False
-        self._packed, self._unpack = rest, _DECOMPRESSORS[self._kind]()
-        return True
-
-
-@cache
-def _tell_rest(path: Path, kind: str) -> None:
-    """Say so once, however often the file is read."""
-    log.warning("%s: what follows the %s data is left out", path, kind)
 
 
 @cache

@@ -1,0 +1,7 @@
+"""Files as they lie on the disk: decompressed, and texts as UTF-8.
+
+Modules:
+compressed  Files as bytes, decompressed by what they are and not by what they are called.
+encodings   Texts in any encoding as UTF-8, and what is said of those that are in another than was said.
+told        The encoding that a text is in, told by its bytes where it can be.
+"""

@@ -1,0 +1,111 @@
+"""Texts whose encoding was not said: told by their bytes, never read as something else without a word."""
+
+import codecs
+import zipfile
+
+import pytest
+
+from runner.data.conf import DatasetConf
+from runner.data.readers.raw.told import told
+from runner.data.source import open_source
+from runner.types import UserError
+
+TEXTS = {  # none has a line end, a space or any other character of ASCII
+    "simplified": "我们今天去公园散步看见很多人在那里跳舞",
+    "traditional": "我們今天去公園散步看見很多人在那裡跳舞",
+    "hiragana": "わたしはがくせいですきょうはいいてんき",
+    "japanese": "本日は晴天なのでみんなで海へ出かけました",
+    "hangul": "우리는오늘공원에서많은사람들을보았습니다",
+    "thai": "วันนี้พวกเราไปเดินเล่นที่สวน",
+    "khmer": "ថ្ងៃនេះយើងទៅដើរលេង",
+    "lao": "ມື້ນີ້ພວກເຮົາໄປຍ່າງຫຼິ້ນ",
+    "burmese": "ဒီနေ့ကျွန်တော်တို့ပန်းခြံကိုသွားတယ်",
+    "arabic": "ذهبنااليومالىالحديقة",
+    "emoji": "😀😃😄😁😆😅😂🤣",
+}
+WIDE = ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+
+
+def texts(path, kind="text", **conf):
+    rows = open_source(DatasetConf(kind=kind, path=str(path), **conf)).rows()
+    return [row["text"] for row in rows]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_wide_characters_without_a_mark_and_without_ascii_are_told(tmp_path, caplog, name):
+    for encoding in WIDE:
+        folder = tmp_path / encoding
+        folder.mkdir()
+        file = folder / "a.txt"
+        file.write_bytes(TEXTS[name].encode(encoding))
+        with pytest.raises(UserError, match=f"dataset.encoding={encoding}"):
+            texts(file)
+        for said in ("latin-1", "cp932", *WIDE):
+            assert told(file.read_bytes(), said) == (None if said == encoding else encoding)
+        assert texts(file, encoding=encoding) == [TEXTS[name]]
+        assert texts(folder, "documents") == [TEXTS[name]]
+        assert f"a.txt is read as {encoding}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "this app can break",  # read as 桴獩愠灰挠湡戠敲歡 by those who look at the number of different bytes only
+        "supercalifragilisticexpialidocious" * 9,
+        "B0D0F0G0" * 2,
+        " " * 40,
+        "zz" * 40,
+        *TEXTS.values(),
+        "name,text\n1,größe\n",
+        "日本語\0テスト",
+    ],
+)
+def test_a_text_in_the_encoding_that_was_said_is_taken_for_no_other(text):
+    assert told(text.encode(), "utf-8") is None
+    for encoding in WIDE:
+        assert told(text.encode(encoding), encoding) is None
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("gb18030", "simplified"), ("big5", "traditional"), ("cp932", "japanese"), ("cp949", "hangul"), ("cp874", "thai")],
+)
+def test_older_encodings_are_not_taken_for_wide_characters(encoding, name):
+    assert told(TEXTS[name].encode(encoding), encoding) is None
+    assert told(TEXTS[name].encode(encoding), "utf-8") is None  # which it is not: refused where it is read
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "said"),
+    [("iso2022_jp", "japanese", "iso2022_jp_ext"), ("iso2022_kr", "hangul", "iso2022_kr"), ("hz", "simplified", "hz")],
+)
+def test_encodings_of_seven_bits_are_told(tmp_path, encoding, name, said):
+    file = tmp_path / "a.txt"
+    file.write_bytes(TEXTS[name].encode(encoding))
+    with pytest.raises(UserError, match=f"dataset.encoding={said}"):
+        texts(file)
+    assert texts(file, encoding=said) == texts(file, encoding=encoding) == [TEXTS[name]]
+
+
+def test_documents_with_marks_and_pages_that_name_their_encoding_are_read(tmp_path):
+    (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF32_LE + "größe".encode("utf-32-le"))
+    (tmp_path / "b.txt").write_bytes(codecs.BOM_UTF32_BE + "größe".encode("utf-32-be"))
+    (tmp_path / "c.xhtml").write_bytes('<?xml version="1.0" encoding="iso-8859-2"?><p>łódź</p>'.encode("iso-8859-2"))
+    (tmp_path / "d.html").write_bytes("<html><p>größe</p></html>".encode("utf-16-le"))
+    with zipfile.ZipFile(tmp_path / "e.epub", "w") as book:
+        book.writestr("META-INF/container.xml", '<c><rootfile full-path="b.opf"/></c>')
+        book.writestr(
+            "b.opf",
+            '<p><manifest><item id="a" href="a.xhtml"/></manifest><spine><itemref idref="a"/></spine></p>',
+        )
+        book.writestr("a.xhtml", '<?xml version="1.0" encoding="utf-16"?><p>łódź</p>'.encode("utf-16"))
+    assert texts(tmp_path, "documents") == ["größe", "größe", "łódź", "größe", "łódź"]
+
+
+def test_the_other_order_of_bytes_than_was_said_is_refused(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_bytes("text\ngröße\n".encode("utf-16-be"))
+    with pytest.raises(UserError, match="in utf-16-be it begins"):
+        texts(file, "csv", encoding="utf-16-le")
+    with pytest.raises(UserError, match="in utf-16-be it begins"):
+        texts(file, "csv", encoding="utf-16")
