@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from runner.disk import sync, sync_folder, write_text
+from runner.disk import lock, sync, sync_folder, write_text
 
+_PART, _LOCK = ".part-", "lock"  # a temporary folder, and the file in it that its process holds
 _TICK_S = 2.0  # the coarsest clock of a file system
 
 
@@ -49,10 +50,15 @@ def _measured(key: object) -> Path:
 def publish(folder: Path, build: Callable[[Path], None]) -> None:
     """Let ``build`` fill a temporary folder, then make it ``folder``, unless another process was faster.
 
-    When this returns, the folder is on the disk; a power cut leaves all of it or nothing.
+    When this returns, the folder is on the disk; a power cut leaves all of it or nothing. What a killed process left
+    is deleted first, so that there is room for it again.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+    remove_orphans(folder.parent)
+    with (
+        tempfile.TemporaryDirectory(prefix=_PART, dir=folder.parent, ignore_cleanup_errors=True) as temporary,
+        hold(Path(temporary)),
+    ):
         built = Path(temporary) / folder.name
         built.mkdir()
         build(built)
@@ -63,7 +69,16 @@ def publish(folder: Path, build: Callable[[Path], None]) -> None:
             if not folder.is_dir():
                 raise
     sync_folder(folder.parent)
-    remove_orphans(folder.parent)
+
+
+def hold(part: Path) -> BinaryIO:
+    """Let others see that a process works in this temporary folder, until the file is closed."""
+    new = part / "lock.new"
+    file = new.open("wb")
+    with contextlib.suppress(OSError):  # a share without locks
+        lock(file.fileno())
+        new.rename(part / _LOCK)
+    return file
 
 
 def sync_below(folder: Path) -> None:
@@ -77,11 +92,17 @@ def sync_below(folder: Path) -> None:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Delete the temporary folders of killed processes: those untouched for a day."""
-    newest_orphan = folder.stat().st_mtime - 86400
-    for path in folder.glob(".part-*"):
-        if path.stat().st_mtime < newest_orphan:
-            shutil.rmtree(path, ignore_errors=True)
+    """Delete the temporary folders of killed processes: those that nobody holds, without a lock those of a day ago."""
+    oldest = folder.stat().st_mtime - 86400
+    for path in folder.glob(f"{_PART}*"):
+        with contextlib.suppress(OSError):
+            if _is_free(path / _LOCK) if (path / _LOCK).exists() else path.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_free(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return lock(opened.fileno())
 
 
 def kept_sha256(path: Path) -> str:

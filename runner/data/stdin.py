@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from runner.cache import cache_dir, remove_orphans
+from runner.cache import cache_dir, hold, remove_orphans
 from runner.data.conf import STDIN
 from runner.disk import copy_file, disk_errors
 from runner.types import UserError
@@ -64,15 +64,17 @@ def keep_copy(spool: Path, run_dir: Path, *, anew: bool = False) -> None:
 
 
 def _new_file() -> Path:
-    """A file in a folder of its own in the cache, deleted when the process ends or, after a kill, a day later."""
+    """A file in a folder of its own in the cache, deleted when the process ends or, after a kill, by the next one."""
     parent = cache_dir() / "stdin"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
+        holder = hold(folder)
     except OSError as error:
         raise UserError(
             f"cannot write the standard input to {parent}: {error}; set ROWMILL_CACHE to another folder"
         ) from error
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(holder.close)
     remove_orphans(parent)
     return folder / COPY

@@ -8,7 +8,9 @@ to a model folder, with the tokenizer and the chat template that it holds. Q4_0,
 MXFP4 tensors stay exactly as they are; Q6_K, Q3_K, Q2_K, IQ4_NL, IQ4_XS and the like, for which MLX has no blocks, are
 rounded to the file's bits or the next more that MLX has. ``model.bits=8`` rounds all of them to 8 bits. What rounding
 costs is measured on a short text, as perplexity with and without, shown, and kept in the folder's ``conversion.yaml``.
-A file without a chat template needs the model's ``chat_template.jinja`` in the folder that ``rowmill models`` lists.
+Text is cut into words as the file says; old files do not say it, and are then read as llama.cpp reads them, with a line
+that says so. A file without a chat template needs the model's ``chat_template.jinja`` in the folder that
+``rowmill models`` lists.
 
 ``model=ollama:NAME`` (or NAME:TAG) and ``model=lmstudio:NAME`` take what these programs have downloaded, from where
 they keep it; nothing is written there. Of several quantisations, name one: ``lmstudio:NAME@Q4_K_M``. Of

@@ -1,9 +1,10 @@
 """Promises of runner/cache.py."""
 
 import os
+from pathlib import Path
 
 from runner import cache as module
-from runner.cache import cache_dir, file_sha256, kept_sha256, publish
+from runner.cache import cache_dir, file_sha256, hold, kept_sha256, publish
 
 
 def test_of_two_processes_the_first_publishes(tmp_path):
@@ -17,6 +18,20 @@ def test_of_two_processes_the_first_publishes(tmp_path):
     publish(folder, build)
     assert [p.name for p in folder.iterdir()] == ["theirs"]
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_what_a_killed_process_left_is_deleted_before_it_is_made_again_and_what_others_make_stays(tmp_path):
+    """A process holds a lock on its temporary folder, which the kernel takes from a killed one."""
+    killed, works, old, young = (tmp_path / f".part-{name}" for name in ("killed", "works", "old", "young"))
+    for part in (killed, works, old, young):
+        part.mkdir()
+        (part / "half a model").touch()
+    hold(killed).close()
+    os.utime(old, (0, 0))
+    present: list[Path] = []
+    with hold(works):
+        publish(tmp_path / "made", lambda folder: present.extend(path for path in (killed, old) if path.exists()))
+    assert not present and {path.name for path in tmp_path.iterdir()} == {"made", works.name, young.name}
 
 
 def test_the_hash_of_a_file_is_computed_once_until_it_is_written_to(tmp_path, monkeypatch):

@@ -63,6 +63,8 @@ def convert_gguf(asked: Asked, tell: Tell = lambda read: None) -> None:
     config = config_of(file, vocabulary.ends())
     tokenizer = build(vocabulary)
     check.check(tokenizer, vocabulary, config["vocab_size"])
+    if vocabulary.guessed:
+        tell("the file does not say how words are cut, so they are cut as llama.cpp cuts them; a newer file is safer")
     found = slots(file, architecture, config)
     if unused := [key for key in file.unused() if not key.endswith(_SAID_TWICE)]:
         tell(f"settings of the file that mlx-lm's {config['model_type']} does not have: {', '.join(unused)}")

@@ -112,7 +112,8 @@ def test_the_conversion_tells_how_much_of_the_file_is_read_and_what_is_left_out(
     (tmp_path / "runner").mkdir()
     (tmp_path / "runner" / "__init__.py").write_text("raise SystemExit('not ours')")
     monkeypatch.chdir(tmp_path)  # the converter runs from any folder
-    tiny_gguf(tmp_path / "tiny.gguf", **{"llama.attention.sliding_window": 128})
+    changes = {"llama.attention.sliding_window": 128, "tokenizer.ggml.pre": "default"}
+    tiny_gguf(tmp_path / "tiny.gguf", **changes)
     read = []
     monkeypatch.setattr(transfer.Bar, "update", lambda self, n: read.append(n))
     with caplog.at_level("INFO", "rowmill"):
@@ -120,6 +121,7 @@ def test_the_conversion_tells_how_much_of_the_file_is_read_and_what_is_left_out(
     tensors = gguf.GGUFReader(tmp_path / "tiny.gguf").tensors
     assert read == [tensor.n_bytes for tensor in tensors]
     assert "mlx-lm's llama does not have: llama.attention.sliding_window" in caplog.text
+    assert "does not say how words are cut" in caplog.text
 
 
 def python_that(tmp_path, monkeypatch, line):

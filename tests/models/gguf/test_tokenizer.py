@@ -114,6 +114,35 @@ def test_numbers_are_cut_and_texts_begin_as_the_pre_tokenizer_says(tmp_path, pre
     assert tokenizer.encode("12").tokens == tokens
 
 
+# Words as llama.cpp cuts them, which cuts some of them anew, one pattern after the other.
+CUT = {
+    "default": ("It's 12345 cats+dogs, $7 `x`\n\n(¡no!)", "It|'|s| |123|45| cats|+|dogs|,| |$|7| `|x|`|\n\n|(¡|no|!)"),
+    "falcon": ("It's 12345 cats+dogs, $7 `x`\n\n(¡no!)", "It|'|s| |123|45| cats|+|dogs|,| |$|7| |`|x|`|\n\n|(¡|no|!)"),
+    "deepseek-coder": ("It's 123 cats\n\n  (no!)", "It|'|s| |1|2|3| cats|\n|\n| | (|no|!)"),
+    "seed-coder": ("It's 12 {\n\n  no", "It|'s| |1|2| {|\n\n| | no"),
+}
+
+
+@pytest.mark.parametrize("pre", CUT)
+def test_words_are_cut_as_llama_cpp_cuts_them(pre):
+    text, words = CUT[pre]
+    assert pieces(SPLITS[pre].pre_tokenizer(False), text) == pieces(None, *words.split("|"))
+
+
+def pieces(split, *words):
+    from tokenizers import pre_tokenizers
+
+    split = split or pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return [word for given in words for word, _ in split.pre_tokenize_str(given)]
+
+
+@pytest.mark.parametrize("pre", [None, "default"])
+def test_a_file_that_does_not_say_how_words_are_cut_is_read_as_llama_cpp_reads_it(tmp_path, pre):
+    tokenizer, vocabulary = made(tmp_path, ggufs.BYTE_LEVEL, **{"tokenizer.ggml.pre": pre})
+    assert tokenizer.encode("123 a").tokens == ["12", "3", "Ġa"] and vocabulary.guessed and vocabulary.bos is None
+    assert tokenizer.encode("1212 12").tokens == ["12", "1", "2", "Ġ", "12"]  # numbers are cut into threes
+
+
 def test_the_ways_to_cut_words_are_those_that_transformers_knows():
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
@@ -156,8 +185,6 @@ def test_control_tokens_of_phi_3_swallow_the_line_break_behind_them(tmp_path):
         ({}, 5, r"its vocabulary has 262 tokens, its embedding 5"),
         ({"tokenizer.ggml.token_type": [3, 3]}, 999, "262 tokens and the types of 2"),
         ({"tokenizer.ggml.merges": None}, 999, "lacks tokenizer.ggml.merges"),
-        ({"tokenizer.ggml.pre": None}, 999, r"does not say how its tokenizer cuts words.*; fetch a newer GGUF file"),
-        ({"tokenizer.ggml.pre": "default"}, 999, "does not say how its tokenizer cuts words"),
         ({"general.type": "adapter"}, 999, "it is an adapter of a model, not a model; give the file of the model"),
         ({"general.type": "imatrix"}, 999, "importance of weights"),
     ],

@@ -22,6 +22,10 @@ _GPT4O = (
     rf"{_BEFORE}{_UPPER}*{_LOWER}+{_SUFFIX}?|{_BEFORE}{_UPPER}+{_LOWER}*{_SUFFIX}?"
     rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
 )
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_PUNCTUATION = r"\p{P}\$+<=>\^~|"
+_SEED = rf"{_SUFFIX}|{_BEFORE}\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
+_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}")
 _DEEPSEEK3 = (
     r"\p{N}{1,3}",
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
@@ -71,5 +75,10 @@ _WAYS = {
     Split((_TEKKEN,), whole=True, adds_bos=True): "tekken",
     Split((_GPT4O,)): "gpt-4o llama4 kanana2",
     Split(_DEEPSEEK3): "deepseek-v3 hunyuan-dense",
+    Split(_CODER): "deepseek-coder",
+    Split((_SEED,)): "seed-coder",
+    Split((rf"[{_PUNCTUATION}`]+", _GPT2, "[0-9]{3}")): "falcon",
+    # What llama.cpp does where nobody has said how.
+    Split((rf"[{_PUNCTUATION}]+", _GPT2, r"\p{N}+", "[0-9]{3}")): "default",
 }
 SPLITS = {name: way for way, names in _WAYS.items() for name in names.split()}

@@ -44,6 +44,11 @@ class Vocabulary:
         self.split = self._split()
 
     @property
+    def guessed(self) -> bool:
+        """Whether the file leaves open how words are cut, as those made before May 2024 do."""
+        return self.kind == "gpt2" and self._pre() == "default"
+
+    @property
     def bos(self) -> str | None:
         """The token that goes before each text."""
         default = self.split.adds_bos or self.kind == "llama"
@@ -77,13 +82,13 @@ class Vocabulary:
     def _split(self) -> Split:
         if self.kind == "llama":
             return Split()
-        name = self.file.get("tokenizer.ggml.pre", "default")
-        if name == "default":
-            reason = "it does not say how its tokenizer cuts words (tokenizer.ggml.pre), as files made before May 2024"
-            raise self.file.error(reason, "fetch a newer GGUF file, or use an MLX or safetensors folder")
+        name = self._pre()
         if name not in SPLITS:
             raise self.file.error(f"pre-tokenizer {name} is not known (known: {', '.join(sorted(SPLITS))})")
         return SPLITS[name]
+
+    def _pre(self) -> str:
+        return self.file.get("tokenizer.ggml.pre") or "default"
 
 
 def build(vocabulary: Vocabulary) -> Tokenizer:
