@@ -1,6 +1,7 @@
 """This machine: its device and memory, its linear algebra, the versions that run on it.
 
 Modules:
+blas     A fast BLAS in the place of the one that MLX's wheel for Linux links.
 device   The device that MLX runs on, and what has to be set up before MLX is loaded.
 environ  Environment variables that a configuration names, as ``${oc.env:NAME}`` or ``${oc.env:NAME,DEFAULT}``.
 facts    Facts about this process and this machine: memory used, versions, which boot of the system.

@@ -1,16 +1,8 @@
-"""The device that MLX runs on, and what has to be set up before MLX is loaded.
-
-MLX's wheel for Linux links a reference BLAS that reaches some 2 GF/s. The dynamic linker resolves a symbol to the first
-library that offers it globally, so a real BLAS opened with RTLD_GLOBAL *before* the first ``import mlx.core`` takes the
-reference library's place: 80 to 160 GF/s on the same two cores.
-"""
+"""The device that MLX runs on, and what has to be set up before MLX is loaded."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import ctypes.util
-import importlib.util
 import logging
 import math
 import os
@@ -25,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.machine import metal
+from runner.machine.blas import open_blas
 from runner.machine.tuned import USUAL, Tuned
 from runner.types import UserError
 
@@ -33,11 +26,6 @@ log = logging.getLogger("rowmill")
 BACKENDS = ("auto", "cpu", "metal", "cuda")
 _RAM_SHARE = 0.7
 _LEAST_MACOS = (14,)
-# The mark of an optimised library: reference BLAS has none of these symbols.
-_OPTIMISED = ("openblas_get_config", "bli_info_get_version_str", "MKL_Get_Version")
-# libopenblas needs the other three, which its wheel keeps beside it under other names.
-_CARRIED = ("libquadmath", "libgfortran", "libgomp", "libopenblas")
-_opened: str | None = None  # the BLAS that an earlier call in this process put in place
 
 
 @dataclass(frozen=True)
@@ -192,69 +180,10 @@ def _report(device: Device) -> None:
 
 
 def _open_blas() -> str | None:
-    """Open a fast BLAS for all libraries loaded after it; its path or name, None if there is none."""
+    """A fast BLAS; of one thread for each caller, as the engine calls from as many streams as there are cores."""
     if not _threads_asked():
         os.environ["OMP_NUM_THREADS"] = "1"  # read once, when an OpenMP build of BLAS is opened
-    global _opened
-    if "mlx.core" not in sys.modules:
-        _opened = _open_system_blas() or _open_carried_blas()
-    elif _opened is None:
-        log.warning("mlx was imported before runner.machine.device.set_up(): it keeps the BLAS it has")
-    return _opened
-
-
-def _open_system_blas() -> str | None:
-    for stem in ("openblas", "blis", "mkl_rt", "blas"):
-        name = ctypes.util.find_library(stem)
-        if name and _is_optimised(name):
-            return _open(name)
-    return None
-
-
-def _is_optimised(name: str) -> bool:
-    """Whether this library has the CBLAS interface and is not the reference one; opens it, but not globally."""
-    try:
-        library = ctypes.CDLL(name)
-    except OSError:
-        return False
-    return hasattr(library, "cblas_sgemm") and any(hasattr(library, symbol) for symbol in _OPTIMISED)
-
-
-def _open_carried_blas() -> str | None:
-    """The OpenBLAS inside the faiss-cpu wheel, opened without importing faiss."""
-    opened = None
-    for path in _carried_libraries():
-        opened = _open(str(path))
-        if opened is None:
-            return None
-    return opened
-
-
-def _carried_libraries() -> Iterator[Path]:
-    """The libraries of the faiss-cpu wheel in the order in which they need one another; none without OpenBLAS."""
-    spec = importlib.util.find_spec("faiss")
-    if spec is None or spec.origin is None:
-        return
-    folder = Path(spec.origin).parent.parent / "faiss_cpu.libs"
-    if any(folder.glob(f"{_CARRIED[-1]}*")):
-        for stem in _CARRIED:
-            yield from sorted(folder.glob(f"{stem}*"))
-
-
-def _open(name: str) -> str | None:
-    try:
-        library = ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        log.debug("%s does not open: %s", name, error)
-        return None
-    _limit_threads(library)
-    return name
-
-
-def _limit_threads(library: ctypes.CDLL) -> None:
-    """One thread for each caller: the engine calls from as many streams as there are cores."""
-    if cpu_streams() > 1 and hasattr(library, "openblas_set_num_threads"):
-        library.openblas_set_num_threads(1)
+    return open_blas(single=cpu_streams() > 1)
 
 
 def _threads_asked() -> bool:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from runner.machine import device
+from runner.machine import blas, device
 from runner.types import UserError
 from tests.support import runs
 
@@ -25,6 +25,9 @@ mx.eval(a, a @ a)
 start = time.process_time()
 mx.eval(*[a @ (a + i) for i in range(8)])
 print(8 * 2 * 512**3 / (time.process_time() - start) / 1e9)
+import ctypes, os
+from runner.machine import blas
+print(made.blas and blas._better_kernels(ctypes.CDLL(made.blas), blas._cpu_flags()), "OPENBLAS_CORETYPE" in os.environ)
 print(made.kind, made.memory_bytes, made.blas)
 """
 
@@ -40,7 +43,7 @@ def test_importing_the_module_does_not_load_mlx():
 
 
 def test_a_forward_pass_on_the_cpu_needs_no_compiler(tmp_path):
-    answer, _, made = python(FORWARD, PATH=str(tmp_path))
+    answer, _, _, made = python(FORWARD, PATH=str(tmp_path))
     kind, memory_bytes, _ = made.split(" ", 2)
     assert (answer, kind) == ("True", "cpu")
     assert int(memory_bytes) > 0
@@ -48,8 +51,9 @@ def test_a_forward_pass_on_the_cpu_needs_no_compiler(tmp_path):
 
 @linux
 def test_a_fast_blas_takes_the_place_of_the_reference_one():
-    _, gigaflops, made = python(FORWARD)
+    _, gigaflops, kernels, made = python(FORWARD)
     assert float(gigaflops) > 6  # a second of processor time; the reference BLAS reaches 2
+    assert kernels == "None False"  # there are none that are better for this CPU
     assert "None" not in made
 
 
@@ -71,11 +75,11 @@ def test_a_second_call_knows_what_the_first_one_opened():
 
 @linux
 def test_warns_where_there_is_no_fast_blas(monkeypatch, caplog):
-    monkeypatch.setattr(device.ctypes.util, "find_library", lambda stem: None)
-    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(blas.ctypes.util, "find_library", lambda stem: None)
+    monkeypatch.setattr(blas.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
-    monkeypatch.setattr(device, "_opened", None)
-    assert device._open_blas() is None
+    monkeypatch.setattr(blas, "_opened", None)
+    assert blas.open_blas(single=True) is None
     with caplog.at_level(logging.INFO, "rowmill"):
         device._report(device.Device("cpu", "a CPU", None, 1))
     assert "no fast BLAS" in caplog.text
@@ -83,8 +87,31 @@ def test_warns_where_there_is_no_fast_blas(monkeypatch, caplog):
 
 @linux
 def test_a_reference_blas_is_not_taken_for_a_fast_one():
-    assert not device._is_optimised("libm.so.6")
-    assert not device._is_optimised("libdoes-not-exist.so")
+    assert not blas._is_optimised("libm.so.6")
+    assert not blas._is_optimised("libdoes-not-exist.so")
+
+
+class FakeBlas:
+    """An OpenBLAS that says which kernels it uses."""
+
+    def __init__(self, kernels):
+        self.openblas_get_corename = lambda: kernels
+
+
+@pytest.mark.parametrize(
+    ("kernels", "flags", "better"),
+    [
+        (b"Prescott", "avx2 fma avx512f avx512bw avx512cd avx512dq avx512vl", "SkylakeX"),
+        (b"Prescott", "avx2 fma avx512f", "Haswell"),  # such as Xeon Phi
+        (b"Prescott", "avx", None),
+        (b"Zen", "avx2 fma avx512f avx512bw avx512cd avx512dq avx512vl", None),
+    ],
+)
+def test_cpus_that_a_blas_does_not_know_get_kernels_that_they_can_run(monkeypatch, kernels, flags, better):
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert blas._better_kernels(FakeBlas(kernels), set(flags.split())) == better
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")  # the user's own choice
+    assert blas._better_kernels(FakeBlas(kernels), set(flags.split())) is None
 
 
 def test_an_unknown_backend_names_the_known_ones():
