@@ -5,7 +5,7 @@ from mlx_lm.models.cache import KVCache
 
 from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
 from runner.engine.conf import EngineConf
-from runner.engine.copying.batched import prefill_batch
+from runner.engine.copying.batched import even_batch, prefill_batch
 from runner.engine.copying.engine import CopyingEngine
 from runner.engine.engine import BatchEngine
 from runner.engine.open import batch_engine
@@ -14,10 +14,18 @@ from runner.machine.device import Device
 from runner.sequences import Sequence
 from runner.types import Sampling
 from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences
-from tests.support.hybrids import CONTEXT, tiny_internlm2, tiny_internlm3, tiny_llama4, tiny_mamba, tiny_nemotron_h
+from tests.support.hybrids import (
+    CONTEXT,
+    tiny_deepseek_v41,
+    tiny_internlm2,
+    tiny_internlm3,
+    tiny_llama4,
+    tiny_mamba,
+    tiny_nemotron_h,
+)
 from tests.support.logprobs import asking, check_logprobs
 from tests.support.recurrent import granitemoehybrid, recurrent, recurrent_gemma
-from tests.support.tiny import tiny_gpt_oss, tiny_llama
+from tests.support.tiny import TINY_LLAMA, scaled, tiny_gpt_oss, tiny_llama
 
 
 @pytest.fixture(
@@ -116,6 +124,50 @@ def test_prompts_are_computed_together_only_where_a_trial_of_several_lengths_sho
     """Nemotron's state of padded rows is lost, which a single token of one row did not show."""
     mx.set_default_device(mx.cpu)
     assert prefill_batch(make()) == together
+
+
+def test_rows_that_mlx_lm_cannot_batch_go_on_together_once_they_are_equally_far(monkeypatch):
+    """The labels of each row, too, and all rows of one length; ways of one length where padding is no good."""
+    mx.set_default_device(mx.cpu)
+    model, plain = tiny_deepseek_v41(), tiny_deepseek_v41()
+    engine = CopyingEngine(model, {END}, batch_size=4, prefill_tokens=8)
+    assert (engine.prompts, engine.even, engine.padded) == (0, True, True)
+    rows = [[5] * 12, [*[5] * 5, *[6] * 7], *prompts(3, 2, shared=5, longest=9)]
+    passes = []
+    call = type(model).__call__
+    monkeypatch.setattr(
+        type(model), "__call__", lambda self, tokens, cache: passes.append(tokens.shape) or call(self, tokens, cache)
+    )
+    written = finish(engine, sequences(rows, 6, (5,)))
+    decoded = [count for count, tokens in passes if tokens == 1]
+    assert len(decoded) < sum(decoded) / 2
+    choices = ((5,), (6, 7), (6, 8, 9), (4, 4, 4), (3, 3))
+    for engine.padded, most in ((True, 9), (False, 6)):
+        passes.clear()
+        scored = finish(engine, sequences(rows, 0, (5,), choices=choices))
+        assert max(count for count, _ in passes) == most
+        for i, row in enumerate(rows):
+            assert scored[i, 0].logprobs == pytest.approx([plain_score(plain, row, one) for one in choices], abs=1e-4)
+    assert [written[i, 0].tokens for i in range(4)] == [one_by_one(plain, row, 6) for row in rows]
+
+
+class OddBatch(llama.Model):
+    """Its rows change with how many there are, in mlx-lm's batches and any others."""
+
+    def __call__(self, inputs, *args, **kwargs):
+        logits = super().__call__(inputs, *args, **kwargs)
+        return logits + mx.roll(logits, 1, axis=0)
+
+
+def test_rows_that_others_beside_them_change_run_one_at_a_time():
+    mx.set_default_device(mx.cpu)
+    model = scaled(OddBatch(llama.ModelArgs(**TINY_LLAMA)), 0, gain=2.0)
+    engine = CopyingEngine(model, {END}, batch_size=4, prefill_tokens=8)
+    assert (engine.batch_size, even_batch(model)) == (1, (False, False))
+    rows = prompts(3, 3, shared=5)
+    done = finish(engine, [*sequences(rows, 6, (5,)), Sequence((9, 0), rows[0], 0, choices=((5,), (6, 7)))])
+    assert [done[i, 0].tokens for i in range(3)] == [one_by_one(model, row, 6) for row in rows]
+    assert done[9, 0].logprobs == pytest.approx([plain_score(model, rows[0], one) for one in ((5,), (6, 7))], abs=1e-4)
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_nemotron_h])

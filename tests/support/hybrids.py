@@ -1,6 +1,6 @@
 """Tiny random models of families whose layers keep or see other things than all keys."""
 
-from mlx_lm.models import gemma3_text, internlm2, internlm3, llama4, mamba, nemotron_h
+from mlx_lm.models import deepseek_v41, gemma3_text, internlm2, internlm3, llama4, mamba, nemotron_h
 
 from tests.support.tiny import VOCAB, scaled
 
@@ -124,3 +124,34 @@ def tiny_internlm2():
 
 def tiny_internlm3():
     return tiny_internlm(internlm3, "rope_type")
+
+
+def tiny_deepseek_v41():
+    """Keys of two tokens as one, some of them chosen, in caches that mlx-lm cannot put into a batch."""
+    args = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+        "q_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "o_groups": 2,
+        "o_lora_rank": 8,
+        "moe_intermediate_size": 32,
+        "n_routed_experts": 2,
+        "num_experts_per_tok": 1,
+        "sliding_window": 8,
+        "compress_ratios": (0, 2, 2),
+        "kv_source_layer_ids": (1,),
+        "index_source_layer_ids": (1, 2),
+        "candidate_source_layer_id": 1,
+        "candidate_topk_blocks": 4,
+        "candidate_block_size": 2,
+        "index_n_heads": 2,
+        "index_head_dim": 16,
+        "index_topk": 3,
+        "hc_mult": 2,
+        "hc_sinkhorn_iters": 3,
+    }
+    return scaled(deepseek_v41.Model(deepseek_v41.ModelArgs(**args)), seed=0, gain=2.0)

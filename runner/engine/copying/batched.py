@@ -1,16 +1,19 @@
-"""Which batches of mlx-lm give each row what it gets by itself."""
+"""Which batches give each row what it gets by itself."""
 
 from __future__ import annotations
 
 import copy
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import make_prompt_cache
 
+from runner.engine.copying.choices import Way, even
+from runner.engine.copying.even import EvenRows
 from runner.engine.trial import SHARED, STEPS, Trial
 
 log = logging.getLogger("rowmill")
@@ -19,25 +22,40 @@ PREFILL = 8  # prompts computed together
 
 
 def prefill_batch(model: Any) -> int:
-    """How many prompts of a batch may be computed together; 0 if rows cannot be batched at all."""
+    """How many prompts of one of mlx-lm's batches may be computed together; 0 if it cannot batch rows at all."""
     trial = Trial(model)
     for count in (PREFILL, 1):
-        try:
-            problem = trial.problem(_answers(model, trial, count))
-        except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            problem = f"{type(error).__name__}: {error}"
-        if problem is None:
+        answers = partial(_answers, model, trial, partial(BatchGenerator, model, prefill_batch_size=count))
+        if _holds(f"mlx-lm cannot batch this model, {count} prompts at a time", trial, answers):
             return count
-        log.info("mlx-lm cannot batch this model, %d prompts at a time: %s", count, problem)
-    log.info("this model runs one row at a time")
     return 0
 
 
-def _answers(model: Any, trial: Trial, count: int) -> list[list[mx.array]]:
+def even_batch(model: Any) -> tuple[bool, bool]:
+    """Whether rows that have come equally far may be computed together, and whether then with padding behind them."""
+    trial = Trial(model)
+    answers = partial(_answers, model, trial, partial(EvenRows, model, (), PREFILL))
+    if not _holds("this model runs one row at a time", trial, answers):
+        return False, False
+    log.info("rows of this model go on together where they have come equally far")
+    return True, _holds("this model takes no padding", trial, partial(_ways, model, trial))
+
+
+def _holds(told: str, trial: Trial, answers: Callable[[], list[list[mx.array]]]) -> bool:
+    try:
+        problem = trial.problem(answers())
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    if problem is not None:
+        log.info("%s: %s", told, problem)
+    return problem is None
+
+
+def _answers(model: Any, trial: Trial, make: Callable[[], Any]) -> list[list[mx.array]]:
     """The logits of each row: the first two join with copies of a prefix's cache, the others while those decode."""
     shared = make_prompt_cache(model)
     model(mx.array([trial.rows[0][:SHARED]]), cache=shared)
-    generator = BatchGenerator(model, prefill_batch_size=count)
+    generator = make()
     got: dict[int, list[mx.array]] = {}
     try:
         for rows, cache in ((trial.rows[:2], shared), (trial.rows[2:], make_prompt_cache(model))):
@@ -46,6 +64,7 @@ def _answers(model: Any, trial: Trial, count: int) -> list[list[mx.array]]:
                 [row[known:-STEPS] for row in rows],
                 [STEPS + 1] * len(rows),
                 caches=[copy.deepcopy(cache) for _ in rows],
+                all_tokens=[row[:known] for row in rows],
                 samplers=[_forced(row[-STEPS:]) for row in rows],
             )
             _take(generator, got)
@@ -54,6 +73,14 @@ def _answers(model: Any, trial: Trial, count: int) -> list[list[mx.array]]:
     finally:
         generator.close()
     return [got[uid] for uid in sorted(got)]
+
+
+def _ways(model: Any, trial: Trial) -> list[list[mx.array]]:
+    """The logits of each row, as ways behind what they share."""
+    ways = [Way(0, tuple(row[SHARED:]), []) for row in trial.rows]
+    run = even(model, [trial.rows[0][:SHARED]], [make_prompt_cache(model)], PREFILL)
+    logits = run(ways, max(len(way.tokens) for way in ways))
+    return [list(row[len(way.tokens) - STEPS : len(way.tokens) + 1]) for row, way in zip(logits, ways, strict=True)]
 
 
 def _take(generator: Any, got: dict[int, list[mx.array]]) -> None:

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.generate import PromptProcessingBatch
 
+from runner.engine.copying.even import joined, picked
 from runner.engine.sampling import normaliser
 from runner.text.choices import PIECE, Floats, Piece, Walk
 
@@ -26,13 +27,15 @@ class Way(NamedTuple):
 Run = Callable[[list[Way], int], mx.array]
 
 
-def score(walks: list[Walk], run: Run, most: int, tokens: int) -> None:
-    """Go through each row's tree to its end, with up to ``most`` ways in a pass, and ``tokens`` of theirs."""
+def score(walks: list[Walk], run: Run, most: int, tokens: int, padded: bool = True) -> None:
+    """Go through each row's tree to its end, with up to ``most`` ways in a pass, and ``tokens`` of theirs; all of one
+    length unless they may be ``padded``.
+    """
     while left := [(place, walk) for place, walk in enumerate(walks) if not walk.ended]:
         pieces = [(walk, walk.next(PIECE), place) for place, walk in left]
         ways = sorted((way for one in pieces for way in _ways(*one)), key=lambda way: len(way.tokens))
         found: dict[tuple[int, int], float] = {}
-        for group in _groups(ways, most, tokens):
+        for group in _groups(ways, most, tokens, padded):
             _read(group, run(group, max(len(way.tokens) for way in group)), found)
         for walk, piece, place in pieces:
             walk.take(piece, np.array([found[place, edge] for edge in piece.edges.tolist()]))
@@ -53,11 +56,12 @@ def _ways(walk: Walk, piece: Piece, place: int) -> Iterator[Way]:
         yield Way(place, tokens, [(at, *edge) for at, node in enumerate(nodes) for edge in edges.pop(node, ())])
 
 
-def _groups(ways: list[Way], most: int, tokens: int) -> Iterator[list[Way]]:
+def _groups(ways: list[Way], most: int, tokens: int, padded: bool) -> Iterator[list[Way]]:
     """Of rising length."""
     group: list[Way] = []
     for way in ways:
-        if group and (len(group) >= most or (len(group) + 1) * (len(way.tokens) + 1) > tokens):
+        full = len(group) >= most or (len(group) + 1) * (len(way.tokens) + 1) > tokens
+        if group and (full or not (padded or len(way.tokens) == len(group[0].tokens))):
             yield group
             group = []
         group.append(way)
@@ -85,26 +89,30 @@ def together(model: Any, rows: list[list[int]], caches: list[Any], *, prompts: i
         cache = copy.deepcopy(batch.prompt_cache)
         for layer in cache:
             layer.filter([at[way.place] for way in ways])
-        given = [(rows[way.place][-1], *way.tokens) for way in ways]
-        # Zeros behind a row change nothing of what comes before.
-        logits: mx.array = model(mx.array([[*row, *[0] * (longest + 1 - len(row))] for row in given]), cache=cache)
-        return logits
+        return _through(model, rows, cache, ways, longest)
 
     return run
 
 
-def alone(model: Any, row: list[int], cache: Any) -> Run:
-    """The same for one row, one way at a time."""
-    computed = copy.deepcopy(cache)
-    if row[:-1]:
-        model(mx.array([row[:-1]]), cache=computed)
+def even(model: Any, rows: list[list[int]], caches: list[Any], chunk: int) -> Run:
+    """The same for rows of one length behind as many tokens, in caches of any kind."""
+    cache = joined([copy.deepcopy(one) for one in caches])
+    for start in range(0, len(rows[0]) - 1, chunk):
+        model(mx.array([row[:-1][start : start + chunk] for row in rows]), cache=cache)
+        mx.eval([layer.state for layer in cache])
 
     def run(ways: list[Way], longest: int) -> mx.array:
-        (way,) = ways
-        logits: mx.array = model(mx.array([[row[-1], *way.tokens]]), cache=copy.deepcopy(computed))
-        return logits
+        return _through(model, rows, picked(cache, [way.place for way in ways]), ways, longest)
 
     return run
+
+
+def _through(model: Any, rows: list[list[int]], cache: Any, ways: list[Way], longest: int) -> mx.array:
+    """The logits of ways behind all of their rows but the last token, which ``cache`` holds."""
+    given = [(rows[way.place][-1], *way.tokens) for way in ways]
+    # Zeros behind a row change nothing of what comes before.
+    logits: mx.array = model(mx.array([[*row, *[0] * (longest + 1 - len(row))] for row in given]), cache=cache)
+    return logits
 
 
 def _computed(model: Any, rows: list[list[int]], caches: list[Any], together: int, chunk: int) -> Any:

@@ -16,9 +16,9 @@ from mlx.utils import tree_flatten
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from runner.engine.copying.alone import OneByOne
-from runner.engine.copying.batched import prefill_batch
-from runner.engine.copying.choices import alone, score, together
+from runner.engine.copying.batched import even_batch, prefill_batch
+from runner.engine.copying.choices import even, score, together
+from runner.engine.copying.even import EvenRows
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, normaliser, pairs, uniforms
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
@@ -52,7 +52,7 @@ class CopyingEngine:
     ``kv_bytes`` bounds the memory of the rows' caches, as measured on a short prompt, ``logit_bytes`` that of the
     logits of choices. One prefix is held at a time, the deepest boundary of a sequence. Where a trial shows that
     prompts of different length are mixed up, they are computed one after the other; where answers are, too, or mlx-lm's
-    batches do not take the model, rows run one at a time.
+    batches do not take the model, rows go on together once they have come equally far, or run one at a time.
     """
 
     def __init__(
@@ -70,7 +70,8 @@ class CopyingEngine:
     ) -> None:
         self.model = model
         self.prompts = prefill_batch(model) if batch_size > 1 else 0  # that are computed together
-        self.batch_size = batch_size if self.prompts else 1
+        self.even, self.padded = (False, False) if self.prompts or batch_size == 1 else even_batch(model)
+        self.batch_size = batch_size if self.prompts or self.even else 1
         self.prefill_tokens = prefill_tokens
         self.logit_bytes = logit_bytes
         self.vocabulary = int(model(mx.array([[1]]), cache=make_prompt_cache(model)).shape[-1])
@@ -79,7 +80,7 @@ class CopyingEngine:
         self.context = context
         self.stopped = stopped
         self.grammars = grammars or Grammars()
-        self.generator: Any = OneByOne(model, end_tokens, prefill_tokens)
+        self.generator: Any = EvenRows(model, end_tokens, prefill_tokens)
         if self.prompts:
             self.generator = BatchGenerator(
                 model,
@@ -168,6 +169,7 @@ class CopyingEngine:
             [sequence.tokens[start:]],
             [sequence.max_tokens],
             caches=[copy.deepcopy(cache)],
+            all_tokens=[sequence.tokens[:start]],
             samplers=[_sampler(sequence, matching)],
         )
         self.working[uid] = Working(sequence, cached, matching)
@@ -214,17 +216,21 @@ class CopyingEngine:
         caches, choices = [cache for cache, _, _ in found], [sequence.choices or () for sequence in sequences]
         walks = [Walk(choice_tree(one), of.cut, of.top) for one, of in zip(choices, sequences, strict=True)]
         at_once = max(1, self.logit_bytes // (4 * self.vocabulary))
-        # Beside others a row of which nothing is computed begins with states of zeros, which for some models is wrong.
-        single = [not self.prompts or sequence.tokens == row[:1] for sequence, row in zip(sequences, rows, strict=True)]
-        each = list(zip(single, walks, rows, caches, strict=True))
-        for _, walk, row, cache in (one for one in each if one[0]):
-            score([walk], alone(self.model, row, cache), 1, at_once)
-        if others := [one for one in each if not one[0]]:
-            longest = max(map(self._bytes, sequences))
-            copies = max(1, self.kv_bytes // longest - len(self.working) - len(rows))
-            _, walks_, rows_, caches_ = map(list, zip(*others, strict=True))
-            run = together(self.model, rows_, caches_, prompts=self.prompts, chunk=self.prefill_tokens)
-            score(walks_, run, copies, at_once)
+        copies = max(1, self.kv_bytes // max(map(self._bytes, sequences)) - len(self.working) - len(rows))
+        groups: dict[Any, list[int]] = {}
+        for number, (sequence, (*_, start)) in enumerate(zip(sequences, found, strict=True)):
+            # Beside others a row of which nothing is computed begins with states of zeros, for some models wrong.
+            mixed = self.prompts and len(sequence.tokens) > 1
+            kind = None if mixed else (start, len(sequence.tokens)) if self.even else number
+            groups.setdefault(kind, []).append(number)
+        for kind, numbers in groups.items():
+            rows_, caches_ = [rows[number] for number in numbers], [caches[number] for number in numbers]
+            if kind is None:
+                run = together(self.model, rows_, caches_, prompts=self.prompts, chunk=self.prefill_tokens)
+            else:
+                run = even(self.model, rows_, caches_, self.prefill_tokens)
+            most = copies if kind is None or self.even else 1
+            score([walks[number] for number in numbers], run, most, at_once, kind is None or self.padded)
         return [
             Generation(sequence.key, [], "choice", cached, **score_fields(walk.scores(), sequence.top))
             for sequence, (_, cached, _), walk in zip(sequences, found, walks, strict=True)
