@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.data.readers import SUFFIXES, Stamps
+from runner.data.readers.raw.formats import format_of
 from runner.types import UserError
 from runner.words import composed
 
@@ -87,6 +88,8 @@ def kind_of(path: str) -> str:
         return "arrow" if saved else "documents"
     suffixes = [suffix.lower() for suffix in Path(_without_hash(path)).suffixes if suffix.lower() not in PACKED]
     if not suffixes or suffixes[-1] not in SUFFIXES:
+        if folder.is_file() and (other := format_of(folder)):
+            raise UserError("dataset.path", f"is {other}", file=folder)
         raise UserError(
             "dataset.path",
             f"the name does not tell what it is ({', '.join(SUFFIXES)}, folders): add dataset=csv, or what it is",

@@ -170,6 +170,10 @@ def test_a_file_that_refers_to_what_it_does_not_hold_is_refused_naming_the_colum
     ) as caught:
         open_source(DatasetConf(kind="arrow", path=str(path)))
     assert caught.value.exit_code == 2
+    with pa.ipc.new_file(tmp_path / "other.arrow", pa.schema([("odd", pa.float64())])) as file:
+        file.write_table(pa.table({"odd": [0.5]}))
+    with pytest.raises(UserError, match=r"rows.arrow is damaged: column 'odd'"):
+        open_source(DatasetConf(kind="arrow", path=str(tmp_path / "*.arrow")))
 
 
 def test_a_damaged_saved_data_set_is_refused_naming_the_column(tmp_path):

@@ -176,6 +176,11 @@ def test_mistakes_in_a_pattern_name_their_file(tmp_path, kind, files, message):
         (pa.array([0.1], pa.float32()), [0.5], "double"),
         ([b"\xff"], ["x"], "binary"),
         ([None, None], [1, 2], "int64"),
+        ([2**53 + 1], [0.5], "string"),
+        ([[2**53 + 1]], [[0.5]], "string"),
+        (pa.array([2**64 - 1], pa.uint64()), [-1], "string"),
+        ([2**60 + 1], [Decimal("1.50")], "string"),
+        ([datetime.datetime(3000, 1, 1)], pa.array([1000], pa.timestamp("ns")), "string"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])

@@ -1,9 +1,11 @@
+import datetime
 import json
 import zipfile
 
 import pytest
 
 from runner.data.conf import DatasetConf
+from runner.data.load import kind_of
 from runner.data.readers.aclsum import paper_text
 from runner.data.readers.documents import archives, find_documents
 from runner.data.readers.documents.html import html_text
@@ -169,6 +171,9 @@ def office_files(folder):
     import docx
     import openpyxl
     import pptx
+    from docx.opc.constants import RELATIONSHIP_TYPE
+    from docx.opc.packuri import PackURI
+    from docx.opc.part import Part
 
     word = docx.Document()
     word.add_heading("Head")
@@ -177,6 +182,15 @@ def office_files(folder):
     for cell, text in zip((cell for row in table.rows for cell in row.cells), "abcd", strict=True):
         cell.text = text
     word.add_paragraph("two")
+    notes = "".join(
+        f'<w:footnote w:id="{n}" {kind}><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:footnote>'
+        for n, (kind, text) in enumerate([('w:type="separator"', "---"), ("", "a note")])
+    )
+    content = (
+        f'<w:footnotes xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main">{notes}</w:footnotes>'
+    )
+    part = Part(PackURI("/word/footnotes.xml"), "application/xml", content.encode(), word.part.package)
+    word.part.relate_to(part, RELATIONSHIP_TYPE.FOOTNOTES)
     word.save(folder / "a.docx")
     show = pptx.Presentation()
     for title in ("First", "Second"):
@@ -189,7 +203,11 @@ def office_files(folder):
     show.save(folder / "b.pptx")
     book = openpyxl.Workbook()
     book.active.append(["name", "n"])
-    book.active.append(["ö", 1.5])
+    book.active.append(["ö", 1.5, datetime.date(2024, 2, 29), True, "=B2+1", 0.1 + 0.2, 0.125, "a\nb", 10**9])
+    book.active["G2"].number_format = "0%"
+    book.active.append(
+        [datetime.datetime(2024, 2, 29), datetime.datetime(2024, 2, 29, 13, 5), datetime.timedelta(1.25)]
+    )
     book.create_sheet("Empty")
     book.save(folder / "c.xlsx")
     (folder / "d.rtf").write_text(r"{\rtf1\ansi{\fonttbl{\f0 Arial;}}\f0 Hi {\b bold} caf\'e9\par next\u8364?}")
@@ -209,7 +227,8 @@ def office_files(folder):
             f'xmlns:{n}="urn:oasis:names:tc:opendocument:xmlns:{n}:1.0"' for n in ("office", "text", "table")
         )
         cells = "<table:table-cell><text:p>a</text:p></table:table-cell><table:table-cell/>"
-        text = "<text:h>Head</text:h><text:p>x<text:s text:c='2'/><text:span>y</text:span><text:tab/>z</text:p>"
+        note = "<text:note><text:note-body><text:p>n</text:p></text:note-body></text:note>"
+        text = f"<text:h>Head</text:h><text:p>x<text:s text:c='2'/><text:span>y</text:span><text:tab/>z{note}</text:p>"
         body = f"{text}<table:table><table:table-row>{cells}</table:table-row></table:table>"
         odt.writestr("content.xml", f"<office:d {names}><office:body>{body}</office:body></office:d>")
     (folder / "g.eml").write_bytes(
@@ -221,12 +240,13 @@ def office_files(folder):
 
 
 OFFICE = {
-    "a.docx": "Head\n\none ö\n\na\tb\nc\td\n\ntwo",
+    "a.docx": "Head\n\none ö\n\na\tb\nc\td\n\ntwo\n\na note",
     "b.pptx": "First\nFirst point\nsay it\n\nSecond\nSecond point\nwide\n\tx\nsay it",
-    "c.xlsx": "Sheet\nname\tn\nö\t1.5",
+    "c.xlsx": "Sheet\nname\tn\nö\t1.5\t2024-02-29\tTRUE\t=B2+1\t0.3\t12.5%\ta b\t1000000000\n"
+    "2024-02-29 00:00:00\t2024-02-29 13:05:00\t30:00:00",
     "d.rtf": "Hi bold café\nnext€",
     "e.epub": "chapter 2\n\nchapter 1",
-    "f.odt": "Head\n\nx  y\tz\n\na",
+    "f.odt": "Head\n\nx  y\tz\n\na\n\nn",
     "g.eml": "From: Zoë <z@x.org>\nSubject: Hi\n\ncafé\n\nAttached: a.pdf",
 }
 
@@ -267,6 +287,8 @@ def test_cells_of_pages_stand_apart_and_lines_of_code_stay_lines(tmp_path, page,
 
 def test_documents_of_office_programs_books_and_mails_are_rows(tmp_path):
     office_files(tmp_path)
+    with pytest.raises(UserError, match=r"c.xlsx is an Excel workbook: save its sheet as CSV"):
+        kind_of(str(tmp_path / "c.xlsx"))
     assert {row["file"]: row["text"] for row in opened(tmp_path).rows()} == OFFICE
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from runner.data.conf import DatasetConf
+from runner.data.layout import check_layout
 from runner.data.load import hash_file, hash_files, hash_json, local_paths, stamps
 from runner.data.readers import Loaded, Stamps
 from runner.data.readers.table import aligned, common_schema, map_arrow, refuse_other_formats, refuse_twice
@@ -33,6 +34,8 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
         refuse_other_formats(file, "arrow")
         tables.append(map_arrow(file))
         refuse_twice(file, tables[-1].column_names)
+        if len(paths) > 1:  # whose cells are converted where types differ
+            check_layout(tables[-1], str(file))
     return Loaded(_concatenated(paths, tables), hash_files(paths), mapped=mapped)
 
 
@@ -60,7 +63,8 @@ def _read_saved(path: Path, split: str, mapped: Stamps) -> Loaded:
 
 
 def _concatenated(paths: list[Path], tables: list[pa.Table]) -> pa.Table:
-    schema = common_schema(paths, [table.schema for table in tables])
+    by_path = dict(zip(paths, tables, strict=True))
+    schema = common_schema(paths, [table.schema for table in tables], lambda path, name: by_path[path][name].chunks)
     batches = (aligned(batch, schema) for table in tables for batch in table.to_batches())
     return tables[0] if len(tables) == 1 else pa.Table.from_batches(batches, schema)
 

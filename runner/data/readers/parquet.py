@@ -21,7 +21,7 @@ def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
 
 
 def _read_parquet(paths: list[Path]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    schema = common_schema(paths, [_schema(path) for path in paths])
+    schema = common_schema(paths, [_schema(path) for path in paths], _cells)
     return schema, (aligned(batch, schema) for path in paths for batch in _batches(path))
 
 
@@ -36,13 +36,17 @@ def _schema(path: Path) -> pa.Schema:
     return _plain(schema)
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+def _cells(path: Path, name: str) -> Iterator[pa.Array]:
+    return (batch.column(name) for batch in _batches(path, [name]))
+
+
+def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     dictionaries = [field.name for field in pq.read_schema(path) if pa.types.is_dictionary(field.type)]
     # As they are in the file: pyarrow's own conversion of their indices refuses texts that are no UTF-8.
     with pq.ParquetFile(path, memory_map=True, read_dictionary=dictionaries) as file:
-        yield from file.iter_batches(_BATCH_ROWS)
+        yield from file.iter_batches(_BATCH_ROWS, columns=columns)
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

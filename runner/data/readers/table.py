@@ -29,23 +29,13 @@ from runner.data.load import CACHE_VERSION, hash_files, hash_json, hash_readable
 from runner.data.readers import Loaded
 from runner.data.readers.raw.compressed import compression
 from runner.data.readers.raw.encodings import open_bytes
-from runner.data.readers.raw.told import is_wide, told
+from runner.data.readers.raw.formats import format_of
+from runner.data.readers.raw.told import is_wide, marked, told
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
 IN_MEMORY_BYTES = 32 << 20
 TEXTS = ("csv", "jsonl", "text", "openai_batch")  # kinds of files that are texts
-_MAGIC = {
-    b"PAR1": "a Parquet file: use dataset=parquet",
-    b"ARROW1": "an Arrow file: use dataset=arrow",
-    b"PK\x03\x04": "a zip archive or an Excel workbook: export it as CSV",
-    b"SQLite format 3": "an SQLite database: use dataset=sqlite",
-    b"\xfd7zXZ": "xz-compressed: use gzip or zstd instead",
-    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself (git lfs pull)",
-    b"\xff\xfe\0\0": "UTF-32 text: set dataset.encoding=utf-32",
-    b"\xff\xfe": "UTF-16 text: set dataset.encoding=utf-16",
-    b"\xfe\xff": "UTF-16 text: set dataset.encoding=utf-16",
-}
 Batches = Iterator[pa.RecordBatch]
 
 
@@ -87,16 +77,16 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
         head = file.read(4096)
     if not head:
         raise UserError("dataset.path", "is empty: empty data set", file=path)
-    for magic, meaning in _MAGIC.items():
-        binary_kind = {b"PAR1": "parquet", b"ARROW1": "arrow"}.get(magic)
-        if head.startswith(magic) and kind != binary_kind and not is_wide(encoding):
-            raise UserError("dataset.path", f"is not {kind} but {meaning}", file=path)
+    if (other := format_of(path)) and not other.endswith(f"dataset={kind}"):
+        raise UserError("dataset.path", f"is not {kind} but {other}", file=path)
+    if (mark := marked(head)) and is_wide(mark) and not is_wide(encoding):
+        raise UserError(
+            "dataset.path", f"is not {kind} but {mark.upper()} text: set dataset.encoding={mark}", file=path
+        )
     if kind in TEXTS and (found := told(head, encoding)):
         begins = head.decode(found, errors="ignore")[:20].strip()
         text = f"is not {encoding}: in {found} it begins {begins!r}; did you mean dataset.encoding={found}?"
         raise UserError("dataset.path", text, file=path)
-    if head[257:262] == b"ustar":
-        raise UserError("dataset.path", f"is not {kind} but a tar archive: unpack it", file=path)
     if kind in ("csv", "jsonl") and re.match(rb"(?i)\s*<(!doctype\s+html|html)\b", head):
         raise UserError(
             "dataset.path", f"is not {kind} but a web page, perhaps a server's error: look at it", file=path
@@ -186,27 +176,47 @@ def refuse_twice(path: Path, names: list[str]) -> None:
         raise UserError("dataset.path", f"has more than one column named {', '.join(map(repr, twice[:5]))}", file=path)
 
 
-def common_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
-    """The columns of all files, each of a type that holds all its values, text at the worst.
+Cells = Callable[[Path, str], Iterable[pa.Array]]  # a column of a file, piece by piece
+
+
+def common_schema(paths: list[Path], schemas: list[pa.Schema], cells: Cells) -> pa.Schema:
+    """The columns of all files, each of a type that holds all its ``cells``, text at the worst.
 
     Where files differ in more than a type's size, a second column (see ``runner.data.columns``) holds each cell's own
     value.
     """
-    kinds: dict[str, dict[pa.DataType, Path]] = {}
+    kinds: dict[str, dict[pa.DataType, list[Path]]] = {}
     first: dict[str, pa.Field] = {}
     for path, schema in zip(paths, schemas, strict=True):
         for field in schema:
             first.setdefault(field.name, field)
-            kinds.setdefault(field.name, {}).setdefault(field.type, path)
+            kinds.setdefault(field.name, {}).setdefault(field.type, []).append(path)
     fields, own = [], []
     for name, found in kinds.items():
-        kind = reduce(merge, found)
+        kind = _common_type(name, found, cells)
         fields.append(first[name].with_type(kind).with_nullable(True))
         if others := [one for one in found if not alike(one, kind)]:
-            _tell(name, kind, {one: found[one] for one in (others[0], *(one for one in found if one != others[0]))})
+            _tell(name, kind, {one: found[one][0] for one in (others[0], *(one for one in found if one != others[0]))})
             own.append(name)
     fields += [pa.field(free_name(f"{name} (JSON)", kinds), pa.string(), metadata={OWN: name.encode()}) for name in own]
     return pa.schema(fields, reduce(lambda one, other: other | one, (schema.metadata or {} for schema in schemas)))
+
+
+def _common_type(name: str, found: dict[pa.DataType, list[Path]], cells: Cells) -> pa.DataType:
+    """A type that holds what the files hold: 2^53 + 1, for one, is no fraction."""
+    kind = reduce(merge, found)
+    others = [path for one, paths in found.items() if one != kind for path in paths]
+    if pa.types.is_string(kind) or all(_fits(column, kind) for path in others for column in cells(path, name)):
+        return kind
+    return pa.string()
+
+
+def _fits(column: pa.Array, kind: pa.DataType) -> bool:
+    try:
+        cast(column, kind)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _tell(name: str, kind: pa.DataType, found: dict[pa.DataType, Path]) -> None:

@@ -6,7 +6,8 @@ Modules:
 archives  Documents that are archives of pages, by the standard library: EPUB books and OpenDocument.
 html      HTML as the text that a browser would show.
 mail      Mails as files: their headers, what they say, and the names of what is attached.
-office    Documents of office programs, by the packages that read them: Word, PowerPoint, Excel, RTF and PDF.
+office    Documents of office programs, by the packages that read them: Word, PowerPoint, RTF and PDF.
+sheets    Workbooks of Excel as the text that Excel shows, as far as cells tell.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pyarrow as pa
 from runner.data.conf import DatasetConf
 from runner.data.load import local_paths
 from runner.data.readers import Loaded
-from runner.data.readers.documents import archives, mail, office
+from runner.data.readers.documents import archives, mail, office, sheets
 from runner.data.readers.documents.html import declared, html_text
 from runner.data.readers.raw.encodings import decoded
 from runner.data.readers.table import check_encoding, read_folder
@@ -34,7 +35,7 @@ BATCH_CHARS = 4_000_000
 _NAMED = 10  # of the files that are skipped
 _TEXT = (".txt", ".text", ".md", ".markdown", ".rst")
 _HTML = (".html", ".htm", ".xhtml")
-_READ = office.READ | archives.READ | mail.READ
+_READ = office.READ | sheets.READ | archives.READ | mail.READ
 SUFFIXES = (*_TEXT, *_HTML, *_READ)
 _ZIPS = {".docx", ".pptx", ".xlsx", *archives.READ}
 

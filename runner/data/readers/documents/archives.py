@@ -32,9 +32,14 @@ def epub_text(path: Path) -> str:
 
 
 def odt_text(path: Path) -> str:
-    """Paragraphs and headings of a text, a table or a presentation in their order; a line for each row of a table."""
+    """Paragraphs and headings of a text, a table or a presentation in their order, a line for each row of a table.
+
+    Notes stand behind them.
+    """
     with zipfile.ZipFile(path) as archive:
-        return "\n\n".join(_blocks(ElementTree.fromstring(archive.read("content.xml"))))
+        content = ElementTree.fromstring(archive.read("content.xml"))
+    notes = ("\n".join(_blocks(note)) for note in content.iter(f"{_TEXT}note-body"))
+    return "\n\n".join([*_blocks(content), *notes])
 
 
 READ = {".epub": epub_text, ".odt": odt_text, ".ods": odt_text, ".odp": odt_text}

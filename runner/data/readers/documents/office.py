@@ -1,4 +1,4 @@
-"""Documents of office programs, by the packages that read them: Word, PowerPoint, Excel, RTF and PDF."""
+"""Documents of office programs, by the packages that read them: Word, PowerPoint, RTF and PDF."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 NEEDED = {  # the module that reads it, and the package that it comes in
     ".pdf": ("pypdf", "pypdf"),
@@ -32,10 +33,12 @@ def pdf_text(path: Path) -> str:
 
 
 def docx_text(path: Path) -> str:
-    """Paragraphs and tables in their order, a line for each row of a table."""
+    """Paragraphs and tables in their order, a line for each row of a table; footnotes and endnotes behind them."""
     import docx
 
-    return "\n\n".join(text for text in _blocks(docx.Document(str(path)).element.body) if text.strip())
+    document = docx.Document(str(path))
+    texts = [*_blocks(document.element.body), *_notes(document.part)]
+    return "\n\n".join(text for text in texts if text.strip())
 
 
 def pptx_text(path: Path) -> str:
@@ -51,18 +54,6 @@ def pptx_text(path: Path) -> str:
     return "\n\n".join(filter(None, slides))
 
 
-def xlsx_text(path: Path) -> str:
-    """The sheets in their order under their names, a line for each row, its cells separated by tabs."""
-    import openpyxl
-
-    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    try:
-        sheets = ((sheet.title, "\n".join(_lines(sheet))) for sheet in book.worksheets)
-        return "\n\n".join(f"{name}\n{text}" for name, text in sheets if text)
-    finally:
-        book.close()
-
-
 def rtf_text(path: Path) -> str:
     """The text without its formatting."""
     from striprtf.striprtf import rtf_to_text
@@ -73,7 +64,7 @@ def rtf_text(path: Path) -> str:
     return str(rtf_to_text(content.decode("cp1252", errors="replace"), errors="replace"))
 
 
-READ = {".pdf": pdf_text, ".docx": docx_text, ".pptx": pptx_text, ".xlsx": xlsx_text, ".rtf": rtf_text}
+READ = {".pdf": pdf_text, ".docx": docx_text, ".pptx": pptx_text, ".rtf": rtf_text}
 
 
 def _blocks(node: Any) -> Iterator[str]:
@@ -84,6 +75,15 @@ def _blocks(node: Any) -> Iterator[str]:
         elif block.tag == f"{_WORD}tbl":
             rows = (row for row in _flat(block) if row.tag == f"{_WORD}tr")
             yield "\n".join("\t".join(map(_cell, _cells(row))) for row in rows)
+
+
+def _notes(part: Any) -> Iterator[str]:
+    for kind in ("footnotes", "endnotes"):
+        for found in (one.target_part for one in part.rels.values() if one.reltype.endswith(f"/{kind}")):
+            notes = (
+                note for note in ElementTree.fromstring(found.blob) if note.get(f"{_WORD}type", "normal") == "normal"
+            )
+            yield from ("\n".join(_blocks(note)).strip() for note in notes)
 
 
 def _cells(row: Any) -> Iterator[Any]:
@@ -124,11 +124,3 @@ def _shapes(shapes: Iterable[Any]) -> Iterator[str]:
         elif getattr(shape, "has_table", False):
             rows = ([cell for cell in row.cells if not cell.is_spanned] for row in shape.table.rows)
             yield "\n".join("\t".join(" ".join(cell.text.split()) for cell in row) for row in rows)
-
-
-def _lines(sheet: Any) -> Iterator[str]:
-    sheet.reset_dimensions()  # which some programs write down wrong
-    for row in sheet.iter_rows(values_only=True):
-        cells = ["" if cell is None else str(cell) for cell in row]
-        if any(cells):
-            yield "\t".join(cells).rstrip("\t")

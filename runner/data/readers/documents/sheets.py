@@ -1,0 +1,71 @@
+"""Workbooks of Excel as the text that Excel shows, as far as cells tell."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+_TIME = re.compile(r"(?i)[hs]")  # in the format of a cell
+_LITERAL = re.compile(r'"[^"]*"|\[[^\]]*\]|\\.')
+_FORMULA = re.compile(rb"<f[ >/]")
+
+
+def xlsx_text(path: Path) -> str:
+    """The sheets in their order under their names, a line for each row, its cells separated by tabs.
+
+    Of a formula what it gave when the file was saved; itself where no program has computed it.
+    """
+    import openpyxl
+
+    with ExitStack() as opened:
+        books = [
+            opened.enter_context(closing(openpyxl.load_workbook(path, read_only=True, data_only=computed)))
+            for computed in ([True, False] if _has_formulas(path) else [True])
+        ]
+        sheets = zip(*(book.worksheets for book in books), strict=True)
+        texts = ((views[0].title, "\n".join(_lines(*views))) for views in sheets)
+        return "\n\n".join(f"{name}\n{text}" for name, text in texts if text)
+
+
+READ = {".xlsx": xlsx_text}
+
+
+def _has_formulas(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        names = (name for name in archive.namelist() if name.startswith("xl/worksheets/"))
+        return any(_FORMULA.search(archive.read(name)) for name in names)
+
+
+def _lines(*views: Any) -> Iterator[str]:
+    for view in views:
+        view.reset_dimensions()  # which some programs write down wrong
+    for rows in zip(*(view.iter_rows() for view in views), strict=True):
+        cells = [_shown(*same) for same in zip(*rows, strict=True)]
+        if any(cells):
+            yield "\t".join(cells).rstrip("\t")
+
+
+def _shown(cell: Any, as_formula: Any = None) -> str:
+    value = cell.value
+    if value is None:
+        formula = as_formula and as_formula.value
+        return "" if formula is None else str(getattr(formula, "text", formula))
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, datetime.datetime) and not _TIME.search(_LITERAL.sub("", cell.number_format)):
+        return value.date().isoformat()
+    if isinstance(value, datetime.timedelta):
+        minutes, seconds = divmod(round(value.total_seconds()), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    if isinstance(value, int | float):
+        number = str(value) if isinstance(value, int) else f"{value:.15g}"  # as many digits as Excel keeps
+        if "%" in _LITERAL.sub("", cell.number_format):
+            return format((Decimal(number) * 100).normalize(), "f") + "%"
+        return number
+    return " ".join(line.strip() for line in str(value).splitlines()).replace("\t", " ")
