@@ -20,6 +20,7 @@ from runner.types import UserError
 from tests.support.tiny import save_tiny_llama, tiny_folder
 
 TOKENS = mx.array([[5, 3, 8, 1, 7]])
+ROOT = "base_model.model.model.layers.0"
 PLACES = {"self_attn.q_proj": (64, 64), "mlp.down_proj": (64, 64)}
 
 
@@ -37,7 +38,7 @@ def peft(folder, places=PLACES, config=None, rank=4, more=None, alpha=8):
     folder.mkdir()
     tensors = dict(more or {})
     for number, (place, (rows, columns)) in enumerate(places.items()):
-        name = f"base_model.model.model.layers.0.{place}"
+        name = f"{ROOT}.{place}"
         tensors[f"{name}.lora_A.weight"] = draw((rank, columns), number)
         tensors[f"{name}.lora_B.weight"] = draw((rows, rank), 100 + number)
     mx.save_safetensors(str(folder / "adapter_model.safetensors"), tensors)
@@ -81,7 +82,7 @@ def test_weights_with_pefts_lora_are_w_plus_scale_b_a(tmp_path, quantise, config
 
 def test_pefts_dora_makes_each_row_as_long_as_it_says(tmp_path):
     tiny_folder(tmp_path / "base", quantise=True)
-    place = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"
+    place = f"{ROOT}.self_attn.q_proj.lora_magnitude_vector"
     lengths = mx.arange(1, 65).astype(mx.float32)
     lora = peft(tmp_path / "dora", {"self_attn.q_proj": (64, 64)}, {"use_dora": True}, more={place: lengths})
     found = weights_of(beside(tmp_path / "base", lora))["model.layers.0.self_attn.q_proj.weight"]
@@ -115,6 +116,53 @@ def test_what_was_learned_for_some_experts_is_added_to_theirs(tmp_path):
     np.testing.assert_allclose(adapted - plain, [0 * learned, learned, 0 * learned], atol=2e-6)
 
 
+GPT_OSS = {"family": "gpt_oss", "num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 8}
+GPT_OSS |= {"num_key_value_heads": 2, "intermediate_size": 32, "rope_theta": 1e4, "num_hidden_layers": 2}
+BOTH = {"mlp.experts.base_layer": (64, 64), "mlp.experts": (64, 32)}  # one wrapper of PEFT's in the other
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_was_learned_for_parameters_of_all_experts_is_added_as_peft_adds_it(tmp_path, turned):
+    """By PEFT's formula, of its versions before 0.19 and since: gates and ups of gpt-oss alternate."""
+    tiny_folder(tmp_path / "base", **GPT_OSS)
+    tensors, learned = {}, {}
+    for number, (wrapper, (rows, columns)) in enumerate(BOTH.items()):
+        rows, columns = (columns, rows) if turned else (rows, columns)
+        a, b = draw((3 * 4, columns), number), draw((rows, 4 * 3), 100 + number)
+        tensors |= {f"{ROOT}.{wrapper}.lora_A.weight": a, f"{ROOT}.{wrapper}.lora_B.weight": b}
+        delta = np.einsum("ore,eri->eoi", np.array(b).reshape(rows, 4, 3), np.array(a).reshape(3, 4, columns))
+        learned[wrapper] = delta.swapaxes(1, 2) if turned else delta
+    adapter = peft(tmp_path / "lora", {}, {"alpha_pattern": {"mlp.experts.down_proj": 4}}, more=tensors)
+    plain, adapted = (weights_of(folder) for folder in (tmp_path / "base", beside(tmp_path / "base", adapter)))
+    both, down = (learned[wrapper] for wrapper in BOTH)
+    for name, wanted in {"gate_proj": 2 * both[:, ::2], "up_proj": 2 * both[:, 1::2], "down_proj": down}.items():
+        at = f"model.layers.0.mlp.experts.{name}.weight"
+        np.testing.assert_allclose(adapted[at] - plain[at], wanted, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [(64, "which are rows and which columns of .*experts cannot be told"), (48, r"experts of \[64, 64\]")],
+)
+def test_experts_whose_shape_does_not_say_what_was_learned_are_refused(tmp_path, columns, what):
+    tiny_folder(tmp_path / "base", **GPT_OSS | {"intermediate_size": 64})
+    a, b = draw((12, columns), 0), draw((64, 12), 1)
+    tensors = {f"{ROOT}.mlp.experts.lora_A.weight": a, f"{ROOT}.mlp.experts.lora_B.weight": b}
+    with pytest.raises(UserError, match=what):
+        weights_of(beside(tmp_path / "base", peft(tmp_path / "lora", {}, more=tensors)))
+
+
+def test_a_bias_that_was_learned_is_added_to_the_layers_own(tmp_path):
+    tiny_folder(tmp_path / "base", quantise=True, attention_bias=True)
+    bias = draw((64,), 7)
+    more = {f"{ROOT}.{place}.lora_B.bias": bias for place in PLACES}
+    plain = weights_of(tmp_path / "base")
+    adapted = weights_of(beside(tmp_path / "base", peft(tmp_path / "lora", config={"lora_bias": True}, more=more)))
+    for place in PLACES:  # one with a bias, one without
+        at = f"model.layers.0.{place}.bias"
+        np.testing.assert_allclose(adapted[at], plain.get(at, 0) + 2 * np.array(bias), atol=1e-6)
+
+
 def test_beside_quantised_weights_the_adapter_stays_as_it_was_learned(tmp_path):
     """On Metal and CUDA; what is computed is the same to the rounding of bfloat16."""
     tiny_folder(tmp_path / "base", quantise=True)
@@ -131,7 +179,9 @@ BROKEN = {
     "neither mlx-lm's nor PEFT's": lambda folder: (folder / "adapter_config.json").write_text("{}"),
     "cannot be read": lambda folder: (folder / "adapter_config.json").write_text("{"),
     "PEFT's IA3": lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
-    "lora_bias": lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_bias": true}'),
+    "KaSA": lambda folder: (folder / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "kasa_config": {"b": 1}}'
+    ),
     "aLoRA": lambda folder: (folder / "adapter_config.json").write_text(
         '{"peft_type": "LORA", "alora_invocation_tokens": [5]}'
     ),
