@@ -261,7 +261,7 @@ def _compare_text(column: Any, op: str, literal: Token) -> Any:
 
 def _compare_where(chosen: Any, texts: Any, kind: pa.DataType, op: str, literal: Token) -> Any:
     numbers = _call("if_else", chosen, texts, pa.scalar(None, texts.type)).cast(kind)
-    return _call(_KERNELS[op], numbers, _scalar(literal, kind, ""))
+    return _compare_exactly(numbers, op, _scalar(literal, kind, ""), literal)
 
 
 def _compare_number(column: Any, op: str, literal: Token, name: str) -> Any:
@@ -275,10 +275,22 @@ def _compare_number(column: Any, op: str, literal: Token, name: str) -> Any:
 
 def _compare_exactly(column: Any, op: str, scalar: pa.Scalar, literal: Token) -> Any:
     """Also where an integer lies beyond what a float tells apart."""
+    if pa.types.is_floating(column.type) and pa.types.is_integer(scalar.type):
+        return _compare_floats(column, op, scalar.as_py())
     try:
         return _call(_KERNELS[op], column, scalar)
     except pa.ArrowInvalid:
         return _call(_KERNELS[op], column.cast(_WHOLE), pa.scalar(Decimal(literal.value)))
+
+
+def _compare_floats(column: Any, op: str, number: int) -> Any:
+    """With an integer that no float may be equal to: then what is not above the float below it is less."""
+    near = float(number)
+    if near != number and op in ("==", "!="):
+        return _call("if_else", _call("is_valid", column), op == "!=", pa.scalar(None, pa.bool_()))
+    if near != number:
+        op = op[0] if (near > number) == (op[0] == "<") else f"{op[0]}="
+    return _call(_KERNELS[op], column, pa.scalar(near))
 
 
 def _is_printed(text: str, kind: pa.DataType) -> bool:

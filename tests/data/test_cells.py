@@ -265,6 +265,11 @@ def test_a_feature_type_of_a_newer_datasets_is_left_out_of_the_output(tmp_path):
         ("k >= 2000", [1]),
         ("u > 5", [1]),
         ("big > 9007199254740992.5", [1]),
+        ("t >= 9007199254740993", [1]),
+        ("t < 9007199254740993", [0]),
+        ("x < 9007199254740993", [0, 1]),
+        ("x >= 9007199254740992 and x < 9007199254740993", [1]),
+        ("x != 9007199254740993", [0, 1]),
     ],
 )
 def test_a_filter_compares_numbers_of_any_type_as_they_are_printed(tmp_path, where, rows):
@@ -276,6 +281,8 @@ def test_a_filter_compares_numbers_of_any_type_as_they_are_printed(tmp_path, whe
         "k": pa.array([Decimal("1E3"), Decimal("2E3")], pa.decimal128(5, -3)),
         "u": pa.array([5, 2**64 - 1], pa.uint64()),
         "big": pa.array([2**53, 2**53 + 1]),
+        "t": pa.array(["1.5", "9007199254740993"]),
+        "x": pa.array([1.5, 2.0**53]),
     }
     with pa.ipc.new_file(tmp_path / "a.arrow", pa.table(columns).schema) as file:
         file.write_table(pa.table(columns))
