@@ -32,6 +32,7 @@ from runner.words import composed, did_you_mean
 WHOLE = ("row", "columns")  # variables that hold all columns by name, unless a column has the name
 _RESERVED = {"and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "self", "loop", *WHOLE}
 _PRINTED = re.compile(r"\{\{-?\s*([^{}|\"'()\[\]]+?)\s*-?\}\}")
+_OF_FILES = (nodes.Include, nodes.Extends, nodes.Import, nodes.FromImport)
 Fuse = Callable[[str], str]
 
 
@@ -81,6 +82,10 @@ class Template:
         except (jinja2.TemplateError, RecursionError, OverflowError, ValueError) as error:
             line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise UserError(key, f"{line}{error or type(error).__name__}{_odd_name(environment, source)}") from error
+        for node in self._tree.find_all(_OF_FILES):
+            raise UserError(
+                key, f"line {node.lineno}: a template reads no file; write here what it holds"
+            )
         self._used = _used(self._tree)
         self._whole = [name for name in WHOLE if name in self._used]
         self._constant: str | None = None  # the text of a template that uses no variable

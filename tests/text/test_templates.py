@@ -73,6 +73,12 @@ def test_what_cannot_be_a_column_is_told_with_how_to_write_it(source, said):
     assert said in str(refusal.value)
 
 
+@pytest.mark.parametrize("source", ["{% include 'x' %}", "a\n{% extends 'x' %}", "{% from 'x' import y %}{{ text }}"])
+def test_a_template_that_wants_another_file_is_refused(source):
+    with pytest.raises(UserError, match=r"prompt\.user: line \d: a template reads no file"):
+        Template("prompt.user", source)
+
+
 @pytest.mark.parametrize(
     "source",
     ["{{ row['nope'] | default('-') }}", "{{ '-' if row['nope'] is not defined }}", "{{ nope | d('-') }}"],
