@@ -83,9 +83,7 @@ class Template:
             line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
             raise UserError(key, f"{line}{error or type(error).__name__}{_odd_name(environment, source)}") from error
         for node in self._tree.find_all(_OF_FILES):
-            raise UserError(
-                key, f"line {node.lineno}: a template reads no file; write here what it holds"
-            )
+            raise UserError(key, f"line {node.lineno}: a template reads no file; write here what it holds")
         self._used = _used(self._tree)
         self._whole = [name for name in WHOLE if name in self._used]
         self._constant: str | None = None  # the text of a template that uses no variable
