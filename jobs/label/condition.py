@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from runner.data.where import compared, parse_where
-from runner.text.questions.question import LABELS, MULTI, SCALE, Question
+from runner.text.questions.known import check_known, of_questions
+from runner.text.questions.question import Question
 from runner.types import Columns, UserError
-from runner.words import did_you_mean
 
 
 class Condition:
@@ -23,15 +23,12 @@ class Condition:
             parts = _parts(columns)
             looked_at = compared(where, list(parts))
             self._mask = parse_where(where, list(parts), {})
-            self._parts = {name: parts[name] for name, _ in looked_at}
+            self._parts = {name: parts[name] for name, *_ in looked_at}
             self._schema = pa.schema([(name, kind) for name, (_, kind) in self._parts.items()])
             self._holds((None,) * len(self._parts))  # a literal that does not fit its column is told now
+            check_known(looked_at, of_questions(before))
         except UserError as error:
             raise UserError(key, error.text.replace("no column", "no earlier question")) from None
-        by_column = {one.column: one for one in before}
-        for name, literal in looked_at:
-            if literal is not None and name in by_column:
-                _check_answer(key, by_column[name], literal)
 
     @property
     def columns(self) -> set[str]:
@@ -73,16 +70,3 @@ def _hashable(cell: Any) -> Any:
 
 def _cell(cell: Any) -> Any:
     return list(map(_cell, cell)) if isinstance(cell, tuple) else {} if isinstance(cell, frozenset) else cell
-
-
-def _check_answer(key: str, question: Question, literal: str) -> None:
-    """Refuse an answer that a question cannot have, as it would never be asked."""
-    if question.kind in (LABELS, MULTI) and literal not in question.names:
-        problem = f"the question {question.name} has no label {literal!r}{did_you_mean(literal, question.names)}"
-        raise UserError(key, problem)
-    if question.kind == SCALE and not question.is_numeric and literal not in question.names:
-        problem = f"the question {question.name} has no level {literal!r}{did_you_mean(literal, question.names)}"
-        raise UserError(key, problem)
-    if question.is_numeric and question.value(literal) is None:
-        low, high = question.names[0], question.names[-1]
-        raise UserError(key, f"the question {question.name} has levels from {low} to {high}, and never {literal!r}")

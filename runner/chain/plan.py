@@ -9,6 +9,7 @@ from pathlib import Path
 
 from runner.data.kept import GOLD, INPUT, numbered
 from runner.disk import disk_errors, write_json
+from runner.text.questions.known import Known, top
 from runner.types import UserError
 from runner.words import first_line
 
@@ -70,6 +71,18 @@ class Plan:
         """All columns but ``row``, in order."""
         made = dict.fromkeys(name for stage in self.stages for name in stage.columns)
         return [*self.inputs, *made, STAGE, "error", "usage"]
+
+    def known(self, answers: Sequence[Mapping[str, Known]]) -> dict[str, Known]:
+        """What the columns and their parts can hold, from what the jobs of the stages begun know of theirs."""
+        found: dict[str, Known] = {}
+        for stage, known in zip(self.stages, answers, strict=False):
+            for name, column in stage.columns.items():
+                before = {path: found.pop(path) for path in [*found] if top(path) == name}
+                mine = {name + path.removeprefix(column): one for path, one in known.items() if top(path) == column}
+                if stage.replaces is not None:  # a row has what one of the two says
+                    mine = {path: one.or_else(before[path]) for path, one in mine.items() if path in before}
+                found |= mine
+        return found
 
     def check(self, folder: Path) -> None:
         """Raise UserError if the folder belongs to another chain; this one may have more stages."""

@@ -30,7 +30,7 @@ from runner.data.readers import READERS, Loaded
 from runner.data.readers.check import check_conf
 from runner.data.rowhash import hash_keys, hash_rows
 from runner.data.stdin import is_pipe, spooled
-from runner.data.where import NoRowsError, parse_where
+from runner.data.where import NoRowsError, parse_where, with_parts
 from runner.types import Row, UnreadableRow, UserError
 from runner.words import count_of, did_you_mean, first_line
 
@@ -318,7 +318,9 @@ def _choose(
 
     chosen = np.arange(len(table)) if order is None else order
     if conf.where is not None:
-        mask = parse_where(conf.where, table.column_names, class_names)(table).fill_null(False)
+        seen = with_parts(table, conf.where)
+        names = [name for name in seen.column_names if name not in own_columns(table.schema).values()]
+        mask = parse_where(conf.where, names, class_names)(seen).fill_null(False)
         chosen = chosen[np.asarray(mask)[chosen]]
     if conf.shuffle_seed is not None:
         chosen = chosen[np.random.RandomState(conf.shuffle_seed).permutation(len(chosen))]

@@ -5,7 +5,7 @@
     expr    := expr "or" expr | expr "and" expr | "not" expr | "(" expr ")" | test
     test    := column OP literal | column ["not"] "in" "[" literal, ... "]" | column "is" ["not"] "null"
     OP      := == = != <> < <= > >=
-    column  := word | `any name`          literal := number | 'text' | "text" | bare_word
+    column  := word | `any name` | column.part      literal := number | 'text' | "text" | bare_word
 
 As in SQL, a comparison with a null cell is neither true nor false, and such a row is left out unless ``is null`` asks
 for it. Whether a column holds numbers or texts that read as numbers makes no difference: a number literal compares as a
@@ -64,11 +64,21 @@ def parse_where(where: str, columns: list[str], class_names: Mapping[str, list[s
     return _Parser(where, columns, class_names).parse()
 
 
-def compared(where: str, columns: list[str]) -> list[tuple[str, str | None]]:
-    """The columns that a filter looks at, each with a literal that it is held against; None where it is with null."""
+def compared(where: str, columns: list[str]) -> list[tuple[str, str, str | None]]:
+    """The columns that a filter looks at, each with an operator and a literal; ``is`` and None where it is null."""
     parser = _Parser(where, columns, {})
     parser.parse()
     return parser.compared
+
+
+def with_parts(table: pa.Table, where: str) -> pa.Table:
+    """The table with all that a filter may look at: the parts of its objects, too, as ``column.part``."""
+    for field in table.schema if "." in where else ():
+        if pa.types.is_struct(field.type):
+            parts = with_parts(pa.table({field.name: table[field.name]}).flatten(), where)
+            for name in parts.column_names:
+                table = table if name in table.column_names else table.append_column(name, parts[name])
+    return table
 
 
 def _tokens(where: str) -> list[Token]:
@@ -98,7 +108,7 @@ class _Parser:
     def __init__(self, where: str, columns: list[str], class_names: Mapping[str, list[str]]) -> None:
         self.where, self.columns, self.class_names = where, columns, class_names
         self.tokens, self.next, self.depth = _tokens(where), 0, 0
-        self.compared: list[tuple[str, str | None]] = []
+        self.compared: list[tuple[str, str, str | None]] = []
 
     def parse(self) -> Mask:
         mask = self.either()
@@ -163,7 +173,7 @@ class _Parser:
         if self.take("keyword", "is"):
             negated = self.take("keyword", "not")
             self.expect("keyword", "null")
-            self.compared.append((column, None))
+            self.compared.append((column, "is", None))
             return (lambda t: _call("is_valid", t.column(column))) if negated else _null_test(column)
         negated = self.take("keyword", "not")
         if not self.take("keyword", "in"):
@@ -195,7 +205,7 @@ class _Parser:
     def comparison(self, column: str, op: str, literals: list[Token]) -> Mask:
         names = self.class_names.get(column, [])
         numbered = [_class_number(literal, names) for literal in literals]
-        self.compared += [(column, literal.value) for literal in literals]
+        self.compared += [(column, op, literal.value) for literal in literals]
 
         def mask(table: pa.Table) -> Any:
             result = None

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from runner.chain.folder import Chain
 from runner.data.columns import free_name
 from runner.data.kept import GOLD, INPUT, numbered
 from runner.data.source import DataSource
-from runner.data.where import Mask, parse_where
+from runner.data.where import Mask, compared, parse_where, with_parts
 from runner.results.quality.anew import deciding_anew
+from runner.results.quality.columns import questions_of
 from runner.results.quality.rescore import AS_RUN, Decision
 from runner.results.run import RowBlock, Run
+from runner.text.questions.known import Known, check_known, of_questions
 from runner.types import SEED_ROW, UserError
 from runner.words import did_you_mean
 
@@ -47,7 +50,7 @@ class Selection:
                 began, mask = True, self._mask(table)
                 self._check_columns(table)
             if mask is not None:
-                table = table.filter(_filtered(mask, table).fill_null(False))
+                table = table.filter(_filtered(mask, with_parts(table, self.where or "")).fill_null(False))
             yield table.select(self.columns) if self.columns else table
         if not began:
             raise UserError(f"{self.run.path} has no finished rows yet")
@@ -98,7 +101,10 @@ class Selection:
         if self.where is None:
             return None
         try:
-            return parse_where(self.where, _dotted(table).column_names, {})
+            names = with_parts(table, self.where).column_names
+            mask = parse_where(self.where, names, {})
+            check_known(compared(self.where, names), _known(self.run))
+            return mask
         except UserError as error:
             raise _of_where(error) from None
 
@@ -106,6 +112,13 @@ class Selection:
         for name in self.columns:
             if name not in table.column_names:
                 raise UserError("--columns", f"no column {name!r}{did_you_mean(name, table.column_names)}")
+
+
+def _known(run: Run) -> dict[str, Known]:
+    """What the columns of a run or a chain can hold, as far as their questions tell."""
+    if isinstance(run, Chain):
+        return run.plan.known([of_questions(questions_of(part)) for part in run.parts])
+    return of_questions(questions_of(run))
 
 
 def input_of(run: Run) -> DataSource:
@@ -124,20 +137,10 @@ def position_column(run: Run) -> str:
 
 def _filtered(mask: Mask, table: pa.Table) -> pa.Array:
     try:
-        return mask(_dotted(table))
+        return mask(table)
     except UserError as error:
         raise _of_where(error) from None
 
 
 def _of_where(error: UserError) -> UserError:
     return error.at("--where")
-
-
-def _dotted(table: pa.Table) -> pa.Table:
-    """The table with the parts of its structs as columns of their own, too."""
-    for column in table.schema:
-        if pa.types.is_struct(column.type):
-            flat = pa.table({column.name: table[column.name]}).flatten()
-            for name in flat.column_names:
-                table = table.append_column(name, flat[name])
-    return table

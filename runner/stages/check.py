@@ -17,10 +17,12 @@ from runner.config.load import Config
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
 from runner.data.source import DataSource
-from runner.data.where import parse_where
+from runner.data.where import compared, parse_where, with_parts
 from runner.results.run import Run
 from runner.session.prepare import Prepared, prepare
 from runner.stages.conf import ChainConf, StageConf
+from runner.text.questions.known import Known, check_known, of_questions, of_values
+from runner.text.questions.read import read_questions
 from runner.types import UserError
 
 ROWS = 100  # of the data set, to stand for those that a later stage will see
@@ -33,7 +35,7 @@ def check(chain: ChainConf, folder: Path) -> tuple[Plan, list[Prepared]]:
     for stage in chain.stages[1:]:
         plan = plan_of(chain, readies)
         config = reading(chain, stage, plan, stage.config, folder, first.date)
-        source = named(stage.stage, lambda plan=plan, config=config: _standing_in(first, plan, jobs, config))
+        source = named(stage.stage, lambda plan=plan, config=config: _standing_in(readies, plan, jobs, config))
         ready = named(stage.stage, lambda config=config, source=source: prepare(config, source))
         if ready.attempts is not None:
             raise UserError(
@@ -122,8 +124,9 @@ def extending(config: Config) -> Config:
     return replace(config, conf=replace(config.conf, resume="extend"), plain={**config.plain, "resume": "extend"})
 
 
-def _standing_in(first: Prepared, plan: Plan, jobs: Sequence[pa.Schema], config: Config) -> DataSource:
+def _standing_in(readies: Sequence[Prepared], plan: Plan, jobs: Sequence[pa.Schema], config: Config) -> DataSource:
     """Rows like those that the stage will see, what models have yet to say in them made up."""
+    first = readies[0]
     rows = min(ROWS, first.rows)
     columns: dict[str, Any] = {ROW: pa.array(range(rows), pa.int64())}
     if plan.inputs:
@@ -140,10 +143,24 @@ def _standing_in(first: Prepared, plan: Plan, jobs: Sequence[pa.Schema], config:
     table = pa.table(columns)
     if conf.where:
         try:
-            parse_where(conf.where, table.column_names, {})(table)
+            seen = with_parts(table, conf.where)
+            parse_where(conf.where, seen.column_names, {})(seen)
+            check_known(compared(conf.where, seen.column_names), plan.known(list(map(_answers, readies))))
         except UserError as error:
             raise error.at("where") from None
     return DataSource(conf.changed(where=None), Loaded(table, "stands in"))
+
+
+def _answers(ready: Prepared) -> dict[str, Known]:
+    """What a job's columns and their parts can hold, by their names in the job."""
+    files = ready.hooks.fingerprints.fingerprint() if ready.hooks.fingerprints else None
+    try:
+        asked = read_questions(ready.config.plain["job"] | (files if isinstance(files, dict) else {}))
+    except UserError:
+        asked = []
+    if asked and {one.column for one in asked} <= {*ready.job.schema().names}:
+        return of_questions(asked)
+    return of_values(ready.structure.known()) if ready.structure and ready.hooks.structured else {}
 
 
 def made_up(kind: pa.DataType, text: str) -> Any:

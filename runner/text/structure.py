@@ -80,6 +80,13 @@ class Structure:
             return [pa.field("value", self.column.type)]
         return [pa.field("text", pa.dictionary(pa.int32(), pa.string()) if self.choices else pa.string())]
 
+    def known(self) -> dict[str, tuple[Any, ...]]:
+        """The values of the output columns and their parts, as ``column.part``, where there are but some."""
+        if self.column is None:
+            return {"text": self.choices} if self.choices else {}
+        fields = self.column.fields if self.column.kind == "object" else {"value": self.column}
+        return {path: values for name, one in fields.items() for path, values in one.known(name).items()}
+
     def as_recorded(self, columns: Mapping[str, str]) -> Structure:
         """The structure for a run that has recorded these columns by their types; none of them for a new one."""
         if self.column is None or not columns or any(MORE in name + kind for name, kind in columns.items()):

@@ -115,6 +115,14 @@ def test_where(write, where, ids):
     assert [r["id"] for r in cells(path, where=where)] == ids
 
 
+def test_where_looks_at_parts_of_objects_and_names_them(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "of": {"n": 3, "m": {"k": "p"}}}\n{"id": 2, "of": null}\n{"id": 3}\n')
+    assert [r["id"] for r in source(tmp_path / "a.jsonl", "jsonl", where="of.n > 2 and of.m.k == p").rows()] == [1]
+    assert [r["id"] for r in source(tmp_path / "a.jsonl", "jsonl", where="of.m.k is null").rows()] == [2, 3]
+    with pytest.raises(UserError, match=r"no column 'of\.x' .*valid: id, of, of\.n, of\.m, of\.m\.k"):
+        source(tmp_path / "a.jsonl", "jsonl", where="of.x == 1")
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

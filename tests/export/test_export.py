@@ -264,6 +264,10 @@ def test_where(export, where, kept, name):
         (["out.parquet.gz"], "parquet files are not compressed as a whole"),
         (["out.jsonl", "--where", "confidnce > 1"], "--where: no column 'confidnce' (did you mean 'confidence'?)"),
         (["out.jsonl", "--where", "confidence >"], "--where: expected"),
+        (
+            ["out.jsonl", "--where", "label in [ham, spma]"],
+            "--where: the column label has no label 'spma' (did you mean",
+        ),
         (["out.jsonl", "--where", "confidence > high"], "--where: column 'confidence' holds double, not 'high'"),
         (["out.jsonl", "--columns", "id,lable"], "--columns: no column 'lable' (did you mean 'label'?)"),
         (["mail.csv"], "mail.csv exists: --overwrite replaces it; nothing was written"),

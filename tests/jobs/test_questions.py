@@ -421,6 +421,8 @@ def test_keys_that_do_not_go_together_are_refused_in_one_line(keys, problem):
         ({"stars": 7}, r"levels from 1 to 5, and never '7'"),
         ("stars = high", r"column 'stars' holds int64, not 'high'"),
         ("tone ~ 3", r"expected ==, "),
+        ("why.of.kind == z or stars >= 2", r"why\.of\.kind has no value 'z'; valid: x, y"),
+        ("why.of.kind not in [x, 5]", r"why\.of\.kind has no value '5'"),
         ("why.m > 3", r"no earlier question 'why\.m' \(did you mean 'why\.n'"),
         ("why.of == x", r"column 'why\.of' holds struct<kind: .*, not 'x'"),
         ({}, r"it must be \{name of an earlier question: answer\}"),

@@ -273,7 +273,7 @@ def test_a_chain_that_grows_has_no_finished_output_until_the_last_stage_has_grow
 
 
 def test_a_stage_without_rows_has_nothing_to_do_and_neither_have_those_behind_it(folder):
-    figures = run(["mails.yaml", "stages.why.where=label == nothing"])
+    figures = run(["mails.yaml", "stages.why.where=label == a and confidence > 2"])
     assert [one["state"] for one in figures["stages"]] == ["finished"] * 3
     assert (figures["state"], figures["finished"]) == ("finished", ROWS)
     assert {row["stage"] for row in runs.rows_of("mails")} == {"sorted"}
@@ -303,6 +303,11 @@ def test_a_stage_added_behind_leaves_the_others_as_they_are_and_force_starts_all
     [
         (["stages.kind.prompt.user={{ why_tex }}"], "stage kind: prompt.user: no column 'why_tex'.*why_text"),
         (["stages.kind.where=labl == a"], "stage kind: where: no column 'labl'"),
+        (
+            ["stages.kind.where=label == a or label == c"],
+            "stage kind: where: .* no label 'c'; valid: a, b",
+        ),
+        (["stages.kind.where=label > 5"], "stage kind: where: the column label has no label '5'"),
         (["stages.kind.job=labl"], "stage kind: .*there is no such job"),
         (["stages.why.dataset.path=x.csv"], "the rows of a later stage are those of the one before"),
         (["stages.why.notify.macos=true"], "stages.why.notify.macos"),

@@ -25,6 +25,7 @@ _PLAIN |= TYPES
 _OF_VALUE = {str: "enum", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 _NUMBERS, _TEXTS = {"integer", "number"}, {"enum", "string", *TYPES}
 MORE = "additionalProperties"  # the column of what an object has beside its named properties
+_NAMED = ("enum", "integer", "number")  # whose values a filter may be held against
 _NARROWEST = ("integer", "enum", *TYPES)  # of two kinds that a value has at once
 
 
@@ -32,13 +33,15 @@ _NARROWEST = ("integer", "enum", *TYPES)  # of two kinds that a value has at onc
 class Column:
     """A value's type: ``kind`` is a JSON type, ``enum`` (of texts), a format or ``json`` (any value, kept as text).
 
-    ``open``: an object may have properties beside ``fields``, which are kept as the text of an object.
+    ``open``: an object may have properties beside ``fields``, which are kept as the text of an object. ``values``: all
+    that there can be, if they are named.
     """
 
     kind: str
     fields: dict[str, Column] = field(default_factory=dict)
     inner: Column | None = None
     open: bool = False
+    values: tuple[Any, ...] = field(default=(), compare=False)
 
     @property
     def columns(self) -> dict[str, pa.DataType]:
@@ -62,6 +65,17 @@ class Column:
         """The same without columns for further properties, which earlier versions left out."""
         fields = {name: column.closed() for name, column in self.fields.items()}
         return replace(self, fields=fields, inner=self.inner and self.inner.closed(), open=False)
+
+    def known(self, name: str) -> dict[str, tuple[Any, ...]]:
+        """The values of the column of this name and of an object's, as ``name.part``, where there are but some."""
+        if self.kind == "object":
+            return {
+                path: one
+                for part, column in self.fields.items()
+                for path, one in column.known(f"{name}.{part}").items()
+            }
+        inner = self.inner if self.inner and self.inner.kind != "object" else self
+        return {name: inner.values} if inner.values else {}
 
     def value(self, value: Any) -> Any:
         """A parsed JSON value as the column stores it."""
@@ -104,7 +118,8 @@ def column_of(schema: Any, root: dict[str, Any], seen: tuple[str, ...] = ()) -> 
 
 def _of_value(value: Any) -> Column:
     is_long = isinstance(value, int) and not LONG[0] <= value <= LONG[1]
-    return _ANY if is_long else Column(_OF_VALUE.get(type(value), "json"))
+    kind = "json" if is_long else _OF_VALUE.get(type(value), "json")
+    return Column(kind, values=(value,) if kind in _NAMED else ())
 
 
 def _typed(kind: str, schema: dict[str, Any], root: dict[str, Any], seen: tuple[str, ...]) -> Column:
@@ -139,7 +154,8 @@ def _union(columns: list[Column]) -> Column:
         return _objects(some, _union)
     if kinds == {"array"}:
         return Column("array", inner=_union([column.inner for column in some if column.inner]))
-    return some[0]
+    values = [value for column in some for value in column.values]
+    return replace(some[0], values=tuple(values) if all(column.values for column in some) else ())
 
 
 def _both(columns: list[Column]) -> Column:
