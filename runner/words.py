@@ -18,13 +18,13 @@ MACHINE_TROUBLE = {  # by the number of a system's error: what is wrong with the
     errno.ENOSPC: ("the disk is full", "make room"),
     errno.EDQUOT: ("the disk quota is used up", "make room"),
     errno.EFBIG: ("the file system takes no larger file", "move the folder to another disk"),
-    errno.EIO: ("the disk is failing", "see to it"),
+    errno.EIO: ("the disk is failing", "check it"),
     errno.ENODEV: ("the disk is gone", "attach it again"),
     errno.ENXIO: ("the disk is gone", "attach it again"),
     errno.ENOTCONN: ("the network share has gone", "mount the share again"),
-    errno.EHOSTDOWN: ("the network share does not answer", "see to it"),
+    errno.EHOSTDOWN: ("the network share does not answer", "check it"),
     errno.ESTALE: ("the network share has lost it", "mount the share again"),
-    errno.ETIMEDOUT: ("the network share does not answer", "see to it"),
+    errno.ETIMEDOUT: ("the network share does not answer", "check it"),
     errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n)"),
     errno.ENFILE: ("too many files are open on this machine", "close other programs"),
     errno.ENOMEM: ("memory ran out", "close other programs"),
@@ -32,7 +32,7 @@ MACHINE_TROUBLE = {  # by the number of a system's error: what is wrong with the
 }
 for _name in ("EREMOTEIO", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENOMEDIUM"):  # some systems lack some
     if _number := getattr(errno, _name, None):
-        MACHINE_TROUBLE[_number] = ("the disk or the network share does not answer", "see to it")
+        MACHINE_TROUBLE[_number] = ("the disk or the network share does not answer", "check it")
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 AGAIN = "run the same command again"
 _SQLITE_TROUBLE = {7, 10, 13}  # no memory, the system's error, a full disk

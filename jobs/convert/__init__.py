@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import cast
 
 from jobs.convert.card import model_card
-from jobs.convert.quantise import ConvertConf, Converted, convert
+from jobs.convert.quantise import ConvertConf, Converted, convert, refuse_existing
 from runner.config.compose import Composer
 from runner.engine.budget import Budget
 from runner.engine.conf import EngineConf
@@ -59,8 +59,7 @@ def run_convert(overrides: Sequence[str], config_dir: str | None = None) -> Conv
     group_size = conf.convert.group_size or conf.model.group_size or DEFAULT_GROUP_SIZE
     adapter = conf.model.adapter
     folder = Path(conf.convert.folder or converted_folder(base, bits, group_size, adapter)).expanduser()
-    if folder.exists():
-        raise UserError(f"{folder} exists already: use it (model.path={folder}), delete it, or set convert.folder=...")
+    refuse_existing(folder)
     _make_parent(folder)
     source = resolve.resolve(base, conf.model.revision, conf.offline, also=CARD_FILES)
     source = resolve.with_adapter(source, adapter, conf.offline)

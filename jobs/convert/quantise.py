@@ -91,8 +91,7 @@ def convert(
 
     from runner.engine import weights as loading
 
-    if folder.exists():
-        raise UserError(f"{folder} exists already: use it (model.path={folder}), delete it, or set convert.folder=...")
+    refuse_existing(folder)
     began = time.perf_counter()
     mx.reset_peak_memory()
     model, config = loading.load_lazily(source)
@@ -124,6 +123,12 @@ def convert(
         )
         (temporary / "README.md").write_text(card(done), encoding="utf-8")
     return done
+
+
+def refuse_existing(folder: Path) -> None:
+    """UserError if there is something where a converted model is to go."""
+    if folder.exists():
+        raise UserError(f"{folder} exists already: use it (model.path={folder}), delete it, or set convert.folder=...")
 
 
 def quantise(model: Any, config: dict[str, Any], bits: int, group_size: int) -> dict[str, Any]:

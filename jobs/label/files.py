@@ -27,7 +27,7 @@ def read_label_file(path: str, column: str | None = None, least: int = 2) -> Any
     """
     found = _read(path, column)
     if len(found) < least:
-        raise UserError(KEY, f"it has {count_of(len(found), 'label')}, and {least} are needed at least", value=path)
+        raise UserError(KEY, f"it has {count_of(len(found), 'label')}; at least {least} are needed", value=path)
     try:
         read_labels(found, least=least)
     except UserError as problem:

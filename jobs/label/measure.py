@@ -102,7 +102,7 @@ def _thresholds(one: Several, column: str, survey: Survey, rows: dict[int, Row],
             continue
         found[name] = choose(likely[:, number], right[:, number], goal, at)
         if found[name]["threshold"] is None:
-            log.warning("%r is never given: at no threshold has it a precision of %g", name, at)
+            log.warning("%r is never given: no threshold gives it a precision of %g", name, at)
     return found
 
 

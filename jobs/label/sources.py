@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from runner.data.cells import UnreadableCell, values
+from runner.data.conf import check_column
 from runner.data.gold import gold_members, gold_values
 from runner.loop.requests import shared_tokens
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, Question
 from runner.types import Example, Request, RowError, UnreadableRow, UserError
-from runner.words import did_you_mean
 
 if TYPE_CHECKING:
     from jobs.label.questions import Asked
@@ -32,8 +32,7 @@ def check_gold(source: DataSource, question: Question, elsewhere: bool) -> None:
     if gold is None or (elsewhere and question.gold and gold not in source.column_names):
         return
     key = f"{question.key}.gold" if question.gold else "dataset.gold"
-    if gold not in source.column_names:
-        raise UserError(key, f"no column {gold!r}{did_you_mean(gold, source.column_names)}")
+    check_column(key, gold, source.column_names)
     if question.kind == LABELS:
         _check_labels(source, question, gold, key)
     elif question.kind == MULTI:

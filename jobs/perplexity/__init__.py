@@ -65,6 +65,7 @@ from jobs.perplexity.windows import leading_tokens, method, read_tokens, spans, 
 from runner.config.compose import Composer, refused
 from runner.config.flow import combinations
 from runner.config.job import job_folders
+from runner.config.load import check_run_name
 from runner.config.typed import as_object, as_plain
 from runner.data.conf import STDIN
 from runner.data.source import open_source
@@ -148,10 +149,10 @@ def _fresh_name(base: str, first: str | None, folders: Callable[[str | None], li
 
 
 def _check_folders(asked: Asked, name: str | None, folders: list[Path], composed: list[Composed]) -> None:
-    if name and (Path(name).name != name or name in (".", "..")):
-        raise UserError("run_name", "it must be a folder name inside output.dir", value=name)
+    if name:
+        check_run_name(name)
     if len(set(folders)) < len(folders):
-        raise UserError("run_name", "is not set: it keeps apart the variants, of which some have the same name")
+        raise UserError("run_name", "is not set: without it some variants have the same name")
     if asked.sweep and any(one.conf.dataset.path == STDIN and not one.conf.dataset.target for one in composed):
         raise UserError("dataset.path=-: the standard input can be read once; put the text of a sweep into a file")
 

@@ -40,9 +40,8 @@ class PerplexityConf:
 
     def __post_init__(self) -> None:
         if self.stride > self.window:
-            raise UserError(
-                "perplexity.stride", f"beyond perplexity.window={self.window} tokens are lost", value=self.stride
-            )
+            why = f"beyond perplexity.window={self.window}, tokens would be skipped"
+            raise UserError("perplexity.stride", why, value=self.stride)
         if self.context is not None and self.context >= self.window:
             raise UserError(
                 "perplexity.context", f"nothing of perplexity.window={self.window} is scored", value=self.context

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from jobs.spans.copying import NOTHING, Mention, Pieces, Span, located, read, rules
 from runner.data.cells import values
+from runner.data.conf import check_column
 from runner.data.gold import gold_spans
 from runner.keys import check_keys, key
 from runner.text.labels import read_labels
@@ -84,9 +85,7 @@ class Spans:
 
     def check_source(self, source: DataSource, prompter: Prompter) -> None:
         """Learn how raw answers end; refuse a missing column, and a gold one without spans of these kinds."""
-        if self.column not in source.column_names:
-            names = ", ".join(source.column_names)
-            raise UserError("job.column", f"there is no such column; the data set has {names}", value=self.column)
+        check_column("job.column", self.column, source.column_names)
         self._end = "" if prompter.conf.chat else prompter.conf.separator
         if source.conf.gold:
             _check_gold(source, source.conf.gold, self.column, list(self._names.values()))

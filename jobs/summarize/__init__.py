@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from jobs.summarize.split import Piece, split
+from runner.data.conf import check_column
 from runner.keys import check_keys, key
 from runner.text.scripts import count_words, first_words, sentences, words
 from runner.types import (
@@ -100,9 +101,7 @@ class Summarize:
 
     def open(self, setting: Setting) -> None:
         """Fix the chunks' length; UserError where chunks, answers and the model's context do not go together."""
-        if self.column not in setting.source.column_names:
-            names = ", ".join(setting.source.column_names)
-            raise UserError("job.column", f"there is no such column; the data set has {names}", value=self.column)
+        check_column("job.column", self.column, setting.source.column_names)
         room = setting.room(Request(self.variables()))
         if room is not None and self.method == "refine":
             room -= setting.max_tokens  # the summary so far

@@ -94,8 +94,13 @@ def _check(conf: RunConf) -> None:
     check_notify(conf.notify)
     if conf.date is not None and not _is_date(conf.date):
         raise UserError("date", "it must be a day like 2026-01-31, or null for the day the run began", value=conf.date)
-    if not conf.run_name or Path(conf.run_name).name != conf.run_name or conf.run_name in (".", ".."):
-        raise UserError("run_name", "it must be a folder name inside output.dir", value=conf.run_name)
+    check_run_name(conf.run_name)
+
+
+def check_run_name(name: str | None) -> None:
+    """UserError unless it is the name of one folder."""
+    if not name or Path(name).name != name or name in (".", ".."):
+        raise UserError("run_name", "it must be a folder name inside output.dir", value=name)
 
 
 def _is_date(text: str) -> bool:

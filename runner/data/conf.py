@@ -8,8 +8,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from runner import keys
+from runner.types import UserError
+from runner.words import did_you_mean
 
 STDIN = "-"  # the path that means the standard input
+
+
+def check_column(key: str, name: str, columns: list[str]) -> None:
+    """UserError for ``key``, which names a column, if none of a data set's ``columns`` has the name."""
+    if name not in columns:
+        raise UserError(key, f"no column {name!r}{did_you_mean(name, columns)}")
 
 
 @dataclass

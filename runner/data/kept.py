@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from runner.data.cells import shown
+from runner.data.conf import check_column
 from runner.data.source import DataSource
 from runner.types import UserError
 
@@ -66,7 +67,7 @@ def choose(
     if wanted is None and before == unnamed:
         return Kept(source, unnamed)
     if renamed := [f"{name} as {output}" for output, name in columns.items() if output not in unnamed]:
-        log.info("columns of the data whose names the run's own have are kept: %s", ", ".join(renamed))
+        log.info("the run has columns of these names itself, so those of the data are kept as: %s", ", ".join(renamed))
     return Kept(source, columns)
 
 
@@ -93,8 +94,7 @@ def numbered(name: str, taken: Collection[str]) -> str:
 
 
 def _check_wanted(name: str, wanted: list[str], source: DataSource) -> None:
-    if name not in source.column_names:
-        raise UserError("output.keep", f"no column {name!r}; the data set has {', '.join(source.column_names)}")
+    check_column("output.keep", name, source.column_names)
     if wanted.count(name) > 1:
         raise UserError("output.keep", f"the column {name!r} is listed twice")
     if not loadable(source.schema.field(name).type):
@@ -159,5 +159,5 @@ def _is_known(name: str, feature: Any) -> bool:
     try:
         return bool(datasets.Features.from_dict({name: feature}))
     except Exception:  # the metadata may hold anything
-        log.warning("column %r: its feature type is not known here, and left out", name)
+        log.warning("column %r: its feature type is unknown here and left out", name)
         return False

@@ -61,7 +61,7 @@ def check_layout(table: pa.Table, where: str) -> None:
             except (pa.ArrowException, IndexError, ValueError) as error:
                 problem = str(error).partition("\n")[0]
                 raise UserError(
-                    "dataset.path", f"{where} is damaged: column {name!r} refers to what it does not hold: {problem}"
+                    "dataset.path", f"{where} is damaged: column {name!r} refers beyond what it holds: {problem}"
                 ) from None
 
 

@@ -92,7 +92,7 @@ def kind_of(path: str) -> str:
             raise UserError("dataset.path", f"is {other}", file=folder)
         raise UserError(
             "dataset.path",
-            f"the name does not tell what it is ({', '.join(SUFFIXES)}, folders): add dataset=csv, or what it is",
+            f"the name does not say what it is ({', '.join(SUFFIXES)}, folders): add dataset=csv, or the right kind",
             value=path,
         )
     return SUFFIXES[suffixes[-1]]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from runner.data.cells import stored
+from runner.data.conf import check_column
 from runner.types import RowError, Source, UserError
-from runner.words import did_you_mean, rows_at
+from runner.words import rows_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +48,7 @@ def hash_keys(name: str, source: Source) -> np.ndarray:
     """A hash [N] of each row's key, the cell of column ``name``. UserError unless each row has one of its own."""
     import numpy as np
 
-    if name not in source.column_names:
-        raise UserError("dataset.key", f"no column {name!r}{did_you_mean(name, source.column_names)}")
+    check_column("dataset.key", name, source.column_names)
     found = []
     for start in range(0, len(source), _BLOCK_ROWS):
         table = source.table(start, start + _BLOCK_ROWS, [name])

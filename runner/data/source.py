@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from runner.data.cells import UnreadableCell, stored, values
 from runner.data.columns import own_columns, own_value, with_composed_names
-from runner.data.conf import DatasetConf
+from runner.data.conf import DatasetConf, check_column
 from runner.data.gold import gold_name, gold_values, names_of_classes
 from runner.data.layout import check_layout, plain
 from runner.data.load import FORMAT_VERSION, check_unchanged, hash_json
@@ -32,7 +32,7 @@ from runner.data.rowhash import hash_keys, hash_rows
 from runner.data.stdin import is_pipe, spooled
 from runner.data.where import NoRowsError, parse_where, with_parts
 from runner.types import Row, UnreadableRow, UserError
-from runner.words import count_of, did_you_mean, first_line
+from runner.words import count_of, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -281,8 +281,7 @@ class DataSource:
         gold, classes = self.conf.gold, self.conf.classes
         if gold is None:
             return
-        if gold not in self.column_names:
-            raise UserError("dataset.gold", f"no column {gold!r}{did_you_mean(gold, self.column_names)}")
+        check_column("dataset.gold", gold, self.column_names)
         if pa.types.is_nested(table.schema.field(gold).type):
             return
         found = gold_values(table, gold)

@@ -23,9 +23,10 @@ from typing import Any, NamedTuple, NoReturn
 import pyarrow as pa
 
 from runner.data.cells import is_short, shortest
+from runner.data.conf import check_column
 from runner.text.written import NUMBER
 from runner.types import UserError
-from runner.words import composed, did_you_mean
+from runner.words import composed
 
 Mask = Callable[[pa.Table], Any]
 
@@ -186,8 +187,7 @@ class _Parser:
         if token is None:
             self.fail("a column")
         name = token.value if token.value in self.columns else composed(token.value)
-        if name not in self.columns:
-            raise UserError("dataset.where", f"no column {name!r}{did_you_mean(name, self.columns)}")
+        check_column("dataset.where", name, self.columns)
         return name
 
     def literal(self) -> Token:

@@ -43,7 +43,7 @@ class Trial:
         self.want = [_logits(model, caches(model), row, len(row)) for row in self.rows]
         if any(bool(mx.isnan(logits).any()) for row in self.want for logits in row):
             raise UserError(
-                "what the model computes are not numbers (NaN): its weights are damaged, or too large for their type",
+                "the model computes NaN, no numbers: its weights are damaged, or too large for their type",
                 exit_code=3,
             )
         again = [_logits(model, caches(model), row, len(row) - STEPS) for row in self.rows]

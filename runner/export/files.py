@@ -190,8 +190,8 @@ def write_sqlite(
     flattened = (_storable(table) for table in _flattened(tables, SQLITE_MAX_VARS, "a table of SQLite", say))
     first = next(flattened)
     if (columns := first.num_columns) > SQLITE_MAX_VARS:
-        few = f"at most {SQLITE_MAX_VARS}, and there are {columns:,}: choose some with --columns"
-        raise UserError(f"{target}: the number of columns of a table of SQLite is {few}")
+        few = f"at most {SQLITE_MAX_VARS:,} columns, and there are {columns:,}: choose some with --columns"
+        raise UserError(f"{target}: an SQLite table has {few}")
     names = _apart(first.column_names, say)
     with Fresh(overwrite=overwrite) as fresh:
         path = fresh.beside(target)

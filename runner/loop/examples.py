@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from runner.config.conf import RunConf
 from runner.config.hooks import Hooks, calling
+from runner.data.conf import check_column
 from runner.data.load import kind_of
 from runner.data.readers import holds_requests
 from runner.data.source import DataSource, open_source
@@ -88,8 +89,8 @@ def choose_among(conf: ExamplesConf, source: DataSource, makes: Makes, seed: int
 
 def _source(conf: ExamplesConf, source: DataSource, offline: bool) -> DataSource:
     gold = conf.gold or source.conf.gold
-    if gold is not None and conf.gold is not None and conf.path is None and gold not in source.column_names:
-        raise UserError(f"{KEY}.gold", f"no column {gold!r}{did_you_mean(gold, source.column_names)}")
+    if conf.gold is not None and conf.path is None:
+        check_column(f"{KEY}.gold", conf.gold, source.column_names)
     try:
         if conf.path is None:
             _refuse_alone(conf)

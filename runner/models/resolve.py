@@ -78,7 +78,8 @@ def with_adapter(folder: Path, adapter: str | None, offline: bool = False) -> Pa
         except UserError as error:
             raise error.at("model.adapter") from error
     adapted = adapters.beside(folder, local)
-    log.info("adapter %s, trained on %s", adapter, adapters.trained_on(adapters.read_config(local)) or "no known model")
+    trained_on = adapters.trained_on(adapters.read_config(local)) or "an unknown model"
+    log.info("adapter %s, trained on %s", adapter, trained_on)
     return adapted
 
 
@@ -125,7 +126,7 @@ def _installed_model(found: installed.Installed, widths: Widths) -> Path:
     if found.path.is_dir():
         return _local_model(found.path, widths)
     if found.unused:
-        log.info("%s: not used are its %s; the file's own settings are", found.address, ", ".join(found.unused))
+        log.info("%s: its %s are not used; the file's own settings are", found.address, ", ".join(found.unused))
     return _converted(found.path, widths, found)
 
 

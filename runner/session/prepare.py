@@ -234,11 +234,11 @@ def _check_job(conf: RunConf, hooks: Hooks) -> None:
 def _check_extend(conf: RunConf, attempts: Attempts | None) -> None:
     """Refuse to add rows where all others would change with them."""
     if attempts is not None:
-        raise UserError("resume", "this job makes its rows itself: it has none to add", value="extend")
+        raise UserError("resume", "this job makes its own rows: there are none to add", value="extend")
     if conf.dataset.shuffle_seed is not None:
         raise UserError(
             "resume",
-            "dataset.shuffle_seed puts more rows into an order of their own, so that the earlier ones would be others: "
+            "with more rows, dataset.shuffle_seed gives another order, in which the earlier rows would be others: "
             "leave one of the two out (a larger dataset.limit of the same data needs no resume=extend)",
             value="extend",
         )

@@ -151,7 +151,7 @@ def _listed(words: list[str]) -> list[tuple[Stage, list[str]]]:
     names = [stage.name for stage, _ in stages]
     folders = [name.casefold() for name in names]  # which some disks do not tell apart by case
     if twice := next((name for name in names if folders.count(name.casefold()) > 1), None):
-        raise UserError("stages", f"there are two of the name {twice}")
+        raise UserError("stages", f"two stages are called {twice}")
     return stages
 
 

@@ -166,7 +166,7 @@ def test_a_file_that_refers_to_what_it_does_not_hold_is_refused_naming_the_colum
     path = tmp_path / "rows.arrow"
     damaged(path, *case)
     with pytest.raises(
-        UserError, match=r"rows.arrow is damaged: column 'odd' refers to what it does not hold"
+        UserError, match=r"rows.arrow is damaged: column 'odd' refers beyond what it holds"
     ) as caught:
         open_source(DatasetConf(kind="arrow", path=str(path)))
     assert caught.value.exit_code == 2
@@ -183,7 +183,7 @@ def test_a_damaged_saved_data_set_is_refused_naming_the_column(tmp_path):
     old = struct.pack("<3i", 0, 13, 17)
     assert content.count(old) == 1
     file.write_bytes(content.replace(old, struct.pack("<3i", 0, 1 << 30, 17)))
-    with pytest.raises(UserError, match="column 'text' refers to what it does not hold"):
+    with pytest.raises(UserError, match="column 'text' refers beyond what it holds"):
         open_source(DatasetConf(kind="arrow", path=str(tmp_path / "ds")))
 
 

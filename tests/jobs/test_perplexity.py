@@ -744,7 +744,7 @@ def test_variants_of_one_name_need_a_run_name(words, tmp_path, capsys, tiny_mode
     shutil.copytree(tiny_model_folder, tmp_path / "copy" / "tiny")
     rest = [word for word in words if not word.startswith("model.path=")]
     assert main(["perplexity", "-m", f"model.path={tiny_model_folder},{tmp_path / 'copy' / 'tiny'}", *rest]) == 2
-    assert "run_name is not set: it keeps apart the variants" in capsys.readouterr().err
+    assert "run_name is not set: without it some variants have the same name" in capsys.readouterr().err
 
 
 def test_any_key_can_be_swept_over(words, tmp_path):

@@ -162,7 +162,7 @@ def test_a_document_without_text_is_in_error(text):
         ({"method": "reduce"}, "job.method=reduce: it can be map_reduce, refine, stuff"),
         ({"fan_in": 1}, "job.fan_in=1: it must be at least 2"),
         ({"target_words": 0}, "job.target_words=0"),
-        ({"column": "body"}, "job.column=body: there is no such column; the data set has text"),
+        ({"column": "body"}, "job.column: no column 'body'; valid: text"),
         ({"chunk_tokens": 19}, "job.chunk_tokens=19: a chunk must have room for two answers.*at least 20 tokens"),
         ({"overlap_tokens": 21}, "job.chunk_tokens=40: .*at least 42 tokens"),
         ({"context": 50}, "job.chunk_tokens=40: the context of 50 tokens, .* leaves 32 tokens for a chunk"),

@@ -102,9 +102,9 @@ def test_the_refusal_of_appended_data_names_resume_extend_and_one_of_shuffled_da
     with pytest.raises(UserError, match="belongs to a different run") as refusal:
         run(words("dataset.shuffle_seed=1", "run_name=shuffled"))
     assert "extend" not in str(refusal.value)
-    with pytest.raises(UserError, match=r"resume=extend: dataset\.shuffle_seed puts more rows into an order"):
+    with pytest.raises(UserError, match=r"resume=extend: with more rows, dataset\.shuffle_seed gives another order"):
         extend("dataset.shuffle_seed=1", "run_name=shuffled")
-    with pytest.raises(UserError, match="resume=extend: this job makes its rows itself"):
+    with pytest.raises(UserError, match="resume=extend: this job makes its own rows"):
         extend("job=synthesize", "run_name=made")
     assert extend("dataset.limit=12")["finished"] == 12
 

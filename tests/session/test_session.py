@@ -260,7 +260,7 @@ def test_all_columns_are_kept_those_that_the_output_names_itself_under_other_nam
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("output.keep=[id,colour]", "output.keep: no column 'colour'; the data set has id, text, kind"),
+        ("output.keep=[id,colour]", "output.keep: no column 'colour'; valid: id, text, kind"),
         ("output.keep=[id,id]", "the column 'id' is listed twice"),
         ("dataset.gold=text", "the value 'mail number 0' is not among job.labels (ham, spam)"),
         ("dataset.gold=colour", "dataset.gold: no column 'colour'"),

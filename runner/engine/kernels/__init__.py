@@ -44,6 +44,6 @@ Kernels = TypeVar("Kernels", bound=CheckedKernels)
 def checked(kernels: Kernels, what: str, *given: Any) -> Kernels | None:
     """The kernels if they compute the right thing here; else None, and the log says that MLX computes ``what``."""
     if problem := kernels.problem(*given):
-        log.warning("%s by MLX's own operations, for the kernels %s", what, problem)
+        log.warning("%s by MLX's own operations, as the kernels %s", what, problem)
         return None
     return kernels

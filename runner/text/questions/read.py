@@ -31,7 +31,7 @@ def read_questions(job: Mapping[str, Any]) -> list[Question]:
         raise UserError("job.questions", f"it must be a list of at least one question, such as {_EXAMPLE}", value=asked)
     for name in _ALONE:
         if job.get(name) not in (None, False, 0.5):
-            raise UserError(f"job.{name}", "with job.questions it belongs into one of them", value=job[name])
+            raise UserError(f"job.{name}", "with job.questions, set it in one of them", value=job[name])
     found = [_named(f"job.questions[{at}]", keys) for at, keys in enumerate(asked)]
     names = [one.name for one in found]
     if twice := [name for name in names if names.count(name) > 1]:

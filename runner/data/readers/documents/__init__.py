@@ -85,7 +85,7 @@ def _inside(folder: Path) -> list[Path]:
     found = [file for file in found if not any(part.startswith((".", "~$")) for part in file.relative_to(folder).parts)]
     if skipped := [file.relative_to(folder).as_posix() for file in found if file.suffix.lower() not in SUFFIXES]:
         names = ", ".join(skipped[:_NAMED]) + (", ..." if len(skipped) > _NAMED else "")
-        log.warning("%s in %s skipped, which no reader knows: %s", count_of(len(skipped), "file"), folder, names)
+        log.warning("%s in %s skipped, as no reader knows them: %s", count_of(len(skipped), "file"), folder, names)
     return [file for file in found if file.suffix.lower() in SUFFIXES]
 
 
