@@ -123,7 +123,7 @@ def _open_again(name: str, library: ctypes.CDLL, kernels: str) -> ctypes.CDLL:
 
 
 def _close(library: ctypes.CDLL) -> None:
-    _ctypes.dlclose(library._handle)  # type: ignore[attr-defined]  # on Linux only
+    _ctypes.dlclose(library._handle)  # on Linux only
 
 
 def _cpu_flags() -> set[str]:
