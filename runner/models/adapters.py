@@ -16,8 +16,9 @@ A run with the adapter, and what has changed:
 
 ``model.adapter`` takes what the trainer or PEFT has saved, LoRA or DoRA: a folder with an ``adapter_config.json`` and
 safetensors, or its hub id; what PEFT has learned for single experts, for parameters of all of them
-(``target_parameters``) and as biases (``lora_bias``) counts, too. An adapter that does not fit the model is refused, and so is one that belongs to weights
-that its training changed (PiSSA, OLoRA); which model it was trained on is said. ``convert`` fuses the two:
+(``target_parameters``) and as biases (``lora_bias``) counts, too. An adapter that does not fit the model is refused,
+and so is one that belongs to weights that its training changed (PiSSA, OLoRA); which model it was trained on is said.
+``convert`` fuses the two:
 
     rowmill convert model.path=FOLDER model.adapter=mail_adapter convert.bits=6
 

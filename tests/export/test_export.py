@@ -147,7 +147,7 @@ def test_sqlite_has_structs_as_json_where_it_lacks_columns_and_names_of_its_own(
     assert json.loads(whole)["p989"] == 989 and none == (None,)
     assert [line.split()[:3] for line in said] == [["wide", "is", "one"], ["column", "Row", "is"]]
     many = pa.table({f"c{i}": pa.array([i]) for i in range(1000)})
-    with pytest.raises(UserError, match=r"at most 999, and there are 1,000: choose some with --columns"):
+    with pytest.raises(UserError, match=r"at most 999 columns, and there are 1,000: choose some with --columns"):
         WRITERS["sqlite"](str(tmp_path / "many.db"), [many], overwrite=False)
     assert not (tmp_path / "many.db").exists()
 

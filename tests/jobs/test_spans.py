@@ -327,7 +327,7 @@ def test_gold_spans_are_read_as_other_tools_write_them(gold):
 
 def test_an_unknown_column_is_refused_before_weights_load(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="job.column: no column 'body'; valid: text, gold"):
+    with pytest.raises(UserError, match=r"job\.column: no column 'body'; valid: text, gold"):
         run(words("job.column=body"))
 
 

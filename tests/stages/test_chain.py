@@ -317,7 +317,7 @@ def test_a_stage_added_behind_leaves_the_others_as_they_are_and_force_starts_all
         (["stages.kind.merge=over"], "it must be add or replace"),
         (["stages.why.job=label", "stages.why.job.labels=[x,y]", "stages.why.merge=replace"], "that it replaces"),
         (["stages=[{job: label}]"], "stage 1 needs a name"),
-        (["stages=[{name: a}, {name: A}]"], "two of the name a"),
+        (["stages=[{name: a}, {name: A}]"], "two stages are called a"),
         (["stages.why.output.keep=[id]"], "keeps the row's number"),
         (["cascade.agree=0.9"], "two stages"),
     ],
