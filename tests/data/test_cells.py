@@ -165,9 +165,7 @@ DAMAGED = {
 def test_a_file_that_refers_to_what_it_does_not_hold_is_refused_naming_the_column(tmp_path, case):
     path = tmp_path / "rows.arrow"
     damaged(path, *case)
-    with pytest.raises(
-        UserError, match=r"rows.arrow is damaged: column 'odd' refers beyond what it holds"
-    ) as caught:
+    with pytest.raises(UserError, match=r"rows.arrow is damaged: column 'odd' refers beyond what it holds") as caught:
         open_source(DatasetConf(kind="arrow", path=str(path)))
     assert caught.value.exit_code == 2
     with pa.ipc.new_file(tmp_path / "other.arrow", pa.schema([("odd", pa.float64())])) as file:
