@@ -165,6 +165,7 @@ def test_a_bias_that_was_learned_is_added_to_the_layers_own(tmp_path):
 
 def test_beside_quantised_weights_the_adapter_stays_as_it_was_learned(tmp_path):
     """On Metal and CUDA; what is computed is the same to the rounding of bfloat16."""
+    mx.random.seed(0)  # how far that goes is a matter of the weights
     tiny_folder(tmp_path / "base", quantise=True)
     folder = beside(tmp_path / "base", peft(tmp_path / "lora"))
     exact, _ = weights.load(folder, set_up("cpu"))
