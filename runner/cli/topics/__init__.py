@@ -1,36 +1,30 @@
 """What ``rowmill help`` and ``conf/README.md`` print: keys from their dataclasses, prose from the docstrings.
 
 ``python -m runner.cli.topics > conf/README.md`` writes the page of all keys.
+
+Modules:
+blocks    A topic in blocks, and these as text for a terminal and as Markdown.
+
+Modules:
+__main__   ``python -m runner.cli.topics``: the page of all keys, conf/README.md.
+messages   What exit codes and messages mean, and what to do.
+rendering  A topic in blocks, and these as text for a terminal and as Markdown.
 """
 
 from __future__ import annotations
 
 import re
-import sys
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from typing import NamedTuple
 
 from runner.cli.commands import COMMANDS
+from runner.cli.topics.messages import ERRORS, EXIT_CODES
+from runner.cli.topics.rendering import Block, as_markdown, as_text, prose_blocks
 from runner.config.declared import Class, Key, columns, commented, declared_class, groups, keys, prose
 from runner.config.groups import group_files
 from runner.types import UserError
-
-Entries = list[tuple[str, str]]  # names and what they mean
-_INDENT = "    "
-_SHELL = ("rowmill ", "python ", "pip ", "cat ")
-
-
-class Block(NamedTuple):
-    """``kind``: title, prose, code (its text as it stands), entries or keys."""
-
-    kind: str
-    text: str = ""
-    entries: Sequence[tuple[str, str]] = ()
-    keys: Sequence[Key] = ()
 
 
 @dataclass(frozen=True)
@@ -91,55 +85,6 @@ ALIASES = {
 _OTHER_COMMANDS = ("convert", "perplexity", "benchmark", "tune")
 _OTHER_GROUPS = {name: (f"jobs.{name}", f"{name.title()}Conf") for name in _OTHER_COMMANDS}
 WRITTEN = "Every key of the configuration, written by `python -m runner.cli.topics > conf/README.md`."
-EXIT_CODES: Entries = [
-    ("0", "Every row is finished, and none has an error."),
-    ("1", "Finished, but some rows have an ``error``, or fewer rows were accepted than the job was to make."),
-    ("2", "The configuration or the input is wrong, or the folder belongs to another run. Nothing was computed."),
-    ("3", "This model or this machine cannot run it: memory, disk space, a process that dies again and again."),
-    ("130", "Interrupted. The same command continues the run."),
-]
-ERRORS: Entries = [
-    ("pip cannot fetch ...", "The first run needs the network once. ``pip download`` of the package says more."),
-    ("no fast BLAS found", "On Linux without a GPU: ``pip install faiss-cpu``, or your distribution's OpenBLAS."),
-    (
-        "engine.backend=cuda: on this machine MLX has only cpu",
-        "Install with ``pip install -e '.[cuda]'``; see README.md.",
-    ),
-    ("the weights take ... GB", "Use a smaller model, or ``engine.memory_gb=`` if the machine has more memory."),
-    ("... belongs to a different run", "Undo the changes that the message lists, or use another ``run_name``."),
-    ("run.db is damaged", "``rowmill repair RUN`` keeps what is intact; then run the same command again."),
-    ("the disk of ... is full", "Make room and run the same command again."),
-    (
-        "... is in use by process ...",
-        "Another ``rowmill run`` is working in this folder; ``rowmill status`` shows how far it is.",
-    ),
-    ("the value ... is not among job.labels", "Add the label, or name the values 0, 1, ... with ``dataset.classes``."),
-    ("the keyword ... is not supported", "Take it out of the schema, and ask for it in the prompt instead."),
-    ("cut off: no complete answer in ... tokens", "Raise ``engine.max_tokens``, or set maxLength and maxItems."),
-    ("column ... is null", 'Give it a default in the template: ``{{ text or "" }}``.'),
-    (
-        "too long: ... tokens",
-        "``rowmill preview`` counts such rows. Cut the text in the template: ``{{ text[:2000] }}``. On a machine with "
-        "more memory, ``resume=errors`` tries them again.",
-    ),
-    ("the job failed, and this is shown once", "The line of your file is given below it; run.log has all details."),
-    ("quarantined: ...", "The model's process died three times while this row was computed; run.log has the causes."),
-    ("unmatched label", "The model wrote something else. With ``job.method=choice`` this cannot happen."),
-    (
-        "... reads the standard input, but nothing is piped in",
-        "``cat rows.jsonl | rowmill run dataset=jsonl dataset.path=- ...``; resuming needs no pipe.",
-    ),
-    (
-        "resume=extend: rows were not only added: ...",
-        "It says which rows differ. Put them back, or name a column that identifies rows (``dataset.key=id``).",
-    ),
-    (
-        "... does not hold the rows that ... was made from",
-        "The input has changed: ``rowmill export --data PATH`` says where the original is; or, with rows "
-        "added, run the original command with ``resume=extend``.",
-    ),
-    ("this model has no chat template", "Set ``prompt.chat=false``."),
-]
 
 
 def topics() -> str:
@@ -169,7 +114,7 @@ def blocks(name: str) -> Iterator[Block]:
     topic = TOPICS[name]
     yield Block("title", topic.title[0].upper() + topic.title[1:])
     for module in topic.modules:
-        yield from _prose_blocks(prose(module).partition("\n\n")[2])
+        yield from prose_blocks(prose(module).partition("\n\n")[2])
     if name == "jobs":
         yield Block(
             "entries", entries=[(job, " ".join(job_class(job).prose.partition("\n\n")[0].split())) for job in JOBS]
@@ -197,17 +142,7 @@ def blocks(name: str) -> Iterator[Block]:
 def configuration_page() -> str:
     """``conf/README.md``: a folder of one's own, every key of a run, the jobs' options."""
     content = [block for name in ("config", *JOBS) for block in blocks(name)]
-    return f"# Configuration\n\n{WRITTEN}\n\n{as_markdown([*_prose_blocks(prose('conf')), *content])}"
-
-
-def as_text(content: Iterable[Block], width: int) -> str:
-    """Blocks for a terminal of ``width`` columns."""
-    return "\n\n".join(_plain(block, max(width, 40)) for block in content if block[1:] != Block("")[1:])
-
-
-def as_markdown(content: Iterable[Block]) -> str:
-    """Blocks as a Markdown page."""
-    return "\n\n".join(_marked(block) for block in content if block[1:] != Block("")[1:]) + "\n"
+    return f"# Configuration\n\n{WRITTEN}\n\n{as_markdown([*prose_blocks(prose('conf')), *content])}"
 
 
 @cache
@@ -230,7 +165,7 @@ def _groups() -> dict[str, Class]:
 
 def _job(name: str) -> Iterator[Block]:
     found = job_class(name)
-    yield from _prose_blocks(found.prose)
+    yield from prose_blocks(found.prose)
     written = commented(group_files("job")[name])
     declared = {key.name: key for key in keys(found)}
     options = [key for key in written if key != "_target_"] + [key for key in declared if key not in written]
@@ -249,7 +184,7 @@ def _option(name: str, declared: Key | None, written: tuple[str, str] | None) ->
 
 def _group(name: str, found: Class) -> Iterator[Block]:
     yield Block("title", f"Keys of the group {name}" if name else "Keys without a group")
-    yield from _prose_blocks(found.prose)
+    yield from prose_blocks(found.prose)
     prefix = f"{name}." if name else ""
     listed = [key for key in keys(found, prefix) if name or ("." not in key.name and key.name != "job")]
     yield Block("keys", keys=listed)
@@ -261,72 +196,6 @@ def _choices(group: str) -> Iterator[tuple[str, str]]:
         lines = file.read_text(encoding="utf-8").splitlines()
         comment = [line[2:] for line in lines if line.startswith("# ")]
         yield f"{group}={file.stem}", " ".join(comment).replace("`", "``")
-
-
-def _prose_blocks(text: str) -> Iterator[Block]:
-    """A docstring in blocks: indented paragraphs are entries if each name is in double backquotes, else code."""
-    indented: list[str] = []
-    for paragraph in text.split("\n\n"):
-        if paragraph.startswith(_INDENT):
-            indented.append(paragraph)
-            continue
-        yield from _indented(indented)
-        indented = []
-        yield Block("prose", " ".join(paragraph.split()))
-    yield from _indented(indented)
-
-
-def _indented(paragraphs: list[str]) -> Iterator[Block]:
-    if not paragraphs:
-        return
-    text = textwrap.dedent("\n\n".join(paragraphs))
-    found = re.findall(r"^``(.+?)``: (.*(?:\n +.*)*)", text, re.MULTILINE)
-    if found:
-        yield Block("entries", entries=[(name, " ".join(meaning.split())) for name, meaning in found])
-    else:
-        yield Block("code", text)
-
-
-def _plain(block: Block, width: int) -> str:
-    if block.kind == "code":
-        return textwrap.indent(block.text, _INDENT)
-    if block.keys:
-        block = block._replace(entries=[(f"{key.name}  ({_values(key)})", key.meaning) for key in block.keys])
-    if block.entries:
-        return "\n".join(_plain_entry(name, meaning, width) for name, meaning in block.entries)
-    text = textwrap.fill(block.text.replace("``", ""), width, break_on_hyphens=False)
-    return f"{text}\n{'-' * len(text)}" if block.kind == "title" else text
-
-
-def _plain_entry(name: str, meaning: str, width: int) -> str:
-    lines = textwrap.wrap(meaning.replace("``", ""), width - 6, break_on_hyphens=False, break_long_words=False)
-    return "\n".join(
-        [*textwrap.wrap(name, width, initial_indent="  ", subsequent_indent="  "), *(f"      {line}" for line in lines)]
-    )
-
-
-def _marked(block: Block) -> str:
-    if block.kind == "code":
-        return f"```{'sh' if block.text.startswith(_SHELL) else ''}\n{block.text}\n```"
-    if block.keys:
-        rows = [(f"`{key.name}`", key.kind, _default(key), key.meaning) for key in block.keys]
-        return "\n".join(_row(cells) for cells in (("Key", "Values", "Default", "Meaning"), ("---",) * 4, *rows))
-    if block.entries:
-        return "\n".join(f"- `{name}`: {meaning.replace('``', '`')}" for name, meaning in block.entries)
-    text = block.text.replace("``", "`")
-    return f"## {text}" if block.kind == "title" else "\n".join(textwrap.wrap(text, 120, break_on_hyphens=False))
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace('``', '`') for cell in cells)} |"
-
-
-def _values(key: Key) -> str:
-    return f"{key.kind}; default {key.default}" if key.default else f"{key.kind}; must be set"
-
-
-def _default(key: Key) -> str:
-    return f"`{key.default}`" if key.default else "must be set"
 
 
 def _sentence(text: str) -> str:
@@ -342,7 +211,3 @@ def _topic_name(name: str) -> str:
     close = get_close_matches(asked, [*TOPICS, *COMMANDS, *ALIASES, *known_keys()], n=1)
     hint = f"did you mean {close[0]}?" if close else "rowmill help lists the topics"
     raise UserError(f"there is no help on {name!r}: {hint}")
-
-
-if __name__ == "__main__":
-    sys.stdout.write(configuration_page())
