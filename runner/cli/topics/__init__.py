@@ -3,9 +3,6 @@
 ``python -m runner.cli.topics > conf/README.md`` writes the page of all keys.
 
 Modules:
-blocks    A topic in blocks, and these as text for a terminal and as Markdown.
-
-Modules:
 __main__   ``python -m runner.cli.topics``: the page of all keys, conf/README.md.
 messages   What exit codes and messages mean, and what to do.
 rendering  A topic in blocks, and these as text for a terminal and as Markdown.
