@@ -121,9 +121,13 @@ def test_it_draws_what_the_sharing_engine_draws():
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_prompts_are_computed_together_only_where_a_trial_of_several_lengths_shows_no_harm(make, together):
-    """Nemotron's state of padded rows is lost, which a single token of one row did not show."""
+    """Nemotron's state of padded rows is lost, which a single token of one row did not show; in 16 bits, too."""
     mx.set_default_device(mx.cpu)
-    assert prefill_batch(make()) == together
+    model = make()
+    assert prefill_batch(model, Trial(model)) == together
+    if make is tiny_nemotron_h:  # experts have no 16 bits on a CPU
+        model.set_dtype(mx.float16)
+        assert prefill_batch(model, Trial(model)) == together
 
 
 def test_rows_that_mlx_lm_cannot_batch_go_on_together_once_they_are_equally_far(monkeypatch):
@@ -132,23 +136,23 @@ def test_rows_that_mlx_lm_cannot_batch_go_on_together_once_they_are_equally_far(
     model, plain = tiny_deepseek_v41(), tiny_deepseek_v41()
     engine = CopyingEngine(model, {END}, batch_size=4, prefill_tokens=8)
     assert (engine.prompts, engine.even, engine.padded) == (0, True, True)
-    rows = [[5] * 12, [*[5] * 5, *[6] * 7], *prompts(3, 2, shared=5, longest=9)]
+    rows = [[5] * 12, [*[5] * 5, *[6] * 7], [5] * 8]
     passes = []
     call = type(model).__call__
     monkeypatch.setattr(
         type(model), "__call__", lambda self, tokens, cache: passes.append(tokens.shape) or call(self, tokens, cache)
     )
-    written = finish(engine, sequences(rows, 6, (5,)))
+    written = finish(engine, sequences(rows, 5, (5,)))
     decoded = [count for count, tokens in passes if tokens == 1]
-    assert len(decoded) < sum(decoded) / 2
+    assert len(decoded) < sum(decoded)
     choices = ((5,), (6, 7), (6, 8, 9), (4, 4, 4), (3, 3))
-    for engine.padded, most in ((True, 9), (False, 6)):
+    for engine.padded, most in ((True, 6), (False, 4)):
         passes.clear()
         scored = finish(engine, sequences(rows, 0, (5,), choices=choices))
         assert max(count for count, _ in passes) == most
         for i, row in enumerate(rows):
             assert scored[i, 0].logprobs == pytest.approx([plain_score(plain, row, one) for one in choices], abs=1e-4)
-    assert [written[i, 0].tokens for i in range(4)] == [one_by_one(plain, row, 6) for row in rows]
+    assert [written[i, 0].tokens for i in range(3)] == [one_by_one(plain, row, 5) for row in rows]
 
 
 class OddBatch(llama.Model):
@@ -163,7 +167,7 @@ def test_rows_that_others_beside_them_change_run_one_at_a_time():
     mx.set_default_device(mx.cpu)
     model = scaled(OddBatch(llama.ModelArgs(**TINY_LLAMA)), 0, gain=2.0)
     engine = CopyingEngine(model, {END}, batch_size=4, prefill_tokens=8)
-    assert (engine.batch_size, even_batch(model)) == (1, (False, False))
+    assert (engine.batch_size, even_batch(model, Trial(model))) == (1, (False, False))
     rows = prompts(3, 3, shared=5)
     done = finish(engine, [*sequences(rows, 6, (5,)), Sequence((9, 0), rows[0], 0, choices=((5,), (6, 7)))])
     assert [done[i, 0].tokens for i in range(3)] == [one_by_one(model, row, 6) for row in rows]

@@ -21,9 +21,8 @@ log = logging.getLogger("rowmill")
 PREFILL = 8  # prompts computed together
 
 
-def prefill_batch(model: Any) -> int:
+def prefill_batch(model: Any, trial: Trial) -> int:
     """How many prompts of one of mlx-lm's batches may be computed together; 0 if it cannot batch rows at all."""
-    trial = Trial(model)
     for count in (PREFILL, 1):
         answers = partial(_answers, model, trial, partial(BatchGenerator, model, prefill_batch_size=count))
         if _holds(f"mlx-lm cannot batch this model, {count} prompts at a time", trial, answers):
@@ -31,9 +30,8 @@ def prefill_batch(model: Any) -> int:
     return 0
 
 
-def even_batch(model: Any) -> tuple[bool, bool]:
+def even_batch(model: Any, trial: Trial) -> tuple[bool, bool]:
     """Whether rows that have come equally far may be computed together, and whether then with padding behind them."""
-    trial = Trial(model)
     answers = partial(_answers, model, trial, partial(EvenRows, model, (), PREFILL))
     if not _holds("this model runs one row at a time", trial, answers):
         return False, False

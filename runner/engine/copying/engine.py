@@ -21,6 +21,7 @@ from runner.engine.copying.choices import even, score, together
 from runner.engine.copying.even import EvenRows
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, normaliser, pairs, uniforms
+from runner.engine.trial import Trial
 from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
 from runner.text.choices import Walk, choice_tree, score_fields
 from runner.types import BAD_GRAMMAR, TOO_LONG
@@ -69,8 +70,9 @@ class CopyingEngine:
         grammars: Grammars | None = None,
     ) -> None:
         self.model = model
-        self.prompts = prefill_batch(model) if batch_size > 1 else 0  # that are computed together
-        self.even, self.padded = (False, False) if self.prompts or batch_size == 1 else even_batch(model)
+        trial = Trial(model) if batch_size > 1 else None
+        self.prompts = prefill_batch(model, trial) if trial else 0  # that are computed together
+        self.even, self.padded = even_batch(model, trial) if trial and not self.prompts else (False, False)
         self.batch_size = batch_size if self.prompts or self.even else 1
         self.prefill_tokens = prefill_tokens
         self.logit_bytes = logit_bytes
