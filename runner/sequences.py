@@ -154,3 +154,11 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the device; sequences in flight are dropped."""
         ...
+
+
+class Queue(Engine, Protocol):
+    """An engine that lets go again of what has not begun."""
+
+    def withdraw(self, count: int) -> list[Sequence]:
+        """Forget up to so many sequences that have not begun, those added last first; they are given back."""
+        ...

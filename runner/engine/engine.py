@@ -106,6 +106,10 @@ class BatchEngine:
         """Queue sequences; they join in this order as memory allows."""
         self.waiting.extend(sequences)
 
+    def withdraw(self, count: int) -> list[Sequence]:
+        """See Queue."""
+        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
+
     def step(self) -> list[Generation]:
         """Admit, launch the next forward passes, read the ones before them."""
         began = time.perf_counter()

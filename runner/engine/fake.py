@@ -68,6 +68,10 @@ class FakeEngine:
     def add(self, sequences: list[Sequence]) -> None:
         self.waiting.extend(sequences)
 
+    def withdraw(self, count: int) -> list[Sequence]:
+        """See Queue."""
+        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
+
     def step(self) -> list[Generation]:
         batch, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]
         self.busy = len(batch)

@@ -11,7 +11,7 @@ from runner.engine.budget import Budget
 from runner.engine.conf import EngineConf
 from runner.engine.masks import Grammars
 from runner.machine.device import Device, cpu_streams
-from runner.sequences import Engine, Sequence
+from runner.sequences import Queue, Sequence
 from runner.text.prompter import Prompter
 from runner.types import UserError
 from runner.words import size
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rowmill")
 
 
-def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompter, share: float = 1.0) -> Engine:
+def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompter, share: float = 1.0) -> Queue:
     """Load the model and put it behind a BatchEngine. UserError, exit code 3, if it cannot run here.
 
     ``share`` of the usual batch size and KV memory is used.

@@ -2,71 +2,25 @@
 
 A sequence goes to the seat that would be done with it first: the work waiting there, its own and that of prefixes which
 the seat does not hold, divided by the seat's speed. Sequences come in the order of the plan, so what a seat gets is
-sorted, too. A seat that runs dry takes the end of what waits for another one, and when nothing waits any more, it
-computes again what the slowest has not answered: the first answer counts.
+sorted, too. A seat that runs dry takes the end of what waits for another one. When nothing waits here any more, a seat
+that would be done after the others gives back what it has not begun with, and one that has nothing left computes again
+what the slowest has not answered: the first answer counts.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
+from runner.fleet.post import THERE, Dealt, Hand, missing_of
+from runner.fleet.wire import Key
 from runner.sequences import Generation, Sequence
 
-Key = tuple[int, int]
 GRAIN = 8  # a seat's slots are filled in so many parts, each dealt as one
-THERE, HERE = 2, 1  # batches of a seat: one at work there and one that waits there, and as many that wait here
+HERE = 1  # batches of a seat that wait here
 SPARE = 1.5  # more than the others do until the slowest has done what it has
 MOST_S = 60.0  # of work for a seat
-FADING_S = 20.0  # time at work after which a speed counts half
 _FIRST_ANSWER = 32.0  # tokens of an answer, until some are known
-
-
-@dataclass(slots=True)
-class Dealt:
-    """A sequence, the hashes of its prefixes, and its work in tokens: prefixes apart."""
-
-    sequence: Sequence
-    path: tuple[int, ...]
-    work: float
-
-
-@dataclass
-class Hand:
-    """A seat as the dealer sees it: what waits for it, what it has, how fast it is."""
-
-    slots: int
-    waiting: deque[Dealt] = field(default_factory=deque)
-    flying: dict[Key, Dealt] = field(default_factory=dict)
-    work: float = 0.0  # of both
-    path: tuple[int, ...] = ()  # the prefixes of what it was dealt last
-    held: dict[int, None] = field(default_factory=dict)  # prefixes that it keeps for later requests of a row
-    done: float = 0.0  # recently, of ``rows`` sequences in ``busy_s`` seconds
-    rows: float = 0.0
-    busy_s: float = 0.0
-
-    @property
-    def want(self) -> int:
-        """How many more sequences it can take."""
-        return max(0, THERE * self.slots - len(self.flying))
-
-    @property
-    def rows_per_s(self) -> float:
-        """What it answers in a second of work, 0 as long as that is not known."""
-        return self.rows / self.busy_s if self.busy_s else 0.0
-
-    def hold(self, path: tuple[int, ...]) -> None:
-        """It answered a request whose row may ask more, behind these prefixes; those of long ago are gone."""
-        self.held = {**{one: None for one in self.held if one not in path}, **dict.fromkeys(path)}
-        for one in list(self.held)[: -2 * THERE * self.slots]:
-            del self.held[one]
-
-    def saw(self, rows: int, work: float, seconds: float) -> None:
-        """It did so much in a time in which it was at work."""
-        fading = 0.5 ** (seconds / FADING_S)
-        self.rows = fading * self.rows + rows
-        self.done, self.busy_s = fading * self.done + work, fading * self.busy_s + seconds
 
 
 class Deal:
@@ -101,7 +55,7 @@ class Deal:
 
     def backlogs_s(self) -> dict[str, float | None]:
         """How many seconds of work each seat has."""
-        return {name: None if speed is None else self.hands[name].work / speed for name, speed in self.speeds().items()}
+        return {name: None if speed is None else self.hands[name].left / speed for name, speed in self.speeds().items()}
 
     def join(self, name: str, slots: int) -> None:
         """There is another seat."""
@@ -144,15 +98,15 @@ class Deal:
         """A sequence goes to this seat past all others."""
         dealt = Dealt(sequence, self._path_of(sequence), self._work_of(sequence))
         hand = self.hands[name]
+        hand.carry(dealt)
         hand.flying[sequence.key] = dealt
-        hand.work += dealt.work
         self.asked[sequence.key] = {name}
         self.lonely.add(sequence.key)
 
     def recall(self, name: str) -> list[Sequence]:
         """What a seat has in flight waits again: it was made to forget it. What was alone there is the caller's."""
         hand = self.hands[name]
-        flying, hand.flying = hand.flying, {}
+        flying, hand.flying, hand.computed = hand.flying, {}, 0.0
         mine = [(key, dealt) for key, dealt in flying.items() if self.asked.get(key) == {name}]
         hand.waiting.extendleft(dealt for key, dealt in reversed(mine) if key not in self.lonely)
         alone = [dealt.sequence for key, dealt in mine if key in self.lonely]
@@ -165,11 +119,47 @@ class Deal:
         hand = self.hands[name]
         if len(self.hands) > 1:
             waiting, hand.waiting = hand.waiting, deque()
-            hand.work -= sum(one.work for one in waiting)
+            hand.drop(sum(one.work for one in waiting))
             self._deal(waiting, without=name)
 
-    def end(self, name: str, ended: Iterable[Generation], seconds: float) -> list[Generation]:
-        """A seat answered these, after so many seconds at work; those that nobody answered before."""
+    def surplus(self, name: str) -> int:
+        """How many of the last ones that it has not begun with a seat should give back: others would answer sooner."""
+        hand = self.hands[name]
+        if not hand.queued or len(self.hands) == 1 or any(one.waiting for one in self.hands.values()):
+            return 0
+        speeds = {one: speed or self.hands[one].slots for one, speed in self.speeds().items()}
+        even_s = sum(one.left for one in self.hands.values()) / sum(speeds.values())
+        most = hand.left - even_s * speeds[name]
+        first = min((one for one in speeds if one != name), key=lambda one: self.hands[one].left / speeds[one])
+        count, work = 0, 0.0
+        for one in reversed(hand.flying.values()):
+            is_mine = self.asked.get(one.sequence.key) == {name}  # not answered, nor computed again elsewhere
+            if count == hand.queued or work + is_mine * one.own > most:
+                break
+            count, work = count + 1, work + is_mine * one.own
+        grain = hand.slots // GRAIN if self.hands[first].queued else 1
+        missing = missing_of(next(reversed(hand.flying.values())), self.hands[first])
+        return count if count >= grain and (work > 2 * missing or not work) else 0
+
+    def give_back(self, name: str, keys: Iterable[Key]) -> None:
+        """A seat forgot these, which it had not begun with: others compute them."""
+        hand, left = self.hands[name], []
+        for key in keys:
+            if (dealt := hand.flying.pop(key, None)) is None:
+                continue
+            hand.drop(dealt.work)
+            if (holders := self.asked.get(key)) is not None:
+                holders.discard(name)
+                left += [] if holders else [dealt]
+        if left:
+            self._deal(reversed(left), without=name if len(self.hands) > 1 else None)
+
+    def end(
+        self, name: str, ended: Iterable[Generation], seconds: float, computed: int = 0, busy: int | None = None
+    ) -> list[Generation]:
+        """A seat answered these, after so many seconds at work, in which it computed so many tokens; those that nobody
+        answered before. ``busy``: sequences that it is at.
+        """
         hand = self.hands[name]
         work, rows, new = 0.0, 0, []
         for generation in ended:
@@ -184,8 +174,12 @@ class Deal:
                 self._answer += 0.02 * (len(generation.tokens) - self._answer)
             if self.asked.pop(generation.key, None) is not None:
                 new.append(generation)
-        hand.work = hand.work - work if hand.flying or hand.waiting else 0.0
-        hand.saw(rows, work, seconds)
+        hand.busy = busy
+        hand.drop(work)
+        hand.compute(computed, work)
+        if hand.is_warm or not computed:
+            hand.saw(rows, computed or work, seconds)
+        hand.is_warm |= computed > 0
         return new
 
     def _work_of(self, sequence: Sequence) -> float:
@@ -215,8 +209,7 @@ class Deal:
                 self.homeless.append(one)
                 continue
             hand = self.hands[chosen]
-            hand.work += one.work + _missing(one, hand)
-            hand.path = one.path
+            hand.carry(one)
             (fronts.setdefault(chosen, []) if front else hand.waiting).append(one)
         for name, some in fronts.items():
             self.hands[name].waiting.extendleft(reversed(some))
@@ -226,7 +219,9 @@ class Deal:
         hands = self.hands
         if not one.path:  # nobody holds any of it
             return min(speeds, key=lambda name: hands[name].work / speeds[name], default="")
-        return min(speeds, key=lambda name: (hands[name].work + _missing(one, hands[name])) / speeds[name], default="")
+        return min(
+            speeds, key=lambda name: (hands[name].work + missing_of(one, hands[name])) / speeds[name], default=""
+        )
 
     def _steal(self, thief: str, most: int) -> None:
         """Take the end of what waits for the seat with the most to do, in proportion to the speeds of both."""
@@ -234,16 +229,17 @@ class Deal:
         if not others:
             return
         speeds = {name: speed or 1.0 for name, speed in self.speeds().items()}
-        victim = max(others, key=lambda name: self.hands[name].work / speeds[name])
+        victim = max(others, key=lambda name: self.hands[name].left / speeds[name])
         hand, other = self.hands[thief], self.hands[victim]
         mine, theirs = speeds[thief], speeds[victim]
-        count = min(most, max(1, round(len(other.waiting) * mine / (mine + theirs))))
+        even = (other.left * mine - hand.left * theirs) / (mine + theirs)  # then both are done at once
+        mean = sum(one.work for one in other.waiting) / len(other.waiting)
+        count = min(most, len(other.waiting), max(1, round(even / mean) if mean else 1))
         at = _edge(other.waiting, len(other.waiting) - count)
         taken = [other.waiting.pop() for _ in range(len(other.waiting) - at)]
         for one in reversed(taken):
-            other.work -= one.work
-            hand.work += one.work + _missing(one, hand)
-            hand.path = one.path
+            other.drop(one.work)
+            hand.carry(one)
             hand.waiting.append(one)
             self.asked[one.sequence.key] = {thief}
         self.thefts += 1
@@ -265,24 +261,10 @@ class Deal:
             if len(taken) >= hand.slots or (hand.work + dealt.work) / speed > left_s / 2:
                 break
             holders.add(name)
-            hand.work += dealt.work
-            taken.append(dealt)
+            again = Dealt(dealt.sequence, dealt.path, dealt.own)
+            hand.carry(again)
+            taken.append(again)
         return taken
-
-
-def _missing(one: Dealt, hand: Hand) -> float:
-    """The tokens of its prefixes that the seat does not hold."""
-    boundaries = one.sequence.boundaries
-    if not one.path or one.path == hand.path or one.path[-1] in hand.held:
-        return 0.0
-    if not hand.path or hand.path[0] != one.path[0]:  # most seats, and each is asked for each group
-        return boundaries[-1]
-    held = 0
-    for mine, theirs, end in zip(one.path, hand.path, boundaries, strict=False):
-        if mine != theirs:
-            break
-        held = end
-    return boundaries[-1] - held
 
 
 def _edge(waiting: deque[Dealt], at: int) -> int:

@@ -155,7 +155,9 @@ class Fleet:
         seconds = now - post.since if hand.flying else 0.0
         if turn.steps != post.steps or not hand.flying:
             post.still_s = 0.0
-        new = self.deal.end(post.place, turn.ended, seconds)
+        computed = turn.work.decoded + turn.work.prefilled - post.work.decoded - post.work.prefilled
+        new = self.deal.end(post.place, turn.ended, seconds, computed, turn.gauge.slots)
+        self.deal.give_back(post.place, turn.back)
         hand.slots = post.slots = turn.slots
         post.steps, post.gauge, post.work, post.since = turn.steps, turn.gauge, turn.work, now
         post.saw(len(new), seconds)
@@ -178,7 +180,8 @@ class Fleet:
             if not hand.want:
                 linger_s = max(linger_s, STOCKED_S)
             enough = max(1, hand.slots // 2)
-            post.call(now, "turn", post.turn, post.sender.asks_of(new), WAIT_S, linger_s, enough)
+            surplus = 0 if new else self.deal.surplus(post.place)
+            post.call(now, "turn", post.turn, post.sender.asks_of(new), WAIT_S, linger_s, enough, surplus)
 
     def _next(self, place: str) -> list[Sequence]:
         """What a seat begins with: one of the rows that are computed alone if it is the one for that."""

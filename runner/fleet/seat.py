@@ -16,11 +16,11 @@ from typing import Any
 from runner.engine.open import open_engine as open_mlx_engine
 from runner.engine.open import stop_at
 from runner.fleet.hello import hello_of
-from runner.fleet.wire import Ask, Failed, Hello, Receiver, Spec, Turn
+from runner.fleet.wire import Ask, Failed, Hello, Key, Receiver, Spec, Turn
 from runner.machine.device import Device
 from runner.night.awake import Awake
 from runner.night.link import NO_MEMORY
-from runner.sequences import Engine, Gauge, Generation, Sequence, Work
+from runner.sequences import Gauge, Generation, Queue, Sequence, Work
 from runner.types import UserError
 
 
@@ -35,10 +35,12 @@ class Seat:
         self._failed: Failed | None = None
         self._new: list[Sequence] = []
         self._ended: list[Generation] = []
+        self._back: list[Key] = []  # forgotten, and not told yet
+        self._surplus = 0  # to be forgotten of those that have not begun
         self._flying = self._steps = 0
         self._enough = 1  # of those that ended are worth telling
         self._released = False  # the model shall be given back
-        self._engine: Engine | None = None
+        self._engine: Queue | None = None
         self._gauge, self._slots, self._told_slots = Gauge(), 1, 1
         self._work, self._before = Work(), Work()  # in all, and of engines that were released
         Awake(spec.keep_awake).hold()
@@ -50,8 +52,10 @@ class Seat:
             self._changed.wait_for(lambda: self._hello or self._failed, wait_s)
             return self._failed or self._hello
 
-    def turn(self, number: int, new: list[Ask], wait_s: float, linger_s: float, enough: int) -> Turn | Failed:
-        """Begin with ``new``; what has ended since the turn before.
+    def turn(
+        self, number: int, new: list[Ask], wait_s: float, linger_s: float, enough: int, surplus: int = 0
+    ) -> Turn | Failed:
+        """Begin with ``new``, forget up to ``surplus`` of what has not begun; what has ended since the turn before.
 
         That is told when ``enough`` have ended, or some after ``linger_s``, at the latest after ``wait_s``.
         """
@@ -60,20 +64,23 @@ class Seat:
         with self._changed:
             self._new += sequences
             self._flying += len(new)
+            self._surplus = surplus
             self._released = False
             self._changed.notify_all()
             if self._flying:
                 self._await(enough, linger_s)
                 self._await(1, began + wait_s - time.monotonic())
             ended, self._ended = self._ended, []
-            self._flying -= len(ended)
+            back, self._back = self._back, []
+            self._flying -= len(ended) + len(back)
             self._told_slots = self._slots
-            return self._failed or Turn(number, ended, self._slots, self._steps, self._gauge, copy.copy(self._work))
+            work = copy.copy(self._work)
+            return self._failed or Turn(number, ended, back, self._slots, self._steps, self._gauge, work)
 
     def release(self) -> bool:
         """Give the model's memory back; what was in flight is forgotten."""
         with self._changed:
-            self._new, self._ended, self._flying = [], [], 0
+            self._new, self._ended, self._back, self._flying = [], [], [], 0
             self._released = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._engine is None, 30)
@@ -84,7 +91,8 @@ class Seat:
 
     def _is_worth_telling(self) -> bool:
         has_grown = self._slots > self._told_slots  # and wants more to fill them
-        return len(self._ended) >= min(self._enough, self._flying) or has_grown or self._failed is not None
+        is_enough = len(self._ended) >= min(self._enough, self._flying - len(self._back))
+        return is_enough or has_grown or bool(self._back) or self._failed is not None
 
     def _run(self) -> None:
         try:
@@ -114,6 +122,7 @@ class Seat:
         with self._changed:
             self._changed.wait_for(lambda: self._released or self._new or self._has_work())
             new, self._new = self._new, []
+            surplus, self._surplus = self._surplus, 0
         if self._released:
             self._close()
             return
@@ -121,6 +130,8 @@ class Seat:
             self._engine, _ = open_engine(self._spec, self._beat)
         engine = self._engine
         engine.add(new)
+        if surplus:
+            self._forget(engine.withdraw(surplus))
         ended = engine.step()
         with self._changed:
             if not self._released:
@@ -136,8 +147,13 @@ class Seat:
         """A part of a long step is done."""
         self._steps += 1
 
+    def _forget(self, sequences: list[Sequence]) -> None:
+        with self._changed:
+            self._back += [] if self._released else [one.key for one in sequences]
+            self._changed.notify_all()
+
     def _has_work(self) -> bool:
-        return self._flying > len(self._ended)
+        return self._flying > len(self._ended) + len(self._back)
 
     def _close(self) -> None:
         if self._engine is not None:
@@ -153,7 +169,7 @@ class Seat:
             self._changed.wait_for(lambda: not self._released)
 
 
-def open_engine(spec: Spec, beat: Callable[[], None] = lambda: None) -> tuple[Engine, Hello]:
+def open_engine(spec: Spec, beat: Callable[[], None] = lambda: None) -> tuple[Queue, Hello]:
     """The engine of a seat, and what the seat is; ``beat`` is called in long steps. UserError if it cannot run here."""
     if spec.engine.backend == "fake":
         from runner.engine.fake import FakeEngine
@@ -173,7 +189,7 @@ def open_engine(spec: Spec, beat: Callable[[], None] = lambda: None) -> tuple[En
     return engine, facts
 
 
-def _open_model(spec: Spec, folder: Path, config: dict[str, Any], device: Device, beat: Callable[[], None]) -> Engine:
+def _open_model(spec: Spec, folder: Path, config: dict[str, Any], device: Device, beat: Callable[[], None]) -> Queue:
     from runner.engine.weights import load_tokenizer
     from runner.engine.windows.engine import WindowEngine
 

@@ -11,7 +11,7 @@ from runner.engine.conf import EngineConf
 from runner.models.recipes import ModelConf
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 
-WIRE = 3  # the version of all this
+WIRE = 4  # the version of all this
 
 Key = tuple[int, int]
 
@@ -122,10 +122,13 @@ def packed(message: Any) -> bytes:
 
 
 class Turn(NamedTuple):
-    """What came of a seat since the turn before. ``slots``: sequences at once. ``steps`` and ``work``: so far."""
+    """What came of a seat since the turn before. ``back``: what it forgot, as it was asked to. ``slots``: sequences at
+    once. ``steps`` and ``work``: so far.
+    """
 
     number: int
     ended: list[Generation]
+    back: list[Key]
     slots: int
     steps: int
     gauge: Gauge

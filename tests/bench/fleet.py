@@ -44,7 +44,7 @@ class Timed:
         if method == "hello":
             self.ready_at, self.answer = now, hello_of(None)._replace(slots=SLOTS)
             return
-        number, new, _, linger_s, enough = arguments
+        number, new, _, linger_s, enough, _ = arguments
         if not self.flying:
             self.done_at = now
         self.flying += self.receiver.sequences_of(new)
@@ -60,7 +60,7 @@ class Timed:
         ended, self.flying = self.flying[:count], self.flying[count:]
         self.done_at += count / SEAT_ROWS_S
         gauge = Gauge(len(self.flying), SLOTS, None)
-        return Turn(self.number, [self.engine.answer(one) for one in ended], SLOTS, self.number, gauge, Work())
+        return Turn(self.number, [self.engine.answer(one) for one in ended], [], SLOTS, self.number, gauge, Work())
 
     def kill(self):
         pass

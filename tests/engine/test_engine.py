@@ -345,6 +345,15 @@ def test_the_votes_about_a_row_share_its_prompt_which_is_computed_once(resident)
         assert max(cached) == len(rows[row]) - 1
 
 
+def test_what_has_not_begun_is_taken_back_from_its_end(resident):
+    engine = BatchEngine(resident, {END}, batch_size=2)
+    engine.add(sequences(prompts(0, 5, 0), lambda i: 3))
+    engine.step()
+    assert [one.key[0] for one in engine.withdraw(1)] == [4]
+    assert [one.key[0] for one in engine.withdraw(9)] == [3, 2]
+    assert {one.key[0] for _ in range(5) for one in engine.step()} == {0, 1}
+
+
 def test_every_prompt_token_is_counted_as_computed_or_cached(resident):
     rows = prompts(2, 7, 9)
     engine = BatchEngine(resident, {END}, batch_size=3, prefill_tokens=8)

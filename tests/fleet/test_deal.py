@@ -44,7 +44,9 @@ def simulate(speeds, rows, slots=8, groups=None, events=()):
                     busy[name] = (now + sum(len(one.tokens) for one in some) / speeds[name], now, some)
         name = min(busy, key=lambda one: busy[one][0])
         now, began, some = busy.pop(name)
-        new = deal.end(name, answers(some), now - began)
+        new = deal.end(name, answers(some), now - began, busy=0)
+        forgotten = list(deal.hands[name].flying)[::-1][: deal.surplus(name)]
+        deal.give_back(name, forgotten)
         assert done.isdisjoint(one.key for one in new)
         done |= {one.key for one in new}
         given[name] += len(new)
@@ -113,6 +115,56 @@ def test_a_seat_without_work_takes_the_end_of_what_waits_for_another():
     taken = deal.take("b")
     assert deal.thefts == 1
     assert {one.key[0] for one in taken} == set(range(12, 24))
+
+
+def late(groups, own=8):
+    """A seat that has taken all there is, twice what it is at, and another one that came later."""
+    deal = Deal()
+    deal.join("early", own)
+    deal.add(sequences(groups))
+    taken = deal.take("early")
+    deal.end("early", [], 0.1, busy=own)
+    deal.join("late", own)
+    return deal, taken
+
+
+def test_a_seat_gives_back_what_it_has_not_begun_with_until_both_would_be_done_at_once():
+    deal, taken = late([1] * 16)
+    assert deal.surplus("early") == 8
+    deal.give_back("early", [one.key for one in reversed(taken[-8:])])
+    assert deal.surplus("early") == 0
+    assert deal.take("late") == taken[-8:]
+    assert deal.surplus("early") == deal.surplus("late") == 0
+    assert len(deal.end("early", answers(taken[:8]), 1.0)) == 8
+    assert len(deal.end("late", answers(taken[-8:]), 1.0)) == 8
+    assert len(deal) == 0
+    assert [hand.work for hand in deal.hands.values()] == [0, 0]
+
+
+def test_what_a_seat_has_computed_of_its_rows_is_no_work_that_is_left():
+    deal, _ = late([1] * 16)
+    deal.end("early", [], 0.1, computed=10**6, busy=8)
+    assert deal.surplus("early") == 4
+
+
+def test_a_seat_keeps_rows_whose_prefix_would_cost_another_one_more_than_they_do():
+    deal, _ = late([16])  # 100 tokens of prefix, and 15 for each row
+    assert deal.surplus("early") == 0
+    deal.hands["late"].path = deal.hands["early"].path
+    assert deal.surplus("early") == 8
+
+
+def test_a_row_that_two_seats_have_is_given_back_by_one_and_answered_by_the_other():
+    deal, taken = late([1] * 16)
+    deal.hands["late"].saw(1, 1000, 0.1)
+    deal.hands["early"].saw(1, 10, 0.1)
+    again = deal.take("late")
+    assert again == list(reversed(taken[-len(again) :]))
+    assert deal.surplus("early") >= len(again)
+    deal.give_back("early", [one.key for one in again])
+    assert not deal.hands["early"].waiting and not deal.hands["late"].waiting
+    assert len(deal.end("late", answers(again), 0.1)) == len(again)
+    assert len(deal) == 16 - len(again)
 
 
 def test_what_nobody_could_take_waits_for_the_next_seat():

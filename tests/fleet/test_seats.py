@@ -16,7 +16,7 @@ import pytest
 import runner
 from runner.cli import main
 from runner.engine.conf import EngineConf
-from runner.fleet import crew, fleet, hello, local, ray
+from runner.fleet import crew, fleet, hello, local, ray, seat
 from runner.fleet.local import LocalLink, LocalTransport
 from runner.fleet.wire import GoneError, Sender, Spec, packed
 from runner.models.recipes import ModelConf
@@ -184,7 +184,22 @@ def test_many_rows_over_three_seats_have_the_shards_of_one_process(slow, monkeyp
     assert runs.shards("fleet") == runs.shards("alone")
 
 
-def test_the_command_fleet_shows_the_seats(capsys):
+def test_a_seat_forgets_what_it_has_not_begun_when_it_is_asked_to(monkeypatch):
+    monkeypatch.setenv("ROWMILL_FAKE_DELAY", "0.2")
+    one = seat.Seat(Spec(ModelConf(), EngineConf(backend="fake", batch_size=2), keep_awake=False))
+    one.hello(10)
+    asks = Sender().asks_of([Sequence((row, 0), [row + 1], 3) for row in range(8)])
+    before = one.turn(1, asks, 10, 0, 1)
+    turn = one.turn(2, [], 10, 10, 8, 3)
+    assert turn.back == [(7, 0), (6, 0), (5, 0)]
+    ended = [*before.ended, *turn.ended, *one.turn(3, [], 10, 10, 8).ended]
+    assert [answer.key[0] for answer in ended] == [0, 1, 2, 3, 4]
+    assert one.turn(4, [], 10, 10, 8).ended == []  # at once: it has nothing
+    one.release()
+
+
+def test_the_command_fleet_shows_the_seats(capsys, monkeypatch):
+    wait_for_seats(monkeypatch, 2)
     runner.run(words("run_name=fleet"))
     capsys.readouterr()
     assert main(["fleet", "outputs/fleet", "--json"]) == 0

@@ -109,6 +109,10 @@ class CopyingEngine:
         """Queue sequences; they join in this order as memory allows."""
         self.waiting.extend(sequences)
 
+    def withdraw(self, count: int) -> list[Sequence]:
+        """See Queue."""
+        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
+
     def step(self) -> list[Generation]:
         """Start what waits, score what is only scored, and advance the batch by a token."""
         began = time.perf_counter()

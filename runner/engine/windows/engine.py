@@ -88,6 +88,10 @@ class WindowEngine:
         """See Engine."""
         self._waiting += sequences
 
+    def withdraw(self, count: int) -> list[Sequence]:
+        """See Queue."""
+        return [self._waiting.pop() for _ in range(min(count, len(self._waiting)))]
+
     def step(self) -> list[Generation]:
         """See Engine."""
         windows = self._next()
