@@ -5,6 +5,7 @@ day, texts whose bytes are no UTF-8. Such a cell, or such a part of a list or a 
 which concerns nobody who does not use it; every other cell of its column stays what it is.
 
 A fraction of 16 or 32 bits is the shortest one that these bits stand for: 0.1, where Python has 0.10000000149011612.
+An interval of months, days and nanoseconds, for which Python has nothing, is its text in ISO 8601.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.plain import interval_text
 from runner.types import RowError
 
 Instead = Callable[[pa.Scalar, str], Any]  # what stands for a cell that cannot be read, and why it cannot
@@ -78,8 +80,9 @@ def is_short(kind: pa.DataType) -> bool:
     return bool(pa.types.is_float16(kind) or pa.types.is_float32(kind))
 
 
-def _has_short(kind: pa.DataType) -> bool:
-    return is_short(kind) or any(map(_has_short, _parts(kind)))
+def _has_other(kind: pa.DataType) -> bool:
+    """Whether cells of this type are not what Python widens or takes them to."""
+    return is_short(kind) or bool(pa.types.is_interval(kind)) or any(map(_has_other, _parts(kind)))
 
 
 def _parts(kind: pa.DataType) -> list[pa.DataType]:
@@ -95,11 +98,13 @@ def _parts(kind: pa.DataType) -> list[pa.DataType]:
 
 
 def _shortened(cells: list[Any], kind: pa.DataType) -> list[Any]:
-    """The cells, each fraction of 16 or 32 bits in them as the shortest one that it stands for."""
+    """The cells, each fraction of 16 or 32 bits in them as the shortest one that it stands for, intervals as texts."""
     if is_short(kind):
         return list(shortest(pa.array(cells, kind)).to_pylist())
-    if not _has_short(kind):
+    if not _has_other(kind):
         return cells
+    if pa.types.is_interval(kind):
+        return [cell and interval_text(*cell) for cell in cells]
     t, parts = pa.types, _parts(kind)
     if t.is_struct(kind):
         names = [field.name for field in kind]

@@ -7,7 +7,8 @@ continues, which base models need and small ones do better with: see ``conf/prom
 A template that names a missing column, or that has a syntax error, is refused before the model loads. A null cell makes
 its row an error unless the template has a default: ``{{ text or "" }}``. A cell of a CSV file is the text that the file
 shows, whatever other rows hold; where a template computes with it or compares it to a number (``{{ price * 2 }}``,
-``{% if stars > 3 %}``), it is the number that it reads as.
+``{% if stars > 3 %}``), it is the number that it reads as. A number of a JSON file is shown as Python has it (1.10 as
+1.1, 1E5 as 100000.0; in quotes it stays as written), a duration as ISO 8601 has it (P1DT2H).
 
 On the command line a text needs quotes of its own (``'prompt.user="..."'``) only where it looks like a list, a number
 or the like, or contains line breaks: in double quotes ``\n`` and ``\t`` are read as in YAML, in single quotes as they

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import date, time, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
 from inspect import isroutine
@@ -22,7 +23,7 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.sandbox import SandboxedEnvironment
 
-from runner.plain import to_json
+from runner.plain import duration_text, to_json
 from runner.text.chat.compiled import Compiled
 from runner.text.vocabulary import clean
 from runner.text.written import Written, as_written, key_of, plain
@@ -158,15 +159,31 @@ class Template:
 
 
 def _printable(value: Any) -> Any:
-    """The value, decimals without powers of ten; TypeError for what only its address in memory could be printed of."""
+    """The value, decimals without powers of ten, durations as ISO 8601 has them, also within lists and objects.
+
+    TypeError for what only its address in memory could be printed of.
+    """
     if isinstance(value, Decimal):
         return format(value, "f")
+    if isinstance(value, timedelta):
+        return duration_text(value)
+    if isinstance(value, dict):
+        return {name: _printable_part(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_printable_part(part) for part in value]
     if isinstance(value, Iterator):
         raise TypeError("a template prints a sequence of which nothing is computed yet: add | list or | join")
     if isroutine(value):
         name = getattr(value, "__name__", "")
         raise TypeError(f'a template prints a function: {name}() calls it, and a column of the name is row["{name}"]')
     return value
+
+
+def _printable_part(value: Any) -> Any:
+    """Of a list or an object: dates and the like as the texts that they are by themselves, not as Python's code."""
+    if isinstance(value, list | dict | Decimal | timedelta):
+        return _printable(value)
+    return str(value) if isinstance(value, date | time) else value
 
 
 def cell(column: str, columns: Iterable[str] = ()) -> str:

@@ -85,6 +85,14 @@ FRACTIONS = {
     "dictionary": (SHORT.dictionary_encode(), ["0.1", "16777216.0", "-0.0", "3.4e+38", None]),
     "decimal": (pa.array([Decimal("1.10"), Decimal("1E-7")], pa.decimal128(12, 7)), ["1.1000000", "0.0000001"]),
     "thousands": (pa.array([Decimal("12E3"), None], pa.decimal128(5, -3)), ["12000", None]),
+    "duration": (pa.array([93784, -5, 0, None], pa.duration("s")), ["P1DT2H3M4S", "-PT5S", "PT0S", None]),
+    "short duration": (pa.array([1_500_000_001, 10**9], pa.duration("ns")), ["PT1.500000001S", "PT1S"]),
+    "interval": (pa.array([pa.MonthDayNano([14, -3, 10**9]), pa.MonthDayNano([0, 0, 0])]), ["P14M-3DT1S", "PT0S"]),
+    "durations": (pa.array([[60]], pa.list_(pa.duration("s"))), ["['PT1M']"]),
+    "parts": (
+        pa.array([{"a": datetime.date(2024, 2, 29), "b": [Decimal("1E-7")], "c": 1}]),
+        ["{'a': '2024-02-29', 'b': ['0.0000001'], 'c': 1}"],
+    ),
 }
 
 

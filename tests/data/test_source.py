@@ -242,6 +242,15 @@ def test_a_bad_csv_is_refused(write, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_blank_lines_that_may_be_cells_are_told(write, caplog):
+    assert cells(write('\na\nx\n\n""\ny\n\n')) == [{"a": "x"}, {"a": ""}, {"a": "y"}]
+    assert "1 blank line between its rows left out, the first is line 4" in caplog.text
+    caplog.clear()
+    assert cells(write('a\n"x\n\ny"\n\n\n')) == [{"a": "x\n\ny"}]
+    assert cells(write("a,b\nx,1\n\ny,2\n")) == [{"a": "x", "b": 1}, {"a": "y", "b": 2}]
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("mark", ["\t", r"\t"])
 def test_a_tab_may_be_written_as_its_escape(write, mark):
     assert cells(write("text\tn\nx\t1\n"), delimiter=mark) == [{"text": "x", "n": 1}]

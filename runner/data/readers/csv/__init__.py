@@ -10,6 +10,7 @@ import contextlib
 import csv
 import logging
 import re
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,34 @@ def _text_table(path: Path, target: Path | None, given: str | None, encoding: st
             f"If not, set dataset.delimiter={dialect.delimiter!r}",
             file=path,
         )
+    if len(table.column_names) == 1:
+        _tell_blank_lines(path, dialect)
     return table
+
+
+def _tell_blank_lines(path: Path, dialect: Dialect) -> None:
+    """Say that lines which may stand for empty cells are left out, as they are where there are more columns."""
+    blank, between = list[int](), list[int]()
+    found = dropwhile(lambda row: not row[0], records(path, dialect) if _has_blank_lines(path, dialect) else ())
+    with contextlib.suppress(csv.Error):
+        for cells, line in found:
+            between += blank if cells else []
+            blank = [] if cells else [*blank, line]
+    if between:
+        log.warning(
+            '%s: %s between its rows left out, the first is line %d; in a file of one column an empty cell is ""',
+            *(path, count_of(len(between), "blank line"), between[0]),
+        )
+
+
+def _has_blank_lines(path: Path, dialect: Dialect) -> bool:
+    before = b""
+    with dialect.open(path) as file:
+        while some := file.read(1 << 20):
+            if re.search(rb"\n\r?\n|\r\r", before + some):
+                return True
+            before = some[-2:]
+    return False
 
 
 def other_delimiter(header: str) -> str | None:
