@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol, Self
 
 from runner.types import GREEDY, Sampling
@@ -38,6 +40,11 @@ class Sequence:
     ahead: int = 0
     grammar: str | None = None
     stop: tuple[str, ...] = ()
+
+    @cached_property
+    def ids(self) -> bytes:
+        """The tokens as 32-bit numbers of this machine, for all who hash, sort and send them."""
+        return array("I", self.tokens).tobytes()
 
 
 class Scored(NamedTuple):

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import time
-from array import array
 from collections.abc import Callable
 
 import numpy as np
@@ -85,9 +84,8 @@ class FakeEngine:
         self.waiting.clear()
 
     def answer(self, sequence: Sequence) -> Generation:
-        prompt = array("I", sequence.tokens).tobytes()
         seed = sequence.draw_seed if sequence.sampling.temperature > 0 else 0
-        digest = hashlib.blake2b(prompt + seed.to_bytes(8, "little"), digest_size=16).digest()
+        digest = hashlib.blake2b(sequence.ids + seed.to_bytes(8, "little"), digest_size=16).digest()
         if sequence.choices:
             places = np.arange(len(sequence.choices))
             scores = -(1.0 + np.frombuffer(digest, np.uint8)[places % 16] + places) / 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from array import array
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -56,6 +55,7 @@ class Hello(NamedTuple):
 # if the seat does not know it. A plain tuple is packed faster than one with names.
 Ask = tuple[int, bytes, dict[str, Any], dict[int, Any]]
 COMMON = ("choices", "grammar")  # may be large, and are often those of other sequences, too
+ID_BYTES = 4
 KNOWN = 16  # such values that a seat keeps: the latest it has not seen before
 
 
@@ -73,14 +73,15 @@ class Sender:
         boundaries: tuple[int, ...] = ()
         for sequence in sequences:
             others, new = dict(vars(sequence)), dict[int, Any]()
-            tokens = others.pop("tokens")
+            del others["tokens"]
+            others.pop("ids", None)
             for name in COMMON:
                 if others[name] is not None:
                     others[name] = self._number(others[name], new)
             is_shared = sequence.boundaries and sequence.boundaries is boundaries  # the very same tuple: of one group
             boundaries = sequence.boundaries
             held = boundaries[-1] if is_shared else 0
-            asks.append((held, array("I", tokens[held:]).tobytes(), others, new))
+            asks.append((held, sequence.ids[held * ID_BYTES :], others, new))
         return asks
 
     def _number(self, value: Any, new: dict[int, Any]) -> int:

@@ -88,7 +88,7 @@ class Plan:
         for sequence in sequences:
             tokens = len(sequence.tokens)
             work = tokens + (0 if sequence.choices else sequence.max_tokens)
-            waiting = Waiting(sort_key(sequence.tokens), self._age, work, sequence)
+            waiting = Waiting(sort_key(sequence.ids), self._age, work, sequence)
             self.tokens += tokens
             if sequence.key[1] and (boundaries := self._awaited(waiting)):
                 sequence.boundaries = boundaries
@@ -210,8 +210,8 @@ def _hash(key: bytes, tokens: int) -> int:
     return hash(key[: tokens * TOKEN_BYTES])
 
 
-def sort_key(tokens: list[int]) -> bytes:
-    """Bytes that compare as the token ids do."""
+def sort_key(tokens: bytes | list[int]) -> bytes:
+    """Bytes that compare as the token ids do, which are given as ``Sequence.ids`` or one by one."""
     ids = array("I", tokens)
     ids.byteswap()
     return ids.tobytes()

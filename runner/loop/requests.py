@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,7 +95,7 @@ def digest_of(sequence: Sequence) -> bytes:
         asked += repr(sequence.stop).encode()
     if sequence.grammar is not None:
         asked += sequence.grammar.encode()
-    return hashlib.blake2b(array("I", sequence.tokens).tobytes() + asked, digest_size=16).digest()
+    return hashlib.blake2b(sequence.ids + asked, digest_size=16).digest()
 
 
 @lru_cache(maxsize=256)
