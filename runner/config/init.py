@@ -21,7 +21,7 @@ from runner.data.conf import DatasetConf
 from runner.data.gold import gold_spans
 from runner.data.load import kind_of
 from runner.data.readers import SUFFIXES
-from runner.data.readers.csv import other_delimiter
+from runner.data.readers.csv.dialect import other_delimiter
 from runner.data.readers.raw.encodings import open_bytes
 from runner.data.source import DataSource, open_source
 from runner.disk import write_together

@@ -207,6 +207,7 @@ def test_wide_rows_and_long_cells(write):
         (b"a,b", "no rows: empty data set"),
         (b"\n\n", "no rows: empty data set"),
         (b'a,b\n1,x\n2,"say "hi" now"\n', "line 3 has a quote inside of a cell that is not doubled"),
+        (b'"a";"b"\n"1";"x"\n', "did you mean dataset.delimiter=';'?"),
         (b'a,b\n1,""x\n', "line 2 has a quote inside of a cell that is not doubled"),
         (b'a,b\n1,"x\ny"\n1,2,3\n', "line 4 has 3 cells, the header has 2"),
         (b"a,b\n1\n", "line 2 has 1 cell, the header has 2"),

@@ -23,6 +23,7 @@ from runner.data.readers.csv.dialect import (
     NULL,
     Dialect,
     dialect_of,
+    other_delimiter,
     ragged_line,
     records,
     unescaped,
@@ -101,12 +102,6 @@ def _has_blank_lines(path: Path, dialect: Dialect) -> bool:
                 return True
             before = some[-2:]
     return False
-
-
-def other_delimiter(header: str) -> str | None:
-    """What seems to separate the names in a header that has no comma; None if nothing does."""
-    found = re.search(r"[;\t|]", header)
-    return found[0] if found and "," not in header else None
 
 
 def _read_text_cells(path: Path, dialect: Dialect, target: Path | None) -> pa.Table:

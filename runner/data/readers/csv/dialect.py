@@ -132,8 +132,17 @@ def _with_quotes(path: Path, found: Dialect, escapes: bool) -> Dialect:
         log.info("%s: quotes are read as parts of cells", path)
         return bare
     if fault and (fault := _fault(path, found, _without_blanks)[0]):
-        raise UserError("dataset.path", fault, file=path)
+        with found.open(path) as file:
+            other = other_delimiter(file.readline().decode(errors="replace"))
+        hint = f"; did you mean dataset.delimiter={other!r}?" if found.delimiter == "," and other else ""
+        raise UserError("dataset.path", fault + hint, file=path)
     return found
+
+
+def other_delimiter(header: str) -> str | None:
+    """What seems to separate the names in a header that has no comma; None if nothing does."""
+    found = re.search(r"[;\t|]", header)
+    return found[0] if found and "," not in header else None
 
 
 def _signs(path: Path, dialect: Dialect) -> set[str]:
