@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from runner.text.questions.known import Known, check_known, of_questions, of_val
 from runner.text.questions.read import read_questions
 from runner.types import UserError
 
+log = logging.getLogger("rowmill")
 ROWS = 100  # of the data set, to stand for those that a later stage will see
 
 
@@ -47,7 +49,16 @@ def check(chain: ChainConf, folder: Path) -> tuple[Plan, list[Prepared]]:
     plan = plan_of(chain, readies)
     if chain.conf.cascade.agree is not None:
         _check_labels(jobs)
+    _tell_names(plan)
     return plan, readies
+
+
+def _tell_names(plan: Plan) -> None:
+    """Say what stages' columns are called whose names are taken: ``where`` and templates may mean the others."""
+    columns = [(stage.name, name, own) for stage in plan.stages for name, own in stage.columns.items()]
+    renamed = [f"{own} of {stage} is {name}" for stage, name, own in columns if name != own]
+    if renamed:
+        log.info("columns of stages whose names are taken: %s", ", ".join(renamed))
 
 
 def named(stage: Stage, make: Any) -> Any:

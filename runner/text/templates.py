@@ -1,7 +1,8 @@
 """One Jinja2 template over a row's columns: sandboxed, with missing and null columns as errors.
 
 A column is a variable, and ``row["Review Text"]`` is any column, whatever its name. Where a column is itself called
-``row``, the variable is that column, and ``columns["Review Text"]`` does the same.
+``row``, the variable is that column, and ``columns["Review Text"]`` does the same. A whole number has no parts, so that
+the column ``row`` of a run as data leaves ``row["Review Text"]`` what it is.
 
 A cell of bytes is a text where they are UTF-8, as some programs write texts; others are printed through ``tojson``. A
 cell of a CSV file is the text that the file shows, whatever other rows hold; where a template computes with it,
@@ -48,10 +49,20 @@ class _Bytes(bytes):
         raise TypeError("these bytes are no UTF-8 text; the filter tojson prints them as base64")
 
 
+class _Number(int):
+    """The cell of a column called ``row``, whose parts are the row's cells."""
+
+    cells: Mapping[str, Any]
+
+
 class _Environment(SandboxedEnvironment):
     """Mappings are asked for a cell that reads as a number as the text and as the number."""
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        return super().getattr(obj.cells if isinstance(obj, _Number) else obj, attribute)
+
     def getitem(self, obj: Any, argument: Any) -> Any:
+        obj = obj.cells if isinstance(obj, _Number) else obj
         return super().getitem(obj, key_of(obj, argument) if isinstance(obj, Mapping) else argument)
 
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -97,10 +108,11 @@ class Template:
         """
         self._written = frozenset(written)
         taken = set(WHOLE) - set(known)
-        cells = {name: node for node, name in _cells(self._tree, taken)}
+        cells = {name for _, name in _cells(self._tree, taken)}
+        parts = {name for _, name in _cells(self._tree, set(WHOLE) - taken)} & set(known)
         used = self._used - _called(self._tree)
         indirect = {name for name in taken & used if _count(self._tree, name) > _count_cells(self._tree, name)}
-        self.names = frozenset(used - taken | indirect | cells.keys())
+        self.names = frozenset(used - taken | indirect | cells | parts)
         self.needs = self.names - indirect - _optional(self._tree, taken)
 
     def check_names(self, known: list[str], written: Collection[str] = ()) -> None:
@@ -141,7 +153,9 @@ class Template:
         """What the template uses of all that there is: a row may have many columns."""
         given = {name: self._shown(name, variables[name]) for name in self._used if name in variables}
         for name in self._whole:
-            given.setdefault(name, {column: self._shown(column, cell) for column, cell in row.items()})
+            if name not in given or type(given[name]) is int:
+                cells = {column: self._shown(column, cell) for column, cell in row.items()}
+                given[name] = _numbered(given[name], cells) if name in given else cells
         return given
 
     def _shown(self, name: str, cell: Any) -> Any:
@@ -156,6 +170,12 @@ class Template:
         if not isinstance(value, str):
             value = _printable(value)
         return value if self._fuse is None or isinstance(value, jinja2.Undefined) else self._fuse(str(value))
+
+
+def _numbered(number: int, cells: Mapping[str, Any]) -> _Number:
+    found = _Number(number)
+    found.cells = cells
+    return found
 
 
 def _printable(value: Any) -> Any:

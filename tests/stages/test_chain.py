@@ -335,7 +335,8 @@ def test_what_is_about_one_run_names_the_stages(mails, capsys):
 
 def test_a_preview_shows_the_prompts_of_all_stages(folder, capsys):
     assert main(["preview", "mails.yaml"]) == 0
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    assert "columns of stages whose names are taken: text of why is why_text" in told
     assert "stage 3 of 3, kind" in said
     assert "What is (text of why)? text number 0" in said.replace("]", "").replace("[shared: user: ", "")
     assert not Path("outputs").exists()

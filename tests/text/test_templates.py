@@ -32,6 +32,13 @@ def test_a_column_called_row_may_have_parts():
     assert template.render({"row": {"x": 1, "y": 2}}) == "1 2"
 
 
+def test_a_column_called_row_that_holds_numbers_leaves_the_row_what_it_is():
+    template = Template("prompt.user", "{{ row }} {{ row['a b'] }} {{ row.real }} {{ row + 1 }} {{ row | tojson }}")
+    template.check_names(["row", "a b", "real"])
+    assert template.names == {"row", "a b", "real"}
+    assert template.render({"row": 7, "a b": "x", "real": "y"}) == "7 x y 8 7"
+
+
 def test_a_whole_row_can_be_gone_through():
     template = Template("prompt.user", "{% for name, value in row.items() %}{{ name }}: {{ value }}\n{% endfor %}")
     template.check_names(["a b", "c"])
