@@ -109,3 +109,29 @@ def test_the_other_order_of_bytes_than_was_said_is_refused(tmp_path):
         texts(file, "csv", encoding="utf-16-le")
     with pytest.raises(UserError, match="in utf-16-be it begins"):
         texts(file, "csv", encoding="utf-16")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("café\n", "latin-1"), ("café\n", "cp1252"), ("привет мир\n", "cp1251"), ("我们今天去公园散步\n", "gb18030")],
+)
+def test_utf8_is_not_read_as_an_older_encoding(tmp_path, text, said):
+    file = tmp_path / "a.txt"
+    file.write_text(text, "utf-8")
+    with pytest.raises(UserError, match=f"is not {said}: in utf-8 it begins"):
+        texts(file, encoding=said)
+    file.write_text(text, said)
+    assert texts(file, encoding=said) == [text.strip()]
+
+
+def test_files_that_mix_encodings_are_told(tmp_path, caplog):
+    file = tmp_path / "a.txt"
+    file.write_bytes("café\n".encode() + "naïve\n".encode("cp1252"))
+    with pytest.raises(UserError, match=r"line 2 is not utf-8; lines before it are: the file mixes encodings"):
+        texts(file)
+    assert texts(file, encoding="cp1252") == ["cafÃ©", "naïve"]
+    assert "does the file mix encodings?" in caplog.text
+    caplog.clear()
+    file.write_text("“L’ÉTÉ” À BÂLE »\n", "cp1252")
+    assert texts(file, encoding="cp1252") == ["“L’ÉTÉ” À BÂLE »"]
+    assert not caplog.text

@@ -243,6 +243,12 @@ def test_a_bad_csv_is_refused(write, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_json_number_too_small_for_64_bits_is_told(write, caplog):
+    path = write('{"a": 0.0}\n{"a": 0e5}\n{"a": 1e-400}\n', "a.jsonl")
+    assert [row["a"] for row in source(path, kind="jsonl").rows()] == [0.0, 0.0, 0.0]
+    assert "line 3: 1e-400 is too small for 64 bits and read as 0.0" in caplog.text
+
+
 def test_blank_lines_that_may_be_cells_are_told(write, caplog):
     assert cells(write('\na\nx\n\n""\ny\n\n')) == [{"a": "x"}, {"a": ""}, {"a": "y"}]
     assert "1 blank line between its rows left out, the first is line 4" in caplog.text

@@ -31,6 +31,7 @@ _BATCH_CHARS = 16 << 20
 _READ_BYTES = 1 << 20
 _CUT_CHARS = 16  # characters of an error's place before the end of what was read, where it may be for lack of more
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NOT_ZERO = re.compile(r"-?[0.]*[1-9]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -52,15 +53,21 @@ def read_json(paths: list[Path], encoding: str = "utf-8") -> tuple[pa.Schema, It
     return schema, (record_batch(rows, schema) for rows in _batches(paths, encoding))
 
 
-_told = set[Path]()
+_told = set[tuple[Path, str]]()  # what was said of which files
 
 
 def _tell_twice(path: Path, name: str, line: int) -> None:
-    if path not in _told:
+    if (path, "twice") not in _told:
         log.warning(
             "%s line %d has %r twice in one object: the last value is taken, in other rows, too", path, line, name
         )
-    _told.add(path)
+    _told.add((path, "twice"))
+
+
+def _tell_too_small(path: Path, line: int, number: str) -> None:
+    if (path, "small") not in _told:
+        log.warning("%s line %d: %s is too small for 64 bits and read as 0.0; in quotes it stays", path, line, number)
+    _told.add((path, "small"))
 
 
 def _tell_rows_inside(path: Path, row: dict[str, Any]) -> None:
@@ -189,6 +196,8 @@ class _Decoder(json.JSONDecoder):
         if math.isinf(found):
             problem = f"the number {text[:40]} is too large for 64 bits; in quotes it stays as it is"
             raise UserError("dataset.path", f"line {self.line}: {problem}", file=self._path)
+        if not found and _NOT_ZERO.match(text):
+            _tell_too_small(self._path, self.line, text)
         return found
 
 

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from runner.data.readers.raw.compressed import Made, open_stream
-from runner.data.readers.raw.told import is_wide, marked, told
+from runner.data.readers.raw.told import LATIN, is_wide, marked, told
 from runner.types import UserError
 
 _OTHERS = ("cp1252", "cp1251", "cp932", "gb18030", "cp949", "big5")
 _NOT_LATIN = re.compile(b"[\x80-\x84\x86-\x9f]")  # control characters there, and letters in cp1252
+_WESTERN = re.compile(
+    rb"\xc3[\x80-\x83\x87-\x91\x95-\xa9\xad-\xba\xbc-\xbf]"
+)  # letters of UTF-8, hardly those of others
 _HEAD_BYTES = 4096  # that tell the encoding
 log = logging.getLogger("rowmill")
 
@@ -86,7 +89,15 @@ def undecodable(path: Path, encoding: str, number: int = 0, line: bytes = b"") -
     """What is wrong with a text that is not in this encoding, with its first such line, looked for unless given."""
     if not number:
         number, line = _undecodable_line(path, encoding)
-    return UserError("dataset.path", f"line {number} is not {encoding}; {other_encodings(line)}", file=path)
+    mixed = is_utf8(encoding) and _has_letters(path, number)
+    meant = "lines before it are: the file mixes encodings, write it in one" if mixed else other_encodings(line)
+    return UserError("dataset.path", f"line {number} is not {encoding}; {meant}", file=path)
+
+
+def _has_letters(path: Path, number: int) -> bool:
+    """Whether lines before this one have more than ASCII."""
+    with open_bytes(path) as file:
+        return not all(line.isascii() for line in islice(file, number - 1))
 
 
 def other_encodings(text: bytes) -> str:
@@ -134,6 +145,15 @@ def _undecodable_line(path: Path, encoding: str) -> tuple[int, bytes]:
 
 
 @cache
+def _tell_utf8(encoding: str, letter: bytes) -> None:
+    """Say once that a text seems to be UTF-8 in parts."""
+    log.warning(
+        "dataset.encoding=%s: the text has %r, which is how %r of utf-8 reads there; does the file mix encodings?",
+        *(encoding, letter.decode(encoding, "replace"), letter.decode()),
+    )
+
+
+@cache
 def _tell_not_latin(byte: bytes) -> None:
     """Say once that a text has what its encoding has no letters for."""
     log.warning(
@@ -148,6 +168,7 @@ class _Recoded(Made):
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         super().__init__(file)
         self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._encoding, self._is_western = encoding, codecs.lookup(encoding).name in LATIN
         self._is_latin = codecs.lookup(encoding).name == "iso8859-1"
 
     def _read(self) -> None:
@@ -155,4 +176,6 @@ class _Recoded(Made):
         self._ended = not some
         if self._is_latin and (found := _NOT_LATIN.search(some)):
             _tell_not_latin(found[0])
+        if self._is_western and (found := _WESTERN.search(some)):
+            _tell_utf8(self._encoding, found[0])
         self._left = self._decoder.decode(some, final=self._ended).encode()

@@ -22,6 +22,7 @@ _SHIFTS = {  # of encodings that are ASCII by their bytes
 }
 _FEW, _FEWEST = 8, 3  # different characters that tell an encoding: alone, and beside control characters in the one said
 _CONTROLS = re.compile("[\0-\x08\x0e-\x1a\x7f-\x84\x86-\x9f]")
+_UTF_8, LATIN = ("utf-8", "utf-8-sig"), ("iso8859-1", "iso8859-15", "cp1252")
 _FIRST = 64  # bytes that show most texts to be in no other encoding
 
 
@@ -49,8 +50,15 @@ def told(head: bytes, encoding: str) -> str | None:
     ]
     if found:
         return min(found, key=lambda other: len({ord(char) >> 8 for char in _read(head, other) or ""}))
-    plain = _read(head, "utf-8") if is_wide(name) else None
-    return None if plain is None or _CONTROLS.search(plain) else "utf-8"
+    return "utf-8" if name not in _UTF_8 and _is_utf8(head, name) else None
+
+
+def _is_utf8(head: bytes, said: str) -> bool:
+    """Whether a text is UTF-8 and hardly the encoding that was said, of which most texts are no UTF-8."""
+    text = _read(head, "utf-8")
+    if text is None or is_wide(said):
+        return text is not None and not _CONTROLS.search(text)
+    return sum(not char.isascii() for char in text) >= (1 if said in LATIN else _FEW)
 
 
 def _read(head: bytes, encoding: str) -> str | None:
