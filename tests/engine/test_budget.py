@@ -12,7 +12,8 @@ GB = 10**9
 @pytest.mark.parametrize("kind", ["cpu", "metal", "cuda"])
 def test_sizes_left_open_are_the_devices(kind):
     budget = Budget.of(EngineConf(), Device(kind, "", None, 20 * GB))
-    assert (budget.limit, budget.work, budget.watermark) == (20 * GB, 2 * GB, 19 * GB)
+    work = {"cuda": 3}.get(kind, 2) * GB
+    assert (budget.limit, budget.work, budget.watermark) == (20 * GB, work, 19 * GB)
     assert (budget.batch_size, budget.most, budget.prefill_tokens) == (
         BATCH_SIZE[kind],
         MOST,
@@ -26,8 +27,9 @@ def test_what_is_configured_wins_and_the_batch_keeps_its_size():
     assert (budget.limit, budget.batch_size, budget.most, budget.prefill_tokens) == (2_500_000_000, 8, None, 100)
 
 
-def test_work_space_has_an_upper_bound():
-    assert Budget.of(EngineConf(), Device("cuda", "", None, 140 * GB)).work == 4 * GB
+@pytest.mark.parametrize(("kind", "most"), [("metal", 4 * GB), ("cuda", 16 * GB)])
+def test_work_space_has_an_upper_bound(kind, most):
+    assert Budget.of(EngineConf(), Device(kind, "", None, 140 * GB)).work == most
 
 
 def test_caches_take_what_weights_and_work_leave():

@@ -122,6 +122,31 @@ def test_packed_experts_hold_each_rows_words_and_groups_by_64_numbers(bits, grou
         assert mx.array_equal(bias, layer.bias)
 
 
+class Experts:
+    """The kernels of a layer of experts, by MLX's operations."""
+
+    def __init__(self, experts):
+        self.experts = experts
+
+    def routed(self, x, scores, k, packed):
+        chosen = mx.argsort(-scores, axis=-1)[:, :k]
+        weights = mx.softmax(mx.take_along_axis(scores, chosen, axis=-1), axis=-1)
+        return (self.experts(x.astype(mx.float32), chosen) * weights[..., None]).sum(axis=-2)
+
+
+def test_gpt_oss_chooses_weighs_and_sums_up_experts_by_kernels():
+    block = tiny_gpt_oss(num_local_experts=8).layers[0].mlp
+    x = mx.random.normal((5, 1, block.hidden_size), key=mx.random.key(0))
+    want, experts = block(x), block.experts
+    block.experts = cuda.AllExperts(experts)
+    assert not cuda.Routed.fits(block)
+    block.experts.kernels, block.experts.packed = Experts(experts), []
+    assert cuda.Routed.fits(block)
+    got = cuda.Routed(block)(x)
+    assert got.shape == want.shape
+    assert mx.allclose(got, want, rtol=0.02, atol=0.05)
+
+
 class Turns:
     """Rotary embeddings by their formula, in place of the kernel."""
 

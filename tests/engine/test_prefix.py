@@ -1,11 +1,14 @@
 """Sharing prefixes changes nothing: random batches against one-by-one generation with mlx-lm's own caches."""
 
+import io
+
 import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.engine.attention.copies import Copies
+from runner.engine.attention.hooks import Fetched, SharedKV
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
 from runner.sequences import Sequence
@@ -65,3 +68,10 @@ def test_random_batches_generate_what_generate_does_one_by_one(name, todo, batch
     engine.close()
     for sequence in todo:
         assert done[sequence.key] == one_by_one(plain, sequence.tokens, sequence.max_tokens)
+
+
+def test_keys_that_a_cache_hands_on_are_not_copied():
+    keys, graph = mx.zeros((2, 1, 1, 4)), io.StringIO()
+    mx.eval(keys)
+    mx.export_to_dot(graph, Fetched.of(keys, SharedKV()))
+    assert "rectangle" not in graph.getvalue()  # as every operation is drawn

@@ -10,13 +10,15 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models
 import numpy as np
 from mlx_lm.models import base, mla
+
+Kind = TypeVar("Kind", bound=mx.array)
 
 
 class SharedKV:
@@ -72,13 +74,13 @@ class Fetched(mx.array):
     @classmethod
     def of(cls, a: mx.array, cache: SharedKV) -> Any:
         """The same array, with the cache that it comes from."""
-        made = cls(a)
+        made = _same(cls, a)
         made.cache = cache
         return made
 
     def swapaxes(self, axis1: int, axis2: int, *, stream: Any = None) -> mx.array:
         """Turned, for a product with queries."""
-        turned = _Turned(super().swapaxes(axis1, axis2, stream=stream))
+        turned = _same(_Turned, super().swapaxes(axis1, axis2, stream=stream))
         turned.keys = self
         return turned
 
@@ -99,7 +101,7 @@ class _Turned(mx.array):
     keys: Fetched
 
     def __rmatmul__(self, queries: mx.array) -> mx.array:
-        product = Scores(mx.matmul(queries, self))
+        product = _same(Scores, mx.matmul(queries, self))
         product.queries, product.keys = queries, self.keys
         return product
 
@@ -109,6 +111,13 @@ class Scores(mx.array):
 
     queries: mx.array
     keys: Fetched
+
+
+def _same(kind: type[Kind], a: mx.array) -> Kind:
+    """An array of another kind with the same memory."""
+    made = kind(a)
+    made[:] = a  # what was made of it would be copied
+    return made
 
 
 def hook(model: nn.Module) -> None:

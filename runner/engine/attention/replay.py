@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -48,7 +49,9 @@ class Replay:
         self._step = step
         stored = [(layer.keys, layer.values) for layer in self.layers]
         try:
-            logits, stored = self._recorded([tokens, rows, *_arrays(step, kinds)], stored, form)
+            logits, stored = self._recorded(
+                tokens, [rows.astype(mx.int32), *_arrays(step, kinds)], _prefixes(step), stored, form
+            )
         finally:  # recording left its own in their place
             del self._step
             for layer, (keys, values) in zip(self.layers, stored, strict=True):
@@ -65,13 +68,20 @@ class Replay:
         self._forms: set[str] = set()
         self._recorded: Any = mx.compile(self._record)
 
-    def _record(self, arrays: list[mx.array], stored: list[tuple[mx.array, mx.array]], form: str) -> Any:
+    def _record(
+        self,
+        tokens: mx.array,
+        arrays: list[mx.array],
+        prefixes: list[mx.array],
+        stored: list[tuple[mx.array, mx.array]],
+        form: str,
+    ) -> Any:
         """Runs only when ``mx.compile`` meets a form for the first time."""
         kinds = self._kinds()
         for layer, (keys, values) in zip(self.layers, stored, strict=True):
             layer.keys, layer.values = keys, values
-        tokens, rows, *others = arrays
-        logits = self._forward(tokens, _with_arrays(self._step, kinds, iter(others)), rows)
+        rows, *others = _copied(arrays)
+        logits = self._forward(tokens, _with_arrays(self._step, kinds, iter(others), iter(prefixes)), rows)
         return logits, [(layer.keys, layer.values) for layer in self.layers]
 
 
@@ -84,18 +94,29 @@ def _form(step: Step, kinds: list[LayerKV]) -> Iterator[Any]:
 
 
 def _arrays(step: Step, kinds: list[LayerKV]) -> Iterator[mx.array]:
-    """All arrays that a decode step is computed with, but the slots' own."""
+    """What the host tells a decode step, in int32 or float32."""
     yield from (step.positions, step.slot_of_token)
     for layer in kinds:
         _, view, place = _view(step, layer)
         yield from (view.decode_mask, place)
-    for segment in _segments(step):
-        yield from (*segment.keys, *segment.values)
     yield from (mask for _, mask in _masks(step, kinds) if mask is not None)
 
 
-def _with_arrays(step: Step, kinds: list[LayerKV], arrays: Iterator[mx.array]) -> Step:
-    """The step with others in the place of its ``_arrays``."""
+def _prefixes(step: Step) -> list[mx.array]:
+    return [array for segment in _segments(step) for array in (*segment.keys, *segment.values)]
+
+
+def _copied(arrays: list[mx.array]) -> list[mx.array]:
+    """Arrays of 4-byte numbers in memory of the device's own. Where they are, the host writes to the same pages for the
+    next step; each page that came back to it has to be fetched anew, which takes the device 0.1 ms.
+    """
+    whole = mx.concatenate([array.reshape(-1).view(mx.int32) for array in arrays])
+    parts = mx.split(whole, list(itertools.accumulate(array.size for array in arrays[:-1])))
+    return [part.view(array.dtype).reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+
+def _with_arrays(step: Step, kinds: list[LayerKV], arrays: Iterator[mx.array], prefixes: Iterator[mx.array]) -> Step:
+    """The step with others in the place of its ``_arrays`` and ``_prefixes``."""
     twin = copy.copy(step)
     twin.positions, twin.slot_of_token = next(arrays), next(arrays)
     twin.views = {}
@@ -105,7 +126,7 @@ def _with_arrays(step: Step, kinds: list[LayerKV], arrays: Iterator[mx.array]) -
         twin.views[kind] = dataclasses.replace(view, decode_mask=seen, write=(None, twin.slot_of_token, place))
     twins = {segment: copy.copy(segment) for segment in _segments(step)}
     for segment, other in twins.items():
-        other.keys, other.values = ([next(arrays) for _ in stored] for stored in (segment.keys, segment.values))
+        other.keys, other.values = ([next(prefixes) for _ in stored] for stored in (segment.keys, segment.values))
     twin.levels = [[(segment and twins[segment], a, b) for segment, a, b in runs] for runs in step.levels]
     twin.masks = {}
     for (segment, a, _, reach), mask in _masks(step, kinds):

@@ -55,6 +55,9 @@ def prepare(model: Any, memory_bytes: int) -> None:
     for module, name, child in experts:
         setattr(module, name, AllExperts(child))
     for _, module in model.named_modules():
+        for name, child in module.children().items():
+            if Routed.fits(child):
+                setattr(module, name, Routed(child))
         heads, _ = (join(module, names) for names in TOGETHER)
         fold_factor(module)
         if heads and (turned := cuda_rotary.turned(module, heads.linear, heads.ends)):
@@ -158,6 +161,25 @@ class AllExperts(nn.Module):
         gate = _project(self.experts.gate_proj, weights[1], x[None])
         out = _project(self.experts.down_proj, weights[2], self.experts.activation(up, gate))  # [E, T, D]
         return out[chosen, mx.arange(x.shape[0])[:, None]]
+
+
+class Routed(nn.Module):
+    """gpt-oss's experts and what chooses them, by the kernels of ``AllExperts``."""
+
+    def __init__(self, block: gpt_oss.MLPBlock) -> None:
+        super().__init__()
+        self.router, self.experts, self.chosen = block.router, block.experts, block.num_experts_per_tok
+
+    @classmethod
+    def fits(cls, block: Any) -> bool:
+        """Whether a module of a model is such a layer."""
+        plain = type(block) is gpt_oss.MLPBlock and block.sharding_group is None and not block.num_local_experts % 8
+        return plain and type(block.experts) is AllExperts and block.experts.kernels is not None
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x [..., D] -> [..., D]."""
+        tokens, scores = (one.reshape(-1, one.shape[-1]).astype(mx.bfloat16) for one in (x, self.router(x)))
+        return self.experts.kernels.routed(tokens, scores, self.chosen, self.experts.packed).reshape(x.shape)
 
 
 def _project(layer: Any, weight: mx.array, x: mx.array) -> mx.array:

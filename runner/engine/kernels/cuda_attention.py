@@ -7,7 +7,7 @@ device needs to compute it. ``parts.attend`` is the same in MLX's operations, an
 from __future__ import annotations
 
 import itertools
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from runner.engine.kernels import MASKED, CheckedKernels, checked
-from runner.engine.kernels.nvrtc import Kernel, Template
+from runner.engine.kernels.nvrtc import Kernel, Template, numbers
 
 SOURCE = Path(__file__).with_suffix(".cu")
 HEAD_SIZES = (16, 32, 64, 128)
@@ -171,7 +171,7 @@ class Kernels(CheckedKernels):
         """
         N, (D, G), tokens = keys.shape[1], self.sizes, slot_of.size
         out, mass = self._slots(
-            inputs=[q, keys, values, mask, slot_of, _numbers(mask.shape[-1], keys.shape[2])],
+            inputs=[q, keys, values, mask, slot_of, numbers(mask.shape[-1], keys.shape[2])],
             template=self._heads(q.dtype),
             grid=(tokens * WARPS * 32, N, 1),
             threadgroup=(WARPS * 32, 1, 1),
@@ -203,7 +203,7 @@ class Kernels(CheckedKernels):
         done: list[mx.array] = self._finish(
             inputs=[
                 *(q, keys, values, mask, slot_of),
-                _numbers(mask.shape[-1], keys.shape[2], outs.shape[0] if before else 0),
+                numbers(mask.shape[-1], keys.shape[2], outs.shape[0] if before else 0),
                 *fresh,
                 *(outs, masses, none if sinks is None else sinks),
             ],
@@ -232,7 +232,7 @@ class Kernels(CheckedKernels):
         D, G = self.sizes
         warps, blocks = self._blocks(N, tokens)
         outs, masses = self._segment(
-            inputs=[q, k, v, _nothing() if mask is None else mask, _numbers(first, tokens, keys, -(-keys // shares))],
+            inputs=[q, k, v, _nothing() if mask is None else mask, numbers(first, tokens, keys, -(-keys // shares))],
             template=[*self._heads(q.dtype), ("MASK", mask is not None), ("WARPS", warps)],
             grid=(blocks * warps * 32, N, shares),
             threadgroup=(warps * 32, 1, 1),
@@ -265,7 +265,7 @@ class Kernels(CheckedKernels):
         done: list[mx.array] = self._prompts(
             inputs=[
                 *(q, k, v, *fresh),
-                _numbers(q.shape[0] - tokens, tokens, keys.shape[2], outs.shape[0] if before else 0),
+                numbers(q.shape[0] - tokens, tokens, keys.shape[2], outs.shape[0] if before else 0),
                 *(keys, values, outs, masses, none if sinks is None else sinks),
             ],
             template=[*self._merged(q.dtype, None if sinks is None else sinks.dtype), ("WARPS", warps)],
@@ -280,11 +280,6 @@ class Kernels(CheckedKernels):
         """Warps of a block of rows, and blocks for each head: large ones read keys less often, if they keep it busy."""
         few, many = (-(-tokens * self.sizes[1] // (16 * warps)) for warps in MATRIX_WARPS)
         return (MATRIX_WARPS[1], many) if heads * many >= BLOCKS else (MATRIX_WARPS[0], few)
-
-
-@lru_cache(maxsize=4096)
-def _numbers(*numbers: int) -> Any:
-    return mx.array(numbers, mx.int32)
 
 
 @cache

@@ -16,6 +16,68 @@ constexpr int CHUNK = 64;   // numbers of a row: 16 for each of the four lanes t
 // one shift and one mask take both. Of 16 numbers, the j-th two are these; their place among the first ones is `paired`.
 __device__ __forceinline__ int paired(int i) { return i / 8 * 8 + i % 4 * 2 + i / 4 % 2; }
 
+// The CHOSEN experts of the highest of a token's scores [tokens, E], the highest first (of equal ones the first), and the
+// softmax of these scores: chosen and weights [tokens, CHOSEN]. One block.
+template <int E, int CHOSEN>
+__device__ __forceinline__ void choose(const bf16* scores, int tokens, unsigned* chosen, float* weights) {
+  static_assert(E % 8 == 0, "scores are loaded by eight");
+  for (int t = threadIdx.x; t < tokens; t += blockDim.x) {
+    float best[CHOSEN];
+    unsigned which[CHOSEN] = {};
+#pragma unroll
+    for (int k = 0; k < CHOSEN; k++) best[k] = __int_as_float(0xff800000);  // minus infinity
+#pragma unroll 4
+    for (int first = 0; first < E; first += 8) {
+      const uint4 eight = *reinterpret_cast<const uint4*>(scores + (size_t)t * E + first);
+      const bf16* each = reinterpret_cast<const bf16*>(&eight);
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        float score = __bfloat162float(each[i]);
+        unsigned expert = first + i;
+#pragma unroll
+        for (int k = 0; k < CHOSEN; k++) {
+          if (!(score > best[k])) continue;
+          const float lower = best[k];
+          const unsigned other = which[k];
+          best[k] = score, which[k] = expert;
+          score = lower, expert = other;
+        }
+      }
+    }
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < CHOSEN; k++) sum += __expf(best[k] - best[0]);
+#pragma unroll
+    for (int k = 0; k < CHOSEN; k++) {
+      chosen[t * CHOSEN + k] = which[k];
+      weights[t * CHOSEN + k] = __expf(best[k] - best[0]) / sum;
+    }
+  }
+}
+
+// outs [tokens, CHOSEN, K] times weights [tokens, CHOSEN], summed up -> out [tokens, K]; a thread for eight of its
+// numbers, of which there are `pieces`.
+template <int CHOSEN, int K>
+__device__ __forceinline__ void weigh(const bf16* outs, const float* weights, int pieces, bf16* out) {
+  const int piece = blockIdx.x * blockDim.x + threadIdx.x;
+  if (piece >= pieces) return;
+  const int token = piece / (K / 8), at = piece % (K / 8) * 8;
+  float sums[8] = {};
+#pragma unroll
+  for (int k = 0; k < CHOSEN; k++) {
+    const size_t pair = (size_t)token * CHOSEN + k;
+    const uint4 eight = *reinterpret_cast<const uint4*>(outs + pair * K + at);
+    const bf16* each = reinterpret_cast<const bf16*>(&eight);
+    const float weight = weights[pair];
+#pragma unroll
+    for (int i = 0; i < 8; i++) sums[i] += weight * __bfloat162float(each[i]);
+  }
+  __align__(16) bf16 done[8];
+#pragma unroll
+  for (int i = 0; i < 8; i++) done[i] = __float2bfloat16(sums[i]);
+  *reinterpret_cast<uint4*>(out + (size_t)token * K + at) = *reinterpret_cast<const uint4*>(done);
+}
+
 // Pairs of a token and an expert, by expert: chosen [pairs] -> order [pairs], the pairs of expert e at
 // [offsets[e], offsets[e + 1]). One block.
 __device__ __forceinline__ void group_pairs(

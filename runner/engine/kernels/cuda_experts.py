@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from mlx_lm.models.gpt_oss import SwigluOAI
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwiGLU, SwitchGLU
 
 from runner.engine.kernels import CheckedKernels, checked
-from runner.engine.kernels.nvrtc import Kernel, Template
+from runner.engine.kernels.nvrtc import Kernel, Template, numbers
 
 SOURCE = Path(__file__).with_suffix(".cu")
 ROWS = 64  # of weights that a block computes; of numbers that it takes at a time
@@ -20,6 +20,7 @@ PAIRS = 32, 48  # of tokens and experts, that a block takes at a time: of few, o
 STAGES = 3  # of numbers in shared memory
 BLOCKS = {(2, 32): 4, (1, 32): 6, (2, 48): 3, (1, 48): 5}  # at once on a multiprocessor, by matrices and pairs
 GROUPING = 512  # threads of a block that groups pairs
+SUMMING = 128  # threads of a block that sums up what experts give
 
 
 class Form(NamedTuple):
@@ -58,7 +59,9 @@ def kernels(made: Form | None) -> Kernels | None:
 
 
 class Kernels(CheckedKernels):
-    """A layer of experts in three launches: pairs of tokens and experts by expert, up and gate, down."""
+    """A layer of experts in three launches: pairs of tokens and experts by expert, up and gate, down; ``routed`` takes
+    in the choice of experts, and in a fourth the sum of what they give.
+    """
 
     def __init__(self, made: Form) -> None:
         self.form = made
@@ -72,6 +75,21 @@ class Kernels(CheckedKernels):
             if (blockIdx.x == 0) rowmill::group_pairs(chosen, pairs[0], E, order, offsets, counts);
             else rowmill::pair_up(x + row, K, paired + row);""",
             header,
+        )
+        self._route = Kernel(
+            ["x", "scores", "tokens"],
+            ["chosen", "weights", "order", "offsets", "paired"],
+            """
+            __shared__ int counts[E];
+            const size_t row = (size_t)(blockIdx.x - 1) * K;
+            if (blockIdx.x > 0) return rowmill::pair_up(x + row, K, paired + row);
+            rowmill::choose<E, CHOSEN>(scores, tokens[0], chosen, weights);
+            __syncthreads();
+            rowmill::group_pairs(chosen, CHOSEN * tokens[0], E, order, offsets, counts);""",
+            header,
+        )
+        self._sum = Kernel(
+            ["outs", "weights", "pieces"], ["out"], "rowmill::weigh<CHOSEN, K>(outs, weights, pieces[0], out);", header
         )
         weights = [[f"{part}{i}" for part in ("packed", "bias")] for i in range(2)]
         self._project = {
@@ -110,17 +128,45 @@ class Kernels(CheckedKernels):
         """x [T, D] of bfloat16 through the ``chosen`` [T, k] of experts that ``pack`` laid out: [T, k, D]."""
         pairs, count = chosen.size, len(packed[0][0])
         order, offsets, paired = self._group(
-            inputs=[x, chosen, _number(pairs)],
+            inputs=[x, chosen, numbers(pairs)],
             template=[("E", count), ("K", x.shape[-1])],  # and nothing that differs from step to step: that is compiled
             grid=((1 + len(x)) * GROUPING, 1, 1),
             threadgroup=(GROUPING, 1, 1),
             output_shapes=[(pairs,), (count + 1,), x.shape],
             output_dtypes=[mx.int32, mx.int32, x.dtype],
         )
-        few = PAIRS[pairs > 16 * count]
-        places = [order, offsets]
-        hidden = self._through(paired, places, packed[:2], chosen.shape[-1], few)
-        return self._through(hidden, places, packed[2:], 1, few).reshape(*chosen.shape, -1)
+        return self._experts(paired, [order, offsets], packed, chosen.shape[-1])
+
+    def routed(self, x: mx.array, scores: mx.array, k: int, packed: list[list[mx.array]]) -> mx.array:
+        """x [T, D] through the ``k`` experts of the highest ``scores`` [T, E], weighed by these scores' softmax: what
+        they give, summed up, [T, D]. All of bfloat16, and E a multiple of 8.
+        """
+        tokens, count = scores.shape
+        _, weights, order, offsets, paired = self._route(
+            inputs=[x, scores, numbers(tokens)],
+            template=[("E", count), ("K", x.shape[-1]), ("CHOSEN", k)],
+            grid=((1 + tokens) * GROUPING, 1, 1),
+            threadgroup=(GROUPING, 1, 1),
+            output_shapes=[(tokens, k), (tokens, k), (tokens * k,), (count + 1,), x.shape],
+            output_dtypes=[mx.uint32, mx.float32, mx.int32, mx.int32, x.dtype],
+        )
+        outs = self._experts(paired, [order, offsets], packed, k)
+        pieces = x.size // 8  # a thread for each
+        summed: list[mx.array] = self._sum(
+            inputs=[outs, weights, numbers(pieces)],
+            template=[("CHOSEN", k), ("K", x.shape[-1])],
+            grid=(-(-pieces // SUMMING) * SUMMING, 1, 1),
+            threadgroup=(SUMMING, 1, 1),
+            output_shapes=[x.shape],
+            output_dtypes=[x.dtype],
+        )
+        return summed[0]
+
+    def _experts(self, x: mx.array, places: list[mx.array], packed: list[list[mx.array]], k: int) -> mx.array:
+        """x, paired up, through the experts of its pairs, ``places`` as ``_group`` finds them: [T, k, D]."""
+        few = PAIRS[len(x) * k > 16 * len(packed[0][0])]
+        hidden = self._through(x, places, packed[:2], k, few)
+        return self._through(hidden, places, packed[2:], 1, few).reshape(len(x), k, -1)
 
     def _through(
         self, x: mx.array, places: list[mx.array], layers: list[list[mx.array]], share: int, few: int
@@ -128,7 +174,7 @@ class Kernels(CheckedKernels):
         """The pairs' rows of x, ``share`` pairs a row, through one layer, or through up and gate: [pairs, rows]."""
         (count, blocks), threads = layers[0][0].shape[:2], 2 * ROWS * len(layers)
         done: list[mx.array] = self._project[len(layers), few](
-            inputs=[x, *places, _number(share), *chain(*layers)],
+            inputs=[x, *places, numbers(share), *chain(*layers)],
             template=self._template(len(layers), few),
             grid=(blocks * threads, count, 1),
             threadgroup=(threads, 1, 1),
@@ -138,7 +184,7 @@ class Kernels(CheckedKernels):
         return done[0]
 
     def _error(self) -> float:
-        made, count, tokens = self.form, 3, 40
+        made, count, tokens = self.form, 8, 96
         activation = SwiGLU() if made.activation == 1 else SwigluOAI()
         experts = SwitchGLU(made.inputs, made.hidden, count, activation, bias=made.bias)
         seeds = mx.random.split(mx.random.key(0), 8)
@@ -150,15 +196,14 @@ class Kernels(CheckedKernels):
         for name in ("up_proj", "gate_proj", "down_proj"):
             setattr(experts, name, experts[name].to_quantized(made.group_size, made.bits))
         x = mx.random.normal((tokens, made.inputs), key=seeds[6]).astype(mx.bfloat16)
-        first = mx.random.randint(0, count, (tokens, 1), key=seeds[7])
-        chosen = mx.concatenate([first, (first + 1) % count], axis=-1).astype(mx.uint32)
-        want, got = experts(x, chosen).astype(mx.float32), self(x, chosen, pack(experts)).astype(mx.float32)
-        return float(mx.abs(got - want).max() / mx.abs(want).mean()) / 4  # about the largest of normal numbers
-
-
-@lru_cache(maxsize=4096)
-def _number(number: int) -> Any:
-    return mx.array([number], mx.int32)
+        scores = mx.random.normal((tokens, count), key=seeds[7]).astype(mx.bfloat16)
+        chosen = mx.argsort(-scores, axis=-1)[:, :2]
+        weights = mx.softmax(mx.take_along_axis(scores, chosen, axis=-1).astype(mx.float32), axis=-1)
+        want, packed = experts(x, chosen).astype(mx.float32), pack(experts)
+        pairs = [(self(x, chosen, packed), want), (self(x[:8], chosen[:8], packed), want[:8])]
+        pairs.append((self.routed(x, scores, 2, packed), (want * weights[..., None]).sum(axis=-2)))
+        off = max(float(mx.abs(got.astype(mx.float32) - one).max()) for got, one in pairs)
+        return off / float(mx.abs(want).mean()) / 4  # about the largest of normal numbers
 
 
 def _weights_in_cuda(names: list[str]) -> str:

@@ -13,7 +13,7 @@ import os
 import sysconfig
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,16 @@ class Kernel:
             f'{self.header}\nextern "C" __global__ {self.bounds}void KERNEL({", ".join(parameters)}) {{\n'
             f"{constants}\n{self.text}\n}}\n"
         )
+
+
+@lru_cache(maxsize=4096)
+def numbers(*given: int) -> Any:
+    """What a kernel is told in int32, in memory of the device's own, where the result of an operation lies: a page that
+    the host writes to as well would come and go for each.
+    """
+    made = mx.array([*given, 0, 0, 0], mx.int32) + 0  # few bytes would lie in the host's memory
+    mx.async_eval(made)  # or each recording would compute it again
+    return made
 
 
 def _constant(name: str, value: Any) -> str:

@@ -60,7 +60,7 @@ class Ours:
         cuda.prepare(model, 40 << 30)
         self.resident = ResidentModel(model)
         self.costs = measure_costs(self.resident)
-        self.bound_bytes = mx.get_active_memory() + int(MOST_WORK_BYTES)
+        self.bound_bytes = mx.get_active_memory() + int(MOST_WORK_BYTES["cuda"])
 
     def engine(self, size, prefill=4096):
         from runner.engine.budget import MOST
