@@ -47,7 +47,7 @@ def test_a_request_is_the_same_one_wherever_it_stands_in_its_file(tmp_path):
         ("[1]", "invalid_json_line: requests.jsonl line 2 is not a JSON object but list"),
         ("[" * 100_000, "invalid_json_line"),
         (request("request-1"), "duplicate_custom_id: custom_id 'request-1'"),
-        (request(7), "missing_required_parameter: custom_id must be a text"),
+        (request(7), "missing_required_parameter: custom_id of requests.jsonl line 2 must be a text"),
         (request("absent"), "missing_required_parameter: custom_id"),
         (request("b", method="GET"), "invalid_method: method is 'GET'"),
         (request("b", url="/v1/embeddings"), "invalid_url: url is '/v1/embeddings'"),

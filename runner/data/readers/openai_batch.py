@@ -85,12 +85,12 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
         row[name] = _clean(request[name]) if isinstance(request.get(name), str) else None
     body = request.get("body")
     row["body"] = _clean(json.dumps(body, ensure_ascii=False)) if isinstance(body, dict) else None
-    return row | {"problem": _problem(row)}
+    return row | {"problem": _problem(row, f"{path.name} line {number}")}
 
 
-def _problem(row: dict[str, Any]) -> str | None:
+def _problem(row: dict[str, Any], place: str) -> str | None:
     if not row["custom_id"]:
-        return "missing_required_parameter: custom_id must be a text: it ties a result to its request"
+        return f"missing_required_parameter: custom_id of {place} must be a text: it ties a result to its request"
     if row["method"] != "POST":
         return f"invalid_method: method is {row['method']!r}, it must be POST"
     if endpoint(row["url"] or "") is None:
