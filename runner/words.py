@@ -7,7 +7,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from itertools import takewhile
 
@@ -36,6 +36,7 @@ for _name in ("EREMOTEIO", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENOMEDIUM
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 AGAIN = "run the same command again"
 _SQLITE_TROUBLE = {7, 10, 13}  # no memory, the system's error, a full disk
+_NEAR = 0.8  # of difflib, from which a key of another group is taken for what was meant
 _NAMED = 12  # of the valid names, in a message
 _withheld: dict[str, str] = {}
 _LEAST_NAME = 6  # characters, of which a few are too few to tell names apart
@@ -55,12 +56,25 @@ def number_of(error: object) -> int:
     return next((number for number in MACHINE_TROUBLE if str(error).endswith(os.strerror(number))), 0)
 
 
-def did_you_mean(name: str, valid: list[str]) -> str:
-    """``: did you mean 'x'? valid: 'x', 'y'`` for the end of an error message."""
+def did_you_mean(name: str, valid: list[str], elsewhere: Iterable[str] = ()) -> str:
+    """``: did you mean 'x'? valid: 'x', 'y'`` for the end of an error message.
+
+    A dotted key ``elsewhere`` whose last part is the name, or nearly if nothing valid is, is what was meant.
+    """
     close = get_close_matches(name, valid, n=1)
+    if meant := _places(name, [*elsewhere], is_near=not close):
+        return f": did you mean {' or '.join(meant)}?"
     guess = f" (did you mean {close[0]!r}?)" if close else ""
     rest = f" and {len(valid) - _NAMED} more" if len(valid) > _NAMED else ""
     return f"{guess}; valid: {', '.join(valid[:_NAMED])}{rest}" if valid else guess
+
+
+def _places(name: str, keys: Sequence[str], is_near: bool) -> list[str]:
+    """The keys called so, those that lie the least deep."""
+    known = {key.rpartition(".")[2] for key in keys}
+    name = name if name in known or not is_near else next(iter(get_close_matches(name, known, 1, _NEAR)), name)
+    found = [key for key in keys if key.rpartition(".")[2] == name]
+    return [key for key in found if key.count(".") == min(one.count(".") for one in found)]
 
 
 def composed(text: str) -> str:

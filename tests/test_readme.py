@@ -19,11 +19,11 @@ import yaml
 
 from runner.cli import command_parser, main, topics
 from runner.config import hooks
-from runner.config.compose import keys
 from runner.config.conf import RunConf
 from runner.config.declared import declared_class
 from runner.config.declared import keys as declared_keys
 from runner.config.groups import group_files
+from runner.config.typed import keys
 
 ROOT = Path(__file__).parent.parent
 RUN_LINE = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/rowmill run"

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.bare import Bare, read_yaml
+from runner.config.declared import job_keys
 from runner.config.flow import read_value, values
 from runner.config.groups import GROUPS, group_files
 from runner.config.typed import (
@@ -36,6 +37,7 @@ from runner.config.typed import (
     field_type,
     hints_of,
     is_text,
+    keys,
     open_schema,
     opened,
     own_files,
@@ -229,9 +231,12 @@ class Composer:
     def _alternatives(self, key: str) -> str:
         group, _, name = key.rpartition(".")
         node = field_type(self.schema, group) if group else self.schema
-        if not dataclasses.is_dataclass(node):
-            return did_you_mean(key.partition(".")[0], [field.name for field in dataclasses.fields(self.schema)])
-        return did_you_mean(name, [field.name for field in dataclasses.fields(node)])
+        others = list(keys(self.schema))
+        if OPEN in hints_of(self.schema) and not any(one.endswith(f".{name}") for one in others):
+            others += job_keys()
+        if not dataclasses.is_dataclass(node):  # there is no such group
+            name, node = name if any(one.endswith(f".{name}") for one in others) else key.partition(".")[0], self.schema
+        return did_you_mean(name, [field.name for field in dataclasses.fields(node)], others)
 
     def _valid(self, group: str) -> str:
         node = field_type(self.schema, group)
@@ -290,15 +295,6 @@ def _own_hydra() -> Iterator[None]:
     finally:
         GlobalHydra.set_instance(host)
         host.hydra, version.version_base = before
-
-
-def keys(schema: Any, prefix: str = "") -> Iterator[str]:
-    """All keys of a schema, dotted."""
-    for name, hint in hints_of(schema).items():
-        if dataclasses.is_dataclass(hint):
-            yield from keys(hint, f"{prefix}{name}.")
-        else:
-            yield prefix + name
 
 
 def _parts(word: str) -> tuple[str | None, str, str | None]:

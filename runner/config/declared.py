@@ -9,10 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.config.groups import group_files
+
 ROOT = Path(__file__).parents[2]
 _SECTION = re.compile(r"^(?:Attributes|Columns):\n", re.MULTILINE)
 _ENTRY = re.compile(r"^    (\S[^:\n]*): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 _WORDS = {"int": "whole number", "float": "number", "bool": "true or false", "str": "text", "Any": "mapping or file"}
+_TARGET = re.compile(r"^_target_: (.*)\.(\w+)$", re.MULTILINE)
 _EMPTY = {"list": "[]", "dict": "{}"}
 
 
@@ -84,6 +87,13 @@ def keys(found: Class, prefix: str = "") -> list[Key]:
             default, bounds = value
             listed.append(Key(prefix + name, _kind(node, bounds), default, meanings.get(name, "")))
     return listed
+
+
+def job_keys() -> list[str]:
+    """The keys of our jobs, each once."""
+    targets = [_TARGET.search(file.read_text(encoding="utf-8")) for file in group_files("job").values()]
+    listed = [keys(declared_class(*match.groups()), "job.") for match in targets if match]
+    return list(dict.fromkeys(key.name for one in listed for key in one))
 
 
 def columns(found: Class) -> dict[str, str]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from runner.config.conf import RunConf
 from runner.config.hooks import NamesVariables, check_hooks
+from runner.config.typed import keys
 from runner.custom.classes import as_taken, find_class, import_class_module, make
 from runner.custom.code import targets
 from runner.data.kept import loadable
@@ -23,7 +25,7 @@ def make_job(node: Any, config_dir: str | None = None, modules: Sequence[str] = 
     """
     target, found = _class(node, config_dir, modules)
     values = {key: value for key, value in node.items() if key != "_target_"}
-    job = make("job", found, target, values)
+    job = make("job", found, target, values, [one for one in keys(RunConf) if one != "job"])
     if not isinstance(job, Job):
         raise UserError("job._target_", "the class lacks steps(row) or schema()", value=target)
     check_hooks(job, f"job._target_={target}")

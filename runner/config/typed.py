@@ -88,6 +88,15 @@ def field_type(root: Any, key: str) -> Any:
     return root
 
 
+def keys(schema: Any, prefix: str = "") -> Iterator[str]:
+    """All keys of a schema, dotted."""
+    for name, hint in hints_of(schema).items():
+        if dataclasses.is_dataclass(hint):
+            yield from keys(hint, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
 def opened(value: Any, recorded: bool = False) -> Any:
     """What OmegaConf held, as it is meant. ``recorded``: with references to the environment in place of its values."""
     if isinstance(value, str):

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,13 @@ def _is_own(value: Any, module: str, method: str) -> bool:
     return is_class and value.__module__ == module and hasattr(value, method)
 
 
-def make(group: str, found: type, target: str, values: dict[str, Any]) -> Any:
-    """An object of the class with these values; UserError that names the key of a value that it refuses."""
+def make(group: str, found: type, target: str, values: dict[str, Any], others: Iterable[str] = ()) -> Any:
+    """An object of the class with these values; UserError that names the key of a value that it refuses.
+
+    ``others`` are the keys that lie elsewhere.
+    """
     values = as_taken(found, values)
-    _check_values(group, found, target, values)
+    _check_values(group, found, target, values, others)
     try:
         return found(**values)
     except UserError:
@@ -80,13 +83,13 @@ def as_taken(found: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: meant(value, hints.get(name, Any)) for name, value in values.items()}
 
 
-def _check_values(group: str, found: Any, target: str, values: dict[str, Any]) -> None:
+def _check_values(group: str, found: Any, target: str, values: dict[str, Any], others: Iterable[str]) -> None:
     fields = [field for field in dataclasses.fields(found) if field.init]
     taken = [field.name for field in fields]
     hints = _type_hints(found)
     for name, value in values.items():
         if name not in taken:
-            raise UserError(f"{group}.{name}", f"is not a key of {target}{did_you_mean(name, taken)}")
+            raise UserError(f"{group}.{name}", f"is not a key of {target}{did_you_mean(name, taken, others)}")
         if name in hints and not fits(value, hints[name]):
             shown = "null" if value is None else value
             raise UserError(f"{group}.{name}", f"it must be {in_words(hints[name])}", value=shown)

@@ -46,7 +46,7 @@ FILES = {
 # What is typed (over BASE and PROMPT: the last of a key counts here), and what the line must say.
 MISTAKES = [
     # unknown keys
-    ("jbo.labels=[a,b]", "jbo.labels", "did you mean 'job'?"),
+    ("jbo.labels=[a,b]", "jbo.labels", "did you mean job.labels?"),
     ("job.lables=[a,b]", "job.lables", "did you mean 'labels'?"),
     ("prompt.usr=x", "prompt.usr", "did you mean 'user'?"),
     ("dataset.pth=x", "dataset.pth", "did you mean 'path'?"),
@@ -56,6 +56,12 @@ MISTAKES = [
     ("checkpoint.durable=x", "checkpoint.durable", "durability"),
     ("run_nam=x", "run_nam", "did you mean 'run_name'?"),
     ("+foo=1", "foo is not a configuration key", "run_name"),
+    ("prompt.max_tokens=9", "prompt.max_tokens is not a configuration key", "did you mean engine.max_tokens?"),
+    ("job.max_tokens=9", "job.max_tokens is not a key of jobs.label.Label", "did you mean engine.max_tokens?"),
+    ("max_tokns=9", "max_tokns is not a configuration key", "did you mean engine.max_tokens?"),
+    ("window=9", "window is not a configuration key", "engine.window or schedule.window?"),
+    ("+prompt.schema=x", "prompt.schema is not a configuration key", "did you mean output.schema?"),
+    ("engine.labels=[a,b]", "engine.labels is not a configuration key", "did you mean job.labels?"),
     ("+engine.foo=1", "engine.foo is not a configuration key", "batch_size"),
     ("+job.foo=1", "job.foo is not a key of jobs.label.Label", "method"),
     ("hydra.run.dir=x", "hydra.run.dir", "output.dir"),
