@@ -135,3 +135,19 @@ def test_files_that_mix_encodings_are_told(tmp_path, caplog):
     file.write_text("“L’ÉTÉ” À BÂLE »\n", "cp1252")
     assert texts(file, encoding="cp1252") == ["“L’ÉTÉ” À BÂLE »"]
     assert not caplog.text
+
+
+def test_mails_with_another_charset_than_they_say_are_read_and_told(tmp_path, caplog):
+    head = "From: Zoë <z@x.org>\nSubject: café\n"
+    said = "Content-Type: text/plain; charset={}\n"
+    mails = {
+        "a": f"{head}\ncafé\n".encode(),
+        "b": f"{head}{said.format('us-ascii')}\ncafé\n".encode("cp1252"),
+        "c": f"\ufeff{head}{said.format('x-unknown')}\ncafé\n".encode(),
+        "d": f"{head}{said.format('iso-8859-15')}\ncafé\n".encode("iso-8859-15"),
+    }
+    for name, mail in mails.items():
+        (tmp_path / f"{name}.eml").write_bytes(mail)
+    assert texts(tmp_path, "documents") == ["From: Zoë <z@x.org>\nSubject: café\n\ncafé"] * 4
+    assert "b.eml is read as cp1252, and so are others, as their texts are not us-ascii" in caplog.text
+    assert "c.eml is read as utf-8, and so are others, as their texts are not x-unknown" in caplog.text

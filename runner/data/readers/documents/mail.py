@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import logging
 from email import policy
 from email.message import MIMEPart
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
 
-from runner.data.readers.documents.html import html_text
+from runner.data.readers.documents.html import declared, html_text
 
+log = logging.getLogger("rowmill")
 _HEADERS = ("From", "To", "Cc", "Date", "Subject")
 
 
 def eml_text(path: Path) -> str:
     """Headers, a blank line, the text, or the page as text; at the end the names of what is attached."""
-    mail = BytesParser(policy=policy.default).parsebytes(path.read_bytes())
-    headers = [f"{name}: {mail[name]}" for name in _HEADERS if mail[name]]
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    mail = BytesParser(policy=policy.default).parsebytes(content)
+    headers = [f"{name}: {_header(mail, name, path)}" for name in _HEADERS if mail[name]]
     body = mail.get_body(("plain", "html"))
-    said = _said(body) if body is not None else ""
+    said = _said(body, path) if body is not None else ""
     if not headers and not mail.keys():
         raise ValueError("it is no mail: it has no headers")
     attached = [part.get_filename() or part.get_content_type() for part in mail.iter_attachments()]
@@ -29,6 +34,44 @@ def eml_text(path: Path) -> str:
 READ = {".eml": eml_text}
 
 
-def _said(body: MIMEPart[Any, Any]) -> str:
-    text = str(body.get_content())
-    return html_text(text) if body.get_content_subtype() == "html" else text.strip()
+def _said(body: MIMEPart[Any, Any], path: Path) -> str:
+    content = body.get_payload(decode=True)
+    is_page = body.get_content_subtype() == "html"
+    charset = body.get_content_charset() or (is_page and declared(bytes(content))) or "utf-8"
+    text = _decoded(bytes(content), charset, path).replace("\r\n", "\n")
+    return html_text(text) if is_page else text.strip()
+
+
+def _header(mail: MIMEPart[Any, Any], name: str, path: Path) -> str:
+    """A header, whose bytes may stand there as they are."""
+    value = str(mail[name])
+    raw = next(text for key, text in mail.raw_items() if key.lower() == name.lower())
+    if (
+        "\ufffd" in value
+        and "=?" not in raw
+        and (content := str(raw).encode("utf-8", "surrogateescape"))
+        and not content.isascii()
+    ):
+        return " ".join(_decoded(content, "utf-8", path).split())
+    return value
+
+
+def _decoded(content: bytes, charset: str, path: Path) -> str:
+    """In the mail's own charset; as UTF-8 or Windows has it where that does not fit, which is told."""
+    for encoding in (charset, "utf-8", "cp1252"):
+        with contextlib.suppress(LookupError, UnicodeDecodeError):
+            text = content.decode(encoding)
+            if encoding != charset:
+                _tell(encoding, charset, path)
+            return text
+    raise ValueError(f"its text is not {charset}")
+
+
+_told = set[tuple[str, str]]()
+
+
+def _tell(encoding: str, charset: str, path: Path) -> None:
+    """Say it of the first mail only: old ones by thousands have no charset, or a wrong one."""
+    if (encoding, charset) not in _told:
+        log.warning("%s is read as %s, and so are others, as their texts are not %s", path, encoding, charset)
+    _told.add((encoding, charset))
