@@ -169,9 +169,9 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def speed(a_second: float) -> str:
+def speed(a_second: float, noun: str = " rows") -> str:
     """``12.5 rows/s``, and below one row a second ``30.0 rows/min``."""
-    return f"{60 * a_second:,.1f} rows/min" if 0 < a_second < 1 else f"{a_second:,.1f} rows/s"
+    return f"{60 * a_second:,.1f}{noun}/min" if 0 < a_second < 1 else f"{a_second:,.1f}{noun}/s"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:

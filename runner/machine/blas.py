@@ -113,7 +113,7 @@ def _kernels(library: ctypes.CDLL) -> bytes | None:
 
 
 def _open_again(name: str, library: ctypes.CDLL, kernels: str) -> ctypes.CDLL:
-    log.info("%s does not know this CPU: it is told to use its kernels for %s", Path(name).name, kernels)
+    log.info("%s does not know this CPU and is told to use its kernels for %s", Path(name).name, kernels)
     _close(library)
     os.environ[_CHOICE] = kernels
     try:

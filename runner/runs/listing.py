@@ -18,7 +18,7 @@ from runner.disk import disk_errors
 from runner.results.run import Run
 from runner.results.status import Status, accuracy_of, evaluations_of
 from runner.types import UserError
-from runner.words import age, aligned, count_of, escaped, first_line, size
+from runner.words import age, aligned, count_of, escaped, first_line, size, speed
 
 COLUMNS = ("name", "job", "model", "state", "rows", "errors", "speed", "age", "size", "accuracy")
 LEFT = range(4)  # those that are no numbers
@@ -172,7 +172,7 @@ def cells(one: Summary) -> list[str]:
         *(name, escaped(one["job"] or ""), escaped(one["model"] or ""), one["state"] or ""),
         f"{finished:,}" if finished == rows else f"{finished:,} of {rows:,}",
         f"{one['errors'] or 0:,}",
-        f"{one['rows_per_s']:,.1f}/s" if one["rows_per_s"] else "",
+        speed(one["rows_per_s"], "") if one["rows_per_s"] else "",
         age(one["age_s"]) if one["age_s"] is not None else "",
         size(one["bytes"]),
         f"{one['accuracy']:.3f}" if one["accuracy"] is not None else "",

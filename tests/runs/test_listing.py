@@ -15,7 +15,7 @@ from runner.checkpoint.lease import Lease
 from runner.checkpoint.records import with_crc
 from runner.cli import main
 from runner.runs.delete import delete_run
-from runner.runs.listing import list_runs
+from runner.runs.listing import cells, list_runs
 from runner.types import UserError
 from tests.support.runs import interrupt, overrides, write_rows
 
@@ -48,6 +48,7 @@ def test_runs_of_every_state_stand_in_one_table():
     assert "is damaged" in found["torn"]["problem"] and found["torn"]["rows"] is None
     size = sum(path.stat().st_size for path in Path("outputs/done").iterdir())
     assert found["done"]["bytes"] == size
+    assert "3.0/min" in cells(found["done"] | {"rows_per_s": 0.05})
 
 
 def test_numbers_are_sorted_from_the_largest_and_unknown_ones_come_last(capsys):
