@@ -50,7 +50,7 @@ rowmill     rowmill: put a prompt through every row of a data set with one local
 runs        What many runs have in common: a table of them, answers that they share.
 sequences   The engine's side of a run: sequences in, generations out, and the engine between them.
 session     One session of a run: checked, opened, worked, ended.
-signals     Ctrl-C, SIGTERM and SIGHUP: an end after the step in flight while the loop works, at once otherwise.
+signals     Ctrl-C, SIGTERM and their like: an end after the step in flight while the loop works, at once otherwise.
 stages      Several runs in one command: a chain's stages, checked and computed one after the other.
 text        Text to token ids and back: templates, vocabularies, and what an answer may look like.
 types       The nouns of a run and the seams between its modules.

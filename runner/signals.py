@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: an end after the step in flight while the loop works, at once otherwise."""
+"""Ctrl-C, SIGTERM and their like: an end after the step in flight while the loop works, at once otherwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)  # XCPU: `ulimit -t`
 
 
 def heeded() -> list[signal.Signals]:

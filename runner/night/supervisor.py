@@ -6,8 +6,8 @@ in two deaths is run alone, and becomes an error row at the third. ``--no-superv
 keep the model in the one process.
 
 After any other end, run the same command again. Finished rows are kept, and recorded answers are not computed again.
-Ctrl-C, SIGTERM and SIGHUP (a terminal that closes; not under ``nohup``) end a run after the step in progress and print
-the command that continues it. If the prompt, the data, the model or the job has changed since, the run refuses and
+Ctrl-C, SIGTERM, SIGHUP (a terminal that closes; not under ``nohup``), SIGQUIT and SIGXCPU (``ulimit -t``) end a run
+after the step in progress and print the command that continues it; the third ends it at once. If the prompt, the data, the model or the job has changed since, the run refuses and
 shows what differs: use another ``run_name``, or ``resume=force``, which starts over in a fresh folder and deletes
 nothing. Data files may move, since only their contents count; so do the Python files of a job or filter of your own.
 ``resume=errors`` tries rows with an error once more, say on a machine with more memory: what failed is asked again, all

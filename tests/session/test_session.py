@@ -391,7 +391,7 @@ def start(start):
     return lambda *more, **options: start([*INSTALLED, "run", *overrides(*more)], **options)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ends_the_process_with_130_and_a_line_that_resumes_when_pasted(start, number):
     process = start(delay=0.1)
     while process.poll() is None and runs.finished("mail") < 8:
