@@ -121,11 +121,16 @@ class Batch:
         self.drafts = {lane: [] for lane in self.lanes if lane.tokens}
 
     def draft(self, length: Callable[[int], int]) -> None:
-        """Guess what comes next for lanes that are settled; see ``Lane.draft``."""
-        most = self.prefill_tokens // max(1, len(self.lanes)) - 1
+        """Guess what comes next for lanes that are settled; see ``Lane.draft``.
+
+        Guesses are not stored if a wrong one could not be taken back: it would change a state, or overwrite keys that
+        are still seen. Those that were right are computed once more then, before the next ones.
+        """
         for lane in self.drafts:
-            overwritten = lane.stored + lane.rest + most - self.model.kept_tokens
-            self.drafts[lane] = lane.draft(most - max(0, overwritten), length)
+            most = self.prefill_tokens // max(1, len(self.lanes)) - lane.rest
+            self.drafts[lane] = rows = lane.draft(most, length)
+            end = lane.stored + lane.rest + (rows[-1].ahead if rows else 0)
+            lane.passing = bool(self.model.states) or end > self.model.kept_tokens
 
     def launch(self) -> list[mx.array]:
         """Set the next step up, after the ``latest``, and put it in its place; the arrays to evaluate for it."""
@@ -188,6 +193,8 @@ class Batch:
             part.lane.stored += part.known if part.drawn or part.lane.rest else 0
         logits, values = self._forward(inputs, step, rows, edges)
         before += self._work(parts, step)
+        for lane in self.drafts:
+            lane.again = 0
         self.drafts = {}
         return Launch(sampled, logits, scored, values, before)
 
@@ -203,7 +210,7 @@ class Batch:
         if not self.drafts:
             decoded = sum(part.drawn for part in parts)
             return Work(decoded, step.tokens - decoded, padded=step.padded, lanes=len(self.lanes))
-        guessed = sum(part.span.new - part.known for part in parts)
+        guessed = sum(part.span.count - part.known + part.lane.again for part in parts if part.lane in self.drafts)
         prefilled = step.tokens - guessed - len(self.drafts)
         drafted = sum(len(part.drafts) for part in parts)
         return Work(len(self.drafts), prefilled, lanes=len(self.lanes), drafted=drafted)
@@ -280,8 +287,13 @@ class Batch:
 
 
 def _with_drafts(lane: Lane, drafts: list[Row]) -> LaneSpan:
-    new = lane.rest + (drafts[-1].ahead if drafts else 0)
-    return LaneSpan(lane, Span(lane.prefix, lane.slot, lane.stored, new), drafts=tuple(drafts))
+    guesses = drafts[-1].ahead if drafts else 0
+    span = Span(lane.prefix, lane.slot, lane.stored, lane.rest)
+    if lane.passing:
+        span.parents = tuple(range(-1, guesses - 1))
+    else:
+        span.new += guesses
+    return LaneSpan(lane, span, drafts=tuple(drafts))
 
 
 def _grained(tokens: int) -> int:

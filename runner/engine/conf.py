@@ -25,8 +25,8 @@ class EngineConf:
         batch_size: The number of sequences computed together. null: found while the run is at work.
         prefill_tokens: The number of prompt tokens in one step. null: chosen for the device.
         draft_tokens: The most tokens of an answer that are guessed at a time from the text so far and verified together
-            (prompt lookup). null: as many as are measured to be faster where few sequences are left; 0: none; a number:
-            always (see ``rowmill help drafts``).
+            (prompt lookup). null: as many as are measured to be faster where few sequences are left, none in recurrent
+            models; 0: none; a number: always (see ``rowmill help drafts``).
         memory_gb: The memory for weights and KV caches together. null: what the device has to give.
         max_kv_size: The number of tokens of a row that attention sees: the first 4 and the latest ones. null: all.
         kv_bits: Hold keys and values in 8 or 4 bits, in groups of 64, which takes 53% or 28% of the memory of 16 bits.

@@ -71,8 +71,8 @@ class BatchEngine:
         self.growth = Growth(batch_size, max(batch_size, most or 0))
         self.costs = (costs or Costs())._replace(holds=True)
         self.work = Work()
-        # A recurrent state cannot go back behind a guess that was wrong.
-        self.gain = Gain(0 if model.states else draft_tokens)
+        # What is right of guesses is computed twice where a state would have to go back: that did not pay.
+        self.gain = Gain(0 if model.states and draft_tokens is None else draft_tokens)
         self.drafting = False  # whether the latest step began with known tokens alone
         streams = min(streams, batch_size)
         prefill = max(1, prefill_tokens // streams)

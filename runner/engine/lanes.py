@@ -40,6 +40,8 @@ class Lane:
     ended: bool = False
     prompt: list[int] = field(init=False)  # known before they are computed: the sequence's, then what a grammar forces
     lookup: Lookup | None = None
+    passing: bool = False  # whether tokens that are guessed are not stored,
+    again: int = 0  # and how many of those that were right are to be computed once more
 
     def __post_init__(self) -> None:
         self.prompt = self.sequence.tokens
@@ -163,7 +165,7 @@ class LaneSpan:
     @property
     def known(self) -> int:
         """How many new tokens of the span are not guessed."""
-        return self.span.new - (self.drafts[-1].ahead if self.drafts else 0)
+        return self.span.new - (self.drafts[-1].ahead if self.drafts and not self.span.parents else 0)
 
     @property
     def silent(self) -> bool:
@@ -247,7 +249,10 @@ class Launch:
             elif not row.link:
                 right = True
             if right:
-                row.lane.stored += len(row.link)
+                if row.lane.passing:
+                    row.lane.again += len(row.link)
+                else:
+                    row.lane.stored += len(row.link)
                 yield Drawn(row, token, scored.get(at))
 
     def _scored(self) -> dict[int, Scored]:

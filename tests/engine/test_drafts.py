@@ -41,10 +41,16 @@ def oracle(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("make", "batch_size"), [(tiny_llama, 2), (partial(tiny_gpt_oss, sliding_window=24), 5)], ids=["llama", "gpt_oss"]
+    ("make", "batch_size"),
+    [
+        (tiny_llama, 2),
+        (partial(tiny_gpt_oss, sliding_window=24), 5),
+        (partial(recurrent, lfm2), 2),
+    ],
+    ids=["llama", "gpt_oss", "lfm2"],
 )
 def test_drafts_change_no_token_at_any_temperature(make, batch_size, oracle):
-    """The window of gpt_oss fills up with a row's own tokens on the way."""
+    """The window of gpt_oss fills up with a row's own tokens on the way; a state cannot go back behind a guess."""
     mx.set_default_device(mx.cpu)
     resident = ResidentModel(make())
     todo = [
@@ -67,10 +73,10 @@ def test_drafts_change_no_token_at_any_temperature(make, batch_size, oracle):
     assert 0.2 < engine.work.accepted / engine.work.drafted < 1
 
 
-def test_a_recurrent_model_drafts_nothing():
+def test_a_recurrent_model_drafts_nothing_unless_told_to():
     mx.set_default_device(mx.cpu)
-    engine = BatchEngine(ResidentModel(recurrent(lfm2)), {END}, draft_tokens=4)
-    done = finish(engine, [Sequence((0, 0), [5, 6, 7] * 4, 12)])
+    resident = ResidentModel(recurrent(lfm2))
+    done = finish(engine := BatchEngine(resident, {END}, draft_tokens=None), [Sequence((0, 0), [5, 6, 7] * 4, 12)])
     assert len(done[0, 0].tokens) == 12
     assert engine.work.drafted == 0
 
