@@ -8,11 +8,13 @@
     const direction = falling ? -1 : 1;
     keyed.sort(([a, i], [b, j]) => {
       const isNumber = typeof a === "number" && typeof b === "number";
-      const order = isNumber ? (Number.isNaN(a) - Number.isNaN(b)) || (a - b) * direction : `${a}`.localeCompare(`${b}`) * direction;
+      const order = isNumber ? (Number.isNaN(a) - Number.isNaN(b)) || (a - b) * direction : `${a}`.localeCompare(`${b}`, undefined, {numeric: true}) * direction;
       return order || i - j;
     });
     body.append(...keyed.map(([, , row]) => row));
   };
+
+  const unmark = (table) => all("thead th", table).forEach((head) => head.removeAttribute("aria-sort"));
 
   for (const table of all("table.sortable")) {
     all("thead th", table).forEach((head, place) => {
@@ -20,7 +22,8 @@
         const was = head.getAttribute("aria-sort");
         const isNumber = head.classList.contains("number");
         const falling = was ? was === "ascending" : isNumber;
-        all("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
+        unmark(table);
+        if (table.id === "rows") document.getElementById("sort").value = "";
         head.setAttribute("aria-sort", falling ? "descending" : "ascending");
         const text = (row) => row.cells[place].textContent;
         reorder(table.tBodies[0], isNumber ? (row) => number(text(row)) : text, falling);
@@ -51,13 +54,18 @@
     wrong: (row) => (row.classList.contains("failed") ? 0 : row.classList.contains("wrong") ? 1 : 2),
     doubt: (row) => -parseFloat(row.dataset.doubt),
   };
+  const again = () => {
+    if (!sort.value) return; // by a column, whose heading says so
+    unmark(table);
+    reorder(table.tBodies[0], keys[sort.value], false);
+  };
   search.addEventListener("input", show);
   which.addEventListener("change", () => {
     if (which.value === "unsure") sort.value = "doubt";
-    reorder(table.tBodies[0], keys[sort.value], false);
+    again();
     show();
   });
-  sort.addEventListener("change", () => reorder(table.tBodies[0], keys[sort.value], false));
+  sort.addEventListener("change", again);
   for (const box of all(".choose input")) {
     box.addEventListener("change", () => {
       all("[data-name]", table).filter((cell) => cell.dataset.name === box.value).forEach((cell) => cell.classList.toggle("more", !box.checked));

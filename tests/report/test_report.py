@@ -257,6 +257,7 @@ def test_wrong_and_failed_rows_are_marked_and_can_be_chosen_and_sorted(folder):
     assert f"{len(wrong)} wrong rows" in content and "1 row with an error" in content
     for value in ("sample", "wrong", "failed", "unsure"):
         assert f'<option value="{value}">' in content
+    assert '<option value="" hidden>' in content  # what the choice of an order shows while a heading was clicked
     found = re.findall(r'<tr data-why="([a-z ]+)" data-doubt="([^"]*)"', content)
     assert len(found) == 60
     assert [bool(doubt) for _, doubt in found] == [row["error"] is None for row in rows]
