@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from runner.data.source import DataSource
 from runner.types import Row, UnreadableRow, UserError
+from runner.words import count_of
+
+log = logging.getLogger("rowmill")
 
 NO_GOLD = "dataset.gold must name the column with the right labels"
 CALIBRATION_ROWS = 2000  # at most: one number is fitted
@@ -47,4 +51,7 @@ class Survey:
             raise UserError("calibrate.rows", NO_GOLD, value=self.calibration_share)
         rows = self.sample(self.calibration_rows, "calibrate")
         named = {at: self.source.gold_name(row[gold], labels) for at, row in rows.items()}
-        return {at: (rows[at], name) for at, name in named.items() if name is not None}
+        known = {at: (rows[at], name) for at, name in named.items() if name is not None}
+        if not known:
+            log.warning("calibrate.rows: none of the %s drawn has a value in %s", count_of(len(rows), "row"), gold)
+        return known

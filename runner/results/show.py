@@ -43,7 +43,7 @@ def _evaluation(figures: dict[str, Any]) -> Lines:
     found = figures.get("evaluation")
     if not found:
         found = {"kind": "questions", "rows": 1, "questions": figures.get("evaluations") or {}}
-    return evaluation_lines(found) if found["rows"] else []
+    return evaluation_lines(found) if found["rows"] else [("gold", "no finished row has a value in its column of gold")]
 
 
 def _diversity(figures: dict[str, Any]) -> Lines:

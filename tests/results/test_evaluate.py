@@ -534,6 +534,16 @@ def test_a_run_below_the_baseline_says_so_and_what_to_try(capsys):
     assert "try " in said
 
 
+def test_a_column_of_gold_without_a_value_is_told(capsys):
+    Path("mail.jsonl").write_text('{"text": "a", "kind": null}\n' * 6)
+    data = ["dataset=jsonl", "dataset.path=mail.jsonl", "dataset.gold=kind", "calibrate.rows=0.5"]
+    job = ["engine.backend=fake", "job=label", "job.labels=[ham,spam]", "prompt.user={{ text }}"]
+    assert cli.main(["run", "--no-supervise", *job, *data]) == 0
+    said = "".join(capsys.readouterr())
+    assert "calibrate.rows: none of the 3 rows drawn has a value in kind" in said
+    assert "gold     no finished row has a value in its column of gold" in said
+
+
 def test_answers_that_are_nearly_all_one_label_are_told():
     found = {"rows": 100, "accuracy": 0.5, "intervals": {"accuracy": [0.4, 0.6]}}
     found |= {"confusion": {"a": {"a": 50, "b": 0, "(none)": 0}, "b": {"a": 49, "b": 1, "(none)": 0}}}
@@ -542,6 +552,7 @@ def test_answers_that_are_nearly_all_one_label_are_told():
     assert "99% of the answers are 'a': job.prior=batch" in advice(found)[0]
     better = found | {"favourite": {"label": "a", "share": 0.55}, "accuracy": 0.9, "intervals": {"accuracy": [0.8, 1]}}
     assert advice(better) == []
+    assert advice(better | {"errors": 8}) == ["8 wrong rows of 10 ended with an error: the column error says why."]
     assert verdict(better) == "90.0% of 100 rows with gold are right; always answering 'a' would be right in 50.0%."
 
 

@@ -43,7 +43,10 @@ def advice(found: Mapping[str, Any]) -> list[str]:
         often = f"{favourite['share']:.0%} of the answers are {favourite['label']!r}"
         known = "" if prior else "job.prior=batch removes a preference of the model's; else "
         tips.append(f"{often}: {known}describe the labels in the prompt, or show an example of each.")
-    if found["accuracy"] < base["share"] and not one_sided:
+    errors, wrong = found.get("errors", 0), found["rows"] * (1 - found["accuracy"])
+    if errors > wrong / 2:
+        tips.append(f"{count_of(errors, 'wrong row')} of {wrong:,.0f} ended with an error: the column error says why.")
+    elif found["accuracy"] < base["share"] and not one_sided:
         tips.append(
             "Look at the wrong rows in the report: is the question clear, do the gold labels mean what the prompt "
             "says? Descriptions of the labels, examples in prompt.examples or a larger model may help."
