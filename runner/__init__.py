@@ -32,7 +32,7 @@ config      From words on the command line to one typed configuration and its jo
 console     The standard streams: lines for people, and what happens when nobody reads them.
 custom      A user's own classes: where they may come from, what identifies them, how they are made.
 data        Rows in: the files of a data set become rows by position.
-disk        Files that appear whole or not at all, and errors of disks, and of SQLite on them, as UserErrors.
+disk        Files that appear whole or not at all, on the disk when they say so; locks.
 early       Ctrl-C while the program's modules are loaded: one line and exit code 130, as afterwards.
 engine      Token ids to token ids: one resident model, a batch of sequences, a prefix stored once.
 export      Runs out: tables, hub data sets, pre-annotations, training data, results as the OpenAI API writes them.

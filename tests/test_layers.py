@@ -35,7 +35,7 @@ def modules() -> dict[str, Path]:
 
 def room(module: str) -> str:
     """The room that a module lies in."""
-    if module.removeprefix("runner.") in LEAVES:
+    if module.removeprefix("runner.").partition(".")[0] in LEAVES:
         return "leaves"
     return max((name for name in ROOMS if f"{module}.".startswith(f"{name}.")), key=len)
 

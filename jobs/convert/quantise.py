@@ -16,7 +16,8 @@ from typing import Any
 
 from runner.cache import sync_below
 from runner.checkpoint.lease import LOCK, Lease
-from runner.disk import disk_errors, sync_folder
+from runner.disk import sync_folder
+from runner.disk.errors import disk_errors
 from runner.keys import key
 from runner.models import adapters
 from runner.models.tensors import Tensor, read_tensors, weight_count

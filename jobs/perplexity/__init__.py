@@ -69,7 +69,8 @@ from runner.config.load import check_run_name
 from runner.config.typed import as_object, as_plain
 from runner.data.conf import STDIN
 from runner.data.source import open_source
-from runner.disk import disk_errors, write_text
+from runner.disk import write_text
+from runner.disk.errors import disk_errors
 from runner.keys import check_keys
 from runner.night.link import Link
 from runner.night.notify import check_notify

@@ -51,7 +51,8 @@ from jobs.tune.found import Found
 from jobs.tune.measure import measure_all
 from jobs.tune.report import as_json
 from runner.config.compose import Composer
-from runner.disk import disk_errors, write_text
+from runner.disk import write_text
+from runner.disk.errors import disk_errors
 from runner.engine.conf import EngineConf
 from runner.keys import check_keys
 from runner.machine import device, tuned

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from runner.data.kept import GOLD, INPUT, numbered
-from runner.disk import disk_errors, write_json
+from runner.disk import write_json
+from runner.disk.errors import disk_errors
 from runner.text.questions.known import Known, top
 from runner.types import UserError
 from runner.words import first_line

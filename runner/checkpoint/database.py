@@ -16,19 +16,8 @@ from runner.checkpoint.growth.extend import Growth, let_grow
 from runner.checkpoint.identity import check_identity, completed
 from runner.checkpoint.lease import LOCK, Held, holder
 from runner.checkpoint.records import checked, with_crc
-from runner.disk import (
-    DISK_ERRORS,
-    DamagedError,
-    Syncer,
-    as_its_folder,
-    damaged,
-    disk_error,
-    disk_errors,
-    publish_file,
-    suspected,
-    sync_folder,
-    write_json,
-)
+from runner.disk import Syncer, as_its_folder, publish_file, sync_folder, write_json
+from runner.disk.errors import DISK_ERRORS, DamagedError, damaged, disk_error, disk_errors, suspected
 from runner.keys import key
 from runner.types import EXIT_CANNOT_RUN, UserError
 

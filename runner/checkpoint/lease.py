@@ -8,7 +8,8 @@ import os
 import time
 from pathlib import Path
 
-from runner.disk import NO_LOCKS, as_its_folder, disk_errors, lock
+from runner.disk import as_its_folder, lock
+from runner.disk.errors import NO_LOCKS, disk_errors
 from runner.types import UserError
 
 LOCK = "run.lock"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from runner.disk import DamagedError
+from runner.disk.errors import DamagedError
 from runner.sequences import MANY_SCORES
 from runner.types import Columns, Completion
 

@@ -19,7 +19,8 @@ from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.records import Record, Rejected, Shard, Staged, checked, error_kind
 from runner.checkpoint.shards import shard_file
-from runner.disk import DamagedError, disk_errors, publish_file
+from runner.disk import publish_file
+from runner.disk.errors import DamagedError, disk_errors
 from runner.types import UserError
 from runner.words import count_of
 

@@ -36,7 +36,8 @@ from runner.checkpoint.lease import Lease
 from runner.checkpoint.marks import Marks
 from runner.checkpoint.records import Output, Record, Rejected, Rejections, Shard, conditions, error_kind
 from runner.checkpoint.seats import Seats
-from runner.disk import DISK_ERRORS, damage, disk_error, disk_errors, write_dataset, write_stream, write_text
+from runner.disk import damage, write_dataset, write_stream, write_text
+from runner.disk.errors import DISK_ERRORS, disk_error, disk_errors
 from runner.sequences import Gauge
 from runner.types import UserError
 

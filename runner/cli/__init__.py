@@ -28,7 +28,7 @@ from typing import NoReturn
 
 from runner.cli.commands import COMMANDS, GROUPS
 from runner.console import is_closed_terminal, mute, muted, open_streams, own_traceback, tell
-from runner.disk import machine_trouble
+from runner.disk.errors import machine_trouble
 from runner.early import ignore, raise_again
 from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, UserError
 from runner.words import AGAIN, escaped, open_words, without_hashes

@@ -34,7 +34,8 @@ from runner.config.conf import RunConf
 from runner.config.flow import read_value
 from runner.config.groups import GROUPS
 from runner.config.typed import OPEN, field_type, is_text
-from runner.disk import disk_errors, write_text
+from runner.disk import write_text
+from runner.disk.errors import disk_errors
 from runner.night.notify import masked
 from runner.types import UserError
 from runner.words import first_line

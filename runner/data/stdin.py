@@ -16,7 +16,8 @@ from typing import Any
 
 from runner.cache import cache_dir, hold, remove_orphans
 from runner.data.conf import STDIN
-from runner.disk import copy_file, disk_errors
+from runner.disk import copy_file
+from runner.disk.errors import disk_errors
 from runner.types import UserError
 
 COPY = "stdin"  # the copy's name in the run directory

@@ -7,11 +7,11 @@ keep the model in the one process.
 
 After any other end, run the same command again. Finished rows are kept, and recorded answers are not computed again.
 Ctrl-C, SIGTERM, SIGHUP (a terminal that closes; not under ``nohup``), SIGQUIT and SIGXCPU (``ulimit -t``) end a run
-after the step in progress and print the command that continues it; the third ends it at once. If the prompt, the data, the model or the job has changed since, the run refuses and
-shows what differs: use another ``run_name``, or ``resume=force``, which starts over in a fresh folder and deletes
-nothing. Data files may move, since only their contents count; so do the Python files of a job or filter of your own.
-``resume=errors`` tries rows with an error once more, say on a machine with more memory: what failed is asked again, all
-other answers are kept.
+after the step in progress and print the command that continues it; a third signal ends it at once. If the prompt, the
+data, the model or the job has changed since, the run refuses and shows what differs: use another ``run_name``, or
+``resume=force``, which starts over in a fresh folder and deletes nothing. Data files may move, since only their
+contents count; so do the Python files of a job or filter of your own. ``resume=errors`` tries rows with an error once
+more, say on a machine with more memory: what failed is asked again, all other answers are kept.
 
 When rows were added to the data, the same command with ``resume=extend`` computes them alone. It can be used every
 time: where there are no new rows, or no run yet, it does what the command does without it.

@@ -30,7 +30,8 @@ def write_report(run_dir: Path | Run, source: DataSource | None = None, known: M
     UserError without a checkpoint.
     """
     from runner.chain.folder import open_folder
-    from runner.disk import disk_errors, write_text
+    from runner.disk import write_text
+    from runner.disk.errors import disk_errors
     from runner.report.figures import collect
     from runner.report.page import render
     from runner.results.run import Run

@@ -47,7 +47,8 @@ from runner.data.cells import records
 from runner.data.conf import STDIN
 from runner.data.kept import Kept, named, naming
 from runner.data.stdin import COPY
-from runner.disk import damage, machine_trouble
+from runner.disk import damage
+from runner.disk.errors import machine_trouble
 from runner.machine.environ import filled
 from runner.results.status import Session, Status, read_sessions, read_status
 from runner.types import UserError

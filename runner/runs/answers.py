@@ -18,7 +18,7 @@ from typing import Any, TypedDict
 
 from runner.cache import cache_dir
 from runner.checkpoint.records import checked, from_body, to_body, with_crc
-from runner.disk import DamagedError
+from runner.disk.errors import DamagedError
 from runner.types import Completion, UserError
 from runner.words import first_line
 

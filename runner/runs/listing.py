@@ -14,7 +14,7 @@ from runner.chain.folder import open_folder, parts_of
 from runner.chain.plan import is_chain
 from runner.checkpoint.database import DATABASE, IDENTITY
 from runner.console import say
-from runner.disk import disk_errors
+from runner.disk.errors import disk_errors
 from runner.results.run import Run
 from runner.results.status import Status, accuracy_of, evaluations_of
 from runner.types import UserError

@@ -21,7 +21,7 @@ from runner.data.conf import STDIN
 from runner.data.kept import Kept, choose
 from runner.data.source import DataSource, open_source
 from runner.data.survey import NO_GOLD
-from runner.disk import disk_errors
+from runner.disk.errors import disk_errors
 from runner.engine.conf import EngineConf
 from runner.engine.masks import trial
 from runner.loop.examples import open_examples

@@ -22,7 +22,8 @@ from runner.checkpoint.shards import shard_file
 from runner.checkpoint.store import Store
 from runner.config.load import Config
 from runner.data.where import NoRowsError
-from runner.disk import disk_errors, write_dataset, write_json, write_stream
+from runner.disk import write_dataset, write_json, write_stream
+from runner.disk.errors import disk_errors
 from runner.engine.weights import keeping
 from runner.night.link import Link
 from runner.night.night import Night

@@ -23,7 +23,7 @@ from runner.checkpoint.identity import column_list, output_columns
 from runner.checkpoint.lease import fresh_dir
 from runner.checkpoint.records import Output, Record, Rejected, from_body, to_body, unpack_floats
 from runner.checkpoint.shards import ShardLayout, shard_schema, stage, staged_type, table
-from runner.disk import disk_errors
+from runner.disk.errors import disk_errors
 from runner.results.status import read_status
 from runner.text.choices import score_fields
 from runner.types import Completion, UserError
