@@ -553,6 +553,10 @@ def test_answers_that_are_nearly_all_one_label_are_told():
     better = found | {"favourite": {"label": "a", "share": 0.55}, "accuracy": 0.9, "intervals": {"accuracy": [0.8, 1]}}
     assert advice(better) == []
     assert advice(better | {"errors": 8}) == ["8 wrong rows of 10 ended with an error: the column error says why."]
+    apart = {"confusion": {"a": {"A": 5, "B": 5}, "b": {"A": 9, "B": 1}, "A": {}, "B": {}}, "accuracy": 0.0}
+    assert advice(found | apart | {"favourite": None}) == [
+        "No answer occurs in gold: answers are such as 'A', gold such as 'a'."
+    ]
     assert verdict(better) == "90.0% of 100 rows with gold are right; always answering 'a' would be right in 50.0%."
 
 

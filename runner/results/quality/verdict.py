@@ -44,7 +44,10 @@ def advice(found: Mapping[str, Any]) -> list[str]:
         known = "" if prior else "job.prior=batch removes a preference of the model's; else "
         tips.append(f"{often}: {known}describe the labels in the prompt, or show an example of each.")
     errors, wrong = found.get("errors", 0), found["rows"] * (1 - found["accuracy"])
-    if errors > wrong / 2:
+    gold, answered = _values(found["confusion"])
+    if min(len(gold), len(answered)) > 1 and not gold & answered:
+        tips.append(f"No answer occurs in gold: answers are such as {min(answered)!r}, gold such as {min(gold)!r}.")
+    elif errors > wrong / 2:
         tips.append(f"{count_of(errors, 'wrong row')} of {wrong:,.0f} ended with an error: the column error says why.")
     elif found["accuracy"] < base["share"] and not one_sided:
         tips.append(
@@ -52,6 +55,12 @@ def advice(found: Mapping[str, Any]) -> list[str]:
             "says? Descriptions of the labels, examples in prompt.examples or a larger model may help."
         )
     return tips
+
+
+def _values(confusion: Mapping[str, Mapping[str, int]]) -> tuple[set[str], set[str]]:
+    """The values that occur in gold, and those that occur as answers."""
+    counts = [(gold, label, count) for gold, row in confusion.items() for label, count in row.items() if count]
+    return {gold for gold, _, _ in counts}, {label for _, label, _ in counts if label in confusion}
 
 
 def _is_beyond(favourite: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
