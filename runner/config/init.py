@@ -23,13 +23,17 @@ from runner.data.load import kind_of
 from runner.data.readers import SUFFIXES
 from runner.data.readers.csv.dialect import other_delimiter
 from runner.data.readers.raw.encodings import open_bytes
+from runner.data.readers.raw.formats import format_of
+from runner.data.readers.table import check_encoding
 from runner.data.source import DataSource, open_source
 from runner.disk import write_together
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE
 from runner.text.templates import cell
 from runner.types import RowError, UserError
+from runner.words import did_you_mean
 
 LONG = 6000  # characters of a document that is worth summarising
+_HOW_READ = ["encoding", "delimiter", "document"]
 _CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.[A-Z]\w*[a-z]\w*")  # module.Class
 
 
@@ -58,8 +62,8 @@ def propose(path: str, table: str | None = None, folder: Path | None = None, key
 
     UserError if they cannot be read or have no column of texts to ask about.
 
-    ``path`` is a file, a folder, or a reader of the user's own as ``module.Class``, with its ``keys`` as NAME=VALUE,
-    whose module may lie in ``folder``.
+    ``path`` is a file or a folder, with ``keys`` that say how it is read, or a reader of the user's own as
+    ``module.Class``, with its ``keys`` as NAME=VALUE, whose module may lie in ``folder``.
     """
     conf = _conf(path, table, keys)
     folders = [str(place.resolve()) for place in (Path.cwd(), folder) if place]
@@ -109,24 +113,33 @@ def _conf(path: str, table: str | None, keys: Sequence[str]) -> DatasetConf:
         given = (key.partition("=") for key in keys)
         own = {name: yaml.safe_load(value) for name, _, value in given}
         return DatasetConf.of({"_target_": path, **own})
-    if keys:
-        raise UserError(f"{keys[0]}: keys belong to a reader of your own, and {path} is not one")
     if not Path(path).exists():
         raise UserError(f"no such file: {path}")
+    parts = (key.removeprefix("dataset.").partition("=") for key in keys)
+    how: dict[str, Any] = {name: value for name, _, value in parts}
+    if unknown := [name for name in how if name not in _HOW_READ]:
+        valid = ", ".join(f"dataset.{name}" for name in _HOW_READ)
+        raise UserError(
+            f"dataset.{unknown[0]} does not say how a file is read{did_you_mean(unknown[0], _HOW_READ)}; {valid} do"
+        )
+    if Path(path).is_file() and (other := format_of(Path(path))) and Path(path).suffix not in SUFFIXES:
+        raise UserError(f"{path} is {other}")
     try:
         kind = kind_of(path)
     except UserError:
         raise UserError(f"{path}: unknown file type; known: {', '.join(SUFFIXES)} and folders") from None
-    return DatasetConf(kind=kind, path=path, table=table, delimiter=_delimiter(path) if kind == "csv" else None)
+    conf = DatasetConf(kind=kind, path=path, table=table, **how)
+    check_encoding(conf.encoding)
+    return conf if kind != "csv" or conf.delimiter else conf.changed(delimiter=_delimiter(path, conf.encoding))
 
 
-def _delimiter(path: str) -> str | None:
+def _delimiter(path: str, encoding: str) -> str | None:
     """What the first line seems to be separated by, if it is neither commas nor what the file's name says."""
     if ".tsv" in Path(path).suffixes:
         return None
-    with contextlib.suppress(OSError), open_bytes(Path(path)) as file:  # the reader says more about a damaged file
+    with contextlib.suppress(OSError, UnicodeError), open_bytes(Path(path), encoding) as file:
         return other_delimiter(file.readline().decode(errors="replace"))
-    return None
+    return None  # the reader says more about a damaged file
 
 
 def _kinds(rows: list[dict[str, Any]], column: str, text: str | None = None) -> tuple[str, ...]:
@@ -174,7 +187,9 @@ def _dataset(found: Proposal) -> str:
         if found.gold
         else ("# gold: COLUMN # the column with the right answers, if there is one: adds accuracy to the report")
     )
-    places = {"path": conf.path, "table": conf.table, "delimiter": conf.delimiter}
+    encoding = conf.encoding if conf.encoding != "utf-8" else None
+    places = {"path": conf.path, "table": conf.table, "delimiter": conf.delimiter, "encoding": encoding}
+    places["document"] = conf.document
     lines = [
         f"# The rows to read: {found.rows:,} at the time of writing.",
         *([] if conf.target else [f"kind: {conf.kind}"]),

@@ -146,6 +146,16 @@ def test_a_table_that_is_not_separated_by_commas(folder, capsys, mark):
     assert [row["id"] for row in run_as_told(capsys)] == list(range(20))
 
 
+def test_how_a_file_is_read_can_be_said(folder, capsys):
+    Path("mail.csv").write_text("id;text\n1;größe\n2;weiß nicht\n", "utf-16-le")
+    assert main(["init", "mail.csv"]) == 2
+    assert "did you mean dataset.encoding=utf-16-le?" in capsys.readouterr().err
+    assert main(["init", "mail.csv", "dataset.encoding=utf-16-le"]) == 0
+    assert [row["input_text"] for row in run_as_told(capsys)] == ["größe", "weiß nicht"]
+    assert main(["init", "mail.csv", "dataset.limit=2", "--name", "other"]) == 2
+    assert "dataset.limit does not say how a file is read" in capsys.readouterr().err
+
+
 def test_an_array_of_objects(folder, capsys):
     Path("a.json").write_text(json.dumps([{"q": f"question {i}?", "n": i} for i in range(20)], indent=1))
     assert main(["init", "a.json"]) == 0
