@@ -220,10 +220,10 @@ class Batch:
     ) -> tuple[mx.array, mx.array]:
         """The logits of some rows, and the log-probabilities of edges, given as (token of the step, next token)."""
         if not edges:
-            return self.model.forward(inputs, step, rows=mx.array(rows, mx.int32)), mx.zeros((0,))
+            return self.model.forward(inputs, step, rows=rows), mx.zeros((0,))
         after, tokens = (np.concatenate(arrays) for arrays in zip(*edges, strict=True))
         scored, place = np.unique(after, return_inverse=True)
-        logits = self.model.forward(inputs, step, rows=mx.array(np.array([*rows, *scored], np.int32)))
+        logits = self.model.forward(inputs, step, rows=[*rows, *scored])
         return self.model.score(logits, len(rows), place, tokens, self.logit_bytes)
 
     def _parts(self) -> Iterator[LaneSpan]:
@@ -283,6 +283,8 @@ class Batch:
             new = part.tokens()
             index += range(drawn.size + len(prompt), drawn.size + len(prompt) + len(new))
             prompt += new
+        if index == [*range(drawn.size)]:  # as they were drawn
+            return drawn.astype(mx.int32)
         return mx.concatenate([drawn, mx.array(prompt, mx.int32)])[mx.array(index)]
 
 

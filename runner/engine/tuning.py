@@ -127,7 +127,7 @@ def measure_costs(model: ResidentModel) -> Costs:
 
 
 def _forward(model: ResidentModel, spans: list[Span]) -> mx.array:
-    return model.forward(_tokens(sum(span.count for span in spans)), Step(spans), rows=mx.array([0]))
+    return model.forward(_tokens(sum(span.count for span in spans)), Step(spans), rows=[0])
 
 
 def _tokens(count: int) -> mx.array:

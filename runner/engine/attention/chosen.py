@@ -10,14 +10,14 @@ Shapes as in ``prefix.py``; H and D are those of the small layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from runner.engine.attention.layout import Segment, View
+from runner.engine.attention.layout import Segment
 from runner.engine.attention.parts import score_bytes
 from runner.engine.attention.prefix import LayerKV
+from runner.engine.attention.reach import View
 from runner.engine.kernels import MASKED
 
 
@@ -69,7 +69,7 @@ class Chosen:
         found = [self._decoding(view, levels)] if self._step.decoding else []
         found += [self._prefilling(view, levels, new, old)] if self._step.prefilling else []
         self._least = mx.concatenate([least for least, _ in found])
-        self.view = replace(view, **{name: mask for _, masks in found for name, mask in masks.items()})
+        self.view = view.but(**{name: mask for _, masks in found for name, mask in masks.items()})
 
     def _decoding(self, view: View, levels: list[mx.array]) -> tuple[mx.array, dict[str, Any]]:
         """The thresholds of decoding tokens, and the mask over their slots."""

@@ -16,8 +16,7 @@ from functools import cached_property
 import mlx.core as mx
 import numpy as np
 
-from runner.engine.attention.reach import Bools, Ints, Reach, Ring
-from runner.engine.kernels import MASKED
+from runner.engine.attention.reach import Bools, Ints, Reach, Ring, View, additive, indices
 
 # Keys of a slot are attended to by so many: GPUs have fast kernels for few shapes, and find them anew for each one.
 KEY_GRAIN = {mx.cpu: 1, mx.gpu: 32}
@@ -124,24 +123,6 @@ class Span:
         return self.new + parent  # -1 is the last new token, and stands just before node 0
 
 
-def additive(allowed: Bools) -> mx.array:
-    """A mask to add to scores: 0 where allowed, MASKED elsewhere."""
-    return mx.array(np.where(allowed, np.float32(0), np.float32(MASKED)))
-
-
-@dataclass(frozen=True)
-class View:
-    """Which keys each token of a step sees in layers of one reach: indices and masks, made once a step."""
-
-    decode_mask: mx.array  # [slots, 1, 1, K] over the slots' KV
-    decode_keys: int  # K
-    fresh_mask: mx.array | None  # [R or 1, 1, n, n] over the step's own tokens
-    old_slots: mx.array | None  # [R], sequences that prefill and have KV in their slot
-    old_keys: int
-    old_mask: mx.array | None  # [R, 1, n, K]
-    write: tuple[mx.array | None, mx.array, mx.array] | None  # tokens (None: all), slots, ring indices of KV to store
-
-
 Prompts = tuple[mx.array, mx.array, mx.array]  # see ``Step.prompts``
 
 
@@ -163,11 +144,10 @@ class Step:
         self.first = np.cumsum(self.count) - self.count  # token of each span
         self.offset = np.arange(self.tokens) - self.first[self.span_of]
         self.at = self._positions()
-        self.positions = _indices(self.at)
         self.levels = [list(level) for level in self._levels()]
         self.views: dict[tuple[Reach, int], View] = {}
         self.fresh: dict[tuple[Reach, int], Prompts | None] = {}
-        self.masks: dict[tuple[Segment, int, Reach], mx.array] = {}
+        self.masks: dict[tuple[Segment, int, Reach], mx.array | None] = {}
         self.attended: list[int] = []  # to which layers' keys attention went, in order
         self._index_decode()
         self._index_prefill()
@@ -203,19 +183,41 @@ class Step:
         token_of_slot = np.zeros(self.slots, np.int64)
         token_of_slot[slots] = np.arange(len(slots))
         self.in_slot_order = self.slots == len(slots) and bool((slots == np.arange(self.slots)).all())
-        self.token_of_slot = _indices(token_of_slot)
-        self.slot_of_token = _indices(slots)
+        self._token_of_slot = token_of_slot
 
     def _index_prefill(self) -> None:
-        """``gather`` [R, n] -> token (padding repeats the first), ``scatter``: prefill token -> index in R * n."""
         decoding = len(self.decoding)
         count, first = self.count[decoding:], self.first[decoding:]
         self.longest = int(count.max(initial=0))
         within = np.arange(self.longest)
-        self.gather = _indices(np.where(within < count[:, None], first[:, None] + within, 0))
-        scatter = (self.span_of[decoding:] - decoding) * self.longest + self.offset[decoding:]
-        self.scatter = _indices(scatter)
-        self.dense = decoding == 0 and scatter.size == count.size * self.longest  # nothing is padded or left out
+        self._gather = np.where(within < count[:, None], first[:, None] + within, 0)
+        self._scatter = (self.span_of[decoding:] - decoding) * self.longest + self.offset[decoding:]
+        self.dense = decoding == 0 and self._scatter.size == self._gather.size  # nothing is padded or left out
+
+    @cached_property
+    def positions(self) -> mx.array:
+        """[T]: where each token stands in its sequence."""
+        return indices(self.at)
+
+    @cached_property
+    def slot_of_token(self) -> mx.array:
+        """[decoding tokens]."""
+        return indices(self.slot[: len(self.decoding)])
+
+    @cached_property
+    def token_of_slot(self) -> mx.array:
+        """[slots]: the decoding token of each slot up to the last one that has any."""
+        return indices(self._token_of_slot)
+
+    @cached_property
+    def gather(self) -> mx.array:
+        """[R, n]: the tokens of each prefilling sequence, padded."""
+        return indices(self._gather)
+
+    @cached_property
+    def scatter(self) -> mx.array:
+        """[prefilling tokens]: where each lies among R * n."""
+        return indices(self._scatter)
 
     def rows(self, a: mx.array) -> mx.array:
         """The prefilling sequences' tokens of [T, ...] side by side, padded: [R, n, ...]."""
@@ -235,14 +237,18 @@ class Step:
         """Whether tokens [start, end) all lie too far behind the segment to see any of it."""
         return segment.start >= reach.keep and reach.beyond(int(self.at[start:end].min()), segment.end - 1)
 
-    def level_mask(self, segment: Segment, start: int, end: int, reach: Reach, keys: int) -> mx.array | None:
+    def level_seen(self, segment: Segment, start: int, end: int, reach: Reach, keys: int) -> Bools | None:
         """[end - start, keys]: which of a segment's last ``keys`` keys tokens [start, end) see; None if all."""
         if reach.window is None or reach.sees_all(int(self.at[start:end].max()), segment.end - keys):
             return None
+        return reach.sees(self.at[start:end, None], np.arange(segment.end - keys, segment.end)[None, :])
+
+    def level_mask(self, segment: Segment, start: int, end: int, reach: Reach, keys: int) -> mx.array | None:
+        """A mask of what is seen, see ``level_seen``."""
         key = (segment, start, reach)
         if key not in self.masks:
-            at = np.arange(segment.end - keys, segment.end)
-            self.masks[key] = additive(reach.sees(self.at[start:end, None], at[None, :]))
+            seen = self.level_seen(segment, start, end, reach, keys)
+            self.masks[key] = None if seen is None else additive(seen)
         return self.masks[key]
 
     def view(self, reach: Reach, ring: int) -> View:
@@ -269,7 +275,7 @@ class Step:
             before = self.at % reach.window if reach.aligned else reach.window - 1
             since = np.maximum(since, np.arange(self.tokens) - before)
         slot = np.where(stored, self.slot[self.span_of], -1)
-        return _indices(since[prompts]), _indices(slot[prompts]), _indices(place[prompts])
+        return indices(since[prompts]), indices(slot[prompts]), indices(place[prompts])
 
     def _make_view(self, reach: Reach, ring: Ring) -> View:
         decoding = len(self.decoding)
@@ -277,16 +283,16 @@ class Step:
         keys = int(np.minimum(self.stored[:decoding] + 1, ring.size).max(initial=0))
         grain = KEY_GRAIN[mx.default_device().type]
         keys = min(ring.size, -(-keys // grain) * grain)
-        decode_mask = np.zeros((self.slots, 1, 1, keys), np.bool_)
-        decode_mask[self.slot[:decoding], 0, 0] = self._ring_visible(reach, ring, slice(decoding), 1, keys)
+        seen = np.zeros((self.slots, 1, 1, keys), np.bool_)
+        seen[self.slot[:decoding], 0, 0] = self._ring_visible(reach, ring, slice(decoding), 1, keys)
         return View(
-            decode_mask=additive(decode_mask),
+            decode_seen=seen,
             decode_keys=keys,
             fresh_mask=self._fresh_mask(reach),
-            old_slots=_indices(np.maximum(self.slot[decoding:], 0)) if old.any() else None,
+            old_slots=indices(np.maximum(self.slot[decoding:], 0)) if old.any() else None,
             old_keys=int(old.max(initial=0)),
             old_mask=self._old_mask(reach, ring, old) if old.any() else None,
-            write=self._writes(ring),
+            written=self._writes(ring),
         )
 
     def _ring_visible(self, reach: Reach, ring: Ring, spans: slice, ahead: int, keys: int) -> Bools:
@@ -321,13 +327,12 @@ class Step:
             mask[0, : span.count, : span.count] &= reach.sees(at[:, None], at[None, :])
         return additive(masks)
 
-    def _writes(self, ring: Ring) -> tuple[mx.array | None, mx.array, mx.array] | None:
+    def _writes(self, ring: Ring) -> tuple[Ints | None, Ints, Ints] | None:
         stored, place = self._lasting(ring)
         (token,) = np.nonzero(stored)
         if not token.size:
             return None
-        whole = token.size == self.tokens
-        return None if whole else _indices(token), _indices(self.slot[self.span_of][token]), _indices(place[token])
+        return None if token.size == self.tokens else token, self.slot[self.span_of][token], place[token]
 
     def _lasting(self, ring: Ring) -> tuple[Bools, Ints]:
         """Which tokens' KV is to be stored, and where in their rings: the others would be overwritten at once."""
@@ -337,10 +342,6 @@ class Step:
         lasting = (self.offset >= new - (ring.size - kept)) | (own < kept)
         stored = keep[self.span_of] & (self.offset < new) & lasting
         return stored, Ring(ring.size, kept).place(own) if stored.any() else own
-
-
-def _indices(values: Ints) -> mx.array:
-    return mx.array(values.astype(np.int32))
 
 
 def _ints(values: Iterable[int]) -> Ints:

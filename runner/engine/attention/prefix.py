@@ -20,9 +20,9 @@ import mlx.core as mx
 import numpy as np
 
 from runner.engine.attention.hooks import Fetched, SharedKV
-from runner.engine.attention.layout import Prompts, Segment, Step, View
+from runner.engine.attention.layout import Prompts, Segment, Step
 from runner.engine.attention.parts import Form, Part, Query, attend, attend_all, attend_rows, blank, join, merge, on_cpu
-from runner.engine.attention.reach import Reach, Ring
+from runner.engine.attention.reach import Reach, Ring, View
 from runner.engine.kernels import MASKED, packed
 
 MOST_SHARES = 8  # of a segment's keys

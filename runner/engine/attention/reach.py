@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
 
+import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+
+from runner.engine.kernels import MASKED
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -69,3 +75,50 @@ class Ring(NamedTuple):
         turned = last - (last - (place - self.kept)) % turning
         latest = np.where(turned < 0, -1, self.kept + turned)
         return np.where(place < self.kept, np.where(place < stored, place, -1), latest)
+
+
+def added(allowed: Bools) -> Any:
+    """What to add to scores, in float32: 0 where allowed, MASKED elsewhere."""
+    return np.where(allowed, np.float32(0), np.float32(MASKED))
+
+
+def additive(allowed: Bools) -> mx.array:
+    """A mask of what is ``added``."""
+    return mx.array(added(allowed))
+
+
+@dataclass(frozen=True)
+class View:
+    """Which keys each token of a step sees in layers of one reach: indices and masks, made once a step."""
+
+    decode_seen: Bools  # [slots, 1, 1, K], of the slots' KV
+    decode_keys: int  # K
+    fresh_mask: mx.array | None  # [R or 1, 1, n, n] over the step's own tokens
+    old_slots: mx.array | None  # [R], sequences that prefill and have KV in their slot
+    old_keys: int
+    old_mask: mx.array | None  # [R, 1, n, K]
+    written: tuple[Ints | None, Ints, Ints] | None  # tokens (None: all), slots, ring indices of KV to store
+
+    @cached_property
+    def decode_mask(self) -> mx.array:
+        """[slots, 1, 1, K] over the slots' KV."""
+        return additive(self.decode_seen)
+
+    @cached_property
+    def write(self) -> tuple[mx.array | None, mx.array, mx.array] | None:
+        """``written``, as the device is told."""
+        if self.written is None:
+            return None
+        token, slot, place = self.written
+        return None if token is None else indices(token), indices(slot), indices(place)
+
+    def but(self, **arrays: Any) -> View:
+        """The same with others in the place of some of its arrays."""
+        twin = copy.copy(self)
+        vars(twin).update(arrays)
+        return twin
+
+
+def indices(values: Ints) -> mx.array:
+    """What the device is told of integers, in int32."""
+    return mx.array(values.astype(np.int32))

@@ -16,7 +16,7 @@ from runner.engine.attention.chosen import Chooser
 from runner.engine.attention.head import Head
 from runner.engine.attention.layout import Segment, Span, Step
 from runner.engine.attention.prefix import LayerKV
-from runner.engine.attention.reach import Ints, Reach
+from runner.engine.attention.reach import Ints, Reach, indices
 from runner.engine.attention.recurrent import states
 from runner.engine.attention.recurrent.runs import Plan
 from runner.engine.attention.recurrent.states import LayerState
@@ -56,15 +56,18 @@ class ResidentModel:
         self._logits = mx.compile(self.head.logits)
         self._try()
 
-    def forward(self, tokens: mx.array, step: Step, rows: mx.array | None) -> mx.array:
+    def forward(self, tokens: mx.array, step: Step, rows: Ints | list[int] | None) -> mx.array:
         """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
+        if rows is None:
+            return self._forward(tokens, step, None)
+        rows = np.array(rows, np.int64)
         # Steps with states are not recorded: which rows go together, and from where, is decided in Python.
         known = not self.states and all(layer.fused and layer.keys is not None for layer in self.layers)
-        if known and rows is not None and not step.prefilling:
+        if known and not step.prefilling:
             logits = self._replay(tokens, step, rows)
             self.head.states = None  # they may be those of a recording
             return logits
-        return self._forward(tokens, step, rows)
+        return self._forward(tokens, step, indices(rows))
 
     def score(self, logits: mx.array, first: int, rows: Ints, tokens: Ints, nbytes: int) -> tuple[mx.array, mx.array]:
         """The ``first`` logits that ``forward`` returned, and of those behind them: the log-probabilities of
@@ -224,7 +227,7 @@ class ResidentModel:
             ]
             spans, order = zip(*sorted(entries, key=lambda entry: entry[0].order()), strict=True)
             new = [own[slot][span.stored : span.stored + span.new] for span, slot in zip(spans, order, strict=True)]
-            ends = mx.array(np.cumsum([len(tokens) for tokens in new]) - 1)
+            ends = np.cumsum([len(tokens) for tokens in new]) - 1
             logits = self.forward(mx.array(list(itertools.chain(*new))), Step(list(spans)), rows=ends)
             mx.eval(logits, self.state())
             for slot, found in zip(order, logits, strict=True):
