@@ -167,8 +167,8 @@ class Batch:
         parts = sorted(self._parts(), key=lambda part: part.span.order())
         if not parts:
             return None
-        silent, before = [part for part in parts if part.silent], Work()
-        if self.model.spares and 0 < len(silent) < len(parts):
+        before = Work()
+        if self.model.spares and (silent := [part for part in parts if part.silent]) and len(silent) < len(parts):
             parts, before = [part for part in parts if not part.silent], self._store(silent)
         sampled: list[Row] = []
         scored: list[tuple[Lane, Piece]] = []
@@ -228,12 +228,16 @@ class Batch:
 
     def _parts(self) -> Iterator[LaneSpan]:
         """What each lane brings to the next step."""
-        decoding = [lane for lane in self.lanes if lane.decoding]
-        yield from (LaneSpan(lane, Span(lane.prefix, lane.slot, lane.stored, 1), drawn=True) for lane in decoding)
+        others = []
+        for lane in self.lanes:
+            if lane.decoding:
+                yield LaneSpan(lane, Span(lane.prefix, lane.slot, lane.stored, 1), drawn=True)
+            else:
+                others.append(lane)
         yield from itertools.starmap(_with_drafts, self.drafts.items())
         left = self.prefill_tokens
-        for lane in self.lanes:
-            if lane.decoding or not lane.ready or lane in self.drafts:
+        for lane in others:
+            if not lane.ready or lane in self.drafts:
                 continue
             if left < self.prefill_tokens and self._least(lane) > left:
                 break
