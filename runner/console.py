@@ -77,6 +77,16 @@ def open_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def begin_in_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale would have the names of files in another encoding.
+
+    So it is with LC_ALL=C where PYTHONUTF8=0, and in locales of before UTF-8. Our files are in UTF-8 in any locale.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and "utf8" not in sys._xoptions:
+        words = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execve(sys.executable, words, {**os.environ, "PYTHONUTF8": "1"})
+
+
 def own_traceback(problem: BaseException) -> str:
     """A short traceback: the last places in files that are neither rowmill's nor installed, and the error."""
     ours = tuple(str(Path(__file__).parents[1] / package) + os.sep for package in ("runner", "jobs"))

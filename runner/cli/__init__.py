@@ -27,7 +27,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from runner.cli.commands import COMMANDS, GROUPS
-from runner.console import is_closed_terminal, mute, muted, open_streams, own_traceback, tell
+from runner.console import begin_in_utf8, is_closed_terminal, mute, muted, open_streams, own_traceback, tell
 from runner.disk.errors import machine_trouble
 from runner.early import ignore, raise_again
 from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, UserError
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         raise_again()
         open_streams()
+        begin_in_utf8()
         return _run(None)
     except KeyboardInterrupt:
         tell("\nrowmill: interrupted")

@@ -1,10 +1,12 @@
 """Promises of runner/results/show.py."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from runner.console import own_traceback
+from runner.console import begin_in_utf8, own_traceback
 
 HERE = Path(__file__).parents[2]
 
@@ -14,6 +16,21 @@ def calls_in(file, call):
     space = {"call": call}
     exec(compile("def function():\n    call()", str(file), "exec"), space)
     return space["function"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "options", "begun"), [("ascii", {}, 1), ("ascii", {"utf8": "0"}, 0), ("utf-8", {}, 0)]
+)
+def test_the_program_begins_again_in_utf8_where_the_locale_has_another_encoding(monkeypatch, encoding, options, begun):
+    again = []
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
+    monkeypatch.setattr(sys, "_xoptions", options)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "runner.cli", "runs"])
+    monkeypatch.setattr(os, "execve", lambda *words: again.append(words))
+    begin_in_utf8()
+    assert [(words, env["PYTHONUTF8"]) for _, words, env in again] == [
+        ([sys.executable, "-X", "utf8", "-m", "runner.cli", "runs"], "1")
+    ] * begun
 
 
 def test_a_traceback_leaves_out_the_files_of_both_packages():
