@@ -18,6 +18,8 @@ _WORDS = {
     **{dict: "{name: value, ...}", Any: "{name: value, ...} or a file"},
 }
 
+AnyMapping = Any  # with any keys, which OmegaConf would take for a dataclass's
+
 _TRUTH = {
     "true": True,
     "True": True,

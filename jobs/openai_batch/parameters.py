@@ -116,6 +116,8 @@ def template_kwargs(body: Mapping[str, Any]) -> dict[str, Any]:
     more = body.get("chat_template_kwargs", {})
     if not isinstance(more, dict):
         raise invalid_value("chat_template_kwargs", "it must be an object", more)
+    if "messages" in more:
+        raise invalid_value("chat_template_kwargs", "messages are what the request has", more)
     effort = body.get("reasoning_effort")
     if effort is None:
         return more

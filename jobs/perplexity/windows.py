@@ -19,7 +19,7 @@ from runner.data.cells import shown
 from runner.data.source import DataSource
 from runner.text.vocabulary import Vocabulary, clean
 from runner.types import UserError
-from runner.words import did_you_mean
+from runner.words import count_of, did_you_mean
 
 READ_ROWS = 1000
 _DOCUMENTS = {
@@ -80,7 +80,7 @@ def read_tokens(source: DataSource, column: str, vocabulary: Vocabulary, end: in
     if conf.separator is None and total <= most:
         tokens = tokens[:-1]  # the end token stands between documents
     if len(tokens) < 2:
-        raise UserError("dataset.path", f"column {column!r} holds {len(tokens)} tokens: nothing to measure")
+        raise UserError("dataset.path", f"column {column!r} holds {count_of(len(tokens), 'token')}: nothing to measure")
     return tokens
 
 

@@ -14,7 +14,14 @@ from runner.config.groups import group_files
 ROOT = Path(__file__).parents[2]
 _SECTION = re.compile(r"^(?:Attributes|Columns):\n", re.MULTILINE)
 _ENTRY = re.compile(r"^    (\S[^:\n]*): (.*(?:\n {8,}.*)*)", re.MULTILINE)
-_WORDS = {"int": "whole number", "float": "number", "bool": "true or false", "str": "text", "Any": "mapping or file"}
+_WORDS = {
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "str": "text",
+    "Any": "mapping or file",
+    "keys.AnyMapping": "mapping",
+}
 _TARGET = re.compile(r"^_target_: (.*)\.(\w+)$", re.MULTILINE)
 _EMPTY = {"list": "[]", "dict": "{}"}
 

@@ -103,6 +103,8 @@ def prepare(config: Config, standing_in: DataSource | None = None) -> Prepared:
     hooks = Hooks.of(config.job)
     own = list(hooks.variables.variables()) if hooks.variables else []
     prompter.check_templates(source.column_names, own, source.written)
+    if prompter.unread:
+        log.warning("%s", prompter.unread)
     _check_job(conf, hooks)
     if hooks.checks_source:
         with calling("check_source"):

@@ -32,7 +32,7 @@ from runner.text.channels import Answer, Channels
 from runner.text.chat.conversation import Conversations
 from runner.text.chat.marks import Marks, map_strings, plain, unmarked
 from runner.text.chat.raw import join_raw, known_ids, literal_text, without_end_spaces
-from runner.text.chat.template import ChatTemplate
+from runner.text.chat.template import ChatTemplate, given_variables
 from runner.text.choices import Choices
 from runner.text.examples import Examples, ExamplesConf
 from runner.text.spelling import spell, up_to
@@ -81,7 +81,7 @@ class PromptConf:
     answer_prefix: str = ""
     join: bool = keys.key(False, later=True)
     stop: list[str] = field(default_factory=list)
-    template_kwargs: Any = keys.key(None, later=True)  # a dict; as dict, it could have no keys
+    template_kwargs: keys.AnyMapping = keys.key(None, later=True)
     thinking_tags: list[str] = keys.key([], later=True)
     output: StructureConf = field(default_factory=StructureConf)
 
@@ -89,9 +89,9 @@ class PromptConf:
 class Prompter:
     """The prompts of one run. ``date`` (ISO) is what chat templates take for today.
 
-    ``chat_template_kwargs``: further variables for the chat template, such as ``reasoning_effort``. ``think_tokens``:
-    how many tokens of an answer may be thoughts. Raises UserError when a template has a syntax error or the model has
-    no chat template.
+    ``chat_template_kwargs``: further variables for the chat template, such as ``reasoning_effort``.
+    ``think_tokens``: how many tokens of an answer may be thoughts. ``unread``: variables that the chat template
+    does not have. Raises UserError when a template has a syntax error or the model has no chat template.
     """
 
     def __init__(
@@ -108,7 +108,9 @@ class Prompter:
         self.stop = _stop_texts(conf.stop)
         self._marks = Marks(self.vocabulary.control)
         self.channels = Channels(self.vocabulary, conf.chat, conf.thinking_tags, think_tokens)
-        self._chat = self._chat_template(date, chat_template_kwargs or {}) if conf.chat else None
+        more = {**(chat_template_kwargs or {}), **given_variables(conf.template_kwargs, conf.chat)}
+        self._chat = self._chat_template(date, more) if conf.chat else None
+        self.unread = self._chat.template.unread(more) if self._chat else None
         self._system = Template("prompt.system", conf.system) if conf.system else None
         user, moved = without_end_spaces(conf.user, conf.chat)
         self._user = Template("prompt.user", "" if user == UNSET else user)
@@ -140,10 +142,6 @@ class Prompter:
             self._check_example(f"prompt.examples[{number}]", example, variables)
         if self.conf.chat and self.conf.answer_prefix:
             raise UserError("prompt.answer_prefix", "it applies to raw prompts only: set prompt.chat=false")
-        if not isinstance(self.conf.template_kwargs, dict | None):
-            raise UserError("prompt.template_kwargs", "it must be {name: value, ...}", value=self.conf.template_kwargs)
-        if not self.conf.chat and self.conf.template_kwargs:
-            raise UserError("prompt.template_kwargs", "a raw prompt has no chat template: it needs prompt.chat=true")
         self._check_roles()
 
     def refusal(self, roles: Sequence[str]) -> str | None:
@@ -312,7 +310,7 @@ class Prompter:
     def _chat_template(self, date: str, variables: Mapping[str, Any]) -> Conversations:
         if self.vocabulary.chat_template is None:
             raise UserError("this model has no chat template: set prompt.chat=false for a raw prompt")
-        variables = {**self.vocabulary.template_variables, **variables, **(self.conf.template_kwargs or {})}
+        variables = {**self.vocabulary.template_variables, **variables}
         template = ChatTemplate(self.vocabulary.chat_template, date, variables, self.vocabulary.control)
         return Conversations(template, self.conf.join)
 

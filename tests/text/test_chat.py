@@ -125,6 +125,20 @@ def of_family(family, **conf):
     return Prompter(PromptConf(**{"user": "{{ text }}", **conf}), tokenizer, DATE)
 
 
+def test_a_variable_that_the_chat_template_does_not_read_is_told_with_those_that_it_does():
+    known = of_family("qwen3", template_kwargs={"enable_thinking": False})
+    wrong = of_family("qwen3", template_kwargs={"enable_thinkin": False})
+    assert known.unread is None
+    assert "does not read enable_thinkin (did you mean 'enable_thinking'?)" in wrong.unread
+
+
+@pytest.mark.parametrize("given", [[1], "nofile.yaml", {1: 2}, {"messages": []}])
+def test_variables_that_no_chat_template_can_be_given_are_refused(given):
+    with pytest.raises(UserError) as error:
+        of_family("qwen3", template_kwargs=given)
+    assert error.value.key == "prompt.template_kwargs"
+
+
 def test_a_template_that_loses_a_text_in_every_form_is_refused_before_the_start():
     deaf = "{% for m in messages %}{{ m.role }}: {{ m.body }}{% endfor %}"
     with pytest.raises(UserError, match="it leaves out what the user says"):

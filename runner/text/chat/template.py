@@ -20,6 +20,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
@@ -27,6 +28,7 @@ from jinja2.visitor import NodeTransformer
 from runner.text.chat.compiled import Compiled
 from runner.text.chat.marks import Marks, plain
 from runner.types import UserError
+from runner.words import did_you_mean
 
 _PRINTING = ("join", "default", "d", "format", "append", "insert", "extend", "replace")  # print what they are given
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names of one thing, the usual one first
@@ -34,6 +36,7 @@ _WITH_REASONING = frozenset(_REASONING)
 _STORING = (nodes.Assign, nodes.For, nodes.With, nodes.Macro)
 Message = Mapping[str, Any]
 _UNASKED = {"tools": None, "documents": None, "add_generation_prompt": True}  # what templates may be given, too
+_OURS = {"messages", *_UNASKED} - {"tools", "documents"}  # what is filled in here
 NOTHING: Mapping[str, Any] = {}
 
 
@@ -65,6 +68,15 @@ class ChatTemplate:
         ``more``: variables before the run's.
         """
         return _rendered(self._template, messages, more)
+
+    def unread(self, names: Iterable[str]) -> str | None:
+        """Which of these variables the template does not read, and which it has, in words; None: it reads all."""
+        known = find_undeclared_variables(self._environment.parse(self._source)) - self._environment.globals.keys()
+        unknown = [name for name in names if name not in known]
+        if not unknown:
+            return None
+        others = sorted(known - _OURS - self._texts().keys())
+        return f"the model's chat template does not read {', '.join(unknown)}{did_you_mean(unknown[0], others)}"
 
     def render_marked(self, messages: Sequence[Message], more: Mapping[str, Any] = NOTHING) -> str:
         """The same with the template's own control tokens marked; ``messages`` must hold no marks.
@@ -160,6 +172,19 @@ class _Marking(NodeTransformer):
         for child in bodies:
             self.visit(child)
         return node
+
+
+def given_variables(given: Any, chat: bool = True) -> dict[str, Any]:
+    """``prompt.template_kwargs``. Raises UserError for what no template can be given."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise UserError("prompt.template_kwargs", "it must be {name: value, ...}", value=given)
+    if given and not chat:
+        raise UserError("prompt.template_kwargs", "a raw prompt has no chat template: it needs prompt.chat=true")
+    if "messages" in given:
+        raise UserError("prompt.template_kwargs", "messages are what the prompt makes", value=given)
+    return given
 
 
 def parse_date(date: str) -> datetime.datetime:
