@@ -96,9 +96,7 @@ def plain(table: pa.Table) -> pa.Table:
     for at, field in enumerate(table.schema):
         kind = field.type
         if pa.types.is_run_end_encoded(kind):
-            import pyarrow.compute as pc
-
-            column = pc.run_end_decode(table.column(at))
+            column = pa.chunked_array(map(_without_runs, table.column(at).chunks), kind.value_type)
         elif isinstance(kind, pa.BaseExtensionType) and kind.extension_name in _AS_SHOWN:
             column = _as_shown(table.column(at), _AS_SHOWN[kind.extension_name])
         elif not pa.types.is_null(kind) and (other := _other(kind, _PLAIN)) != kind and "view<" not in str(kind):
@@ -107,6 +105,14 @@ def plain(table: pa.Table) -> pa.Table:
             continue
         table = table.set_column(at, field.with_type(column.type), column)
     return table
+
+
+def _without_runs(column: Any) -> pa.Array:
+    """Each value as often as its run is long, whatever its type: Arrow itself can do so for some only."""
+    import numpy as np
+
+    places = np.arange(column.offset, column.offset + len(column))
+    return column.values.take(pa.array(np.searchsorted(column.run_ends.to_numpy(), places, side="right")))
 
 
 @dataclass(frozen=True)

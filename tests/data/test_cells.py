@@ -235,6 +235,8 @@ def test_views_runs_and_lists_of_nulls_can_be_shuffled_filtered_and_kept(tmp_pat
         "view": views,
         "views": pa.ListArray.from_arrays([0, 1, 2], views),
         "runs": pa.RunEndEncodedArray.from_arrays(pa.array([1, 2], pa.int32()), pa.array(["x", "y"])),
+        "coded": pa.RunEndEncodedArray.from_arrays([1, 2], pa.array(["x", "y"]).dictionary_encode()),
+        "listed": pa.RunEndEncodedArray.from_arrays([1, 3, 4], pa.array([[1], [2], []])).slice(2, 2),
         "nulls": pa.array([[None, None], []], pa.list_(pa.null())),
     }
     table = pa.table(columns)
