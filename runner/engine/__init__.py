@@ -2,7 +2,7 @@
 
 Modules:
 attention  Attention of a batch over a shared prefix and each sequence's own suffix.
-batch      A batch: sequences at work in the slots of one KV set, on one stream of the device.
+batch      A batch: sequences in the slots of one KV set, prefilled and decoded together on one stream of the device.
 budget     What an engine may take of a device: bytes of memory, sequences at once, prompt tokens in a step.
 conf       The group ``engine`` of the configuration.
 copying    The engine for models whose layers cannot share prefixes, as their caches or masks are of no known kind.
@@ -10,7 +10,7 @@ drafts     Prompt lookup: tokens that may come next, taken from the text so far,
 engine     The resident MLX model's engine: continuous batches over shared prefixes.
 fake       An engine without a model, for trials and tests: deterministic answers from each prompt's hash.
 kernels    What kernels share: how scores are masked, and how CUDA kernels are checked before they are used.
-lanes      Sequences at work: how far each has come, what it brings to a step, and what comes of a launched step.
+lanes      Sequences at work, in prefill or decoding: what each brings to a step, and what comes of a launched step.
 masks      Constrained decoding: grammars compiled over token ids, and the mask of a whole step.
 open       From a model folder to an engine that serves a run: weights, budgets, batch sizes.
 sampling   Drawing tokens from logits so that a row's draws depend on its own seed alone, never on its batch.

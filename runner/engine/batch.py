@@ -1,4 +1,4 @@
-"""A batch: sequences at work in the slots of one KV set, on one stream of the device.
+"""A batch: sequences in the slots of one KV set, prefilled and decoded together on one stream of the device.
 
 Every step is one forward pass over a token of each decoding sequence and the prompts (or chunks of them) of new ones.
 Nothing is copied when a sequence joins or leaves, but its prefix where attention is faster over copies.

@@ -1,4 +1,4 @@
-"""Sequences at work: how far each has come, what it brings to a step, and what comes of a launched step."""
+"""Sequences at work, in prefill or decoding: what each brings to a step, and what comes of a launched step."""
 
 from __future__ import annotations
 

@@ -92,6 +92,7 @@ def plan_prefixes(sequences: list[Sequence]) -> int:
 
 
 def answer_tokens(sequence: Sequence) -> int:
+    """The most tokens that an answer to it takes: generated, or of its longest choice."""
     return sequence.max_tokens if sequence.choices is None else max(map(len, sequence.choices))
 
 

@@ -1,4 +1,4 @@
-"""The layout of one forward pass: which tokens it holds, and where the keys lie that each of them attends to.
+"""The layout of one forward pass: the tokens it prefills and decodes, and where the keys of each of them lie.
 
 A step's tokens belong to sequences (*spans*) that stand behind shared prefixes (*segments*). This module turns that
 into the index arrays and masks that attention in ``prefix.py`` needs, once a step for all layers.

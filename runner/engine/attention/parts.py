@@ -177,10 +177,12 @@ _weights = {
 
 
 def on_cpu() -> bool:
+    """Whether MLX computes on the CPU here."""
     return bool(mx.default_device() == mx.cpu)
 
 
 def score_bytes() -> int:
+    """How many bytes of scores one pass over a part may take here."""
     return SCORE_BYTES[mx.default_device().type]
 
 

@@ -138,6 +138,7 @@ def column_of(table: pa.Table, column: str) -> pa.ChunkedArray:
 
 
 def input_column(source: DataSource, name: str) -> Values:
+    """The cells of a column of the data for the rows of a block, given its first row and its table."""
     return lambda start, table: values(name, source.table(start, start + len(table), [name]).column(0))
 
 

@@ -63,12 +63,19 @@ class CalibrationEffect(TypedDict):
     left_out: NotRequired[int]
 
 
-class LabelFigures(TypedDict, total=False):
-    """How right labels are; see ``runner.results.evaluate.Evaluation.figures``. Without rows: the first five only."""
+class Judged(TypedDict, total=False):
+    """What all figures of a column say: the column, the rows with gold, those of them that have an answer."""
 
-    kind: Literal["labels"]
     column: str
     rows: int
+    answered: int
+    intervals: dict[str, Interval]
+
+
+class LabelFigures(Judged, total=False):
+    """How right labels are; see ``runner.results.evaluate.Evaluation.figures``. Without rows: no more than the confusion."""
+
+    kind: Literal["labels"]
     accuracy: float | None
     confusion: dict[str, dict[str, int]]
     labelled: int
@@ -77,7 +84,6 @@ class LabelFigures(TypedDict, total=False):
     accuracy_labelled: float | None
     kappa: float | None
     macro_f1: float
-    intervals: dict[str, Interval]
     classes: dict[str, ClassFigures]
     baseline: Share | None
     favourite: Share | None
@@ -90,28 +96,21 @@ class LabelFigures(TypedDict, total=False):
     decision: dict[str, Any]
 
 
-class NumberFigures(TypedDict, total=False):
+class NumberFigures(Judged, total=False):
     """How near numbers are; see ``runner.results.quality.values.number_figures``."""
 
     kind: Literal["numbers"]
-    column: str
-    rows: int
-    answered: int
     exact: float
     mae: float
     rmse: float
     bias: float
     correlation: float | None
-    intervals: dict[str, Interval]
 
 
-class SetFigures(TypedDict, total=False):
+class SetFigures(Judged, total=False):
     """How alike sets are; see ``runner.results.quality.values.set_figures``."""
 
     kind: Literal["sets"]
-    column: str
-    rows: int
-    answered: int
     exact: float
     jaccard: float
     precision: float
@@ -119,18 +118,14 @@ class SetFigures(TypedDict, total=False):
     micro_f1: float
     macro_f1: float
     classes: dict[str, ClassFigures]
-    intervals: dict[str, Interval]
     thresholds: dict[str, Any]
     decision: dict[str, Any]
 
 
-class ScaleFigures(TypedDict, total=False):
+class ScaleFigures(Judged, total=False):
     """How near levels are; see ``runner.results.quality.scale.scale_figures``."""
 
     kind: Literal["scale"]
-    column: str
-    rows: int
-    answered: int
     accuracy: float
     mae: float
     mae_expected: float
@@ -138,7 +133,6 @@ class ScaleFigures(TypedDict, total=False):
     bias: float
     kappa: float | None
     spearman: float | None
-    intervals: dict[str, Interval]
     confusion: dict[str, dict[str, int]]
     decision: dict[str, Any]
 
@@ -163,13 +157,10 @@ class KindFigures(TypedDict):
     intervals: dict[str, Interval]
 
 
-class SpanFigures(TypedDict, total=False):
+class SpanFigures(Judged, total=False):
     """How right spans are; see ``runner.results.quality.spans.span_figures``."""
 
     kind: Literal["spans"]
-    column: str
-    rows: int
-    answered: int
     exact: float
     precision: float
     recall: float
@@ -177,7 +168,6 @@ class SpanFigures(TypedDict, total=False):
     partial_f1: float
     found: int
     gold: int
-    intervals: dict[str, Interval]
     kinds: dict[str, KindFigures]
 
 
