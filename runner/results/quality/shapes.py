@@ -73,7 +73,7 @@ class Judged(TypedDict, total=False):
 
 
 class LabelFigures(Judged, total=False):
-    """How right labels are; see ``runner.results.evaluate.Evaluation.figures``. Without rows: no more than the confusion."""
+    """How right labels are; see ``runner.results.evaluate.Evaluation.figures``. Without rows it ends with confusion."""
 
     kind: Literal["labels"]
     accuracy: float | None
