@@ -134,7 +134,7 @@ class Deal:
         count, work = 0, 0.0
         for one in reversed(hand.flying.values()):
             is_mine = self.asked.get(one.sequence.key) == {name}  # not answered, nor computed again elsewhere
-            if count == hand.queued or work + is_mine * one.own > most:
+            if count == hand.queued or work + is_mine * one.own > most or one.sequence.key in self.lonely:
                 break
             count, work = count + 1, work + is_mine * one.own
         grain = hand.slots // GRAIN if self.hands[first].queued else 1
@@ -234,7 +234,9 @@ class Deal:
         mine, theirs = speeds[thief], speeds[victim]
         even = (other.left * mine - hand.left * theirs) / (mine + theirs)  # then both are done at once
         mean = sum(one.work for one in other.waiting) / len(other.waiting)
-        count = min(most, len(other.waiting), max(1, round(even / mean) if mean else 1))
+        count = min(most, len(other.waiting), max(not hand.flying, round(even / mean) if mean else 1))
+        if not count:
+            return
         at = _edge(other.waiting, len(other.waiting) - count)
         taken = [other.waiting.pop() for _ in range(len(other.waiting) - at)]
         for one in reversed(taken):

@@ -1,10 +1,12 @@
 """What a fleet costs its driver, what a second seat is worth, and where one driver is at its limit.
 
-``python -m tests.bench.fleet cost|held|pair|scale [--seats 8,64,256] [--rows N]``.
+``python -m tests.bench.fleet cost|held|pair|waves|scale [--seats 8,64,256] [--rows N]``.
 ``cost``: the driver's processor time for a row, beside that of a run by one process, with the fake engine. ``held``: an
 engine whose steps keep the interpreter to themselves for some 7 ms, by itself and in a seat: for how long its thread
 waits for the one that answers, and what that one takes for a row of 2,112 tokens. ``pair``: rows/s of two seats of one
-core each over those of one, with a tiny random llama or ``--model``. ``scale``: seats that only wait, 30 rows/s each,
+core each over those of one, with a tiny random llama or ``--model``. ``waves``: the same with processes whose steps
+sleep for as long as a model's take (40 ms, and 2 for each of 64 sequences) and whose answers are all equally long; what
+a busy machine does to that is little. ``scale``: seats that only wait, 30 rows/s each,
 as threads of one process with nothing to compute: rows/s, and the driver's share of a core.
 """
 
@@ -110,14 +112,11 @@ def cost(given):
         print(f"{name}: {row_us:.0f} us of processor time for a row, {figures['rows_per_s']:,.0f} rows/s", flush=True)
 
 
-class Held:
-    """256 sequences at once, 32 steps each. ``prefilled``: nanoseconds in which it waited for the interpreter.
+class Lanes:
+    """``slots`` sequences at once, ``steps`` each; ``compute`` takes the time of a step."""
 
-    That is the time in which its thread neither computed nor stood in line for a processor.
-    """
-
-    def __init__(self):
-        self.batch_size, self.costs, self.work = 256, Costs(), Work()
+    def __init__(self, slots, steps):
+        self.batch_size, self.steps, self.costs, self.work = slots, steps, Costs(), Work()
         self.waiting, self.lanes = deque(), []
 
     def gauge(self):
@@ -129,22 +128,54 @@ class Held:
     def add(self, sequences):
         self.waiting.extend(sequences)
 
+    def withdraw(self, count):
+        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
+
     def step(self):
         while self.waiting and len(self.lanes) < self.batch_size:
             self.lanes.append([self.waiting.popleft(), 0])
+        self.compute()
+        for lane in self.lanes:
+            lane[1] += 1
+        ended = [Generation(one.key, list(range(steps))) for one, steps in self.lanes if steps == self.steps]
+        self.lanes = [lane for lane in self.lanes if lane[1] < self.steps]
+        return ended
+
+    def close(self):
+        pass
+
+
+class Held(Lanes):
+    """``prefilled``: nanoseconds in which it waited for the interpreter.
+
+    That is the time in which its thread neither computed nor stood in line for a processor.
+    """
+
+    def compute(self):
         before, began = scheduled_ns(), time.perf_counter_ns()
         sum(x * x for x in range(60_000))
         after, ended_at = scheduled_ns(), time.perf_counter_ns()
         self.work += Work(prefilled=max(0, ended_at - began - (after - before)), lanes=1)
         time.sleep(0.005)  # the device computes
-        for lane in self.lanes:
-            lane[1] += 1
-        ended = [Generation(one.key, list(range(32))) for one, steps in self.lanes if steps == 32]
-        self.lanes = [lane for lane in self.lanes if lane[1] < 32]
-        return ended
 
-    def close(self):
-        pass
+
+class Asleep(Lanes):
+    def compute(self):
+        time.sleep(0.04 + 0.002 * len(self.lanes))
+        self.work += Work(len(self.lanes), lanes=len(self.lanes), slots=self.batch_size)
+
+
+def serve_asleep(descriptor):
+    """A seat's process with such an engine."""
+    seat.open_engine = lambda spec, beat: (Asleep(spec.engine.batch_size, 24), hello_of(None))
+    local.serve(descriptor)
+
+
+def start_with(serve):
+    """Seats' processes begin with this function."""
+    local._START = local._START.replace("runner.fleet.local.serve", f"tests.bench.fleet.{serve.__name__}").replace(
+        "import runner.fleet.local;", "import tests.bench.fleet;"
+    )
 
 
 def scheduled_ns():
@@ -154,7 +185,7 @@ def scheduled_ns():
 
 def serve_held(descriptor):
     """A seat's process with such an engine."""
-    seat.open_engine = lambda spec, beat: (Held(), hello_of(None))
+    seat.open_engine = lambda spec, beat: (Held(256, 32), hello_of(None))
     local.serve(descriptor)
 
 
@@ -184,11 +215,9 @@ def held(given):
         waited_us = work.prefilled / work.lanes / 1000
         print(f"{name}: {speed:,.0f} rows/s, {waited_us:.0f} us a step waiting for the interpreter", flush=True)
 
-    engine = Held()
+    engine = Held(256, 32)
     show("alone", compute(engine, given.rows), engine.work)
-    local._START = local._START.replace("runner.fleet.local.serve", "tests.bench.fleet.serve_held").replace(
-        "import runner.fleet.local;", "import tests.bench.fleet;"
-    )
+    start_with(serve_held)
     spec, conf = Spec(ModelConf(), EngineConf(backend="fake"), keep_awake=False), FleetConf(kind="local", seats=1)
     with open_store(Path("run")) as store:
         fleet = Fleet(LocalTransport(1), spec, hello_of(None), conf, store.seats, store.flight)
@@ -216,6 +245,18 @@ def pair(given):
         figures, row_us, _ = timed([*replaced, *model, "fleet=local"])
         speeds[seats] = figures["rows_per_s"]
         print(f"{seats} of one core: {speeds[seats]:,.1f} rows/s, driver {row_us:.0f} us for a row", flush=True)
+    print(f"two over one: {speeds[2] / speeds[1]:.2f}")
+
+
+def waves(given):
+    start_with(serve_asleep)
+    write_rows(given.rows)
+    speeds = {}
+    for seats in (1, 2):
+        kept = [word for word in words(f"waves{seats}", "engine.batch_size=64") if not word.startswith("job")]
+        figures, _, _ = timed([*kept, "job=generate", "fleet=local", f"fleet.seats={seats}"])
+        speeds[seats] = figures["rows_per_s"]
+        print(f"{seats}: {speeds[seats]:,.1f} rows/s, slots {figures['slot_occupancy']:.0%} full", flush=True)
     print(f"two over one: {speeds[2] / speeds[1]:.2f}")
 
 
@@ -249,14 +290,14 @@ def scale(given):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["cost", "held", "pair", "scale"])
+    parser.add_argument("what", choices=["cost", "held", "pair", "waves", "scale"])
     parser.add_argument("--seats", default="8,64,256")
     parser.add_argument("--model", help="of ``pair``: a recipe such as smollm2_135m")
     parser.add_argument("--rows", type=int, default=20_000)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        {"cost": cost, "held": held, "pair": pair, "scale": scale}[given.what](given)
+        {"cost": cost, "held": held, "pair": pair, "waves": waves, "scale": scale}[given.what](given)
         os.chdir("/")
 
 

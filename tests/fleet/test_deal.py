@@ -134,6 +134,7 @@ def test_a_seat_gives_back_what_it_has_not_begun_with_until_both_would_be_done_a
     deal.give_back("early", [one.key for one in reversed(taken[-8:])])
     assert deal.surplus("early") == 0
     assert deal.take("late") == taken[-8:]
+    assert deal.take("early") == []  # nor does it take them back
     assert deal.surplus("early") == deal.surplus("late") == 0
     assert len(deal.end("early", answers(taken[:8]), 1.0)) == 8
     assert len(deal.end("late", answers(taken[-8:]), 1.0)) == 8
@@ -205,6 +206,8 @@ def test_a_row_alone_is_at_no_other_seat():
     (one,) = sequences([1])
     deal.alone("a", one)
     assert deal.take("b") == []
+    deal.hands["a"].busy = 0
+    assert deal.surplus("a") == 0
     assert deal.leave("a") == [one]
 
 
