@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from runner.models.caches import Caches, recurrent_caches
+
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_heads", "n_head")
 _CONTEXT = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions", "seq_length", "n_ctx")
 _HASHED_WHOLE_BYTES = 1 << 30
@@ -60,6 +62,8 @@ def kv_shape(config: dict[str, Any], kind: str, bits: int | None = None) -> KVSh
     ``bits``: of keys and values in layers that keep every token.
     """
     table = {**config, **(config.get("text_config") or {})}
+    if recurrent := recurrent_caches(config, _value_bytes(table, kind)):
+        return _recurrent(recurrent, _value_bytes(table, kind), bits)
     layers, heads = _first(table, _LAYERS), _first(table, _KV_HEADS)
     queries = _first(table, _KV_HEADS[2:])
     width = table.get("head_dim") or (table["hidden_size"] // queries if queries and "hidden_size" in table else None)
@@ -76,16 +80,14 @@ def kv_shape(config: dict[str, Any], kind: str, bits: int | None = None) -> KVSh
     sliding = types.count("sliding_attention") if window else 0
     wide = int(table.get("global_head_dim") or width), int(table.get("num_global_key_value_heads") or heads)
     all_bytes = (own - sliding) * 2 * wide[1] * _head_bytes(wide[0], number_bytes, bits)
-    states = linear * _delta_bytes(table, number_bytes) if "linear_num_value_heads" in table else 0
-    return KVShape(all_bytes, sliding * 2 * heads * width * number_bytes, window, states)
+    return KVShape(all_bytes, sliding * 2 * heads * width * number_bytes, window)
 
 
-def _delta_bytes(table: dict[str, Any], number_bytes: int) -> int:
-    """Of a layer of gated delta rules (Yang et al. 2024): a state in float32, what its convolution looks back at."""
-    heads, width = table["linear_num_value_heads"], table["linear_value_head_dim"]
-    key_heads, key_width = table["linear_num_key_heads"], table["linear_key_head_dim"]
-    back = (2 * key_heads * key_width + heads * width) * (table["linear_conv_kernel_dim"] - 1)
-    return int(4 * heads * width * key_width + back * number_bytes)
+def _recurrent(caches: Caches, number_bytes: int, bits: int | None) -> KVShape:
+    packed = bits if len(caches.kept) == 1 else None  # latent keys and values are of two widths
+    heads = {width: size // (width * number_bytes) for width, size in caches.kept.items()}
+    kept = sum(count * _head_bytes(width, number_bytes, packed) for width, count in heads.items())
+    return KVShape(kept, caches.sliding, caches.window, caches.states)
 
 
 def _latent(table: dict[str, Any], layers: int, number_bytes: int, bits: int | None) -> KVShape | None:

@@ -247,11 +247,17 @@ FAMILIES += [jamba, rwkv7, recurrent_gemma, bailing_moe_linear, bailing_hybrid, 
 FAMILIES += [olmo_hybrid]
 
 
+def configuration(family, width=32):
+    """What the config.json of such a model would hold."""
+    args = {"model_type": family.__name__, "vocab_size": VOCAB, "hidden_size": width, "intermediate_size": 2 * width}
+    return {
+        name: value for name, value in (args | {"num_hidden_layers": 4} | family(width)).items() if value is not None
+    }
+
+
 def recurrent(family, width=32, seed=0):
     """A model of one of ``FAMILIES``."""
     module = import_module(f"mlx_lm.models.{family.__name__}")
-    args = {"model_type": family.__name__, "vocab_size": VOCAB, "hidden_size": width, "intermediate_size": 2 * width}
-    args |= {"num_hidden_layers": 4} | family(width)
     known = module.ModelArgs.__dataclass_fields__
-    args = module.ModelArgs(**{name: value for name, value in args.items() if name in known and value is not None})
+    args = module.ModelArgs(**{name: value for name, value in configuration(family, width).items() if name in known})
     return scaled(module.Model(args), seed, gain=1.5)
