@@ -28,6 +28,7 @@ from runner.data.layout import check_layout, plain
 from runner.data.load import FORMAT_VERSION, check_unchanged, hash_json
 from runner.data.readers import READERS, Loaded
 from runner.data.readers.check import check_conf
+from runner.data.readers.raw.compressed import explained
 from runner.data.rowhash import hash_keys, hash_rows
 from runner.data.stdin import is_pipe, spooled
 from runner.data.where import NoRowsError, parse_where, with_parts
@@ -69,7 +70,7 @@ def open_source(
     except Exception as error:  # a reader's library may raise anything for what is in a file
         log.debug("%s cannot be read", conf.display_name, exc_info=True)
         what = first_line(error) if isinstance(error, OSError | pa.ArrowException) else ""
-        what = what or f"{type(error).__name__}: {first_line(error)}"
+        what = explained(what) or f"{type(error).__name__}: {first_line(error)}"
         raise UserError(_key(conf), f"{conf.display_name} cannot be read as {conf.kind}: {what}") from error
     if not loaded.table.num_columns:
         raise UserError(_key(conf), f"{conf.display_name} has no columns: empty data set")

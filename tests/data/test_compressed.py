@@ -53,6 +53,10 @@ def test_files_that_were_joined_hold_the_rows_of_all_and_what_follows_them_is_to
         (tmp_path / name).write_bytes(joined + (b"" if packer == "zst" else more))
         assert rows(tmp_path / name, kind) == ROWS
         assert ("what follows the" in caplog.text) == (says and packer != "zst")
+    if packer == "zst":
+        (tmp_path / "more").write_bytes(joined + b"signature")
+        with pytest.raises(UserError, match="something follows its compressed data that is none"):
+            rows(tmp_path / "more", kind)
 
 
 @pytest.mark.parametrize("packer", PACKERS)

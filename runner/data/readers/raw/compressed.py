@@ -48,6 +48,13 @@ def open_stream(path: Path) -> pa.NativeFile:
     return pa.input_stream(str(path), compression=packed)
 
 
+def explained(problem: str) -> str:
+    """What an error of ``open_stream`` means: as ``zstd`` does, it refuses what follows frames and is none."""
+    if "Unknown frame descriptor" in problem or "frameType_unknown" in problem:
+        return f"something follows its compressed data that is none, or they are damaged ({problem})"
+    return problem
+
+
 class Made(io.RawIOBase):
     """Bytes that are made of a file's, some at a time."""
 
