@@ -280,6 +280,15 @@ def test_tuples_have_no_further_items():
     assert types(more) == {"value": "list<item: string>"}
 
 
+def test_names_that_are_listed_come_once_each():
+    names = ["a", "b|c", "d.e"]
+    schema = {"type": "object", "propertyNames": {"type": "string", "enum": names}, "required": names[:2]}
+    found = structure_of("output.schema", {**schema, "additionalProperties": {"type": "boolean"}})
+    seen = [json.loads(text) for text, reason in fake_answers(found, 20) if reason == "stop"]
+    assert len(seen) == 20
+    assert {tuple(one) for one in seen} == {("a", "b|c"), ("a", "b|c", "d.e")}
+
+
 def test_names_that_occur_twice_are_no_answer():
     found = structure_of("output.schema", {"type": "object", "additionalProperties": {"type": "integer"}})
     assert str(found.problem('{"a": 1, "a": 2}')) == "invalid JSON: the name 'a' occurs twice in an object"

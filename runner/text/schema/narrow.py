@@ -22,6 +22,7 @@ LONG = (-(2**63), 2**63 - 1)  # those of an Arrow column
 _LEAST = -(2**63 - 1024)  # grammars count in doubles, and crash at the one below
 _MOST_DIGITS, _MOST_DIGITS_OF_LARGE = 15, 12  # significant ones of a number that grammars write as it is
 _END_OF_EXACT = 10**22  # the powers of ten that a double can be
+_LISTED = re.compile(r"\^\(((?:[^\\^$.|?*+()\[\]{}]|\\[.^$|?*+()\[\]{}/]|\|)+)\)\$")
 _SHAPE = {"properties", "patternProperties", "additionalProperties", "required"}  # keywords about an object's names
 _CHOICES = ("anyOf", "oneOf")
 _SHARED = ("$schema", "$defs", "definitions", "components")
@@ -86,6 +87,9 @@ class Narrowing:
             made["type"] = kind
         if "prefixItems" in schema and not {"items", "unevaluatedItems"} & schema.keys():
             made["items"] = False
+        if names := _listed_names(schema):
+            value = made.pop("patternProperties").popitem()[1]
+            made["properties"] = dict.fromkeys(names, value)
         if not open and {"properties", "patternProperties", "required"} & schema.keys():
             made.setdefault("additionalProperties", False)
             _add_required(schema, made)
@@ -205,6 +209,16 @@ def _are_apart(parts: list[dict[str, Any]]) -> bool:
 def _differ(some: list[set[str]]) -> bool:
     """Whether no value is in two of these sets, none of which is empty."""
     return all(some) and len(set().union(*some)) == sum(map(len, some))
+
+
+def _listed_names(schema: Mapping[str, Any]) -> list[str]:
+    """All names that an object may have, where its only pattern lists them: by name a grammar takes each once."""
+    patterns = list(schema.get("patternProperties") or ())
+    others = {"properties", "minProperties", "maxProperties"} & schema.keys()
+    if len(patterns) != 1 or others or schema.get("additionalProperties") is not False:
+        return []
+    listed = _LISTED.fullmatch(patterns[0])
+    return [re.sub(r"\\(.)", r"\1", name) for name in re.split(r"(?<!\\)\|", listed[1])] if listed else []
 
 
 def _add_required(schema: Mapping[str, Any], made: dict[str, Any]) -> None:
