@@ -378,7 +378,7 @@ def test_labels_come_from_a_file_as_they_are_written_there(tmp_path, name, text,
     ("name", "text", "column", "problem"),
     [
         ("gone.txt", None, None, r"job\.labels_file=.*gone\.txt: cannot be read: No such file"),
-        ("one.txt", "a\n", None, r"job\.labels_file=.*one\.txt: it has 1 label, and 2 are needed"),
+        ("one.txt", "a\n", None, r"job\.labels_file=.*one\.txt: it has 1 label; at least 2 are needed"),
         ("none.txt", "", None, r"job\.labels_file=.*none\.txt: it has 0 labels"),
         ("twice.txt", "a\nb\na\n", None, r"job\.labels_file=.*twice\.txt: name 'a' is listed twice"),
         ("codes.csv", "code,text\nA,b\n", None, "has no column name or label; it has the columns code, text"),
