@@ -187,7 +187,8 @@ class Composer:
     def _check_choice(self, group: str, value: str) -> None:
         options = self.options(group)
         if value not in options:
-            hint = f": for a file, write {group}=csv {group}.path={value}" if Path(value).exists() and value else ""
+            is_place = group in ("dataset", "model") and value and Path(value).exists()
+            hint = f": for a file or a folder, write {group}.path={value}" if is_place else ""
             raise UserError(group, f"there is no such {group}{hint}{did_you_mean(value, list(options))}", value=value)
         if self.config_dir:  # ours are checked by tests
             self._check_file(group, options[value])

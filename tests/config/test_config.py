@@ -128,6 +128,7 @@ MISTAKES = [
     ("job=nope", "job=nope", "valid: generate, label"),
     ("prompt=nope", "prompt=nope", "movie_reviews"),
     ("dataset=nope", "dataset=nope", "jsonl"),
+    ("model=.", "model=.", "for a file or a folder, write model.path=."),
     ("model=nope", "model=nope", "smollm2_135m"),
     ("engine=nope", "engine=nope", "default"),
     ("engine=3", "engine=3", "default"),
