@@ -135,3 +135,21 @@ def promised(calls, disk, root, durability):
         elif call.kind == "W" and call.serial == notes:
             found |= {tuple(key) for key in json.loads(call.data)}
     return found
+
+
+@pytest.mark.parametrize("is_sure", [True, False])
+def test_the_files_of_a_renamed_folder_lie_under_its_old_name_or_its_new_one(tmp_path, is_sure):
+    calls = [("M", 0, 0, "/r/new.tmp", b""), ("O", 1, 0, "/r/new.tmp/a", b""), ("W", 1, 0, "/r/new.tmp/a", b"1")]
+    calls += [("S", 1, 0, "", b""), ("E", 1, 0, "", b""), ("O", 2, 0, "/r/new.tmp", b""), ("S", 2, 0, "", b"")]
+    calls += [("E", 2, 0, "", b""), ("O", 3, 0, "/r", b""), ("S", 3, 0, "", b""), ("E", 3, 0, "", b"")]
+    calls += [("R", 0, 0, "/r/new.tmp", b"/r/new"), *([("S", 3, 0, "", b""), ("E", 3, 0, "", b"")] if is_sure else [])]
+    calls += [("O", 4, 0, "/r/new/b", b"")]
+    disk = disks.Disk([disks.Call(*call) for call in calls], "/r", len(calls))
+    seen = set()
+    for seed in range(40):
+        disk.state(random.Random(seed), tmp_path / str(seed))
+        (found,) = (tmp_path / str(seed)).iterdir()
+        assert (found / "a").read_bytes() == b"1"
+        seen |= {found.name, *([f"{found.name}/b"] if (found / "b").exists() else [])}
+    assert seen >= ({"new", "new/b"} if is_sure else {"new", "new/b", "new.tmp"})
+    assert not is_sure or "new.tmp" not in seen

@@ -66,9 +66,9 @@ class File:
     sure: int = -1
 
 
-@dataclass
+@dataclass(eq=False)
 class Folder:
-    """Names given and taken, in order: (place in the log, {name: File or None})."""
+    """Names given and taken, in order: (place in the log, {(id of the folder, name): File, Folder or None})."""
 
     changes: list = field(default_factory=list)
     sure: int = -1
@@ -78,8 +78,9 @@ class Disk:
     """What a log says of the files below ``root`` up to the call number ``until``."""
 
     def __init__(self, calls, root, until):
-        self.root, self.folders, self.until = str(root), defaultdict(Folder), until
-        self.names, self.opened, self.begun = {}, {}, {}
+        self.root, self.until = str(root), until
+        self.names, self.ever, self.opened, self.begun = {self.root: Folder()}, defaultdict(list), {}, {}
+        self.folders = [self.names[self.root]]
         for place, call in enumerate(calls[:until]):
             self._take(place, call)
 
@@ -95,14 +96,23 @@ class Disk:
         elif call.kind == "E" and call.serial in self.opened:
             self.opened[call.serial].sure = max(self.opened[call.serial].sure, self.begun[call.serial])
         elif call.kind == "R":
-            self._name(place, {call.path: None, call.data.decode(): self.names[call.path]})
+            self._rename(place, call.path, call.data.decode())
         elif call.kind == "U":
             self._name(place, {call.path: None})
         elif call.kind == "M":
-            self._name(place, {call.path: self.folders[call.path]})
+            self._name(place, {call.path: self._new_folder()})
+
+    def _new_folder(self):
+        self.folders.append(Folder())
+        return self.folders[-1]
+
+    def _rename(self, place, old, new):
+        self._name(place, {old: None, new: self.names[old]})
+        for path in [one for one in self.names if one.startswith(f"{old}/")]:
+            self.names[new + path.removeprefix(old)] = self.names.pop(path)
 
     def _open(self, place, call):
-        known = self.folders[self.root] if call.path == self.root else self.names.get(call.path)
+        known = self.names.get(call.path)
         if known is None:
             known = File()
             self._name(place, {call.path: known})
@@ -111,20 +121,24 @@ class Disk:
         self.opened[call.serial] = known
 
     def _name(self, place, changes):
+        parents = [self._folder(str(Path(path).parent)) for path in changes]
         for path, what in changes.items():
             self.names[path] = what
-        self.folders[str(Path(next(iter(changes))).parent)].changes.append((place, changes))
+            self.ever[path] += [what] if isinstance(what, File) else []
+        named = {
+            (id(parent), Path(path).name): what for parent, (path, what) in zip(parents, changes.items(), strict=True)
+        }
+        parents[0].changes.append((place, named))
+
+    def _folder(self, path):
+        """The folder of a path; one that was there before the log lies nowhere."""
+        if not isinstance(self.names.get(path), Folder):
+            self.names[path] = self._new_folder()
+        return self.names[path]
 
     def synced(self, path):
         """Up to which call the content of a file is sure; -1 if there is no such file."""
-        return max((one.sure for one in self._ever(path)), default=-1)
-
-    def _ever(self, path):
-        """All files that ever had this name."""
-        for folder in self.folders.values():
-            for _, changes in folder.changes:
-                if isinstance(changes.get(str(path)), File):
-                    yield changes[str(path)]
+        return max((one.sure for one in self.ever[str(path)]), default=-1)
 
     def state(self, chance, target):
         """Write to ``target`` what a power cut may leave. How much of what is not sure survives is drawn, too."""
@@ -134,30 +148,25 @@ class Disk:
         keep_names, keep_data = chance.choice([0.0, 0.5, 1.0]), chance.choice([0.0, 0.1, 0.5, 0.9, 1.0])
         last = chance.choice([self.until, chance.randrange(self.until + 1)])
         kept = (lambda place: place <= last) if ordered else (lambda place: chance.random() < keep_names)
-        names = {self.root: self.folders[self.root]}
-        for folder in self.folders.values():
-            for place, changes in folder.changes:
-                if place < folder.sure or kept(place):
-                    names.update(changes)
-        Path(target).mkdir(parents=True)
-        for path, what in names.items():
-            place = Path(target) / Path(path).relative_to(self.root)
-            reached = all(names.get(str(one)) is not None for one in self._above(path))
-            if what is not None and reached and isinstance(what, Folder):
-                place.mkdir(exist_ok=True, parents=True)
-            elif what is not None and reached:
-                place.parent.mkdir(exist_ok=True, parents=True)
-                place.write_bytes(content(what, chance, keep_data))
+        names = {}
+        some = [one for folder in self.folders for one in folder.changes if one[0] < folder.sure or kept(one[0])]
+        for _, changes in sorted(some, key=lambda one: one[0]):
+            names.update(changes)
+        self._write(self.names[self.root], Path(target), names, lambda file: content(file, chance, keep_data))
+
+    def _write(self, folder, place, names, left):
+        place.mkdir(parents=True)
+        for (owner, name), what in names.items():
+            if owner == id(folder) and isinstance(what, Folder):
+                self._write(what, place / name, names, left)
+            elif owner == id(folder) and what is not None:
+                (place / name).write_bytes(left(what))
 
     def _sure_with_any_sync(self):
         """A journal takes all names with it whenever any file or folder is synced."""
         sure = max((one.sure for one in self.opened.values()), default=-1)
-        for folder in self.folders.values():
+        for folder in self.folders:
             folder.sure = max(folder.sure, sure)
-
-    def _above(self, path):
-        """The folders that a path lies in, up to the root."""
-        return [one for one in Path(path).parents if one.is_relative_to(self.root)]
 
 
 def content(file, chance, keep):
