@@ -44,10 +44,8 @@ _BLAMELESS = re.compile(r"node (has died|was|is) |node failure|unavailable|[Oo]w
 _NO_ROWMILL = re.compile(r"ModuleNotFoundError|No module named|failed to import|cannot import")
 _REASON = re.compile(r"is dead because (.+?)(?:\.(?:\s|$)|\n|$)")
 _NOT_REACHED = re.compile("all references to the actor were removed")  # Ray asks this process, which holds one
-_HOW_REACHED = (
-    "Ray cannot call this process from there: RAY_AUTH_MODE must be the same here as where Ray was started, with the "
-    "same ~/.ray/auth_token, and no firewall in between"
-)
+_SAME_TOKEN = "RAY_AUTH_MODE must be the same here as where Ray was started, with the same ~/.ray/auth_token"
+_HOW_REACHED = f"Ray cannot call this process from there: {_SAME_TOKEN}, and no firewall in between"
 _OUT_OF_MEMORY = re.compile(r"\bOOM\b|low on memory")
 
 
@@ -68,7 +66,7 @@ def connect(address: str) -> RayTransport | None:
     except ConnectionError as error:
         if address == _AUTO:
             return None
-        raise _no_answer(address, first_line(error)) from error
+        raise _no_answer(address, f"{first_line(error)}; where it does run, {_SAME_TOKEN}") from error
     except Exception as error:
         raise refused(address, error) from error
     return RayTransport(ray, address)
