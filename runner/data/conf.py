@@ -36,7 +36,7 @@ class DatasetConf:
         revision: The commit, tag or branch of a hub data set.
         where: A filter over columns, such as ``stars > 3 and text is not null``; see ``rowmill help dataset``.
         shuffle_seed: Shuffle the rows with this seed. null: in the order they are stored.
-        limit: Read only this many rows, after filtering and shuffling. null: all. With a larger one the same run goes on.
+        limit: Read only this many rows, after filtering and shuffling. null: all. With a larger one, a run goes on.
         key: The column that identifies a row, such as an id. With ``resume=extend`` the order may then differ, too, and
             rows whose contents changed are computed again; see ``rowmill help resume``. A row's draws depend on its
             key instead of its place.

@@ -16,7 +16,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 from mlx_lm.models.cache import make_prompt_cache
 
 from runner.types import UserError
@@ -30,8 +29,6 @@ FALLS = 0.5  # of what rounded keys and values change at all, which way they fal
 LEAST = {mx.float32: 1e-3}
 LEAST_HALF = 0.03
 NEIGHBOUR = {mx.float16: 2.0**-10, mx.bfloat16: 2.0**-7}  # at most so far off, as a share, is the next number
-
-Logits = npt.NDArray[np.float64]
 
 
 class Trial:

@@ -180,9 +180,7 @@ def work(
     engine = _engine(ready, store, stop, night)
     store.start(engine.gauge)
     others = Answers(scope(ready)) if conf.cache else None
-    feed, defaults, plan = _feed(ready, store, limit), _defaults(ready), Plan(engine.costs)
-    window = conf.engine.window
-    loop = Loop(ready.job, feed, ready.prompter, engine, store, defaults, window, stop.is_asked, others, plan)
+    loop = _loop(ready, store, stop, engine, limit, others)
     began = time.perf_counter()
     try:
         with wired(ready.device), stop.gently(), collecting_seldom(), Progress(ready.rows, store) as progress:
@@ -208,6 +206,13 @@ def work(
         raise KeyboardInterrupt
     if limit is None:
         raise RuntimeError(f"the loop ended after {store.totals().finished} of {ready.rows} rows")
+
+
+def _loop(ready: Prepared, store: Store, stop: Stop, engine: Engine, limit: int | None, others: Answers | None) -> Loop:
+    """The loop over the run's rows, or attempts, that are not finished."""
+    feed, defaults, plan = _feed(ready, store, limit), _defaults(ready), Plan(engine.costs)
+    window = ready.config.conf.engine.window
+    return Loop(ready.job, feed, ready.prompter, engine, store, defaults, window, stop.is_asked, others, plan)
 
 
 def _feed(ready: Prepared, store: Store, limit: int | None) -> Feed:
