@@ -67,6 +67,7 @@ SHARING = {
     "sliding windows": tiny_gemma3,
 }
 CLOSE = 1e-5  # of each log-probability; a label's score is the sum of one for each of its tokens
+LESS_CLOSE = {"sliding windows": 2e-5}  # where the plain pass itself is so far from what 64 bits give
 MANY = Choices((1 + a, 1 + b, *([1 + a] if (a + b) % 3 else [])) for a in range(12) for b in range(12))
 MANY = Choices((*MANY, (1,), (3, 3, 3, 3), (40, 41, 42, 43, 44)))  # beginnings of others, and long ways alone
 
@@ -86,17 +87,17 @@ def plain_scores(model, row, choices):
     return np.array([sum(way) for way in ways])
 
 
-def check_close(scores, want):
+def check_close(scores, want, close=CLOSE):
     """As close as 32 bits allow: computed with 64 of them, the plain pass's scores are as far from these."""
     lengths = np.array([len(choice) for choice in MANY])
     off = np.abs(np.array(scores) - want) / lengths
-    assert off[np.isfinite(scores)].max() < CLOSE
+    assert off[np.isfinite(scores)].max() < close
 
 
-def check_cut(scores, want):
+def check_cut(scores, want, close=CLOSE):
     """All that is scored is right, and of all that is likely the ten likeliest are scored."""
     scored = np.isfinite(scores)
-    check_close(scores, want)
+    check_close(scores, want, close)
     assert scored[want >= max(want.max() + LEAST, np.sort(want)[-LIKELIEST])].all()
     assert int(scores.argmax()) == int(want.argmax())
     return scored.mean()
@@ -119,10 +120,11 @@ def test_scores_are_those_of_a_plain_forward_pass(family):
     todo += [Sequence((i, 2), row, 4) for i, row in enumerate(rows)]  # written in the same steps
     done = finish(engine, todo)
     engine.close()
+    close = LESS_CLOSE.get(family, CLOSE)
     for i in range(len(rows)):
-        check_close(done[i, 0].logprobs, want[i])
+        check_close(done[i, 0].logprobs, want[i], close)
         assert np.isfinite(done[i, 0].logprobs).all()
-        assert check_cut(np.array(done[i, 1].logprobs), want[i]) < 1  # something was cut
+        assert check_cut(np.array(done[i, 1].logprobs), want[i], close) < 1  # something was cut
         assert done[i, 2].tokens == written[i]
 
 

@@ -134,9 +134,13 @@ def test_a_window_that_the_cache_does_not_know_is_refused_however_far_the_trial_
         ResidentModel(smollm3.Model(smollm3.ModelArgs.from_dict({"model_type": "smollm3", **args})))
 
 
-def test_the_quick_tangent_is_right_to_the_last_places():
+def test_quick_exponentials_are_right_to_the_last_places():
     x = mx.linspace(-100, 100, 20001)
     assert mx.abs(cpu.tanh(x) - mx.tanh(x)).max() < 3e-7
+    gated = cpu.swiglu(x, mx.array(1.0))
+    assert mx.abs(gated - x * mx.sigmoid(x)).max() < 1e-5 and not mx.isnan(gated).any()
+    assert mx.isnan(cpu.swiglu(mx.array(mx.nan), x)).all()
+    assert mx.allclose(cpu.shifted_exp(-mx.abs(x), mx.array(0.0)), mx.exp(-mx.abs(x)), 5e-7, 1e-19)
 
 
 def test_what_is_masked_weighs_nothing_and_makes_no_denormal_numbers():
