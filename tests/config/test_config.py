@@ -120,7 +120,7 @@ MISTAKES = [
     ("dataset.path=.", "dataset.path", "folder"),
     ("dataset.path=null", "dataset.path is not set", "csv"),
     ("dataset=jsonl", "dataset.path", "line 1 is not JSON"),
-    ("dataset=mail.csv", "dataset=mail.csv", "dataset=csv dataset.path=mail.csv"),
+    ("dataset=mail.csv", "dataset=mail.csv", "write dataset.path=mail.csv"),
     ("engine.backend=cpu model.path=nope", "model.path=nope", "a hub id"),
     ("engine.backend=cpu model.path=mail.csv", "model.path=mail.csv", ".gguf"),
     ("engine.backend=cpu model.path=null", "model.path is not set", "model=NAME"),
