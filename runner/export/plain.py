@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -119,4 +120,7 @@ def _valid(column: pa.ChunkedArray) -> Any:
 
 
 def _text(value: Any) -> str:
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else to_json(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    found = to_json(value)
+    return str(json.loads(found)) if found.startswith('"') else found  # an interval is a text in JSON
