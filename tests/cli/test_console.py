@@ -22,9 +22,9 @@ def calls_in(file, call):
     ("encoding", "options", "begun"), [("ascii", {}, 1), ("ascii", {"utf8": "0"}, 0), ("utf-8", {}, 0)]
 )
 def test_the_program_begins_again_in_utf8_where_the_locale_has_another_encoding(monkeypatch, encoding, options, begun):
-    """Python tells its own -X options nowhere but in a name that is private."""
     again = []
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
+    # Python tells its own -X options under no other name.
     monkeypatch.setattr(sys, "_xoptions", options)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "runner.cli", "runs"])
     monkeypatch.setattr(os, "execve", lambda *words: again.append(words))
