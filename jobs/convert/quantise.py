@@ -21,14 +21,13 @@ from runner.disk.errors import disk_errors
 from runner.keys import key
 from runner.models import adapters
 from runner.models.tensors import Tensor, read_tensors, weight_count
-from runner.models.transfer import Bar
+from runner.models.transfer import Bar, check_room, save_tensors
 from runner.types import UserError
 from runner.words import size as size_text
 
 log = logging.getLogger("rowmill")
 
 SHARD_GB = 2  # what is held in memory at once
-SPARE_DISK_BYTES = 200 << 20
 # What quantising a value takes at its peak, its result included: measured on a CPU, 5.7 at 4 bits to 6.2 at 8.
 WORK_BYTES = 6.2
 LEAST_SHARE = 0.95  # of all values, in tensors of the precision asked for
@@ -105,7 +104,7 @@ def convert(
     planned_bytes = sum(tensor.size_bytes for tensor in planned.values())
     log.info("%s: %d bits in groups of %d, %s to write", source.name, bits, group_size, size_text(planned_bytes))
     with disk_errors(folder.parent), _published(folder) as temporary:
-        _check_disk(temporary, planned_bytes)
+        check_room(folder.parent, planned_bytes)
         carry(source, temporary)
         model.update(_emptied(model))
         write_weights(temporary, weights)
@@ -182,12 +181,7 @@ def write_weights(folder: Path, weights: dict[str, Any]) -> None:
         for array in shard.values():  # one after the other: together, all their plain weights would be in memory
             mx.eval(array)
             bar.update(array.nbytes)
-        try:
-            mx.save_safetensors(str(folder / name), shard, metadata={"format": "mlx"})
-        except RuntimeError as error:
-            raise UserError(
-                f"{folder.parent}: {name} cannot be written: {error}; is the disk full?", exit_code=3
-            ) from error
+        save_tensors(folder / name, shard)
         index |= dict.fromkeys(shard, name)
         log.info(
             "weights: %d of %d files written, %s", number + 1, len(shards), size_text((folder / name).stat().st_size)
@@ -282,13 +276,6 @@ def _check_memory(source: Path, needed: int, memory_bytes: int) -> None:
         raise UserError(
             f"{source}: converting takes {size_text(needed)} of memory, but {have}: close other programs", exit_code=3
         )
-
-
-def _check_disk(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed + SPARE_DISK_BYTES:
-        have = f"only {size_text(free)} are free"
-        raise UserError(f"{folder.parent}: the converted model takes {size_text(needed)}, but {have}", exit_code=3)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from runner.cache import file_sha256
 from runner.disk import lock
-from runner.models.transfer import Bar
+from runner.models.transfer import SPARE_DISK_BYTES, Bar
 from runner.types import UserError
 from runner.words import count_of, first_line
 from runner.words import size as size_text
@@ -31,7 +31,6 @@ log = logging.getLogger("rowmill")
 # No pickle, no Python: nothing that a download could make us run.
 MODEL_FILES = ("*.json", "model*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 LARGE_BYTES = 32 << 20
-SPARE_DISK_BYTES = 200 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _AGAIN = "run the same command again"
 _SHA256 = re.compile(r"[0-9a-f]{64}")  # a large file's etag on the hub

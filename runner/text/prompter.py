@@ -309,7 +309,8 @@ class Prompter:
 
     def _chat_template(self, date: str, variables: Mapping[str, Any]) -> Conversations:
         if self.vocabulary.chat_template is None:
-            raise UserError("this model has no chat template: set prompt.chat=false for a raw prompt")
+            beside = "or put its chat_template.jinja into the model's folder"
+            raise UserError(f"this model has no chat template: set prompt.chat=false for a raw prompt, {beside}")
         variables = {**self.vocabulary.template_variables, **variables}
         template = ChatTemplate(self.vocabulary.chat_template, date, variables, self.vocabulary.control)
         return Conversations(template, self.conf.join)

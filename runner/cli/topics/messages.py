@@ -50,5 +50,8 @@ ERRORS: Entries = [
         "The input has changed: ``rowmill export --data PATH`` says where the original is; or, with rows "
         "added, run the original command with ``resume=extend``.",
     ),
-    ("this model has no chat template", "Set ``prompt.chat=false``."),
+    (
+        "this model has no chat template",
+        "Set ``prompt.chat=false``, or put the model's ``chat_template.jinja`` into its folder.",
+    ),
 ]

@@ -8,6 +8,7 @@ that are not quantised become float32 beside those that are, float16 or bfloat16
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from runner.models.gguf.layout import Slot, slots
 from runner.models.gguf.pieces import CONVERSION
 from runner.models.gguf.tokens import check
 from runner.models.gguf.tokens.tokenizer import Vocabulary, build, tokenizer_config
+from runner.models.transfer import check_room, save_tensors
 from runner.words import first_line
 
 SHARD_BYTES = 1 << 29  # what is held in memory at once
@@ -68,12 +70,17 @@ def convert_gguf(asked: Asked, tell: Tell = lambda read: None) -> None:
     found = slots(file, architecture, config)
     if unused := [key for key in file.unused() if not key.endswith(_SAID_TWICE)]:
         tell(f"settings of the file that mlx-lm's {config['model_type']} does not have: {', '.join(unused)}")
+    settings = tokenizer_config(vocabulary, config["max_position_embeddings"])
+    if "chat_template" not in settings:
+        tell("the file has no chat template: a run needs prompt.chat=false, or a chat_template.jinja in the new folder")
     forms = {slot: _form(slot, asked) for slot in found}
-    _write_weights(file, forms, folder, tell)
+    dtype = _dtype(file, forms)
+    check_room(folder.parent.parent, sum(_bytes(slot, form, dtype) for slot, form in forms.items()))
+    _write_weights(file, forms, folder, dtype, tell)
     quantization = _quantization({slot.layer: form for slot, form in forms.items() if form.bits})
     _write_json(folder / "config.json", config | ({"quantization": quantization} if quantization else {}))
-    _write_json(folder / "tokenizer_config.json", tokenizer_config(vocabulary, config["max_position_embeddings"]))
-    tokenizer.save(str(folder / "tokenizer.json"))
+    _write_json(folder / "tokenizer_config.json", settings)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     _write_conversion(file, forms, folder, tokenizer.encode(check.TEXT).ids, tell)
 
 
@@ -83,12 +90,22 @@ def _form(slot: Slot, asked: Asked) -> Form:
     return form_of(slot.tensor, asked.bits, asked.group_size or GROUP_SIZE)
 
 
-def _write_weights(file: GGUFFile, forms: dict[Slot, Form], folder: Path, tell: Tell) -> None:
-    """Write the weights in one floating type, a shard at a time.
+def _dtype(file: GGUFFile, forms: dict[Slot, Form]) -> mx.Dtype:
+    """The one floating type of the weights: float32 where any is quantised, as float16 scales are slow on a CPU."""
+    return mx.float32 if any(form.bits for form in forms.values()) else _plain_dtype(file)
 
-    That is float32 where anything is quantised: float16 scales are ten times slower on a CPU.
-    """
-    dtype = mx.float32 if any(form.bits for form in forms.values()) else _plain_dtype(file)
+
+def _bytes(slot: Slot, form: Form, dtype: mx.Dtype) -> int:
+    """What the slot's arrays take."""
+    count = math.prod(slot.shape)
+    if not form.bits:
+        return count * dtype.size
+    scales = 1 if form.mode == "mxfp4" else 2 * mx.float32.size
+    return count * form.bits // 8 + count // form.group_size * scales
+
+
+def _write_weights(file: GGUFFile, forms: dict[Slot, Form], folder: Path, dtype: mx.Dtype, tell: Tell) -> None:
+    """Write the weights, a shard at a time."""
     written: list[Path] = []
     shard: dict[str, mx.array] = {}
     for slot, form in forms.items():
@@ -110,7 +127,7 @@ def _write_weights(file: GGUFFile, forms: dict[Slot, Form], folder: Path, tell: 
 
 def _write_shard(folder: Path, at: int, shard: dict[str, mx.array]) -> Path:
     path = folder / f"model-{at + 1:05d}.safetensors"
-    mx.save_safetensors(str(path), shard, {"format": "mlx"})
+    save_tensors(path, shard)
     shard.clear()
     mx.clear_cache()
     return path

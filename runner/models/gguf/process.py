@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
-from runner.types import UserError
+from runner.disk.errors import machine_trouble
+from runner.types import EXIT_CANNOT_RUN, UserError
 
 
 def main(arguments: list[str]) -> int:
@@ -22,6 +23,11 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+    except OSError as error:
+        if (trouble := machine_trouble(error)) is None:
+            raise
+        sys.stderr.write(f"{trouble}\n")
+        return EXIT_CANNOT_RUN
     return 0
 
 

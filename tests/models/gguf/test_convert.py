@@ -1,6 +1,8 @@
 """Promises of runner/models/gguf/convert.py and of its process, shown on tiny GGUF files."""
 
+import resource
 import sys
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -13,7 +15,7 @@ from runner.models import resolve, transfer
 from runner.models.gguf import convert
 from runner.models.gguf.blocks import Form
 from runner.models.gguf.pieces import CONVERSION
-from runner.models.tensors import context_length, weights_hash
+from runner.models.tensors import context_length, read_tensors, weights_hash
 from runner.types import UserError
 from tests.support import ggufs
 from tests.support.llama import Llama
@@ -112,7 +114,7 @@ def test_the_conversion_tells_how_much_of_the_file_is_read_and_what_is_left_out(
     (tmp_path / "runner").mkdir()
     (tmp_path / "runner" / "__init__.py").write_text("raise SystemExit('not ours')")
     monkeypatch.chdir(tmp_path)  # the converter runs from any folder
-    changes = {"llama.attention.sliding_window": 128, "tokenizer.ggml.pre": "default"}
+    changes = {"llama.attention.sliding_window": 128, "tokenizer.ggml.pre": "default", "tokenizer.chat_template": None}
     tiny_gguf(tmp_path / "tiny.gguf", **changes)
     read = []
     monkeypatch.setattr(transfer.Bar, "update", lambda self, n: read.append(n))
@@ -122,6 +124,7 @@ def test_the_conversion_tells_how_much_of_the_file_is_read_and_what_is_left_out(
     assert read == [tensor.n_bytes for tensor in tensors]
     assert "mlx-lm's llama does not have: llama.attention.sliding_window" in caplog.text
     assert "does not say how words are cut" in caplog.text
+    assert "has no chat template: a run needs prompt.chat=false, or a chat_template.jinja" in caplog.text
 
 
 def python_that(tmp_path, monkeypatch, line):
@@ -174,6 +177,34 @@ def blocks_of(kind, array):
         assert kind == gguf.GGMLQuantizationType.Q6_K
         found[..., -2:] = np.array(2e-5, "<f2").reshape(1).view(np.uint8)
         return found.reshape(len(array), -1)
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q8_0", "Q6_K", "F16"])
+def test_a_disk_that_cannot_take_the_converted_weights_is_seen_before_they_are_written(tmp_path, monkeypatch, kind):
+    path = quantised_gguf(tmp_path / "model.gguf", gguf.GGMLQuantizationType[kind])
+    folder = tmp_path / "models" / ".part-1" / "model"
+    folder.mkdir(parents=True)
+    needed = []
+    monkeypatch.setattr(convert, "check_room", lambda place, size: needed.append((place, size)))
+    convert.convert_gguf(convert.Asked(str(path), str(folder)))
+    assert needed == [(tmp_path / "models", sum(one.size_bytes for one in read_tensors(folder).values()))]
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"the converted model takes .* but only 1.0 kB are free: make room") as refusal:
+        transfer.check_room(*needed[0])
+    assert refusal.value.exit_code == 3
+
+
+def test_a_disk_that_fills_up_meanwhile_ends_a_conversion_with_3(tmp_path):
+    import mlx.core as mx
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"model.safetensors cannot be written .*Make room, then") as refusal:
+            transfer.save_tensors(tmp_path / "model.safetensors", {"weight": mx.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refusal.value.exit_code == 3
 
 
 def test_what_rounding_loses_is_measured_told_and_kept_beside_the_model(tmp_path):
