@@ -9,6 +9,7 @@ import time
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import takewhile
 
 _HASH = re.compile(r"#sha256=[0-9a-fA-F]{64}")
@@ -80,6 +81,23 @@ def _places(name: str, keys: Sequence[str], is_near: bool) -> list[str]:
 def composed(text: str) -> str:
     """The text in Unicode's composed form: macOS and some spreadsheets write ``ö`` as an o and two dots."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def alike(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the names that differ from the text in nothing but case or spaces."""
+    return _by_form(tuple(names)).get(_form(text), ())
+
+
+@lru_cache(maxsize=64)
+def _by_form(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for name in dict.fromkeys(names):
+        found[_form(name)] = (*found.get(_form(name), ()), name)
+    return found
+
+
+def _form(text: str) -> str:
+    return " ".join(composed(text).casefold().split())
 
 
 def count_of(count: int, noun: str, plural: str | None = None) -> str:

@@ -57,12 +57,28 @@ _OF_SPACELESS = (
     r"|ไม่(?:ใช่|ค่อย|ได้|เป็น|น่าจะ|ถือว่า)*|ບໍ່(?:ແມ່ນ)?|មិន(?:មែន)?"
 )
 _WORD_OF_CLAUSE = rf"{_SIGNS}+(?!(?:{_TURNS})(?!\w))\w+"
+# What denies though a sign stands between: before a comma not the words that are an answer by themselves ("No, ham").
+_ANSWERS = r"no|non|não|nein|нет|ні|nunca|never|jamais"
+_ASIDE = rf",(?:{_SIGNS}*\w+){{1,5}}\s*,"  # "not, in my view, spam"
+_PAUSE = rf"(?:{_SIGNS}*(?:[:\u2026]|\.{{2,}})|(?<!(?<!\w)(?:{_ANSWERS}))\s*(?:{_ASIDE}|[,;\u2013\u2014]|-\s)){_SIGNS}*"
 _OTHER = rf"(?:{_SIGNS}+\w+)?{_SIGNS}+(?:n?or|oder|noch|ou|o|ni|или|ни)(?!\w)"
 _NOT_BEFORE = regex.compile(
     rf"(?<![\w'\u2019])(?:\w+(?=n['\u2019]t))?(?:{_NEGATIONS})(?!\w)"
-    rf"(?:(?:{_WORD_OF_CLAUSE}){{0,5}}+(?:{_OTHER})?{_SIGNS}*|\s+)\Z"
-    rf"|(?<!\w)(?:non|un|anti)-\Z|(?:{_OF_SPACELESS})[\s\"'“「『【*_]*\Z|~~\Z"
+    rf"(?:(?:{_WORD_OF_CLAUSE}){{0,5}}+(?:{_OTHER})?{_SIGNS}*|\s+|{_PAUSE})\Z"
+    rf"|(?<!\w)(?:non|un|anti)-\Z|(?:{_OF_SPACELESS})[\s\"'“「『【*_:]*\Z|~~\Z|(?<!\w)(?:nein|nee|nej)\s*:\s*\Z"
 )
+# Words that deny in one language and mean something else in another ("no" is "in the" in Portuguese), by what shows
+# that an answer, or a label, is in the other.
+_OTHERWISE = {
+    regex.compile(rf"(?<!\w){word}(?!\w)"): regex.compile(shown)
+    for word, shown in {
+        "no": r"[ãõ]|(?<!\w)(?:é|uma|em|aos?|pel[oa]s?|com|nos|nas|seu|sua)(?!\w)"
+        r"|(?:\A|[.,;:!?\n]\s*)o\s+(?!bien|sea|no(?!\w))\w|\b(?:encaixa|enquadra)",
+        "sin": r"[åæøä]|(?<!\w)(?:er|och?|og|det|den|som|har|et|ett)(?!\w)",
+        "ni": r"[åæø]|(?<!\w)(?:är|och|det|den|som|har|ett)(?!\w)",
+        "pas": r"(?<!\w)(?:het|een|deze|dit|is|dat)(?!\w)",
+    }.items()
+}
 _FAR = 200  # characters that are searched for a negation
 _QUOTES = r"[\s\"'`”」』】*_]*"
 _NOT_AFTER = regex.compile(
@@ -89,6 +105,7 @@ class Matcher:
 
     def __init__(self, surfaces: Mapping[str, str]) -> None:
         self._exact = {surface.strip(): name for name, surface in surfaces.items()}
+        self._surfaces = folded("\n".join(surfaces.values()))
         self._patterns = {name: _pattern(surface.strip()) for name, surface in surfaces.items()}
 
     def match(self, answer: str) -> str:
@@ -112,7 +129,15 @@ class Matcher:
         hits = [(hit, name) for name, pattern in self._patterns.items() for hit in pattern.finditer(text)]
         inside = _inside({hit.span("label") for hit, _ in hits})
         whole = [(hit, name) for hit, name in hits if hit.span("label") not in inside]
-        return [(*hit.span(), name) for hit, name in whole if not _is_denied(text, *hit.span("label"))]
+        said = self._without_other_words(text)
+        return [(*hit.span(), name) for hit, name in whole if not _is_denied(said, *hit.span("label"))]
+
+    def _without_other_words(self, text: str) -> str:
+        """The text without the words that deny in another language than its own."""
+        for word, shown in _OTHERWISE.items():
+            if word.search(text) and (shown.search(text) or shown.search(self._surfaces)):
+                text = word.sub(lambda hit: "x" * len(hit[0]), text)
+        return text
 
 
 def _chosen(text: str, found: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:

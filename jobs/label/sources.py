@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,6 +19,7 @@ from runner.data.gold import gold_members, gold_values
 from runner.loop.requests import shared_tokens
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, Question
 from runner.types import Example, Request, RowError, UnreadableRow, UserError
+from runner.words import alike
 
 if TYPE_CHECKING:
     from jobs.label.questions import Asked
@@ -71,15 +76,30 @@ def _listed(names: list[str]) -> str:
 def _check_labels(source: DataSource, question: Question, gold: str, key: str) -> None:
     names, named = question.names, source.with_gold(gold, [])
     known = set(names)
+    taken: dict[str, str] = {}
     for value in gold_values(source.table(0, len(source), [gold]), gold):
         name = named.gold_name(value, names)
         if name is not None and name not in known:
-            raise UserError(
-                key,
-                f"the value {name!r} is not among {question.key}.labels "
-                f"({_listed(names)}); dataset.classes=[...] names the values 0, 1, ...",
-                value=gold,
-            )
+            listed = f"{question.key}.labels ({_listed(names)})"
+            raise UserError(key, f"the value {name!r} is not among {listed}{_instead(name, names, gold)}", value=gold)
+        if isinstance(value, str) and name is not None and value != name and alike(value, [name]):
+            taken[value] = name
+    if taken:
+        value, name = next(iter(taken.items()))
+        more = f", and {len(taken) - 1:,} more values likewise" if len(taken) > 1 else ""
+        log.warning("%s=%s: %r, which differs in case or spaces only, is taken for %r%s", key, gold, value, name, more)
+
+
+def _instead(name: str, names: list[str], gold: str) -> str:
+    """What to do about a value of the gold column that is no label."""
+    if near := alike(name, names):
+        return f", and {' and '.join(map(repr, near))} differ from it in case or spaces only: write it as one of them"
+    if re.fullmatch(r"-?\d+", name):
+        return "; dataset.classes=[...] names the values 0, 1, ..."
+    close = get_close_matches(name, names, n=1)
+    guess = f" (did you mean {close[0]!r}?)" if close else ""
+    without = f"{gold} != {json.dumps(name, ensure_ascii=False)}"
+    return f"{guess}; add it, correct the cells, or leave out such rows: dataset.where={shlex.quote(without)}"
 
 
 def _check_members(source: DataSource, question: Question, gold: str, key: str) -> None:
@@ -89,7 +109,7 @@ def _check_members(source: DataSource, question: Question, gold: str, key: str) 
         for value in values(gold, source.table(start, start + _READ, [gold])[gold]):
             wrong = (gold_members(value, question.names, source.conf.classes) or frozenset()) - {*question.names}
             if wrong:
-                listed = f"{question.key}.labels ({', '.join(question.names)})"
+                listed = f"{question.key}.labels ({_listed(question.names)})"
                 raise UserError(key, f"the label {min(wrong)!r} in it is not among {listed}", value=gold)
 
 

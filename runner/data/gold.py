@@ -1,8 +1,9 @@
 """Right answers: which label, or which spans, a cell of the gold column means.
 
 A cell is a label's name or, where ``dataset.classes`` or the data set itself names its classes, the number of one. A
-number may be written as 1, 1.0 or "1", a yes or no as JSON's true and false or as Python's True and False. There is no
-right answer where the cell is null, empty or not a number, cannot be read, or is -1, which data sets of the hub have
+number may be written as 1, 1.0 or "1", a yes or no as JSON's true and false or as Python's True and False. A cell that
+is no label is the only one that it differs from in nothing but case or spaces ("Positive " for ``positive``). There is
+no right answer where the cell is null, blank or not a number, cannot be read, or is -1, which data sets of the hub have
 for it; unless a label is called so.
 
 Spans are a list of ``{start, end, kind}``, or of ``[start, end, kind]``, or its JSON; ``{entities: [...]}`` around it
@@ -23,7 +24,7 @@ import pyarrow as pa
 from runner.data.cells import UnreadableCell, values
 from runner.plain import to_json
 from runner.types import UserError
-from runner.words import composed
+from runner.words import alike, composed
 
 _KINDS = ("kind", "label", "type", "entity_group", "entity", "tag", "labels")  # what the kind of a span is called
 _NO_SPANS = "it is no list of spans such as {start: 0, end: 5, kind: person}"
@@ -40,8 +41,10 @@ def gold_name(value: Any, classes: Sequence[str], labels: Collection[str] = ()) 
         return known
     if number is not None and 0 <= number < len(classes):
         return classes[number]
-    nothing = spelled[0] == "" or (number == -1 and bool(classes or labels))
-    return None if nothing else spelled[0]
+    if not spelled[0].strip() or (number == -1 and (classes or labels)):
+        return None
+    near = alike(spelled[0], (*classes, *labels)) if classes or labels else ()
+    return near[0] if len(near) == 1 else spelled[0]
 
 
 def gold_members(value: Any, labels: Collection[str], classes: Sequence[str] = ()) -> frozenset[str] | None:
@@ -50,7 +53,9 @@ def gold_members(value: Any, labels: Collection[str], classes: Sequence[str] = (
     A list, a text that is a JSON list, or one whose parts ``;``, ``|`` or commas separate. An empty list means that the
     row has none of the labels, an empty cell that nobody knows.
     """
-    if value is None or isinstance(value, UnreadableCell) or value != value or value == "":  # NaN
+    if (
+        value is None or isinstance(value, UnreadableCell) or value != value or str(value).isspace() or value == ""
+    ):  # NaN
         return None
     members = {gold_name(one, classes, labels) for one in members_of(value, labels)}
     return frozenset(name for name in members if name is not None)
@@ -102,7 +107,7 @@ def _spellings(value: Any) -> tuple[str, ...]:
 def _whole(value: Any) -> int | None:
     """The whole number that a cell holds, however it is written."""
     if isinstance(value, str):
-        found = _WHOLE.fullmatch(value)
+        found = _WHOLE.fullmatch(value.strip())
         return int(found[1]) if found else None
     if isinstance(value, float | Decimal):
         return int(value) if math.isfinite(value) and value == int(value) else None

@@ -1,8 +1,8 @@
 """One Jinja2 template over a row's columns: sandboxed, with missing and null columns as errors.
 
 A column is a variable, and ``row["Review Text"]`` is any column, whatever its name. Where a column is itself called
-``row``, the variable is that column, and ``columns["Review Text"]`` does the same. A whole number has no parts, so that
-the column ``row`` of a run as data leaves ``row["Review Text"]`` what it is.
+``row``, the variable is that column, and ``columns["Review Text"]`` does the same. Texts and whole numbers have no
+parts by name, so that a column ``row`` of them leaves ``row["Review Text"]`` what it is.
 
 A cell of bytes is a text where they are UTF-8, as some programs write texts; others are printed through ``tojson``. A
 cell of a CSV file is the text that the file shows, whatever other rows hold; where a template computes with it,
@@ -27,7 +27,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from runner.plain import duration_text, to_json
 from runner.text.chat.compiled import Compiled
 from runner.text.vocabulary import clean
-from runner.text.written import Written, as_written, key_of, plain
+from runner.text.written import Written, as_written, has_no_parts, key_of, parts_of, plain, with_parts
 from runner.types import RowError, UserError
 from runner.words import composed, did_you_mean
 
@@ -49,20 +49,14 @@ class _Bytes(bytes):
         raise TypeError("these bytes are no UTF-8 text; the filter tojson prints them as base64")
 
 
-class _Number(int):
-    """The cell of a column called ``row``, whose parts are the row's cells."""
-
-    cells: Mapping[str, Any]
-
-
 class _Environment(SandboxedEnvironment):
     """Mappings are asked for a cell that reads as a number as the text and as the number."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        return super().getattr(obj.cells if isinstance(obj, _Number) else obj, attribute)
+        return super().getattr(parts_of(obj, attribute), attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        obj = obj.cells if isinstance(obj, _Number) else obj
+        obj = parts_of(obj, argument)
         return super().getitem(obj, key_of(obj, argument) if isinstance(obj, Mapping) else argument)
 
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -144,7 +138,7 @@ class Template:
         except RowError:  # of a cell that cannot be read
             raise
         except Exception as error:  # templates compute with cells: any error concerns this row only
-            raise RowError(self.key, f"{type(error).__name__}: {error}") from error
+            raise RowError(self.key, f"{type(error).__name__}: {error}{self._hidden(error, variables)}") from error
         if not self._used and fuse is None:
             self._constant = text
         return text
@@ -153,10 +147,18 @@ class Template:
         """What the template uses of all that there is: a row may have many columns."""
         given = {name: self._shown(name, variables[name]) for name in self._used if name in variables}
         for name in self._whole:
-            if name not in given or type(given[name]) is int:
+            if name not in given or has_no_parts(given[name]):
                 cells = {column: self._shown(column, cell) for column, cell in row.items()}
-                given[name] = _numbered(given[name], cells) if name in given else cells
+                given[name] = with_parts(given[name], cells) if name in given else cells
         return given
+
+    def _hidden(self, error: Exception, variables: Mapping[str, Any]) -> str:
+        """Which column stands in the place of the row whose cell was asked for."""
+        for name in self._whole if isinstance(error, jinja2.UndefinedError) else ():
+            for _, column in _cells(self._tree, {name}):
+                if name in variables and column in variables:
+                    return f"; {name} is the column of this name here: write {cell(column, variables)}"
+        return ""
 
     def _shown(self, name: str, cell: Any) -> Any:
         """A cell as a template has it: bytes that are UTF-8 as text, one of a file without types as it stands there."""
@@ -170,12 +172,6 @@ class Template:
         if not isinstance(value, str):
             value = _printable(value)
         return value if self._fuse is None or isinstance(value, jinja2.Undefined) else self._fuse(str(value))
-
-
-def _numbered(number: int, cells: Mapping[str, Any]) -> _Number:
-    found = _Number(number)
-    found.cells = cells
-    return found
 
 
 def _printable(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Cells of files without types, such as CSV: texts that compute as the numbers they read as.
 
 Whether such a file's column is taken for numbers depends on all its cells; what a template makes of a cell must not.
+Texts and whole numbers have no parts by name: those of a cell of the column ``row`` are the row's cells.
 """
 
 from __future__ import annotations
@@ -126,3 +127,46 @@ def _read(text: str) -> int | float:
         return int(text)
     except ValueError:
         return float(text)
+
+
+class _Whole:
+    """A cell with the row's cells as its parts."""
+
+    cells: Mapping[str, Any]
+
+
+class _Number(_Whole, int):
+    """A whole number."""
+
+
+class _Text(_Whole, str):
+    """A text, with the methods of one."""
+
+
+class _WrittenNumber(_Whole, Written):
+    """A text that reads as a number."""
+
+
+_WHOLE: dict[type, Callable[[Any], Any]] = {
+    int: _Number,
+    str: _Text,
+    Written: lambda cell: _WrittenNumber(str(cell), cell.number),
+}
+
+
+def has_no_parts(cell: Any) -> bool:
+    """Whether it has none by name, so that ``with_parts`` gives it some."""
+    return type(cell) in _WHOLE
+
+
+def with_parts(cell: Any, cells: Mapping[str, Any]) -> Any:
+    """The cell, its parts by name those of the row."""
+    found = _WHOLE[type(cell)](cell)
+    found.cells = cells
+    return found
+
+
+def parts_of(value: Any, name: Any) -> Any:
+    """What has the part of this name: the value, or the row."""
+    own = isinstance(value, str) and (not isinstance(name, str) or hasattr(str, name))
+    return value.cells if isinstance(value, _Whole) and not own else value

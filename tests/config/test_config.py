@@ -144,6 +144,8 @@ MISTAKES = [
     ("job.method=guess", "job.method=guess", "choice, generate"),
     ("job.method=null", "job.method=null", "a text"),
     ("dataset.gold=kind job.labels=[ham,eggs]", "dataset.gold=kind", "'spam' is not among job.labels"),
+    ("dataset.gold=kind job.labels=[ham,Spam,SPAM]", "dataset.gold=kind", "'SPAM' differ from it in case"),
+    ("dataset.gold=kind job.labels=[ham,spann]", "dataset.gold=kind", """dataset.where='kind != "spam"'"""),
     ("dataset.gold=kind dataset.classes=[ham]", "dataset.classes", "'spam'"),
     ("job=generate", "job.labels", "not a key of jobs.generate.Generate"),
     # templates

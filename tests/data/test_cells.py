@@ -218,6 +218,14 @@ def test_a_damaged_saved_data_set_is_refused_naming_the_column(tmp_path):
         (2, ["neg", "pos"], [], "2"),
         ("1", ["1", "2"], [], "1"),
         (UnreadableCell("why"), ["neg", "pos"], [], None),
+        ("Positive ", [], ["positive", "negative"], "positive"),
+        ("very  GOOD\u00a0", [], ["very good", "good"], "very good"),
+        (" 1", ["neg", "pos"], [], "pos"),
+        (" POS", ["neg", "pos"], [], "pos"),
+        ("Us", [], ["US", "us"], "Us"),
+        ("US", [], ["US", "us"], "US"),
+        ("Positive ", [], [], "Positive "),
+        ("  ", [], ["positive"], None),
     ],
 )
 def test_a_gold_cell_means_a_label_however_it_is_written(value, classes, labels, name):

@@ -185,6 +185,11 @@ def test_scores_that_are_none_make_the_row_an_error(logprobs):
         (["1", "2", "3", "4", "5"], "Rating: 4/5", "4"),
         (["1", "2", "3", "4", "5"], "3.0", "3"),
         (["-1", "0", "1"], "Score: -1", "-1"),
+        (["positive", "negative"], "Negative? No, positive.", "positive"),
+        (["正面", "负面"], "不，正面", "正面"),
+        (["esporte", "política"], "O texto se encaixa no esporte", "esporte"),
+        (["esporte", "educação"], "No esporte.", "esporte"),
+        (["positiv", "negativ"], "Teksten er positiv i sin holdning", "positiv"),
     ],
 )
 def test_an_answer_that_begins_with_a_label_or_holds_only_one_is_matched(labels, answer, label):
@@ -235,6 +240,12 @@ def test_an_answer_that_begins_with_a_label_or_holds_only_one_is_matched(labels,
         (["1", "2", "3"], "1-10", "no label"),
         (["1", "2", "3"], "-1", "no label"),
         (["1", "2", "3"], "1,000", "no label"),
+        (["positive", "negative"], "no: positive", "no label"),
+        (["positive", "negative"], "not, positive", "no label"),
+        (["positive", "negative"], "Not, in my view, positive", "no label"),
+        (["正面", "负面"], "不是：正面", "no label"),
+        (["esporte", "política"], "O texto não é no esporte", "no label"),
+        (["deporte", "política"], "El texto no trata de deporte", "no label"),
     ],
 )
 def test_an_answer_without_one_clear_label_is_an_error_that_shows_it(labels, answer, problem):

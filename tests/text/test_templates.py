@@ -32,11 +32,22 @@ def test_a_column_called_row_may_have_parts():
     assert template.render({"row": {"x": 1, "y": 2}}) == "1 2"
 
 
-def test_a_column_called_row_that_holds_numbers_leaves_the_row_what_it_is():
-    template = Template("prompt.user", "{{ row }} {{ row['a b'] }} {{ row.real }} {{ row + 1 }} {{ row | tojson }}")
+def test_a_column_called_row_that_holds_numbers_or_texts_leaves_the_row_what_it_is():
+    template = Template("prompt.user", "{{ row }} {{ row['a b'] }} {{ row.real }} {{ row * 2 }} {{ row | tojson }}")
     template.check_names(["row", "a b", "real"])
     assert template.names == {"row", "a b", "real"}
-    assert template.render({"row": 7, "a b": "x", "real": "y"}) == "7 x y 8 7"
+    assert template.render({"row": 7, "a b": "x", "real": "y"}) == "7 x y 14 7"
+    assert template.render({"row": "r", "a b": "x", "real": "y"}) == 'r x y rr "r"'
+    template.take_columns(["row", "a b", "real"], ["row"])
+    assert template.render({"row": "7", "a b": "x", "real": "y"}) == "7 x y 14 7"
+    assert Template("x", "{{ row.upper() }}{{ row[0] }}").render({"row": "r"}) == "Rr"
+
+
+def test_a_column_called_row_that_hides_the_row_is_named():
+    template = Template("prompt.user", "{{ row['a b'] }}")
+    template.check_names(["row", "a b"])
+    with pytest.raises(RowError, match=r'row is the column of this name here: write \{\{ columns\["a b"\] \}\}'):
+        template.render({"row": {"c": 1}, "a b": "x"})
 
 
 def test_a_whole_row_can_be_gone_through():

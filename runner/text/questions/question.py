@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from runner.text.labels import Choice
+from runner.words import alike
 
 LABELS, MULTI, SCALE, SCHEMA = "labels", "multi", "scale", "schema"
 LABEL = "{label}"  # where a question about several labels names the one that is asked about
@@ -78,8 +79,10 @@ class Question:
 
     def value(self, cell: Any) -> float | None:
         """What a cell of the answer's or the gold column says on the scale; None for nothing."""
-        if isinstance(cell, str) and cell.strip() in self.names:
-            return self.values[self.names.index(cell.strip())]
+        if isinstance(cell, str):
+            near = (cell,) if cell in self.names else alike(cell, self.names)
+            if len(near) == 1:
+                return self.values[self.names.index(near[0])]
         try:
             number = float(cell)
         except (TypeError, ValueError, OverflowError):
