@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from runner.report.charts import charts
 from runner.report.figures import Figures
-from runner.report.quality import sections
+from runner.report.quality import perplexity_facts, sections
 from runner.report.tables import confusion_matrix, labels_table, rows_table, text_of
 from runner.results.quality.verdict import advice, verdict
 from runner.results.status import Status
@@ -102,7 +102,9 @@ def verdict_of(figures: Figures) -> str:
     if not finished:
         return "No row is finished yet."
     left = "All" if finished == status["rows"] else f"{finished:,} of"
-    done = f"{left} {count_of(status['rows'], 'row')} {'is' if status['rows'] == 1 else 'are'} finished"
+    done = "Its row is finished" if status["rows"] == 1 else f"{left} {status['rows']:,} rows are finished"
+    if facts := dict(perplexity_facts(figures)):
+        done = f"Perplexity {facts['perplexity']} on {facts['scored']}"
     if not errors:
         return f"{done}, none with an error."
     kind = text_of(next(iter(status["error_kinds"]), ""), 80)

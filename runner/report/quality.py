@@ -138,7 +138,7 @@ def perplexity_facts(figures: Figures) -> Facts:
     return [
         ("perplexity", _with_interval(found.perplexity, interval)),
         ("negative log-likelihood", f"{found.nll:.4f} nats a token"),
-        ("scored", f"{int(found.tokens):,} tokens in {found.windows:,} windows"),
+        ("scored", f"{int(found.tokens):,} tokens in {count_of(found.windows, 'window')}"),
     ]
 
 

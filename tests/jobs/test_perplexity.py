@@ -564,7 +564,7 @@ def test_a_run_has_a_log_a_report_and_its_tables_in_its_folder(words, tmp_path, 
     assert f"{found['tokens']:,} tokens in {found['windows']} windows" in page
     (folder / "report.html").unlink()
     assert main(["report", str(folder)]) == 0
-    assert f"{found['perplexity']:.3f} (95%: " in (folder / "report.html").read_text()
+    assert f"Perplexity {found['perplexity']:.3f} (95%: " in (folder / "report.html").read_text()
 
 
 def test_the_user_is_notified_and_the_schedule_kept(words, tmp_path, capsys):
