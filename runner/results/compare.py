@@ -15,7 +15,7 @@ import numpy as np
 from runner.checkpoint.identity import difference
 from runner.console import line, say
 from runner.data.cells import records
-from runner.results.quality.columns import Golds, column_with_gold, gold_column, is_right, question_of
+from runner.results.quality.columns import Golds, column_with_gold, gold_column, is_right, question_of, questions_of
 from runner.results.quality.paired import paired_answers, paired_figures
 from runner.results.quality.shapes import PairedFigures
 from runner.results.quality.spans import are_spans, paired_spans
@@ -28,7 +28,7 @@ FLIPS = 10  # rows shown that differ
 _FIGURES = {"micro_f1": "micro F1", "macro_f1": "macro F1", "jaccard": "Jaccard"}
 _FIGURES |= {"mae": "error", "kappa": "kappa", "spearman": "Spearman"}
 SURE = 0.05  # of p, below which a difference is taken for one
-_UNSAID = ("confidence", "probabilities", "expected", "spread")  # beside an answer, and may differ by rounding
+_UNSAID = ("confidence", "probabilities", "logprobs", "expected", "spread")  # beside an answer: may differ by rounding
 _BESIDES = ("rows", "shard_rows", "columns")  # in an identity: they follow from the rest, or do not matter
 _CHARS = 160
 
@@ -164,12 +164,15 @@ def _versions(run: Run) -> dict[str, Any]:
 
 def _compare_rows(a: Run, b: Run, by: str | None) -> Columns:
     ours, theirs = a.columns.job, b.columns.job
-    names = [name for name in ours if name in theirs and not name.endswith(_UNSAID)]
+    unsaid = {question.beside(what) for question in questions_of(a) for what in _UNSAID}
+    unsaid |= {name for name in ours if "stages" in a.identity and name.endswith(_UNSAID)}
+    names = [name for name in ours if name in theirs and name not in unsaid]
     for run in (a, b):
         if by is not None and by not in run.columns.kept:
             kept = ", ".join(run.columns.kept) or "none"
             raise UserError("--by", f"the output of {run.path} has no such input column; it has {kept}", value=by)
-    texts = [name for name in a.columns.kept if name != by]
+    gold = (a.config.get("dataset") or {}).get("gold")
+    texts = [name for name, column in a.columns.kept.items() if name != by and column != gold]
     columns, rng = Columns(same=Counter(dict.fromkeys(names, 0))), random.Random(0)
     for row, first, second in _pairs(a, b, [*names, "error"], texts, by):
         _count(columns, rng, names, row, first, second)
@@ -182,11 +185,9 @@ def _pairs(
     """The rows that both have finished: position in ``a``, columns in ``a``, columns in ``b``."""
     key = [by] if by else []
     if by:
-        seen: dict[Any, dict[str, Any]] = {}
-        for _, columns in _rows(b, [*names, *key]):
-            seen[_hashable(columns[by])] = columns
-        for row, columns in _rows(a, [*names, *key, *texts]):
-            if (match := seen.get(_hashable(columns[by]))) is not None:
+        seen = {found: columns for found, _, columns in _by_key(b, by, [*names, *key])}
+        for found, row, columns in _by_key(a, by, [*names, *key, *texts]):
+            if (match := seen.get(found)) is not None:
                 yield row, columns, match
         return
     others = _rows(b, names)
@@ -196,6 +197,17 @@ def _pairs(
             other = next(others, None)
         if other is not None and other[0] == row:
             yield row, columns, other[1]
+
+
+def _by_key(run: Run, by: str, names: list[str]) -> Iterator[tuple[Any, int, dict[str, Any]]]:
+    """The rows with their cells in the column ``by``; UserError for one that two rows have."""
+    seen: dict[Any, int] = {}
+    for row, columns in _rows(run, names):
+        key = _hashable(columns[by])
+        if seen.setdefault(key, row) != row:
+            value, first = escaped(repr(columns[by]))[:_CHARS], seen[key]
+            raise UserError("--by", f"rows {first:,} and {row:,} of {run.path} both have {value}", value=by)
+        yield key, row, columns
 
 
 def _rows(run: Run, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -215,7 +227,7 @@ def _count(
     if any(failed):
         columns.errors["in_both" if all(failed) else "in_a" if failed[0] else "in_b"] += 1
     if "label" in names:
-        columns.pairs[a["label"], b["label"]] += 1
+        columns.pairs[_hashable(a["label"]), _hashable(b["label"])] += 1
     differing = [name for name in names if a[name] != b[name]]
     columns.same.update(name for name in names if a[name] == b[name])
     if not differing:

@@ -84,6 +84,30 @@ def test_rows_of_other_order_are_matched_by_a_column(folder, capsys):
         compare(a, b, by="nope")
 
 
+def test_a_column_that_two_rows_share_a_value_of_matches_no_rows(folder):
+    Path("mail.csv").write_text("id,text\n1,a\n2,b\n1,c\n")
+    a, b = run("a"), run("b", "dataset.limit=2")
+    for one, other in ((a, b), (b, a)):
+        with pytest.raises(UserError, match=r"--by=id: rows 0 and 2 of outputs/a both have '?1"):
+            compare(one, other, by="id")
+
+
+def test_properties_of_a_schema_are_compared_whatever_they_are_called_and_hold(folder):
+    Path("mail.csv").write_text("id,text\n" + "".join(f"{i},mail {i}\n" for i in range(20)))
+    label = "{type: object, properties: {x: {enum: [a, b]}}, required: [x]}"
+    properties = f"{{label: {label}, confidence: {{enum: [low, high]}}}}"
+    schema = f"{{type: object, properties: {properties}, required: [label, confidence]}}"
+    words = ("job=generate", f"output.schema={schema}", "engine.temperature=0.9", "output.report=false")
+    keys = [word for word in KEYS if not word.startswith("job")]
+    for name, seed in (("a", 1), ("b", 2)):
+        assert main([*keys, *words, f"run_name={name}", f"seed={seed}"]) == 0
+    figures = compare(Path("outputs/a"), Path("outputs/b"))
+    first, second = ([(row["label"]["x"], row["confidence"]) for row in _rows(name)] for name in "ab")
+    for at, column in enumerate(("label", "confidence")):
+        same = [one[at] == other[at] for one, other in zip(first, second, strict=True)]
+        assert figures["columns"][column] == sum(same) / 20 < 1
+
+
 def test_errors_on_one_side(folder):
     keys = [word for word in KEYS if not word.startswith("prompt.user")]
     a = run("a")
