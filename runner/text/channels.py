@@ -174,6 +174,13 @@ class Channels:
             return Answer(answer.lstrip("\n"), self._thought(thought).strip())
         return Answer("", self._thought(thought), False) if begun else Answer(text)
 
+    def may_begin(self, ids: Sequence[int], prompt: Sequence[int] = ()) -> bool:
+        """Whether all that is written may stand before a thought, or be a part of the tag that begins one."""
+        if self.kind != "think" or self.is_open(prompt) or self._is_closed(prompt):
+            return False
+        written = self.vocabulary.decode(ids).lstrip()
+        return self._tags.begin.startswith(written) if self._is_text else not written and len(ids) < 4
+
     def span(self, ids: Sequence[int], prompt: Sequence[int] = ()) -> slice:
         """Where the answer's tokens lie among generated ids; an empty slice where it never began."""
         if self.kind == "harmony" and self.id["<|channel|>"] in ids:

@@ -230,7 +230,8 @@ class Prompter:
     def stops(self, ids: Sequence[int], sequence: sequences.Sequence) -> bool:
         """Whether a stop text has come up in the answer; the reasoning before it is not searched."""
         text = self.channels.read(ids, sequence.tokens).text
-        return any(stop in text for stop in self.stops_of(sequence))
+        found = any(stop in text for stop in self.stops_of(sequence))
+        return found and not self.channels.may_begin(ids, sequence.tokens)
 
     def _text(self, request: Request, row: Row) -> tuple[str, bool]:
         """The prompt's text, and whether its control tokens are marked: see ``runner.text.chat.marks``."""

@@ -51,6 +51,25 @@ def test_harmony_is_read_by_channel(gpt_oss):
     assert read(gpt_oss, "ham") == Answer("ham")
 
 
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_stop_text_counts_only_where_no_thought_can_begin_any_more(as_text):
+    tokenizer = small_tokenizer()
+    tokenizer.add_tokens([] if as_text else ["</think>"])
+    tags = {"thinking_tags": ["[T]", "[/T]"]} if as_text else {}
+    begin, end = tags.get("thinking_tags", ("<think>", "</think>"))
+    writer = prompter(tokenizer, stop=["\n", "["], **tags)
+    for text, stops in (
+        ("\n", False),
+        (f"\n{begin}good\n[", False),
+        (f"{begin}bad{end}\n", False),
+        (f"{begin}bad{end}\nfilm", False),
+        (f"{begin}bad{end}film\n", True),
+        ("film\n", True),
+        *((("[", False), ("[T", False), ("[U", True)) if as_text else ()),
+    ):
+        assert writer.stops(ids(tokenizer, text), Sequence((0, 0), [], 9)) is stops, text
+
+
 def test_think_tags_are_read(thinker):
     assert read(thinker, "<think>good bad</think>\n\nfilm") == Answer("film", "good bad")
     assert read(thinker, "good</think>film", prompt="hello <think>\n") == Answer("film", "good")
