@@ -152,7 +152,7 @@ def _normal(text: str) -> str:
 def _minhash(text: str) -> Any:
     from rensa import RMinHash
 
-    text = NO_WORD.sub(" ", one_form(text.lower())).strip()
+    text = NO_WORD.sub(" ", one_form(text.lower())).strip() or _normal(text)  # of signs only
     minhash = RMinHash(num_perm=PERMUTATIONS, seed=0)
     minhash.update(sorted({text[at : at + SHINGLE] for at in range(max(1, len(text) - SHINGLE + 1))}))
     return minhash

@@ -13,7 +13,6 @@ import yaml
 from runner.data.conf import DatasetConf
 from runner.export.annotate import model_name
 from runner.export.select import Selection
-from runner.results.run import Run
 from runner.types import UserError
 from runner.words import first_line
 
@@ -115,7 +114,7 @@ def card(name: str, selection: Selection, rows: int, schema: pa.Schema) -> str:
         "configs": [{"config_name": "default", "data_files": "data/*.parquet"}],
     }
     columns = "\n".join(f"| `{field.name}` | {field.type} |" for field in schema)
-    facts = "\n".join(f"| {what} | {value} |" for what, value in _facts(run, rows, selection.where))
+    facts = "\n".join(f"| {what} | {value} |" for what, value in _facts(selection, rows))
     prompt = run.config.get("prompt") or {}
     prompts = "".join(
         f"## {title}\n\n````\n{prompt[key]}\n````\n\n"
@@ -135,7 +134,8 @@ def _made(prompt: Mapping[str, Any]) -> str:
     return "Written by a language model, row by row, with rowmill. Nobody has checked the answers."
 
 
-def _facts(run: Run, rows: int, where: str | None) -> Iterator[tuple[str, Any]]:
+def _facts(selection: Selection, rows: int) -> Iterator[tuple[str, Any]]:
+    run, where = selection.run, selection.where
     config, status = run.config, run.status
     data, engine = config["dataset"], config["engine"]
     yield "rows", f"{rows:,}" + (f" (where `{where}`)" if where else "")
@@ -143,9 +143,13 @@ def _facts(run: Run, rows: int, where: str | None) -> Iterator[tuple[str, Any]]:
     yield "of", f"{status['rows']:,} {whole}, {status['errors']:,} with an error"
     yield "job", f"`{run.identity['job'].get('_target_', '')}`"
     yield "model", f"`{model_name(run)}`" + (f" at {rev}" if (rev := config["model"].get("revision")) else "")
+    if decided := str(selection.decision):
+        yield "labels", f"decided anew: {decided}"
     yield "input", _input(DatasetConf.of(data))
     if "prompt" in config:
-        yield "sampling", ", ".join(f"{key} {engine[key]}" for key in ("temperature", "top_p", "max_tokens"))
+        left_out = [key for key in ("top_k", "min_p") if engine.get(key)]
+        sampling = ("temperature", "top_p", *left_out, "max_tokens")
+        yield "sampling", ", ".join(f"{key} {engine[key]}" for key in sampling)
         yield "seed", config["seed"]
         yield "date", config["date"]
 

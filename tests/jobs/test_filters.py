@@ -82,6 +82,9 @@ def test_near_duplicates_of_accepted_and_seed_texts():
     one.keep(3, {"text": other})
     assert one.reason({"text": other.upper()}).startswith("1.00")
     assert one.reason({"text": ""}) is None
+    one.keep(4, {"text": "🎉🎉🎉"})
+    assert one.reason({"text": "🎉 🎉 🎉🎉"}) is None is one.reason({"text": "!!! ???"})
+    assert one.reason({"text": "🎉🎉🎉 "}).startswith("1.00")
 
 
 def test_balance_fills_up_and_remembers_when():

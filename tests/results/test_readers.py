@@ -199,12 +199,16 @@ def test_export_in_each_format(run, name, kind, tmp_path, capsys):
 def test_the_card_for_the_hub_says_what_the_run_was(run, name):
     from runner.export.hub import card
     from runner.export.select import Selection
+    from runner.results.quality.rescore import Decision
 
     schema = next(run.blocks()).table.schema
     said = card("me/data", Selection(run, False, None, None), 3, schema)
     assert f"| job | `{run.identity['job']['_target_']}` |" in said
     assert f"{run.status['rows']:,} in the {'input' if run.is_row_by_row else 'run'}" in said
     assert ("Measured with rowmill" in said) == (name == "perplexity")
+    anew = Selection(run, False, None, None, Decision(prior=False, threshold=0.5))
+    decided = "| labels | decided anew: without the prior, with a label from confidence 0.5 on |"
+    assert (decided in said, decided in card("me/data", anew, 3, schema)) == (False, True)
 
 
 # Damage
