@@ -24,6 +24,7 @@ _HASHED_WHOLE_BYTES = 1 << 30
 _BLOCKS, _BLOCK_BYTES = 256, 1 << 16
 _LATENT = {"deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "kimi_k2", "kimi_k25", "mistral4"}
 _EXPANDED = {"deepseek_v2", "youtu_llm"}
+_WHOLE_EVERY = 4  # layer of a model that attends in chunks (Llama 4), as mlx-lm has it, keeps all tokens
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
@@ -72,12 +73,14 @@ def kv_shape(config: dict[str, Any], kind: str, bits: int | None = None) -> KVSh
     if not (layers and heads and width):
         return None
     own = layers - int(table.get("num_kv_shared_layers") or 0)  # the last ones attend to the KV of these
-    number_bytes, window = _value_bytes(table, kind), int(table.get("sliding_window") or 0)
+    number_bytes, chunk = _value_bytes(table, kind), int(table.get("attention_chunk_size") or 0)
+    window = chunk or int(table.get("sliding_window") or 0)
     types = (table.get("layer_types") or [])[:own]
     every = int(table.get("full_attention_interval") or 0)
     linear = types.count("linear_attention") if types else layers - layers // every if every else 0
     own -= linear + types.count("conv")  # a state, whatever the length
     sliding = types.count("sliding_attention") if window else 0
+    sliding = layers - layers // _WHOLE_EVERY if chunk else sliding
     wide = int(table.get("global_head_dim") or width), int(table.get("num_global_key_value_heads") or heads)
     all_bytes = (own - sliding) * 2 * wide[1] * _head_bytes(wide[0], number_bytes, bits)
     return KVShape(all_bytes, sliding * 2 * heads * width * number_bytes, window)

@@ -147,7 +147,10 @@ class Channels:
         if self.think_tokens is None or self.kind is None:
             return False
         if self._is_text:
-            thought, closed, _ = self.vocabulary.decode(ids).partition(self._tags.end)
+            text = self.vocabulary.decode(ids)
+            if self._plain(text, prompt).reasoning is None:
+                return False
+            thought, closed, _ = text.partition(self._tags.end)
             words = self.vocabulary.encode_plain(thought.lstrip().removeprefix(self._tags.begin))
             return bool(closed) and len(words) >= self.think_tokens
         first, last = ("<|message|>", "<|end|>") if self.kind == "harmony" else self._tags[:2]

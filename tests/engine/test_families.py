@@ -86,6 +86,10 @@ def test_a_token_takes_the_memory_of_what_its_layers_store():
     for family in ("deepseek_v2", "deepseek_v32"):  # as it is foretold before weights load
         said = kv_shape({"model_type": family, **SIZES, **FAMILIES[family]}, "cpu")
         assert said.token_bytes == ResidentModel(tiny(family)).token_bytes
+    for bits in (None, 8):  # chunks stay whole
+        chunks = {**SIZES, **FAMILIES["llama4"]["text_config"], "head_dim": 32}
+        said = kv_shape({"model_type": "llama4", "text_config": chunks}, "cpu", bits)
+        assert said.sequence_bytes(100) == ResidentModel(tiny("llama4", head_dim=32), kv_bits=bits).slot_bytes(100)
     assert shared.token_bytes == 2 * 2 * 2 * 8 * size  # two of four layers have none of their own
     assert shared.slot_bytes(100) == (8 + 100) * 2 * 2 * 8 * size  # one of the others sees 8 tokens
 

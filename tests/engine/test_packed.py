@@ -14,6 +14,7 @@ from runner.engine.kernels import packed
 from runner.engine.windows.losses import losses
 from runner.models.tensors import KVShape, kv_shape
 from runner.types import UserError
+from tests.support.attentions import tiny
 from tests.support.engines import END, finish, one_by_one, prompts, sequences
 from tests.support.tiny import tiny_gpt_oss, tiny_llama
 
@@ -98,6 +99,8 @@ def test_models_that_cannot_have_it_cost_one_line(caplog):
     mx.set_default_device(mx.cpu)
     with pytest.raises(UserError, match=r"engine.kv_bits=8: no layer of this model can have it: windows, latent"):
         packed.tell(tiny_llama(head_dim=24), 8)
+    with pytest.raises(UserError, match=r"no layer of this model can have it"):  # what chooses tokens is no KV
+        packed.tell(tiny("deepseek_v32", index_head_dim=32), 8)
     with caplog.at_level("INFO", "rowmill"):
         packed.tell(tiny_gpt_oss(head_dim=32), 4)
     assert "KV caches of 4 bits in 1 layers; 1 stay at full precision" in caplog.text

@@ -134,9 +134,9 @@ def test_tags_that_are_plain_text_are_read_as_tokens_are_where_the_template_has_
     assert spanned[channels.span(spanned)] == code("film")
     assert channels.is_open(code(f"hello {begin}\n")) and not channels.is_open(code(f"hello {begin}{end}"))
     assert channels.skip(f"hello {begin}").rstrip().endswith(end)
-    assert channels.was_ended(code(f"{begin}{'so many words' * 9}{end}film"), []) and not channels.was_ended(
-        spanned, []
-    )
+    long = "so many words" * 9
+    assert channels.was_ended(code(f"{begin}{long}{end}film"), []) and not channels.was_ended(spanned, [])
+    assert not channels.was_ended(code(f"{long}{end}film"), [])  # no thought had begun
     takes = Grammars(vocabulary)
     for prompt, answer, right in (
         ("", f"{begin}so{end}ham", True),

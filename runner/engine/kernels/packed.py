@@ -80,7 +80,7 @@ class RoundedKV(KVCache):
     rounds = False  # whether the latest update was rounded
 
     def update_and_fetch(self, k: mx.array, v: mx.array) -> Any:
-        self.rounds = packs(k, v)
+        self.rounds = k is not v and packs(k, v)  # what chooses tokens gives its keys as values, and stays as it is
         if self.rounds:
             k, v = (unpack(pack(a, self.kv_bits), self.kv_bits, a.shape[-1], a.dtype) for a in (k, v))
         return super().update_and_fetch(k, v)
