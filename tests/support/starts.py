@@ -27,6 +27,7 @@ CODE = [sys.executable, "-P", "-c"]
 MEASURED = [[sys.executable, "-m", f"jobs.benchmark.{name}"] for name in ("measure", "card")]
 EARLY = ("HF_", "HOME", "LANG", "LC_", "LD_", "OMP_", "OPENBLAS_", "PYTHONPATH", "XDG_")  # read by imports
 MOST_BYTES = 200_000  # of a message
+INHERITED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)  # a shell has what it starts in the background ignore some
 STATUS = 4  # bytes of a process id and of how it ended
 
 
@@ -43,6 +44,7 @@ class Popen(subprocess.Popen):
             return
         ends = [own if end == -1 else end for own, end in enumerate((pipes[0], pipes[3], pipes[5]))]
         asked = {"args": list(map(str, args)), "cwd": str(cwd or Path.cwd()), "env": environment, "group": group}
+        asked["ignored"] = [int(number) for number in INHERITED if signal.getsignal(number) == signal.SIG_IGN]
         self._status = server(self.server).start({**asked, "targets": [0, 1, 2, *pass_fds]}, [*ends, *pass_fds])
         self.pid = int.from_bytes(_exactly(self._status, STATUS), "big")
         self._child_created = True
@@ -82,6 +84,7 @@ class Forked(subprocess.Popen):
         pipes = rest[3:9]
         ends = [own if end == -1 else end for own, end in enumerate((pipes[0], pipes[3], pipes[5]))]
         asked = {"args": list(map(str, args)), "cwd": cwd or Path.cwd(), "env": env and dict(env), "group": rest[-1]}
+        asked["ignored"] = [number for number in INHERITED if signal.getsignal(number) == signal.SIG_IGN]
         self.pid = os.fork()
         if not self.pid:
             become({**asked, "targets": [0, 1, 2, *pass_fds]}, [*ends, *pass_fds])
@@ -223,7 +226,11 @@ def surround(asked, descriptors):
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if callable(signal.getsignal(number)):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL)
+    for number in INHERITED:
+        signal.signal(number, signal.SIG_IGN if number in asked["ignored"] else signal.SIG_DFL)
+    if signal.SIGINT not in asked["ignored"]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python begins
     signal.set_wakeup_fd(-1)
     atexit._clear()  # what the process that waits had to do at its end
     subprocess.Popen = Forked
