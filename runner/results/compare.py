@@ -15,7 +15,16 @@ import numpy as np
 from runner.checkpoint.identity import difference
 from runner.console import line, say
 from runner.data.cells import records
-from runner.results.quality.columns import Golds, column_with_gold, gold_column, is_right, question_of, questions_of
+from runner.results.quality.columns import (
+    Golds,
+    column_of,
+    column_with_gold,
+    gold_column,
+    is_right,
+    question_of,
+    questions_of,
+    top,
+)
 from runner.results.quality.paired import paired_answers, paired_figures
 from runner.results.quality.shapes import PairedFigures
 from runner.results.quality.spans import are_spans, paired_spans
@@ -121,8 +130,11 @@ def _judged(a: Run, b: Run, by: str | None, gold: str | None, column: str | None
         name = gold_column(a, gold, column)
         judged = column_with_gold(a, column, name)
         golds = Golds.open(a, name, judged)
-        if judged not in b.columns.job:
+        (whole,) = top(a, judged)
+        if whole not in b.columns.job:
             raise UserError("--column", f"{b.path} has no such column of its job", value=judged)
+        for block in (next(iter(run.blocks([whole])), None) for run in (a, b)):
+            _ = block and column_of(block.table, judged)
     except UserError:
         if gold or column:
             raise
@@ -130,18 +142,27 @@ def _judged(a: Run, b: Run, by: str | None, gold: str | None, column: str | None
     rows, right, answers = [], [], []
     values = _golds(a, golds)
     chosen_on = {row for run in (a, b) for row in (run.prelude.get("thresholds") or {}).get("rows", ())}
-    for row, first, second in _pairs(a, b, [judged], [], by):
+    for row, first, second in _pairs(a, b, [whole], [], by):
         value = next(value for at, value in values if at == row)
         if golds.has(value) and row not in chosen_on:
             rows.append(row)
-            right.append([is_right(columns[judged], value, golds) for columns in (first, second)])
-            answers.append((value, first[judged], second[judged]))
+            said = [_part(columns, judged) for columns in (first, second)]
+            right.append([is_right(one, value, golds) for one in said])
+            answers.append((value, *said))
     both = np.array(right, np.bool_).reshape(-1, 2)
     found = paired_figures(judged, name, np.array(rows, np.int64), both[:, 0], both[:, 1])
     if found is not None and any(are_spans(one) for _, *said in answers for one in said):
         found["spans"] = paired_spans(*zip(*answers, strict=True))
     if found is not None and (question := question_of(a, judged)):
         found["figures"] = paired_answers(question, golds, answers) or {}
+    return found
+
+
+def _part(columns: dict[str, Any], name: str) -> Any:
+    """A column's cell, or the part of one that a dotted name means; None where it is null."""
+    found: Any = columns
+    for part in [name] if name in columns else name.split("."):
+        found = None if found is None else found[part]
     return found
 
 

@@ -93,7 +93,7 @@ def test_a_column_that_two_rows_share_a_value_of_matches_no_rows(folder):
 
 
 def test_properties_of_a_schema_are_compared_whatever_they_are_called_and_hold(folder):
-    Path("mail.csv").write_text("id,text\n" + "".join(f"{i},mail {i}\n" for i in range(20)))
+    Path("mail.csv").write_text("id,text,good\n" + "".join(f"{i},mail {i},{'ab'[i % 2]}\n" for i in range(20)))
     label = "{type: object, properties: {x: {enum: [a, b]}}, required: [x]}"
     properties = f"{{label: {label}, confidence: {{enum: [low, high]}}}}"
     schema = f"{{type: object, properties: {properties}, required: [label, confidence]}}"
@@ -106,6 +106,10 @@ def test_properties_of_a_schema_are_compared_whatever_they_are_called_and_hold(f
     for at, column in enumerate(("label", "confidence")):
         same = [one[at] == other[at] for one, other in zip(first, second, strict=True)]
         assert figures["columns"][column] == sum(same) / 20 < 1
+    paired = compare(Path("outputs/a"), Path("outputs/b"), gold="good", column="label.x")["gold"]
+    assert paired["accuracy_b"] == sum(one == "ab"[row % 2] for row, (one, _) in enumerate(second)) / 20
+    with pytest.raises(UserError, match=r"--column=label\.y: label has no part 'y'; valid: x"):
+        compare(Path("outputs/a"), Path("outputs/b"), gold="good", column="label.y")
 
 
 def test_errors_on_one_side(folder):
