@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from runner.data.cells import UnreadableCell, values
 from runner.data.conf import check_column
-from runner.data.gold import gold_members, gold_values
+from runner.data.gold import gold_members, gold_values, members_of
 from runner.loop.requests import shared_tokens
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, Question
 from runner.types import Example, Request, RowError, UnreadableRow, UserError
-from runner.words import alike
+from runner.words import alike, count_of
 
 if TYPE_CHECKING:
     from jobs.label.questions import Asked
@@ -84,9 +84,14 @@ def _check_labels(source: DataSource, question: Question, gold: str, key: str) -
             raise UserError(key, f"the value {name!r} is not among {listed}{_instead(name, names, gold)}", value=gold)
         if isinstance(value, str) and name is not None and value != name and alike(value, [name]):
             taken[value] = name
+    _tell_taken(key, gold, taken)
+
+
+def _tell_taken(key: str, gold: str, taken: Mapping[str, str]) -> None:
+    """Say which cells are taken for labels that they differ from."""
     if taken:
         value, name = next(iter(taken.items()))
-        more = f", and {len(taken) - 1:,} more values likewise" if len(taken) > 1 else ""
+        more = f", and {count_of(len(taken) - 1, 'more value')} likewise" if len(taken) > 1 else ""
         log.warning("%s=%s: %r, which differs in case or spaces only, is taken for %r%s", key, gold, value, name, more)
 
 
@@ -105,12 +110,17 @@ def _instead(name: str, names: list[str], gold: str) -> str:
 def _check_members(source: DataSource, question: Question, gold: str, key: str) -> None:
     if pa.types.is_struct(source.schema.field(gold).type):
         raise UserError(key, "labels cannot be compared with a column of objects", value=gold)
+    taken: dict[str, str] = {}
+    known = set(question.names)
     for start in range(0, len(source), _READ):
         for value in values(gold, source.table(start, start + _READ, [gold])[gold]):
-            wrong = (gold_members(value, question.names, source.conf.classes) or frozenset()) - {*question.names}
+            wrong = (gold_members(value, question.names, source.conf.classes) or frozenset()) - known
+            others = members_of(value, question.names) - known
+            taken |= {one: near[0] for one in others if len(near := alike(one, question.names)) == 1}
             if wrong:
                 listed = f"{question.key}.labels ({_listed(question.names)})"
                 raise UserError(key, f"the label {min(wrong)!r} in it is not among {listed}", value=gold)
+    _tell_taken(key, gold, taken)
 
 
 def _check_levels(source: DataSource, question: Question, gold: str, key: str) -> None:

@@ -43,6 +43,7 @@ from runner.results.run import Run
 from runner.results.scores import accuracy_by_coverage, calibration_error, label_figures, reliability
 from runner.text.questions.question import LABELS, MULTI, SCALE, SCHEMA, Question
 from runner.types import UserError
+from runner.words import alike
 
 log = logging.getLogger("rowmill")
 KINDS = ("labels", "numbers", "sets", "scale", "spans")
@@ -203,6 +204,10 @@ class Evaluation:
         joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         gold, label, confidence, before, plain, position, abstained, errors = joined
         names, (gold, label, plain) = self._in_order(gold, label, plain)
+        same = next((some for name in names if len(some := alike(name, names)) > 1), ()) if self.labels is None else ()
+        if same:
+            differ = "differ in case or spaces only and count as different labels"
+            log.warning("%s: %s %s", self.column, " and ".join(map(repr, same)), differ)
         rows = len(gold)
         labelled, right = label < len(names), gold == label
         found |= LabelFigures(

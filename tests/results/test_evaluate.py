@@ -145,6 +145,18 @@ def test_a_run_with_gold_tells_how_right_it_is():
     assert any("Cohen's kappa" in text for _, text in verdict_lines(found))
 
 
+def test_gold_in_other_case_is_what_it_means_and_told(caplog):
+    found = label(8, lambda i: "Ham " if i % 2 else "spam")["evaluation"]
+    assert "'Ham ', which differs in case or spaces only, is taken for 'ham'" in caplog.text
+    right = sum(name == ("ham" if i % 2 else "spam") for i, name in enumerate(labels_of()))
+    assert (found["rows"], found["accuracy"], [*found["confusion"]]) == (8, right / 8, ["ham", "spam"])
+    assert evaluate_run("outputs/mail") == found
+    several = ["job.multi=true", "prompt.user='{{ label.surface }} {{ text }}'", "run_name=several"]
+    found = label(4, lambda i: [["SPAM", "ham"], [], "Spam", "  "][i], *several)["evaluation"]
+    assert "'SPAM', which differs in case or spaces only, is taken for 'spam', and 1 more value" in caplog.text
+    assert (found["rows"], [found["classes"][name]["rows"] for name in ("ham", "spam")]) == (3, [1, 2])
+
+
 def test_rows_without_gold_do_not_count():
     assert label(60, lambda i: None if i % 3 else "ham")["evaluation"]["rows"] == 20
     found = label(60, lambda i: None if i else "ham", "run_name=one")["evaluation"]
