@@ -77,6 +77,8 @@ class OpenAIBatch:
 
     def check_source(self, source: DataSource, prompter: Prompter) -> None:
         """Say which requests the model's chat template will refuse, before the model is loaded."""
+        if "problem" not in source.column_names:
+            raise UserError("dataset", "the job openai_batch answers batch files: dataset=openai_batch reads them")
         looked_at = min(LOOKED_AT, len(source))
         asked = (_roles(row) for row in source.rows(0, looked_at))
         refused = Counter(why for roles in asked if roles and (why := prompter.refusal(roles)))

@@ -4,7 +4,8 @@ What one model has labelled or made up becomes training data, and another learns
 
     rowmill export outputs/mail train.jsonl --format chat --validation 0.2
 
-mlx-lm's trainer reads this folder's train.jsonl and valid.jsonl. FOLDER is the model's, or its hub id:
+mlx-lm's trainer reads this folder's train.jsonl and valid.jsonl, of which each needs four examples or more (or
+``--batch-size 1``). FOLDER is the model's, or its hub id:
 
     mlx_lm.lora --train --model FOLDER --data . --adapter-path mail_adapter
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _BESIDE = {"image.adapter": "an adapter"}  # what a model cannot do without, and
 _UNUSED = {"image.template": "template", "image.system": "system prompt", "image.params": "parameters"}
 WINDOWS = Path("/mnt")  # where WSL has the drives of Windows
 _DRIVE = re.compile(r"([A-Za-z]):[\\/]")
+_MOST_NAMED = 12  # in a message
 _QUANTISATION = re.compile(r"[-.](?:UD-)?(?P<name>(?:I?Q\d|TQ\d|MXFP4|B?F16|F32)[A-Z0-9_]*)$", re.IGNORECASE)
 
 
@@ -57,8 +59,9 @@ def find(address: str) -> Installed:
     if len({one.digest or one.address for one in found}) > 1:
         raise UserError("model", f"{label} has several: {_names(found)}; choose one", value=address)
     if not found:
+        near = sorted(all_found, key=lambda one: -_likeness(asked, one)) if len(all_found) > _MOST_NAMED else all_found
         there = (
-            f"it has {_names(all_found)}"
+            f"it has {_names(near)}"
             if all_found
             else f"it has no models in {', '.join(map(_shown, _folders(program)))}"
         )
@@ -74,9 +77,13 @@ def all_installed() -> Iterator[Installed]:
         yield from sorted(listed(), key=lambda one: one.address)
 
 
-def _names(found: list[Installed], most: int = 12) -> str:
-    more = f" and {count_of(len(found) - most, 'other')}" if len(found) > most else ""
-    return ", ".join(f"{one.address} ({size(one.size_bytes)})" for one in found[:most]) + more
+def _names(found: list[Installed]) -> str:
+    more = f" and {count_of(len(found) - _MOST_NAMED, 'other')}" if len(found) > _MOST_NAMED else ""
+    return ", ".join(f"{one.address} ({size(one.size_bytes)})" for one in found[:_MOST_NAMED]) + more
+
+
+def _likeness(asked: str, one: Installed) -> float:
+    return max(SequenceMatcher(None, asked.lower(), name.lower()).ratio() for name in one.names)
 
 
 def _shown(folder: Path) -> str:
@@ -176,14 +183,15 @@ def _models_of(home: Path) -> Path:
 
 
 def _of_lm_studio() -> Iterator[Installed]:
-    """One for each GGUF model of PUBLISHER/REPOSITORY/, and for each MLX folder."""
+    """One for each GGUF model of PUBLISHER/REPOSITORY/, in folders of it, too, and for each MLX folder."""
     for folder in _lm_studio_folders():
         for repository in (path for path in _within(folder, "*/*") if path.is_dir()):
             name = "/".join(repository.relative_to(folder).parts)
             if (repository / "config.json").is_file():
                 total = sum(file.stat().st_size for file in repository.glob("*.safetensors") if file.is_file())
                 yield Installed(f"lmstudio:{name}", repository, _spellings(name), total)
-            yield from (_from_file(name, file) for file in gguf_files(repository))
+            places = (repository, *(path for path in _within(repository, "**/*") if path.is_dir()))
+            yield from (_from_file(name, file) for place in places for file in gguf_files(place))
 
 
 def _from_file(repository: str, file: Path) -> Installed:

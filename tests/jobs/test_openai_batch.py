@@ -240,8 +240,10 @@ def test_what_is_no_batch_is_refused(folder, capsys):
     runner.run([*words, "engine.backend=fake"])
     assert main(EXPORT) == 2
     assert "was not made from dataset=openai_batch" in capsys.readouterr().err
-    with pytest.raises(UserError, match="no column 'body'"):
-        runner.run(["job=openai_batch", "dataset=text", "dataset.path=a.txt", "engine.backend=fake"])
+    (folder / "b.jsonl").write_text(json.dumps({"custom_id": "a", "body": {"messages": []}}) + "\n")
+    for kind, file, why in (("text", "a.txt", "no column 'body'"), ("jsonl", "b.jsonl", "dataset=openai_batch reads")):
+        with pytest.raises(UserError, match=why):
+            runner.run(["job=openai_batch", f"dataset={kind}", f"dataset.path={file}", "engine.backend=fake"])
 
 
 def steps(body, **job):

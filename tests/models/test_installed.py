@@ -90,6 +90,8 @@ def test_several_tags_or_quantisations_ask_for_one(home):
     four = download(home, "maker/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf")
     download(home, "maker/Qwen3-4B-GGUF/Qwen3-4B-Q8_0.gguf")
     download(home, "maker/Qwen3-4B-GGUF/mmproj-F16.gguf")
+    below = download(home, "maker/Large-GGUF/UD-Q2_K_XL/Large-UD-Q2_K_XL.gguf")
+    assert find("lmstudio:large@Q2_K_XL").path == find("lmstudio:maker/Large-GGUF").path == below
     with pytest.raises(
         UserError, match=r"has several: lmstudio:maker/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M .*Q8_0 .*choose one"
     ):
@@ -109,6 +111,11 @@ def test_what_is_not_there_lists_what_is(home):
     pull(home, "library/gemma3", "270m")
     with pytest.raises(UserError, match=r"it has ollama:gemma3:270m \("):
         find("ollama:phi")
+    for at in range(12):
+        pull(home, f"library/a{at}", "latest")
+    pull(home, "library/phi4-mini", "latest")
+    with pytest.raises(UserError, match=r"it has ollama:phi4-mini:latest .* and 2 others$"):  # the likest first
+        find("ollama:phi4mini")
 
 
 def test_what_cannot_be_used_says_why(home):
