@@ -42,13 +42,17 @@ _HAN_BEFORE, _HAN_AFTER = (rf"[\p{{Han}}--[{letters}]]" for letters in ("是为�
 _NEGATIONS = (
     r"not(?!\s+(?:only|just|merely))|(?:is|are|was|were|do|does|did|would|could|should|ca)nt|n['\u2019]t|cannot|never|nor"
     r"|neither|no(?!\s+(?:doubt|question)|\s+s[oó]lo)|nothing(?!\s+but)|without(?!\s+(?:an?y?\s+)?doubt)|hardly|barely"
-    r"|scarcely|unlikely|far\s+from|anything\s+but|(?:rather|other)\s+than|instead\s+of|opposed\s+to"
+    r"|scarcely|unlikely|far\s+from|anything\s+but|(?:rather|other|less)\s+than|instead\s+of|opposed\s+to"
+    r"|opposite\s+of|none\s+of|nobody|lack(?:s|ing)?|fails?\s+to|refuses?\s+to|impossible|doubtful|(?:i|we)\s+(?:\w+ly\s+)?doubt"
     r"|nicht(?!\s+nur)|kein(?!\s+zweifel)(?:e[mnrs]?)?|weder(?:\W+\w+){1,4}?\W+noch|weder|keine(?:sweg|sfall)s|nie(?:mals)?|ohne(?!\s+zweifel)|kaum"
     r"|pas|ni|non(?!\s+seulement|\s+solo)|jamais|sans(?!\s+(?:aucun\s+)?doute)|aucune?|sin(?!\s+duda)|ning[uú]na?|nunca|tampoco"
     r"|não|nem|sem(?!\s+dúvida)|nenhuma?|senza(?!\s+dubbio)|né|niet|geen|ikke|inte|не(?!\s+только)|ни|нет|без(?!\s+сомнен)"
     r"|ні|bukan|tidak|không|chẳng|नहीं|न|و?ليست?|غير|\u05d5?לא|אינו|אינה|איננו|안"
 )
-_TURNS = r"but|because|since|hence|therefore|thus|sondern|aber|weil|mais|pero|sino|porque|но|\u0430|אלא"
+_TURNS = (
+    r"but|because|since|hence|therefore|thus|so\s+(?:it|this|i|the)"
+    r"|sondern|aber|weil|mais|pero|sino|porque|но|\u0430|אלא"
+)
 _END_OF_CLAUSE = r".,;:!?\u2013\u2014\u060c\u061b\n"
 _SIGNS = rf"(?:(?!\s-+\s)[^\w{_END_OF_CLAUSE}])"
 _OF_SPACELESS = (
@@ -62,10 +66,11 @@ _ANSWERS = r"no|non|não|nein|нет|ні|nunca|never|jamais"
 _ASIDE = rf",(?:{_SIGNS}*\w+){{1,5}}\s*,"  # "not, in my view, spam"
 _PAUSE = rf"(?:{_SIGNS}*(?:[:\u2026]|\.{{2,}})|(?<!(?<!\w)(?:{_ANSWERS}))\s*(?:{_ASIDE}|[,;\u2013\u2014]|-\s)){_SIGNS}*"
 _OTHER = rf"(?:{_SIGNS}+\w+)?{_SIGNS}+(?:n?or|oder|noch|ou|o|ni|или|ни)(?!\w)"
+_CROSSED = r"(?:\A|[\n,;|])\s*(?:[-*]\s+)?(?:[\u2717\u2718\u274c\u2610]|\[\s?\])\s*\Z"
 _NOT_BEFORE = regex.compile(
     rf"(?<![\w'\u2019])(?:\w+(?=n['\u2019]t))?(?:{_NEGATIONS})(?!\w)"
     rf"(?:(?:{_WORD_OF_CLAUSE}){{0,5}}+(?:{_OTHER})?{_SIGNS}*|\s+|{_PAUSE})\Z"
-    rf"|(?<!\w)(?:non|un|anti)-\Z|(?:{_OF_SPACELESS})[\s\"'“「『【*_:]*\Z|~~\Z|(?<!\w)(?:nein|nee|nej)\s*:\s*\Z"
+    rf"|(?<!\w)(?:(?:non|un|anti)-|(?:not?|non|un)_)\Z|(?:[\u2260\xac]\s*|(?<![\w!])!)\Z|{_CROSSED}|(?:{_OF_SPACELESS})[\s\"'“「『【*_:]*\Z|~~\Z|(?<!\w)(?:nein|nee|nej|false|wrong)\s*:\s*\Z"
 )
 # Words that deny in one language and mean something else in another ("no" is "in the" in Portuguese), by what shows
 # that an answer, or a label, is in the other.
@@ -84,8 +89,10 @@ _QUOTES = r"[\s\"'`”」』】*_]*"
 _NOT_AFTER = regex.compile(
     rf"{_QUOTES}(?:(?:という|な)?(?:わけ|もの|内容)?(?:では|じゃ|で)(?:な[いくか]|あり?ません)|と[はも](?:言|い|思|呼)[えべ](?:な[いく]|ません)"
     r"|[이가]?\s*(?:아니|아닌|아닙)|적인\s*것[은이]\s*아니|(?:적이)?지\s*않|(?:적이)?라고\s*(?:는\s*)?\w+\s*(?:수\s*(?:는\s*)?없|어렵|힘들)"
-    r"|(?:\s+\w+){0,2}\s+(?:değil|नहीं)|(?:[^\S\n]+\w+){1,4}[^\S\n]+(?:not|nicht|niet|inte|ikke)\s*(?:[.!?\n]|$)"
-    r"|[:=]\W*(?:no|false|nein|non|нет|否|0(?:\.0+)?(?!\.?\d))\s*(?:[^\w\s]|\Z)"
+    r"|(?:\s+\w+){0,2}\s+(?:değil|नहीं)|(?:[^\S\n]+\w+){0,4},?[^\S\n]+(?:not|nicht|niet|inte|ikke)\s*(?:[.!?\n]|$)"
+    r"|\s*(?:[:=(\u2192\u2013\u2014]|-+>|-\s)\W*(?:no(?:pe|ne)?|not(?:\s+at\s+all)?|never|false|incorrect|wrong|nein|non|нет|否|0(?:\.0+)?(?!\.?\d))"
+    r"\s*(?:[^\w\s]|\Z)|\s*[:=]?\s*[\u2717\u2718\u274c]\s*(?:[\n,;|]|\Z)"
+    r"|\s+(?:is|was|seems|would\s+be)\s+(?:wrong|incorrect|false|impossible|not)(?!\w)"
     r"|\?+[\s\"'”*]+(?!yes|yeah|ja|oui|s[ií]|да)\w)"
 )
 # What stands between labels that an answer lists without choosing one: "spam or ham", {"spam": 0.1, "ham": 0.9}.
