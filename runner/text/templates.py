@@ -133,12 +133,14 @@ class Template:
         except _NullError:
             cells = variables if row is None else {**row, **variables}
             nulls = sorted(name for name in self.names if cells.get(name, "") is None)
-            what = f"column {', '.join(nulls)} is null" if nulls else "a value is null"
+            hidden = self._hidden(variables)
+            what = f"column {', '.join(nulls)} is null" if nulls else f"a value is null{hidden}"
             raise RowError(self.key, what) from None
         except RowError:  # of a cell that cannot be read
             raise
         except Exception as error:  # templates compute with cells: any error concerns this row only
-            raise RowError(self.key, f"{type(error).__name__}: {error}{self._hidden(error, variables)}") from error
+            hidden = self._hidden(variables) if isinstance(error, jinja2.UndefinedError) else ""
+            raise RowError(self.key, f"{type(error).__name__}: {error}{hidden}") from error
         if not self._used and fuse is None:
             self._constant = text
         return text
@@ -152,9 +154,9 @@ class Template:
                 given[name] = with_parts(given[name], cells) if name in given else cells
         return given
 
-    def _hidden(self, error: Exception, variables: Mapping[str, Any]) -> str:
+    def _hidden(self, variables: Mapping[str, Any]) -> str:
         """Which column stands in the place of the row whose cell was asked for."""
-        for name in self._whole if isinstance(error, jinja2.UndefinedError) else ():
+        for name in self._whole:
             for _, column in _cells(self._tree, {name}):
                 if name in variables and column in variables:
                     return f"; {name} is the column of this name here: write {cell(column, variables)}"

@@ -24,6 +24,7 @@ from runner.data.gold import members_of
 from runner.results import scores
 from runner.results.evaluate import evaluate_labels, evaluate_run
 from runner.results.quality.rescore import Decision
+from runner.results.quality.values import set_figures
 from runner.results.quality.verdict import advice, verdict
 from runner.results.run import Run
 from runner.results.show import confusion_table, verdict_lines
@@ -401,6 +402,12 @@ def test_numbers_are_judged_by_their_errors_as_scikit_learn_does(tmp_path, capsy
     shown = capsys.readouterr().out
     assert f"mean absolute {found['mae']:.4g}" in shown and "80 of 81 rows with gold have one in total" in shown
     assert evaluate_run(path, kind="labels")["accuracy"] == found["exact"]
+
+
+def test_a_row_without_an_answer_is_not_right_by_an_empty_set_of_gold():
+    found = set_figures("tags", [[], [], ["a"]], [None, [], ["a"]], ["a", "b"])
+    assert (found["answered"], found["exact"], found["jaccard"]) == (2, pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert (found["precision"], found["recall"]) == (1, 1)
 
 
 def test_sets_are_judged_by_what_they_share_as_scikit_learn_does(tmp_path, capsys):

@@ -48,6 +48,8 @@ def test_a_column_called_row_that_hides_the_row_is_named():
     template.check_names(["row", "a b"])
     with pytest.raises(RowError, match=r'row is the column of this name here: write \{\{ columns\["a b"\] \}\}'):
         template.render({"row": {"c": 1}, "a b": "x"})
+    with pytest.raises(RowError, match=r"is null; row is the column of this name here"):
+        template.render({"row": {"a b": None}, "a b": "x"})
 
 
 def test_a_whole_row_can_be_gone_through():

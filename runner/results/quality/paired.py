@@ -69,11 +69,13 @@ def paired_answers(
     return None
 
 
-def _set(answer: Any) -> frozenset[str]:
-    return frozenset(answer or ())
+def _set(answer: Any) -> frozenset[str] | None:
+    return None if answer is None else frozenset(answer)
 
 
-def _paired_sets(question: Question, rows: list[tuple[Members, Members, Members]]) -> dict[str, PairedFigure]:
+def _paired_sets(
+    question: Question, rows: list[tuple[Members, Members | None, Members | None]]
+) -> dict[str, PairedFigure]:
     kinds = Counter(rows)
     counts = np.array(list(kinds.values()), np.int64)
     sides = [rates_of([(one[0], one[side]) for one in kinds], question.names) for side in (1, 2)]

@@ -76,18 +76,18 @@ def _correlation(a: Floats, b: Floats) -> float | None:
 def set_figures(
     column: str, gold: Sequence[Any], said: Sequence[Any], names: Sequence[str] | None = None
 ) -> SetFigures:
-    """Of rows with gold: how many were ``answered``; over all of them, one without an answer being an empty set, the
-    share ``exact``, the mean Jaccard index (1 for two empty sets), precision, recall and F1 over all members (micro),
-    and the mean F1 of the members (macro) with figures for each.
+    """Of rows with gold: how many were ``answered``; over all of them the share ``exact``, the mean Jaccard index (1
+    for two empty sets), precision, recall and F1 over all members (micro), and the mean F1 of the members (macro) with
+    figures for each. A row without an answer has no members and is not right, whatever the gold set is.
 
     ``names``: the members that there may be; None for those that occur.
     """
     pairs = Counter(
-        (members_of(g, names or ()), members_of(s, names or ()) if s is not None else frozenset())
+        (members_of(g, names or ()), members_of(s, names or ()) if s is not None else None)
         for g, s in zip(gold, said, strict=True)
     )
     counts = np.array(list(pairs.values()), np.int64)
-    known = list(names) if names is not None else sorted(frozenset().union(*(g | s for g, s in pairs)))
+    known = list(names) if names is not None else sorted(frozenset().union(*(g | (s or g) for g, s in pairs)))
     few = known[:MOST_MEMBERS]
     rates = rates_of(list(pairs), few)
     found, drawn = rates.of(counts[None, :]), rates.drawn(counts)
@@ -114,12 +114,14 @@ def set_figures(
     )
 
 
-def rates_of(pairs: list[tuple[Members, Members]], names: list[str]) -> Rates:
-    """What pairs of sets, gold and answer, contribute to the figures over them all."""
+def rates_of(answers: list[tuple[Members, Members | None]], names: list[str]) -> Rates:
+    """What pairs of sets, gold and answer, contribute to the figures over them all. No answer (None) is never right."""
+    answered = np.array([said is not None for _, said in answers], np.bool_)
+    pairs = [(gold, said or frozenset()) for gold, said in answers]
     both, ours, theirs = (np.array([len(part(g, s)) for g, s in pairs], np.float64) for part in _PARTS)
     union = ours + theirs - both
-    jaccard = np.where(union > 0, both / np.maximum(union, 1), 1.0)
-    return Rates(both, ours, theirs, union == both, jaccard, _by_name(pairs, names))
+    jaccard = np.where(union > 0, both / np.maximum(union, 1), answered)
+    return Rates(both, ours, theirs, answered & (union == both), jaccard, _by_name(pairs, names))
 
 
 def _by_name(pairs: list[tuple[Members, Members]], names: list[str]) -> ByName:
