@@ -18,7 +18,7 @@ The output has a row for each window, with these columns beside ``error`` and ``
 
     ``begin``: The position of the window's first token in the text.
     ``end``: The position after its last one.
-    ``tokens``: How many of them are scored: those that no window before it held.
+    ``tokens``: How many of them are scored: those that no window before it held, without its own first one.
     ``nll``: The sum of their negative log-likelihoods, in nats.
 
 Figures of two programs can be compared only if both cut and score the text alike; the table says how it was done here.

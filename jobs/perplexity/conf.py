@@ -26,7 +26,7 @@ class PerplexityConf:
         bos: Whether each window begins with the token that begins a text, which is not scored. null: if the model's
             tokenizer puts it there.
         context: How many tokens at the beginning of each window are not scored, the one that begins a text among
-            them; a last window that is shorter is left out then. null: that token and the first of the text.
+            them; a last window that is shorter is left out then. null: that token and the window's first of the text.
     """
 
     window: int = key(4096, least=2)
