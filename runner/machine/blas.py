@@ -14,7 +14,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 log = logging.getLogger("rowmill")
@@ -87,7 +87,7 @@ def _carried_libraries() -> Iterator[Path]:
 def _open(name: str, single: bool) -> str | None:
     try:
         library = ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
-        if kernels := _better_kernels(library, _cpu_flags()):
+        if kernels := _better_kernels(library, _cpu_flags):
             library = _open_again(name, library, kernels)
     except OSError as error:
         log.debug("%s does not open: %s", name, error)
@@ -97,10 +97,11 @@ def _open(name: str, single: bool) -> str | None:
     return name
 
 
-def _better_kernels(library: ctypes.CDLL, flags: set[str]) -> str | None:
+def _better_kernels(library: ctypes.CDLL, cpu_flags: Callable[[], set[str]]) -> str | None:
     """The kernels that an OpenBLAS should use, if it does not know this CPU and nobody has chosen any."""
     if _CHOICE in os.environ or _kernels(library) != _UNKNOWN:
         return None
+    flags = cpu_flags()
     return next((name for name, needed in _KERNELS.items() if needed <= flags), None)
 
 
