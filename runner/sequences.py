@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import MutableSequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Protocol, Self
@@ -169,3 +170,8 @@ class Queue(Engine, Protocol):
     def withdraw(self, count: int) -> list[Sequence]:
         """Forget up to so many sequences that have not begun, those added last first; they are given back."""
         ...
+
+
+def taken_back(waiting: MutableSequence[Sequence], count: int) -> list[Sequence]:
+    """What ``Queue.withdraw`` gives back of the sequences that wait."""
+    return [waiting.pop() for _ in range(min(count, len(waiting)))]

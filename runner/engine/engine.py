@@ -23,7 +23,7 @@ from runner.engine.lanes import Drawn, Lane, Launch
 from runner.engine.masks import Grammars
 from runner.engine.sampling import logprob_fields
 from runner.engine.tuning import Growth
-from runner.sequences import Costs, Gauge, Generation, Sequence, Work
+from runner.sequences import Costs, Gauge, Generation, Sequence, Work, taken_back
 from runner.text.choices import score_fields
 from runner.types import BAD_GRAMMAR, TOO_LONG
 from runner.words import size
@@ -108,7 +108,7 @@ class BatchEngine:
 
     def withdraw(self, count: int) -> list[Sequence]:
         """See Queue."""
-        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
+        return taken_back(self.waiting, count)
 
     def step(self) -> list[Generation]:
         """Admit, launch the next forward passes, read the ones before them."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.machine.facts import peak_memory
-from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
+from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work, taken_back
 from runner.text.choices import score_fields
 from runner.text.vocabulary import ByteTokenizer
 from runner.types import BAD_GRAMMAR
@@ -69,7 +69,7 @@ class FakeEngine:
 
     def withdraw(self, count: int) -> list[Sequence]:
         """See Queue."""
-        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
+        return taken_back(self.waiting, count)
 
     def step(self) -> list[Generation]:
         batch, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]

@@ -28,7 +28,7 @@ from runner.fleet.local import LocalTransport
 from runner.fleet.wire import Receiver, Spec, Turn
 from runner.loop.plan import Plan
 from runner.models.recipes import ModelConf
-from runner.sequences import Costs, Gauge, Generation, Sequence, Work
+from runner.sequences import Costs, Gauge, Generation, Sequence, Work, taken_back
 
 SEAT_ROWS_S, SLOTS = 30.0, 32
 
@@ -129,7 +129,7 @@ class Lanes:
         self.waiting.extend(sequences)
 
     def withdraw(self, count):
-        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
+        return taken_back(self.waiting, count)
 
     def step(self):
         while self.waiting and len(self.lanes) < self.batch_size:

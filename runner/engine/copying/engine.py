@@ -22,7 +22,7 @@ from runner.engine.copying.even import EvenRows
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, normaliser, pairs, uniforms
 from runner.engine.trial import Trial
-from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work
+from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work, taken_back
 from runner.text.choices import Walk, choice_tree, score_fields
 from runner.types import BAD_GRAMMAR, TOO_LONG
 from runner.words import size
@@ -111,7 +111,7 @@ class CopyingEngine:
 
     def withdraw(self, count: int) -> list[Sequence]:
         """See Queue."""
-        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]
+        return taken_back(self.waiting, count)
 
     def step(self) -> list[Generation]:
         """Start what waits, score what is only scored, and advance the batch by a token."""

@@ -14,7 +14,7 @@ from runner.engine.budget import Budget
 from runner.engine.conf import EngineConf
 from runner.engine.windows.losses import chunk_tokens, losses
 from runner.machine.device import Device, cpu_streams
-from runner.sequences import Costs, Gauge, Generation, Sequence, Work
+from runner.sequences import Costs, Gauge, Generation, Sequence, Work, taken_back
 
 
 def windows_at_once(conf: EngineConf, device: Device, window: int, share: float) -> int:
@@ -90,7 +90,7 @@ class WindowEngine:
 
     def withdraw(self, count: int) -> list[Sequence]:
         """See Queue."""
-        return [self._waiting.pop() for _ in range(min(count, len(self._waiting)))]
+        return taken_back(self._waiting, count)
 
     def step(self) -> list[Generation]:
         """See Engine."""
