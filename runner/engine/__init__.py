@@ -9,7 +9,7 @@ copying    The engine for models whose layers cannot share prefixes, as their ca
 drafts     Prompt lookup: tokens that may come next, taken from the text so far, and verified by the model in one step.
 engine     The resident MLX model's engine: continuous batches over shared prefixes.
 fake       An engine without a model, for trials and tests: deterministic answers from each prompt's hash.
-kernels    What kernels share: how scores are masked, and how CUDA kernels are checked before they are used.
+kernels    What attention is computed with beside MLX's own operations, by device, and how scores are masked.
 lanes      Sequences at work, in prefill or decoding: what each brings to a step, and what comes of a launched step.
 masks      Constrained decoding: grammars compiled over token ids, and the mask of a whole step.
 open       From a model folder to an engine that serves a run: weights, budgets, batch sizes.

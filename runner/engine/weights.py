@@ -57,9 +57,9 @@ def load(folder: Path, device: Device, limit: int | None = None) -> tuple[Any, d
     limit = device.memory_bytes if limit is None else limit
     _check_memory(folder, model, limit, device.kind)
     if device.kind == "cuda":
-        from runner.engine.kernels import cuda
+        from runner.engine.kernels.cuda.prepare import prepare
 
-        cuda.prepare(model, limit)
+        prepare(model, limit)
     _evaluate(folder, model)
     if _kept is not None:
         _kept[folder, device.kind] = model, config

@@ -95,7 +95,7 @@ def engines(name, options, device):
     from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
     from runner.engine.copying.engine import CopyingEngine
     from runner.engine.engine import BatchEngine
-    from runner.engine.kernels import cuda
+    from runner.engine.kernels.cuda.prepare import prepare
     from runner.engine.tuning import copies_here
 
     def prepared():
@@ -106,7 +106,7 @@ def engines(name, options, device):
             model.update(tree_map(lambda a: a / 2 if a.ndim > 1 else a, model.parameters()))
             mx.eval(model.parameters())
         if device.kind == "cuda":
-            cuda.prepare(model, 40 << 30)
+            prepare(model, 40 << 30)
         return model
 
     copying = prepared()

@@ -110,14 +110,14 @@ def shape(layers, rows=(1, 2, 4, 8, 16), lengths=(2, 4, 8, 16)):
 
     from runner.engine.attention.resident import ResidentModel
     from runner.engine.engine import BatchEngine
-    from runner.engine.kernels import cuda
+    from runner.engine.kernels.cuda.prepare import prepare
     from runner.sequences import Sequence
     from tests.bench.gpu.llama_8b import build
 
     model = build(layers) if found.kind != "cpu" else small(layers)
     counting(model)
     if found.kind == "cuda":
-        cuda.prepare(model, 40 << 30)
+        prepare(model, 40 << 30)
     resident = ResidentModel(model)
     clock = time.process_time if found.kind == "cpu" else time.perf_counter
     results = {}

@@ -63,13 +63,13 @@ def main():
         prefix.cuda_attention.kernels = lambda *_: None
     if options.steps:
         from runner.engine.attention.resident import ResidentModel
-        from runner.engine.kernels import cuda
+        from runner.engine.kernels.cuda.prepare import prepare
         from runner.engine.tuning import copies_here
         from tests.bench.gpu.llama_8b import build
 
         model = build(options.steps)
         if device.kind == "cuda":
-            cuda.prepare(model, 40 << 30)
+            prepare(model, 40 << 30)
         resident = ResidentModel(model)
         print(copies_here(resident, device.name))
         steps(resident, options.steps)

@@ -8,7 +8,7 @@ from mlx_lm.models.switch_layers import SwitchGLU
 
 from runner.engine.attention.layout import Span, Step
 from runner.engine.attention.resident import ResidentModel
-from runner.engine.kernels import cuda
+from runner.engine.kernels.cuda import prepare as cuda
 from tests.support.tiny import MODELS, tiny_gpt_oss, tiny_llama
 
 
@@ -56,8 +56,8 @@ def test_experts_that_stay_packed_leave_less_room_for_other_weights(monkeypatch)
         if isinstance(module, SwitchGLU)
         for _, array in tree_flatten(module.parameters())
     )
-    monkeypatch.setattr(cuda.cuda_experts, "kernels", lambda form: object())
-    monkeypatch.setattr(cuda.cuda_experts, "pack", lambda experts: [])
+    monkeypatch.setattr(cuda.expert_kernels, "kernels", lambda form: object())
+    monkeypatch.setattr(cuda.expert_kernels, "pack", lambda experts: [])
     monkeypatch.setattr(cuda, "MEMORY_SHARE", 1)
     dense = 2 * sum(
         module.scales.size * module.group_size
@@ -110,7 +110,7 @@ def test_packed_experts_hold_each_rows_words_and_groups_by_64_numbers(bits, grou
     experts.up_proj, experts.gate_proj = (experts[n].to_quantized(group_size, bits) for n in ("up_proj", "gate_proj"))
     experts.down_proj = experts.down_proj.to_quantized(group_size, bits)
     for layer, (packed, bias) in zip(
-        ("up_proj", "gate_proj", "down_proj"), cuda.cuda_experts.pack(experts), strict=True
+        ("up_proj", "gate_proj", "down_proj"), cuda.expert_kernels.pack(experts), strict=True
     ):
         layer = experts[layer]
         expert, row, chunk, words, groups = 1, 70, 1, 2 * bits, 64 // group_size
@@ -166,7 +166,7 @@ class Turns:
 @pytest.mark.parametrize("made", [tiny_llama, tiny_gpt_oss])
 def test_queries_keys_and_values_of_one_product_are_turned_in_steps_and_left_to_mlx_elsewhere(made, monkeypatch):
     made_of = []
-    monkeypatch.setattr(cuda.cuda_rotary, "kernel", lambda _, *sizes: made_of.append(Turns(*sizes)) or made_of[-1])
+    monkeypatch.setattr(cuda.rotary, "kernel", lambda _, *sizes: made_of.append(Turns(*sizes)) or made_of[-1])
     tokens, rows = [1 + 5 * i % 90 for i in range(24)], mx.array([23])
     want = logits(made(), tokens)
     model = made()

@@ -6,7 +6,7 @@ The kernels themselves need a GPU, so that no test of `.ci/run` runs them: `test
 import mlx.core as mx
 import pytest
 
-from runner.engine.kernels.cuda_attention import SOURCE, Kernels, kernels
+from runner.engine.kernels.cuda.attention import SOURCE, Kernels, kernels
 from tests.support.kernels import PlainKernels
 
 

@@ -10,7 +10,7 @@ from mlx_lm.models.cache import RotatingKVCache
 from runner.engine.attention import layout, parts, prefix
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
-from runner.engine.kernels import cuda_attention
+from runner.engine.kernels.cuda import attention as cuda_attention
 from runner.sequences import Sequence
 from runner.types import Sampling
 from tests.support.engines import END, finish, one_by_one, plain_score, prompts, sequences

@@ -5,7 +5,7 @@ import mlx.core as mx
 import pytest
 
 from runner.cache import cache_dir
-from runner.engine.kernels import cuda_attention, cuda_experts, nvrtc
+from runner.engine.kernels.cuda import attention, experts, nvrtc
 
 
 class Compiler:
@@ -67,7 +67,7 @@ def test_a_program_is_compiled_once_a_machine_and_again_if_what_was_kept_is_dama
 
 
 def test_what_attention_launches_is_compiled_before(compiler, launched):
-    kernels = cuda_attention.Kernels(64, 4, 0.125)
+    kernels = attention.Kernels(64, 4, 0.125)
     kernels.compile(mx.bfloat16)
     known = [dict(one.forms) for one in (kernels._finish, kernels._segment, kernels._prompts)]
     kernels._error(mx.bfloat16)
@@ -77,7 +77,7 @@ def test_what_attention_launches_is_compiled_before(compiler, launched):
 
 
 def test_what_experts_launch_is_compiled_before(compiler, launched):
-    kernels = cuda_experts.Kernels(cuda_experts.Form(6, 32, 64, 128, 2, True))
+    kernels = experts.Kernels(experts.Form(6, 32, 64, 128, 2, True))
     known = [dict(one.forms) for one in kernels._project.values()]
     kernels._error()
     assert [one.forms for one in kernels._project.values()] == known

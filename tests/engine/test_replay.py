@@ -6,7 +6,7 @@ import pytest
 from runner.engine.attention import layout, parts, prefix, replay
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
-from runner.engine.kernels import cuda_attention
+from runner.engine.kernels.cuda import attention as cuda_attention
 from runner.sequences import Sequence
 from tests.support.engines import END, finish, one_by_one, prompts
 from tests.support.kernels import PlainKernels, compile_without_fusing

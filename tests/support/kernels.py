@@ -11,7 +11,7 @@ NO_FUSE = 2  # mlx/compile.h
 
 
 class PlainKernels:
-    """As ``cuda_attention.Kernels``."""
+    """As ``kernels.cuda.attention.Kernels``."""
 
     def __init__(self, scale):
         self.scale = scale

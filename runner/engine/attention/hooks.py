@@ -186,7 +186,7 @@ def _attend_capped(layer: Any, x: mx.array, cache: SharedKV) -> mx.array:
 
 
 def _attend_turned(layer: Any, x: mx.array, cache: SharedKV) -> mx.array:
-    """By queries and keys that ``kernels.cuda_rotary`` has turned."""
+    """By queries and keys that ``kernels.cuda.rotary`` has turned."""
     B, L, _ = x.shape
     q, k, v = layer.turned(x, cache.offset)
     scale = layer.sm_scale if hasattr(layer, "sm_scale") else layer.scale

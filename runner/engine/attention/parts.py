@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from runner.engine.kernels import MASKED, cpu, cuda_attention
+from runner.engine.kernels import MASKED, cpu
+from runner.engine.kernels.cuda import attention as cuda_attention
 from runner.engine.kernels.packed import Packed
 
 # Attention scores held at once, for a part: what a CPU's cache holds, what a GPU is kept busy by.

@@ -1,49 +1,10 @@
-"""What kernels share: how scores are masked, and how CUDA kernels are checked before they are used.
+"""What attention is computed with beside MLX's own operations, by device, and how scores are masked.
 
 Modules:
-cpu             Exponentials for MLX's CPU backend.
-cuda            What MLX's CUDA backend does slowly, done another way; nothing here runs on Metal or a CPU.
-cuda_attention  CUDA kernels for the parts of attention that a step is made of: one launch each.
-cuda_experts    CUDA kernels for a layer of experts whose weights stay quantised, for decode steps and for prompts.
-cuda_rotary     A CUDA kernel that makes queries, keys and values of one product, turned by their positions.
-nvrtc           CUDA kernels, compiled several at once and kept for the next start.
-packed          Keys and values in fewer bits: packed so that one array holds them, their scales and their offsets.
+cpu     Exponentials for MLX's CPU backend.
+cuda    CUDA kernels of our own, each compared with MLX's operations before it is used.
+packed  Keys and values in fewer bits: packed so that one array holds them, their scales and their offsets.
 """
-
-from __future__ import annotations
-
-import logging
-from typing import Any, TypeVar
-
-log = logging.getLogger("rowmill")
 
 # Scores are masked with a finite number: a part whose keys are all masked then merges with weight 0, without NaN.
 MASKED = -1e30
-TOLERANCE = 0.05  # of outputs about 1: bfloat16 rounds weights and outputs by 1/256 each
-
-
-class CheckedKernels:
-    """CUDA kernels that are compared with MLX's own operations on this machine."""
-
-    def problem(self, *given: Any) -> str | None:
-        """What is wrong with them here, None if nothing is. ``given``: what ``_error`` takes."""
-        try:
-            error = self._error(*given)
-        except RuntimeError as failure:  # they do not compile, or do not run
-            return f"fail: {str(failure).splitlines()[0]}"
-        return None if error <= TOLERANCE else f"are wrong by {error:.2g}"
-
-    def _error(self, *given: Any, **named: Any) -> float:
-        """How far they are off on a few tokens, as a share of outputs about 1."""
-        raise NotImplementedError
-
-
-Kernels = TypeVar("Kernels", bound=CheckedKernels)
-
-
-def checked(kernels: Kernels, what: str, *given: Any) -> Kernels | None:
-    """The kernels if they compute the right thing here; else None, and the log says that MLX computes ``what``."""
-    if problem := kernels.problem(*given):
-        log.warning("%s by MLX's own operations, as the kernels %s", what, problem)
-        return None
-    return kernels

@@ -88,7 +88,7 @@ def finish_case(draw, found, plain, D, G, N, dtype):
 def agreement(count):
     import mlx.core as mx
 
-    from runner.engine.kernels.cuda_attention import kernels
+    from runner.engine.kernels.cuda.attention import kernels
     from tests.support.kernels import PlainKernels
 
     draw, worst = random.Random(1), {}
@@ -119,7 +119,7 @@ def microseconds(call, repeat=50):
 def speed(D, G, N, tokens, prefix, own):
     import mlx.core as mx
 
-    from runner.engine.kernels.cuda_attention import kernels
+    from runner.engine.kernels.cuda.attention import kernels
     from tests.support.kernels import PlainKernels
 
     dtype = mx.bfloat16

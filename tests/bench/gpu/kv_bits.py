@@ -47,14 +47,14 @@ def main():
     import mlx.core as mx
 
     from runner.engine.attention.resident import ResidentModel
-    from runner.engine.kernels import cuda
+    from runner.engine.kernels.cuda.prepare import prepare
     from tests.bench.gpu.llama_8b import build
     from tests.bench.lookup import small
 
     model = small(options.layers) if found.kind == "cpu" else build(options.layers)
     mx.eval(model.parameters())
     if found.kind == "cuda":
-        cuda.prepare(model, 40 << 30)
+        prepare(model, 40 << 30)
     clock = time.process_time if found.kind == "cpu" else time.perf_counter
     residents = {bits: ResidentModel(model, kv_bits=bits) for bits in BITS}
     results = {}

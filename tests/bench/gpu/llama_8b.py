@@ -54,10 +54,10 @@ class Ours:
 
         from runner.engine.attention.resident import ResidentModel
         from runner.engine.budget import MOST_WORK_BYTES
-        from runner.engine.kernels import cuda
+        from runner.engine.kernels.cuda.prepare import prepare
         from runner.engine.tuning import measure_costs
 
-        cuda.prepare(model, 40 << 30)
+        prepare(model, 40 << 30)
         self.resident = ResidentModel(model)
         self.costs = measure_costs(self.resident)
         self.bound_bytes = mx.get_active_memory() + int(MOST_WORK_BYTES["cuda"])

@@ -103,7 +103,7 @@ def operations():
     """Microseconds that the host takes for one of each: to set it up, to hand it over, and with the device."""
     import mlx.core as mx
 
-    from runner.engine.kernels.cuda_attention import kernels
+    from runner.engine.kernels.cuda.attention import kernels
 
     T, N, G, D, K = 64, 8, 4, 128, 2048
     half = mx.bfloat16
@@ -185,7 +185,7 @@ def packed_experts(D=2880, E=32, k=4):
     from mlx_lm.models.gpt_oss import SwigluOAI
     from mlx_lm.models.switch_layers import SwitchGLU
 
-    from runner.engine.kernels.cuda import AllExperts
+    from runner.engine.kernels.cuda.prepare import AllExperts
 
     ways, told = {}, {}
     for way in ("kernels", "all"):
@@ -193,7 +193,7 @@ def packed_experts(D=2880, E=32, k=4):
         experts.set_dtype(mx.bfloat16)
         for name in ("up_proj", "gate_proj", "down_proj"):
             setattr(experts, name, experts[name].to_quantized(32, 6))
-        with patch("runner.engine.kernels.cuda_experts.kernels", lambda _: None) if way == "all" else nullcontext():
+        with patch("runner.engine.kernels.cuda.experts.kernels", lambda _: None) if way == "all" else nullcontext():
             ways[way] = AllExperts(experts)
     for T in (16, 64, 128, 256, 512, 1024, 2048):
         x = mx.random.normal((T, D)).astype(mx.bfloat16)

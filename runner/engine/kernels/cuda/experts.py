@@ -11,8 +11,8 @@ import mlx.core as mx
 from mlx_lm.models.gpt_oss import SwigluOAI
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwiGLU, SwitchGLU
 
-from runner.engine.kernels import CheckedKernels, checked
-from runner.engine.kernels.nvrtc import Kernel, Template, numbers
+from runner.engine.kernels.cuda import CheckedKernels, checked
+from runner.engine.kernels.cuda.nvrtc import Kernel, Template, numbers
 
 SOURCE = Path(__file__).with_suffix(".cu")
 ROWS = 64  # of weights that a block computes; of numbers that it takes at a time
@@ -24,7 +24,7 @@ SUMMING = 128  # threads of a block that sums up what experts give
 
 
 class Form(NamedTuple):
-    """How a layer of experts is made: what its kernels are compiled for. ``activation``: as in cuda_experts.cu."""
+    """How a layer of experts is made: what its kernels are compiled for. ``activation``: as in experts.cu."""
 
     bits: int
     group_size: int
@@ -120,7 +120,7 @@ class Kernels(CheckedKernels):
         ]
 
     def _memory(self, matrices: int, few: int) -> int:
-        """Bytes of shared memory of a block: of ``Memory`` in cuda_experts.cu, which does not compile with others."""
+        """Bytes of shared memory of a block: of ``Memory`` in experts.cu, which does not compile with others."""
         packed = ROWS * (ROWS * self.form.bits // 8 + ROWS // self.form.group_size * 4)
         return STAGES * (matrices * packed + few * (ROWS + 8) * 2) + few * 4
 

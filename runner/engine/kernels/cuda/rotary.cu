@@ -1,5 +1,5 @@
 // Rotary position embeddings (Su et al. 2021) of queries and keys, taken apart from values on the way. Included by
-// cuda_rotary.py.
+// rotary.py.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

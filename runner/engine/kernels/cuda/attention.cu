@@ -1,7 +1,7 @@
 // Attention over keys that lie in one place, as a part that merges with others: the softmax-weighted values in float32,
 // and the natural logarithm of the sum of the scores' exponentials ("mass"). Scores and sums are float32 throughout.
 // Online softmax after Milakov and Gimelshein 2018; tiles of keys in shared memory after Dao 2023 (FlashAttention-2).
-// SCALE is defined by cuda_attention.py. Names as in prefix.py: D head size, G queries a KV head.
+// SCALE is defined by attention.py. Names as in prefix.py: D head size, G queries a KV head.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

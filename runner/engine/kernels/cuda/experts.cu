@@ -186,7 +186,7 @@ __device__ __forceinline__ void project(
     bf16* out) {
   constexpr int MATRICES = BY == NONE ? 1 : 2, THREADS = MATRICES * ROWS * 2, TILES = PAIRS / 8, CHUNKS = K / CHUNK;
   typedef Memory<BITS, GROUP, PAIRS, MATRICES, STAGES> Tiles;
-  static_assert(sizeof(Tiles) == SHARED_BYTES, "cuda_experts.py asks for other memory than this");
+  static_assert(sizeof(Tiles) == SHARED_BYTES, "experts.py asks for other memory than this");
   constexpr int W_PIECES = Tiles::PACKED / 16, X_PIECES = CHUNK / 8, OF_MATRIX = ROWS * 2;
   constexpr int W_LOADS = (W_PIECES + OF_MATRIX - 1) / OF_MATRIX, X_LOADS = (PAIRS * X_PIECES + THREADS - 1) / THREADS;
   extern __shared__ __align__(16) unsigned char shared[];

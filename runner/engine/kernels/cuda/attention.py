@@ -14,8 +14,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from runner.engine.kernels import MASKED, CheckedKernels, checked
-from runner.engine.kernels.nvrtc import Kernel, Template, numbers
+from runner.engine.kernels import MASKED
+from runner.engine.kernels.cuda import CheckedKernels, checked
+from runner.engine.kernels.cuda.nvrtc import Kernel, Template, numbers
 
 SOURCE = Path(__file__).with_suffix(".cu")
 HEAD_SIZES = (16, 32, 64, 128)

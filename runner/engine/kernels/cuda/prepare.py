@@ -3,7 +3,7 @@
 Measured with MLX 0.32.4, one product of gpt-oss-20b's experts (32 of 2880 x 2880, 4 a token) at 6 bits: for 64, 512
 and 4096 tokens ``gather_qmm`` takes 2.4, 17 and 136 ms on an H200. All tokens through all experts as one batched bf16
 product take 0.22, 0.6 and 3.5 ms there, eight times the arithmetic included. All three products by the kernels of
-``cuda_experts``, from the 6-bit weights: 0.27, 0.38 and 1.1 ms for 64, 256 and 1024 tokens.
+``experts``, from the 6-bit weights: 0.27, 0.38 and 1.1 ms for 64, 256 and 1024 tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from mlx_lm.models.rope_utils import YarnRoPE
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.utils import dequantize_model
 
-from runner.engine.kernels import cuda_experts, cuda_rotary
+from runner.engine.kernels.cuda import experts as expert_kernels
+from runner.engine.kernels.cuda import rotary
 from runner.models import adapters
 
 log = logging.getLogger("rowmill")
@@ -42,7 +43,7 @@ def prepare(model: Any, memory_bytes: int) -> None:
         for name, child in module.children().items()
         if type(child) is SwitchGLU and _is_plain(child)
     ]
-    packed = [one for one in experts if cuda_experts.kernels(cuda_experts.form(one[2])) is not None]
+    packed = [one for one in experts if expert_kernels.kernels(expert_kernels.form(one[2])) is not None]
     for module, name, _ in packed:
         module.pop(name)
     kept = sum(array.nbytes for *_, child in packed for _, array in tree_flatten(child.parameters()))
@@ -60,7 +61,7 @@ def prepare(model: Any, memory_bytes: int) -> None:
                 setattr(module, name, Routed(child))
         heads, _ = (join(module, names) for names in TOGETHER)
         fold_factor(module)
-        if heads and (turned := cuda_rotary.turned(module, heads.linear, heads.ends)):
+        if heads and (turned := rotary.turned(module, heads.linear, heads.ends)):
             module.turned = turned
 
 
@@ -128,16 +129,16 @@ class Slice(nn.Module):
 class AllExperts(nn.Module):
     """A SwitchGLU that computes every expert for every token, and picks.
 
-    If ``cuda_experts`` has kernels for the form of its weights, each expert is computed for the tokens that chose it.
+    If ``experts`` has kernels for the form of its weights, each expert is computed for the tokens that chose it.
     """
 
     def __init__(self, experts: SwitchGLU) -> None:
         super().__init__()
-        self.kernels = cuda_experts.kernels(cuda_experts.form(experts))
+        self.kernels = expert_kernels.kernels(expert_kernels.form(experts))
         if self.kernels is None:
             self.experts = experts
         else:
-            self.packed = cuda_experts.pack(experts)
+            self.packed = expert_kernels.pack(experts)
             mx.eval(self.packed)
             for _, layer in experts.named_modules():  # both forms of all layers need not fit
                 for name in ("weight", "scales", "biases"):

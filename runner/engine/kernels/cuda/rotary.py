@@ -15,8 +15,8 @@ import mlx.nn as nn
 from mlx_lm.models import gpt_oss, llama, qwen2
 from mlx_lm.models.rope_utils import Llama3RoPE, YarnRoPE
 
-from runner.engine.kernels import CheckedKernels, checked
-from runner.engine.kernels.nvrtc import Kernel
+from runner.engine.kernels.cuda import CheckedKernels, checked
+from runner.engine.kernels.cuda.nvrtc import Kernel
 
 SOURCE = Path(__file__).with_suffix(".cu")
 THREADS, BLOCKS = 256, 2  # of a block, for a token
