@@ -120,6 +120,21 @@ CUT = {
     "falcon": ("It's 12345 cats+dogs, $7 `x`\n\n(¡no!)", "It|'|s| |123|45| cats|+|dogs|,| |$|7| |`|x|`|\n\n|(¡|no|!)"),
     "deepseek-coder": ("It's 123 cats\n\n  (no!)", "It|'|s| |1|2|3| cats|\n|\n| | (|no|!)"),
     "seed-coder": ("It's 12 {\n\n  no", "It|'s| |1|2| {|\n\n| | no"),
+    "deepseek-llm": ("It's 12345 cats\n\n(no!) 中文Ⴀა  ", "It|'|s| |12345| cats|\n|\n|(|no|!)| |中文|Ⴀ|ა|  "),
+    "kimi-k2": ("It's 12345中文 Cats\n(no!)", "It's| |123|45|中文| Cats|\n|(no|!)"),
+    "bloom": ("It's 12345, cats (no!)", "It's| 12345|,| cats| (|no|!)"),
+    "viking": ("It's 123, cats", "It's| |1|2|3|,| cats"),
+    "superbpe": ("It's 12345 cats, 1234567", "It's |12|345| cats, |1|234|567"),
+    "minicpm5": ("It's 12345 cats\n", "It|'s| |123|45| cats|\n"),
+    "jais-2": ("It's 12345     cats\n", "It|'s| |123|45|    | cats|\n"),
+    "chameleon": ("It's 123    cats  IMGIMGABZ(no!)", "It|'|s| |1|2|3|    |cats|  |IMGIMGABZ|(|no|!|)"),
+    "bailingmoe": ("It's 12\n\n cats' d", "It|'s| |1|2|\n\n| cats|'| d"),
+    "exaone-moe": ("It's a cat/\n\n 12", "It|'s| a cat|/\n|\n| |1|2"),
+    "youtu": ("It's 12 中文。ok", "It's| |1|2| |中文|。|ok"),
+    "tiny_aya": ("It's 12345 1234567x", "It's| |12|345| |123|456|7|x"),
+    "afmoe": ("It's 12345 中文 1234567x", "It|'s| |12|345| |中文| |1|234|567|x"),
+    "laguna": ("It's\n\n 12", "It|'s|\n\n| |1|2"),
+    "ufakzeka": ("It's 12", "It|'s| |1|2"),
 }
 
 
