@@ -44,7 +44,7 @@ _KEYS = {
     "rope_theta": "rope.freq_base",
     "max_position_embeddings": "context_length",
 }
-INTERLEAVED = ("llama", "mistral3", "smollm3", "granite", "granitemoe")
+INTERLEAVED = ("llama", "mistral3", "smollm3", "granite", "granitemoe", "minicpm")
 
 
 def random_model(model_type, **changes):
@@ -82,9 +82,10 @@ def write(path, architecture, keys, tensors):
 
 
 def settings(architecture, config, **more):
-    """The keys of a configuration; ``more``: those of the architecture, ``__`` for a dot."""
+    """The keys of a configuration; ``more``: those of the architecture, ``__`` for a dot; None: not in the file."""
     own = {key: config[name] for name, key in _KEYS.items()}
     own |= {key.replace("__", "."): value for key, value in more.items()}
+    own = {key: value for key, value in own.items() if value is not None}
     return {f"{architecture}.{key}": value for key, value in own.items()} | BYTE_LEVEL
 
 
@@ -102,8 +103,10 @@ def tensors(architecture, model, config):
         if architecture in INTERLEAVED and layer.endswith(("q_proj", "k_proj")):
             heads = config["num_attention_heads" if layer.endswith("q_proj") else "num_key_value_heads"]
             array = interleaved(array, heads)
-        if architecture.startswith("gemma") and layer.endswith("norm"):
+        if architecture.startswith(("gemma", "nemotron")) and parameter.endswith("norm.weight"):
             array = array + 1
+        if layer.endswith(".conv.conv"):
+            array = array[..., 0]
         if layer.endswith("shared_expert_gate"):
             array = array[0]
         found[f"{_expert_tensor(layer) or names.get_name(layer)}.{leaf}"] = array

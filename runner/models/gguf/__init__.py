@@ -11,5 +11,6 @@ pieces         The files of a model that lies in one GGUF file or in several (``
 process        One conversion in a process of its own, which a damaged file may bring down.
 reader         The ``gguf`` package's reader, to which files in Ollama's own layout of gpt-oss look like llama.cpp's.
 rotary         How a GGUF file stretches its rotary positions, as ``rope_scaling`` in config.json has it.
+settings       What each architecture's settings in a GGUF file are called in mlx-lm's config.json.
 tokens         The tokenizer of a GGUF file, from its own vocabulary.
 """

@@ -85,7 +85,7 @@ def convert_gguf(asked: Asked, tell: Tell = lambda read: None) -> None:
 
 
 def _form(slot: Slot, asked: Asked) -> Form:
-    if slot.tensor is None or slot.leaf != "weight" or slot.offset:
+    if slot.tensor is None or slot.leaf != "weight" or slot.layer.endswith("norm"):
         return Form(None)
     return form_of(slot.tensor, asked.bits, asked.group_size or GROUP_SIZE)
 

@@ -70,7 +70,7 @@ def slots(file: GGUFFile, architecture: Architecture, config: dict[str, Any]) ->
         used.add(name)
         rotated = architecture.interleaved and layer.endswith(("q_proj", "k_proj"))
         heads = config["num_attention_heads" if layer.endswith("q_proj") else "num_key_value_heads"]
-        offset = architecture.norm_offset if layer.endswith("norm") else 0.0
+        offset = architecture.norm_offset if parameter.endswith("norm.weight") else 0.0
         found[parameter] = Slot(layer, leaf, shape, tensor, heads if rotated else None, offset)
     for name in file.tensors.keys() - used:
         if name not in PRECOMPUTED and not name.startswith(_BESIDE):

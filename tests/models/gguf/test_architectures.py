@@ -32,6 +32,7 @@ YARN_KEYS = {
     "rope__scaling__factor": 4.0,
     "rope__scaling__original_context_length": 128,
 }
+LAYER_NORM = {"attention__layer_norm_epsilon": 1e-5, "attention__layer_norm_rms_epsilon": None}
 LONG = [1.0 + at / 4 for at in range(8)]
 
 
@@ -162,6 +163,105 @@ CASES = {
         {"attention__sliding_window": 8, "attention__sliding_window_pattern": [True, True, True, False], **YARN_KEYS},
         {},
     ),
+    "olmoe": ("olmoe", "olmoe", {**EXPERTS, "num_key_value_heads": 4}, USED, {}),
+    "qwen2vl": (
+        "qwen2vl",
+        "qwen2",
+        {"tie_word_embeddings": True},
+        {"rope__dimension_sections": [2, 3, 3, 0]},
+        {},
+    ),
+    "qwen3vl": (
+        "qwen3vl",
+        "qwen3",
+        {},
+        {"rope__dimension_sections": [3, 3, 2, 0], "n_deepstack_layers": 1},
+        {},
+    ),
+    "qwen3vlmoe": (
+        "qwen3vlmoe",
+        "qwen3_moe",
+        {
+            **EXPERTS,
+            "moe_intermediate_size": 32,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "norm_topk_prob": True,
+        },
+        {**USED, "rope__dimension_sections": [3, 3, 2, 0], "n_deepstack_layers": 1},
+        {},
+    ),
+    "command-r": (
+        "command-r",
+        "cohere",
+        {"logit_scale": 0.25, "use_qk_norm": True, "tie_word_embeddings": True},
+        {"logit_scale": 0.25, **LAYER_NORM},
+        {},
+    ),
+    "cohere2": (
+        "cohere2",
+        "cohere2",
+        {"logit_scale": 0.25, "sliding_window": 8, "tie_word_embeddings": True},
+        {"logit_scale": 0.25, "attention__sliding_window": 8, **LAYER_NORM},
+        {},
+    ),
+    "exaone": ("exaone", "exaone", {"num_layers": 4, "layer_norm_epsilon": 1e-5}, {}, {}),
+    "exaone4": (
+        "exaone4",
+        "exaone4",
+        {"rope_scaling": {"rope_type": "default"}, "sliding_window": 0, "sliding_window_pattern": ""},
+        {},
+        {},
+    ),
+    "exaone4 with windows": (
+        "exaone4",
+        "exaone4",
+        {"rope_scaling": {"rope_type": "default"}, "sliding_window": 8, "sliding_window_pattern": "LLLG"},
+        {"attention__sliding_window": 8, "attention__sliding_window_pattern": [True, True, True, False]},
+        {},
+    ),
+    "ernie4_5": ("ernie4_5", "ernie4_5", {"use_bias": False, "tie_word_embeddings": True}, {}, {}),
+    "glm4": (
+        "glm4",
+        "glm4",
+        {"attention_bias": True, "partial_rotary_factor": 0.5},
+        {"rope__dimension_count": 8},
+        {},
+    ),
+    "hunyuan-dense": ("hunyuan-dense", "hunyuan_v1_dense", {"tie_word_embeddings": True}, {}, {}),
+    "lfm2": (
+        "lfm2",
+        "lfm2",
+        {
+            "norm_eps": 1e-5,
+            "conv_bias": False,
+            "conv_L_cache": 3,
+            "block_dim": 64,
+            "block_multiple_of": 1,
+            "block_ffn_dim_multiplier": 1.0,
+            "block_auto_adjust_ff_dim": False,
+            "layer_types": ["conv", "conv", "full_attention", "conv"],
+            "tie_word_embeddings": True,
+        },
+        {"shortconv__l_cache": 3, "attention__head_count_kv": [0, 0, 2, 0]},
+        {},
+    ),
+    "minicpm": (
+        "minicpm",
+        "minicpm",
+        {"scale_emb": 3.0, "scale_depth": 1.5, "dim_model_base": 32},
+        {"embedding_scale": 3.0, "residual_scale": 0.75, "logit_scale": 2.0},
+        {},
+    ),
+    "nemotron": (
+        "nemotron",
+        "nemotron",
+        {"hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
+        {"rope__dimension_count": 8, **LAYER_NORM},
+        {},
+    ),
+    "seed_oss": ("seed_oss", "seed_oss", {"attention_bias": True}, {}, {}),
+    "starcoder2": ("starcoder2", "starcoder2", {"tie_word_embeddings": True}, LAYER_NORM, {}),
 }
 
 
@@ -221,7 +321,7 @@ def test_gpt_oss_as_ollama_converted_it_becomes_the_same_model(tmp_path):
 def test_an_architecture_that_is_not_known_is_named_with_those_that_are(tmp_path):
     path = ggufs.write(tmp_path / "a.gguf", "mamba", {"mamba.block_count": 2}, {"token_embd.weight": np.ones((4, 32))})
     with pytest.raises(
-        UserError, match=r"architecture mamba is not known \(known: gemma, .*gpt-oss.*qwen3moe"
+        UserError, match=r"architecture mamba is not known \(known: cohere2, .*gpt-oss.*qwen3moe"
     ) as raised:
         convert_gguf(Asked(str(path), str(tmp_path)))
     assert raised.value.exit_code == 3 and "\n" not in str(raised.value)
