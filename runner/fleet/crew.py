@@ -48,6 +48,7 @@ class Crew:
         self._joined, self._gone = joined, gone
         self._ever = 0  # joined
         self._past = Work()  # of processes that are gone
+        self._taken: set[str] = set()  # places that others had when they were looked at
         self._looked = time.monotonic()
         self._searched = self._seen = -SEARCH_S
 
@@ -89,7 +90,7 @@ class Crew:
         if now - self._searched < SEARCH_S:
             return
         self._searched = now
-        places, opened = self.transport.places(), list[str]()
+        places, opened, taken = self.transport.places(), list[str](), list[str]()
         for place in places:
             if place not in self.posts:
                 self.posts[place] = Post(place, self.seats.memory_deaths(place))
@@ -97,10 +98,16 @@ class Crew:
             if place not in places and post.link is None:
                 del self.posts[place]
             elif post.link is None and post.left_out is None and now >= post.again_at and self._may_open():
+                if self.transport.is_taken(place):
+                    taken.append(place)
+                    continue
                 self._open(post, now)
                 opened += [place] * (not post.deaths)
         if opened:
             log.info("loading the model on %s: %s", count_of(len(opened), "seat"), ", ".join(opened))
+        if self._may_open() and not self._taken.issuperset(taken):
+            log.info("%s in use by other programs, until they end: %s", count_of(len(taken), "seat"), ", ".join(taken))
+            self._taken.update(taken)
 
     def look(self) -> None:
         """Give up seats from which nothing comes. Time in which this process or this machine slept does not count."""

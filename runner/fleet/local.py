@@ -43,6 +43,10 @@ class LocalTransport:
         """See Transport."""
         return list(self._environments)
 
+    def is_taken(self, place: str) -> bool:
+        """See Transport."""
+        return False
+
     def open(self, place: str, spec: Spec) -> LocalLink:
         """See Transport."""
         environment = self._environments[place]

@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner.fleet.hello import opening
 from runner.fleet.local import SeatProcess
@@ -34,11 +34,14 @@ _AUTO = "auto"
 ANSWER_S = 10.0  # for a first sign of a cluster
 _STDERR = 2
 LOOK_S = 1.0  # between two looks for nodes
+LOOKED_S = 5  # the longest look
 HEAD_CALLS = 30  # of one a second, until a head that does not answer is given up; Ray itself does so after 60 s
 ENDING_S = 2.0  # for a seat's process to end
 _SETTINGS, _FRAME = b"\4", 9  # how servers of HTTP/2, which gRPC goes over, begin; bytes of a frame's head
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)  # and how clients do
-_MLX = "mlx"  # the resource of a node with an Apple GPU
+_GPU, _MLX = "GPU", "mlx"  # Ray's resource, and ours of a node with an Apple GPU
+_NODE, _HEAD, _MOST = "node:", "node:__", 0.6  # every node has one of the first, and a seat more than half of that
+_FORGOTTEN = "WrongClusterID"  # what a head that was started again says to those who knew the one before
 _MISMATCH = re.compile(r"Ray: (\S+).*?Python: (\S+).*?Ray: (\S+).*?Python: (\S+)", re.DOTALL)
 _BLAMELESS = re.compile(r"node (has died|was|is) |node failure|unavailable|[Oo]wner|preempt", re.IGNORECASE)
 _NO_ROWMILL = re.compile(r"ModuleNotFoundError|No module named|failed to import|cannot import")
@@ -145,45 +148,84 @@ def _unheard() -> Iterator[None]:
         os.close(kept)
 
 
+class Node(NamedTuple):
+    """A node that is alive: what Ray has there in all, and what nobody uses."""
+
+    id: str
+    host: str
+    total: dict[str, float]
+    free: dict[str, float]
+
+
+class Need(NamedTuple):
+    """What a seat takes of its node."""
+
+    node: str
+    resource: str
+    amount: float
+
+    def options(self) -> dict[str, Any]:
+        """In Ray's words."""
+        return {"num_gpus": 1} if self.resource == _GPU else {"resources": {self.resource: self.amount}}
+
+
+def nodes_of(gcs: Any) -> list[Node]:
+    """The cluster's nodes. An exception where its head does not answer; ``ray.nodes`` may end the process instead."""
+    free = {
+        node.node_id: dict(node.resources_available)
+        for node in gcs.get_all_resource_usage(timeout=LOOKED_S).resource_usage_data.batch
+    }
+    return [
+        Node(key.hex(), node.node_manager_hostname, dict(node.resources_total), free.get(key.binary(), {}))
+        for key, node in gcs.get_all_node_info(timeout=LOOKED_S).items()
+        if node.state == node.ALIVE
+    ]
+
+
 class RayTransport:
     """A seat on every node, or for every GPU of a node that has some that Ray knows."""
 
     def __init__(self, ray: Any, address: str) -> None:
         self._ray, self._address = ray, address
         self._names: dict[tuple[str, int], str] = {}  # of the seats on nodes, by node and number
-        self._needs: dict[str, tuple[str, dict[str, Any]]] = {}  # the node of each name, and what a seat takes of it
+        self._needs: dict[str, Need] = {}  # by name
+        self._links: dict[str, RayLink] = {}  # the latest of each name
         self._actor = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=2)(Relay)
         self._here = ray.get_runtime_context().get_node_id()
-        self._nodes: list[dict[str, Any]] = ray.nodes()
+        self._gcs = ray._raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
+        self._nodes = nodes_of(self._gcs)
         self._unanswered = 0  # calls of ``places`` since the head last said which nodes there are
+        self._is_forgotten = False
         self._is_over = threading.Event()
         threading.Thread(target=self._look, daemon=True).start()
 
     def places(self) -> list[str]:
         """See Transport. UserError once Ray could do no more here, without the head or its part of this machine."""
         self._unanswered += 1
-        nodes = [node for node in self._nodes if node["Alive"]]
-        ended = all(node["NodeID"] != self._here for node in nodes)
-        if ended or self._unanswered > HEAD_CALLS:
-            what = "Ray on this machine has ended" if ended else "the cluster's head does not answer any more"
-            text = f"{what}; once it runs again, the same command goes on"
-            raise UserError("fleet.address", text, value=self._address, exit_code=EXIT_CANNOT_RUN)
-        seats = list(seats_on(nodes))
+        self._check()
+        seats = list(seats_on(self._nodes))
         self._names = {key: name for key, name in self._names.items() if key in [key for key, *_ in seats]}
-        for key, host, needs in seats:
+        for key, host, need in seats:
             if key not in self._names:
                 free = (f"{host}:{number}" for number in itertools.count(1))
                 self._names[key] = next(name for name in free if name not in self._names.values())
-            self._needs[self._names[key]] = key[0], needs
+            self._needs[self._names[key]] = need
         return list(self._names.values())
+
+    def is_taken(self, place: str) -> bool:
+        """See Transport. A seat of ours that has just been opened may count as free at its node."""
+        need = self._needs[place]
+        starting = [link for link in self._links.values() if link.need.node == need.node and link.is_starting]
+        free = sum(node.free.get(need.resource, 0.0) for node in self._nodes if node.id == need.node)
+        return free < need.amount * (1 + len(starting))
 
     def open(self, place: str, spec: Spec) -> RayLink:
         """See Transport."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        node, needs = self._needs[place]
-        where = NodeAffinitySchedulingStrategy(node, soft=False)
-        return RayLink(self._ray, self._actor.options(scheduling_strategy=where, **needs).remote(opening(spec)))
+        need = self._needs[place]
+        where = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(need.node, soft=False)
+        actor = self._actor.options(scheduling_strategy=where, **need.options()).remote(opening(spec))
+        self._links[place] = RayLink(self._ray, actor, need)
+        return self._links[place]
 
     def wait(self, links: Iterable[RayLink], timeout: float) -> list[RayLink]:
         """See Transport."""
@@ -200,11 +242,25 @@ class RayTransport:
         with contextlib.suppress(Exception), _undisturbed():
             self._ray.shutdown()
 
+    def _check(self) -> None:
+        if self._is_forgotten:
+            what = "the cluster's head was started again and knows nothing of this run"
+        elif all(node.id != self._here for node in self._nodes):
+            what = "Ray on this machine has ended"
+        elif self._unanswered > HEAD_CALLS:
+            what = "the cluster's head does not answer any more"
+        else:
+            return
+        text = f"{what}; once the cluster runs again, the same command goes on"
+        raise UserError("fleet.address", text, value=self._address, exit_code=EXIT_CANNOT_RUN)
+
     def _look(self) -> None:
-        """Ask which nodes there are, in a thread of its own: without a head there is no answer for minutes."""
+        """Ask which nodes there are, in a thread of its own: without a head there is no answer for a while."""
         while not self._is_over.wait(LOOK_S):
-            with contextlib.suppress(Exception):
-                self._nodes, self._unanswered = self._ray.nodes(), 0
+            try:
+                self._nodes, self._unanswered = nodes_of(self._gcs), 0
+            except Exception as error:
+                self._is_forgotten = self._is_forgotten or _FORGOTTEN in str(error)
 
 
 class Relay:
@@ -228,9 +284,10 @@ class Relay:
 class RayLink:
     """A seat behind an actor."""
 
-    def __init__(self, ray: Any, actor: Any) -> None:
-        self._ray, self._actor = ray, actor
+    def __init__(self, ray: Any, actor: Any, need: Need) -> None:
+        self._ray, self._actor, self.need = ray, actor, need
         self.answer: Any = None
+        self.is_starting = True  # Ray may not have given it its place yet
 
     def call(self, method: str, *arguments: Any) -> None:
         """See Link."""
@@ -238,6 +295,7 @@ class RayLink:
 
     def take(self) -> Any:
         """See Link."""
+        self.is_starting = False
         try:
             said = pickle.loads(self._ray.get(self.answer))
         except self._ray.exceptions.RayError as error:
@@ -248,6 +306,7 @@ class RayLink:
 
     def kill(self) -> None:
         """See Link."""
+        self.is_starting = False
         with contextlib.suppress(Exception):
             self._ray.wait([self._actor.end.remote()], timeout=ENDING_S)
             self._ray.kill(self._actor, no_restart=True)
@@ -264,30 +323,24 @@ def _told(error: Exception) -> Failed:
     is_blameless = not memory and (bool(_BLAMELESS.search(said)) or type(error).__name__ == "ActorUnavailableError")
     if is_blameless:
         raise GoneError("because its node is gone", is_blameless=True)
-    raise GoneError("because memory ran out" if memory else _why(said), memory=memory)
-
-
-def _why(said: str) -> str:
-    """The reason that Ray gives, up to the details."""
     found = _REASON.search(said)
-    return f"because {found[1]}" if found else f"of what Ray calls: {_last_line(said)}"
+    why = f"because {found[1]}" if found else f"of what Ray calls: {_last_line(said)}"
+    raise GoneError("because memory ran out" if memory else why, memory=memory)
 
 
 def _last_line(said: str) -> str:
     return (said.strip().splitlines() or [""])[-1].strip()
 
 
-def seats_on(nodes: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, int], str, dict[str, Any]]]:
+def seats_on(nodes: list[Node]) -> Iterator[tuple[tuple[str, int], str, Need]]:
     """The seats there can be on these nodes: node and number, host, what it takes of the node."""
-    marked = any(node["Resources"].get(name) for node in nodes for name in ("GPU", _MLX))
+    marked = any(node.total.get(name) for node in nodes for name in (_GPU, _MLX))
     for node in nodes:
-        resources = node["Resources"]
-        count = 0 if marked else 1
-        needs: dict[str, Any] = {}
-        if resources.get("GPU"):
-            count, needs = int(resources["GPU"]), {"num_gpus": 1}
-        elif resources.get(_MLX):
-            count, needs = int(resources[_MLX]), {"resources": {_MLX: 1}}
-        host = str(node["NodeManagerHostname"]).partition(".")[0]
+        if marked:
+            resource = _GPU if node.total.get(_GPU) else _MLX
+            count, amount = int(node.total.get(resource, 0)), 1.0
+        else:
+            resource = next(name for name in node.total if name.startswith(_NODE) and not name.startswith(_HEAD))
+            count, amount = 1, _MOST
         for number in range(count):
-            yield (str(node["NodeID"]), number), host, needs
+            yield (node.id, number), node.host.partition(".")[0], Need(node.id, resource, amount)

@@ -175,6 +175,10 @@ class Transport(Protocol):
         """The names of the seats that there could be now."""
         ...
 
+    def is_taken(self, place: str) -> bool:
+        """Whether another program has this place, so that a seat would have to wait there."""
+        ...
+
     def open(self, place: str, spec: Spec) -> Link:
         """Start a seat. GoneError if that fails at once."""
         ...

@@ -131,34 +131,3 @@ def test_an_address_without_a_cluster_is_one_line_at_once_whatever_listens_there
             connect(address)
     assert "\n" not in str(raised.value) and raised.value.exit_code == 3
     assert capfd.readouterr().err == ""
-
-
-def test_a_mismatch_of_versions_is_one_line_that_names_both():
-    from runner.fleet.ray import refused
-
-    said = (
-        "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.9\n"
-        "This process on 10.0.0.2 was started with:\n    Ray: 2.61.0\n    Python: 3.11.7\n"
-    )
-    problem = refused("10.0.0.5:6379", RuntimeError(said))
-    assert str(problem) == (
-        "fleet.address=10.0.0.5:6379: the cluster runs Ray 2.60.0 and Python 3.11.9, this machine Ray 2.61.0 and "
-        "Python 3.11.7: they must be the same, Python to the patch level"
-    )
-    assert problem.exit_code == 3
-
-
-def test_every_gpu_that_ray_knows_and_every_marked_mac_is_a_seat():
-    from runner.fleet.ray import seats_on
-
-    def node(name, **resources):
-        return {"NodeID": name, "NodeManagerHostname": f"{name}.local", "Resources": {"CPU": 8.0, **resources}}
-
-    plain = [node("a"), node("b")]
-    assert [(key, host, needs) for key, host, needs in seats_on(plain)] == [(("a", 0), "a", {}), (("b", 0), "b", {})]
-    mixed = [node("head"), node("mac", mlx=1.0), node("server", GPU=2.0)]
-    assert list(seats_on(mixed)) == [
-        (("mac", 0), "mac", {"resources": {"mlx": 1}}),
-        (("server", 0), "server", {"num_gpus": 1}),
-        (("server", 1), "server", {"num_gpus": 1}),
-    ]

@@ -9,20 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import runner
 from runner.cli import main
 from runner.engine.conf import EngineConf
-from runner.fleet import crew, fleet, hello, local, ray, seat
+from runner.fleet import crew, fleet, hello, local, seat
 from runner.fleet.local import LocalLink, LocalTransport
 from runner.fleet.wire import GoneError, Sender, Spec, packed
 from runner.models.recipes import ModelConf
 from runner.night import power
 from runner.sequences import Sequence
-from runner.types import UserError
 from tests.support import runs
 from tests.support.fleets import seats, select, wait_for_seats
 from tests.support.starts import Popen
@@ -219,44 +217,6 @@ def test_a_fleet_that_has_had_no_seat_yet_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(crew.UserError, match=r"pip install -e '.\[ray\]'"):
         runner.run(words("run_name=fleet", "fleet=ray"))
-
-
-@pytest.mark.parametrize("address", ["local", "10.0.0.5", "ray://10.0.0.5:10001", "10.0.0.5:99999", ":6379", ""])
-def test_an_address_without_host_and_port_is_refused_before_ray_takes_it_for_something_else(address):
-    with pytest.raises(UserError, match=r"^fleet.address=.*such as 10.0.0.5:6379$"):
-        ray.connect(address)
-
-
-@pytest.mark.parametrize(
-    ("alive", "line"), [(True, "the cluster's head does not answer any more"), (False, "Ray on this machine has ended")]
-)
-def test_a_cluster_without_its_head_or_this_machine_ends_the_run_before_ray_ends_the_process(alive, line, monkeypatch):
-    node = {"NodeID": "here", "Alive": True, "NodeManagerHostname": "mac", "Resources": {}}
-    context = SimpleNamespace(get_node_id=lambda: "here")
-    module = SimpleNamespace(
-        get_runtime_context=lambda: context, nodes=lambda: [node], remote=lambda **_: lambda _: None
-    )
-    monkeypatch.setattr(ray, "LOOK_S", 3600.0)
-    transport = ray.RayTransport(module, "10.0.0.5:6379")
-    assert [transport.places() for _ in range(ray.HEAD_CALLS)] == [["mac:1"]] * ray.HEAD_CALLS
-    node["Alive"], transport._unanswered = alive, ray.HEAD_CALLS if alive else 0  # private: what a thread counts
-    with pytest.raises(UserError, match=f"^fleet.address=10.0.0.5:6379: {line}; once it runs again") as raised:
-        transport.places()
-    assert raised.value.exit_code == 3
-
-
-def test_why_ray_gave_a_seat_up_is_said():
-    # The private name, since Ray's own errors need a cluster to come up.
-    dead = "The actor died unexpectedly before finishing this task.\n\tclass_name: Relay\nThe actor is dead because "
-    gone = dead + "all references to the actor were removed including lineage ref count.\nThe actor never ran - it was"
-    assert ray._told(RuntimeError(gone)).is_final and "RAY_AUTH_MODE" in ray._told(RuntimeError(gone)).why
-    for said, why in [
-        (dead + "its worker process has died. Worker exit type: SYSTEM_ERROR", "because its worker process has died"),
-        ("Something else\nhappened", "of what Ray calls: happened"),
-    ]:
-        with pytest.raises(GoneError) as raised:
-            ray._told(RuntimeError(said))
-        assert raised.value.why == why
 
 
 def test_a_seat_that_stops_before_it_reads_a_call_larger_than_its_pipe_stops_nobody():

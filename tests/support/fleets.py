@@ -78,6 +78,9 @@ class Threads:
         there = self.present()
         return [place for place in self.plans if there is True or place in there]
 
+    def is_taken(self, place):
+        return False
+
     def open(self, place, spec):
         plan = self.plans[place]
         link = ThreadLink(spec, **(plan.pop(0) if len(plan) > 1 else plan[0]))

@@ -1,0 +1,159 @@
+"""Where a Ray cluster has places for seats, and what is said of one that has none; needs no Ray."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from runner.engine.conf import EngineConf
+from runner.fleet import ray
+from runner.fleet.wire import GoneError, Spec
+from runner.models.recipes import ModelConf
+from runner.types import UserError
+
+
+@pytest.mark.parametrize("address", ["local", "10.0.0.5", "ray://10.0.0.5:10001", "10.0.0.5:99999", ":6379", ""])
+def test_an_address_without_host_and_port_is_refused_before_ray_takes_it_for_something_else(address):
+    with pytest.raises(UserError, match=r"^fleet.address=.*such as 10.0.0.5:6379$"):
+        ray.connect(address)
+
+
+def last_places(transport):
+    while transport.places():
+        time.sleep(0.001)
+
+
+class Id(str):
+    """A node's name as Ray has it."""
+
+    def hex(self):
+        return str(self)
+
+    def binary(self):
+        return self.encode()
+
+
+class Head:
+    """A cluster's head, which says what each node has free; an exception in its place is raised."""
+
+    def __init__(self, **free):
+        self.free, self.error, self.total = free, None, {"node:__internal_head__": 1.0, "node:10.0.0.5": 1.0}
+
+    def get_all_resource_usage(self, timeout):
+        if self.error:
+            raise self.error
+        batch = [SimpleNamespace(node_id=name.encode(), resources_available=free) for name, free in self.free.items()]
+        return SimpleNamespace(resource_usage_data=SimpleNamespace(batch=batch))
+
+    def get_all_node_info(self, timeout):
+        return {
+            Id(name): SimpleNamespace(
+                state=0, ALIVE=0, node_manager_hostname=f"{name}.local", resources_total=self.total
+            )
+            for name in self.free
+        }
+
+    def transport(self):
+        """The way to this cluster from its node ``here``."""
+        context = SimpleNamespace(get_node_id=lambda: "here", gcs_address="10.0.0.5:6379")
+        actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda _: None))
+        module = SimpleNamespace(get_runtime_context=lambda: context, remote=lambda **_: lambda _: actor)
+        strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *_, **__: None)
+        module.util, module.shutdown = SimpleNamespace(scheduling_strategies=strategies), lambda: None
+        module._raylet = SimpleNamespace(GcsClient=lambda address: self)  # private: Ray has no other way to ask it
+        return ray.RayTransport(module, context.gcs_address)
+
+
+@pytest.mark.parametrize(
+    ("free", "error", "line"),
+    [
+        ({"here": {}}, TimeoutError(), "the cluster's head does not answer any more"),
+        ({"mac": {}}, None, "Ray on this machine has ended"),
+        ({"here": {}}, RuntimeError("WrongClusterID: perhaps"), "the cluster's head was started again and knows"),
+    ],
+)
+def test_a_cluster_without_its_head_or_this_machine_ends_the_run_before_ray_ends_the_process(
+    free, error, line, monkeypatch
+):
+    head = Head(here={})
+    monkeypatch.setattr(ray, "LOOK_S", 0.001)
+    transport = head.transport()
+    head.free, head.error = free, error
+    with pytest.raises(UserError, match=f"^fleet.address=10.0.0.5:6379: {line}.*; once the cluster runs") as raised:
+        last_places(transport)
+    assert raised.value.exit_code == 3
+    transport.close()
+
+
+@pytest.mark.parametrize(
+    ("total", "taken"),
+    [
+        ({"mlx": 1.0}, [{"mlx": 0.0}, {"mlx": 1.0}]),
+        ({"mlx": 1.0}, [{}, {"mlx": 1.0}]),
+        ({}, [{"node:10.0.0.5": 0.4}, {"node:10.0.0.5": 1.0}]),
+    ],
+)
+def test_a_seat_that_another_program_has_is_waited_for_while_others_are_opened(total, taken, monkeypatch):
+    head = Head(here=taken[0], mac=taken[1])
+    head.total |= total
+    monkeypatch.setattr(ray, "LOOK_S", 3600.0)
+    transport = head.transport()
+    assert [(place, transport.is_taken(place)) for place in transport.places()] == [("here:1", True), ("mac:1", False)]
+
+
+def test_seats_of_ours_that_start_count_as_taken_until_they_answer(monkeypatch):
+    head = Head(here={"GPU": 2.0})  # two of four are another program's
+    head.total |= {"GPU": 4.0}
+    monkeypatch.setattr(ray, "LOOK_S", 3600.0)
+    transport = head.transport()
+    assert transport.places() == ["here:1", "here:2", "here:3", "here:4"]
+    links = []
+    for place in transport.places():
+        links += [] if transport.is_taken(place) else [transport.open(place, Spec(ModelConf(), EngineConf()))]
+    assert len(links) == 2
+    links[0].kill()
+    assert not transport.is_taken("here:4")
+
+
+def test_why_ray_gave_a_seat_up_is_said():
+    # The private name, since Ray's own errors need a cluster to come up.
+    dead = "The actor died unexpectedly before finishing this task.\n\tclass_name: Relay\nThe actor is dead because "
+    gone = dead + "all references to the actor were removed including lineage ref count.\nThe actor never ran - it was"
+    assert ray._told(RuntimeError(gone)).is_final and "RAY_AUTH_MODE" in ray._told(RuntimeError(gone)).why
+    for said, why in [
+        (dead + "its worker process has died. Worker exit type: SYSTEM_ERROR", "because its worker process has died"),
+        ("Something else\nhappened", "of what Ray calls: happened"),
+    ]:
+        with pytest.raises(GoneError) as raised:
+            ray._told(RuntimeError(said))
+        assert raised.value.why == why
+
+
+def test_a_mismatch_of_versions_is_one_line_that_names_both():
+    said = (
+        "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.9\n"
+        "This process on 10.0.0.2 was started with:\n    Ray: 2.61.0\n    Python: 3.11.7\n"
+    )
+    problem = ray.refused("10.0.0.5:6379", RuntimeError(said))
+    assert str(problem) == (
+        "fleet.address=10.0.0.5:6379: the cluster runs Ray 2.60.0 and Python 3.11.9, this machine Ray 2.61.0 and "
+        "Python 3.11.7: they must be the same, Python to the patch level"
+    )
+    assert problem.exit_code == 3
+
+
+def test_every_gpu_that_ray_knows_and_every_marked_mac_is_a_seat():
+    def node(name, **resources):
+        total = {"CPU": 8.0, "node:__internal_head__": 1.0, f"node:{name}": 1.0, **resources}
+        return ray.Node(name, f"{name}.local", total, total)
+
+    assert list(ray.seats_on([node("a"), node("b")])) == [
+        (("a", 0), "a", ray.Need("a", "node:a", 0.6)),
+        (("b", 0), "b", ray.Need("b", "node:b", 0.6)),
+    ]
+    mixed = [node("head"), node("mac", mlx=1.0), node("server", GPU=2.0)]
+    assert list(ray.seats_on(mixed)) == [
+        (("mac", 0), "mac", ray.Need("mac", "mlx", 1.0)),
+        (("server", 0), "server", ray.Need("server", "GPU", 1.0)),
+        (("server", 1), "server", ray.Need("server", "GPU", 1.0)),
+    ]
