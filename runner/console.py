@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from runner.early import hold
 from runner.words import but_colours, escaped, open_words
 
 _WIDTH = 9  # columns of a line's name
@@ -84,6 +85,7 @@ def begin_in_utf8() -> None:
     """
     if sys.getfilesystemencoding() != "utf-8" and "utf8" not in sys._xoptions:
         words = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        hold()
         os.execve(sys.executable, words, {**os.environ, "PYTHONUTF8": "1"})
 
 

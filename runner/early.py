@@ -1,7 +1,7 @@
 """Ctrl-C while the program's modules are loaded: one line and exit code 130, as afterwards.
 
-Before the first line below Python itself starts, for some hundredths of a second. Ctrl-C is its own then: it ends with
-a traceback or without a word, or goes unheard. Nothing has begun yet.
+Before the first line below Python itself starts, for some hundredths of a second, and would show a traceback. So the
+program ``rowmill`` (bin/rowmill) starts it with SIGINT blocked, and the signal waits for the last lines below.
 """
 
 # The module ``signal`` takes some milliseconds more, in which Ctrl-C would end in a traceback.
@@ -32,10 +32,18 @@ def _repeat(dropped: "sys.UnraisableHookArgs") -> None:
     threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
 
 
+def hold() -> None:
+    """From now on Ctrl-C waits for the program that this process becomes by ``exec``, if that is this one again."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+
 def ignore() -> None:
     """From now on nothing is left to interrupt."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-if sys.argv and (sys.argv[0] == "-m" or sys.argv[0].rpartition("/")[2] == "rowmill"):  # the program, and no other
+if sys.argv and (sys.argv[0] == "-m" or sys.argv[0].rpartition("/")[2] in ("rowmill", "rowmill-python")):
+    # This is the program, and no other.
+    sys.argv[0] = sys.argv[0].removesuffix("-python")
     signal.signal(signal.SIGINT, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])

@@ -83,6 +83,17 @@ def _run(arguments: Sequence[str] | None) -> int:
         tell(f"rowmill: {trouble or f'{error}: {AGAIN}'}")
         mute(sys.stdout)
         return EXIT_CANNOT_RUN
+    except Exception as error:
+        if not _comes_of_interruption(error):
+            raise
+        tell("\nrowmill: interrupted")
+        return EXIT_INTERRUPTED
+
+
+def _comes_of_interruption(error: BaseException) -> bool:
+    """Whether a library met it while it cleaned up after Ctrl-C, as OmegaConf may."""
+    before = error.__context__
+    return before is not None and (isinstance(before, KeyboardInterrupt) or _comes_of_interruption(before))
 
 
 class StderrHandler(logging.Handler):

@@ -18,7 +18,9 @@ def main(spec: Mapping[str, Any]) -> int:
     """Run the command line of ``spec`` (see ``runner.night.supervisor``); the exit code."""
     from runner import cli
     from runner.console import open_streams, tell
+    from runner.early import raise_again
 
+    raise_again()
     open_streams()
     sys.argv = list(spec["argv"])
     # Python writes to the user's terminal itself, so that a bar is a bar; what C++ writes goes through the supervisor.

@@ -28,6 +28,7 @@ def test_the_program_begins_again_in_utf8_where_the_locale_has_another_encoding(
     monkeypatch.setattr(sys, "_xoptions", options)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "runner.cli", "runs"])
     monkeypatch.setattr(os, "execve", lambda *words: again.append(words))
+    monkeypatch.setattr("runner.console.hold", lambda: None)
     begin_in_utf8()
     assert [(words, env["PYTHONUTF8"]) for _, words, env in again] == [
         ([sys.executable, "-X", "utf8", "-m", "runner.cli", "runs"], "1")
