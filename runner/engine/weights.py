@@ -103,8 +103,9 @@ def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
         unable = "not supported" in str(error) or "trust_remote_code" in str(error)
         reason = "mlx-lm cannot run it" if unable else "it is damaged or incomplete"
         raise UserError(f"{folder}: {reason}: {first_line(error)}", exit_code=3 if unable else 2) from error
-    adapters.apply(loaded[0], folder)
-    return loaded
+    model, config = loaded
+    adapters.apply(model, folder, config)
+    return model, config
 
 
 def _to_float32(model: Any) -> None:

@@ -17,7 +17,8 @@ A run with the adapter, and what has changed:
 
 ``model.adapter`` takes what the trainer or PEFT has saved, LoRA or DoRA: a folder with an ``adapter_config.json`` and
 safetensors, or its hub id; what PEFT has learned for single experts, for parameters of all of them
-(``target_parameters``) and as biases (``lora_bias``) counts, too. An adapter that does not fit the model is refused,
+(``target_parameters``) and as biases (``lora_bias``) counts, too. Where a model's head is its embedding, what PEFT has
+learned for one of the two leaves the other as it was. An adapter that does not fit the model is refused,
 and so is one that belongs to weights that its training changed (PiSSA, OLoRA); which model it was trained on is said.
 ``convert`` fuses the two:
 
@@ -57,6 +58,7 @@ _MORE = {
     "use_qalora": "averaged inputs (QA-LoRA)",
     "monteclora_config": "weights that are drawn (MonteCLoRA)",
     "arrow_config": "other adapters that it chooses from (Arrow)",
+    "trainable_token_indices": "single tokens that were trained",
 }
 _CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to begin that take something off the model's weights
 
@@ -113,15 +115,20 @@ def trained_on(config: dict[str, Any]) -> str | None:
     return config.get("base_model_name_or_path") or config.get("model") or None
 
 
-def apply(model: Any, folder: Path) -> None:
-    """Put the adapter in ``folder``, if it has one, into the layers of the loaded ``model``. Raises UserError."""
+def apply(model: Any, folder: Path, settings: dict[str, Any]) -> None:
+    """Put the adapter in ``folder``, if it has one, into the layers of the loaded ``model``, which has these settings.
+    Raises UserError.
+    """
     adapter = folder / FOLDER
     if not adapter.is_dir():
         return
     config = read_config(adapter)
     try:
         if _is_peft(config):
-            Peft(config).apply(model, adapter / PEFT_FILE)
+            if Peft(config).apply(model, adapter / PEFT_FILE):
+                for part in (settings, settings.get("text_config")):
+                    if part is not None:
+                        part["tie_word_embeddings"] = False
         else:
             from mlx_lm.tuner.utils import load_adapters
 

@@ -3,7 +3,8 @@
 ``lora_A [r, in]`` and ``lora_B [out, r]`` belong to a module of transformers' by its path. transformers keeps the
 experts of a layer in two parameters (PEFT's ``target_parameters``): gates and ups together in ``gate_up_proj``, and
 ``down_proj``; mlx-lm has three layers. What was learned for a parameter of all E experts is ``lora_A [E r, in]`` and
-``lora_B [out, r E]``, where in and out change places with PEFT's versions: the shape says which is which.
+``lora_B [out, r E]``, where in and out change places with PEFT's versions: the shape says which is which, or, where all
+are equally many, the version.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from runner.patterns import pattern
 _EXPERT = re.compile(r"(?P<block>.+)\.experts\.(?P<number>\d+)\.(?P<layer>\w+)")  # transformers' name of one
 _EXPERT_LAYERS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _TAKING_TURNS = ("gpt_oss",)  # models whose gate_up_proj has a gate, an up, a gate and so on
+_INPUTS_FIRST = ("gpt_oss", "llama4")  # models whose experts are [experts, columns, rows] in transformers
 
 
 class _Stack(NamedTuple):
@@ -67,15 +69,17 @@ class Peft:
         self.config = config
         self.scales: dict[str, set[float]] = defaultdict(set)
 
-    def apply(self, model: Any, file: Path) -> None:
+    def apply(self, model: Any, file: Path) -> bool:
+        """Put it into a model's layers; whether the model's head is no longer its embedding. Raises ValueError."""
         import mlx.core as mx
         from mlx.utils import tree_unflatten
 
+        tensors: Any = mx.load(str(file))
+        untied = _untie(model, self._trained(tensors))
         modules = dict(model.named_modules())
         found: dict[str, dict[str, Any]] = defaultdict(dict)
         experts: dict[str, dict[int, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
         stacks: dict[str, _Stack] = {}
-        tensors: Any = mx.load(str(file))
         for name, tensor in tensors.items():
             path, part = self._place(name)
             if block := _experts_at(path, modules):
@@ -93,8 +97,16 @@ class Peft:
                 self.scales[at].add(self._scale(path, len(tensor)))
         adapted = [(path, self._adapted(path, modules[path], parts)) for path, parts in found.items()]
         adapted += [(path, self._experts(path, modules[path], parts)) for path, parts in experts.items()]
-        adapted += self._stacked(list(stacks.values()), getattr(model, "model_type", None) in _TAKING_TURNS)
+        adapted += self._stacked(list(stacks.values()), getattr(model, "model_type", ""))
         model.update_modules(tree_unflatten(adapted))
+        return untied
+
+    def _trained(self, names: Iterable[str]) -> set[str]:
+        """What the trained modules are called; PEFT also saves embeddings that have only become longer."""
+        places = (self._place(name) for name in names)
+        whole = self.config.get("modules_to_save") or []
+        trained = {path.rpartition(".")[2] for path, part in places if part not in ("weight", "bias")}
+        return trained | set(whole)
 
     @staticmethod
     def _place(name: str) -> tuple[str, str]:
@@ -163,14 +175,15 @@ class Peft:
         )
         return made
 
-    def _stacked(self, stacks: list[_Stack], in_turns: bool) -> list[tuple[str, Any]]:
-        """The layers of experts. ``in_turns``: rows of gates and ups alternate; else all gates come first."""
+    def _stacked(self, stacks: list[_Stack], kind: str) -> list[tuple[str, Any]]:
+        """The layers of experts of a model of this kind: rows of gates and ups alternate, or all gates come first."""
         from mlx_lm.tuner.lora import LoRASwitchLinear
 
+        in_turns = kind in _TAKING_TURNS
         turned = {turn for one in stacks if len(turns := one.turns()) == 1 for turn in turns}
-        if stacks and len(turned) != 1:
-            alone = "it is square, and gate_up_proj, which would tell, was not trained"
-            raise ValueError(f"which are rows and which columns of {stacks[0].path} cannot be told: {alone}")
+        turned = turned or {self._turned(kind in _INPUTS_FIRST)}
+        if len(turned) != 1:
+            raise ValueError("rows and columns have changed places in some of its experts, and not in others")
         adapted = []
         for stack in stacks:
             a, b, parameter = stack.matrices(*turned)
@@ -184,6 +197,15 @@ class Peft:
                 made.lora_a, made.lora_b = a, rows
                 adapted.append((f"{stack.block}.{name}", made))
         return adapted
+
+    def _turned(self, inputs_first: bool) -> bool:
+        """Whether rows and columns have changed places, where no shape tells: by PEFT's version.
+
+        Until 0.18 a parameter's second axis was taken for its inputs, in 0.19.0 always for its outputs.
+        """
+        found = re.match(r"(\d+)\.(\d+)\.(\d+)", str(self.config.get("peft_version")))
+        version = tuple(map(int, found.groups())) if found else (0, 17, 0)  # which did not write it
+        return version == (0, 19, 0) or (version < (0, 19, 0) and not inputs_first)
 
     def _scale(self, path: str, rank: int) -> float:
         """What PEFT multiplies with in the module that transformers calls ``path``."""
@@ -208,7 +230,12 @@ def _experts_at(path: str, modules: dict[str, Any]) -> str | None:
 
 def _module(path: str, modules: Iterable[str]) -> str:
     """The path in mlx-lm's model of a module that transformers calls ``path``. Raises ValueError without one."""
-    others = (("model.language_model.", "language_model.model."), (".mlp.", ".block_sparse_moe."))
+    others = (
+        ("model.language_model.", "language_model.model."),
+        ("model.language_model.", "model."),  # a model that reads images, and its language model alone
+        ("language_model.model.", "model."),
+        (".mlp.", ".block_sparse_moe."),
+    )
     for name in (path, *(path.replace(theirs, ours, 1) for theirs, ours in others)):
         if name in modules:
             return name
@@ -216,6 +243,54 @@ def _module(path: str, modules: Iterable[str]) -> str:
     if len(longer) != 1:
         raise ValueError(f"the model has no {path}")
     return longer[0]
+
+
+class _ReachedError(Exception):
+    """A model's head was called."""
+
+
+def _untie(model: Any, trained: set[str]) -> bool:
+    """Give a model whose head is its embedding a head of its own, with the same weights, if one of the two was trained:
+    PEFT lets the other be. Whether it has got one; ValueError where mlx-lm's model cannot have one.
+    """
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    modules = dict(model.named_modules())
+    table = next((at for at, one in modules.items() if isinstance(one, nn.Embedding | nn.QuantizedEmbedding)), "")
+    trained = trained & {"lm_head", table.rpartition(".")[2]}
+    if not trained or any(at.rpartition(".")[2] == "lm_head" for at in modules):
+        return False
+    owner = modules[".".join(table.split(".")[:-2])]
+    holders: tuple[Any, Any] = owner, getattr(owner, "args", None)
+    for holder in holders:
+        if hasattr(holder, "tie_word_embeddings"):
+            holder.tie_word_embeddings = False
+
+    def head(x: Any) -> Any:
+        raise _ReachedError
+
+    owner.lm_head = head
+    try:
+        model(mx.zeros((1, 1), mx.int32))
+    except _ReachedError:
+        owner.lm_head = _head(modules[table])
+        return True
+    which = f"{' and '.join(sorted(trained))} trained by {'itself' if len(trained) == 1 else 'themselves'}"
+    raise ValueError(f"it has {which}, and in mlx-lm's model the head is always the embedding")
+
+
+def _head(table: Any) -> Any:
+    """A projection with an embedding's weights."""
+    import mlx.nn as nn
+
+    rows, columns = _shape("", table)
+    quantised = isinstance(table, nn.QuantizedEmbedding)
+    form = {"group_size": table.group_size, "bits": table.bits, "mode": table.mode} if quantised else {}
+    made: Any = (nn.QuantizedLinear if quantised else nn.Linear)(columns, rows, bias=False, **form)
+    for name, array in table.parameters().items():
+        made[name] = array
+    return made
 
 
 def _add_bias(path: str, layer: Any, bias: Any) -> None:

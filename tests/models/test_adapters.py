@@ -103,6 +103,30 @@ def test_layers_that_peft_saved_whole_replace_the_models(tmp_path):
     np.testing.assert_array_equal(found, np.array(head.astype(mx.bfloat16).astype(mx.float32)))
 
 
+@pytest.mark.parametrize("quantise", [False, True])
+def test_where_the_head_is_the_embedding_pefts_training_of_one_leaves_the_other(tmp_path, quantise):
+    """As PEFT computes; a model converted with such an adapter has both."""
+    tiny_folder(tmp_path / "base", quantise)
+    table = weights_of(tmp_path / "base")["model.embed_tokens.weight"]
+    head, a, b = draw((9, 64), 7), draw((4, 9), 1), draw((64, 4), 2)
+    saved = peft(
+        tmp_path / "head", {}, {"modules_to_save": ["lm_head"]}, more={"base_model.model.lm_head.weight": head}
+    )
+    place = "base_model.model.model.embed_tokens.lora_embedding"
+    learned = peft(tmp_path / "table", {}, more={f"{place}_A": a, f"{place}_B": b})
+    rounded = np.array(head.astype(mx.bfloat16).astype(mx.float32))
+    for adapter, wanted in ((saved, (table, rounded)), (learned, (table + 2 * np.array((b @ a).T), table))):
+        model, config = weights.load(beside(tmp_path / "base", adapter), set_up("cpu"))
+        found = dict(tree_flatten(model.parameters()))
+        for name, value in zip(("model.embed_tokens.weight", "lm_head.weight"), wanted, strict=True):
+            np.testing.assert_allclose(np.array(found[name]), value, atol=2e-6, err_msg=name)
+        assert config["tie_word_embeddings"] is False
+        np.testing.assert_allclose(np.array(model(TOKENS)), np.array(model.lm_head(model.model(TOKENS))), atol=1e-5)
+    tiny_folder(tmp_path / "gemma", family="gemma", num_key_value_heads=2, head_dim=32)
+    with pytest.raises(UserError, match="lm_head trained by itself, and in mlx-lm's model the head is always the emb"):
+        weights_of(beside(tmp_path / "gemma", saved))
+
+
 def test_what_was_learned_for_some_experts_is_added_to_theirs(tmp_path):
     """Mixtral's names in transformers; mlx-lm has all experts in one layer."""
     experts = {"num_local_experts": 3, "num_experts_per_tok": 2, "rope_theta": 1e4}
@@ -141,14 +165,25 @@ def test_what_was_learned_for_parameters_of_all_experts_is_added_as_peft_adds_it
 
 
 @pytest.mark.parametrize(
-    ("columns", "what"),
-    [(64, "which are rows and which columns of .*experts cannot be told"), (48, r"experts of \[64, 64\]")],
+    ("version", "turned"), [(None, False), ("0.18.1", False), ("0.19.0", True), ("0.19.1", False), ("0.21.2", False)]
 )
-def test_experts_whose_shape_does_not_say_what_was_learned_are_refused(tmp_path, columns, what):
+def test_of_square_experts_pefts_version_says_which_are_rows(tmp_path, version, turned):
+    """As its versions lay out a gpt-oss's down_proj alone."""
     tiny_folder(tmp_path / "base", **GPT_OSS | {"intermediate_size": 64})
-    a, b = draw((12, columns), 0), draw((64, 12), 1)
+    a, b = draw((12, 64), 0), draw((64, 12), 1)
     tensors = {f"{ROOT}.mlp.experts.lora_A.weight": a, f"{ROOT}.mlp.experts.lora_B.weight": b}
-    with pytest.raises(UserError, match=what):
+    adapter = peft(tmp_path / "lora", {}, {"peft_version": version}, more=tensors)
+    name = "model.layers.0.mlp.experts.down_proj.weight"
+    plain, adapted = (weights_of(folder)[name] for folder in (tmp_path / "base", beside(tmp_path / "base", adapter)))
+    delta = 2 * np.einsum("ore,eri->eoi", np.array(b).reshape(64, 4, 3), np.array(a).reshape(3, 4, 64))
+    np.testing.assert_allclose(adapted - plain, delta.swapaxes(1, 2) if turned else delta, atol=1e-5)
+
+
+def test_experts_of_another_shape_are_refused(tmp_path):
+    tiny_folder(tmp_path / "base", **GPT_OSS | {"intermediate_size": 64})
+    a, b = draw((12, 48), 0), draw((64, 12), 1)
+    tensors = {f"{ROOT}.mlp.experts.lora_A.weight": a, f"{ROOT}.mlp.experts.lora_B.weight": b}
+    with pytest.raises(UserError, match=r"experts of \[64, 64\]"):
         weights_of(beside(tmp_path / "base", peft(tmp_path / "lora", {}, more=tensors)))
 
 
