@@ -4,12 +4,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.models import granite
 from mlx_lm.models.switch_layers import SwitchGLU
 
 from runner.engine.attention.layout import Span, Step
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.kernels.cuda import prepare as cuda
-from tests.support.tiny import MODELS, tiny_gpt_oss, tiny_llama
+from tests.support.tiny import MODELS, TINY_LLAMA, scaled, tiny_gpt_oss, tiny_llama
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +132,10 @@ class Experts:
     def routed(self, x, scores, k, packed):
         chosen = mx.argsort(-scores, axis=-1)[:, :k]
         weights = mx.softmax(mx.take_along_axis(scores, chosen, axis=-1), axis=-1)
-        return (self.experts(x.astype(mx.float32), chosen) * weights[..., None]).sum(axis=-2)
+        return self.experts(x.astype(mx.float32), chosen), weights
+
+    def summed(self, outs, weights):
+        return (outs * weights[..., None]).sum(axis=-2)
 
 
 def test_gpt_oss_chooses_weighs_and_sums_up_experts_by_kernels():
@@ -178,3 +182,66 @@ def test_queries_keys_and_values_of_one_product_are_turned_in_steps_and_left_to_
     got = resident.forward(mx.array(tokens), Step([Span(None, 0, 0, len(tokens))]), rows)
     assert mx.allclose(got, want[:, -1], atol=1e-4)
     assert min(one.calls for one in made_of) > 1
+
+
+class Sums:
+    """Sums and their norms by their formula, in place of the kernel."""
+
+    def __init__(self, eps):
+        self.eps, self.calls = eps, 0
+
+    def __call__(self, x, outs, scale, weights=None):
+        self.calls += 1
+        x = x + (outs if weights is None else (outs * weights[..., None]).sum(axis=-2).reshape(x.shape))
+        return x, scale * x / mx.sqrt((x * x).mean(axis=-1, keepdims=True) + self.eps)
+
+
+def sums_of(monkeypatch):
+    made_of = {}
+    make = lambda dtype, size, eps: made_of.setdefault((size, eps), Sums(eps))  # noqa: E731
+    monkeypatch.setattr(cuda.blocks.norms, "kernel", make)
+    return made_of
+
+
+@pytest.mark.parametrize("routed", [False, True])
+@pytest.mark.parametrize("made", [tiny_llama, tiny_gpt_oss])
+def test_blocks_compute_sums_with_the_norms_behind_them(made, routed, monkeypatch):
+    tokens = [1 + 5 * i % 90 for i in range(24)]
+    model, want = made(), logits(made(), tokens)
+    made_of = sums_of(monkeypatch)
+    if routed and made is tiny_gpt_oss:
+        for layer in model.layers:
+            layer.mlp.weighed = lambda x, mlp=layer.mlp: weighed(mlp, x)
+    cuda.blocks.join(model.layers)
+    (one,) = made_of.values()
+    tried, one.calls = one.calls, 0
+    assert mx.allclose(logits(model, tokens), want, atol=1e-4)
+    assert tried
+    assert one.calls == 2 * len(model.layers) - 1
+    assert [name for name, _ in tree_flatten(model.parameters())] == [
+        name for name, _ in tree_flatten(made().parameters())
+    ]
+
+
+def weighed(mlp, x):
+    """What gpt-oss's experts give for each token, and the weights of its sum."""
+    scores = mlp.router(x.reshape(-1, x.shape[-1]))
+    chosen = mx.argsort(-scores, axis=-1)[:, : mlp.num_experts_per_tok]
+    weights = mx.softmax(mx.take_along_axis(scores, chosen, axis=-1), axis=-1)
+    return mlp.experts(x.reshape(-1, x.shape[-1]), chosen), weights
+
+
+GRANITE = {
+    **{"logits_scaling": 1.0, "attention_multiplier": 0.1, "embedding_multiplier": 1.0, "residual_multiplier": 0.5},
+    **{"max_position_embeddings": 64, "attention_bias": False, "mlp_bias": False, "rope_theta": 1e4},
+}
+
+
+def test_a_block_that_adds_otherwise_stays_as_it_is(monkeypatch):
+    made_of = sums_of(monkeypatch)
+    model = scaled(granite.Model(granite.ModelArgs(**TINY_LLAMA, **GRANITE)), seed=0, gain=2.0)
+    kinds = [type(layer) for layer in model.layers]
+    cuda.blocks.join(model.layers)
+    assert made_of
+    assert [type(layer) for layer in model.layers] == kinds
+    assert not any(hasattr(layer, "joints") for layer in model.layers)

@@ -2,7 +2,9 @@
 
 Modules:
 attention  CUDA kernels for the parts of attention that a step is made of: one launch each.
+blocks     Blocks that compute each sum together with the norm behind it, and the last one with the next block's.
 experts    CUDA kernels for a layer of experts whose weights stay quantised, for decode steps and for prompts.
+norms      A CUDA kernel for what stands between the layers of a block: a sum, and the norm of it.
 nvrtc      CUDA kernels, compiled several at once and kept for the next start.
 prepare    What MLX's CUDA backend does slowly, done another way; nothing here runs on Metal or a CPU.
 rotary     A CUDA kernel that makes queries, keys and values of one product, turned by their positions.

@@ -137,9 +137,9 @@ class Kernels(CheckedKernels):
         )
         return self._experts(paired, [order, offsets], packed, chosen.shape[-1])
 
-    def routed(self, x: mx.array, scores: mx.array, k: int, packed: list[list[mx.array]]) -> mx.array:
-        """x [T, D] through the ``k`` experts of the highest ``scores`` [T, E], weighed by these scores' softmax: what
-        they give, summed up, [T, D]. All of bfloat16, and E a multiple of 8.
+    def routed(self, x: mx.array, scores: mx.array, k: int, packed: list[list[mx.array]]) -> tuple[mx.array, mx.array]:
+        """x [T, D] through the ``k`` experts of the highest ``scores`` [T, E]: what they give, [T, k, D], and the
+        softmax of these scores in float32, [T, k]. Others of bfloat16, and E a multiple of 8.
         """
         tokens, count = scores.shape
         _, weights, order, offsets, paired = self._route(
@@ -150,15 +150,19 @@ class Kernels(CheckedKernels):
             output_shapes=[(tokens, k), (tokens, k), (tokens * k,), (count + 1,), x.shape],
             output_dtypes=[mx.uint32, mx.float32, mx.int32, mx.int32, x.dtype],
         )
-        outs = self._experts(paired, [order, offsets], packed, k)
-        pieces = x.size // 8  # a thread for each
+        return self._experts(paired, [order, offsets], packed, k), weights
+
+    def summed(self, outs: mx.array, weights: mx.array) -> mx.array:
+        """The sum [T, D] of outs [T, k, D] times weights [T, k]."""
+        tokens, k, size = outs.shape
+        pieces = tokens * size // 8  # a thread for each
         summed: list[mx.array] = self._sum(
             inputs=[outs, weights, numbers(pieces)],
-            template=[("CHOSEN", k), ("K", x.shape[-1])],
+            template=[("CHOSEN", k), ("K", size)],
             grid=(-(-pieces // SUMMING) * SUMMING, 1, 1),
             threadgroup=(SUMMING, 1, 1),
-            output_shapes=[x.shape],
-            output_dtypes=[x.dtype],
+            output_shapes=[(tokens, size)],
+            output_dtypes=[outs.dtype],
         )
         return summed[0]
 
@@ -201,7 +205,7 @@ class Kernels(CheckedKernels):
         weights = mx.softmax(mx.take_along_axis(scores, chosen, axis=-1).astype(mx.float32), axis=-1)
         want, packed = experts(x, chosen).astype(mx.float32), pack(experts)
         pairs = [(self(x, chosen, packed), want), (self(x[:8], chosen[:8], packed), want[:8])]
-        pairs.append((self.routed(x, scores, 2, packed), (want * weights[..., None]).sum(axis=-2)))
+        pairs.append((self.summed(*self.routed(x, scores, 2, packed)), (want * weights[..., None]).sum(axis=-2)))
         off = max(float(mx.abs(got.astype(mx.float32) - one).max()) for got, one in pairs)
         return off / float(mx.abs(want).mean()) / 4  # about the largest of normal numbers
 

@@ -21,8 +21,8 @@ from mlx_lm.models.rope_utils import YarnRoPE
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.utils import dequantize_model
 
+from runner.engine.kernels.cuda import blocks, rotary
 from runner.engine.kernels.cuda import experts as expert_kernels
-from runner.engine.kernels.cuda import rotary
 from runner.models import adapters
 
 log = logging.getLogger("rowmill")
@@ -35,7 +35,8 @@ MEMORY_SHARE = 0.6  # of the device, that dequantised weights and packed experts
 
 def prepare(model: Any, memory_bytes: int) -> None:
     """Change a loaded model in place: experts that read their weights once for all tokens, other weights dequantised if
-    all then take at most MEMORY_SHARE of ``memory_bytes``, and linear layers of the same input joined.
+    all then take at most MEMORY_SHARE of ``memory_bytes``, linear layers of the same input joined, and sums with the
+    norms behind them.
     """
     experts = [
         (module, name, child)
@@ -63,6 +64,7 @@ def prepare(model: Any, memory_bytes: int) -> None:
         fold_factor(module)
         if heads and (turned := rotary.turned(module, heads.linear, heads.ends)):
             module.turned = turned
+    blocks.join(model.layers)
 
 
 def _dense(module: Any) -> Any:
@@ -179,8 +181,12 @@ class Routed(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """x [..., D] -> [..., D]."""
+        return self.experts.kernels.summed(*self.weighed(x)).reshape(x.shape)
+
+    def weighed(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """What k experts give for each of the tokens [T, k, D], and the weights [T, k] of its sum."""
         tokens, scores = (one.reshape(-1, one.shape[-1]).astype(mx.bfloat16) for one in (x, self.router(x)))
-        return self.experts.kernels.routed(tokens, scores, self.chosen, self.experts.packed).reshape(x.shape)
+        return self.experts.kernels.routed(tokens, scores, self.chosen, self.experts.packed)
 
 
 def _project(layer: Any, weight: mx.array, x: mx.array) -> mx.array:
