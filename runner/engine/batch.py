@@ -164,7 +164,7 @@ class Batch:
             self.model.adopt(mx.array(places), prefix)
 
     def _launch(self) -> Launch | None:
-        parts = sorted(self._parts(), key=lambda part: part.span.order())
+        parts = sorted(self._parts(), key=lambda part: part.span.order)
         if not parts:
             return None
         before = Work()
@@ -231,7 +231,8 @@ class Batch:
         others = []
         for lane in self.lanes:
             if lane.decoding:
-                yield LaneSpan(lane, Span(lane.prefix, lane.slot, lane.stored, 1), drawn=True)
+                lane.single.stored = lane.stored
+                yield LaneSpan(lane, lane.single, drawn=True)
             else:
                 others.append(lane)
         yield from itertools.starmap(_with_drafts, self.drafts.items())
@@ -277,7 +278,10 @@ class Batch:
         drawn = mx.zeros((0,), mx.int32)
         if self.latest is not None and self.latest.tokens is not None:
             drawn = self.latest.tokens
-        place = {row.lane: index for index, row in enumerate(self.latest.rows)} if self.latest else {}
+        before = [row.lane for row in self.latest.rows] if self.latest else []
+        if before == [part.lane for part in parts if part.drawn] and len(before) == len(parts):
+            return drawn.astype(mx.int32)
+        place = {lane: index for index, lane in enumerate(before)}
         prompt: list[int] = []
         index: list[int] = []
         for part in parts:
@@ -287,8 +291,6 @@ class Batch:
             new = part.tokens()
             index += range(drawn.size + len(prompt), drawn.size + len(prompt) + len(new))
             prompt += new
-        if index == [*range(drawn.size)]:  # as they were drawn
-            return drawn.astype(mx.int32)
         return mx.concatenate([drawn, mx.array(prompt, mx.int32)])[mx.array(index)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -108,10 +109,15 @@ class Lane:
         drawn = self.sequence.choices is None
         return "length" if drawn and len(self.tokens) >= self.sequence.max_tokens else None
 
+    @cached_property
+    def single(self) -> Span:
+        """What it brings to a step while it decodes, once the span is told what is stored."""
+        return Span(self.prefix, self.slot, 0, 1)
+
     @property
     def at(self) -> int:
         """How many tokens lie computed before the next one."""
-        return (self.prefix.end if self.prefix else 0) + self.stored
+        return self.single.base + self.stored
 
     @property
     def rest(self) -> int:
@@ -208,14 +214,14 @@ class Launch:
 
     def draw(self) -> list[mx.array]:
         """Draw the tokens of all lanes but those that ended meanwhile, or whose grammar knows the next ones."""
-        drawn = [
-            at for at, (lane, matching, *_) in enumerate(self.rows) if not (matching and (lane.ended or lane.rest))
-        ]
-        if len(drawn) < len(self.rows):
-            self.rows = [self.rows[at] for at in drawn]
-            self.logits = self.logits[mx.array(drawn, mx.int32)]
+        if waits := self.waits:
+            known = [matching and (lane.ended or lane.rest) for lane, matching, *_ in self.rows]
+            if any(known):
+                drawn = [at for at, one in enumerate(known) if not one]
+                self.rows = [self.rows[at] for at in drawn]
+                self.logits = self.logits[mx.array(drawn, mx.int32)]
         logits = self.logits
-        if self.waits:
+        if waits:
             logits = masked(logits, bitmasks([row.matching for row in self.rows], logits.shape[-1]))
         self.tokens = _sample(logits, self.rows)
         self.asking = [at for at, row in enumerate(self.rows) if asks(row.lane.sequence)]

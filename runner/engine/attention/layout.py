@@ -9,7 +9,7 @@ Shapes: T tokens of the step, R sequences, n new tokens of a sequence (padded), 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -84,21 +84,27 @@ class Span:
     keep: bool = True
     again: bool = False
 
-    @property
+    @cached_property
     def base(self) -> int:
         """The position of the sequence's first own token: how many the prefix has."""
         return self.prefix.end if self.prefix else 0
 
-    @property
+    @cached_property
     def count(self) -> int:
         """How many tokens of the step are its: the new ones and the tree's."""
         return self.new + len(self.parents)
 
-    @property
+    @cached_property
+    def stores(self) -> bool:
+        """Whether the new tokens' KV is stored."""
+        return self.keep and self.slot is not None
+
+    @cached_property
     def decodes(self) -> bool:
         """Whether it is one token whose KV is stored, as in decoding; all others count as prefilling."""
-        return self.count == 1 and self.keep and self.slot is not None
+        return self.count == 1 and self.stores
 
+    @cached_property
     def order(self) -> tuple[bool, list[int], int]:
         """Where the span stands in a step: decoding ones first, neighbours share prefix segments."""
         return not self.decodes, self.prefix.ids if self.prefix else [], self.slot or 0
@@ -134,11 +140,12 @@ class Step:
         self.building = building
         self.decoding = [span for span in spans if span.decodes]
         self.prefilling = spans[len(self.decoding) :]
-        self.base = _ints(span.base for span in spans)
-        self.stored = _ints(span.stored for span in spans)
-        self.slot = _ints(-1 if span.slot is None else span.slot for span in spans)
-        self.new = _ints(span.new for span in spans)
-        self.count = _ints(span.count for span in spans)
+        table = [
+            (span.base, span.stored, -1 if span.slot is None else span.slot, span.new, span.count, span.stores)
+            for span in spans
+        ]
+        columns = np.ascontiguousarray(np.array(table, np.int64).reshape(-1, 6).T)
+        self.base, self.stored, self.slot, self.new, self.count, self.stores = columns
         self.tokens = int(self.count.sum())
         self.span_of = np.repeat(np.arange(len(spans)), self.count)  # of each token
         self.first = np.cumsum(self.count) - self.count  # token of each span
@@ -154,7 +161,7 @@ class Step:
 
     def _positions(self) -> Ints:
         at = (self.base + self.stored)[self.span_of] + self.offset
-        for first, span in zip(self.first, self.spans, strict=True):
+        for first, span in zip(self.first[len(self.decoding) :], self.prefilling, strict=True):
             if span.parents:
                 at[first : first + span.count] = span.positions()
         return at
@@ -337,12 +344,7 @@ class Step:
     def _lasting(self, ring: Ring) -> tuple[Bools, Ints]:
         """Which tokens' KV is to be stored, and where in their rings: the others would be overwritten at once."""
         kept, own = ring.kept[self.span_of], self.stored[self.span_of] + self.offset
-        keep = np.fromiter((span.keep and span.slot is not None for span in self.spans), np.bool_, len(self.spans))
         new = self.new[self.span_of]
         lasting = (self.offset >= new - (ring.size - kept)) | (own < kept)
-        stored = keep[self.span_of] & (self.offset < new) & lasting
+        stored = (self.stores[self.span_of] > 0) & (self.offset < new) & lasting
         return stored, Ring(ring.size, kept).place(own) if stored.any() else own
-
-
-def _ints(values: Iterable[int]) -> Ints:
-    return np.fromiter(values, np.int64)

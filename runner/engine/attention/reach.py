@@ -71,6 +71,8 @@ class Ring(NamedTuple):
 
     def latest(self, place: Ints, stored: Ints) -> Ints:
         """The own token that lies in each place when ``stored`` were stored; negative: none yet."""
+        if stored.max(initial=0) <= self.size:  # none has turned
+            return np.where(place < stored, place, -1)
         turning, last = self.size - self.kept, stored - 1 - self.kept
         turned = last - (last - (place - self.kept)) % turning
         latest = np.where(turned < 0, -1, self.kept + turned)

@@ -225,7 +225,7 @@ class ResidentModel:
                 (Span(prefix, slot, length + step - 1, 1) if step else Span(prefix, slot, 0, length), slot)
                 for slot, (prefix, length) in enumerate(zip(prefixes, lengths, strict=True))
             ]
-            spans, order = zip(*sorted(entries, key=lambda entry: entry[0].order()), strict=True)
+            spans, order = zip(*sorted(entries, key=lambda entry: entry[0].order), strict=True)
             new = [own[slot][span.stored : span.stored + span.new] for span, slot in zip(spans, order, strict=True)]
             ends = np.cumsum([len(tokens) for tokens in new]) - 1
             logits = self.forward(mx.array(list(itertools.chain(*new))), Step(list(spans)), rows=ends)
