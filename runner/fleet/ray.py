@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.fleet.hello import opening
@@ -47,6 +48,7 @@ _BLAMELESS = re.compile(r"node (has died|was|is) |node failure|unavailable|[Oo]w
 _NO_ROWMILL = re.compile(r"ModuleNotFoundError|No module named|failed to import|cannot import")
 _REASON = re.compile(r"is dead because (.+?)(?:\.(?:\s|$)|\n|$)")
 _NOT_REACHED = re.compile("all references to the actor were removed")  # Ray asks this process, which holds one
+_NO_ANSWER = "no Ray cluster answers there"
 _SAME_TOKEN = "RAY_AUTH_MODE must be the same here as where Ray was started, with the same ~/.ray/auth_token"
 _HOW_REACHED = f"Ray cannot call this process from there: {_SAME_TOKEN}, and no firewall in between"
 _OUT_OF_MEMORY = re.compile(r"\bOOM\b|low on memory")
@@ -56,33 +58,44 @@ def connect(address: str) -> RayTransport | None:
     """The way to a cluster; None if ``auto`` finds none. UserError if there is none at another address, or no Ray."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    place = _place_of(address)
+    if address != _AUTO:
+        _place_of(address, address)
     try:
         import ray
     except ImportError as error:
         raise UserError("fleet", "it needs Ray: pip install -e '.[ray]'", value="ray") from error
-    if place is not None:
-        _check_answers(address, place)
+    found, address = _found(ray._private.services) if address == _AUTO else (address, address)
+    if not found:
+        return None
+    _check_answers(address, _place_of(found, address))
     try:
         with _undisturbed():
-            ray.init(address=address, namespace="rowmill", logging_level=logging.CRITICAL, log_to_driver=False)
+            ray.init(address=found, namespace="rowmill", logging_level=logging.CRITICAL, log_to_driver=False)
     except ConnectionError as error:
-        if address == _AUTO:
-            return None
-        raise _no_answer(address, f"{first_line(error)}; where it does run, {_SAME_TOKEN}") from error
+        raise _of_address(address, f"{_NO_ANSWER} ({first_line(error)}; where it does run, {_SAME_TOKEN})") from error
     except Exception as error:
         raise refused(address, error) from error
     return RayTransport(ray, address)
 
 
-def _place_of(address: str) -> tuple[str, int] | None:
-    """The host and the port; None for ``auto``. UserError for what else Ray takes: ``local`` starts a new cluster."""
-    if address == _AUTO:
-        return None
+def _found(services: Any) -> tuple[str, str]:
+    """What ``auto`` is, empty if nothing of Ray runs here, and both as they are shown.
+
+    Ray also believes a file that the last cluster has left, and waits for minutes where that is gone.
+    """
+    if named := os.environ.get("RAY_ADDRESS"):
+        return named, f"{_AUTO} (RAY_ADDRESS={named})"
+    with _unheard():
+        found = services.canonicalize_bootstrap_address(_AUTO) if services.find_gcs_addresses() else ""
+    return found, f"{_AUTO} ({found})"
+
+
+def _place_of(address: str, shown: str) -> tuple[str, int]:
+    """The host and the port. UserError for what else Ray takes: ``local`` starts a new cluster."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not (port.isdecimal() and 0 < int(port) < 1 << 16):
         problem = "it takes auto, or the host and port of the cluster's head, such as 10.0.0.5:6379"
-        raise UserError("fleet.address", problem, value=address)
+        raise UserError("fleet.address", problem, value=shown)
     return host.strip("[]"), int(port)
 
 
@@ -95,13 +108,12 @@ def _check_answers(address: str, place: tuple[str, int]) -> None:
             connection.sendall(_PREFACE)
             said = connection.recv(_FRAME)
     except OSError as error:
-        raise _no_answer(address, first_line(error)) from error
+        raise _of_address(address, f"{_NO_ANSWER} ({first_line(error)})") from error
     if said[3:4] != _SETTINGS:
-        raise _no_answer(address, "something else listens")
+        raise _of_address(address, f"{_NO_ANSWER} (something else listens)")
 
 
-def _no_answer(address: str, why: str) -> UserError:
-    text = f"no Ray cluster answers there ({why})"
+def _of_address(address: str, text: str) -> UserError:
     return UserError("fleet.address", text, value=address, exit_code=EXIT_CANNOT_RUN)
 
 
@@ -110,10 +122,9 @@ def refused(address: str, error: Exception) -> UserError:
     if found := _MISMATCH.search(str(error)):
         ray, python, our_ray, our_python = (word.rstrip(".,") for word in found.groups())
         there, here = f"Ray {ray} and Python {python}", f"Ray {our_ray} and Python {our_python}"
-        text = f"the cluster runs {there}, this machine {here}: they must be the same, Python to the patch level"
-        return UserError("fleet.address", text, value=address, exit_code=EXIT_CANNOT_RUN)
-    text = f"Ray cannot connect: {first_line(error)}"
-    return UserError("fleet.address", text, value=address, exit_code=EXIT_CANNOT_RUN)
+        same = "they must be the same, Python to the patch level"
+        return _of_address(address, f"the cluster runs {there}, this machine {here}: {same}")
+    return _of_address(address, f"Ray cannot connect: {first_line(error)}")
 
 
 @contextlib.contextmanager
@@ -138,10 +149,9 @@ def _unheard() -> Iterator[None]:
     except OSError:  # closed: so it is anyhow
         yield
         return
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, _STDERR)
-    os.close(null)
     try:
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), _STDERR)
         yield
     finally:
         os.dup2(kept, _STDERR)
@@ -164,17 +174,11 @@ class Need(NamedTuple):
     resource: str
     amount: float
 
-    def options(self) -> dict[str, Any]:
-        """In Ray's words."""
-        return {"num_gpus": 1} if self.resource == _GPU else {"resources": {self.resource: self.amount}}
-
 
 def nodes_of(gcs: Any) -> list[Node]:
     """The cluster's nodes. An exception where its head does not answer; ``ray.nodes`` may end the process instead."""
-    free = {
-        node.node_id: dict(node.resources_available)
-        for node in gcs.get_all_resource_usage(timeout=LOOKED_S).resource_usage_data.batch
-    }
+    usage = gcs.get_all_resource_usage(timeout=LOOKED_S).resource_usage_data.batch
+    free = {node.node_id: dict(node.resources_available) for node in usage}
     return [
         Node(key.hex(), node.node_manager_hostname, dict(node.resources_total), free.get(key.binary(), {}))
         for key, node in gcs.get_all_node_info(timeout=LOOKED_S).items()
@@ -223,7 +227,8 @@ class RayTransport:
         """See Transport."""
         need = self._needs[place]
         where = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(need.node, soft=False)
-        actor = self._actor.options(scheduling_strategy=where, **need.options()).remote(opening(spec))
+        takes = {"num_gpus": 1} if need.resource == _GPU else {"resources": {need.resource: need.amount}}
+        actor = self._actor.options(scheduling_strategy=where, **takes).remote(opening(spec))
         self._links[place] = RayLink(self._ray, actor, need)
         return self._links[place]
 
@@ -251,8 +256,7 @@ class RayTransport:
             what = "the cluster's head does not answer any more"
         else:
             return
-        text = f"{what}; once the cluster runs again, the same command goes on"
-        raise UserError("fleet.address", text, value=self._address, exit_code=EXIT_CANNOT_RUN)
+        raise _of_address(self._address, f"{what}; once the cluster runs again, the same command goes on")
 
     def _look(self) -> None:
         """Ask which nodes there are, in a thread of its own: without a head there is no answer for a while."""
@@ -336,11 +340,11 @@ def seats_on(nodes: list[Node]) -> Iterator[tuple[tuple[str, int], str, Need]]:
     """The seats there can be on these nodes: node and number, host, what it takes of the node."""
     marked = any(node.total.get(name) for node in nodes for name in (_GPU, _MLX))
     for node in nodes:
+        count, amount = 1, _MOST
         if marked:
             resource = _GPU if node.total.get(_GPU) else _MLX
             count, amount = int(node.total.get(resource, 0)), 1.0
         else:
             resource = next(name for name in node.total if name.startswith(_NODE) and not name.startswith(_HEAD))
-            count, amount = 1, _MOST
         for number in range(count):
             yield (node.id, number), node.host.partition(".")[0], Need(node.id, resource, amount)

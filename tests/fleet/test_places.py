@@ -1,5 +1,6 @@
 """Where a Ray cluster has places for seats, and what is said of one that has none; needs no Ray."""
 
+import sys
 import time
 from types import SimpleNamespace
 
@@ -157,3 +158,36 @@ def test_every_gpu_that_ray_knows_and_every_marked_mac_is_a_seat():
         (("server", 0), "server", ray.Need("server", "GPU", 1.0)),
         (("server", 1), "server", ray.Need("server", "GPU", 1.0)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("environment", "running", "line"),
+    [
+        ({}, [], None),  # whatever a cluster of the past has left behind
+        ({}, ["10.0.0.5:1"], r"^fleet.address=auto \(127.0.0.1:1\): no Ray cluster answers there "),
+        (
+            {"RAY_ADDRESS": "127.0.0.1:1"},
+            [],
+            r"^fleet.address=auto \(RAY_ADDRESS=127.0.0.1:1\): no Ray cluster answers",
+        ),
+        (
+            {"RAY_ADDRESS": "ray://a:1"},
+            [],
+            r"^fleet.address=auto \(RAY_ADDRESS=ray://a:1\): it takes auto, or the host",
+        ),
+    ],
+)
+def test_auto_is_none_where_no_ray_runs_and_otherwise_a_cluster_that_has_to_answer(
+    environment, running, line, monkeypatch
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    services = SimpleNamespace(
+        find_gcs_addresses=lambda: running, canonicalize_bootstrap_address=lambda address: "127.0.0.1:1"
+    )
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(_private=SimpleNamespace(services=services)))
+    if line is None:
+        assert ray.connect("auto") is None
+        return
+    with pytest.raises(UserError, match=line):
+        ray.connect("auto")
