@@ -49,7 +49,8 @@ from runner.night.notify import masked
 from runner.types import UserError
 from runner.words import did_you_mean, first_line
 
-_ADDRESS = re.compile(r"(ollama|lmstudio|wheel):")  # of a model, for which there is no file in the group
+# Of a model, for which there is no file in the group.
+_ADDRESS = re.compile(r"(ollama|lmstudio|wheel|https?):|(hf\.co|huggingface\.co)/")
 _ORDER = re.compile(r"(\+\+|\+|~)?([^=]*?)(=.*)?", re.DOTALL)
 
 
@@ -187,8 +188,9 @@ class Composer:
     def _check_choice(self, group: str, value: str) -> None:
         options = self.options(group)
         if value not in options:
-            is_place = group in ("dataset", "model") and value and Path(value).exists()
-            hint = f": for a file or a folder, write {group}.path={value}" if is_place else ""
+            is_place = group in ("dataset", "model") and value and ("/" in value or Path(value).exists())
+            kinds = "a file, a folder or an id of the hub" if "/" in value else "a file or a folder"
+            hint = f": for {kinds}, write {group}.path={value}" if is_place else ""
             raise UserError(group, f"there is no such {group}{hint}{did_you_mean(value, list(options))}", value=value)
         if self.config_dir:  # ours are checked by tests
             self._check_file(group, options[value])

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -34,18 +34,46 @@ LARGE_BYTES = 32 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _AGAIN = "run the same command again"
 _SHA256 = re.compile(r"[0-9a-f]{64}")  # a large file's etag on the hub
+_ADDRESS = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/)?(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+    r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/?]+)(?:/(?P<file>[^?]+))?)?(?::(?P<quantisation>[\w.-]+))?/?(?:\?.*)?"
+)
 
 
-def snapshot(hub_id: str, revision: str | None = None, offline: bool = False, also: Iterable[str] = ()) -> Path:
+class Address(NamedTuple):
+    """A model of the hub: ``id`` is owner/name; ``gguf``: the patterns of the GGUF file that is meant, if one is."""
+
+    id: str
+    revision: str | None
+    gguf: tuple[str, ...]
+
+
+def address_of(text: str) -> Address | None:
+    """What ``owner/name``, ``owner/name:Q4_K_M`` or a link to a page or a file means; None: nothing of the hub."""
+    if not (found := _ADDRESS.fullmatch(text)):
+        return None
+    gguf: tuple[str, ...] = ()
+    if (file := found["file"]) and file.lower().endswith(".gguf"):
+        gguf = (file, re.sub(r"-\d{5}-of-(\d{5}\.gguf)$", r"-[0-9]*-of-\1", file))
+    elif kind := found["quantisation"]:
+        spellings = dict.fromkeys((kind, kind.upper(), kind.lower()))
+        ends = (".gguf", ".GGUF", "-[0-9]*-of-[0-9]*.gguf")
+        gguf = tuple(f"*[-.]{spelling}{end}" for spelling in spellings for end in ends)
+    return Address(found["id"], found["revision"], gguf)
+
+
+def snapshot(
+    hub_id: str, revision: str | None = None, offline: bool = False, wanted: Iterable[str] = MODEL_FILES
+) -> Path:
     """The folder of a model at a revision (None: the newest); what is not in the cache is fetched.
 
-    ``also``: patterns of files besides those that a model needs. With ``offline``, or if the hub does not answer, only
-    the cache is used. Raises UserError; exit code 3 where the disk is too small.
+    ``wanted``: patterns of files. With ``offline``, or if the hub does not answer, only the cache is used.
+    Raises UserError; exit code 3 where the disk is too small.
     """
     from huggingface_hub import errors, snapshot_download
 
     model = hub_id + (f" at revision {revision}" if revision else "")
-    wanted = [*MODEL_FILES, *also]
+    wanted = list(wanted)
     cached = not reachable(hub_id, offline)
     try:
         if not cached:

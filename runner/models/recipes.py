@@ -20,9 +20,9 @@ class ModelConf:
     """Which model runs.
 
     Attributes:
-        path: A folder, a ``.gguf`` file, a hub id, ``ollama:NAME``, ``lmstudio:NAME``, or a file in a wheel
-            (``wheel:NAME==VERSION/path/in/wheel``). Without one, a run uses what ``rowmill convert`` has made from the
-            keys below.
+        path: A folder, a ``.gguf`` file, a hub id (with the quantisation of a GGUF file behind a colon) or a link to
+            its page, ``ollama:NAME``, ``lmstudio:NAME``, or a file in a wheel (``wheel:NAME==VERSION/path/in/wheel``).
+            Without one, a run uses what ``rowmill convert`` has made from the keys below.
         revision: The commit, tag or branch of a hub id.
         adapter: A folder that ``mlx_lm.lora`` or PEFT has saved, or its hub id: LoRA or DoRA on top of the model.
         base: The model that ``rowmill convert`` starts from.

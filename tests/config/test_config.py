@@ -129,6 +129,8 @@ MISTAKES = [
     ("prompt=nope", "prompt=nope", "movie_reviews"),
     ("dataset=nope", "dataset=nope", "jsonl"),
     ("model=.", "model=.", "for a file or a folder, write model.path=."),
+    ("model=own/tiny", "model=own/tiny", "or an id of the hub, write model.path=own/tiny"),
+    ("engine.backend=cpu model=hf.co/own/x:Q4_0 offline=true", "model.path=own/x", "not in the cache"),
     ("model=nope", "model=nope", "smollm2_135m"),
     ("engine=nope", "engine=nope", "default"),
     ("engine=3", "engine=3", "default"),

@@ -201,6 +201,45 @@ def test_a_disk_that_fills_up_meanwhile_ends_with_3(server, here, monkeypatch):
     assert parts(here)
 
 
+PAGE = "https://huggingface.co/own/tiny"
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("own/tiny", ("own/tiny", None)),
+        ("hf.co/own/tiny", ("own/tiny", None)),
+        (f"{PAGE}/", ("own/tiny", None)),
+        (f"{PAGE}/tree/v2", ("own/tiny", "v2")),
+        (f"{PAGE}?library=mlx", ("own/tiny", None)),
+        (f"{PAGE}/blob/main/config.json", ("own/tiny", "main")),
+        ("ollama:own/tiny:latest", None),
+        ("./own/tiny", None),
+        ("https://example.org/own/tiny", None),
+    ],
+)
+def test_a_link_to_a_models_page_means_the_model(text, meant):
+    found = hub.address_of(text)
+    assert (found and found[:2]) == meant and not (found and found.gguf)
+
+
+def test_of_a_repository_of_gguf_files_the_quantisation_or_a_link_names_one(server, tmp_path, here, monkeypatch):
+    names = ["tiny-Q4_K_M.gguf", "tiny-UD-Q4_K_XL.gguf", "Q8_0/tiny-Q8_0-00001-of-00002.gguf"]
+    repository = server.folder = tmp_path / "repository"
+    for name in [*names, "Q8_0/tiny-Q8_0-00002-of-00002.gguf", "mmproj-tiny-Q8_0.gguf"]:
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_bytes(b"GGUF" + name.encode())
+    monkeypatch.setattr(resolve, "_converted", lambda path, widths: path)
+    asked = {f"own/tiny:{kind}": name for kind, name in zip(("q4_k_m", "UD-Q4_K_XL", "Q8_0"), names, strict=True)}
+    for address, name in (asked | {f"{PAGE}/blob/main/{name}": name for name in names}).items():
+        assert resolve.resolve(address).read_bytes() == b"GGUF" + name.encode(), address
+    assert {path.name for path in here.rglob("*.gguf")} >= {"tiny-Q8_0-00002-of-00002.gguf"}
+    with pytest.raises(UserError, match="it has no such GGUF file; see the files on its page"):
+        resolve.resolve("own/tiny:Q4_K")
+    with pytest.raises(UserError, match=r"name the quantisation \(model.path=own/tiny:Q4_K_M\)"):
+        resolve.resolve("own/tiny")
+
+
 def test_a_model_that_there_is_not_says_so(server, here):
     with pytest.raises(UserError, match=r"model.path=own/tinny: no such folder here, and not on the hub"):
         resolve.resolve("own/tinny")

@@ -50,11 +50,3 @@ def test_the_generation_configs_end_tokens_win(tmp_path):
     folder = tiny_folder(tmp_path / "tiny", eos_token_id=1)
     (folder / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
     assert resolve.read_config(folder)["eos_token_id"] == [1, 2]
-
-
-def test_a_repository_of_gguf_files_says_how_to_get_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(resolve, "snapshot", lambda *given: tmp_path)
-    with pytest.raises(
-        UserError, match=r"no config.json; of a repository of GGUF files, fetch one \(`hf download own/a"
-    ):
-        resolve.resolve("own/a-GGUF")
