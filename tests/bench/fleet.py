@@ -4,14 +4,17 @@
 ``cost``: the driver's processor time for a row, beside that of a run by one process, with the fake engine. ``held``: an
 engine whose steps keep the interpreter to themselves for some 7 ms, by itself and in a seat: for how long its thread
 waits for the one that answers, and what that one takes for a row of 2,112 tokens. ``pair``: rows/s of two seats of one
-core each over those of one, with a tiny random llama or ``--model``. ``waves``: the same with processes whose steps
-sleep for as long as a model's take (40 ms, and 2 for each of 64 sequences) and whose answers are all equally long; what
-a busy machine does to that is little. ``scale``: seats that only wait, 30 rows/s each,
-as threads of one process with nothing to compute: rows/s, and the driver's share of a core.
+core each over those of one, with a tiny random llama or ``--model``, and the same of two runs of half the rows at once,
+which is what the cores can do. ``waves``: that of two seats with processes whose steps sleep for as long as a model's
+take (40 ms, and 2 for each of 64 sequences) and whose answers are all equally long; what a busy machine does to that is
+little. ``scale``: seats that only wait, 30 rows/s each, as threads of one process with nothing to compute: rows/s, and
+the driver's share of a core.
 """
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections import deque
@@ -238,17 +241,29 @@ def pair(given):
 
     save_tiny_llama(Path("tiny"))
     write_rows(given.rows)
-    chosen = [f"model={given.model}"] if given.model else ["model.path=tiny"]
-    model = [*chosen, "engine.backend=cpu", "prompt.chat=false", "job=generate", "engine.max_tokens=24"]
-    cores = sorted(os.sched_getaffinity(0))
-    speeds = {}
-    for seats in (1, 2):
-        start.transport_of = lambda conf, seats=seats: Pinned(seats, cores)
-        replaced = [word for word in words(f"pair{seats}") if not word.startswith(("engine", "job"))]
-        figures, row_us, _ = timed([*replaced, *model, "fleet=local"])
-        speeds[seats] = figures["rows_per_s"]
-        print(f"{seats} of one core: {speeds[seats]:,.1f} rows/s, driver {row_us:.0f} us for a row", flush=True)
-    print(f"two over one: {speeds[2] / speeds[1]:.2f}")
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if given.core is not None:
+        print(seats_on(given.model, [given.core]))
+        return
+    speeds = [seats_on(given.model, some) for some in (cores[:1], cores)]
+    again = [sys.executable, "-m", "tests.bench.fleet", "pair", "--rows", str(given.rows // 2)]
+    again += ["--model", given.model] if given.model else []
+    root = Path(runner.__file__).parents[1]
+    runs = [subprocess.Popen([*again, "--core", str(core)], cwd=root, stdout=subprocess.PIPE) for core in cores]
+    apart = sum(float(run.communicate()[0].split()[-1]) for run in runs)
+    print(f"two over one: {speeds[1] / speeds[0]:.2f}; two runs of half the rows: {apart / speeds[0]:.2f}")
+
+
+def seats_on(model, cores):
+    """Rows/s of a seat on each of these cores."""
+    chosen = [f"model={model}"] if model else ["model.path=tiny"]
+    given = [*chosen, "engine.backend=cpu", "prompt.chat=false", "job=generate", "engine.max_tokens=24"]
+    start.transport_of = lambda conf: Pinned(len(cores), cores)
+    replaced = [word for word in words(f"pair{len(cores)}") if not word.startswith(("engine", "job"))]
+    figures, row_us, _ = timed([*replaced, *given, "fleet=local"])
+    said = f"{len(cores)} of one core: {figures['rows_per_s']:,.1f} rows/s, slots {figures['slot_occupancy']:.0%} full"
+    print(f"{said}, driver {row_us:.0f} us for a row", flush=True)
+    return figures["rows_per_s"]
 
 
 def waves(given):
@@ -296,6 +311,7 @@ def main():
     parser.add_argument("what", choices=["cost", "held", "pair", "waves", "scale"])
     parser.add_argument("--seats", default="8,64,256")
     parser.add_argument("--model", help="of ``pair``: a recipe such as smollm2_135m")
+    parser.add_argument("--core", type=int, help="of ``pair``: one seat there and nothing else")
     parser.add_argument("--rows", type=int, default=20_000)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
