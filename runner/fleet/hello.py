@@ -33,8 +33,14 @@ def hello_of(folder: Path | None, weights: str | None = None) -> Hello:
 
 
 def host() -> str:
-    """The name of this machine without its domain."""
-    return platform.node().partition(".")[0] or "localhost"
+    """The name of this machine."""
+    return short(platform.node())
+
+
+def short(name: str) -> str:
+    """A machine's name without its domain; some have an address as their name."""
+    is_address = name.replace(".", "").isdecimal()
+    return name if is_address else name.partition(".")[0] or "localhost"
 
 
 def opening(spec: Spec) -> bytes:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.fleet.hello import opening
+from runner.fleet.hello import opening, short
 from runner.fleet.local import SeatProcess
 from runner.fleet.wire import Failed, GoneError, Spec, packed
 from runner.night.link import NO_MEMORY
@@ -27,15 +27,12 @@ from runner.words import first_line
 
 log = logging.getLogger("rowmill")
 
-SETTINGS = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # else a Mac's address is 127.0.0.1
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
+# Without the first, a Mac's address is 127.0.0.1.
+SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 _AUTO = "auto"
-ANSWER_S = 10.0  # for a first sign of a cluster
+ANSWER_S = 10.0  # for a head to say something
 _STDERR = 2
 LOOK_S = 1.0  # between two looks for nodes
-LOOKED_S = 5  # the longest look
 HEAD_CALLS = 30  # of one a second, until a head that does not answer is given up; Ray itself does so after 60 s
 ENDING_S = 2.0  # for a seat's process to end
 _SETTINGS, _FRAME = b"\4", 9  # how servers of HTTP/2, which gRPC goes over, begin; bytes of a frame's head
@@ -168,20 +165,21 @@ class Node(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What a seat takes of its node."""
+    """What a seat takes of its node, where there can be ``seats``."""
 
     node: str
     resource: str
     amount: float
+    seats: int
 
 
 def nodes_of(gcs: Any) -> list[Node]:
     """The cluster's nodes. An exception where its head does not answer; ``ray.nodes`` may end the process instead."""
-    usage = gcs.get_all_resource_usage(timeout=LOOKED_S).resource_usage_data.batch
+    usage = gcs.get_all_resource_usage(timeout=ANSWER_S).resource_usage_data.batch
     free = {node.node_id: dict(node.resources_available) for node in usage}
     return [
         Node(key.hex(), node.node_manager_hostname, dict(node.resources_total), free.get(key.binary(), {}))
-        for key, node in gcs.get_all_node_info(timeout=LOOKED_S).items()
+        for key, node in gcs.get_all_node_info(timeout=ANSWER_S).items()
         if node.state == node.ALIVE
     ]
 
@@ -228,7 +226,9 @@ class RayTransport:
         need = self._needs[place]
         where = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(need.node, soft=False)
         takes = {"num_gpus": 1} if need.resource == _GPU else {"resources": {need.resource: need.amount}}
-        actor = self._actor.options(scheduling_strategy=where, **takes).remote(opening(spec))
+        sharing = need.seats if need.resource == _MLX or spec.engine.backend == "cpu" else 1
+        first = opening(spec._replace(sharing=sharing))
+        actor = self._actor.options(scheduling_strategy=where, **takes).remote(first)
         self._links[place] = RayLink(self._ray, actor, need)
         return self._links[place]
 
@@ -347,4 +347,4 @@ def seats_on(nodes: list[Node]) -> Iterator[tuple[tuple[str, int], str, Need]]:
         else:
             resource = next(name for name in node.total if name.startswith(_NODE) and not name.startswith(_HEAD))
         for number in range(count):
-            yield (node.id, number), node.host.partition(".")[0], Need(node.id, resource, amount)
+            yield (node.id, number), short(node.host), Need(node.id, resource, amount, count)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from runner.engine.conf import EngineConf
-from runner.fleet import ray
+from runner.fleet import hello, ray
 from runner.fleet.wire import GoneError, Spec
 from runner.models.recipes import ModelConf
 from runner.types import UserError
@@ -102,6 +102,20 @@ def test_a_seat_that_another_program_has_is_waited_for_while_others_are_opened(t
     assert [(place, transport.is_taken(place)) for place in transport.places()] == [("here:1", True), ("mac:1", False)]
 
 
+def test_seats_on_one_mac_share_its_memory_and_a_name_that_is_an_address_stays_whole(monkeypatch):
+    opened = []
+    monkeypatch.setattr(ray, "opening", opened.append)
+    monkeypatch.setattr(ray, "LOOK_S", 3600.0)
+    for total, backend in [({"mlx": 2.0}, "auto"), ({"GPU": 2.0}, "auto"), ({"GPU": 2.0}, "cpu")]:
+        head = Head(here={})
+        head.total |= total
+        transport = head.transport()
+        (place, _) = transport.places()
+        transport.open(place, Spec(ModelConf(), EngineConf(backend=backend)))
+    assert [spec.sharing for spec in opened] == [2, 1, 2]
+    assert [hello.short(name) for name in ("10.0.0.7", "mac.local", "")] == ["10.0.0.7", "mac", "localhost"]
+
+
 def test_seats_of_ours_that_start_count_as_taken_until_they_answer(monkeypatch):
     head = Head(here={"GPU": 2.0})  # two of four are another program's
     head.total |= {"GPU": 4.0}
@@ -149,14 +163,14 @@ def test_every_gpu_that_ray_knows_and_every_marked_mac_is_a_seat():
         return ray.Node(name, f"{name}.local", total, total)
 
     assert list(ray.seats_on([node("a"), node("b")])) == [
-        (("a", 0), "a", ray.Need("a", "node:a", 0.6)),
-        (("b", 0), "b", ray.Need("b", "node:b", 0.6)),
+        (("a", 0), "a", ray.Need("a", "node:a", 0.6, 1)),
+        (("b", 0), "b", ray.Need("b", "node:b", 0.6, 1)),
     ]
     mixed = [node("head"), node("mac", mlx=1.0), node("server", GPU=2.0)]
     assert list(ray.seats_on(mixed)) == [
-        (("mac", 0), "mac", ray.Need("mac", "mlx", 1.0)),
-        (("server", 0), "server", ray.Need("server", "GPU", 1.0)),
-        (("server", 1), "server", ray.Need("server", "GPU", 1.0)),
+        (("mac", 0), "mac", ray.Need("mac", "mlx", 1.0, 1)),
+        (("server", 0), "server", ray.Need("server", "GPU", 1.0, 2)),
+        (("server", 1), "server", ray.Need("server", "GPU", 1.0, 2)),
     ]
 
 
