@@ -10,6 +10,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from runner.checkpoint.database import open_reader
 from runner.checkpoint.lease import holder
@@ -54,9 +55,9 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
         pace, left_s = seat.get("rows_per_s"), seat.get("backlog_s")
         is_at_work = seat.get("state") == "at work"
         table.add_row(
-            *([escaped(seat["stage"])] if stages else []),
-            escaped(seat["name"]),
-            escaped(seat.get("device") or ""),
+            *([Text(escaped(seat["stage"]))] if stages else []),
+            Text(escaped(seat["name"])),
+            Text(escaped(seat.get("device") or "")),
             seat.get("state", ""),
             f"{seat['answers']:,}",
             f"{seat['answers'] / (whole[seat.get('stage')] or 1):.0%}",

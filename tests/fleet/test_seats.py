@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import runner
 from runner.cli import main
 from runner.engine.conf import EngineConf
-from runner.fleet import crew, fleet, hello, local, seat
+from runner.fleet import crew, fleet, hello, local, seat, show
 from runner.fleet.local import LocalLink, LocalTransport
 from runner.fleet.wire import GoneError, Sender, Spec, packed
 from runner.models.recipes import ModelConf
@@ -211,6 +212,12 @@ def test_the_command_fleet_shows_the_seats(capsys, monkeypatch):
     capsys.readouterr()
     assert main(["fleet", "outputs/alone"]) == 0
     assert "no fleet" in capsys.readouterr().out
+
+
+def test_names_of_seats_and_devices_are_shown_as_they_are(capsys):
+    one = {"name": "mac[red]:1", "device": "gpu (NVIDIA [vGPU] 8Q)", "state": "ended", "answers": 3}
+    show.show_fleet([one], Console(width=100))
+    assert "mac[red]:1  gpu (NVIDIA [vGPU] 8Q)" in capsys.readouterr().out
 
 
 def test_a_fleet_that_has_had_no_seat_yet_says_what_is_missing(monkeypatch):
