@@ -242,9 +242,14 @@ def olmo_hybrid(D):
     }
 
 
+def baichuan_m1(D):
+    windows = {"sliding_window": 8, "sliding_window_layers": [1, 3], "conv_window": 2}
+    return {**ATTENTION, **windows, "rope_theta": 10000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
+
+
 FAMILIES = [qwen3_next, qwen3_5, qwen3_5_moe, lfm2, lfm2_moe, kimi_linear, nemotron_h, granitemoehybrid, falcon_h1]
 FAMILIES += [jamba, rwkv7, recurrent_gemma, bailing_moe_linear, bailing_hybrid, bailing_moe_v3, mamba, mamba2, plamo2]
-FAMILIES += [olmo_hybrid]
+FAMILIES += [olmo_hybrid, baichuan_m1]
 
 
 def configuration(family, width=32):

@@ -7,6 +7,7 @@ come from computes it. What layers compute by hand instead is recognised by its 
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from collections.abc import Callable
@@ -203,15 +204,16 @@ def _call_instead(
     def call(plain: Any, self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> Any:
         return instead(self, x, cache) if isinstance(cache, SharedKV) and which(self) else plain(self, x, mask, cache)
 
-    _call_by(kind, call)
+    call_by(kind, call)
 
 
-def _call_by(kind: Any, call: Callable[..., Any]) -> None:
+def call_by(kind: Any, call: Callable[..., Any]) -> None:
     """Let modules of a kind be called by ``call``, once; it is given their own ``__call__`` first."""
     plain = kind.__call__
     if getattr(plain, "hooked", False):
         return
 
+    @functools.wraps(plain)
     def called(self: Any, *given: Any, **named: Any) -> Any:
         return call(plain, self, *given, **named)
 
@@ -232,7 +234,7 @@ def _choose_instead(kind: Any) -> None:
         cache.choose(q[:, :, 0], weights[:, 0], k, self.index_topk)
         return None
 
-    _call_by(kind, call)
+    call_by(kind, call)
 
 
 def _project_by_head(kind: Any) -> None:
@@ -245,7 +247,7 @@ def _project_by_head(kind: Any) -> None:
         by_head: mx.array = plain(self, x.transpose(2, 1, 0, 3), transpose)
         return by_head.transpose(2, 1, 0, 3)
 
-    _call_by(kind, call)
+    call_by(kind, call)
 
 
 def _with_shared_kv(module: Any) -> None:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from runner.machine.sums import normaliser
+
 
 class Response(NamedTuple):
     """As mlx-lm's: the next token of a sequence, the log-probabilities of all tokens there."""
@@ -115,7 +117,7 @@ class EvenRows:
 
     def _draw(self, group: Group) -> list[Response]:
         logits = self.model(mx.array([row.rest for row in group.rows]), cache=group.cache)[:, -1]
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        logprobs = logits - normaliser(logits)[..., None]
         group.computed += 1
         if len({row.sampler for row in group.rows}) == 1:
             drawn = group.rows[0].sampler(logprobs)

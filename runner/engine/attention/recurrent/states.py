@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
 from runner.engine.attention.layout import Segment
+from runner.engine.attention.recurrent import convolved
 from runner.engine.attention.recurrent.runs import Chunk, Course, Plan, Wave
 
 State = list[mx.array | None]  # arrays [rows, ...] that a layer keeps; None: nothing yet
@@ -160,17 +161,17 @@ def state_of(prefix: Segment | None, index: int) -> State:
     return prefix.states[index]
 
 
-def _readers(model: Any) -> set[type[nn.Module]]:
-    """The classes of a model's modules that read or write recurrent states: the innermost ones at work then."""
-    found: set[type[nn.Module]] = set()
+def _readers(model: Any) -> dict[type[nn.Module], nn.Module]:
+    """A model's modules that read or write recurrent states, the innermost ones at work then: one of each class."""
+    found: dict[type[nn.Module], nn.Module] = {}
 
     class Watched(ArraysCache):
         def __getitem__(self, index: int) -> Any:
-            found.add(_at_work(sys._getframe(1)))
+            _note(found, sys._getframe(1))
             return super().__getitem__(index)
 
         def __setitem__(self, index: int, value: Any) -> None:
-            found.add(_at_work(sys._getframe(1)))
+            _note(found, sys._getframe(1))
             super().__setitem__(index, value)
 
     def watched(kv: Any) -> Any:
@@ -187,8 +188,9 @@ def hook(model: Any) -> bool:
     they take masks.
     """
     kinds = _readers(model)
-    for kind in kinds:
-        _hook(kind)
+    for kind, layer in kinds.items():
+        if not convolved.hook(layer):
+            _hook(kind)
     return all("mask" in inspect.signature(kind.__call__).parameters for kind in kinds)
 
 
@@ -210,10 +212,12 @@ def _hook(kind: type[nn.Module]) -> None:
     kind.__call__ = call
 
 
-def _at_work(frame: Any) -> type[nn.Module]:
+def _note(found: dict[type[nn.Module], nn.Module], frame: Any) -> None:
+    """Add the module that is at work in a frame."""
     while not (frame.f_code.co_name == "__call__" and isinstance(frame.f_locals.get("self"), nn.Module)):
         frame = frame.f_back
-    return type(frame.f_locals["self"])
+    layer = frame.f_locals["self"]
+    found.setdefault(type(layer), layer)
 
 
 def _for_chunk(one: Any, cache: Rows, chunk: Chunk, plan: Plan) -> Any:
