@@ -16,7 +16,8 @@ from runner.results.quality.anew import deciding_anew
 from runner.results.quality.columns import questions_of
 from runner.results.quality.rescore import AS_RUN, Decision
 from runner.results.run import RowBlock, Run
-from runner.text.questions.known import Known, check_known, of_questions
+from runner.text.questions.known import Known, check_known, of_questions, of_values
+from runner.text.structure import recorded
 from runner.types import SEED_ROW, UserError
 from runner.words import did_you_mean
 
@@ -115,10 +116,14 @@ class Selection:
 
 
 def _known(run: Run) -> dict[str, Known]:
-    """What the columns of a run or a chain can hold, as far as their questions tell."""
+    """What the columns of a run or a chain can hold, as far as their questions and schemas tell."""
     if isinstance(run, Chain):
-        return run.plan.known([of_questions(questions_of(part)) for part in run.parts])
-    return of_questions(questions_of(run))
+        return run.plan.known([_known(part) for part in run.parts])
+    if asked := questions_of(run):
+        return of_questions(asked)
+    grammar = (run.identity.get("answers") or {}).get("grammar")
+    is_own = not str(run.identity["job"].get("_target_")).startswith("jobs.")  # which may make something else of it
+    return of_values(recorded(grammar).known()) if grammar and not is_own else {}
 
 
 def input_of(run: Run) -> DataSource:

@@ -139,6 +139,16 @@ def read_structure(conf: StructureConf, own: StructureConf, folders: list[Path])
     return None
 
 
+def recorded(body: str) -> Structure:
+    """The structure of a finished run, as far as its rule says what columns can hold."""
+    rule = body.removeprefix("body: ")
+    if rule.startswith("%json "):
+        schema = json.loads(rule.removeprefix("%json "))
+        return Structure(body, column_of(schema, schema))
+    texts = re.findall(r'"(?:[^"\\]|\\.)*"', rule) if rule.startswith('"') else []
+    return Structure(body, choices=tuple(map(json.loads, texts)))
+
+
 def _schema(key: str, value: Any, folders: list[Path]) -> Structure:
     if isinstance(value, str):
         return structure_of(key, read_schema_file(key, value, folders))

@@ -235,6 +235,35 @@ def test_join_keeps_both_columns_of_a_name(folder, capsys):
 
 
 @pytest.mark.parametrize(
+    ("output", "where", "column"),
+    [
+        (["schema", {"type": "object", "properties": {"kind": {"enum": ["bug", 'a "|" b']}}}], "{} == {}", "kind"),
+        (["choices", ["bug", 'a "|" b']], "{} in [{}]", "text"),
+    ],
+)
+def test_a_where_on_a_value_that_answers_can_never_have_is_refused(folder, capsys, output, where, column):
+    words = ["job=generate", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake", "dataset.limit=1"]
+    runner.run(
+        [*words, f"output.{output[0]}={json.dumps(output[1])}", "prompt.user=Bug or wish?", f"run_name={column}"]
+    )
+    for value, code in (("bug", 0), ("'a \"|\" b'", 0), ("bugg", 2)):
+        assert (
+            main(
+                [
+                    "export",
+                    f"outputs/{column}",
+                    f"out-{code}.csv",
+                    "--overwrite",
+                    "--where",
+                    where.format(column, value),
+                ]
+            )
+            == code
+        )
+    assert f"--where: {column} has no value 'bugg' (did you mean 'bug'?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("where", "kept"),
     [
         ("error is null", [0, 1, 3]),
