@@ -43,7 +43,11 @@ _NEGATIONS = (
     r"not(?!\s+(?:only|just|merely))|(?:is|are|was|were|do|does|did|would|could|should|ca)nt|n['\u2019]t|cannot|never|nor"
     r"|neither|no(?!\s+(?:doubt|question)|\s+s[oó]lo)|nothing(?!\s+but)|without(?!\s+(?:an?y?\s+)?doubt)|hardly|barely"
     r"|scarcely|unlikely|far\s+from|anything\s+but|(?:rather|other|less)\s+than|instead\s+of|opposed\s+to"
-    r"|opposite\s+of|none\s+of|nobody|lack(?:s|ing)?|fails?\s+to|refuses?\s+to|impossible|doubtful|(?:i|we)\s+(?:\w+ly\s+)?doubt"
+    r"|opposite\s+of|none\s+of|nobody|lack(?:s|ing)?|fails?\s+to|refuses?\s+to|impossible|doubtful"
+    r"|(?<!\ba\s+)few\s+(?:\w+\s+){0,2}?(?:would|could|will|can)(?!\s+(?:\w+\s+)?(?:dis|den|doubt|question|object|argu|hesitat))"
+    r"|(?:too\s+\w+\s+to\s+be|(?:hard|difficult|a\s+stretch|hesita(?:nt|te)|reluctant|too\s+\w+)\s+to\s+(?:call|describe|consider)"
+    r"\s+(?:it|this|that|them|these))"
+    r"|(?:i|we)\s+(?:\w+ly\s+)?doubt"
     r"|nicht(?!\s+nur)|kein(?!\s+zweifel)(?:e[mnrs]?)?|weder(?:\W+\w+){1,4}?\W+noch|weder|keine(?:sweg|sfall)s|nie(?:mals)?|ohne(?!\s+zweifel)|kaum"
     r"|pas|ni|non(?!\s+seulement|\s+solo)|jamais|sans(?!\s+(?:aucun\s+)?doute)|aucune?|sin(?!\s+duda)|ning[uú]na?|nunca|tampoco"
     r"|não|nem|sem(?!\s+dúvida)|nenhuma?|senza(?!\s+dubbio)|né|niet|geen|ikke|inte|не(?!\s+только)|ни|нет|без(?!\s+сомнен)"
@@ -66,11 +70,12 @@ _ANSWERS = r"no|non|não|nein|нет|ні|nunca|never|jamais"
 _ASIDE = rf",(?:{_SIGNS}*\w+){{1,5}}\s*,"  # "not, in my view, spam"
 _PAUSE = rf"(?:{_SIGNS}*(?:[:\u2026]|\.{{2,}})|(?<!(?<!\w)(?:{_ANSWERS}))\s*(?:{_ASIDE}|[,;\u2013\u2014]|-\s)){_SIGNS}*"
 _OTHER = rf"(?:{_SIGNS}+\w+)?{_SIGNS}+(?:n?or|oder|noch|ou|o|ni|или|ни)(?!\w)"
+_FIRST = rf"\A\W*(?!(?:{_ANSWERS})(?!\w))(?:{_NEGATIONS})\W+\Z"  # "Not. Spam."
 _CROSSED = r"(?:\A|[\n,;|])\s*(?:[-*]\s+)?(?:[\u2717\u2718\u274c\u2610]|\[\s?\])\s*\Z"
 _NOT_BEFORE = regex.compile(
     rf"(?<![\w'\u2019])(?:\w+(?=n['\u2019]t))?(?:{_NEGATIONS})(?!\w)"
     rf"(?:(?:{_WORD_OF_CLAUSE}){{0,5}}+(?:{_OTHER})?{_SIGNS}*|\s+|{_PAUSE})\Z"
-    rf"|(?<!\w)(?:(?:non|un|anti)-|(?:not?|non|un)_)\Z|(?:[\u2260\xac]\s*|(?<![\w!])!)\Z|{_CROSSED}|(?:{_OF_SPACELESS})[\s\"'“「『【*_:]*\Z|~~\Z|(?<!\w)(?:nein|nee|nej|false|wrong)\s*:\s*\Z"
+    rf"|(?<!\w)(?:(?:non|un|anti)-|(?:not?|non|un)_)\Z|{_FIRST}|(?:[\u2260\xac]\s*|(?<![\w!])!)\Z|{_CROSSED}|(?:{_OF_SPACELESS})[\s\"'“「『【*_:]*\Z|~~\Z|(?<!\w)(?:nein|nee|nej|false|wrong)\s*:\s*\Z"
 )
 # Words that deny in one language and mean something else in another ("no" is "in the" in Portuguese), by what shows
 # that an answer, or a label, is in the other.
