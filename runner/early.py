@@ -1,7 +1,7 @@
 """Ctrl-C while the program's modules are loaded: one line and exit code 130, as afterwards.
 
 Before the first line below Python itself starts, for some hundredths of a second, and would show a traceback. So the
-program ``rowmill`` (bin/rowmill) starts it with SIGINT blocked, and the signal waits for the last lines below.
+program ``rowmill`` (runner/cli/shell) starts it with SIGINT blocked, and the signal waits for the last lines below.
 """
 
 # The module ``signal`` takes some milliseconds more, in which Ctrl-C would end in a traceback.

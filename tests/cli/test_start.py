@@ -20,7 +20,7 @@ def installed(tmp_path):
     """The program in two folders, beside an entry point that shows what it is started with, and a link to it."""
     for folder in (tmp_path / "an odd = näme", tmp_path / "bin"):
         folder.mkdir()
-        shutil.copy(ROOT / "bin/rowmill", folder)
+        shutil.copy(ROOT / "runner/cli/shell/rowmill", folder)
         (folder / "rowmill-python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S -c "{SHOW}" "$@"\n')
         (folder / "rowmill-python").chmod(0o755)
     (tmp_path / "bin/link").symlink_to("rowmill")
