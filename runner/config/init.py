@@ -17,6 +17,7 @@ import pyarrow as pa
 import yaml
 
 from runner.config.starters.answers import LOOKED_AT, Answers, answer_columns
+from runner.data.cells import UnreadableCell
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_spans
 from runner.data.load import kind_of
@@ -154,7 +155,7 @@ def _kinds(rows: list[dict[str, Any]], column: str, text: str | None = None) -> 
 def _text_column(source: DataSource, rows: list[dict[str, Any]], others: Sequence[str]) -> tuple[str, int]:
     """The column with the longest texts, and their median length; ``others`` hold something else."""
     lengths = {
-        name: int(statistics.median([len(row[name] or "") for row in rows]))
+        name: int(statistics.median([_chars(row[name]) for row in rows]))
         for name in source.column_names
         if name not in others
         and (pa.types.is_string(t := source.schema.field(name).type) or pa.types.is_large_string(t))
@@ -163,6 +164,11 @@ def _text_column(source: DataSource, rows: list[dict[str, Any]], others: Sequenc
         columns = ", ".join(source.column_names)
         raise UserError(f"{source.conf.display_name} has no column of texts to ask about (columns: {columns})")
     return max(lengths.items(), key=lambda pair: pair[1])
+
+
+def _chars(cell: Any) -> int:
+    """How long a cell's text is, one of another type in a column of texts included."""
+    return 0 if cell is None or isinstance(cell, UnreadableCell) else len(str(cell))
 
 
 def _name(name: str, given: bool) -> str:

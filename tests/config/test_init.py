@@ -6,6 +6,8 @@ import shlex
 import sqlite3
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from runner import open_run
@@ -160,6 +162,22 @@ def test_an_array_of_objects(folder, capsys):
     Path("a.json").write_text(json.dumps([{"q": f"question {i}?", "n": i} for i in range(20)], indent=1))
     assert main(["init", "a.json"]) == 0
     assert [row["n"] for row in run_as_told(capsys)] == list(range(20))
+
+
+def test_columns_of_lists_and_of_cells_that_are_no_texts_are_looked_at(folder, capsys):
+    films = [{"Title": "The Whole Nine Yards", "tags": ["a", "b"], "at": [[1.5]]}, {"Title": 1776}, {"Title": None}]
+    Path("films.json").write_text(json.dumps(films * 3))
+    assert main(["init", "films.json"]) == 0
+    assert "'Title'" not in Path("my_conf/job/films.yaml").read_text()
+    assert "Title" in Path("my_conf/prompt/films.yaml").read_text()
+    late = pa.table(
+        {"text": ["a film", "a book"], "at": [["x", "y"], ["z"]], "until": pa.array([0, 10**7], pa.date32())}
+    )
+    damaged = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xff\xfe")]
+    )
+    pq.write_table(late.append_column("note", damaged), "late.parquet")
+    assert main(["init", "late.parquet"]) == 0
 
 
 def test_long_documents_are_summarised(folder, capsys):

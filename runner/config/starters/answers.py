@@ -51,6 +51,8 @@ def answer_columns(source: DataSource, text: str) -> list[Answers]:
         if (is_list or is_text) and (members := _members(source, name)):
             candidates.append((False, len(members), Answers(name, members, MULTI)))
             continue
+        if is_list:
+            continue
         distinct, count = _distinct(source, name)
         known = name.lower() in _LABEL_NAMES
         few = 2 <= len(distinct) <= MOST_LABELS and all(0 < len(value.strip()) <= LABEL_CHARS for value in distinct)
