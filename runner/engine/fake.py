@@ -7,6 +7,7 @@ import math
 import os
 import random
 import signal
+import string
 import time
 from collections.abc import Callable
 
@@ -25,6 +26,8 @@ WORDS = [
 ]
 LETTERS = b"abcdefghijklmnopqrstuvwxyz0123456789"
 CLOSERS = b'"]},'
+MARKS = bytes(string.punctuation, "ascii")
+LONG = 24  # letters in a row: some words, such as a URI's scheme, need a mark behind them
 END = 256  # of ByteTokenizer
 BATCH = 256
 DELAY = "ROWMILL_FAKE_DELAY"  # environment variable: seconds that a step takes, to try interrupts and kills
@@ -116,8 +119,9 @@ class FakeEngine:
             if END in allowed or not allowed:
                 return Generation(sequence.key, tokens, scored=_scored(sequence, tokens))
             closers = [byte for byte in CLOSERS if byte in allowed] if chance.random() < 0.3 else []
-            letters = [byte for byte in allowed if byte in LETTERS]
-            tokens.append(closers[0] if closers else chance.choice(letters or allowed))
+            is_long = len(tokens) >= LONG and all(byte in LETTERS for byte in tokens[-LONG:])
+            wanted = [byte for byte in allowed if byte in (MARKS if is_long else LETTERS)]
+            tokens.append(closers[0] if closers else chance.choice(wanted or allowed))
             matching.take(tokens[-1])
             if self._stops(sequence, tokens):
                 return Generation(sequence.key, tokens, scored=_scored(sequence, tokens))

@@ -19,27 +19,21 @@ from runner.text.schema.columns import MORE, Column, column_of
 from runner.text.schema.dialects import modern, unwrapped
 from runner.text.schema.files import read_schema_file
 from runner.text.schema.narrow import Narrowing, uncounted
-from runner.text.schema.nodes import is_circular, subschemas
+from runner.text.schema.nodes import FOLLOWED, NOT_FOLLOWED, is_circular, subschemas, target, without_parts
 from runner.text.schema.relaxed import CONDITIONS, Relaxing, impossible
 from runner.types import RowError, UserError
 
 # JSON as Python writes it, on one line: a model left to itself fills its room with white space.
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_FOLLOWED = (  # by grammars, or by the check of a whole answer
-    *("type", "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties"),
-    *("items", "prefixItems", "minItems", "maxItems", "enum", "const", "anyOf", "allOf", "oneOf", "pattern", "format"),
-    *("minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-    *("definitions", "uniqueItems", "$ref", "$defs"),
-)
-_NOT_FOLLOWED = (*("unevaluatedItems", "unevaluatedProperties", "additionalItems", "$dynamicRef", "$recursiveRef"),)
 _SAY_NOTHING = (  # of the answer
     *ANNOTATIONS,
     *("$schema", "$id", "id", "$anchor", "$vocabulary", "$dynamicAnchor", "$recursiveAnchor"),
     *("contentEncoding", "contentMediaType", "contentSchema"),
     *("example", "discriminator", "xml", "externalDocs", "nullable", "components"),  # of OpenAPI
 )
-_KEYWORDS = (*_FOLLOWED, *CONDITIONS, "dependencies", *_NOT_FOLLOWED, *_SAY_NOTHING)
+_KEYWORDS = (*FOLLOWED, *CONDITIONS, "dependencies", *NOT_FOLLOWED, *_SAY_NOTHING)
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_UNRESOLVED = ("Resource ", "Pointer ")  # what llguidance says of a reference that leads nowhere
 _MOST_DIGITS = 4  # significant ones of multipleOf: a grammar needs a state for each remainder
 
 
@@ -251,7 +245,7 @@ def _check_names(where: str, node: dict[Any, Any]) -> None:
     for name in (*node, *(node["properties"] if isinstance(node.get("properties"), dict) else ())):
         if not isinstance(name, str):
             raise UserError(where, f"YAML reads a name as {name!r}; put it in quotes")
-    for word in node:
+    for word in (word for word in node if not word.startswith("x-")):
         close = get_close_matches(word, _KEYWORDS, n=1, cutoff=0.8)
         if word not in _KEYWORDS and close:
             raise UserError(f"{where}.{word}", f"it is not a keyword of JSON Schema (did you mean {close[0]!r}?)")
@@ -260,8 +254,7 @@ def _check_names(where: str, node: dict[Any, Any]) -> None:
 def _check_schema(key: str, schema: dict[str, Any]) -> None:
     """Refuse values that JSON Schema does not allow, those of annotations aside, and those too much for a grammar."""
     for path, node in reversed([*subschemas(schema)]):
-        plain = {word: value for word, value in node.items() if word in (*_FOLLOWED, *CONDITIONS, *_NOT_FOLLOWED)}
-        if found := schema_problem(plain):
+        if found := schema_problem(without_parts(node, (*FOLLOWED, *CONDITIONS, *NOT_FOLLOWED))):
             place = ".".join([f"{path}.{found[0][0]}".lstrip(".") if found[0] else path, *map(str, found[0][1:])])
             raise UserError(key, f"the keyword {place}: {_said(node, found)}")
         if is_circular(node, schema):
@@ -307,6 +300,12 @@ def _problem(body: str) -> str | None:
 def _where(problem: str, schema: dict[str, Any]) -> str:
     """The problem, after the place of the keyword that makes it: the innermost subschema that has it, too."""
     shared = _shared(schema)
+    if problem.startswith(_UNRESOLVED):
+        for path, node in subschemas(schema):
+            reference = node.get("$ref")
+            if isinstance(reference, str) and target(reference, schema) is None:
+                cure = "put what it refers to under $defs, in this schema"
+                return f"the keyword {f'{path}.$ref'.lstrip('.')}: there is no {reference} here; {cure}"
 
     def problem_of(node: dict[str, Any]) -> str | None:
         return _problem(_schema_body({**shared, **node})[0])
@@ -315,9 +314,9 @@ def _where(problem: str, schema: dict[str, Any]) -> str:
         if inner := problem_of(node):
             words = [word for word in node if word not in shared]
             cures = (one for one in words if not problem_of({k: v for k, v in node.items() if k != one}))
-            word = next(cures, next((one for one in words if one in _NOT_FOLLOWED), None))
+            word = next(cures, next((one for one in words if one in NOT_FOLLOWED), None))
             place = f"{path}.{word or ''}".strip(".")
-            if word in _NOT_FOLLOWED:
+            if word in NOT_FOLLOWED:
                 return f"the keyword {place} is not supported"
             return f"the keyword {place}: {inner}" if place else f"this schema is not supported: {inner}"
     return f"this schema is not supported: {problem}"

@@ -272,6 +272,46 @@ def test_references_by_address_name_or_place_are_followed(reference, defined):
         found.values('{"n": "3"}')
 
 
+TREE = {"anyOf": [{"type": "string"}, {"$ref": "#/definitions/tree", "markdownDescription": "again"}]}
+IN_THE_MIDDLE = {
+    "type": "object",
+    "properties": {
+        "allow": {"type": "object", "properties": {"name": {"enum": ["x"]}, "kind": {"enum": ["k"]}}},
+        "pair": {"items": [{"type": "integer"}, {"enum": ["y"]}]},
+        "deny": {"$ref": "#/properties/allow/properties/name"},
+        "last": {"$ref": "#/properties/pair/items/1"},
+        "tree": {"$ref": "#/definitions/tree"},
+    },
+    "definitions": {"tree": {"additionalProperties": {**TREE, "minProperties": 1}, "type": "object", "x-example": 1}},
+    "required": ["allow", "deny", "last", "tree"],
+    "$schema": "https://json-schema.org/draft-07/schema",
+}
+IN_THE_MIDDLE["properties"]["allow"]["anyOf"] = [
+    {"properties": {"name": {"$ref": "#/properties/allow/properties/name"}}, "required": ["name"]},
+    {"required": ["kind"], "properties": {"kind": {"examples": "no list"}}},
+]
+
+
+def test_references_into_the_middle_and_words_that_mean_nothing_are_taken():
+    for answer in answers(IN_THE_MIDDLE, 20):
+        assert (answer["deny"], answer["last"]) == ("x", "y")
+        assert answer["allow"].items() <= {"name": "x", "kind": "k"}.items()
+    assert types(IN_THE_MIDDLE)["deny"] == types(IN_THE_MIDDLE)["last"]
+
+
+@pytest.mark.parametrize("rest", [{"properties": {"n": True, "m": True}, "additionalProperties": False}, {}])
+def test_a_property_that_an_alternative_leaves_open_is_text(rest):
+    named = {"properties": {"n": {"type": "object", "properties": {"x": {"type": "integer"}}}}, "required": ["n"]}
+    other = {"properties": {"m": True}, **({} if rest else {"additionalProperties": True})}
+    schema = {"type": "object", **rest, "anyOf": [named, other]}
+    assert types(schema)["n"] == "string"
+    assert structure(schema=schema).values('{"n": 5}')["n"] == "5"
+
+
+def test_the_fake_engine_ends_texts_that_need_a_mark():
+    assert all(":" in one for one in answers({"type": "string", "format": "uri"}, 10))
+
+
 def test_tuples_have_no_further_items():
     for schema in ({"prefixItems": [{"const": 1}]}, {"type": "array", "items": [{"const": 1}]}):
         assert all(one in ([], [1]) for one in answers(schema))
@@ -521,7 +561,11 @@ def test_a_file_is_read_as_what_it_is(tmp_path):
         ),
         ({"schema": {"items": {"$ref": "http://x/y"}}}, r"the keyword items\.\$ref: "),
         ({"schema": {"type": "object", "propertes": {}}}, r"output.schema.propertes: .*'properties'"),
-        ({"schema": {"$ref": "#/$defs/a"}}, r"'/\$defs/a' does not exist"),
+        ({"schema": {"$ref": "#/$defs/a"}}, r"there is no #/\$defs/a here"),
+        (
+            {"schema": {"items": {"items": {"$ref": "b.json#/x"}}}},
+            r"keyword items\.items\.\$ref: there is no b\.json#/x here",
+        ),
         ({"schema": {"type": "string", "pattern": "a(?"}}, "the keyword pattern: "),
         (
             {"schema": {"properties": {"a": {"pattern": "a", "maxLength": 0}}, "required": ["a"]}},

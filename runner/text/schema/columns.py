@@ -107,12 +107,12 @@ def column_of(schema: Any, root: dict[str, Any], seen: tuple[str, ...] = ()) -> 
         return _union([_of_value(value) for value in schema.get("enum", [schema.get("const")])])
     said = [_referred(schema["$ref"], root, seen)] if "$ref" in schema else []
     said += [column_of(one, root, seen) for one in schema.get("allOf", ())]
-    said += [
-        _union([column_of(one, root, seen) for one in schema[word]]) for word in ("anyOf", "oneOf") if word in schema
-    ]
-    kinds = schema.get("type", implied_type(schema) or ([] if said else "json"))
+    choices = [schema[word] for word in ("anyOf", "oneOf") if word in schema]
+    kinds = schema.get("type", implied_type(schema) or ([] if said or choices else "json"))
     if own := [_typed(kind, schema, root, seen) for kind in ([kinds] if isinstance(kinds, str) else kinds)]:
         said.append(_union(own))
+    for parts in choices:  # what one alternative does not say of a property, it allows, though another one says it
+        said = [_union([_both([column_of(one, root, seen), *said]) for one in parts])]
     return _both(said)
 
 
@@ -174,5 +174,8 @@ def _objects(columns: list[Column], combined: Any) -> Column:
     for column in columns:
         for name, one in column.fields.items():
             named.setdefault(name, []).append(one)
+    if combined is _union:  # an object that may have further properties may have the others' with any value
+        for name, same in named.items():
+            same += [_ANY for column in columns if column.open and name not in column.fields]
     fields = {name: combined(same) for name, same in named.items()}
     return Column("object", fields, open=any(column.open for column in columns))

@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.text.schema.check import ANNOTATIONS
 from runner.text.schema.nodes import LISTED, NAMED, ONE, components, kinds, listed_values, target
-from runner.text.schema.references import ROOT, base_of, places, referring
+from runner.text.schema.references import ROOT, base_of, places, referring, with_definitions
 
 _NULL = {"type": "null"}
 _AROUND = ("response_format", "json_schema", "function", "schema", "parameters", "input_schema")
@@ -25,7 +25,8 @@ def unwrapped(given: Any) -> Any:
 def modern(schema: dict[str, Any]) -> dict[str, Any]:
     """The same schema in draft 2020-12; the same object where it is."""
     known = dict(reversed([*places(schema)]))
-    found = _each(schema, lambda node, base: _renamed(referring(node, base, schema, known), schema), ROOT)
+    root = with_definitions(_each(schema, lambda node, base: referring(node, base, schema, known), ROOT))
+    found = _each(root, lambda node, _: _renamed(node, root), ROOT)
     if found == schema or not isinstance(found, dict):
         return schema
     return {word: value for word, value in found.items() if word != "$schema"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,6 +13,13 @@ ONE = (  # keywords that hold a subschema,
 )
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")  # some by name,
 LISTED = ("anyOf", "allOf", "oneOf", "prefixItems")  # some in a row
+FOLLOWED = (  # by grammars, or by the check of a whole answer
+    *("type", "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties"),
+    *("items", "prefixItems", "minItems", "maxItems", "enum", "const", "anyOf", "allOf", "oneOf", "pattern", "format"),
+    *("minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    *("definitions", "uniqueItems", "$ref", "$defs"),
+)
+NOT_FOLLOWED = (*("unevaluatedItems", "unevaluatedProperties", "additionalItems", "$dynamicRef", "$recursiveRef"),)
 
 _FAMILIES = {
     "object": "properties patternProperties additionalProperties required minProperties maxProperties propertyNames",
@@ -20,7 +28,7 @@ _FAMILIES = {
     "number": "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf",
 }
 _FAMILY = {word: kind for kind, words in _FAMILIES.items() for word in words.split()}
-_ELSEWHERE = {"$ref", "anyOf", "allOf", "oneOf"}  # where more of an object may be named
+ELSEWHERE = {"$ref", "anyOf", "allOf", "oneOf"}  # where more of an object may be named
 _SAID = {"type", "enum", "const", "$ref", "anyOf", "allOf", "oneOf", "not", "if"}
 
 
@@ -47,6 +55,14 @@ def children(schema: Mapping[Any, Any]) -> Iterator[tuple[tuple[Any, ...], dict[
     if isinstance(shared := components(schema), dict):
         found += [(("components", "schemas", name), part) for name, part in shared.items()]
     return ((steps, part) for steps, part in found if isinstance(part, dict))
+
+
+def without_parts(schema: Mapping[Any, Any], words: Collection[str]) -> dict[Any, Any]:
+    """What a schema itself says with these keywords: its subschemas say nothing."""
+    made = {word: copy.copy(value) for word, value in schema.items() if word in words}
+    for (*steps, last), _ in [*children(made)]:
+        (made[steps[0]] if steps else made)[last] = {}
+    return made
 
 
 def components(schema: Mapping[Any, Any]) -> Any:
@@ -116,4 +132,4 @@ def is_open(schema: Mapping[str, Any]) -> bool:
     if {"additionalProperties", "patternProperties"} & schema.keys():
         return schema.get("additionalProperties") is not False or bool(schema.get("patternProperties"))
     named = {*schema.get("properties", ()), *schema.get("required", ())}
-    return not _ELSEWHERE & schema.keys() and bool(schema.get("minProperties", 0) > len(named))
+    return not ELSEWHERE & schema.keys() and bool(schema.get("minProperties", 0) > len(named))

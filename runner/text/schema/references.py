@@ -1,14 +1,22 @@
-"""References of a JSON Schema, by address, by name or from within a part, as pointers from its root."""
+"""References of a JSON Schema, by address, by name or from within a part, as pointers from its root.
+
+A reference into the middle of another schema becomes one to a copy among the definitions, as rewriting moves what lies
+deeper than those.
+"""
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, urldefrag, urljoin
+from urllib.parse import quote, unquote, urldefrag, urljoin
 
-from runner.text.schema.nodes import children, target
+from runner.text.schema.nodes import children, subschemas, target
 
 NAMES = ("$id", "id", "$anchor")
+_DEFINED = re.compile(r"#/?|#/(\$defs|definitions|components/schemas)/[^/]+")  # what stays where it is
+_SAFE = "#/%~!$&'()*+,;=:@?"  # in pointers
 ROOT = "http://schema.invalid/"  # the address of a schema that says none
 
 
@@ -37,6 +45,30 @@ def referring(node: dict[str, Any], base: str, root: dict[str, Any], known: Mapp
     return made
 
 
+def with_definitions(root: dict[str, Any]) -> dict[str, Any]:
+    """The schema with a definition for each place in the middle of another that it, or such a place, refers to."""
+    pointers = [*dict.fromkeys(_into_others(root, root))]
+    copies = {}
+    for pointer in pointers:
+        copies[pointer] = target(pointer, root)
+        pointers += [one for one in dict.fromkeys(_into_others(copies[pointer], root)) if one not in pointers]
+    if not copies:
+        return root
+    names = {pointer: unquote(pointer).removeprefix("#/") for pointer in copies}
+    own = {**{names[pointer]: part for pointer, part in copies.items()}, **root.get("$defs", {})}
+    made = copy.deepcopy({"$defs": own, **{word: value for word, value in root.items() if word != "$defs"}})
+    for _, node in subschemas(made):
+        if (reference := node.get("$ref")) in copies:
+            node["$ref"] = quote(f"#/$defs/{_escaped(names[reference])}", safe=_SAFE)
+    return made
+
+
+def _into_others(schema: Any, root: dict[str, Any]) -> Iterator[str]:
+    """The pointers to places in the middle of another schema."""
+    given = [node["$ref"] for _, node in subschemas(schema) if isinstance(node.get("$ref"), str)]
+    return (one for one in given if not _DEFINED.fullmatch(one) and isinstance(target(one, root), dict | bool))
+
+
 def _pointer(reference: str, base: str, root: dict[str, Any], known: Mapping[str, str]) -> str:
     address, _, fragment = (base + reference if reference[:1] == "#" else urljoin(base, reference)).partition("#")
     if f"{address}#{fragment}" in known:
@@ -44,7 +76,7 @@ def _pointer(reference: str, base: str, root: dict[str, Any], known: Mapping[str
     found = known.get(address, "") + (f"/{fragment.lstrip('/')}" if fragment.strip("/") else "")
     # Of parts with an address of their own many programs write references from the root all the same.
     found = next((one for one in (found, reference) if target(one, root) is not None), reference)
-    return quote(found, safe="#/%~!$&'()*+,;=:@?")
+    return quote(found, safe=_SAFE)
 
 
 def _escaped(part: str) -> str:

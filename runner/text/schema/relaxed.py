@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from runner.text.schema.check import ANNOTATIONS
-from runner.text.schema.nodes import LISTED, NAMED, ONE, components, is_open, kinds
+from runner.text.schema.nodes import ELSEWHERE, FOLLOWED, LISTED, NAMED, NOT_FOLLOWED, ONE, components, is_open, kinds
 
 CONDITIONS = (
     *("not", "if", "then", "else", "contains", "minContains", "maxContains"),
     *("dependentRequired", "dependentSchemas", "propertyNames"),
 )
 _BESIDE = ("then", "else", "minContains", "maxContains")  # nothing without if or contains
+_KEPT = {*FOLLOWED, *NOT_FOLLOWED, "components"}
 _COUNTS = ("minProperties", "maxProperties")
 
 
@@ -31,7 +32,7 @@ class Relaxing:
         """A subschema without its conditions; ``part``: of an ``allOf``, whose owner has their properties."""
         if not isinstance(schema, dict):
             return schema
-        made = {word: self._inner(word, value) for word, value in schema.items() if word not in CONDITIONS}
+        made = {word: self._inner(word, value) for word, value in schema.items() if word in _KEPT}
         if made.get("allOf") == []:
             del made["allOf"]
         for word in CONDITIONS:
@@ -45,15 +46,18 @@ class Relaxing:
 
     def _counted(self, made: dict[str, Any]) -> dict[str, Any]:
         """Without the numbers of properties that grammars cannot keep."""
-        if made.keys().isdisjoint(_COUNTS) or self._follows(made):
+        counts = [word for word in _COUNTS if word in made]
+        if not counts or self._follows(_names_only(made)):
             return made
-        for words in (*((word,) for word in _COUNTS), _COUNTS):
+        for words in ([counts[0]], [counts[-1]]):
             without = {name: value for name, value in made.items() if name not in words}
-            if self._follows(without) and made.keys() >= {*words}:
-                for word in words:
-                    self._leave(word, made[word])
-                return without
-        return made
+            if self._follows(_names_only(without)):
+                break
+        else:  # without all of them; what refers to itself may not show which
+            words, without = counts, {name: value for name, value in made.items() if name not in counts}
+        for word in words:
+            self._leave(word, made[word])
+        return without
 
     def _leave(self, word: str, value: Any) -> None:
         self.left.append((word, json.dumps(value, ensure_ascii=False)))
@@ -69,6 +73,12 @@ class Relaxing:
         return self.node(value) if word in ONE else value
 
 
+def _names_only(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema whose properties may be anything: what they are may refer back to it."""
+    named = ("properties", "patternProperties")
+    return {word: {name: {} for name in value} if word in named else value for word, value in schema.items()}
+
+
 def impossible(schema: Mapping[str, Any]) -> str | None:
     """The condition that hardly any answer meets, if there is one."""
     denied = schema.get("not")
@@ -81,7 +91,7 @@ def impossible(schema: Mapping[str, Any]) -> str | None:
 
 def _counts_too_many(schema: Mapping[str, Any]) -> bool:
     """Whether an object is to have more properties than it may have."""
-    named = None if is_open(schema) else len(schema.get("properties", ()))
+    named = None if is_open(schema) or ELSEWHERE & schema.keys() else len(schema.get("properties", ()))
     most = [one for one in (schema.get("maxProperties"), named) if one is not None]
     return bool(most and schema.get("minProperties", 0) > min(most))
 
