@@ -116,7 +116,7 @@ class EvenRows:
             del row.rest[:count]
 
     def _draw(self, group: Group) -> list[Response]:
-        logits = self.model(mx.array([row.rest for row in group.rows]), cache=group.cache)[:, -1]
+        logits = self.model(mx.array([row.rest for row in group.rows]), cache=group.cache)[:, -1].astype(mx.float32)
         logprobs = logits - normaliser(logits)[..., None]
         group.computed += 1
         if len({row.sampler for row in group.rows}) == 1:
