@@ -211,5 +211,6 @@ def clock(at: float) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the error's message, its type if there is none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """The first line of the error's message, with the next one if it ends in a colon; its type if there is none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300]

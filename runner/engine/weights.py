@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.machine.device import Device
 from runner.models import adapters
-from runner.models.resolve import read_config
+from runner.models.resolve import check_shards, read_config
 from runner.types import UserError
 from runner.words import first_line, size
 
@@ -95,6 +95,7 @@ def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
     from mlx_lm.utils import load_model
 
     read_config(folder)
+    check_shards(folder)
     try:
         loaded: tuple[Any, dict[str, Any]] = load_model(folder, lazy=True, trust_remote_code=False)
     except FileNotFoundError as error:

@@ -223,14 +223,41 @@ def _followed(command: list[str], shown: str, total: int) -> tuple[int, str]:
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json; ``eos_token_id`` from generation_config.json if that has one. Raises UserError."""
     try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = _read_json(folder / "config.json")
     except FileNotFoundError:
         raise UserError(f"{folder} is not a model folder: it has no config.json") from None
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'} is not JSON: {error}") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise UserError(f"{folder / 'config.json'} has no model_type")
     generation = folder / "generation_config.json"
-    if generation.is_file() and (ends := json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id")):
+    found = _read_json(generation) if generation.is_file() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{generation} is no JSON object")
+    if (ends := found.get("eos_token_id")) is not None and ends != []:
+        if not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
+            raise UserError(f"{generation} has an eos_token_id that is no token's number: {ends!r}")
         config["eos_token_id"] = ends
     return config
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def check_shards(folder: Path) -> None:
+    """UserError where the folder's index of weights names files that it does not have."""
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        names = sorted(set(index["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # without one, mlx-lm reads what is there
+        return
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing and len(missing) < len(names):
+        which = f"{', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}"
+        raise UserError(f"{folder} lacks {which}: fetch the model again")

@@ -50,3 +50,11 @@ def test_the_generation_configs_end_tokens_win(tmp_path):
     folder = tiny_folder(tmp_path / "tiny", eos_token_id=1)
     (folder / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
     assert resolve.read_config(folder)["eos_token_id"] == [1, 2]
+    for content, message in (
+        ("{", "generation_config.json is not JSON"),
+        ("[1]", "is no JSON object"),
+        ('{"eos_token_id": "x"}', "an eos_token_id that is no token's number: 'x'"),
+    ):
+        (folder / "generation_config.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            resolve.read_config(folder)

@@ -93,6 +93,15 @@ def test_missing_weights_are_named(tmp_path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no weights \(model\*.safetensors\)"):
         weights.load(folder, CPU)
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    (folder / "pytorch_model.bin").rename(folder / names[0])
+    index = {"weight_map": {"model.norm.weight": names[0], "lm_head.weight": names[1]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=f"tiny lacks {names[1]}: fetch the model again"):
+        weights.load(folder, CPU)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"does not load: .* from one of: .*"):
+        weights.load_tokenizer(folder, {})
 
 
 def test_a_model_too_large_is_refused_before_it_is_read(tmp_path):
