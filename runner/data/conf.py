@@ -30,7 +30,7 @@ class DatasetConf:
         kind: The reader; ``dataset=NAME`` sets it.
         path: A file, a pattern such as ``data/*.jsonl.gz`` (read in the order of the names), ``-`` for what is piped
             in, a folder (arrow, documents), the name of a data set on the hub, or a ``wheel:`` address of a file.
-        table: The table or view of an SQLite database; with ``dataset=run`` a stage of a chain.
+        table: The table or view of a database, the sheet of a workbook; with ``dataset=run`` a stage of a chain.
         split: The split of a hub data set or of a saved dictionary of splits.
         subset: The subset of a hub data set.
         revision: The commit, tag or branch of a hub data set.

@@ -108,7 +108,7 @@ def test_what_is_no_database(tmp_path, database):
         source(tmp_path / "b.db", "t")
     with pytest.raises(UserError, match="dataset=sqlite"):
         open_source(DatasetConf(kind="csv", path=str(database)))
-    with pytest.raises(UserError, match=r"dataset.table=t: it applies to sqlite and run only"):
+    with pytest.raises(UserError, match=r"dataset.table=t: it applies to sqlite, excel and run only"):
         open_source(DatasetConf(kind="csv", path=str(database), table="t"))
     damaged = database.read_bytes()
     (tmp_path / "c.db").write_bytes(damaged[:5000] + b"\xff" * 4000)

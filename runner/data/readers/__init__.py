@@ -6,6 +6,7 @@ arrow         Arrow as it lies on the disk: its files, folders written by ``save
 check         The keys of the group ``dataset`` checked before anything is read.
 csv           CSV to an Arrow table, through pyarrow's streaming reader, with errors that name the line.
 documents     A folder of documents as a data set: one row for each text, page, book, mail or office file.
+excel         A sheet of an Excel workbook as an Arrow table, its first row the columns' names.
 json          JSON to Arrow: files of one object a line, or of one array of objects, become a table.
 openai_batch  OpenAI batch files in: every line is a request, or what is wrong with that line.
 own           Readers of the user's own: ``dataset._target_`` names a dataclass whose fields are further keys.
@@ -88,6 +89,7 @@ READERS = {
     "parquet": Reader("runner.data.readers.parquet:read", (".parquet",)),
     "arrow": Reader("runner.data.readers.arrow:read", (".arrow",)),
     "sqlite": Reader("runner.data.readers.sqlite:read", (".db", ".sqlite", ".sqlite3"), tables=True),
+    "excel": Reader("runner.data.readers.excel:read", (".xlsx", ".xlsm"), tables=True, written=True),
     "openai_batch": Reader("runner.data.readers.openai_batch:read", requests=True, places=("line",)),
     "documents": Reader("runner.data.readers.documents:read"),
     "aclsum": Reader("runner.data.readers.aclsum:read"),

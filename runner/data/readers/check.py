@@ -44,4 +44,6 @@ def _check_kind(conf: DatasetConf) -> None:
         hint = did_you_mean(conf.document, list(DOCUMENTS))
         raise UserError("dataset.document", f"there is no such kind of document{hint}", value=conf.document)
     if conf.table is not None and not READERS[conf.kind].tables:
-        raise UserError("dataset.table", f"it applies to sqlite and run only, not to {conf.kind}", value=conf.table)
+        raise UserError(
+            "dataset.table", f"it applies to sqlite, excel and run only, not to {conf.kind}", value=conf.table
+        )

@@ -53,8 +53,9 @@ def read_files(
         refuse_other_formats(file, conf.kind, conf.encoding)
     if _in_memory(paths):
         return Loaded(read(paths, None), contents)
+    table = [conf.table] if conf.table else []
     cached = cache_file(
-        hash_json(CACHE_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, suffixes, conf.document)
+        hash_json(CACHE_VERSION, contents, conf.kind, conf.delimiter, conf.encoding, suffixes, conf.document, *table)
     )
     return Loaded(map_arrow(cached) if cached.exists() else read(paths, cached), contents)
 
@@ -124,7 +125,9 @@ def map_arrow(path: Path) -> pa.Table:
 
 
 def _in_memory(paths: list[Path]) -> bool:
-    sizes = (path.stat().st_size * (10 if compression(path) or path.suffix == ".parquet" else 1) for path in paths)
+    sizes = (
+        path.stat().st_size * (10 if compression(path) or path.suffix in (".parquet", ".xlsx") else 1) for path in paths
+    )
     return sum(sizes) <= IN_MEMORY_BYTES
 
 

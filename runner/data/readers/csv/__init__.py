@@ -57,7 +57,7 @@ def read_csv(paths: list[Path], delimiter: str | None, encoding: str, cached: Pa
     as_text = [cached.with_suffix(f".text{number}.arrow") if cached else None for number in range(len(paths))]
     try:
         tables = [_text_table(*file, delimiter, encoding) for file in zip(paths, as_text, strict=True)]
-        return _narrow(pa.concat_tables(tables, promote_options="default"), cached)
+        return narrow(pa.concat_tables(tables, promote_options="default"), cached)
     finally:
         for file in filter(None, as_text):
             file.unlink(missing_ok=True)
@@ -164,7 +164,7 @@ def _meant(batch: pa.RecordBatch) -> list[pa.Array]:
     return columns
 
 
-def _narrow(table: pa.Table, cached: Path | None) -> pa.Table:
+def narrow(table: pa.Table, cached: Path | None) -> pa.Table:
     """Columns whose every cell is a number, printed as Python prints it, get that type. Fills the file ``cached``."""
     types = [_number_type(column) for column in table.columns]
     for name, kind in zip(table.column_names, types, strict=True):

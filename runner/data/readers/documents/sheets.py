@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from decimal import Decimal
 from pathlib import Path
@@ -17,20 +17,27 @@ _FORMULA = re.compile(rb"<f[ >/]")
 
 
 def xlsx_text(path: Path) -> str:
-    """The sheets in their order under their names, a line for each row, its cells separated by tabs.
+    """The sheets in their order under their names, a line for each row, its cells separated by tabs."""
+    with closing(open_sheets(path)) as sheets:
+        texts = ((name, "\n".join(map(_line, rows))) for name, rows in sheets)
+        return "\n\n".join(f"{name}\n{text}" for name, text in texts if text)
+
+
+def open_sheets(path: Path) -> Generator[tuple[str, Iterator[list[str]]]]:
+    """The name of each sheet with its rows that hold something: cells as Excel shows them, as far as they tell.
 
     Of a formula what it gave when the file was saved; itself where no program has computed it.
     """
     import openpyxl
 
     with ExitStack() as opened:
+        file = opened.enter_context(path.open("rb"))  # of any name, as what is piped in has none
         books = [
-            opened.enter_context(closing(openpyxl.load_workbook(path, read_only=True, data_only=computed)))
+            opened.enter_context(closing(openpyxl.load_workbook(file, read_only=True, data_only=computed)))
             for computed in ([True, False] if _has_formulas(path) else [True])
         ]
-        sheets = zip(*(book.worksheets for book in books), strict=True)
-        texts = ((views[0].title, "\n".join(_lines(*views))) for views in sheets)
-        return "\n\n".join(f"{name}\n{text}" for name, text in texts if text)
+        for views in zip(*(book.worksheets for book in books), strict=True):
+            yield views[0].title, _rows(*views)
 
 
 READ = {".xlsx": xlsx_text}
@@ -42,13 +49,18 @@ def _has_formulas(path: Path) -> bool:
         return any(_FORMULA.search(archive.read(name)) for name in names)
 
 
-def _lines(*views: Any) -> Iterator[str]:
+def _rows(*views: Any) -> Iterator[list[str]]:
     for view in views:
         view.reset_dimensions()  # which some programs write down wrong
     for rows in zip(*(view.iter_rows() for view in views), strict=True):
         cells = [_shown(*same) for same in zip(*rows, strict=True)]
         if any(cells):
-            yield "\t".join(cells).rstrip("\t")
+            yield cells
+
+
+def _line(cells: list[str]) -> str:
+    texts = (" ".join(line.strip() for line in cell.splitlines()).replace("\t", " ") for cell in cells)
+    return "\t".join(texts).rstrip("\t")
 
 
 def _shown(cell: Any, as_formula: Any = None) -> str:
@@ -68,4 +80,4 @@ def _shown(cell: Any, as_formula: Any = None) -> str:
         if "%" in _LITERAL.sub("", cell.number_format):
             return format((Decimal(number) * 100).normalize(), "f") + "%"
         return number
-    return " ".join(line.strip() for line in str(value).splitlines()).replace("\t", " ")
+    return str(value)

@@ -34,7 +34,7 @@ _FORMATS = {
 }
 _ZIP, _TAR = b"PK\x03\x04", slice(257, 262)
 _INSIDE = {  # of a zip archive
-    "xl/workbook.xml": f"an Excel workbook: {_SHEET}, or use dataset=documents for one row with all its text",
+    "xl/workbook.xml": "an Excel workbook: for one row with all its text use dataset=documents, else dataset=excel",
     "xl/workbook.bin": f"an Excel workbook: {_SHEET}",
     "word/document.xml": "a Word document: use dataset=documents",
     "ppt/presentation.xml": "a PowerPoint file: use dataset=documents",
