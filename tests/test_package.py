@@ -37,6 +37,9 @@ def test_a_wheel_holds_every_folder_with_code():
 def test_a_wheel_holds_every_file_that_is_not_code():
     patterns = SETUPTOOLS["package-data"]["*"]
     files = [path for path in folders("*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md")]
+    programs = [ROOT / path for path in SETUPTOOLS["script-files"]]
+    assert programs and all(path in files for path in programs)
+    files = [path for path in files if path not in programs]
     left_out = [path for path in files if not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)]
     assert left_out == []
     assert {path.suffix for path in files} >= {".cu", ".yaml", ".j2", ".css", ".js"}
