@@ -94,19 +94,32 @@ def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
     """
     from mlx_lm.utils import load_model
 
-    read_config(folder)
+    method = (read_config(folder).get("quantization_config") or {}).get("quant_method")
     check_shards(folder)
     try:
         loaded: tuple[Any, dict[str, Any]] = load_model(folder, lazy=True, trust_remote_code=False)
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no weights (model*.safetensors); other formats are not read") from error
     except Exception as error:  # whatever the model's own class meets in a configuration or weights that do not fit
-        unable = "not supported" in str(error) or "trust_remote_code" in str(error)
+        unable = method or "not supported" in str(error) or "trust_remote_code" in str(error)
         reason = "mlx-lm cannot run it" if unable else "it is damaged or incomplete"
+        reason += f", as it is quantised by {method}" if method else ""
         raise UserError(f"{folder}: {reason}: {first_line(error)}", exit_code=3 if unable else 2) from error
     model, config = loaded
+    _check_types(folder, model)
     adapters.apply(model, folder, config)
     return model, config
+
+
+def _check_types(folder: Path, model: Any) -> None:
+    """UserError for weights that are whole numbers without scales: quantised in a way that mlx-lm does not know."""
+    import mlx.core as mx
+
+    for name, module in model.named_modules():
+        weight = module.get("weight")
+        if isinstance(weight, mx.array) and "scales" not in module and not mx.issubdtype(weight.dtype, mx.inexact):
+            kind = str(weight.dtype).rpartition(".")[2]
+            raise UserError(f"{folder}: mlx-lm cannot run it: {name}.weight is {kind}, without scales", exit_code=3)
 
 
 def _to_float32(model: Any) -> None:
