@@ -229,6 +229,7 @@ def test_of_a_repository_of_gguf_files_the_quantisation_or_a_link_names_one(serv
     for name in [*names, "Q8_0/tiny-Q8_0-00002-of-00002.gguf", "mmproj-tiny-Q8_0.gguf"]:
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_bytes(b"GGUF" + name.encode())
+    # A private name: what becomes of the file is shown elsewhere.
     monkeypatch.setattr(resolve, "_converted", lambda path, widths: path)
     asked = {f"own/tiny:{kind}": name for kind, name in zip(("q4_k_m", "UD-Q4_K_XL", "Q8_0"), names, strict=True)}
     for address, name in (asked | {f"{PAGE}/blob/main/{name}": name for name in names}).items():
