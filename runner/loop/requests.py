@@ -11,7 +11,7 @@ from typing import Any
 from runner.sequences import Sequence
 from runner.text.choices import beginnings, choice_tree
 from runner.text.grammar import AnswerGrammar
-from runner.types import EMPTY_PROMPT, Request, RowError, Sampling
+from runner.types import EMPTY_PROMPT, UNKNOWN_TOKEN, Request, RowError, Sampling
 
 Continuations = Callable[[list[int], tuple[str, ...]], tuple[tuple[int, ...], ...]]
 _GREEDY = Sampling()
@@ -28,6 +28,7 @@ class Defaults:
     grammar: AnswerGrammar | None = None
     grammars: Callable[[str], AnswerGrammar] | None = None  # for a request's own rules; None: a preview
     context: int | None = None  # tokens that the model takes, if that is known
+    known: int | None = None  # how many different tokens the model has, where its tokenizer has more
 
 
 def sequence_of(
@@ -47,6 +48,8 @@ def sequence_of(
         raise tokens
     if not tokens:
         raise RowError(EMPTY_PROMPT, "it has no tokens")
+    if defaults.known is not None and max(tokens) >= defaults.known:
+        raise RowError(UNKNOWN_TOKEN, f"token {max(tokens)} of its tokenizer is none of the model's {defaults.known:,}")
     if request.choices is not None:
         choices = continuations(tokens, request.choices)
         choices = choices if request.whole else beginnings(choices)

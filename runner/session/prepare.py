@@ -71,6 +71,13 @@ class Prepared:
 
         return context_length(self.model_config)
 
+    @property
+    def known_tokens(self) -> int | None:
+        """How many different tokens the model has, where its tokenizer has more; None: as many, or not known."""
+        table = self.model_config.get("text_config") or self.model_config
+        size = table.get("vocab_size")
+        return size if isinstance(size, int) and size < self.prompter.vocabulary.size else None
+
     @cached_property
     def weights(self) -> str | None:
         """The fingerprint of the model's files, which reads a part of them; None for the fake engine."""

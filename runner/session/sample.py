@@ -41,7 +41,7 @@ def look(ready: Prepared, rows_a_place: int = ROWS_A_PLACE) -> Looked:
         requests = [first] if isinstance(first, Request) else list(first or [])
         asked += [(index, number, request, row) for number, request in enumerate(requests)]
     engine = ready.config.conf.engine
-    defaults = Defaults(engine.max_tokens, engine.sampling(), ready.config.conf.seed)
+    defaults = Defaults(engine.max_tokens, engine.sampling(), ready.config.conf.seed, known=ready.known_tokens)
     prompts = ready.prompter.render_many([(request, row) for _, _, request, row in asked])
     for (index, number, request, row), tokens in zip(asked, prompts, strict=True):
         try:

@@ -228,7 +228,8 @@ def _defaults(ready: Prepared) -> Defaults:
     grammars = answer_grammars(channels, ready.prompter.answer_prefix)
     free = free_grammar(channels, ready.prompter.stop)
     grammar = free if ready.structure is None else grammars(ready.structure.body)
-    return Defaults(conf.engine.max_tokens, conf.engine.sampling(), conf.seed, grammar, grammars, ready.context)
+    sampling = conf.engine.sampling()
+    return Defaults(conf.engine.max_tokens, sampling, conf.seed, grammar, grammars, ready.context, ready.known_tokens)
 
 
 @contextlib.contextmanager

@@ -340,6 +340,14 @@ def test_a_limit_beyond_the_context_is_one_at_its_end():
     assert sequence_of((0, 0), 0, Request(max_tokens=50), [1] * 7, defaults, None).max_tokens == 50
 
 
+def test_a_token_that_the_model_does_not_have_is_an_error():
+    """Of a tokenizer that got more tokens than the embedding has rows."""
+    defaults = Defaults(9, Sampling(), 0, known=10)
+    assert sequence_of((0, 0), 0, Request(), [9, 1], defaults, None).tokens == [9, 1]
+    with pytest.raises(RowError, match="token 10 of its tokenizer is none of the model's 10"):
+        sequence_of((0, 0), 0, Request(), [10, 1], defaults, None)
+
+
 def test_variables_of_the_chat_template_can_be_set_by_requests():
     (low,) = requests({"reasoning_effort": "low"})
     assert low.template_kwargs == {"reasoning_effort": "low"}
