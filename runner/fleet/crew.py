@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ log = logging.getLogger("rowmill")
 
 WAIT_S = 1.0  # the longest call
 SEARCH_S = 1.0  # between two looks for places
+TAKEN = 5  # looks, until a place is another program's, and not still that of a seat of ours that has just died
 STARTING_S = 300.0  # for a process to start before its first answer
 LOADING_S = 3600.0  # the most patience with a model that loads, which makes no steps
 _IDLE_S = 0.05
@@ -48,7 +50,7 @@ class Crew:
         self._joined, self._gone = joined, gone
         self._ever = 0  # joined
         self._past = Work()  # of processes that are gone
-        self._taken: set[str] = set()  # places that others had when they were looked at
+        self._taken = Counter[str]()  # how often in a row a place seemed to be another program's
         self._looked = time.monotonic()
         self._searched = self._seen = -SEARCH_S
 
@@ -98,16 +100,17 @@ class Crew:
             if place not in places and post.link is None:
                 del self.posts[place]
             elif post.link is None and post.left_out is None and now >= post.again_at and self._may_open():
-                if self.transport.is_taken(place):
-                    taken.append(place)
+                if (is_taken := self.transport.is_taken(place)) is not False:
+                    taken += [place] * bool(is_taken)
                     continue
                 self._open(post, now)
                 opened += [place] * (not post.deaths)
         if opened:
             log.info("loading the model on %s: %s", count_of(len(opened), "seat"), ", ".join(opened))
-        if self._may_open() and not self._taken.issuperset(taken):
-            log.info("%s in use by other programs, until they end: %s", count_of(len(taken), "seat"), ", ".join(taken))
-            self._taken.update(taken)
+        self._taken = Counter({place: self._taken[place] + 1 for place in taken})
+        told = [place for place, times in self._taken.items() if times == TAKEN]
+        if told and self._may_open():
+            log.info("%s in use by other programs, until they end: %s", count_of(len(told), "seat"), ", ".join(told))
 
     def look(self) -> None:
         """Give up seats from which nothing comes. Time in which this process or this machine slept does not count."""

@@ -33,13 +33,13 @@ _AUTO = "auto"
 ANSWER_S = 10.0  # for a head to say something
 _STDERR = 2
 LOOK_S = 1.0  # between two looks for nodes
+SILENT = 3  # calls of one a second, until it is not known what a head would say: one that opens a seat would hang
 HEAD_CALLS = 30  # of one a second, until a head that does not answer is given up; Ray itself does so after 60 s
 ENDING_S = 2.0  # for a seat's process to end
 _SETTINGS, _FRAME = b"\4", 9  # how servers of HTTP/2, which gRPC goes over, begin; bytes of a frame's head
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)  # and how clients do
 _GPU, _MLX = "GPU", "mlx"  # Ray's resource, and ours of a node with an Apple GPU
 _NODE, _HEAD, _MOST = "node:", "node:__", 0.6  # every node has one of the first, and a seat more than half of that
-_FORGOTTEN = "WrongClusterID"  # what a head that was started again says to those who knew the one before
 _MISMATCH = re.compile(r"Ray: (\S+).*?Python: (\S+).*?Ray: (\S+).*?Python: (\S+)", re.DOTALL)
 _BLAMELESS = re.compile(r"node (has died|was|is) |node failure|unavailable|[Oo]wner|preempt", re.IGNORECASE)
 _NO_ROWMILL = re.compile(r"ModuleNotFoundError|No module named|failed to import|cannot import")
@@ -214,12 +214,13 @@ class RayTransport:
             self._needs[self._names[key]] = need
         return list(self._names.values())
 
-    def is_taken(self, place: str) -> bool:
+    def is_taken(self, place: str) -> bool | None:
         """See Transport. A seat of ours that has just been opened may count as free at its node."""
         need = self._needs[place]
         starting = [link for link in self._links.values() if link.need.node == need.node and link.is_starting]
         free = sum(node.free.get(need.resource, 0.0) for node in self._nodes if node.id == need.node)
-        return free < need.amount * (1 + len(starting))
+        is_known = self._unanswered <= SILENT
+        return free < need.amount * (1 + len(starting)) if is_known else None
 
     def open(self, place: str, spec: Spec) -> RayLink:
         """See Transport."""
@@ -227,8 +228,7 @@ class RayTransport:
         where = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(need.node, soft=False)
         takes = {"num_gpus": 1} if need.resource == _GPU else {"resources": {need.resource: need.amount}}
         sharing = need.seats if need.resource == _MLX or spec.engine.backend == "cpu" else 1
-        first = opening(spec._replace(sharing=sharing))
-        actor = self._actor.options(scheduling_strategy=where, **takes).remote(first)
+        actor = self._actor.options(scheduling_strategy=where, **takes).remote(opening(spec._replace(sharing=sharing)))
         self._links[place] = RayLink(self._ray, actor, need)
         return self._links[place]
 
@@ -264,7 +264,7 @@ class RayTransport:
             try:
                 self._nodes, self._unanswered = nodes_of(self._gcs), 0
             except Exception as error:
-                self._is_forgotten = self._is_forgotten or _FORGOTTEN in str(error)
+                self._is_forgotten |= "WrongClusterID" in str(error)  # says a head that was started again
 
 
 class Relay:

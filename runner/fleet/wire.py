@@ -175,8 +175,8 @@ class Transport(Protocol):
         """The names of the seats that there could be now."""
         ...
 
-    def is_taken(self, place: str) -> bool:
-        """Whether another program has this place, so that a seat would have to wait there."""
+    def is_taken(self, place: str) -> bool | None:
+        """Whether another program has this place, so that a seat would have to wait there; None: nobody can say."""
         ...
 
     def open(self, place: str, spec: Spec) -> Link:

@@ -116,6 +116,13 @@ def test_seats_on_one_mac_share_its_memory_and_a_name_that_is_an_address_stays_w
     assert [hello.short(name) for name in ("10.0.0.7", "mac.local", "")] == ["10.0.0.7", "mac", "localhost"]
 
 
+def test_no_seat_is_opened_while_the_head_is_silent(monkeypatch):
+    monkeypatch.setattr(ray, "LOOK_S", 3600.0)
+    transport = Head(here={"node:10.0.0.5": 1.0}).transport()
+    said = [transport.is_taken(place) for _ in range(ray.SILENT + 2) for place in transport.places()]
+    assert said == [False] * ray.SILENT + [None, None]
+
+
 def test_seats_of_ours_that_start_count_as_taken_until_they_answer(monkeypatch):
     head = Head(here={"GPU": 2.0})  # two of four are another program's
     head.total |= {"GPU": 4.0}
