@@ -147,6 +147,20 @@ def test_quick_exponentials_are_right_to_the_last_places():
     assert mx.allclose(cpu.shifted_exp(-mx.abs(x), mx.array(0.0)), mx.exp(-mx.abs(x)), 5e-7, 1e-19)
 
 
+@pytest.mark.parametrize("traditional", [False, True])
+@pytest.mark.parametrize(("base", "freqs"), [(10000.0, None), (None, mx.arange(1, 5) * 3.0)])
+def test_positions_turn_queries_by_one_table_a_step_bit_by_bit_as_mlx_does_by_one_a_layer(traditional, base, freqs):
+    x, at = mx.random.normal((3, 2, 1, 12), stream=mx.cpu), mx.array([0, 7, 4000])
+    named = {"traditional": traditional, "base": base, "scale": 0.5, "freqs": freqs}
+    with mx.stream(mx.cpu):
+        positions = cpu.Positions.of(at)
+        for queries in (x, 2 * x):
+            assert mx.array_equal(
+                cpu.rope(queries, 8, offset=positions, **named), mx.fast.rope(queries, 8, offset=at, **named)
+            )
+    assert len(positions.tables) == 1
+
+
 def test_what_is_masked_weighs_nothing_and_makes_no_denormal_numbers():
     """Products with those take a processor 20 times as long."""
     weight = cpu.shifted_exp(mx.array([-1e30, 0.0]), mx.array([0.0])).tolist()

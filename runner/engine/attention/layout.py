@@ -16,7 +16,7 @@ from functools import cached_property
 import mlx.core as mx
 import numpy as np
 
-from runner.engine.attention.reach import Bools, Ints, Reach, Ring, View, additive, indices
+from runner.engine.attention.reach import Bools, Ints, Reach, Ring, View, additive, indices, positions
 
 # Keys of a slot are attended to by so many: GPUs have fast kernels for few shapes, and find them anew for each one.
 KEY_GRAIN = {mx.cpu: 1, mx.gpu: 32}
@@ -204,7 +204,7 @@ class Step:
     @cached_property
     def positions(self) -> mx.array:
         """[T]: where each token stands in its sequence."""
-        return indices(self.at)
+        return positions(self.at)
 
     @cached_property
     def slot_of_token(self) -> mx.array:

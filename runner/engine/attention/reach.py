@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from runner.engine.kernels import MASKED
+from runner.engine.kernels import MASKED, cpu
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -124,3 +124,9 @@ class View:
 def indices(values: Ints) -> mx.array:
     """What the device is told of integers, in int32."""
     return mx.array(values.astype(np.int32))
+
+
+def positions(values: Ints) -> mx.array:
+    """The same of where a step's tokens stand; on a CPU, with what they turn queries and keys by."""
+    told = indices(values)
+    return cpu.Positions.of(told) if mx.default_device() == mx.cpu else told

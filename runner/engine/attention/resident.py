@@ -49,9 +49,9 @@ class ResidentModel:
         self.kv_bits = kv_bits
         self._reaches = partial(_reach, max_kv_size=max_kv_size)
         self._own_layers()
+        cpu.hook()
         hooks.hook(model)
         self._masks = bool(self.states) and states.hook(model)
-        cpu.hook()
         self.head = Head(model)  # shared with twins
         self._logits = mx.compile(self.head.logits)
         self._try()

@@ -1,7 +1,7 @@
 """What attention is computed with beside MLX's own operations, by device, and how scores are masked.
 
 Modules:
-cpu     Exponentials for MLX's CPU backend.
+cpu     Exponentials and rotary positions for MLX's CPU backend.
 cuda    CUDA kernels of our own, each compared with MLX's operations before it is used.
 packed  Keys and values in fewer bits: packed so that one array holds them, their scales and their offsets.
 """
