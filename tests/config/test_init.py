@@ -249,6 +249,12 @@ def test_columns_with_any_name_are_proposed_and_used(folder, capsys, names):
     assert {row["label"] for row in rows} <= {"ham", "yes"}
 
 
+def test_a_list_that_all_rows_have_is_no_answer(folder):
+    rows = [{"text": f"penguin number {i} of many", "stage": "Adult, 1 Egg"} for i in range(20)]
+    Path("penguins.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert propose("penguins.jsonl").job == "generate"
+
+
 def test_what_counts_as_labels(folder):
     write_csv("a.csv", (f"{i},text number {i},{i % 4},name {i}" for i in range(40)), "id,text,label,who")
     assert propose("a.csv").labels == ("0", "1", "2", "3")

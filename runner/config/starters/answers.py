@@ -79,16 +79,17 @@ def _levels(name: str, distinct: set[str], count: int) -> tuple[str, ...]:
 def _members(source: DataSource, name: str) -> tuple[str, ...]:
     """The labels in a column of lists, or of texts that are lists; none if there are many, or long ones."""
     counts: Counter[str] = Counter()
-    several = 0
+    sets: set[frozenset[str]] = set()
     for value in shown(source.table(0, LOOKED_AT, [name])[name]):
         if value is not None:
             found = members_of(value)
-            several += len(found) > 1
+            sets.add(frozenset(found))
             counts.update(found)
         if len(counts) > MOST_LABELS:
             return ()
     short = all(len(one) <= LABEL_CHARS and len(one.split()) <= 4 for one in counts)
-    return tuple(sorted(counts)) if several and len(counts) > 1 and short and counts.total() >= 2 * len(counts) else ()
+    several = len(sets) > 1 and any(len(one) > 1 for one in sets)
+    return tuple(sorted(counts)) if several and short and counts.total() >= 2 * len(counts) else ()
 
 
 def _distinct(source: DataSource, name: str) -> tuple[set[str], int]:
