@@ -192,9 +192,9 @@ class Request:
             raise ValueError(f"choices={self.choices} in a request: they must be texts, at least one, none empty")
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen, which makes one three times as slowly
 class Completion:
-    """The model's answer to one request; what the checkpoint keeps of it.
+    """The model's answer to one request; what the checkpoint keeps of it. Nobody changes one.
 
     ``finish_reason``: ``stop`` (an end token or stop text), ``length`` (``max_tokens`` reached), ``choice`` (scored),
     ``error`` (``error`` says why, the rest is empty). ``logprobs[i]`` is the natural-log probability of choice i as the

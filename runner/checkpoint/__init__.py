@@ -12,6 +12,6 @@ marks     Marks of progress over a run's time: for speed, memory and slots as cu
 records   What the checkpoint records: completions, finished rows, rejected attempts, shards. No Arrow here.
 repair    A damaged checkpoint rebuilt from whatever is intact: the shards, and the readable parts of the old one.
 seats     The seats of a run's fleets: who they were, what they did, how they died.
-shards    A shard's columns: finished rows checked, staged as JSON, and turned into typed Arrow tables.
+shards    Finished rows on their way into shards.
 store     The checkpoint (SQLite) and the output (Arrow shards) of a run, and the only writer of both.
 """

@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from runner.checkpoint.records import Staged, Usage, error_kind, read_rejected, read_shards, read_staged
+from runner.checkpoint.records import (
+    Output,
+    Shard,
+    Staged,
+    Usage,
+    error_kind,
+    read_rejected,
+    read_shards,
+    read_staged,
+    to_json,
+)
+from runner.disk import Written
 from runner.sequences import Work
+from runner.types import Columns
 
 _LABELS = 200  # distinct labels counted in a shard
 
@@ -30,16 +42,12 @@ class Totals(NamedTuple):
         """Of the prompt tokens, those that came from a computed prefix; None without any."""
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else None
 
-    def plus(self, rows: Iterable[Staged]) -> Totals:
+    def plus(self, rows: Iterable[Output | Staged]) -> Totals:
         """The totals when these rows are finished too."""
-        finished, errors, prompt, cached, completion, shards = self
-        for row in rows:
-            finished += 1
-            errors += row.error is not None
-            prompt += row.prompt_tokens
-            cached += row.cached_tokens
-            completion += row.completion_tokens
-        return Totals(finished, errors, prompt, cached, completion, shards)
+        rows = list(rows)
+        failed = sum([row.error is not None for row in rows])
+        more = Totals(self.finished + len(rows), self.errors + failed, *self[2:])
+        return more.plus_tokens([row.usage for row in rows])
 
     def plus_tokens(self, usages: Iterable[Usage]) -> Totals:
         """The totals with the tokens of attempts that became no rows."""
@@ -118,11 +126,33 @@ def read_error_kinds(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(kinds.most_common())
 
 
-def count_labels(connection: sqlite3.Connection, where: str = "", values: Iterable[Any] = ()) -> dict[str, int]:
-    """How many of the selected staged rows have each value of the column ``label``, the most frequent first."""
-    label = "CASE WHEN json_valid(body) THEN json_extract(body, '$.label') END"  # not so with NaN in it
-    query = f"SELECT {label}, count(*) FROM staged {where} GROUP BY 1 ORDER BY 2 DESC LIMIT {_LABELS}"
-    return {str(name): count for name, count in connection.execute(query, tuple(values)) if name is not None}
+class Tally:
+    """What the record of a shard says of its rows, which pass by some at a time."""
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self._kinds = Counter[str]()
+        self._labels = Counter[str]()
+
+    def counting(self, pieces: Iterable[Sequence[Output]]) -> Iterator[Sequence[Output]]:
+        """The same rows, which are counted on their way."""
+        for rows in pieces:
+            self.totals = self.totals.plus(rows)
+            self._kinds.update([error_kind(row.error) for row in rows if row.error is not None])
+            self._labels.update(_labels_of(row.columns for row in rows))
+            yield rows
+
+    def shard(self, shard: int, name: str, written: Written, *, labelled: bool) -> Shard:
+        """The record of a shard with these rows."""
+        rows, _, prompt, cached, completion, _ = self.totals
+        labels = dict(self._labels.most_common(_LABELS)) if labelled else {}
+        counts = (json.dumps(count, ensure_ascii=False) for count in (self._kinds, labels))
+        return Shard(shard, rows, name, *written, prompt, cached, completion, *counts)
+
+
+def _labels_of(rows: Iterable[Columns]) -> list[str]:
+    labels = [label for row in rows if (label := row.get("label")) is not None]
+    return [label if isinstance(label, str) else to_json(label) for label in labels]
 
 
 def read_label_counts(connection: sqlite3.Connection) -> dict[str, int]:
@@ -130,5 +160,5 @@ def read_label_counts(connection: sqlite3.Connection) -> dict[str, int]:
     counts: Counter[str] = Counter()
     query = "SELECT key, sum(value) FROM shards, json_each(labels) GROUP BY key"
     counts.update(dict(connection.execute(query).fetchall()))
-    counts.update(count_labels(connection))
+    counts.update(_labels_of(json.loads(row.body) for row in read_staged(connection)))
     return dict(counts.most_common())

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from runner.checkpoint.records import Staged
+from runner.checkpoint.records import Output
 from runner.machine.facts import peak_memory
 from runner.sequences import Gauge
 
@@ -48,13 +48,13 @@ class Marks:
         self,
         connection: sqlite3.Connection,
         session: int,
-        shown: Callable[[Sequence[Staged]], list[dict[str, Any]]] | None = None,
+        shown: Callable[[Sequence[Output]], list[dict[str, Any]]] | None = None,
     ) -> None:
         self._connection, self._session, self._shown = connection, session, shown or _columns
         self._before = active_seconds(connection)
         self._count = connection.execute("SELECT count(*) FROM progress").fetchone()[0]
         self._limit = max(MOST, 2 * self._count)
-        self._latest: deque[Staged] = deque(maxlen=LATEST)
+        self._latest: deque[Output] = deque(maxlen=LATEST)
         self._measured: tuple[Any, ...] = (None, None, None, None)  # memory, slots in use, all slots, seats
         self._open: tuple[int, float] | None = None  # the newest mark: its rowid, the elapsed time it began at
         self.start(None)
@@ -72,7 +72,7 @@ class Marks:
         """For how long this session and those before it have been at work."""
         return self._before + time.monotonic() - self._clock
 
-    def finish(self, rows: Iterable[Staged]) -> None:
+    def finish(self, rows: Iterable[Output]) -> None:
         """Rows that are now finished, for the next mark."""
         self._latest.extend(rows)
 
@@ -109,8 +109,8 @@ class Marks:
             self._connection.executemany("INSERT INTO latest VALUES (?, ?, ?)", rows)
 
 
-def _columns(rows: Sequence[Staged]) -> list[dict[str, Any]]:
-    return [json.loads(row.body) for row in rows]
+def _columns(rows: Sequence[Output]) -> list[dict[str, Any]]:
+    return [row.columns for row in rows]
 
 
 def _brief(columns: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ import json
 import sqlite3
 import struct
 import zlib
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,8 +18,6 @@ from runner.types import Columns, Completion
 PRELUDE = -1  # the index of a task that is no row: what a job asks before the first one
 _PACKED = ":"  # what numbers as text begin with
 _VARIABLES = 500  # bound parameters of one statement
-_ROW_CHARS = 500  # that a row takes beside its body
-_HELD_CHARS = 1 << 24
 _NAME_CHARS = 100  # of a row's name, shown
 _JOINED = ["\0".join(["%s"] * count) for count in range(12)]  # twice as fast as joining texts
 
@@ -155,6 +152,11 @@ class Staged(NamedTuple):
     seed: int | None
     body: str
 
+    @property
+    def usage(self) -> Usage:
+        """What its completions took."""
+        return Usage._make(self[2:8])
+
     def values(self) -> tuple[Any, ...]:
         """The table's columns."""
         return with_crc(*self)
@@ -163,36 +165,6 @@ class Staged(NamedTuple):
     def of(cls, *values: Any) -> Staged:
         """The inverse of ``values``. Raises DamagedError if they are not what was written."""
         return cls._make(checked("staged", *values))
-
-
-class Unsealed:
-    """Staged rows as they were committed, by shard, so that sealing need not read them again.
-
-    When they take too much memory, all are let go.
-    """
-
-    def __init__(self) -> None:
-        self._rows: defaultdict[int, list[Staged]] = defaultdict(list)
-        self._chars = 0
-
-    def add(self, rows: Iterable[Staged], shard_rows: int) -> dict[int, int]:
-        """Hold rows that were committed; how many of each shard."""
-        added = Counter[int]()
-        for row in rows:
-            shard = row.row // shard_rows
-            added[shard] += 1
-            self._rows[shard].append(row)
-            self._chars += len(row.body) + _ROW_CHARS
-        if self._chars > _HELD_CHARS:
-            self._rows.clear()
-            self._chars = 0
-        return added
-
-    def take(self, shard: int, count: int) -> list[Staged]:
-        """The rows of a shard in order; none unless all ``count`` of them are held."""
-        rows = self._rows.pop(shard, [])
-        self._chars -= sum(len(row.body) + _ROW_CHARS for row in rows)
-        return sorted(rows) if len(rows) == count else []
 
 
 class Shard(NamedTuple):

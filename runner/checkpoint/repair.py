@@ -18,7 +18,7 @@ from runner.checkpoint.database import DATABASE, IDENTITY, begin_log, check, che
 from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.records import Record, Rejected, Shard, Staged, checked, error_kind
-from runner.checkpoint.shards import shard_file
+from runner.checkpoint.shards.layout import shard_file
 from runner.disk import publish_file
 from runner.disk.errors import DamagedError, disk_errors
 from runner.types import UserError

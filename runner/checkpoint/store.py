@@ -1,11 +1,12 @@
 """The checkpoint (SQLite) and the output (Arrow shards) of a run, and the only writer of both.
 
 ``run.db`` is the only truth. A *completion* is committed before anyone acts on it and kept for the whole run: resume
-replays it, equal requests reuse it, a lost shard is made again from it. A *finished* row is staged until the last row
-of its shard is finished; the shard is then sealed: written, synced, renamed, recorded, in this order, so that a kill
-between any two leaves nothing or an orphan, which the next ``open`` removes. ``state.json`` and ``dataset_info.json``
-follow from the ``shards`` table and are rewritten after each seal, of a great many shards when 1% more are sealed:
-``datasets.load_from_disk`` reads them, in row order, while the run goes on, and all rows when it has ended.
+replays it, equal requests reuse it, a lost shard is made again from it. A *finished* row is held until the last row of
+its shard is finished, and staged if that takes long; the shard is then sealed: written, synced, renamed, recorded, in
+this order, so that a kill between any two leaves nothing or an orphan, which the next ``open`` removes. ``state.json``
+and ``dataset_info.json`` follow from the ``shards`` table and are rewritten after each seal, of a great many shards
+when 1% more are sealed: ``datasets.load_from_disk`` reads them, in row order, while the run goes on, and all rows when
+it has ended.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from runner.checkpoint import records, shards
-from runner.checkpoint.counts import Totals, count_labels, read_totals
+from runner.checkpoint import records
+from runner.checkpoint.counts import Tally, Totals, read_totals
 from runner.checkpoint.database import Writer
 from runner.checkpoint.deaths import Death, Flight, note_death, read_deaths
 from runner.checkpoint.digests import Digests
@@ -34,8 +35,11 @@ from runner.checkpoint.growth import extend, inputs
 from runner.checkpoint.identity import column_list
 from runner.checkpoint.lease import Lease
 from runner.checkpoint.marks import Marks
-from runner.checkpoint.records import Output, Record, Rejected, Rejections, Shard, conditions, error_kind
+from runner.checkpoint.records import Output, Record, Rejected, Rejections, conditions
 from runner.checkpoint.seats import Seats
+from runner.checkpoint.shards import columns as shards
+from runner.checkpoint.shards.layout import ShardLayout, shard_file, shard_schema
+from runner.checkpoint.shards.unsealed import Unsealed
 from runner.disk import damage, write_dataset, write_stream, write_text
 from runner.disk.errors import DISK_ERRORS, disk_error, disk_errors
 from runner.sequences import Gauge
@@ -48,7 +52,6 @@ _ORPHAN = re.compile(
     r"data-\d{5,}\.arrow(\.tmp)?|((state|dataset_info|identity)\.json|config\.yaml|run\.db|stdin)\.tmp(-journal)?"
 )
 _SPAN = "WHERE row >= ? AND row < ?"
-_SUMS = "coalesce(sum(prompt_tokens), 0), coalesce(sum(cached_tokens), 0), coalesce(sum(completion_tokens), 0)"
 
 
 class Store:
@@ -59,13 +62,13 @@ class Store:
     for each free completion, for completions are never deleted.
     """
 
-    def __init__(self, run_dir: Path, layout: shards.ShardLayout, lease: Lease, writer: Writer) -> None:
+    def __init__(self, run_dir: Path, layout: ShardLayout, lease: Lease, writer: Writer, hold_s: float = 0.0) -> None:
         """Use ``open``."""
         self.run_dir = run_dir
         self._layout, self._lease, self._writer = layout, lease, writer
         self._connection = writer.connection
-        self._staged: Counter[int] = Counter()  # rows staged for each shard not yet sealed
-        self._unsealed = records.Unsealed()  # those of this session
+        self._finished: Counter[int] = Counter()  # rows of each shard not yet sealed
+        self._unsealed = Unsealed(writer, layout.shard_rows, hold_s)  # those of this session
         self._sealed: set[int] = set()
         self._published = 0  # sealed shards that state.json lists
         self._totals = self._first = Totals()  # now, and when the session began
@@ -89,6 +92,7 @@ class Store:
         shared: bool = False,
         retry: bool = False,
         growth: extend.Growth | None = None,
+        hold_s: float = 0.0,
     ) -> Store:
         """Create the run directory, or resume it if it holds the same run.
 
@@ -98,12 +102,13 @@ class Store:
         input columns, which ``kept(start, stop)`` reads again when rows [start, stop) are sealed. ``durability``: see
         ``CheckpointConf``. ``death``: how a supervisor saw the last session end. Unless ``shared``, nobody else may
         look into a new directory. With ``retry`` rows in error become unfinished. ``growth``: how it may get more rows.
+        ``hold_s``: how long a finished row may wait in memory, which a kill lets be finished again from its answers.
 
         Raises UserError: column names clash; another process (named) has the lease; the directory belongs to another
         run (with each difference); the checkpoint is damaged, of another version, or not writable.
         """
-        columns = shards.shard_schema(keep, schema)
-        layout = shards.ShardLayout(rows, shard_rows, schema, keep, kept, columns, growth.recorded if growth else None)
+        columns = shard_schema(keep, schema)
+        layout = ShardLayout(rows, shard_rows, schema, keep, kept, columns, growth.recorded if growth else None)
         whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}
         run_dir = Path(run_dir)
         with disk_errors(run_dir), contextlib.ExitStack() as undo:
@@ -112,7 +117,7 @@ class Store:
             undo.callback(lease.release)
             writer = Writer(run_dir, json.loads(json.dumps(whole)), power=durability == "power", growth=growth)
             undo.callback(writer.close)
-            store = cls(run_dir, layout, lease, writer)
+            store = cls(run_dir, layout, lease, writer, hold_s)
             if retry:
                 with writer.commit():
                     records.unfinish_errors(writer.connection)
@@ -142,30 +147,32 @@ class Store:
     def record(
         self, completions: Iterable[Record] = (), finished: Iterable[Output] = (), rejected: Sequence[Rejected] = ()
     ) -> None:
-        """Commit completions and, in the same transaction, rows finished earlier; then seal the shards now complete.
+        """Commit completions, hold or stage rows finished earlier, and seal the shards that are now complete.
 
-        ``rejected`` are attempts that became no rows. All of it is on disk when this returns. A row's last completion
-        may be in the same call as its output. Values that do not fit their column's type, or columns that the job did
-        not name, make the row an error row; lone surrogates become U+FFFD in outputs (completions keep them, for
-        replay). Raises sqlite3.IntegrityError if a (row, number) or a row is committed twice, ValueError for a row out
-        of range; then nothing is committed.
+        Completions and ``rejected``, attempts that became no rows, are on disk when this returns; rows within
+        ``hold_s``, if it is called. A row's last completion may be in the same call as its output. Values that do not
+        fit their column's type, or columns that the job did not name, make the row an error row; lone surrogates
+        become U+FFFD in outputs (completions keep them, for replay). Raises sqlite3.IntegrityError if a (row, number)
+        or a row is committed twice, ValueError for a row out of range; then nothing is committed.
         """
         answers = [record.values() for record in completions]
-        rows = shards.stage(self._checked(finished), self._layout)
+        rows = shards.fitting(self._checked(finished), self._layout)
         totals = self._totals.plus(rows).plus_tokens(one.output.usage for one in rejected)
+        is_due = self._unsealed.is_due(rows)
+        if not (answers or rows or rejected or is_due):
+            return
         with self._writer.commit():
             if answers:
                 self._connection.executemany("INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?)", answers)
                 self._digests.follow(answers)
-            if rows:
-                values = (row.values() for row in rows)
-                self._connection.executemany("INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            if is_due:
+                self._unsealed.stage(rows)
             if rejected:
                 records.insert_rejected(self._connection, rejected)
             self._marks.finish(rows)
             self._marks.note(totals[:5], len(self._sealed))
         self._totals = totals
-        self._staged.update(touched := self._unsealed.add(rows, self._layout.shard_rows))
+        self._finished.update(touched := self._unsealed.add(rows, are_staged=is_due))
         self._seal_complete(touched)
 
     def finish(self, outputs: Iterable[Output]) -> None:
@@ -175,7 +182,7 @@ class Store:
     def end_at(self, rows: int) -> None:
         """There will be no more than these first rows, all of them finished: seal their last shard."""
         self._layout = dataclasses.replace(self._layout, rows=rows)
-        self._seal_complete([*self._staged, 0])
+        self._seal_complete([*self._finished, 0])
 
     def rejections(self) -> Rejections:
         """How many attempts were rejected so far, and which was the last."""
@@ -219,8 +226,8 @@ class Store:
             if shard in self._sealed:
                 continue
             position, stop = self._layout.span(shard)
-            staged = self._select("SELECT row FROM staged WHERE row >= ? AND row < ? ORDER BY row", (position, stop))
-            for (row,) in staged:
+            staged = self._select(f"SELECT row FROM staged {_SPAN}", (position, stop))
+            for row in sorted({row for (row,) in staged} | {*self._unsealed.within(shard)}):
                 if position < row:
                     yield range(position, row)
                 position = row + 1
@@ -241,6 +248,7 @@ class Store:
         if self._lease.held:
             with contextlib.suppress(OSError, UserError):
                 with self._writer.commit():
+                    self._unsealed.stage()
                     if self._totals != self._first:  # time in which nothing was done does not count
                         self._marks.note(self._totals[:5], len(self._sealed), last=True)
                     ended = (time.time(), why, self._session)
@@ -275,7 +283,7 @@ class Store:
         self._sealed = {shard for (shard,) in self._select("SELECT shard FROM shards")}
         self._remove_orphans()
         query = f"SELECT row / {self._layout.shard_rows}, count(*) FROM staged GROUP BY 1"
-        self._staged.update(dict(self._select(query)))
+        self._finished.update(dict(self._select(query)))
         session = (time.time(), os.getpid(), json.dumps(provenance, default=str))
         query = "INSERT INTO sessions (started, pid, provenance) VALUES (?, ?, ?)"
         self._session = int(self._connection.execute(query, session).lastrowid or 0)
@@ -285,7 +293,7 @@ class Store:
         self.flight = Flight(self.run_dir, self._session)
         self.seats = Seats(self._writer, self._session, self.deaths)
         self._publish()
-        self._seal_complete([*self._staged, 0])
+        self._seal_complete([*self._finished, 0])
         self._totals = self._first = read_totals(self._connection)[0]
 
     def _forget_damaged_shards(self) -> None:
@@ -296,44 +304,39 @@ class Store:
                     self._connection.execute("DELETE FROM shards WHERE shard = ?", (shard,))
 
     def _remove_orphans(self) -> None:
-        recorded = {shards.shard_file(shard) for shard in self._sealed}
+        recorded = {shard_file(shard) for shard in self._sealed}
         for path in self.run_dir.iterdir():
             if _ORPHAN.fullmatch(path.name) and path.name not in recorded:
                 log.info("removing %s, which does not hold all of its rows: their answers are kept in run.db", path)
                 path.unlink()
 
     def _checked(self, outputs: Iterable[Output]) -> list[Output]:
-        outputs = list(outputs)
-        for output in outputs:
+        for output in (outputs := list(outputs)):
             if not 0 <= output.row < self._layout.rows:
                 raise ValueError(f"row {output.row} is not in [0, {self._layout.rows})")
             if output.row // self._layout.shard_rows in self._sealed:
                 raise sqlite3.IntegrityError(f"row {output.row} is finished already: its shard is sealed")
+        self._unsealed.check(output.row for output in outputs)
         return outputs
 
     def _seal_complete(self, candidates: Iterable[int]) -> None:
         for shard in sorted(set(candidates)):
             span = self._layout.span(shard)
-            if shard not in self._sealed and self._staged[shard] == span[1] - span[0]:
+            if shard not in self._sealed and self._finished[shard] == span[1] - span[0]:
                 self._guarded(self._seal, shard, span)
 
     def _seal(self, shard: int, span: tuple[int, int]) -> None:
-        layout, name = self._layout, shards.shard_file(shard)
-        staged = self._unsealed.take(shard, self._staged[shard]) or records.read_staged(self._connection, _SPAN, span)
-        tables = (shards.table(rows, layout) for rows in shards.batches(staged))
+        layout, name = self._layout, shard_file(shard)
+        tally = Tally()
+        tables = (shards.table(rows, layout) for rows in tally.counting(self._unsealed.take(shard, span)))
         written = write_stream(self.run_dir / name, layout.columns, tables)
         with self._writer.commit():
-            errors = self._connection.execute(f"SELECT error FROM staged {_SPAN} AND error NOTNULL ORDER BY row", span)
-            kinds = Counter(error_kind(error) for (error,) in errors)
-            labels = count_labels(self._connection, _SPAN, span) if "label" in layout.job.names else {}
-            counts = (json.dumps(count, ensure_ascii=False) for count in (kinds, labels))
-            rows, *tokens = self._connection.execute(f"SELECT count(*), {_SUMS} FROM staged {_SPAN}", span).fetchone()
-            values = Shard(shard, rows, name, *written, *tokens, *counts).values()
+            values = tally.shard(shard, name, written, labelled="label" in layout.job.names).values()
             self._connection.execute(f"INSERT INTO shards VALUES ({', '.join('?' * len(values))})", values)
             self._connection.execute(f"DELETE FROM staged {_SPAN}", span)
             inputs.record(self._connection, layout.inputs, shard, span)
         self._sealed.add(shard)
-        del self._staged[shard]
+        del self._finished[shard]
         # The list of shards grows by 1% between two writings, so that they take time in proportion to its length.
         if len(self._sealed) == len(layout) or len(self._sealed) >= 1.01 * self._published:
             self._publish()

@@ -101,8 +101,7 @@ class Loop:
         answers, self.answers = self.answers, []
         outputs, self.outputs = self.outputs, []
         records = [self._record(*answer) for answer in answers]
-        if records or outputs:
-            self.feed.record(records, outputs)
+        self.feed.record(records, outputs)
         if self.others is not None:
             self.others.keep((one.digest, one.completion) for one in records if one.digest and _is_computed(one))
         return answers

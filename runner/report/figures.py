@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.records import Failure, error_kind
-from runner.checkpoint.shards import OURS
+from runner.checkpoint.shards.layout import OURS
 from runner.data.cells import records, shown
 from runner.data.source import DataSource
 from runner.results.evaluate import evaluations_by_column

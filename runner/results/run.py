@@ -40,9 +40,10 @@ from runner.checkpoint.counts import read_label_counts
 from runner.checkpoint.database import check_is_run, open_reader, read_identity
 from runner.checkpoint.identity import OutputColumns, output_columns, simple_type
 from runner.checkpoint.marks import read_marks
-from runner.checkpoint.records import Failure, Shard, Staged, read_prelude, read_rejected, read_shards, read_staged
-from runner.checkpoint.shards import ShardLayout, batches, shard_schema, staged_type
-from runner.checkpoint.shards import table as staged_table
+from runner.checkpoint.records import Failure, Output, Shard, read_prelude, read_rejected, read_shards, read_staged
+from runner.checkpoint.shards.columns import batches, staged_type
+from runner.checkpoint.shards.columns import table as staged_table
+from runner.checkpoint.shards.layout import ShardLayout, shard_schema
 from runner.data.cells import records
 from runner.data.conf import STDIN
 from runner.data.kept import Kept, named, naming
@@ -333,13 +334,13 @@ def _job_schema(connection: sqlite3.Connection, columns: dict[str, str]) -> pa.S
     types = {name: simple_type(kind) for name, kind in columns.items()}
     unknown = dict.fromkeys((name for name, kind in types.items() if kind is None), pa.null())
     for rows in batches(read_staged(connection)) if unknown else ():
-        bodies = [json.loads(row.body) for row in rows]
+        bodies = [row.columns for row in rows]
         unknown = {name: merge(kind, staged_type(bodies, name, columns[name])) for name, kind in unknown.items()}
     types |= {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in unknown.items()}
     return pa.schema(list(types.items()))
 
 
-def _staged(connection: sqlite3.Connection, shard: int, size: int) -> Iterator[list[Staged]]:
+def _staged(connection: sqlite3.Connection, shard: int, size: int) -> Iterator[list[Output]]:
     """The staged rows of a shard in groups without gaps, none of them large."""
     rows = read_staged(connection, "WHERE row >= ? AND row < ?", (shard * size, (shard + 1) * size))
     for _, group in groupby(enumerate(rows), lambda pair: pair[1].row - pair[0]):

@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.checkpoint.counts import SessionWork
 from runner.checkpoint.deaths import Death
-from runner.checkpoint.shards import as_recorded
+from runner.checkpoint.shards.layout import as_recorded
 from runner.checkpoint.store import Store
 from runner.config.conf import RunConf
 from runner.config.load import Config
@@ -48,6 +48,7 @@ from runner.text.grammar import answer_grammars, free_grammar
 
 log = logging.getLogger("rowmill")
 
+HOLD_S = 1.0  # as old as what is seen of a run's rows may be
 SELDOM = (10_000, 10, 10)  # objects, then times, after which garbage is collected
 
 
@@ -139,6 +140,7 @@ def open_store(ready: Prepared, death: Death | None = None) -> Store:
         death=death,
         shared=conf.output.shared,
         growth=growth(ready),
+        hold_s=HOLD_S,
     )
     if spool is not None:
         keep_copy(spool, ready.run_dir)

@@ -18,7 +18,7 @@ from runner.chain.plan import Plan, is_chain
 from runner.checkpoint.database import DATABASE
 from runner.checkpoint.deaths import Death
 from runner.checkpoint.lease import Lease, fresh_dir
-from runner.checkpoint.shards import shard_file
+from runner.checkpoint.shards.layout import shard_file
 from runner.checkpoint.store import Store
 from runner.config.load import Config
 from runner.data.where import NoRowsError

@@ -61,7 +61,8 @@ def interrupted(steps=4, name="run", **more):
 KILLS = """
 import gc, json, os, signal, sqlite3, sys
 from pathlib import Path
-from runner.checkpoint import database, shards, store
+from runner.checkpoint import database, store
+from runner.checkpoint.shards import columns as shards
 from runner.cli import main
 from runner.engine.fake import FakeEngine
 
@@ -77,6 +78,9 @@ def die():
 
 
 def at_statement(start, count):
+    if start == "INSERT INTO staged":
+        session.HOLD_S = 0.0  # in each commit
+
     def opened(run_dir, original=database.connect, **how):
         connection = original(run_dir, **how)
         left = [count]

@@ -8,10 +8,11 @@ from contextlib import closing
 import pyarrow as pa
 import pytest
 
-from runner.checkpoint import marks, shards
+from runner.checkpoint import marks
 from runner.checkpoint.counts import read_label_counts
 from runner.checkpoint.database import open_read_only
 from runner.checkpoint.records import Output
+from runner.checkpoint.shards import layout as shards
 from runner.results.status import read_status
 from runner.sequences import Gauge
 from runner.types import UserError

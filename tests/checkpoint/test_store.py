@@ -17,12 +17,15 @@ import pyarrow as pa
 import pytest
 
 from runner import disk
-from runner.checkpoint import records, shards
+from runner.checkpoint import counts, records
 from runner.checkpoint import store as store_module
 from runner.checkpoint.identity import column_list, output_columns
 from runner.checkpoint.lease import fresh_dir
 from runner.checkpoint.records import Output, Record, Rejected, from_body, to_body, unpack_floats
-from runner.checkpoint.shards import ShardLayout, shard_schema, stage, staged_type, table
+from runner.checkpoint.shards import columns, unsealed
+from runner.checkpoint.shards import layout as shards
+from runner.checkpoint.shards.columns import fitting, staged, staged_type, table
+from runner.checkpoint.shards.layout import ShardLayout, shard_schema
 from runner.disk.errors import disk_errors
 from runner.results.status import read_status
 from runner.text.choices import score_fields
@@ -133,13 +136,38 @@ def test_same_rows_give_the_same_bytes_whatever_their_order_and_however_often_in
     cut = kept(0, 10)
     pieces = lambda a, b: pa.concat_tables([cut.slice(i, 1) for i in range(a, b)])  # noqa: E731
     finish_all(tmp_path / "c", kept=pieces)
-    monkeypatch.setattr(records, "_HELD_CHARS", 1200)
+    monkeypatch.setattr(unsealed, "_HELD_CHARS", 1200)
     finish_all(tmp_path / "d")
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b") == shard_bytes(tmp_path / "c")
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "d")
     assert len(shard_bytes(tmp_path / "a")) == 3
     # What `datasets` keys its caches by.
     assert load(tmp_path / "a")._fingerprint == load(tmp_path / "b")._fingerprint
+
+
+def test_rows_that_wait_for_their_shard_in_memory_are_staged_by_the_end_and_written_alike(tmp_path):
+    """Whether a shard is sealed from memory alone, or some of its rows were staged by an earlier session."""
+    finish_all(tmp_path / "a")
+    with open_store(tmp_path / "b", hold_s=1e9) as store:
+        for row in (9, 1, 0, 7, 3, 2):
+            store.finish([output(row)])
+        assert read_status(tmp_path / "b")["finished"] == 4  # the first shard
+        assert [*store.unfinished()] == [range(4, 7), range(8, 9)]
+        with pytest.raises(sqlite3.IntegrityError):
+            store.finish([output(9)])
+    assert read_status(tmp_path / "b")["finished"] == 6
+    finish_all(tmp_path / "b", hold_s=1e9)
+    assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
+
+
+def test_what_a_job_does_with_a_row_once_it_has_ended_changes_nothing(tmp_path):
+    kind = pa.schema([("p", pa.struct([("n", pa.float64()), ("q", pa.string())]))])
+    mine = {"n": 0.5, "q": "x"}
+    with open_store(tmp_path, rows=2, shard_rows=2, schema=kind, hold_s=1e9) as store:
+        for row in range(2):
+            store.finish([Output(row, {"p": mine})])
+            mine["n"] += 1
+    assert load(tmp_path)["p"] == [{"n": 0.5, "q": "x"}, {"n": 1.5, "q": "x"}]
 
 
 def test_record_batches_are_bounded(tmp_path):
@@ -289,7 +317,7 @@ def test_scores_of_very_many_choices_take_few_bytes_each_and_come_back_equal(cou
 def test_what_is_staged_can_be_sealed_whatever_a_struct_of_numbers_is_given(value, written):
     job = pa.schema([("p", pa.struct([("1", pa.float64()), ("2", pa.float64())]))])
     layout = ShardLayout(2, 2, job, pa.schema([]), lambda *_: None, shard_schema(pa.schema([]), job))
-    rows = stage([Output(0, {"p": value}), Output(1, {"p": {"1": 0.25, "2": 0.75}})], layout)
+    rows = fitting([Output(0, {"p": value}), Output(1, {"p": {"1": 0.25, "2": 0.75}})], layout)
     assert table(rows, layout)["p"].to_pylist() == [written, {"1": 0.25, "2": 0.75}]
     assert (rows[0].error is None) == (value is None or written is not None)
 
@@ -303,14 +331,14 @@ def test_very_many_numbers_of_a_row_are_staged_in_few_bytes_and_written_as_they_
     numbers = np.float32(np.random.default_rng(0).random((5, 1001))).astype(float)
     columns = [{"label": "x", "p": dict(zip(names, some.tolist(), strict=True))} for some in numbers]
     outputs = [*map(Output, range(3), columns), Output(3, {"p": "text"}), Output(4, {}, "wrong: label")]
-    rows = stage(outputs, layout)
-    assert max(len(row.body) for row in rows) < 5500
+    rows = fitting(outputs, layout)
+    assert max(len(row.body) for row in staged(rows)) < 5500
     assert rows[3].error.startswith("output type: column 'p' takes struct<")
-    assert staged_type([json.loads(rows[0].body)], "p", str(kind)) == kind  # for readers before a shard is whole
+    assert staged_type([rows[0].columns], "p", str(kind)) == kind  # for readers before a shard is whole
     assert layout.shown(rows[:1]) == columns[:1]
     assert table(rows, layout)["p"].to_pylist() == [*(one["p"] for one in columns[:3]), None, None]
     columns[1]["p"][names[0]] = 0.1
-    rows[1:2] = stage([Output(1, columns[1])], layout)
+    rows[1:2] = fitting([Output(1, columns[1])], layout)
     assert table(rows, layout)["p"].to_pylist()[:3] == [one["p"] for one in columns[:3]]
     odd = pa.schema([("p", pa.struct([(f"{name}: double, x", pa.float64()) for name in names]))])
     assert ShardLayout(1, 1, odd, pa.schema([]), lambda *_: None, odd).wide == {}  # its name tells no fields
@@ -361,11 +389,11 @@ def die(*_, **__):
 
 
 DEATHS = {
-    "table": (shards, "table", die),
+    "table": (columns, "table", die),
     "sync": (disk, "sync", die),
     "rename": (Path, "replace", die),
     "renamed": (Path, "replace", lambda old, new: (os.replace(old, new), die())),  # noqa: PTH105
-    "transaction": (store_module, "Shard", die),
+    "transaction": (counts, "Shard", die),
     "publish": (store_module, "write_dataset", die),
 }
 
