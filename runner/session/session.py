@@ -48,7 +48,7 @@ from runner.text.grammar import answer_grammars, free_grammar
 
 log = logging.getLogger("rowmill")
 
-HOLD_S = 1.0  # as old as what is seen of a run's rows may be
+HOLD_S = 0.5  # as old as what is seen of a run's rows may be
 SELDOM = (10_000, 10, 10)  # objects, then times, after which garbage is collected
 
 

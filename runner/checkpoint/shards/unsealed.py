@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections import Counter, defaultdict
@@ -28,7 +29,7 @@ class Unsealed:
         self._rows: defaultdict[int, dict[int, Output]] = defaultdict(dict)
         self._new: defaultdict[int, list[Output]] = defaultdict(list)  # those of them that are not staged
         self._chars = Counter[int]()  # of each shard
-        self._staged_at = time.monotonic()
+        self._staged_at = -math.inf  # the first rows at once
 
     def check(self, rows: Iterable[int]) -> None:
         """Raise sqlite3.IntegrityError for a row that is held."""
