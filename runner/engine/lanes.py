@@ -214,14 +214,14 @@ class Launch:
 
     def draw(self) -> list[mx.array]:
         """Draw the tokens of all lanes but those that ended meanwhile, or whose grammar knows the next ones."""
-        if waits := self.waits:
+        if self.waits:
             known = [matching and (lane.ended or lane.rest) for lane, matching, *_ in self.rows]
             if any(known):
                 drawn = [at for at, one in enumerate(known) if not one]
                 self.rows = [self.rows[at] for at in drawn]
                 self.logits = self.logits[mx.array(drawn, mx.int32)]
         logits = self.logits
-        if waits:
+        if self.waits:
             logits = masked(logits, bitmasks([row.matching for row in self.rows], logits.shape[-1]))
         self.tokens = _sample(logits, self.rows)
         self.asking = [at for at, row in enumerate(self.rows) if asks(row.lane.sequence)]
