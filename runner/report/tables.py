@@ -76,8 +76,16 @@ def _cell(value: Any, most: int, shown: bool) -> Cell:
         return Cell("text", json.dumps(value), shown)
     if isinstance(value, int | float):
         return Cell("number", f"{value:.3f}" if isinstance(value, float) else f"{value}", shown)
-    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else str(value)
+    nested = isinstance(value, dict | list)
+    text = json.dumps(_filled(value), ensure_ascii=False, default=str) if nested else str(value)
     return Cell("text", text_of(text, most), shown)
+
+
+def _filled(value: Any) -> Any:
+    """Without the members that are null, which a column of structs has for all that any row has."""
+    if isinstance(value, dict):
+        return {name: _filled(part) for name, part in value.items() if part is not None}
+    return [_filled(part) for part in value] if isinstance(value, list) else value
 
 
 def labels_table(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -59,6 +59,16 @@ def test_a_gold_column_called_error_hides_no_error(folder):
     assert "is null" in table
 
 
+def test_structs_show_no_nulls_for_members_that_other_rows_have(folder):
+    rows = [{"text": "a", "name": {"en": "Chad", "of": [{"fr": "Tchad"}]}}, {"text": "b", "name": {"de": "Tschad"}}]
+    (folder / "mail.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"dataset": "jsonl", "dataset.path": "mail.jsonl", "dataset.gold": "null", "output.keep": "[name]"}
+    assert main(["run", *(f"{key}={value}" for key, value in (KEYS | given).items())]) == 0
+    texts = (folder / "outputs/mail/report.html").read_text().replace("&#34;", '"').replace("&quot;", '"')
+    assert '{"en": "Chad", "of": [{"fr": "Tchad"}]}' in texts
+    assert '{"de": "Tschad"}' in texts
+
+
 def test_a_label_run_s_report(folder):
     write_mail(folder, [f"mail number {i}" for i in range(120)])
     content, page = report_of(folder)
