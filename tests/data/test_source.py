@@ -246,7 +246,24 @@ def test_a_bad_csv_is_refused(write, content, message):
 def test_a_json_number_too_small_for_64_bits_is_told(write, caplog):
     path = write('{"a": 0.0}\n{"a": 0e5}\n{"a": 1e-400}\n', "a.jsonl")
     assert [row["a"] for row in source(path, kind="jsonl").rows()] == [0.0, 0.0, 0.0]
-    assert "line 3: 1e-400 is too small for 64 bits and read as 0.0" in caplog.text
+    assert "line 3: 1e-400 is too small for 64 bits and is read as 0.0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        ("0.12345678901234567890123", "has more digits than 64 bits hold and is read as 0.12345678901234568"),
+        ("-9007199254740993.5e0", "is read as -9007199254740994.0"),
+        ("0.1000000000000000055511151231257827", ""),
+        ("0.30000000000000004", ""),
+        ("1.00000000000000000000", ""),
+        ("12345678901234567.0", "is read as 1.2345678901234568e+16"),
+    ],
+)
+def test_a_json_number_of_which_digits_are_lost_is_told(number, told, write, caplog):
+    source(write(f'{{"n": 1.5}}\n{{"n": {number}}}\n', "a.jsonl"), kind="jsonl")
+    assert (f"line 2: {number}" in caplog.text) == bool(told)
+    assert told in caplog.text
 
 
 def test_blank_lines_that_may_be_cells_are_told(write, caplog):

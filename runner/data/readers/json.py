@@ -13,6 +13,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ _BATCH_ROWS = 10_000
 _BATCH_CHARS = 16 << 20
 _READ_BYTES = 1 << 20
 _CUT_CHARS = 16  # characters of an error's place before the end of what was read, where it may be for lack of more
+_EXACT = 17  # characters of a number that is held as it is
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NOT_ZERO = re.compile(r"-?[0.]*[1-9]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -64,10 +66,19 @@ def _tell_twice(path: Path, name: str, line: int) -> None:
     _told.add((path, "twice"))
 
 
-def _tell_too_small(path: Path, line: int, number: str) -> None:
-    if (path, "small") not in _told:
-        log.warning("%s line %d: %s is too small for 64 bits and read as 0.0; in quotes it stays", path, line, number)
-    _told.add((path, "small"))
+def _tell_rounded(path: Path, line: int, text: str, read: float) -> None:
+    if (path, "rounded") not in _told:
+        what = "has more digits than 64 bits hold" if read else "is too small for 64 bits"
+        log.warning("%s line %d: %s %s and is read as %s; in quotes it stays", path, line, text[:40], what, read)
+    _told.add((path, "rounded"))
+
+
+def _is_rounded(text: str, read: float) -> bool:
+    """Whether a number is none that any program writes of ``read``: neither the shortest one nor all of its digits."""
+    if len(text) <= _EXACT or text == repr(read):
+        return False
+    exact = Decimal(text)
+    return exact != Decimal(f"{read:.{len(exact.as_tuple().digits)}g}")
 
 
 def _tell_rows_inside(path: Path, row: dict[str, Any]) -> None:
@@ -196,8 +207,8 @@ class _Decoder(json.JSONDecoder):
         if math.isinf(found):
             problem = f"the number {text[:40]} is too large for 64 bits; in quotes it stays as it is"
             raise UserError("dataset.path", f"line {self.line}: {problem}", file=self._path)
-        if not found and _NOT_ZERO.match(text):
-            _tell_too_small(self._path, self.line, text)
+        if (not found and _NOT_ZERO.match(text)) or _is_rounded(text, found):
+            _tell_rounded(self._path, self.line, text, found)
         return found
 
 
