@@ -36,7 +36,7 @@ disk        Files that appear whole or not at all, on the disk when they say so;
 early       Ctrl-C while the program's modules are loaded: one line and exit code 130, as afterwards.
 engine      Token ids to token ids: one resident model, a batch of sequences, a prefix stored once.
 export      Runs out: tables, hub data sets, pre-annotations, training data, results as the OpenAI API writes them.
-fleet       One run on many machines: seats, each a process with the model, and a driver that deals and keeps.
+fleet       One run on many machines: seats, each a process with the model, and a driver that dispatches and keeps.
 keys        The values that a configuration key takes, stated where the key is declared.
 loop        A row's way through a run: requests, the plan, the batch, the answers. No MLX in here.
 machine     This machine: its device and memory, its linear algebra, the versions that run on it.

@@ -25,7 +25,7 @@ from runner.custom.code import job_code
 from runner.data.source import DataSource
 from runner.data.stdin import keep_copy
 from runner.engine.windows.engine import WindowEngine, peak, reset_peak, windows_at_once
-from runner.fleet.hello import hello_of
+from runner.fleet.handshake import handshake_of
 from runner.fleet.start import open_fleet, spec_of
 from runner.machine.device import wired
 from runner.machine.facts import session_facts
@@ -205,7 +205,7 @@ class PerplexityRun:
         conf, window, wait = self.conf, self.conf.perplexity.window, night.waiter(store.leave_out)
         if conf.fleet.kind != "none":
             spec = spec_of(conf.model, conf.engine, PromptConf(), conf.offline, conf.schedule.keep_awake)
-            spec, ours = spec._replace(window=window), hello_of(self.folder)
+            spec, ours = spec._replace(window=window), handshake_of(self.folder)
             return open_fleet(conf.fleet, spec, ours, store, wait, stop.is_asked, quarantines=False)
         place, share = (self.folder, self.model_config, self.device), store.deaths.budget_share
         reset_peak()

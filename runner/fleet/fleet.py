@@ -9,10 +9,10 @@ from collections.abc import Callable
 from runner.checkpoint.deaths import Flight
 from runner.checkpoint.seats import Seats
 from runner.fleet.conf import FleetConf
-from runner.fleet.crew import WAIT_S, Crew
-from runner.fleet.deal import Deal
-from runner.fleet.post import Post
-from runner.fleet.wire import GoneError, Hello, Spec, Transport, Turn
+from runner.fleet.dispatch import Dispatch
+from runner.fleet.member import Member
+from runner.fleet.membership import WAIT_S, Membership
+from runner.fleet.protocol import GoneError, Handshake, Spec, Transport, Turn
 from runner.night.guard import Quarantine
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 
@@ -39,7 +39,7 @@ class Fleet:
         self,
         transport: Transport,
         spec: Spec,
-        ours: Hello,
+        ours: Handshake,
         conf: FleetConf,
         seats: Seats,
         flight: Flight,
@@ -47,8 +47,8 @@ class Fleet:
         stopped: Callable[[], bool] = lambda: False,
         quarantines: bool = True,
     ) -> None:
-        self.crew = Crew(transport, spec, ours, conf, seats, self._joined, self._gone)
-        self.deal = Deal()
+        self.membership = Membership(transport, spec, ours, conf, seats, self._joined, self._gone)
+        self.dispatch = Dispatch()
         self._seats, self._flight, self._wait, self._stopped = seats, flight, wait, stopped
         self._quarantines = quarantines
         self._quarantine = Quarantine()
@@ -60,7 +60,7 @@ class Fleet:
         self._noted = time.monotonic()
         flight.work(True)
         try:
-            while not self.crew.at_work():  # the others may come later
+            while not self.membership.at_work():  # the others may come later
                 flight.beat()
                 self._muster()
                 self._hear(STEP_S)
@@ -71,25 +71,25 @@ class Fleet:
     @property
     def work(self) -> Work:
         """See Engine."""
-        return self.crew.work
+        return self.membership.work
 
     @property
     def costs(self) -> Costs:
         """See Engine."""
-        return self.crew.costs
+        return self.membership.costs
 
     @property
     def batch_size(self) -> int:
         """See Engine."""
-        return sum(post.slots for post in self.crew.at_work())
+        return sum(member.slots for member in self.membership.at_work())
 
     def gauge(self) -> Gauge:
         """See Engine."""
-        return self.crew.gauge()
+        return self.membership.gauge()
 
     def room(self) -> int:
         """See Engine."""
-        return max(0, self.deal.room() - len(self._apart))
+        return max(0, self.dispatch.room() - len(self._apart))
 
     def add(self, sequences: list[Sequence]) -> None:
         """See Engine."""
@@ -101,9 +101,9 @@ class Fleet:
             return []
         self._flight.beat(self._handed)
         self._muster()
-        for post in self.crew.at_work():
-            if not post.is_called:
-                self._feed(post)
+        for member in self.membership.at_work():
+            if not member.is_called:
+                self._feed(member)
         self._hear(0)  # also of those that come while there is nothing to do
         began = time.monotonic()
         while self._goes_on(passed := time.monotonic() - began):
@@ -118,10 +118,10 @@ class Fleet:
     def release(self) -> None:
         """Give the memory of all models back; what is in flight is computed again when work goes on."""
         self._drain()
-        for post in self.crew.at_work():
-            if not post.is_called:
-                self._apart.extendleft(self.deal.recall(post.place))
-                post.call(time.monotonic(), "release")
+        for member in self.membership.at_work():
+            if not member.is_called:
+                self._apart.extendleft(self.dispatch.recall(member.place))
+                member.call(time.monotonic(), "release")
         self._drain()
 
     def close(self) -> None:
@@ -129,89 +129,89 @@ class Fleet:
         try:
             self._note("ended")
         finally:
-            self.crew.close()
+            self.membership.close()
             self._flight.work(False)
 
     def _muster(self) -> None:
-        self.crew.look()
-        self.crew.search()
-        self.crew.check_any_left()
+        self.membership.look()
+        self.membership.search()
+        self.membership.check_any_left()
 
     def _goes_on(self, passed: float) -> bool:
         """Whether to wait for more before what has ended is handed on."""
-        if self._stopped() or not (len(self.deal) or self._apart):
+        if self._stopped() or not (len(self.dispatch) or self._apart):
             return False
         return len(self._ended) < COMMIT_ANSWERS and passed < (COMMIT_S if self._ended else STEP_S)
 
     def _hear(self, timeout: float) -> None:
-        for post, turn in self.crew.hear(max(0.0, timeout)):
-            self._take(post, turn)
-            self._feed(post)
+        for member, turn in self.membership.hear(max(0.0, timeout)):
+            self._take(member, turn)
+            self._feed(member)
 
-    def _take(self, post: Post, turn: Turn) -> None:
+    def _take(self, member: Member, turn: Turn) -> None:
         """What came of a turn."""
         now = time.monotonic()
-        hand = self.deal.hands[post.place]
-        seconds = now - post.since if hand.flying else 0.0
-        if turn.steps != post.steps or not hand.flying:
-            post.still_s = 0.0
-        computed = turn.work.decoded + turn.work.prefilled - post.work.decoded - post.work.prefilled
-        new = self.deal.end(post.place, turn.ended, seconds, computed, turn.gauge.slots)
-        self.deal.give_back(post.place, turn.back)
-        hand.slots = post.slots = turn.slots
-        post.steps, post.gauge, post.work, post.since = turn.steps, turn.gauge, turn.work, now
-        post.saw(len(new), seconds)
+        load = self.dispatch.loads[member.place]
+        seconds = now - member.since if load.flying else 0.0
+        if turn.steps != member.steps or not load.flying:
+            member.still_s = 0.0
+        computed = turn.work.decoded + turn.work.prefilled - member.work.decoded - member.work.prefilled
+        new = self.dispatch.end(member.place, turn.ended, seconds, computed, turn.gauge.slots)
+        self.dispatch.give_back(member.place, turn.back)
+        load.slots = member.slots = turn.slots
+        member.steps, member.gauge, member.work, member.since = turn.steps, turn.gauge, turn.work, now
+        member.saw(len(new), seconds)
         for one in new:
-            one.seat = post.seat
+            one.seat = member.seat
         self._ended += new
 
-    def _feed(self, post: Post) -> None:
+    def _feed(self, member: Member) -> None:
         """Begin a seat's next turn, if there is something to do or to hear."""
-        if self._stopped() or post.link is None:
+        if self._stopped() or member.link is None:
             return
         now = time.monotonic()
-        hand = self.deal.hands[post.place]
-        if not hand.flying:
-            post.since, post.still_s = now, 0.0
-        new = self._next(post.place)
-        if new or hand.flying or now - post.called_at > HEARTBEAT_S:
-            post.turn += 1
-            linger_s = min(LINGER_MOST_S, LINGER_S + LINGER_SEAT_S * len(self.crew.posts))
-            if not hand.want:
+        load = self.dispatch.loads[member.place]
+        if not load.flying:
+            member.since, member.still_s = now, 0.0
+        new = self._next(member.place)
+        if new or load.flying or now - member.called_at > HEARTBEAT_S:
+            member.turn += 1
+            linger_s = min(LINGER_MOST_S, LINGER_S + LINGER_SEAT_S * len(self.membership.members))
+            if not load.want:
                 linger_s = max(linger_s, STOCKED_S)
-            enough = max(1, hand.slots // 2)
-            surplus = 0 if new else self.deal.surplus(post.place)
-            post.call(now, "turn", post.turn, post.sender.asks_of(new), WAIT_S, linger_s, enough, surplus)
+            enough = max(1, load.slots // 2)
+            surplus = 0 if new else self.dispatch.surplus(member.place)
+            member.call(now, "turn", member.turn, member.sender.asks_of(new), WAIT_S, linger_s, enough, surplus)
 
     def _next(self, place: str) -> list[Sequence]:
         """What a seat begins with: one of the rows that are computed alone if it is the one for that."""
         if self._apart and self._hermit is None:
             self._hermit = place
-            self.deal.withhold(place)
+            self.dispatch.withhold(place)
         if self._hermit != place:
-            return self.deal.take(place)
-        if self.deal.hands[place].flying:
+            return self.dispatch.take(place)
+        if self.dispatch.loads[place].flying:
             return []
         if self._apart:
             sequence = self._apart.popleft()
-            self.deal.alone(place, sequence)
+            self.dispatch.alone(place, sequence)
             return [sequence]
         self._hermit = None
-        return self.deal.take(place)
+        return self.dispatch.take(place)
 
-    def _joined(self, post: Post) -> None:
-        self.deal.join(post.place, post.slots)
-        self._feed(post)
+    def _joined(self, member: Member) -> None:
+        self.dispatch.join(member.place, member.slots)
+        self._feed(member)
 
-    def _gone(self, post: Post, error: GoneError) -> int:
+    def _gone(self, member: Member, error: GoneError) -> int:
         """A seat's rows go to others, and are blamed unless it was not for them; how many it had in progress."""
-        flying = self.deal.hands[post.place].flying
-        rows = {row for row, number in flying if (row, number) in self.deal.asked}
-        lost = self.deal.leave(post.place)
-        if self._hermit == post.place:
+        flying = self.dispatch.loads[member.place].flying
+        rows = {row for row, number in flying if (row, number) in self.dispatch.asked}
+        lost = self.dispatch.leave(member.place)
+        if self._hermit == member.place:
             self._hermit = None
         if rows and not error.is_blameless:
-            self._seats.note_death(rows, f"{error.why} on seat {post.place}")
+            self._seats.note_death(rows, f"{error.why} on seat {member.place}")
             self._see_deaths()
         self._add(lost, again=True)
         return len(rows)
@@ -230,14 +230,16 @@ class Fleet:
                 self._apart.append(sequence)
             else:
                 together.append(sequence)
-        self.deal.add(together, again=again)
+        self.dispatch.add(together, again=again)
 
     def _drain(self) -> None:
         """Hear what comes of the calls in flight; nothing new begins."""
         stopped, self._stopped = self._stopped, lambda: True
         until = time.monotonic() + DRAIN_S
         try:
-            while any(post.is_called for post in self.crew.at_work()) and (left := until - time.monotonic()) > 0:
+            while (
+                any(member.is_called for member in self.membership.at_work()) and (left := until - time.monotonic()) > 0
+            ):
                 self._hear(min(left, COMMIT_S))
         finally:
             self._stopped = stopped
@@ -247,9 +249,9 @@ class Fleet:
         now = time.monotonic()
         if state is None and now - self._noted < NOTE_S:
             return
-        self._noted, facts, backlogs_s = now, [], self.deal.backlogs_s()
-        for post in self.crew.at_work():
-            hand = self.deal.hands[post.place]
-            backlog = len(hand.flying) + len(hand.waiting)
-            facts.append((post.seat, post.facts(state or "at work", backlog, backlogs_s[post.place])))
+        self._noted, facts, backlogs_s = now, [], self.dispatch.backlogs_s()
+        for member in self.membership.at_work():
+            load = self.dispatch.loads[member.place]
+            backlog = len(load.flying) + len(load.waiting)
+            facts.append((member.seat, member.facts(state or "at work", backlog, backlogs_s[member.place])))
         self._seats.note(facts)

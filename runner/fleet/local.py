@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from runner.fleet.hello import host, opened, opening
+from runner.fleet.handshake import host, opened, opening
+from runner.fleet.protocol import Failed, GoneError, Spec, packed
 from runner.fleet.seat import Seat
-from runner.fleet.wire import Failed, GoneError, Spec, packed
 from runner.night.supervisor import ran_out, why_it_died
 
 _START = "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec['path']; \

@@ -15,8 +15,8 @@ from typing import Any
 
 from runner.engine.open import open_engine as open_mlx_engine
 from runner.engine.open import stop_at
-from runner.fleet.hello import hello_of
-from runner.fleet.wire import Ask, Failed, Hello, Key, Receiver, Spec, Turn
+from runner.fleet.handshake import handshake_of
+from runner.fleet.protocol import Ask, Failed, Handshake, Key, Receiver, Spec, Turn
 from runner.machine.device import Device
 from runner.night.awake import Awake
 from runner.night.link import NO_MEMORY
@@ -25,13 +25,13 @@ from runner.types import UserError
 
 
 class Seat:
-    """The seat's side of the wire; every method answers within its ``wait_s`` and a moment, whatever the model does."""
+    """The seat's side; every method answers within its ``wait_s`` and a moment, whatever the model does."""
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
         self._receiver = Receiver()
         self._changed = threading.Condition()
-        self._hello: Hello | None = None
+        self._handshake: Handshake | None = None
         self._failed: Failed | None = None
         self._new: list[Sequence] = []
         self._ended: list[Generation] = []
@@ -46,11 +46,11 @@ class Seat:
         Awake(spec.keep_awake).hold()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def hello(self, wait_s: float) -> Hello | Failed | None:
+    def handshake(self, wait_s: float) -> Handshake | Failed | None:
         """What the seat is; None as long as its model loads."""
         with self._changed:
-            self._changed.wait_for(lambda: self._hello or self._failed, wait_s)
-            return self._failed or self._hello
+            self._changed.wait_for(lambda: self._handshake or self._failed, wait_s)
+            return self._failed or self._handshake
 
     def turn(
         self, number: int, new: list[Ask], wait_s: float, linger_s: float, enough: int, surplus: int = 0
@@ -115,7 +115,7 @@ class Seat:
         with self._changed:
             self._engine = engine
             self._slots = self._told_slots = engine.batch_size
-            self._hello = facts._replace(slots=engine.batch_size, costs=engine.costs)
+            self._handshake = facts._replace(slots=engine.batch_size, costs=engine.costs)
             self._changed.notify_all()
 
     def _step(self) -> None:
@@ -169,14 +169,14 @@ class Seat:
             self._changed.wait_for(lambda: not self._released)
 
 
-def open_engine(spec: Spec, beat: Callable[[], None] = lambda: None) -> tuple[Queue, Hello]:
+def open_engine(spec: Spec, beat: Callable[[], None] = lambda: None) -> tuple[Queue, Handshake]:
     """The engine of a seat, and what the seat is; ``beat`` is called in long steps. UserError if it cannot run here."""
     if spec.engine.backend == "fake":
         from runner.engine.fake import FakeEngine
         from runner.text.vocabulary import ByteTokenizer
 
         stopped = stop_at(_prompter(spec, ByteTokenizer()))
-        return FakeEngine(spec.engine.batch_size, stopped, spec.share), hello_of(None)
+        return FakeEngine(spec.engine.batch_size, stopped, spec.share), handshake_of(None)
     from runner.machine.device import set_up
     from runner.models.resolve import model_folder, read_config
 
@@ -185,7 +185,7 @@ def open_engine(spec: Spec, beat: Callable[[], None] = lambda: None) -> tuple[Qu
     device = set_up(spec.engine.backend, spec.engine.costly(config))
     device = dataclasses.replace(device, memory_bytes=device.memory_bytes // spec.sharing)
     engine = _open_model(spec, folder, config, device, beat)
-    facts = hello_of(folder)._replace(device=f"{device.kind} ({device.name})", memory_bytes=device.memory_bytes)
+    facts = handshake_of(folder)._replace(device=f"{device.kind} ({device.name})", memory_bytes=device.memory_bytes)
     return engine, facts
 
 

@@ -12,7 +12,7 @@ from runner.engine.conf import EngineConf
 from runner.fleet.conf import FleetConf
 from runner.fleet.fleet import Fleet, Wait
 from runner.fleet.local import LocalTransport, local_gpus
-from runner.fleet.wire import Hello, Spec, Transport
+from runner.fleet.protocol import Handshake, Spec, Transport
 from runner.models.recipes import ModelConf
 from runner.text.prompter import PromptConf
 
@@ -33,7 +33,7 @@ def _absolute(path: str | None) -> str | None:
 def open_fleet(
     conf: FleetConf,
     spec: Spec,
-    ours: Hello,
+    ours: Handshake,
     store: Store,
     wait: Wait,
     stopped: Callable[[], bool],
@@ -46,9 +46,9 @@ def open_fleet(
 def transport_of(conf: FleetConf) -> Transport:
     """The way to the seats."""
     if conf.kind == "ray":
-        from runner.fleet import ray
+        from runner.fleet.ray.connect import connect
 
-        if (transport := ray.connect(conf.address)) is not None:
+        if (transport := connect(conf.address)) is not None:
             return transport
         log.info("no Ray cluster runs here: the seats are on this machine")
     gpus = local_gpus()

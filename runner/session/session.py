@@ -253,13 +253,13 @@ def _engine(ready: Prepared, store: Store, stop: Stop, night: Night) -> Engine:
     conf, deaths = ready.config.conf, store.deaths
     wait = night.waiter(store.leave_out)
     if conf.fleet.kind != "none":
-        from runner.fleet.hello import hello_of
+        from runner.fleet.handshake import handshake_of
         from runner.fleet.start import open_fleet, spec_of
 
         spec = spec_of(conf.model, conf.engine, conf.prompt, conf.offline, conf.schedule.keep_awake)
-        ours = hello_of(ready.folder, ready.weights)
+        ours = handshake_of(ready.folder, ready.weights)
         fleet = open_fleet(conf.fleet, spec, ours, store, wait, stop.is_asked)
-        night.machine.helpers = fleet.crew.pids_here
+        night.machine.helpers = fleet.membership.pids_here
         return fleet
     most = Budget.of(conf.engine, ready.device).watermark if ready.device else math.inf
     return GuardedEngine(

@@ -26,9 +26,9 @@ from runner.engine.fake import FakeEngine
 from runner.fleet import local, seat, start
 from runner.fleet.conf import FleetConf
 from runner.fleet.fleet import Fleet
-from runner.fleet.hello import hello_of
+from runner.fleet.handshake import handshake_of
 from runner.fleet.local import LocalTransport
-from runner.fleet.wire import Receiver, Spec, Turn
+from runner.fleet.protocol import Receiver, Spec, Turn
 from runner.loop.plan import Plan
 from runner.models.recipes import ModelConf
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work, taken_back
@@ -46,8 +46,8 @@ class Timed:
 
     def call(self, method, *arguments):
         now = time.monotonic()
-        if method == "hello":
-            self.ready_at, self.answer = now, hello_of(None)._replace(slots=SLOTS)
+        if method == "handshake":
+            self.ready_at, self.answer = now, handshake_of(None)._replace(slots=SLOTS)
             return
         number, new, _, linger_s, enough, _ = arguments
         if not self.flying:
@@ -173,7 +173,7 @@ class Asleep(Lanes):
 
 def serve_asleep(descriptor):
     """A seat's process with such an engine."""
-    seat.open_engine = lambda spec, beat: (Asleep(spec.engine.batch_size, 24), hello_of(None))
+    seat.open_engine = lambda spec, beat: (Asleep(spec.engine.batch_size, 24), handshake_of(None))
     local.serve(descriptor)
 
 
@@ -191,7 +191,7 @@ def scheduled_ns():
 
 def serve_held(descriptor):
     """A seat's process with such an engine."""
-    seat.open_engine = lambda spec, beat: (Held(256, 32), hello_of(None))
+    seat.open_engine = lambda spec, beat: (Held(256, 32), handshake_of(None))
     local.serve(descriptor)
 
 
@@ -226,13 +226,13 @@ def held(given):
     start_with(serve_held)
     spec, conf = Spec(ModelConf(), EngineConf(backend="fake"), keep_awake=False), FleetConf(kind="local", seats=1)
     with open_store(Path("run")) as store:
-        fleet = Fleet(LocalTransport(1), spec, hello_of(None), conf, store.seats, store.flight)
-        (post,) = fleet.crew.at_work()
-        before = thread_times(post.hello.pid)
+        fleet = Fleet(LocalTransport(1), spec, handshake_of(None), conf, store.seats, store.flight)
+        (member,) = fleet.membership.at_work()
+        before = thread_times(member.handshake.pid)
         show("seat", compute(fleet, given.rows), fleet.work)
-        after = thread_times(post.hello.pid)
-        answering = after[str(post.hello.pid)] - before[str(post.hello.pid)]
-        print(f"{answering / given.rows * 1e6:.0f} us a row for answering, in {post.turn} turns", flush=True)
+        after = thread_times(member.handshake.pid)
+        answering = after[str(member.handshake.pid)] - before[str(member.handshake.pid)]
+        print(f"{answering / given.rows * 1e6:.0f} us a row for answering, in {member.turn} turns", flush=True)
         fleet.close()
 
 

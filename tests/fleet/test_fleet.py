@@ -13,10 +13,10 @@ from runner import report
 from runner.checkpoint import marks
 from runner.cli import main
 from runner.engine.conf import EngineConf
-from runner.fleet import crew, fleet, start
+from runner.fleet import fleet, membership, start
 from runner.fleet.conf import FleetConf
-from runner.fleet.hello import hello_of
-from runner.fleet.wire import KNOWN, GoneError, Receiver, Sender, Spec, packed
+from runner.fleet.handshake import handshake_of
+from runner.fleet.protocol import KNOWN, GoneError, Receiver, Sender, Spec, packed
 from runner.models.recipes import ModelConf
 from runner.sequences import Sequence
 from runner.text.choices import Choices
@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
     runs.write_rows(ROWS)
     gold = "".join(f"{row},text number {row},{row % 2}\n" for row in range(ROWS))
     Path("gold.csv").write_text(f"id,text,gold\n{gold}")
-    monkeypatch.setattr(crew, "SEARCH_S", 0.02)
+    monkeypatch.setattr(membership, "SEARCH_S", 0.02)
     monkeypatch.setattr(fleet, "NOTE_S", 0.05)
 
 
@@ -121,13 +121,13 @@ def test_a_fleet_without_work_hears_those_that_join(monkeypatch, tmp_path):
     install(monkeypatch, {"a": [{}], "b": [{"slow_s": 0.3}]})
     spec = Spec(ModelConf(), EngineConf(backend="fake"), keep_awake=False)
     with open_store(tmp_path / "run") as store:
-        idle = start.open_fleet(FleetConf(), spec, hello_of(None), store, lambda beat, release: True, lambda: False)
+        idle = start.open_fleet(FleetConf(), spec, handshake_of(None), store, lambda beat, release: True, lambda: False)
         until = time.monotonic() + 60
-        while len(idle.crew.at_work()) < 2 and time.monotonic() < until:
+        while len(idle.membership.at_work()) < 2 and time.monotonic() < until:
             assert idle.step() == []
             time.sleep(0.01)
-        assert {post.place for post in idle.crew.at_work()} == {"a", "b"}
-        assert set(idle.crew.pids_here()) == {os.getpid()}
+        assert {member.place for member in idle.membership.at_work()} == {"a", "b"}
+        assert set(idle.membership.pids_here()) == {os.getpid()}
         idle.close()
 
 
@@ -173,7 +173,7 @@ def test_a_seat_that_dies_at_any_turn_changes_nothing(dies, monkeypatch):
 
 
 def test_a_seat_that_gives_no_sign_of_life_costs_its_rows_in_flight_only_and_they_are_not_blamed(monkeypatch):
-    monkeypatch.setattr(crew, "WAIT_S", 0.1)
+    monkeypatch.setattr(membership, "WAIT_S", 0.1)
     monkeypatch.setattr(fleet, "WAIT_S", 0.1)
     _, expected = alone()
     install(monkeypatch, {"a": [{"freezes": 2}, {"freezes": 0}], "b": [{"delay_s": 0.02}]})
@@ -224,7 +224,7 @@ def test_no_seat_for_too_long_ends_with_3(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("hello", "line"),
+    ("handshake", "line"),
     [
         ({"weights": "other"}, "seat b is left out: its model files differ from the driver's: other is not"),
         ({"tokenizer": "other"}, "seat b is left out: its tokenizer differs from the driver's: other is not"),
@@ -233,32 +233,32 @@ def test_no_seat_for_too_long_ends_with_3(monkeypatch):
         ({"rowmill": "0.0.1"}, "seat b is left out: its rowmill differs from the driver's: 0.0.1 is not"),
     ],
 )
-def test_a_seat_that_differs_is_left_out_with_a_line_that_names_the_difference(hello, line, monkeypatch, caplog):
-    monkeypatch.setattr(crew.Crew, "ours", None, raising=False)
-    transport = install(monkeypatch, {"a": [{"delay_s": 0.01}], "b": [{"hello": hello}]})
-    original = crew.Crew.__init__
+def test_a_seat_that_differs_is_left_out_with_a_line_that_names_the_difference(handshake, line, monkeypatch, caplog):
+    monkeypatch.setattr(membership.Membership, "ours", None, raising=False)
+    transport = install(monkeypatch, {"a": [{"delay_s": 0.01}], "b": [{"handshake": handshake}]})
+    original = membership.Membership.__init__
 
     def init(self, transport, spec, ours, *rest):
         original(self, transport, spec, ours._replace(weights="ours", tokenizer="ours", mlx="1.0", mlx_lm="1.0"), *rest)
 
-    monkeypatch.setattr(crew.Crew, "__init__", init)
+    monkeypatch.setattr(membership.Membership, "__init__", init)
     same = {"weights": "ours", "tokenizer": "ours", "mlx": "1.0", "mlx_lm": "1.0"}
-    transport.plans["a"] = [{"delay_s": 0.01, "hello": same}]
-    transport.plans["b"] = [{"hello": same | hello}]
+    transport.plans["a"] = [{"delay_s": 0.01, "handshake": same}]
+    transport.plans["b"] = [{"handshake": same | handshake}]
     figures, _ = together()
     assert figures["finished"] == ROWS
     assert len([message for message in caplog.messages if message.startswith(line)]) == 1
     (b,) = [one for one in seats() if one["name"] == "b"]
     assert (b["state"], b["answers"]) == ("left out", 0)
     transport.plans.pop("a")
-    transport.plans["b"] = [{"hello": same | hello}]
+    transport.plans["b"] = [{"handshake": same | handshake}]
     with pytest.raises(UserError, match="no seat is left: b: its") as raised:
         runner.run(words("run_name=none", "fleet=local"))
     assert raised.value.exit_code == 3
 
 
 def test_other_chips_are_refused_for_those_who_want_that(monkeypatch, caplog):
-    install(monkeypatch, {"a": [{"delay_s": 0.01}], "b": [{"hello": {"device": "another"}}]})
+    install(monkeypatch, {"a": [{"delay_s": 0.01}], "b": [{"handshake": {"device": "another"}}]})
     together("fleet.same_device=true")
     states = {one["name"]: one["state"] for one in seats()}
     assert sorted(states.values()) == ["ended", "left out"]

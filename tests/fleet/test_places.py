@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from runner.engine.conf import EngineConf
-from runner.fleet import hello, ray
-from runner.fleet.wire import GoneError, Spec
+from runner.fleet import handshake
+from runner.fleet.protocol import GoneError, Spec
+from runner.fleet.ray import actors, refusal
+from runner.fleet.ray.connect import connect
+from runner.fleet.ray.nodes import Need, Node, seats_on
 from runner.models.recipes import ModelConf
 from runner.types import UserError
 
@@ -16,7 +19,7 @@ from runner.types import UserError
 @pytest.mark.parametrize("address", ["local", "10.0.0.5", "ray://10.0.0.5:10001", "10.0.0.5:99999", ":6379", ""])
 def test_an_address_without_host_and_port_is_refused_before_ray_takes_it_for_something_else(address):
     with pytest.raises(UserError, match=r"^fleet.address=.*such as 10.0.0.5:6379$"):
-        ray.connect(address)
+        connect(address)
 
 
 def last_places(transport):
@@ -62,7 +65,7 @@ class Head:
         strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *_, **__: None)
         module.util, module.shutdown = SimpleNamespace(scheduling_strategies=strategies), lambda: None
         module._raylet = SimpleNamespace(GcsClient=lambda address: self)  # private: Ray has no other way to ask it
-        return ray.RayTransport(module, context.gcs_address)
+        return actors.RayTransport(module, context.gcs_address)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_a_cluster_without_its_head_or_this_machine_ends_the_run_before_ray_ends
     free, error, line, monkeypatch
 ):
     head = Head(here={})
-    monkeypatch.setattr(ray, "LOOK_S", 0.001)
+    monkeypatch.setattr(actors, "LOOK_S", 0.001)
     transport = head.transport()
     head.free, head.error = free, error
     with pytest.raises(UserError, match=f"^fleet.address=10.0.0.5:6379: {line}.*; once the cluster runs") as raised:
@@ -97,15 +100,15 @@ def test_a_cluster_without_its_head_or_this_machine_ends_the_run_before_ray_ends
 def test_a_seat_that_another_program_has_is_waited_for_while_others_are_opened(total, taken, monkeypatch):
     head = Head(here=taken[0], mac=taken[1])
     head.total |= total
-    monkeypatch.setattr(ray, "LOOK_S", 3600.0)
+    monkeypatch.setattr(actors, "LOOK_S", 3600.0)
     transport = head.transport()
     assert [(place, transport.is_taken(place)) for place in transport.places()] == [("here:1", True), ("mac:1", False)]
 
 
 def test_seats_on_one_mac_share_its_memory_and_a_name_that_is_an_address_stays_whole(monkeypatch):
     opened = []
-    monkeypatch.setattr(ray, "opening", opened.append)
-    monkeypatch.setattr(ray, "LOOK_S", 3600.0)
+    monkeypatch.setattr(actors, "opening", opened.append)
+    monkeypatch.setattr(actors, "LOOK_S", 3600.0)
     for total, backend in [({"mlx": 2.0}, "auto"), ({"GPU": 2.0}, "auto"), ({"GPU": 2.0}, "cpu")]:
         head = Head(here={})
         head.total |= total
@@ -113,20 +116,20 @@ def test_seats_on_one_mac_share_its_memory_and_a_name_that_is_an_address_stays_w
         (place, _) = transport.places()
         transport.open(place, Spec(ModelConf(), EngineConf(backend=backend)))
     assert [spec.sharing for spec in opened] == [2, 1, 2]
-    assert [hello.short(name) for name in ("10.0.0.7", "mac.local", "")] == ["10.0.0.7", "mac", "localhost"]
+    assert [handshake.short(name) for name in ("10.0.0.7", "mac.local", "")] == ["10.0.0.7", "mac", "localhost"]
 
 
 def test_no_seat_is_opened_while_the_head_is_silent(monkeypatch):
-    monkeypatch.setattr(ray, "LOOK_S", 3600.0)
+    monkeypatch.setattr(actors, "LOOK_S", 3600.0)
     transport = Head(here={"node:10.0.0.5": 1.0}).transport()
-    said = [transport.is_taken(place) for _ in range(ray.SILENT + 2) for place in transport.places()]
-    assert said == [False] * ray.SILENT + [None, None]
+    said = [transport.is_taken(place) for _ in range(actors.SILENT + 2) for place in transport.places()]
+    assert said == [False] * actors.SILENT + [None, None]
 
 
 def test_seats_of_ours_that_start_count_as_taken_until_they_answer(monkeypatch):
     head = Head(here={"GPU": 2.0})  # two of four are another program's
     head.total |= {"GPU": 4.0}
-    monkeypatch.setattr(ray, "LOOK_S", 3600.0)
+    monkeypatch.setattr(actors, "LOOK_S", 3600.0)
     transport = head.transport()
     assert transport.places() == ["here:1", "here:2", "here:3", "here:4"]
     links = []
@@ -138,16 +141,16 @@ def test_seats_of_ours_that_start_count_as_taken_until_they_answer(monkeypatch):
 
 
 def test_why_ray_gave_a_seat_up_is_said():
-    # The private name, since Ray's own errors need a cluster to come up.
+    # By hand, since Ray's own errors need a cluster to come up.
     dead = "The actor died unexpectedly before finishing this task.\n\tclass_name: Relay\nThe actor is dead because "
     gone = dead + "all references to the actor were removed including lineage ref count.\nThe actor never ran - it was"
-    assert ray._told(RuntimeError(gone)).is_final and "RAY_AUTH_MODE" in ray._told(RuntimeError(gone)).why
+    assert refusal.told(RuntimeError(gone)).is_final and "RAY_AUTH_MODE" in refusal.told(RuntimeError(gone)).why
     for said, why in [
         (dead + "its worker process has died. Worker exit type: SYSTEM_ERROR", "because its worker process has died"),
         ("Something else\nhappened", "of what Ray calls: happened"),
     ]:
         with pytest.raises(GoneError) as raised:
-            ray._told(RuntimeError(said))
+            refusal.told(RuntimeError(said))
         assert raised.value.why == why
 
 
@@ -156,7 +159,7 @@ def test_a_mismatch_of_versions_is_one_line_that_names_both():
         "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.9\n"
         "This process on 10.0.0.2 was started with:\n    Ray: 2.61.0\n    Python: 3.11.7\n"
     )
-    problem = ray.refused("10.0.0.5:6379", RuntimeError(said))
+    problem = refusal.refused("10.0.0.5:6379", RuntimeError(said))
     assert str(problem) == (
         "fleet.address=10.0.0.5:6379: the cluster runs Ray 2.60.0 and Python 3.11.9, this machine Ray 2.61.0 and "
         "Python 3.11.7: they must be the same, Python to the patch level"
@@ -167,17 +170,17 @@ def test_a_mismatch_of_versions_is_one_line_that_names_both():
 def test_every_gpu_that_ray_knows_and_every_marked_mac_is_a_seat():
     def node(name, **resources):
         total = {"CPU": 8.0, "node:__internal_head__": 1.0, f"node:{name}": 1.0, **resources}
-        return ray.Node(name, f"{name}.local", total, total)
+        return Node(name, f"{name}.local", total, total)
 
-    assert list(ray.seats_on([node("a"), node("b")])) == [
-        (("a", 0), "a", ray.Need("a", "node:a", 0.6, 1)),
-        (("b", 0), "b", ray.Need("b", "node:b", 0.6, 1)),
+    assert list(seats_on([node("a"), node("b")])) == [
+        (("a", 0), "a", Need("a", "node:a", 0.6, 1)),
+        (("b", 0), "b", Need("b", "node:b", 0.6, 1)),
     ]
     mixed = [node("head"), node("mac", mlx=1.0), node("server", GPU=2.0)]
-    assert list(ray.seats_on(mixed)) == [
-        (("mac", 0), "mac", ray.Need("mac", "mlx", 1.0, 1)),
-        (("server", 0), "server", ray.Need("server", "GPU", 1.0, 2)),
-        (("server", 1), "server", ray.Need("server", "GPU", 1.0, 2)),
+    assert list(seats_on(mixed)) == [
+        (("mac", 0), "mac", Need("mac", "mlx", 1.0, 1)),
+        (("server", 0), "server", Need("server", "GPU", 1.0, 2)),
+        (("server", 1), "server", Need("server", "GPU", 1.0, 2)),
     ]
 
 
@@ -208,7 +211,7 @@ def test_auto_is_none_where_no_ray_runs_and_otherwise_a_cluster_that_has_to_answ
     )
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(_private=SimpleNamespace(services=services)))
     if line is None:
-        assert ray.connect("auto") is None
+        assert connect("auto") is None
         return
     with pytest.raises(UserError, match=line):
-        ray.connect("auto")
+        connect("auto")

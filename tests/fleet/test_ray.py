@@ -11,7 +11,7 @@ import pytest
 import runner
 from runner.engine.fake import DELAY
 from runner.fleet import fleet
-from runner.fleet.ray import connect
+from runner.fleet.ray.connect import connect
 from runner.types import UserError
 from tests.support import runs
 from tests.support.fleets import seats, select, wait_for_seats
@@ -101,7 +101,7 @@ def test_a_node_that_is_removed_costs_its_rows_in_flight_only_and_one_that_is_ad
     steps = []
 
     def step(self, original=fleet.Fleet.step):
-        steps.append(len(self.crew.at_work()))
+        steps.append(len(self.membership.at_work()))
         if len(steps) == 5:
             cluster.remove_node(cluster.nodes.pop(0), allow_graceful=False)
         if len(steps) == 20:

@@ -16,9 +16,9 @@ from rich.console import Console
 import runner
 from runner.cli import main
 from runner.engine.conf import EngineConf
-from runner.fleet import crew, fleet, hello, local, seat, show
+from runner.fleet import fleet, handshake, local, membership, seat, show
 from runner.fleet.local import LocalLink, LocalTransport
-from runner.fleet.wire import GoneError, Sender, Spec, packed
+from runner.fleet.protocol import GoneError, Sender, Spec, packed
 from runner.models.recipes import ModelConf
 from runner.night import power
 from runner.sequences import Sequence
@@ -64,7 +64,7 @@ def at_answers(monkeypatch, moments):
 
 def send(number):
     def to_first(self):
-        link = next(post.link for post in self.crew.at_work() if isinstance(post.link, LocalLink))
+        link = next(member.link for member in self.membership.at_work() if isinstance(member.link, LocalLink))
         os.kill(link.process.pid, number)
 
     return to_first
@@ -186,7 +186,7 @@ def test_many_rows_over_three_seats_have_the_shards_of_one_process(slow, monkeyp
 def test_a_seat_forgets_what_it_has_not_begun_when_it_is_asked_to(monkeypatch):
     monkeypatch.setenv("ROWMILL_FAKE_DELAY", "0.2")
     one = seat.Seat(Spec(ModelConf(), EngineConf(backend="fake", batch_size=2), keep_awake=False))
-    one.hello(10)
+    one.handshake(10)
     asks = Sender().asks_of([Sequence((row, 0), [row + 1], 3) for row in range(8)])
     before = one.turn(1, asks, 10, 0, 1)
     turn = one.turn(2, [], 10, 10, 8, 3)
@@ -222,7 +222,7 @@ def test_names_of_seats_and_devices_are_shown_as_they_are(capsys):
 
 def test_a_fleet_that_has_had_no_seat_yet_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(crew.UserError, match=r"pip install -e '.\[ray\]'"):
+    with pytest.raises(membership.UserError, match=r"pip install -e '.\[ray\]'"):
         runner.run(words("run_name=fleet", "fleet=ray"))
 
 
@@ -230,7 +230,7 @@ def test_a_seat_that_stops_before_it_reads_a_call_larger_than_its_pipe_stops_nob
     transport = LocalTransport(1)
     (place,) = transport.places()
     link = transport.open(place, Spec(ModelConf(), EngineConf(backend="fake"), keep_awake=False))
-    link.call("hello", 60.0)
+    link.call("handshake", 60.0)
     assert transport.wait([link], 60) == [link] and link.take().pid == link.process.pid
     os.kill(link.process.pid, signal.SIGSTOP)
     link.call("turn", 1, Sender().asks_of([Sequence((0, 0), [7] * 4_000_000, 1)]), 1.0, 0.0, 1)
@@ -260,7 +260,7 @@ def test_seats_have_a_gpu_each_and_share_its_memory_where_there_are_more_of_them
         process = None
 
         def __init__(self, first, environment):
-            opened.append((hello.opened(first).sharing, environment.get("GPU")))
+            opened.append((handshake.opened(first).sharing, environment.get("GPU")))
 
         def answer(self, call):
             raise GoneError("of nothing")

@@ -7,8 +7,8 @@ from contextlib import closing
 
 from runner.checkpoint.seats import read_seats
 from runner.fleet import fleet, start
+from runner.fleet.protocol import GoneError
 from runner.fleet.seat import Seat
-from runner.fleet.wire import GoneError
 
 
 class TestSeat(Seat):
@@ -27,11 +27,11 @@ class TestSeat(Seat):
 
 
 class ThreadLink:
-    """``dies``: turns after which it is gone, and why; ``hello``: what it says otherwise of itself."""
+    """``dies``: turns after which it is gone, and why; ``handshake``: what it says otherwise of itself."""
 
-    def __init__(self, spec, delay_s=0.0, dies=None, freezes=None, hello=None, error=None, slow_s=0.0):
+    def __init__(self, spec, delay_s=0.0, dies=None, freezes=None, handshake=None, error=None, slow_s=0.0):
         self.seat = TestSeat(spec, delay_s, slow_s)
-        self.turns, self.dies, self.freezes, self.hello = 0, dies, freezes, hello or {}
+        self.turns, self.dies, self.freezes, self.handshake = 0, dies, freezes, handshake or {}
         self.error = error or GoneError("of SIGKILL")
         self.answer, self.is_killed, self.calls = None, False, []
         self.there = threading.Event()
@@ -51,8 +51,8 @@ class ThreadLink:
             self.answer = self.error
         else:
             self.answer = getattr(self.seat, method)(*arguments)
-        if method == "hello" and self.answer is not None and hasattr(self.answer, "_replace"):
-            self.answer = self.answer._replace(**self.hello)
+        if method == "handshake" and self.answer is not None and hasattr(self.answer, "_replace"):
+            self.answer = self.answer._replace(**self.handshake)
         self.there.set()
 
     def take(self):
@@ -109,7 +109,7 @@ def wait_for_seats(monkeypatch, count):
 
     def init(self, *given, original=fleet.Fleet.__init__):
         original(self, *given)
-        while len(self.crew.at_work()) < count:
+        while len(self.membership.at_work()) < count:
             self.step()
             time.sleep(0.01)
 

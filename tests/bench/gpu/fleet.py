@@ -78,16 +78,16 @@ class Bench:
         """Rows/s of so many seats; with ``kill`` one of two is killed when half of the rows are done."""
         from runner.fleet.conf import FleetConf
         from runner.fleet.fleet import Fleet
-        from runner.fleet.hello import hello_of
+        from runner.fleet.handshake import handshake_of
         from runner.fleet.start import transport_of
         from tests.support.stores import open_store
 
         conf = FleetConf(kind="ray" if self.ray else "local", seats=count)
         with tempfile.TemporaryDirectory() as work, open_store(Path(work, "run")) as store:
             began = time.perf_counter()
-            fleet = Fleet(transport_of(conf), self.spec, hello_of(self.folder), conf, store.seats, store.flight)
+            fleet = Fleet(transport_of(conf), self.spec, handshake_of(self.folder), conf, store.seats, store.flight)
             try:
-                while len(fleet.crew.at_work()) < count:
+                while len(fleet.membership.at_work()) < count:
                     fleet.step()
                     time.sleep(0.05)
                 start_s = time.perf_counter() - began
@@ -97,10 +97,10 @@ class Bench:
                 for _ in range(1 if kill else repeat):
                     run, tokens = measured(fleet, self.rows, OUTPUT, kills)
                     runs.append(run)
-                    while any(hand.flying for hand in fleet.deal.hands.values()):  # what two seats were at
+                    while any(load.flying for load in fleet.dispatch.loads.values()):  # what two seats were at
                         fleet.step()
                         time.sleep(0.01)
-                turns = [post.turn for post in fleet.crew.at_work()]
+                turns = [member.turn for member in fleet.membership.at_work()]
                 memory = gpu_memory()
             finally:
                 fleet.close()
@@ -132,7 +132,7 @@ def measured(engine, rows, output, kills=()):
         done.update({one.key[0]: one.tokens for one in engine.step()})
         if kills and len(done) >= kills[0]:
             kills.pop(0)
-            os.kill(engine.crew.at_work()[0].hello.pid, signal.SIGKILL)
+            os.kill(engine.membership.at_work()[0].handshake.pid, signal.SIGKILL)
     seconds, after = time.perf_counter() - began, engine.work
     figures = {
         "rows_per_s": len(rows) / seconds,

@@ -10,7 +10,7 @@ from runner.engine.conf import EngineConf
 from runner.models.recipes import ModelConf
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 
-WIRE = 4  # the version of all this
+PROTOCOL = 5  # the version of all this
 
 Key = tuple[int, int]
 
@@ -33,7 +33,7 @@ class Spec(NamedTuple):
     window: int | None = None
 
 
-class Hello(NamedTuple):
+class Handshake(NamedTuple):
     """A seat's first words: what it is. None: it does not know."""
 
     wire: int

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.fleet.wire import WIRE, Failed, Hello, Spec, packed
+from runner.fleet.protocol import PROTOCOL, Failed, Handshake, Spec, packed
 from runner.machine.facts import package_version
 from runner.models.tensors import weights_hash
 from runner.sequences import Costs
@@ -20,7 +20,7 @@ _SAME |= {"tokenizer": "tokenizer", "weights": "model files"}
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "generation_config.json")
 
 
-def hello_of(folder: Path | None, weights: str | None = None) -> Hello:
+def handshake_of(folder: Path | None, weights: str | None = None) -> Handshake:
     """The versions here and the model in ``folder`` (None: the fake engine's); imports no MLX.
 
     ``weights``: their hash where it is known, which takes a while to find out.
@@ -29,7 +29,7 @@ def hello_of(folder: Path | None, weights: str | None = None) -> Hello:
     weights = (weights or weights_hash(folder))[:16] if folder else None
     tokenizer = _tokenizer_hash(folder) if folder else None
     known = (rowmill, mlx, mlx_lm, weights, tokenizer)
-    return Hello(WIRE, *known, host(), os.getpid(), "fake", None, 1, Costs())
+    return Handshake(PROTOCOL, *known, host(), os.getpid(), "fake", None, 1, Costs())
 
 
 def host() -> str:
@@ -58,7 +58,7 @@ def opened(said: bytes) -> Spec | Failed:
 
 
 def _versions() -> dict[str, Any]:
-    return {"rowmill": package_version("rowmill"), "wire": WIRE}
+    return {"rowmill": package_version("rowmill"), "wire": PROTOCOL}
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
@@ -70,7 +70,7 @@ def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None
     return None
 
 
-def adopted(ours: Hello, theirs: Hello) -> Hello:
+def adopted(ours: Handshake, theirs: Handshake) -> Handshake:
     """The driver's, with the first seat's versions of what the driver does not have."""
     known = {name: getattr(theirs, name) for name in _SAME if getattr(ours, name) is None}
     return ours._replace(**known)

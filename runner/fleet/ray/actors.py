@@ -1,0 +1,155 @@
+"""Seats behind actors of Ray, which are opened, called and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pickle
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from runner.fleet.handshake import opening
+from runner.fleet.local import SeatProcess
+from runner.fleet.protocol import GoneError, Spec, packed
+from runner.fleet.ray.nodes import GPU, MLX, Need, nodes_of, seats_on
+from runner.fleet.ray.quiet import undisturbed
+from runner.fleet.ray.refusal import of_address, told
+
+LOOK_S = 1.0  # between two looks for nodes
+SILENT = 3  # calls of one a second, until it is not known what a head would say: one that opens a seat would hang
+HEAD_CALLS = 30  # of one a second, until a head that does not answer is given up; Ray itself does so after 60 s
+ENDING_S = 2.0  # for a seat's process to end
+
+
+class RayTransport:
+    """A seat on every node, or for every GPU of a node that has some that Ray knows."""
+
+    def __init__(self, ray: Any, address: str) -> None:
+        self._ray, self._address = ray, address
+        self._names: dict[tuple[str, int], str] = {}  # of the seats on nodes, by node and number
+        self._needs: dict[str, Need] = {}  # by name
+        self._links: dict[str, RayLink] = {}  # the latest of each name
+        self._actor = ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=2)(Relay)
+        self._here = ray.get_runtime_context().get_node_id()
+        self._gcs = ray._raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
+        self._nodes = nodes_of(self._gcs)
+        self._unanswered = 0  # calls of ``places`` since the head last said which nodes there are
+        self._is_forgotten = False
+        self._is_over = threading.Event()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def places(self) -> list[str]:
+        """See Transport. UserError once Ray could do no more here, without the head or its part of this machine."""
+        self._unanswered += 1
+        self._check()
+        seats = list(seats_on(self._nodes))
+        self._names = {key: name for key, name in self._names.items() if key in [key for key, *_ in seats]}
+        for key, host, need in seats:
+            if key not in self._names:
+                free = (f"{host}:{number}" for number in itertools.count(1))
+                self._names[key] = next(name for name in free if name not in self._names.values())
+            self._needs[self._names[key]] = need
+        return list(self._names.values())
+
+    def is_taken(self, place: str) -> bool | None:
+        """See Transport. A seat of ours that has just been opened may count as free at its node."""
+        need = self._needs[place]
+        starting = [link for link in self._links.values() if link.need.node == need.node and link.is_starting]
+        free = sum(node.free.get(need.resource, 0.0) for node in self._nodes if node.id == need.node)
+        is_known = self._unanswered <= SILENT
+        return free < need.amount * (1 + len(starting)) if is_known else None
+
+    def open(self, place: str, spec: Spec) -> RayLink:
+        """See Transport."""
+        need = self._needs[place]
+        where = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(need.node, soft=False)
+        takes = {"num_gpus": 1} if need.resource == GPU else {"resources": {need.resource: need.amount}}
+        sharing = need.seats if need.resource == MLX or spec.engine.backend == "cpu" else 1
+        actor = self._actor.options(scheduling_strategy=where, **takes).remote(opening(spec._replace(sharing=sharing)))
+        self._links[place] = RayLink(self._ray, actor, need)
+        return self._links[place]
+
+    def wait(self, links: Iterable[RayLink], timeout: float) -> list[RayLink]:
+        """See Transport."""
+        by_answer = {link.answer: link for link in links}
+        answers = list(by_answer)
+        ready, _ = self._ray.wait(answers, num_returns=1, timeout=timeout)
+        if ready:
+            ready, _ = self._ray.wait(answers, num_returns=len(answers), timeout=0)
+        return [by_answer[answer] for answer in ready]
+
+    def close(self) -> None:
+        """See Transport."""
+        self._is_over.set()
+        with contextlib.suppress(Exception), undisturbed():
+            self._ray.shutdown()
+
+    def _check(self) -> None:
+        if self._is_forgotten:
+            what = "the cluster's head was started again and knows nothing of this run"
+        elif all(node.id != self._here for node in self._nodes):
+            what = "Ray on this machine has ended"
+        elif self._unanswered > HEAD_CALLS:
+            what = "the cluster's head does not answer any more"
+        else:
+            return
+        raise of_address(self._address, f"{what}; once the cluster runs again, the same command goes on")
+
+    def _look(self) -> None:
+        """Ask which nodes there are, in a thread of its own: without a head there is no answer for a while."""
+        while not self._is_over.wait(LOOK_S):
+            try:
+                self._nodes, self._unanswered = nodes_of(self._gcs), 0
+            except Exception as error:
+                self._is_forgotten |= "WrongClusterID" in str(error)  # says a head that was started again
+
+
+class Relay:
+    """An actor that hands calls on to a seat, whose process Ray is kept out of: its threads would delay steps."""
+
+    def __init__(self, first: bytes) -> None:
+        self._seat = SeatProcess(first, os.environ)
+
+    def answer(self, call: bytes) -> bytes:
+        """What the seat answers, or how it ended."""
+        try:
+            return self._seat.answer(call)
+        except GoneError as error:
+            return packed(error)
+
+    def end(self) -> None:
+        """End the seat's process, whatever it is at."""
+        self._seat.kill()
+
+
+class RayLink:
+    """A seat behind an actor."""
+
+    def __init__(self, ray: Any, actor: Any, need: Need) -> None:
+        self._ray, self._actor, self.need = ray, actor, need
+        self.answer: Any = None
+        self.is_starting = True  # Ray may not have given it its place yet
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """See Link."""
+        self.answer = self._actor.answer.remote(packed((method, arguments)))
+
+    def take(self) -> Any:
+        """See Link."""
+        self.is_starting = False
+        try:
+            said = pickle.loads(self._ray.get(self.answer))
+        except self._ray.exceptions.RayError as error:
+            return told(error)
+        if isinstance(said, GoneError):
+            raise said
+        return said
+
+    def kill(self) -> None:
+        """See Link."""
+        self.is_starting = False
+        with contextlib.suppress(Exception):
+            self._ray.wait([self._actor.end.remote()], timeout=ENDING_S)
+            self._ray.kill(self._actor, no_restart=True)
