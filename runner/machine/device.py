@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def set_up(backend: str = "auto", config: Mapping[str, Any] | None = None) -> De
         mx.set_default_device(mx.cpu)
         if shutil.which("g++") is None:
             mx.disable_compile()
+    _import_mlx_lm()
     name = metal.chip() or _name(mx)
     tuned = Tuned.of(kind, place(kind, name), config) if config else USUAL
     device = Device(kind, name, blas if kind == "cpu" else None, _memory_bytes(mx, kind), tuned)
@@ -127,6 +129,22 @@ def _import_mlx() -> Any:
             f"MLX does not load here: {error}; install rowmill again for this machine", exit_code=3
         ) from error
     return mx
+
+
+def _import_mlx_lm() -> None:
+    """Load mlx-lm, whose import sets a limit of open files: never below what it is, nor above what it may be."""
+    set_limit = resource.setrlimit
+
+    def raise_limit(kind: int, wanted: tuple[int, int], /) -> None:
+        soft, hard = resource.getrlimit(kind)
+        if 0 <= soft < wanted[0]:  # below 0 there is none
+            set_limit(kind, (wanted[0] if hard < 0 else min(wanted[0], hard), hard))
+
+    resource.setrlimit = raise_limit
+    try:
+        import mlx_lm.utils  # noqa: F401
+    finally:
+        resource.setrlimit = set_limit
 
 
 def _kind(mx: Any, backend: str) -> str:

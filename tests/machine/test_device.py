@@ -13,7 +13,8 @@ from tests.support import runs
 linux = pytest.mark.skipif(sys.platform != "linux", reason="MLX on other systems brings a fast BLAS")
 
 FORWARD = """
-import time
+import resource, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))  # below the one that mlx-lm sets when it is imported
 from runner.machine.device import set_up
 made = set_up("cpu")
 import mlx.core as mx
@@ -28,6 +29,7 @@ print(8 * 2 * 512**3 / (time.process_time() - start) / 1e9)
 import ctypes, os
 from runner.machine import blas
 print(made.blas and blas._better_kernels(ctypes.CDLL(made.blas), blas._cpu_flags), "OPENBLAS_CORETYPE" in os.environ)
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 print(made.kind, made.memory_bytes, made.blas)
 """
 
@@ -42,16 +44,16 @@ def test_importing_the_module_does_not_load_mlx():
     assert python("import sys, runner.machine.device; print('mlx.core' in sys.modules)") == ["False"]
 
 
-def test_a_forward_pass_on_the_cpu_needs_no_compiler(tmp_path):
-    answer, _, _, made = python(FORWARD, PATH=str(tmp_path))
+def test_a_forward_pass_on_the_cpu_needs_no_compiler_and_few_open_files(tmp_path):
+    answer, *_, files, made = python(FORWARD, PATH=str(tmp_path))
     kind, memory_bytes, _ = made.split(" ", 2)
-    assert (answer, kind) == ("True", "cpu")
+    assert (answer, kind, files) == ("True", "cpu", "300 300")
     assert int(memory_bytes) > 0
 
 
 @linux
 def test_a_fast_blas_takes_the_place_of_the_reference_one():
-    _, gigaflops, kernels, made = python(FORWARD)
+    _, gigaflops, kernels, _, made = python(FORWARD)
     assert float(gigaflops) > 6  # a second of processor time; the reference BLAS reaches 2
     assert kernels == "None False"  # there are none that are better for this CPU
     assert "None" not in made

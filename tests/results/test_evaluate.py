@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sqlite3
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from runner.data.gold import members_of
 from runner.results import scores
 from runner.results.evaluate import evaluate_labels, evaluate_run
 from runner.results.quality.rescore import Decision
-from runner.results.quality.values import set_figures
+from runner.results.quality.values import number_figures, set_figures
 from runner.results.quality.verdict import advice, verdict
 from runner.results.run import Run
 from runner.results.show import confusion_table, verdict_lines
@@ -402,6 +403,14 @@ def test_numbers_are_judged_by_their_errors_as_scikit_learn_does(tmp_path, capsy
     shown = capsys.readouterr().out
     assert f"mean absolute {found['mae']:.4g}" in shown and "80 of 81 rows with gold have one in total" in shown
     assert evaluate_run(path, kind="labels")["accuracy"] == found["exact"]
+
+
+def test_figures_of_numbers_are_right_however_large_an_answer_is():
+    gold, said = [1.0, 2.0, 3.0, 4.0], [1e200, -2e200, 3e200, 4e200]
+    found = number_figures("total", gold, said)
+    assert (found["mae"], found["rmse"]) == (pytest.approx(2.5e200), pytest.approx(math.sqrt(7.5) * 1e200))
+    assert found["correlation"] == pytest.approx(np.corrcoef(gold, [1, -2, 3, 4])[0, 1])
+    assert np.isfinite(list(found["intervals"].values())).all()
 
 
 def test_a_row_without_an_answer_is_not_right_by_an_empty_set_of_gold():

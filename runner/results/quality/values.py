@@ -35,16 +35,18 @@ def number_figures(column: str, gold: Sequence[Any], said: Sequence[Any]) -> Num
         _gold_number(value, column)
     if not there:
         return found
+    unit = _unit(golds, answers)
+    golds, answers = golds / unit, answers / unit
     error = answers - golds
     found |= NumberFigures(
         exact=float((error == 0).sum() / len(gold)),
-        mae=float(np.abs(error).mean()),
-        rmse=float(np.sqrt((error**2).mean())),
-        bias=float(error.mean()),
+        mae=unit * float(np.abs(error).mean()),
+        rmse=unit * float(np.sqrt((error**2).mean())),
+        bias=unit * float(error.mean()),
         correlation=_correlation(golds, answers),
         intervals={
-            "mae": _interval(len(error), lambda at: np.abs(error[at]).mean()),
-            "rmse": _interval(len(error), lambda at: math.sqrt((error[at] ** 2).mean())),
+            "mae": _interval(len(error), lambda at: unit * np.abs(error[at]).mean()),
+            "rmse": _interval(len(error), lambda at: unit * math.sqrt((error[at] ** 2).mean())),
             "correlation": _interval(len(error), lambda at: _correlation(golds[at], answers[at])),
         },
     )
@@ -65,6 +67,12 @@ def _gold_number(value: Any, column: str) -> float:
     if number is None:
         raise UserError("--gold", f"{value!r} is no number, as those of column {column} are: --as labels?")
     return number
+
+
+def _unit(*numbers: Floats) -> float:
+    """A power of two, so that no square of these numbers in it is too large: models answer 1e200, too."""
+    largest = max(float(np.abs(part).max()) for part in numbers)
+    return math.ldexp(1.0, max(math.frexp(largest)[1] - 500, 0))
 
 
 def _correlation(a: Floats, b: Floats) -> float | None:
