@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from runner.config.groups import group_files
 
 if TYPE_CHECKING:
-    from runner.results.quality.rescore import Decision
+    from runner.results.quality.rescore.decision import Decision
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def add_decision(parser: argparse.ArgumentParser) -> None:
 
 def decision_of(options: argparse.Namespace) -> Decision:
     """What the options of ``add_decision`` say."""
-    from runner.results.quality.rescore import Decision
+    from runner.results.quality.rescore.decision import Decision
 
     return Decision(not options.no_prior, options.temperature, options.threshold)
 

@@ -47,7 +47,7 @@ def export(options: Any) -> Iterator[str]:
     from runner.export.hub import HUB, push
     from runner.export.select import Selection
     from runner.export.training import RECORDS, Sides, write_training
-    from runner.results.quality.rescore import AS_RUN, Decision
+    from runner.results.quality.rescore.decision import AS_RUN, Decision
 
     kind = options.format or _by_name(options.target)
     if options.rejected:

@@ -12,9 +12,9 @@ from runner.data.columns import free_name
 from runner.data.kept import GOLD, INPUT, numbered
 from runner.data.source import DataSource
 from runner.data.where import Mask, compared, parse_where, with_parts
-from runner.results.quality.anew import deciding_anew
 from runner.results.quality.columns import questions_of
-from runner.results.quality.rescore import AS_RUN, Decision
+from runner.results.quality.rescore import rescorings_of
+from runner.results.quality.rescore.decision import AS_RUN, Decision
 from runner.results.run import RowBlock, Run
 from runner.text.questions.known import Known, check_known, of_questions, of_values
 from runner.text.structure import recorded
@@ -60,7 +60,7 @@ class Selection:
         if self.decision == AS_RUN:
             yield from self.run.blocks()
             return
-        deciding = deciding_anew(self.run, self.decision)
+        deciding = rescorings_of(self.run, self.decision)
         for start, table in self.run.blocks():
             for one in deciding:
                 table = one.table(table)

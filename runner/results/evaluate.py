@@ -29,7 +29,9 @@ from runner.results.quality.columns import (
     top,
 )
 from runner.results.quality.pairs import level_figures, pairs, several_figures
-from runner.results.quality.rescore import AS_RUN, Decision, Rescoring, Scores, likeliest, softmax
+from runner.results.quality.rescore.arrays import likeliest, softmax
+from runner.results.quality.rescore.decision import AS_RUN, Decision
+from runner.results.quality.rescore.labels import LabelRescoring, Scores
 from runner.results.quality.shapes import (
     AnyFigures,
     CalibrationEffect,
@@ -182,7 +184,7 @@ class Evaluation:
     decision: Decision = AS_RUN
 
     def __post_init__(self) -> None:
-        self._rescoring = None if self.decision == AS_RUN else Rescoring(self.run, self.decision, self.column)
+        self._rescoring = None if self.decision == AS_RUN else LabelRescoring(self.run, self.decision, self.column)
         self._prefix = prefix_of(self.run, self.column)
         self._scores = Scores(self.run, self.column, self._prefix)
         self._index = {name: at for at, name in enumerate(self.labels or [])}

@@ -24,7 +24,7 @@ from runner.cli.arguments import add_decision, decision_of
 from runner.data.gold import members_of
 from runner.results import scores
 from runner.results.evaluate import evaluate_labels, evaluate_run
-from runner.results.quality.rescore import Decision
+from runner.results.quality.rescore.decision import Decision
 from runner.results.quality.values import number_figures, set_figures
 from runner.results.quality.verdict import advice, verdict
 from runner.results.run import Run

@@ -199,7 +199,7 @@ def test_export_in_each_format(run, name, kind, tmp_path, capsys):
 def test_the_card_for_the_hub_says_what_the_run_was(run, name):
     from runner.export.hub import card
     from runner.export.select import Selection
-    from runner.results.quality.rescore import Decision
+    from runner.results.quality.rescore.decision import Decision
 
     schema = next(run.blocks()).table.schema
     said = card("me/data", Selection(run, False, None, None), 3, schema)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from runner.data.cells import shown
-from runner.results.quality.anew import LevelsAnew, SeveralAnew
 from runner.results.quality.columns import Golds, column_of, top
-from runner.results.quality.rescore import AS_RUN, Decision
+from runner.results.quality.rescore.decision import AS_RUN, Decision
+from runner.results.quality.rescore.multi import MultiRescoring
+from runner.results.quality.rescore.scale import ScaleRescoring
 from runner.results.quality.scale import scale_figures
 from runner.results.quality.shapes import ScaleFigures, SetFigures
 from runner.results.quality.values import set_figures
@@ -21,8 +22,10 @@ from runner.types import UserError
 def several_figures(run: Run, question: Question, golds: Golds, decision: Decision = AS_RUN) -> SetFigures:
     """The figures of several labels a row, without the rows that thresholds were chosen on; these, if they were."""
     chosen = run.prelude.get("thresholds") or {}
-    anew = None if decision == AS_RUN else SeveralAnew(run, question, decision)
-    said, right, _ = pairs(run, question.column, golds, leave_out=frozenset(chosen.get("rows", ())), anew=anew)
+    rescoring = None if decision == AS_RUN else MultiRescoring(run, question, decision)
+    said, right, _ = pairs(
+        run, question.column, golds, leave_out=frozenset(chosen.get("rows", ())), rescoring=rescoring
+    )
     if not right:
         return SetFigures(kind="sets", column=question.column, rows=0)
     members = [_known(golds.members(value), question) for value in right]
@@ -37,8 +40,8 @@ def several_figures(run: Run, question: Question, golds: Golds, decision: Decisi
 
 def level_figures(run: Run, question: Question, golds: Golds, decision: Decision = AS_RUN) -> ScaleFigures:
     """The figures of a level a row."""
-    anew = None if decision == AS_RUN else LevelsAnew(run, question, decision)
-    said, right, expected = pairs(run, question.column, golds, beside=question.beside("expected"), anew=anew)
+    rescoring = None if decision == AS_RUN else ScaleRescoring(run, question, decision)
+    said, right, expected = pairs(run, question.column, golds, beside=question.beside("expected"), rescoring=rescoring)
     if not right:
         return ScaleFigures(kind="scale", column=question.column, rows=0)
     levels = np.array([_on_scale(golds.name(value), question) for value in right])
@@ -54,18 +57,18 @@ def pairs(
     golds: Golds,
     leave_out: frozenset[int] = frozenset(),
     beside: str | None = None,
-    anew: SeveralAnew | LevelsAnew | None = None,
+    rescoring: MultiRescoring | ScaleRescoring | None = None,
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """The column's and the gold values of the rows that have a gold one, and those of the column ``beside`` it.
 
-    ``anew``: what the column's values are decided by, in place of the run.
+    ``rescoring``: what the column's values are decided by, in place of the run.
     """
     said: list[Any] = []
     right: list[Any] = []
     others: list[Any] = []
-    names = [*top(run, column), *([beside] if beside else []), *golds.also, *(anew.columns if anew else [])]
+    names = [*top(run, column), *([beside] if beside else []), *golds.also, *(rescoring.columns if rescoring else [])]
     for start, block in run.blocks(list(dict.fromkeys(names))):
-        table = anew.table(block) if anew else block
+        table = rescoring.table(block) if rescoring else block
         more = table[beside].to_pylist() if beside else [None] * len(table)
         cells = zip(shown(column_of(table, column)), golds.values(start, table), more, strict=True)
         for row, (answer, gold, other) in enumerate(cells, start):

@@ -1,8 +1,7 @@
-"""Labels decided anew from the log-probabilities on disk: without a prior, at another temperature or threshold."""
+"""Labels decided again from the log-probabilities on disk: without a prior, at another temperature or threshold."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,42 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from runner.results.quality.columns import LABEL, prefix_of
+from runner.results.quality.rescore.arrays import Floats, likeliest, replaced, softmax, stored_in, structs
+from runner.results.quality.rescore.decision import AS_RUN, Decision
 from runner.results.run import Run
 from runner.types import UserError
-
-ROUNDING = 1e-12  # of probabilities that went through logarithms and back
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What is to differ from the run. ``prior``: whether its prior counts. None: the run's own.
-
-    ``temperature``: 1 undoes a calibration. ``threshold``: the confidence below which a row gets no label; 0 for none.
-    """
-
-    prior: bool = True
-    temperature: float | None = None
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise UserError("--temperature", "it must be above 0", value=self.temperature)
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError("--threshold", "it must be from 0 to 1", value=self.threshold)
-
-    def __str__(self) -> str:
-        parts = [] if self.prior else ["without the prior"]
-        if self.temperature is not None:
-            parts.append(f"at temperature {self.temperature:g}")
-        if self.threshold is not None:
-            parts.append(
-                f"with a label from confidence {self.threshold:g} on" if self.threshold else "all with a label"
-            )
-        return ", ".join(parts)
-
-
-AS_RUN = Decision()
 
 
 class Scores:
@@ -76,18 +43,7 @@ class Scores:
             return there, np.log(scores) * self.temperature + self.bias(names)
 
 
-def softmax(scores: Floats) -> Floats:
-    """Probabilities over the last axis."""
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
-
-
-def likeliest(scores: Floats) -> npt.NDArray[np.int64]:
-    """The place of the highest score in each row, the first one of those that only rounding tells apart."""
-    return np.asarray((scores >= scores.max(axis=-1, keepdims=True) - ROUNDING).argmax(axis=-1))
-
-
-class Rescoring:
+class LabelRescoring:
     """A run's labels in ``column`` as another decision makes them. UserError where it does not hold what that needs."""
 
     def __init__(self, run: Run, decision: Decision, column: str = LABEL) -> None:
@@ -151,29 +107,3 @@ class Rescoring:
             elif self.decision.threshold:
                 table = table.add_column(table.column_names.index(self._confidence) + 1, self._abstained, flags)
         return replaced(table, self.column, pa.array(labels.tolist(), pa.string()))
-
-
-def stored_in(
-    table: pa.Table, column: str, names: list[str], empty: float = 0.0
-) -> tuple[npt.NDArray[np.bool_], Floats]:
-    """Which rows have a number for each of ``names``, and these [rows there, names]; ``empty`` for null."""
-    struct = table[column].combine_chunks()
-    there = struct.is_valid().to_numpy(zero_copy_only=False)
-    numbers = [struct.field(name).fill_null(empty).to_numpy(zero_copy_only=False) for name in names]
-    return there, np.stack(numbers, axis=1)[there]
-
-
-def structs(values: Floats, there: npt.NDArray[np.bool_], table: pa.Table, column: str) -> pa.Array:
-    """The cells of a column with a number for each label: ``values`` [rows there, labels]."""
-    fields = list(table.schema.field(column).type)
-    whole = np.zeros((len(table), len(fields)))
-    whole[there] = values
-    return pa.StructArray.from_arrays(
-        [pa.array(whole[:, at], mask=~there) for at in range(len(fields))], fields=fields, mask=pa.array(~there)
-    )
-
-
-def replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    """The table with other values in a column."""
-    field = table.schema.field(name)
-    return table.set_column(table.column_names.index(name), field, values.cast(field.type))
