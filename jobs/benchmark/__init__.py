@@ -26,6 +26,7 @@ from jobs.benchmark.card import Card, card
 from jobs.benchmark.measure import BenchmarkConf, Measurement, benchmark, to_json
 from jobs.benchmark.peers import LLAMA_CPP
 from runner.config.compose import Composer
+from runner.config.conf import OutputDirConf
 from runner.config.load import recorded_config
 from runner.engine.conf import EngineConf
 from runner.keys import check_keys
@@ -36,13 +37,6 @@ from runner.models.wheels import fetch_wheel
 from runner.session.preflight import check
 from runner.session.prepare import prepare
 from runner.types import UserError
-
-
-@dataclass
-class OutputDirConf:
-    """``dir``: where ``benchmark.json`` goes."""
-
-    dir: str = "outputs"
 
 
 @dataclass

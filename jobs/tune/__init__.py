@@ -46,11 +46,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from jobs.benchmark import OutputDirConf
 from jobs.tune.found import Found
 from jobs.tune.measure import measure_all
 from jobs.tune.report import as_json
 from runner.config.compose import Composer
+from runner.config.conf import OutputDirConf
 from runner.disk import write_text
 from runner.disk.errors import disk_errors
 from runner.engine.conf import EngineConf

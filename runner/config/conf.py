@@ -46,6 +46,17 @@ class OutputConf(StructureConf):
 
 
 @dataclass
+class OutputDirConf:
+    """Where the figures of a command go that computes no rows.
+
+    Attributes:
+        dir: The folder for its file.
+    """
+
+    dir: str = "outputs"
+
+
+@dataclass
 class CalibrateConf:
     """Whether the confidences of labels are calibrated.
 
