@@ -5,6 +5,7 @@ charts   The charts of a report: figures in, inline SVG out; "" where there is n
 figures  The figures of a report, read from a run directory: plain data, nothing about how they look.
 page     A report's figures as one HTML page that loads nothing and escapes every text of a row.
 quality  The quality of labels, spans, summaries and synthetic texts in a report, as names and values.
+shown    Which rows a report shows, and what it shows of them.
 svg      Matplotlib figures as inline SVG that takes its colours and its type from the page, light or dark.
 tables   The tables of a report: rows with their answers first, figures by label, and which labels are taken for which.
 """

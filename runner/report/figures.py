@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,15 @@ import pyarrow.compute as pc
 
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.records import Failure, error_kind
-from runner.checkpoint.shards.layout import OURS
-from runner.data.cells import records, shown
+from runner.data.cells import shown
 from runner.data.source import DataSource
+from runner.report.shown import FAILED, Finished, Shown, judge_of, pick_rows
 from runner.results.evaluate import evaluations_by_column
-from runner.results.quality.columns import LABEL, Golds, column_with_gold, gold_column, is_right, text_of
+from runner.results.quality.columns import LABEL, text_of
 from runner.results.run import UNREADABLE, RowBlock, Run
 from runner.results.status import Session, Status
 from runner.types import UserError
 
-LEAST_SURE, SAMPLED, FAILED, WRONG = 50, 200, 50, 100  # rows shown, at most
 EXAMPLES = 3  # of each kind of error
 MOST_TEXTS = 30  # different ones of a column whose balance is shown
 SCORED = 2000  # summaries that are scored for a report alone; `rowmill run` scores all of them
@@ -33,16 +31,6 @@ SCORED = 2000  # summaries that are scored for a report alone; `rowmill run` sco
 _BY_LABEL = ("probabilities", "logprobs")
 
 log = logging.getLogger("rowmill")
-
-
-@dataclass
-class Shown:
-    """A row that is shown. ``why``: sample, unsure, failed, wrong; ``right``: None without gold."""
-
-    row: int
-    columns: dict[str, Any]
-    why: list[str]
-    right: bool | None = None
 
 
 @dataclass
@@ -130,7 +118,7 @@ class _Sums:
 
 
 def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
-    sums, judge = _Sums(), _judge(run, source)
+    sums, judge = _Sums(), judge_of(run, source)
     job = list(figures.columns.job)
     for block in run.blocks([*job, "error", "usage"]):
         sums.positions.append(block.positions)
@@ -158,7 +146,8 @@ def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
     figures.confidence = confidence[~np.isnan(confidence)]
     right = np.concatenate(sums.right)
     figures.wrong = None if np.isnan(right).all() else int((right == 0).sum())
-    _pick_rows(figures, run, source, np.concatenate(sums.positions), confidence, right, failed)
+    finished = Finished(np.concatenate(sums.positions), confidence, right)
+    figures.rows = pick_rows(run, source, finished, failed, _label_names(figures) or [])
 
 
 def _least(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -185,26 +174,6 @@ def _parts(name: str, column: pa.ChunkedArray) -> Iterator[tuple[str, pa.Chunked
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The values of a column of enums, which Arrow holds as numbers into a dictionary."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def _judge(run: Run, source: DataSource | None) -> Callable[[RowBlock], np.ndarray]:
-    """What says of each row of a block whether its answer is the gold one: 1 or 0, NaN where there is no gold."""
-    try:
-        if source is None:
-            raise UserError("no data")
-        gold = gold_column(run, None)
-        column = column_with_gold(run, None, gold)
-        golds = Golds.open(run, gold, column)
-    except UserError:
-        return lambda block: np.full(len(block.table), np.nan)
-
-    def judge(block: RowBlock) -> np.ndarray:
-        pairs = zip(block.table.column(column).to_pylist(), golds.values(*block), strict=True)
-        return np.array(
-            [is_right(said, gold, golds) if golds.has(gold) else np.nan for said, gold in pairs], np.float64
-        )
-
-    return judge
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
@@ -246,55 +215,6 @@ def _note_errors(figures: Figures, run: Run, source: DataSource | None) -> list[
         if len(examples) < EXAMPLES:
             examples.append(one)
     return failed
-
-
-def _pick_rows(
-    figures: Figures,
-    run: Run,
-    source: DataSource | None,
-    positions: np.ndarray,
-    confidence: np.ndarray,
-    right: np.ndarray,
-    failed: list[int],
-) -> None:
-    chosen = random.Random(0)
-    unsure: list[int] = []
-    if len(confidence):
-        known = np.flatnonzero(~np.isnan(confidence))
-        unsure = positions[known[np.argsort(confidence[known], kind="stable")][:LEAST_SURE]].tolist()
-    some = chosen.sample(range(len(positions)), min(SAMPLED, len(positions)))
-    wrong = positions[right == 0].tolist()
-    picked = {
-        "sample": positions[some].tolist(),
-        "wrong": chosen.sample(wrong, min(WRONG, len(wrong))),
-        "failed": failed,
-        "unsure": unsure,
-    }
-    why: dict[int, list[str]] = defaultdict(list)
-    for reason, numbers in picked.items():
-        for number in numbers:
-            why[number].append(reason)
-    job = list(figures.columns.job)
-    has_inputs = source is not None or figures.status["state"] == "finished"
-    rows = run.take(why, None if has_inputs else [*job, "error", "usage"])
-    _add_inputs(rows, source, job, _label_names(figures) or [])
-    is_it = dict(zip(positions.tolist(), right.tolist(), strict=True))
-    figures.rows = [
-        Shown(row, rows[row], why[row], None if np.isnan(is_it[row]) else bool(is_it[row])) for row in sorted(rows)
-    ]
-
-
-def _add_inputs(rows: dict[int, dict[str, Any]], source: DataSource | None, job: list[str], labels: list[str]) -> None:
-    """Put the input columns that the output lacks beside it, and the gold label as ``gold``."""
-    if source is None:
-        return
-    for row, columns in rows.items():
-        for values in records(source.table(row, row + 1, source.column_names)):
-            if source.conf.gold:
-                columns["gold"] = source.gold_name(values.pop(source.conf.gold), labels)
-                if source.conf.gold not in (*job, *OURS.names):
-                    columns.pop(source.conf.gold, None)
-            columns.update({name: value for name, value in values.items() if name not in columns})
 
 
 def _evaluate(figures: Figures, run: Run, source: DataSource | None) -> Mapping[str, Any] | None:

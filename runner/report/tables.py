@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from runner.checkpoint.records import clean
-from runner.report.figures import Figures, Shown
+from runner.report.figures import Figures
+from runner.report.shown import Shown
 from runner.words import escaped, short_names
 
 SHOWN = 8  # columns of rows; the others can be chosen
