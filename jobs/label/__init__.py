@@ -1,6 +1,7 @@
 """The job ``label``: one of a fixed set of labels for each row, with its probability.
 
 Modules:
+checks     Which keys of the job, the run and the data go together.
 choice     One of some labels: all of them scored, or a written answer in which one is looked for.
 condition  Whether a question is asked about a row: a filter over the answers to the questions before it.
 files      Labels from a file: one a line, a column of a table, or as YAML and JSON have them.
@@ -16,13 +17,13 @@ sources    What questions need of the data and the prompt: gold that fits, a tem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from jobs.label.checks import check_run, check_source, check_together, is_plain
 from jobs.label.choice import ScoredLabel, WrittenLabel, normalise
 from jobs.label.files import read_label_file
 from jobs.label.filled import Filled
@@ -31,10 +32,9 @@ from jobs.label.multi import Several
 from jobs.label.prior import calibrated, score
 from jobs.label.questions import Asked, Questions
 from jobs.label.scale import Level
-from jobs.label.sources import check_gold, check_prompt, check_tokens, example_of, examples_of
-from runner.data.survey import NO_GOLD
+from jobs.label.sources import example_of, examples_of
 from runner.keys import check_keys, key
-from runner.text.questions.question import LABELS, MULTI, SCALE, SCHEMA, Question
+from runner.text.questions.question import MULTI, SCALE, SCHEMA, Question
 from runner.text.questions.read import read_questions
 from runner.types import Columns, Example, Request, Row, Setting, Steps, UserError
 
@@ -130,7 +130,7 @@ class Label:
             if (value := getattr(self, name)) not in (None, True, False):
                 raise UserError(f"job.{name}", "it must be true, false or null", value=value)
         found = read_questions(vars(self) | self._labels_of_file())
-        self._check(found)
+        check_together(self, found)
         self.choices = list(found[0].choices)
         self.names = found[0].names
         self._questions = Questions([self._asked(one) for one in found])
@@ -231,7 +231,8 @@ class Label:
         if self.prior != "none":
             survey.tell("measuring the prior")
             priors = yield from find_priors(self._scored, survey, self.prior, self.prior_rows)
-            found |= {"prior": priors["label"]} if self._is_plain else {"priors": priors}
+            plain = is_plain([one.question for one in self._questions.all])
+            found |= {"prior": priors["label"]} if plain else {"priors": priors}
             self.begin(found)
         if self.threshold_for is not None:
             survey.tell("choosing thresholds")
@@ -260,12 +261,6 @@ class Label:
 
         return question_evaluations(run, source, [one.question for one in self._questions.all])
 
-    @property
-    def _is_plain(self) -> bool:
-        """Whether there is one question, and it asks for one label."""
-        first = self._questions.all[0].question
-        return first.kind == LABELS and not first.name
-
     def _find_temperature(self, known: dict[int, tuple[Row, str]]) -> Steps:
         one = self._scored[0]
         rows, golds = list(known), [self.names.index(gold) for _, gold in known.values()]
@@ -276,75 +271,13 @@ class Label:
         fit = calibrated(scores - np.array(one.biases[0]), np.array([golds[at] for at in usable]))
         return {**fit, "rows": [rows[at] for at in usable]}
 
-    def _check(self, questions: Sequence[Question]) -> None:
-        """Refuse keys that do not go together."""
-        kinds = {one.kind for one in questions}
-        plain = kinds == {LABELS} and not questions[0].name
-        if len(self.answers) != 2 or len({*self.answers}) != 2 or not all(text.strip() for text in self.answers):
-            raise UserError("job.answers", "it must be the two texts for yes and no", value=self.answers)
-        if self.threshold_for is not None and MULTI not in kinds:
-            problem = "only several labels a row have thresholds: add job.multi=true"
-            raise UserError("job.threshold_for", problem, value=self.threshold_for)
-        if self.threshold_at != Label.threshold_at and self.threshold_for in (None, "f1"):
-            problem = "it applies to job.threshold_for=precision and coverage only"
-            raise UserError("job.threshold_at", problem, value=self.threshold_at)
-        for name, value, allowed in (
-            ("method", self.method != "choice", plain),
-            ("logprobs", self.logprobs, plain),
-            ("abstain_below", self.abstain_below is not None, LABELS in kinds),
-            ("prior", self.prior != "none", kinds != {SCHEMA}),
-        ):
-            if value and not allowed:
-                what = "one label a row" if name != "prior" else "labels and scales"
-                raise UserError(f"job.{name}", f"it goes with {what} only", value=getattr(self, name))
-        if self.method == "choice" and self.votes > 1:
-            raise UserError("job.votes", "only written answers can vote: add job.method=generate", value=self.votes)
-        if self.method == "generate" and (self.prior != "none" or self.logprobs):
-            key = f"job.prior={self.prior}" if self.prior != "none" else "job.logprobs=true"
-            raise UserError(key, "labels have log-probabilities only with job.method=choice")
-        if self.method == "generate" and self.votes == 1 and self.abstain_below is not None:
-            raise UserError(
-                "job.abstain_below", "one answer has no confidence: add job.votes=5, or use job.method=choice"
-            )
-
     def check_run(self, conf: RunConf) -> None:
         """Refuse settings of the run that do not go with these of the job."""
-        if self.votes > 1 and conf.engine.temperature <= 0:
-            raise UserError(
-                "job.votes",
-                "at engine.temperature=0 all answers are the same: set it to 0.7, for instance",
-                value=self.votes,
-            )
-        if self.threshold_for is not None:
-            if not conf.calibrate.rows:
-                raise UserError("job.threshold_for", "thresholds are chosen on calibrate.rows=0.2, a share of the rows")
-        elif conf.calibrate.rows and not (self._is_plain and self.method == "choice"):
-            problem = "only job.method=choice has confidences to calibrate"
-            if not self._is_plain:
-                problem = "it fits the confidences of one label a row, or chooses job.threshold_for=f1"
-            raise UserError("calibrate.rows", problem, value=conf.calibrate.rows)
-        elif conf.calibrate.rows and conf.dataset.gold is None:
-            raise UserError("calibrate.rows", NO_GOLD, value=conf.calibrate.rows)
+        check_run(self, [one.question for one in self._questions.all], conf)
         for one in self._scored if conf.calibrate.rows else ():  # fitted on the scores of all labels
             if isinstance(one, ScoredLabel):
                 one.requests = [replace(one.requests[0], cut=False, top_choices=None)]
-        one_of = self.scale is not None or self.questions is not None
-        if one_of and self.labels and list(self.labels) != list(conf.dataset.classes):
-            instead = "scale" if self.scale is not None else "questions"
-            raise UserError("job.labels", f"job.{instead} is set, too; keep one of them", value=self.labels)
 
     def check_source(self, source: DataSource, prompter: Prompter) -> None:
         """Refuse what the template, the tokenizer or the gold column cannot have."""
-        for one in self._questions.all:
-            for request in one.requests[:1]:
-                tokens = prompter.continuations([], list(request.choices or ()))
-                if isinstance(one, Level):
-                    one.take_tokens(tokens)
-                elif isinstance(one, ScoredLabel):
-                    check_tokens(one.question, tokens)
-            check_gold(source, one.question, prompter.conf.examples_from.path is not None)
-        check_prompt(source, prompter, self._questions.all)
-        if self.threshold_for is not None and not any(one.question.gold_in(source.conf.gold) for one in self._several):
-            first = self._several[0].question
-            problem = f"{first.key}.gold must name the column with the right labels" if first.name else NO_GOLD
-            raise UserError("job.threshold_for", problem, value=self.threshold_for)
+        check_source(self._questions.all, self.threshold_for, source, prompter)
