@@ -1,6 +1,7 @@
 """A sheet of a workbook is a data set, its cells what a CSV file of it would hold."""
 
 import datetime
+import zipfile
 
 import openpyxl
 import pytest
@@ -89,3 +90,18 @@ def test_mistakes_are_one_line(tmp_path, rows, message):
         (tmp_path / "a.xlsx").write_bytes((tmp_path / "a.xlsx").read_bytes()[:900])
     with pytest.raises(UserError, match=message):
         source(tmp_path / "a.xlsx")
+
+
+def test_a_formula_that_gave_an_empty_text_is_an_empty_cell_and_escapes_are_read(file):
+    book = openpyxl.Workbook()
+    for row in (["id", "note"], [1, "=IF(A2=1,0,A2)"], [2, "a_x000D_\nb_xD800_"]):
+        book.active.append(row)
+    book.save(file)
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    parts[sheet] = parts[sheet].replace(b'<c r="B2">', b'<c r="B2" t="str">')
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+    assert [row["note"] for row in source(file).rows()] == [None, "a\r\nb\ufffd"]

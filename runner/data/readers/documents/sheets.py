@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import warnings
 import zipfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
@@ -30,6 +31,8 @@ def open_sheets(path: Path) -> Generator[tuple[str, Iterator[list[str]]]]:
     """
     import openpyxl
 
+    # Of parts that hold no cells, as of validation, and of dates that are none, which are shown as errors.
+    warnings.filterwarnings("ignore", module="openpyxl")
     with ExitStack() as opened:
         file = opened.enter_context(path.open("rb"))  # of any name, as what is piped in has none
         books = [
@@ -66,7 +69,8 @@ def _line(cells: list[str]) -> str:
 def _shown(cell: Any, as_formula: Any = None) -> str:
     value = cell.value
     if value is None:
-        formula = as_formula and as_formula.value
+        is_text = cell.data_type == "str"  # an empty one, as IF(..., "") gives
+        formula = None if is_text or as_formula is None else as_formula.value
         return "" if formula is None else str(getattr(formula, "text", formula))
     if isinstance(value, bool):
         return str(value).upper()
@@ -80,4 +84,13 @@ def _shown(cell: Any, as_formula: Any = None) -> str:
         if "%" in _LITERAL.sub("", cell.number_format):
             return format((Decimal(number) * 100).normalize(), "f") + "%"
         return number
-    return str(value)
+    return _unescaped(str(value))
+
+
+def _unescaped(text: str) -> str:
+    """The text of a cell, in which Excel writes `_x000D_` and the like for what XML cannot hold."""
+    if "_x" not in text:
+        return text
+    from openpyxl.utils.escape import unescape
+
+    return str(unescape(text)).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
