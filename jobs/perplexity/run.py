@@ -202,7 +202,7 @@ class PerplexityRun:
 
     def _engine(self, store: Store, stop: Stop, night: Night) -> Engine:
         """What scores windows, in this process or in others. None of them is ever given up."""
-        conf, window, wait = self.conf, self.conf.perplexity.window, night.waiter(store.leave_out)
+        conf, window, wait = self.conf, self.conf.perplexity.window, night.waiter(store.leave_out, store.record)
         if conf.fleet.kind != "none":
             spec = spec_of(conf.model, conf.engine, PromptConf(), conf.offline, conf.schedule.keep_awake)
             spec, ours = spec._replace(window=window), handshake_of(self.folder)

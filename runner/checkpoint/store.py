@@ -110,7 +110,6 @@ class Store:
         columns = shard_schema(keep, schema)
         layout = ShardLayout(rows, shard_rows, schema, keep, kept, columns, growth.recorded if growth else None)
         whole = {**identity, "rows": rows, "shard_rows": shard_rows, "columns": column_list(columns)}
-        run_dir = Path(run_dir)
         with disk_errors(run_dir), contextlib.ExitStack() as undo:
             run_dir.mkdir(0o777 if shared else 0o700, parents=True, exist_ok=True)
             lease = Lease(run_dir)
@@ -282,8 +281,9 @@ class Store:
         self._forget_damaged_shards()
         self._sealed = {shard for (shard,) in self._select("SELECT shard FROM shards")}
         self._remove_orphans()
-        query = f"SELECT row / {self._layout.shard_rows}, count(*) FROM staged GROUP BY 1"
-        self._finished.update(dict(self._select(query)))
+        self._finished.update(
+            dict(self._select(f"SELECT row / {self._layout.shard_rows}, count(*) FROM staged GROUP BY 1"))
+        )
         session = (time.time(), os.getpid(), json.dumps(provenance, default=str))
         query = "INSERT INTO sessions (started, pid, provenance) VALUES (?, ?, ?)"
         self._session = int(self._connection.execute(query, session).lastrowid or 0)
@@ -326,15 +326,15 @@ class Store:
                 self._guarded(self._seal, shard, span)
 
     def _seal(self, shard: int, span: tuple[int, int]) -> None:
-        layout, name = self._layout, shard_file(shard)
-        tally = Tally()
-        tables = (shards.table(rows, layout) for rows in tally.counting(self._unsealed.take(shard, span)))
+        layout, name, tally = self._layout, shard_file(shard), Tally()
+        tables = (shards.table(rows, layout) for rows in tally.counting(self._unsealed.rows_of(shard, span)))
         written = write_stream(self.run_dir / name, layout.columns, tables)
         with self._writer.commit():
             values = tally.shard(shard, name, written, labelled="label" in layout.job.names).values()
             self._connection.execute(f"INSERT INTO shards VALUES ({', '.join('?' * len(values))})", values)
             self._connection.execute(f"DELETE FROM staged {_SPAN}", span)
             inputs.record(self._connection, layout.inputs, shard, span)
+        self._unsealed.forget(shard)
         self._sealed.add(shard)
         del self._finished[shard]
         # The list of shards grows by 1% between two writings, so that they take time in proportion to its length.

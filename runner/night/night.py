@@ -39,12 +39,22 @@ class Night:
         """Wait until the run may begin; False if it must stop instead."""
         return self.gate.wait()
 
-    def waiter(self, leave_out: Callable[[float], None]) -> Callable[[Callable[[], None], Callable[[], None]], bool]:
-        """What an engine passes before every step; the seconds of its pauses go to ``leave_out``."""
+    def waiter(
+        self, leave_out: Callable[[float], None], meanwhile: Callable[[], None]
+    ) -> Callable[[Callable[[], None], Callable[[], None]], bool]:
+        """What an engine passes before every step; the seconds of its pauses go to ``leave_out``.
+
+        ``meanwhile`` is called all the time in a pause.
+        """
 
         def wait(beat: Callable[[], None], release: Callable[[], None]) -> bool:
             before = self.gate.paused_s
-            go_on = self.gate.wait(beat, release)
+
+            def wait_on() -> None:
+                beat()
+                meanwhile()
+
+            go_on = self.gate.wait(wait_on, release)
             if self.gate.paused_s != before:
                 leave_out(self.gate.paused_s - before)
             return go_on

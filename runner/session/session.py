@@ -251,7 +251,7 @@ def collecting_seldom() -> Iterator[None]:
 def _engine(ready: Prepared, store: Store, stop: Stop, night: Night) -> Engine:
     """What computes, in this process or in others."""
     conf, deaths = ready.config.conf, store.deaths
-    wait = night.waiter(store.leave_out)
+    wait = night.waiter(store.leave_out, store.record)  # which stages what it holds
     if conf.fleet.kind != "none":
         from runner.fleet.handshake import handshake_of
         from runner.fleet.start import open_fleet, spec_of

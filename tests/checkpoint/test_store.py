@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import struct
 import threading
 from collections import Counter
 from pathlib import Path
@@ -158,6 +159,37 @@ def test_rows_that_wait_for_their_shard_in_memory_are_staged_by_the_end_and_writ
     assert read_status(tmp_path / "b")["finished"] == 6
     finish_all(tmp_path / "b", hold_s=1e9)
     assert shard_bytes(tmp_path / "a") == shard_bytes(tmp_path / "b")
+
+
+def test_shards_do_not_depend_on_whether_their_rows_waited_in_memory_or_on_disk(tmp_path, monkeypatch):
+    """Floats that JSON gives back as others, and more text than a batch of a shard has."""
+    kind = pa.schema([("f", pa.float64()), ("s", pa.struct([("f", pa.float64())]))])
+    odd = [struct.unpack("<d", struct.pack("<Q", bits << 48 | 7))[0] for bits in (0xFFF8, 0x7FF8, 0x7FF0)]
+    rows = [Output(row, {"f": value, "s": {"f": -value}}) for row, value in enumerate([-0.0, 5e-324, *odd])]
+    texts = pa.schema([("s", pa.string())])
+    long = [Output(row, {"s": 100 * "x"}) for row in range(60)]
+    monkeypatch.setattr(columns, "BATCH_CHARS", 5000)  # and what may be held, so that little text is too much
+    for outputs, schema in (rows, kind), (long, texts):
+        written = []
+        for most in (0, 5000):
+            folder = tmp_path / f"{len(outputs)}-{most}"
+            monkeypatch.setattr(unsealed, "_HELD_CHARS", most)
+            with open_store(folder, rows=len(outputs), shard_rows=100, schema=schema, hold_s=1e9) as store:
+                store.finish(outputs[:1])
+                store.finish(outputs[1:])
+            written.append(shard_bytes(folder))
+        assert written[0] == written[1]
+
+
+def test_rows_whose_shard_cannot_be_written_are_staged_by_the_end(tmp_path):
+    def lost(*_):
+        raise UserError("the data set changed")
+
+    with open_store(tmp_path, hold_s=1e9, kept=lost) as store:
+        store.finish([output(0)])
+        with pytest.raises(UserError):
+            store.finish([output(row) for row in range(1, 5)])
+    assert read_status(tmp_path)["finished"] == 5
 
 
 def test_what_a_job_does_with_a_row_once_it_has_ended_changes_nothing(tmp_path):

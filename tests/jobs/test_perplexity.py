@@ -587,9 +587,7 @@ def test_a_long_pause_gives_the_models_memory_back_and_changes_nothing(words, tm
 
     loads, load = [], weights.load
     monkeypatch.setattr(weights, "load", lambda *given: loads.append(given) or load(*given))
-    monkeypatch.setattr(
-        night.Night, "waiter", lambda self, leave_out: lambda beat, release: beat() or release() or True
-    )
+    monkeypatch.setattr(night.Night, "waiter", lambda *_: lambda beat, release: beat() or release() or True)
     perplexity(*words, "engine.batch_size=1", "run_name=paused")
     (paused,) = figures(tmp_path, "paused/perplexity")
     assert len(loads) > paused["windows"] // cpu_streams()

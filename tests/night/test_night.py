@@ -8,10 +8,12 @@ import os
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from runner import run
+from runner.checkpoint.shards import unsealed
 from runner.config.load import load_config
 from runner.engine.fake import FakeEngine
 from runner.night import awake, night
@@ -19,6 +21,7 @@ from runner.night.awake import Awake
 from runner.night.notify import NotifyConf, notify
 from runner.night.power import ThisMachine
 from runner.night.schedule import Gate, Schedule, ScheduleConf
+from runner.results.status import read_status
 from runner.session import session
 from runner.signals import Stop
 from runner.types import UserError
@@ -183,7 +186,16 @@ def test_a_run_waits_for_its_window_before_the_model_is_loaded(on, monkeypatch):
 
 def test_a_run_pauses_in_the_middle_frees_the_model_and_goes_on(on, monkeypatch, caplog):
     machine = on(FakeMachine("06:59:50", step_s=1.0))
-    opened = []
+    opened, shown = [], {}
+
+    def sleep(seconds, original=machine.sleep):
+        original(seconds)
+        if machine.slept in (0.5, 8000):
+            shown[machine.slept] = read_status(Path("outputs/run"))["finished"]
+
+    monkeypatch.setattr(machine, "sleep", sleep)
+    monkeypatch.setattr(session, "HOLD_S", 100)
+    monkeypatch.setattr(unsealed, "time", SimpleNamespace(monotonic=lambda: machine.seconds))
     original = session.open_engine
     monkeypatch.setattr(session, "open_engine", lambda *given: opened.append(original(*given)) or opened[-1])
     with caplog.at_level("INFO", "rowmill"):
@@ -194,6 +206,7 @@ def test_a_run_pauses_in_the_middle_frees_the_model_and_goes_on(on, monkeypatch,
     assert "paused: outside schedule.window=22:00-07:00" in caplog.text
     assert Path("told").read_text().split() == ["paused", "resumed", "finished"]
     assert figures["active_s"] < 60  # a pause is no work
+    assert 0 < shown[0.5] < shown[8000] < ROWS  # those that are finished come to be seen, too
 
 
 def test_a_window_that_closes_lets_all_seats_end_their_step_and_give_their_memory_back(on, monkeypatch):

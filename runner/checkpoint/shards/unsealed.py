@@ -68,17 +68,18 @@ class Unsealed:
         """The rows of a shard that are held."""
         return self._rows.get(shard, {})
 
-    def take(self, shard: int, span: tuple[int, int]) -> Iterable[Sequence[Output]]:
-        """The rows [start, stop) of a shard that is complete, some at a time; they are no longer held."""
-        rows = self._rows.pop(shard, {})
-        is_whole = len(rows) == span[1] - span[0]
-        if not is_whole:
-            with self._writer.commit():
-                self.stage()
-            self.add([], are_staged=True)
-        self._new.pop(shard, None)
-        del self._chars[shard]
-        if not is_whole:
-            return batches(read_staged(self._writer.connection, "WHERE row >= ? AND row < ?", span))
-        starts = range(*span, BATCH_ROWS)
-        return ([rows[row] for row in range(at, min(at + BATCH_ROWS, span[1]))] for at in starts)
+    def rows_of(self, shard: int, span: tuple[int, int]) -> Iterable[Sequence[Output]]:
+        """The rows [start, stop) of a shard that is complete, some at a time."""
+        rows = self._rows.get(shard, {})
+        if len(rows) == span[1] - span[0] and self._chars[shard] <= _HELD_CHARS:  # as many as one batch may have
+            starts = range(*span, BATCH_ROWS)
+            return ([rows[row] for row in range(at, min(at + BATCH_ROWS, span[1]))] for at in starts)
+        with self._writer.commit():
+            self.stage()
+        self.add([], are_staged=True)
+        return batches(read_staged(self._writer.connection, "WHERE row >= ? AND row < ?", span))
+
+    def forget(self, shard: int) -> None:
+        """Let go of the rows of a shard that is sealed."""
+        for held in (self._rows, self._new, self._chars):
+            held.pop(shard, None)
