@@ -3,15 +3,15 @@
 Modules:
 __main__    ``python -m runner.cli``: the program ``rowmill`` from a checkout.
 arguments   Arguments that several commands share.
-begin       ``rowmill help init new completion``: what there is to know, files to start from, and keys in a shell.
 commands    The table of ``rowmill``'s commands, grouped as its help shows them.
 completion  Shell completion: the scripts for bash and zsh, and the words that they ask for.
-look        ``rowmill status fleet watch report evaluate diff``: what has become of a run.
+manage      ``rowmill runs``, ``models``, ``cache`` and ``delete``: what lies here, and what is no longer needed.
 model       ``rowmill convert perplexity benchmark tune``: commands about a model rather than about a run.
+output      ``rowmill export`` and ``rowmill repair``: a run's rows for others, and a damaged checkpoint made whole.
 run         ``rowmill run`` and ``rowmill preview``: what makes the rows, and what it would make of them.
-shelf       ``rowmill runs``, ``models``, ``cache`` and ``delete``: what lies here, and what is no longer needed.
-take        ``rowmill export`` and ``rowmill repair``: a run's rows for others, and a damaged checkpoint made whole.
+start       ``rowmill help init new completion``: what there is to know, files to start from, and keys in a shell.
 topics      What ``rowmill help`` and ``conf/README.md`` print: keys from their dataclasses, prose from the docstrings.
+view        ``rowmill status fleet watch report evaluate diff``: what has become of a run.
 worker      The worker: a process that a supervisor started to do what the command line says.
 """
 

@@ -67,6 +67,6 @@ def test_what_a_library_makes_of_ctrl_c_is_one(monkeypatch, capsys):
         finally:
             None.cache.clear()
 
-    monkeypatch.setattr("runner.cli.begin.completion", cleans_up)
+    monkeypatch.setattr("runner.cli.start.completion", cleans_up)
     assert main(["completion", "bash"]) == 130
     assert capsys.readouterr().err.strip() == "rowmill: interrupted"

@@ -9,7 +9,7 @@ import pytest
 
 import runner
 from runner.cli import main
-from runner.cli.take import FORMATS
+from runner.cli.output import FORMATS
 from runner.config.load import load_config
 from runner.session.session import run_session
 from runner.types import UserError
