@@ -7,23 +7,10 @@ import pytest
 
 from runner import run
 from runner.types import UserError
+from tests.support.jobs import own_job
 
 ROWS = "text\na\nb\nc\n"
-JOB = """
-from dataclasses import dataclass
-import pyarrow as pa
-from runner.types import Request
-import wording
-
-@dataclass
-class Shout:
-    def schema(self):
-        return pa.schema([("text", pa.string())])
-
-    def steps(self, row):
-        answer = yield Request()
-        return {"text": wording.END + answer.text}
-"""
+JOB = "import wording\n" + own_job('{"text": wording.END + answer.text}')
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +22,7 @@ def _folder(tmp_path, monkeypatch):
 
 def write(folder, job, end="!"):
     Path(folder, "job").mkdir(parents=True, exist_ok=True)
-    Path(folder, "job", "shout.yaml").write_text("_target_: shout.Shout\n")
+    Path(folder, "job", "shout.yaml").write_text("_target_: shout.Own\n")
     Path(folder, "shout.py").write_text(job)
     Path(folder, "wording.py").write_text(f"END = {end!r}\n")
 

@@ -10,6 +10,7 @@ from jobs.label import Label
 from jobs.synthesize import Synthesize
 from runner.config.hooks import Hooks, check_hooks
 from runner.types import UserError
+from tests.support.jobs import own_job, write_own_job
 
 
 @dataclass
@@ -66,25 +67,6 @@ def test_jobs_have_the_hooks_that_they_define():
     assert synthesize.attempts and synthesize.opens and synthesize.figures and synthesize.surveys is None
 
 
-OWN = """
-from dataclasses import dataclass
-import pyarrow as pa
-from runner.types import Request
-
-@dataclass
-class Own:
-    def schema(self):
-        return pa.schema([("text", pa.string())])
-
-    def steps(self, row):
-        yield Request()
-        return {"text": "a"}
-
-    def HOOK:
-        BODY
-"""
-
-
 @pytest.mark.parametrize(
     ("hook", "body"),
     [
@@ -104,9 +86,7 @@ class Own:
 def test_what_a_hook_raises_is_told_in_one_line_and_nothing_is_tried_again(hook, body, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.csv").write_text("id\n1\n")
-    (tmp_path / "own.py").write_text(OWN.replace("HOOK", hook).replace("BODY", body))
-    (tmp_path / "job").mkdir()
-    (tmp_path / "job/own.yaml").write_text("_target_: own.Own\n")
+    write_own_job(own_job(more=f"\n    def {hook}:\n        {body}\n"), tmp_path)
     words = ["job=own", "dataset=csv", "dataset.path=rows.csv", "prompt.user='{{ id }}'", "run_name=own"]
     with pytest.raises(UserError, match=rf"the job's {hook.partition('(')[0]}\(\) fails:"):
         runner.run([*words, "engine.backend=fake"], str(tmp_path))

@@ -25,6 +25,7 @@ from runner.night.guard import GuardedEngine
 from runner.results.status import read_status
 from runner.sequences import Gauge, Generation, Sequence
 from tests.support import runs
+from tests.support.jobs import own_job, write_own_job
 from tests.support.runs import finished, outcome, rows_of
 from tests.support.world import CountingEngine
 
@@ -130,24 +131,11 @@ def test_a_process_that_stalls_again_and_again_ends_with_3_and_the_line_that_goe
     assert run()[0] == 0
 
 
-OWN = """
-import os
-from dataclasses import dataclass
-import pyarrow as pa
-from runner.types import Request
-
-@dataclass
-class Own:
-    def schema(self):
-        return pa.schema([("label", pa.string())])
-
-    def steps(self, row):
-        yield Request()
-        return {"label": "even" if int(row["id"]) % 2 == 0 else "unheard of"}
-
+JUDGED = """
     def figures(self, run, source):
         return evaluate.label_evaluation(run, source)
 """
+OWN = own_job('{"label": "even" if int(row["id"]) % 2 == 0 else "unheard of"}', '[("label", pa.string())]', JUDGED)
 FAILING = {"raises": "raise KeyError('no such figure')", "kills": "os.abort()", "exits": "os._exit(9)"}
 FAILING["is interrupted"] = "raise KeyboardInterrupt"
 
@@ -156,9 +144,7 @@ FAILING["is interrupted"] = "raise KeyboardInterrupt"
 def test_figures_that_fail_after_the_last_row_change_neither_exit_code_nor_starts_nor_rows(how):
     fail = f"def fail(*all): {FAILING[how]}\nevaluate.evaluate_labels = fail\n"
     spoilt = f"import os\nfrom runner.results import evaluate\n{fail}"
-    Path("own.py").write_text(spoilt + OWN)
-    Path("mine/job").mkdir(parents=True)
-    Path("mine/job/own.yaml").write_text("_target_: own.Own\n")
+    write_own_job(spoilt + OWN)
     code, said, errors = run("--config-dir", "mine", "dataset.gold=id", "job=own")
     assert code == 0, errors
     assert asked("SELECT session, why FROM sessions") == [(1, "finished")]

@@ -30,6 +30,7 @@ from runner.results.quality.verdict import advice, verdict
 from runner.results.run import Run
 from runner.results.show import confusion_table, verdict_lines
 from runner.types import UserError
+from tests.support.jobs import own_job, write_own_job
 
 
 @pytest.fixture(autouse=True)
@@ -287,20 +288,7 @@ def test_the_table_shows_rows_without_a_label_only_if_there_are_some():
     assert " ".join(confusion_table(confusion).split()) == "gold / label ham spam (none) ham 12 3 0 spam 1 9 2"
 
 
-OWN = """
-from dataclasses import dataclass
-import pyarrow as pa
-from runner.types import Request
-
-@dataclass
-class Own:
-    def schema(self):
-        return pa.schema([("label", pa.string())])
-
-    def steps(self, row):
-        yield Request()
-        return {"label": row["said"]}
-"""
+OWN = own_job('{"label": row["said"]}', '[("label", pa.string())]')
 JUDGED = """
     def figures(self, run, source):
         return rowmill.label_evaluation(run, source)
@@ -317,10 +305,8 @@ JUDGED = """
 )
 def test_a_job_of_ones_own_calls_its_figures_as_it_likes(own, kept, tmp_path, capsys):
     Path("said.csv").write_text("said,kind\nham,ham\neggs,ham\n")
-    (tmp_path / "mine/job").mkdir(parents=True)
     figures = f"def figures(self, run, source):\n        nan = float('nan')\n        return {own}\n"
-    (tmp_path / "mine/own.py").write_text(f"{OWN}\n    {figures}")
-    (tmp_path / "mine/job/own.yaml").write_text("_target_: own.Own\n")
+    write_own_job(f"{OWN}\n    {figures}", tmp_path / "mine")
     words = ["job=own", "dataset=csv", "dataset.path=said.csv", "dataset.gold=kind", "engine.backend=fake"]
     words += ["prompt.user='{{ said }}'", "run_name=own", "output.report=true"]
     assert cli.main(["run", "--config-dir", "mine", *words]) == 0
@@ -332,9 +318,7 @@ def test_a_job_of_ones_own_calls_its_figures_as_it_likes(own, kept, tmp_path, ca
 
 def test_input_columns_called_like_a_job_s_are_taken_for_nothing_else(tmp_path, capsys):
     Path("said.csv").write_text("said,kind,confidence,abstained,probabilities\nham,ham,high,no,x\neggs,ham,low,yes,y\n")
-    (tmp_path / "mine/job").mkdir(parents=True)
-    (tmp_path / "mine/own.py").write_text(OWN)
-    (tmp_path / "mine/job/own.yaml").write_text("_target_: own.Own\n")
+    write_own_job(OWN, tmp_path / "mine")
     words = ["job=own", "dataset=csv", "dataset.path=said.csv", "engine.backend=fake", "prompt.user='{{ said }}'"]
     path = run([*words, "run_name=own"], "mine")["path"]
     assert evaluate_run(Path(path), "kind")["accuracy"] == 0.5
@@ -355,9 +339,7 @@ def test_a_job_of_ones_own_says_in_one_line_that_its_labels_are_judged(judged, t
     said, golds = ["ham", "ham", "eggs", "spam"], ["ham", "spam", "ham", "beans"]
     lines = [f"{one},{gold}" for one, gold in zip(said, golds, strict=True)]
     Path("said.csv").write_text("\n".join(["said,kind", *lines]) + "\n")
-    (tmp_path / "mine/job").mkdir(parents=True)
-    (tmp_path / "mine/own.py").write_text(f"import rowmill\n{OWN}{judged}")
-    (tmp_path / "mine/job/own.yaml").write_text("_target_: own.Own\n")
+    write_own_job(f"import rowmill\n{OWN}{judged}", tmp_path / "mine")
     words = ["job=own", "dataset=csv", "dataset.path=said.csv", "dataset.gold=kind", "engine.backend=fake"]
     figures = run([*words, "prompt.user='{{ said }}'", "run_name=own"], "mine")
     assert ("evaluation" in figures) is bool(judged)
@@ -376,10 +358,8 @@ def test_a_job_of_ones_own_says_in_one_line_that_its_labels_are_judged(judged, t
 
 def extracted(rows, schema, tmp_path, **columns):
     """A run of a job that returns what stands in the column ``said``, as JSON, of these rows with ``gold``."""
-    (tmp_path / "mine/job").mkdir(parents=True, exist_ok=True)
-    own = OWN.replace('[("label", pa.string())]', schema).replace('{"label": row["said"]}', 'json.loads(row["said"])')
-    (tmp_path / "mine/own.py").write_text(f"import json\n{own}")
-    (tmp_path / "mine/job/own.yaml").write_text("_target_: own.Own\n")
+    own = own_job('json.loads(row["said"])', schema)
+    write_own_job(f"import json\n{own}", tmp_path / "mine")
     Path("said.jsonl").write_text("".join(json.dumps({"said": json.dumps(a), "gold": b}) + "\n" for a, b in rows))
     words = ["job=own", "dataset=jsonl", "dataset.path=said.jsonl", "dataset.gold=gold", "engine.backend=fake"]
     return run([*words, "prompt.user='{{ said }}'", "run_name=own"], "mine")["path"]

@@ -13,6 +13,7 @@ from runner.cli import main
 from runner.config.load import load_config
 from runner.results.status import read_status
 from runner.session.session import run_session
+from tests.support.jobs import own_job, write_own_job
 from tests.support.page import Page
 from tests.support.runs import StopAfter, overrides, write_rows
 
@@ -59,20 +60,7 @@ def test_what_a_cache_missed_is_a_share_whatever_sessions_came_to():
     assert SessionWork(prompt=100, served=100, shareable=100).missed_share is None
 
 
-OWN = """
-from dataclasses import dataclass
-import pyarrow as pa
-from runner.types import Request
-
-@dataclass
-class Own:
-    def schema(self):
-        return pa.schema([("text", pa.string())])
-
-    def steps(self, row):
-        answer = yield Request()
-        return {"text": answer.text}
-
+FIGURES = """
     def figures(self, run, source):
         return {"rows": 0.5, "job_rows": 1, "report": "mine", "mean": 2}
 """
@@ -80,9 +68,7 @@ class Own:
 
 def test_figures_of_a_job_called_like_the_run_s_own_get_another_name(tmp_path, caplog):
     write_rows(3)
-    (tmp_path / "mine/job").mkdir(parents=True)
-    (tmp_path / "mine/own.py").write_text(OWN)
-    (tmp_path / "mine/job/own.yaml").write_text("_target_: own.Own\n")
+    write_own_job(own_job(more=FIGURES), tmp_path / "mine")
     figures = run(overrides("job=own", "output.report=true"), "mine")
     assert (figures["rows"], figures["job_rows"], figures["job_rows_"], figures["mean"]) == (3, 1, 0.5, 2)
     assert figures["report"].endswith("report.html") and figures["job_report"] == "mine"
