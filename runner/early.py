@@ -42,8 +42,8 @@ def ignore() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-if sys.argv and (sys.argv[0] == "-m" or sys.argv[0].rpartition("/")[2] in ("rowmill", "rowmill-python")):
-    # This is the program, and no other.
-    sys.argv[0] = sys.argv[0].removesuffix("-python")
+_folder, _slash, _name = sys.argv[0].rpartition("/") if sys.argv else ("", "", "")
+if _name in ("rowmill", "python-rowmill") or sys.argv[:1] == ["-m"]:  # this is the program, and no other
+    sys.argv[0] = _folder + _slash + _name.removeprefix("python-")
     signal.signal(signal.SIGINT, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])

@@ -21,8 +21,8 @@ def installed(tmp_path):
     for folder in (tmp_path / "an odd = näme", tmp_path / "bin"):
         folder.mkdir()
         shutil.copy(ROOT / "runner/cli/shell/rowmill", folder)
-        (folder / "rowmill-python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S -c "{SHOW}" "$@"\n')
-        (folder / "rowmill-python").chmod(0o755)
+        (folder / "python-rowmill").write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S -c "{SHOW}" "$@"\n')
+        (folder / "python-rowmill").chmod(0o755)
     (tmp_path / "bin/link").symlink_to("rowmill")
     (tmp_path / "link").symlink_to("bin/link")
     return tmp_path
@@ -38,6 +38,12 @@ def shown(program, **environment):
 @pytest.mark.parametrize("program", ["bin/rowmill", "link", "an odd = näme/rowmill"])
 def test_python_starts_with_ctrl_c_held_back(program, installed):
     assert shown(installed / program) == f"True {['a b', '', 'é=$HOME*']}\n"
+
+
+def test_processes_are_listed_under_the_words_that_were_typed(installed):
+    (installed / "bin/python-rowmill").write_text('#!/bin/sh\necho "$0 $*"\n')
+    done = subprocess.run([installed / "link", "run"], capture_output=True, text=True, check=True)
+    assert "rowmill run" in done.stdout
 
 
 def test_python_starts_so_where_env_cannot_hold_signals_back(installed):
