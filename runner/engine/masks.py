@@ -8,6 +8,7 @@ PyTorch.
 from __future__ import annotations
 
 from functools import cache, lru_cache
+from itertools import takewhile
 from typing import Any, cast
 
 import numpy as np
@@ -24,10 +25,12 @@ class Grammars:
     """The grammars of an engine's sequences over its vocabulary; each is compiled when it is first met.
 
     Without a ``vocabulary`` there are none. llguidance reads it when it is first needed: seconds for 200,000 tokens.
+    Of its tokens the model has the first ``known``; None: all.
     """
 
-    def __init__(self, vocabulary: Vocabulary | None = None) -> None:
+    def __init__(self, vocabulary: Vocabulary | None = None, known: int | None = None) -> None:
         self.vocabulary = vocabulary
+        self.known = known
         self._empty = lru_cache(maxsize=MOST_GRAMMARS)(self._compile)
 
     def start(self, sequence: Sequence) -> Matching | None:
@@ -44,7 +47,7 @@ class Grammars:
             raise ValueError("this engine was opened without a vocabulary: its sequences can have no grammar")
         tokenizer = _tokenizer(self.vocabulary)
         matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0)
-        return Matching(matcher, -(-int(tokenizer.vocab_size) // 32))
+        return Matching(matcher, -(-int(tokenizer.vocab_size) // 32), self.known)
 
 
 @lru_cache(maxsize=2)  # an engine that is released and opened again has the same one
@@ -74,17 +77,18 @@ class Matching:
     """How far a completion has come in its grammar. ``forced`` counts the tokens that the grammar left no choice of.
 
     The grammar ends by itself or at an end token, which is no part of it. A mask of its vocabulary has ``words`` of 32
-    bits.
+    bits. Only the first ``known`` tokens are forced; None: any.
     """
 
-    def __init__(self, matcher: Any, words: int) -> None:
+    def __init__(self, matcher: Any, words: int, known: int | None = None) -> None:
         self.matcher = matcher
         self.words = words
+        self.known = known
         self.forced = 0
 
     def copy(self) -> Matching:
         """Another completion that has come as far, of which nothing was forced."""
-        return Matching(self.matcher.deep_copy(), self.words)
+        return Matching(self.matcher.deep_copy(), self.words, self.known)
 
     def guess(self, token: int) -> Matching | None:
         """Another completion that has one more token; None if that cannot come next."""
@@ -101,6 +105,8 @@ class Matching:
     def force(self, room: int) -> list[int]:
         """The tokens that must come next, at most ``room``; they are taken. None if any would do."""
         tokens: list[int] = list(self.matcher.compute_ff_tokens())[:room] if room > 0 and not self.ended else []
+        if (known := self.known) is not None:
+            tokens = list(takewhile(lambda token: token < known, tokens))
         if tokens and not self.matcher.consume_tokens(tokens):
             return []
         self.forced += len(tokens)

@@ -29,7 +29,7 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
     ``share`` of the usual batch size and KV memory is used.
     """
     from runner.engine.weights import load
-    from runner.models.tensors import context_length
+    from runner.models.tensors import context_length, known_tokens
 
     model, config = load(folder, device, Budget.of(conf, device).limit)
     return batch_engine(
@@ -39,7 +39,7 @@ def open_engine(folder: Path, device: Device, conf: EngineConf, prompter: Prompt
         share=share,
         end_tokens=prompter.end_tokens,
         stopped=stop_at(prompter),
-        grammars=Grammars(prompter.vocabulary),
+        grammars=Grammars(prompter.vocabulary, known_tokens(config)),
         context=context_length(config),
     )
 

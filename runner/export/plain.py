@@ -15,7 +15,8 @@ from runner.data.cells import shown
 from runner.data.columns import free_name
 from runner.plain import to_json
 
-_FORMULA = r"^\s*[=+\-@\t\r|%]"  # how cells begin that Excel, LibreOffice or Google Sheets compute
+# How cells begin that Excel, LibreOffice or Google Sheets compute, full-width signs (in East Asia) and unseen ones too.
+_FORMULA = "^[\\s\\x00\u00a0\u200b\u3000\ufeff]*[=+\\-@\\t\\r|%\uff1d\uff0b\uff0d\uff20]"
 
 
 def flat(table: pa.Table, whole: Sequence[str] = ()) -> pa.Table:

@@ -48,10 +48,11 @@ def sequence_of(
         raise tokens
     if not tokens:
         raise RowError(EMPTY_PROMPT, "it has no tokens")
-    if defaults.known is not None and max(tokens) >= defaults.known:
-        raise RowError(UNKNOWN_TOKEN, f"token {max(tokens)} of its tokenizer is none of the model's {defaults.known:,}")
+    _check_known(tokens, defaults.known)
     if request.choices is not None:
         choices = continuations(tokens, request.choices)
+        if defaults.known is not None:
+            _check_known([token for choice in choices for token in choice], defaults.known)
         choices = choices if request.whole else beginnings(choices)
         return Sequence(key, tokens, 0, choices=choices, cut=_may_cut(request, choices), top=request.top_choices)
     follows = _grammar(request, defaults)
@@ -68,6 +69,11 @@ def sequence_of(
     draws = hashlib.blake2b(repr(seeds).encode(), digest_size=8).digest()
     draw_seed = int.from_bytes(draws, "little")
     return Sequence(key, tokens, max_tokens, sampling, draw_seed, grammar=grammar, **wanted)
+
+
+def _check_known(tokens: list[int], known: int | None) -> None:
+    if known is not None and max(tokens) >= known:
+        raise RowError(UNKNOWN_TOKEN, f"token {max(tokens)} of its tokenizer is none of the model's {known:,}")
 
 
 def _may_cut(request: Request, choices: tuple[tuple[int, ...], ...]) -> bool:

@@ -147,6 +147,12 @@ def weight_count(name: str, tensors: dict[str, Tensor], config: dict[str, Any]) 
     return 0 if last in ("scales", "biases") else math.prod(tensors[name].shape)
 
 
+def known_tokens(config: dict[str, Any]) -> int | None:
+    """How many different tokens the model has; None if its configuration does not say so."""
+    size = (config.get("text_config") or config).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
 def context_length(config: dict[str, Any]) -> int | None:
     """How many tokens the model was made for; None if its configuration does not say."""
     for table in (config, config.get("text_config") or {}):

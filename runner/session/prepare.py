@@ -74,9 +74,12 @@ class Prepared:
     @property
     def known_tokens(self) -> int | None:
         """How many different tokens the model has, where its tokenizer has more; None: as many, or not known."""
-        table = self.model_config.get("text_config") or self.model_config
-        size = table.get("vocab_size")
-        return size if isinstance(size, int) and size < self.prompter.vocabulary.size else None
+        if self.folder is None:
+            return None
+        from runner.models.tensors import known_tokens
+
+        size = known_tokens(self.model_config)
+        return size if size is not None and size < self.prompter.vocabulary.size else None
 
     @cached_property
     def weights(self) -> str | None:

@@ -39,7 +39,7 @@ def test_no_cell_steers_a_terminal(run, tmp_path, monkeypatch, capfd):
 
 def test_a_spreadsheet_computes_nothing_in_a_safe_csv(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cells = ["=1+1", "+1", "-1+2", "@x", "\t=1", " =1", "a=b", "", "5", "'x"]
+    cells = ["=1+1", "+1", "-1+2", "@x", "\t=1", " =1", "\uff1d1", "\u200b=1", "a=b", "", "5", "'x"]
     rows = [{"=name": cell, "n": -1, "text": "x"} for cell in cells]
     Path("d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["run", "job=generate", *shlex.split(DATA), "prompt.user={{ n }}", "output.keep=['=name',n]"]) == 0
@@ -47,5 +47,15 @@ def test_a_spreadsheet_computes_nothing_in_a_safe_csv(tmp_path, monkeypatch):
     assert main(["export", "outputs/x", "safe.csv", "--safe-csv"]) == 0
     plain, safe = (list(csv.DictReader(Path(name).read_text().splitlines())) for name in ("plain.csv", "safe.csv"))
     assert [row["=name"] for row in plain] == cells
-    assert [row["'=name"] for row in safe] == ["'=1+1", "'+1", "'-1+2", "'@x", "'\t=1", "' =1", *cells[6:]]
+    assert [row["'=name"] for row in safe] == [
+        "'=1+1",
+        "'+1",
+        "'-1+2",
+        "'@x",
+        "'\t=1",
+        "' =1",
+        "'\uff1d1",
+        "'\u200b=1",
+        *cells[8:],
+    ]
     assert {row["n"] for row in safe} == {"-1"}

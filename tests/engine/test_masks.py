@@ -99,6 +99,13 @@ def check(vocabulary, done):
             assert re.fullmatch(PATTERNS[i % 5], vocabulary.decode(generation.tokens), re.DOTALL), generation
 
 
+def test_no_token_is_forced_that_the_model_does_not_have(vocabulary):
+    rules = Sequence((0, 0), [], 9, grammar='start: "only"')
+    forced = Grammars(vocabulary).start(rules).force(9)
+    least = Grammars(vocabulary, max(forced))
+    assert least.start(rules).force(9) == forced[: forced.index(max(forced))]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_answers_follow_their_grammars_in_any_batch(vocabulary, grammars, resident, temperature):
     todo = sequences(15, temperature)

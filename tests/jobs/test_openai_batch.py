@@ -346,6 +346,8 @@ def test_a_token_that_the_model_does_not_have_is_an_error():
     assert sequence_of((0, 0), 0, Request(), [9, 1], defaults, None).tokens == [9, 1]
     with pytest.raises(RowError, match="token 10 of its tokenizer is none of the model's 10"):
         sequence_of((0, 0), 0, Request(), [10, 1], defaults, None)
+    with pytest.raises(RowError, match="token 12 of its tokenizer is none of the model's 10"):
+        sequence_of((0, 0), 0, Request(choices=("a", "b")), [9], defaults, lambda *_: ((1, 12), (2,)))
 
 
 def test_variables_of_the_chat_template_can_be_set_by_requests():
