@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -51,6 +52,7 @@ from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_ROW_ER
 _FINAL = (EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE, EXIT_CANNOT_RUN, EXIT_INTERRUPTED)
 _LOOK_SECONDS = 0.5
 _TAIL_BYTES = 8192
+_DESCRIPTOR = re.compile(r"/dev/fd/(\d+)")
 _MAX_RESTARTS = 5  # until a worker says
 _LOADING_SECONDS = 3600.0  # the least patience with a model that loads, which makes no steps
 _START = "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec['path']; \
@@ -67,6 +69,12 @@ def supervise(arguments: list[str], overrides: list[str]) -> int:
         return supervisor.run()
 
 
+def opened_for(arguments: list[str]) -> set[int]:
+    """The descriptors that a shell has opened for a program with these arguments: ``<(zcat mail.csv.gz)`` is one."""
+    named = {int(number) for argument in arguments for number in _DESCRIPTOR.findall(argument)}
+    return {number for number in named if Path(f"/dev/fd/{number}").exists()}
+
+
 class WorkerProcess:
     """A child process of its own process group, so that a signal reaches it once, through the supervisor."""
 
@@ -80,7 +88,7 @@ class WorkerProcess:
         spec |= {"stderr": stderr, "reports": reports, "alive": alive}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _START, json.dumps(spec)],
-            pass_fds=(stderr, reports, alive),
+            pass_fds=(stderr, reports, alive, *opened_for(arguments)),
             stdin=None if is_piped and not death else subprocess.DEVNULL,  # what was read is gone
             stderr=errors,
             process_group=0,

@@ -22,6 +22,7 @@ import pytest
 from runner.checkpoint.deaths import Flight, read_flight
 from runner.machine.facts import boot_id
 from runner.night.guard import GuardedEngine
+from runner.night.supervisor import opened_for
 from runner.results.status import read_status
 from runner.sequences import Gauge, Generation, Sequence
 from tests.support import runs
@@ -483,3 +484,10 @@ def test_an_unreadable_flight_blames_nobody(tmp_path):
     assert read_flight(tmp_path).rows == ()
     (tmp_path / "run.flight").write_bytes(b"\x01" * 20)
     assert read_flight(tmp_path).rows == ()
+
+
+def test_a_run_gets_what_a_shell_has_opened_for_it():
+    mine, others = os.pipe()
+    os.close(others)
+    assert opened_for(["run", f"dataset.path=/dev/fd/{mine}", f"dataset.gold=/dev/fd/{others}", "a=3"]) == {mine}
+    os.close(mine)
