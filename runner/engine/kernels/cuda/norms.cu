@@ -5,18 +5,6 @@
 
 namespace rowmill {
 
-__device__ __forceinline__ float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ float wide(__half x) { return __half2float(x); }
-__device__ __forceinline__ void narrow(float x, __nv_bfloat16* to) { *to = __float2bfloat16_rn(x); }
-__device__ __forceinline__ void narrow(float x, __half* to) { *to = __float2half_rn(x); }
-
-template <typename T>
-__device__ __forceinline__ T rounded(float x) {
-  T to;
-  narrow(x, &to);
-  return to;
-}
-
 // The sum of a number in all threads of a block, of whole warps.
 __device__ __forceinline__ float total(float x, float* shared) {
   for (int i = 16; i; i /= 2) x += __shfl_xor_sync(0xffffffff, x, i);
@@ -48,14 +36,14 @@ __device__ __forceinline__ void add_norm(
       const uint4 one = more[k * PIECES + piece];
       const float weight = CHOSEN ? weights[token * CHOSEN + k] : 1.0f;
 #pragma unroll
-      for (int i = 0; i < 8; i++) added[i] += weight * wide(reinterpret_cast<const T*>(&one)[i]);
+      for (int i = 0; i < 8; i++) added[i] += weight * float(reinterpret_cast<const T*>(&one)[i]);
     }
     uint4 out;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-      const T whole = rounded<T>(wide(reinterpret_cast<const T*>(&eight)[i]) + wide(rounded<T>(added[i])));
+      const T whole = T(float(reinterpret_cast<const T*>(&eight)[i]) + float(T(added[i])));
       reinterpret_cast<T*>(&out)[i] = whole;
-      sums[t][i] = wide(whole);
+      sums[t][i] = float(whole);
       squares += sums[t][i] * sums[t][i];
     }
     reinterpret_cast<uint4*>(sum)[row + piece] = out;
@@ -70,7 +58,7 @@ __device__ __forceinline__ void add_norm(
 #pragma unroll
     for (int i = 0; i < 8; i++)
       reinterpret_cast<T*>(&out)[i] =
-          rounded<T>(wide(reinterpret_cast<const T*>(&eight)[i]) * wide(rounded<T>(sums[t][i] * factor)));
+          T(float(reinterpret_cast<const T*>(&eight)[i]) * float(T(sums[t][i] * factor)));
     reinterpret_cast<uint4*>(normed)[row + piece] = out;
   }
 }
