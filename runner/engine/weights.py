@@ -11,6 +11,7 @@ from typing import Any
 
 from runner.machine.device import Device
 from runner.models import adapters
+from runner.models.quantised import methods
 from runner.models.resolve import check_shards, read_config
 from runner.types import UserError
 from runner.words import first_line, size
@@ -50,7 +51,7 @@ def load(folder: Path, device: Device, limit: int | None = None) -> tuple[Any, d
         log.info("the model is loaded already")
         return _kept[folder, device.kind]
     forget()
-    model, config = load_lazily(folder)
+    model, config = load_lazily(folder, packed=device.kind != "cpu")
     if device.kind == "cpu":
         _to_float32(model)
     adapters.fuse(model)
@@ -87,20 +88,32 @@ def load_plain_tokenizer(folder: Path) -> Any:
         raise UserError(f"the tokenizer in {folder} does not load: {first_line(error)}") from error
 
 
-def load_lazily(folder: Path) -> tuple[Any, dict[str, Any]]:
+def load_lazily(folder: Path, packed: bool = False) -> tuple[Any, dict[str, Any]]:
     """The model as its folder holds it, with its adapter, and its configuration; tensors are read when used.
 
-    Raises UserError.
+    ``packed``: what GPTQ, AWQ and others have quantised stays so, as ``runner.models.quantised`` says; otherwise it is
+    dequantised. Raises UserError.
     """
-    from mlx_lm.utils import load_model
+    from mlx_lm.utils import _get_classes, load_model
 
-    method = (read_config(folder).get("quantization_config") or {}).get("quant_method")
+    config = read_config(folder)
+    settings = methods.settings_of(config)
     check_shards(folder)
+    changed: dict[str, Any] = {}
+    classes = _get_classes
+    if methods.is_ours(folder, config):
+        from runner.models.quantised import loading
+
+        changed = {"quantization": loading.ANY if packed else None, "quantization_config": {}}
+        classes = loading.classes(settings, packed)
     try:
-        loaded: tuple[Any, dict[str, Any]] = load_model(folder, lazy=True, trust_remote_code=False)
+        loaded: tuple[Any, dict[str, Any]] = load_model(
+            folder, lazy=True, model_config=changed, get_model_classes=classes, trust_remote_code=False
+        )
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no weights (model*.safetensors); other formats are not read") from error
     except Exception as error:  # whatever the model's own class meets in a configuration or weights that do not fit
+        method = settings.get("quant_method")
         unable = method or "not supported" in str(error) or "trust_remote_code" in str(error)
         reason = "mlx-lm cannot run it" if unable else "it is damaged or incomplete"
         reason += f", as it is quantised by {method}" if method else ""

@@ -13,6 +13,11 @@ Text is cut into words as the file says; old files do not say it, and are then r
 that says so. A file without a chat template needs the model's ``chat_template.jinja`` in the folder that
 ``rowmill models`` lists.
 
+A folder or a repository may hold weights that others have quantised: GPTQ (AutoRound's, too), AWQ, compressed-tensors,
+FP8, bitsandbytes, NVFP4, MXFP4. Levels in groups, as GPTQ's and AWQ's, stay as they are; what MLX has no such form for
+is rounded to the next more bits that it has, in groups of 32: FP8 to 8, NF4, FP4 and 4 bits ordered by ``desc_act`` to
+5. Not so on a CPU, which computes with the numbers themselves, and ``rowmill convert`` begins with them, too.
+
 ``model=ollama:NAME`` (or NAME:TAG) and ``model=lmstudio:NAME`` take what these programs have downloaded, from where
 they keep it; nothing is written there. Of several quantisations, name one: ``lmstudio:NAME@Q4_K_M``. Of
 Ollama's models the GGUF file alone is read: the chat template is the file's own. ``rowmill models`` lists them, and all
@@ -45,6 +50,7 @@ from runner.cache import cache_dir, publish
 from runner.models import adapters, installed
 from runner.models.gguf.pieces import all_pieces, content_hash, gguf_files, is_gguf, name_of
 from runner.models.hub import MODEL_FILES, Address, address_of, snapshot
+from runner.models.quantised import methods
 from runner.models.recipes import ModelConf, model_path
 from runner.models.tensors import same_tensors
 from runner.models.transfer import Bar
@@ -228,6 +234,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a model folder: it has no config.json") from None
     if not isinstance(config, dict) or "model_type" not in config:
         raise UserError(f"{folder / 'config.json'} has no model_type")
+    if not config.keys() & {"quantization", "quantization_config"} and (told := methods.told_beside(folder, config)):
+        config["quantization_config"] = told
     generation = folder / "generation_config.json"
     found = _read_json(generation) if generation.is_file() else {}
     if not isinstance(found, dict):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runner.models.caches import Caches, recurrent_caches
+from runner.models.quantised import methods
 
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_heads", "n_head")
 _CONTEXT = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions", "seq_length", "n_ctx")
@@ -114,7 +115,7 @@ def _head_bytes(width: int, number_bytes: int, bits: int | None) -> int:
 def weight_bytes(folder: Path, config: dict[str, Any], kind: str | None = None) -> int | None:
     """What the weights take once loaded on a device: as stored, or on a CPU as float32; None if they are unreadable.
 
-    Without a ``kind`` of device: as stored.
+    Without a ``kind`` of device: as stored. Raises UserError, exit code 3, for weights that nothing here reads.
     """
     try:
         tensors = read_tensors(folder)
@@ -122,6 +123,8 @@ def weight_bytes(folder: Path, config: dict[str, Any], kind: str | None = None) 
         return None
     if not tensors:
         return None
+    if kind is not None and kind != "cpu" and methods.is_ours(folder, config):
+        return sum(methods.loaded_bytes(name, tensors, methods.settings_of(config)) for name in tensors)
     if kind != "cpu":
         return sum(tensor.size_bytes for tensor in tensors.values())
     return 4 * sum(weight_count(name, tensors, config) for name in tensors)
@@ -136,6 +139,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def weight_count(name: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> int:
     """How many numbers a tensor stands for once it is dequantised; 0 for the scales that go into another."""
     layer, _, last = name.rpartition(".")
+    settings = methods.settings_of(config)
+    if settings and (held := methods.count(name, tensors, settings)) is not None:
+        return held
     scales = tensors.get(f"{layer}.scales")
     if scales is None:
         return math.prod(tensors[name].shape)
