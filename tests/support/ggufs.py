@@ -57,7 +57,7 @@ def random_model(model_type, **changes):
     module = importlib.import_module(f"mlx_lm.models.{model_type}")
     model = module.Model(module.ModelArgs.from_dict(config))
     if config["tie_word_embeddings"] and hasattr(model, "sanitize"):
-        model.sanitize({})
+        model.sanitize({name: one for name, one in tree_flatten(model.parameters()) if not name.startswith("lm_head.")})
     weights = {name: mx.random.normal(array.shape) * 0.3 for name, array in tree_flatten(model.parameters())}
     model.load_weights(list(weights.items()))
     return model, config

@@ -6,7 +6,7 @@ of a Q4_K block the scale of its neighbour, and is not used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -72,6 +72,16 @@ def _own_form(kind: Kind) -> Form:
     return Form(next((width for width in WIDTHS if 8 * size / weights <= width), WIDTHS[-1]), exact=False)
 
 
+def joined_form(forms: Sequence[Form]) -> Form:
+    """The form of one parameter whose rows come from tensors of these forms: plain numbers if any of them are."""
+    if any(form.bits is None for form in forms):
+        return Form(None)
+    if len({form[:3] for form in forms}) == 1:
+        return forms[0]._replace(exact=all(form.exact for form in forms))
+    widest = max(forms, key=lambda form: form.bits or 0)
+    return Form(widest.bits, widest.group_size, exact=all(form.exact and form.mode == "affine" for form in forms))
+
+
 def decode(tensor: ReaderTensor, dtype: mx.Dtype, form: Form | None = None) -> dict[str, mx.array]:
     """The tensor's arrays by the last part of their names: weight, and scales and biases if it is quantised.
 
@@ -82,7 +92,7 @@ def decode(tensor: ReaderTensor, dtype: mx.Dtype, form: Form | None = None) -> d
     parts = []
     for rows in _chunks(tensor):
         if form.exact and form.bits:
-            parts.append(_quantised(rows, kind))
+            parts.append(_quantised(rows, kind, form.bits))
             continue
         plain = mx.array(rows.astype(np.float32) if kind == Kind.F64 else quants.dequantize(rows, kind))
         if form.bits:
@@ -112,13 +122,13 @@ def _joined(arrays: list[mx.array]) -> mx.array:
     return whole
 
 
-def _quantised(rows: npt.NDArray[np.uint8], kind: Kind) -> dict[str, mx.array]:
-    """Rows [R, bytes] as MLX's quantised weight, scales and biases."""
+def _quantised(rows: npt.NDArray[np.uint8], kind: Kind, held: int) -> dict[str, mx.array]:
+    """Rows [R, bytes] as MLX's quantised weight of ``held`` bits, the type's or more, scales and biases."""
     blocks = np.ascontiguousarray(rows).view(_LAYOUTS[kind])
     parts = blocks.dtype.names or ()
     levels = _levels(blocks)
     bits = 8 if "levels" in parts else 5 if "high" in parts else 4
-    weight = mx.array(_packed(levels.reshape(len(rows), -1), bits))
+    weight = mx.array(_packed(levels.reshape(len(rows), -1), held))
     if "exponent" in parts:
         return {"weight": weight, "scales": mx.array(np.ascontiguousarray(blocks["exponent"]))}
     scales = blocks["d"].astype(np.float32)[..., None]

@@ -19,7 +19,7 @@ import yaml
 from gguf import GGMLQuantizationType
 
 from runner.models.gguf.architectures import architecture_of, config_of
-from runner.models.gguf.blocks import GROUP_SIZE, Form, WrongBlocksError, form_of
+from runner.models.gguf.blocks import GROUP_SIZE, Form, WrongBlocksError
 from runner.models.gguf.file import GGUFFile
 from runner.models.gguf.layout import Slot, slots
 from runner.models.gguf.pieces import CONVERSION
@@ -31,12 +31,14 @@ from runner.words import first_line
 SHARD_BYTES = 1 << 29  # what is held in memory at once
 # Settings that shapes of tensors say, too, or that change nothing here.
 _SAID_TWICE = (
-    "vocab_size",
     "feed_forward_length",
     "expert_feed_forward_length",
     "expert_shared_feed_forward_length",
     "rope.dimension_count",
     "rope.scaling.finetuned",
+    "expert_shared_count",
+    "leading_dense_block_count",
+    "vocab_size",
 )
 
 Tell = Callable[[int | str], None]
@@ -73,7 +75,7 @@ def convert_gguf(asked: Asked, tell: Tell = lambda read: None) -> None:
     settings = tokenizer_config(vocabulary, config["max_position_embeddings"])
     if "chat_template" not in settings:
         tell("the file has no chat template: a run needs prompt.chat=false, or a chat_template.jinja in the new folder")
-    forms = {slot: _form(slot, asked) for slot in found}
+    forms = {slot: slot.form(asked.bits, asked.group_size or GROUP_SIZE) for slot in found}
     dtype = _dtype(file, forms)
     check_room(folder.parent.parent, sum(_bytes(slot, form, dtype) for slot, form in forms.items()))
     _write_weights(file, forms, folder, dtype, tell)
@@ -82,12 +84,6 @@ def convert_gguf(asked: Asked, tell: Tell = lambda read: None) -> None:
     _write_json(folder / "tokenizer_config.json", settings)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     _write_conversion(file, forms, folder, tokenizer.encode(check.TEXT).ids, tell)
-
-
-def _form(slot: Slot, asked: Asked) -> Form:
-    if slot.tensor is None or slot.leaf != "weight" or slot.layer.endswith("norm"):
-        return Form(None)
-    return form_of(slot.tensor, asked.bits, asked.group_size or GROUP_SIZE)
 
 
 def _dtype(file: GGUFFile, forms: dict[Slot, Form]) -> mx.Dtype:
@@ -118,7 +114,7 @@ def _write_weights(file: GGUFFile, forms: dict[Slot, Form], folder: Path, dtype:
             written.append(_write_shard(folder, len(written), shard))
             shard = {}
         shard |= arrays
-        tell(int(slot.tensor.n_bytes) if slot.tensor else 0)
+        tell(slot.bytes_read)
     written.append(_write_shard(folder, len(written), shard))
     for at, path in enumerate(written):
         name = f"model-{at + 1:05d}-of-{len(written):05d}.safetensors" if len(written) > 1 else "model.safetensors"
@@ -172,10 +168,10 @@ def _write_conversion(file: GGUFFile, forms: dict[Slot, Form], folder: Path, ids
 
 def _kinds(forms: dict[Slot, Form]) -> Iterator[tuple[str, str]]:
     """Each type of tensors with what they became."""
-    for slot, form in sorted(forms.items(), key=lambda pair: pair[0].tensor.tensor_type.name if pair[0].tensor else ""):
-        if slot.tensor is not None:
-            how = f"{form.bits} bits in groups of {form.group_size}" + (", rounded" if not form.exact else "")
-            yield slot.tensor.tensor_type.name, how if form.bits else "plain numbers"
+    pairs = [(tensor.tensor_type.name, form) for slot, form in forms.items() for tensor in slot.tensors]
+    for kind, form in sorted(pairs, key=lambda pair: pair[0]):
+        how = f"{form.bits} bits in groups of {form.group_size}" + (", rounded" if not form.exact else "")
+        yield kind, how if form.bits else "plain numbers"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

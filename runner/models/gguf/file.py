@@ -80,28 +80,45 @@ class GGUFFile:
         return value
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """A setting of the architecture, the same for all layers; UserError where it is not, or is lacking."""
+        """A setting of the architecture, the same for all layers that have it, those without having 0 in a list.
+        UserError where it is not, or is lacking.
+        """
         key = f"{self.architecture}.{name}"
         value = self.need(key) if default is None else self.get(key, default)
-        if isinstance(value, list):
-            if len(set(value)) != 1:
-                raise self.error(f"{key} differs from layer to layer")
-            return value[0]
-        return value
+        if not isinstance(value, list):
+            return value
+        values = set(value) - {0} or {0}
+        if len(values) != 1:
+            raise self.error(f"{key} differs from layer to layer")
+        return values.pop()
+
+    def of_first_layer(self, name: str, default: Any = None) -> Any:
+        """A setting of the architecture in its first layer, whatever it is in others."""
+        value = self.optional(name)
+        return value[0] if isinstance(value, list) else self.setting(name, default)
 
     def optional(self, name: str) -> Any:
         """A setting of the architecture, None where the file lacks it."""
         return self.get(f"{self.architecture}.{name}")
 
     def has(self, *names: str) -> bool:
-        """Whether a tensor of the first layer has one of these names."""
-        return any(f"blk.0.{name}" in self.tensors for name in names)
+        """Whether any layer has a tensor of one of these names."""
+        return any(self.layers_with(name) for name in names)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, rows first."""
         if name not in self.tensors:
             raise self.error(f"it lacks the tensor {name}")
         return tuple(int(n) for n in reversed(self.tensors[name].shape))
+
+    def layers_with(self, name: str) -> list[int]:
+        """The layers that have a tensor ``name``, in their order."""
+        parts = (tensor.split(".", 2) for tensor in self.tensors if tensor.startswith("blk."))
+        return sorted(int(number) for _, number, rest in parts if rest == name)
+
+    def layer_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of ``name`` in the first layer that has it; UserError where none has."""
+        return self.shape(f"blk.{next(iter(self.layers_with(name)), 0)}.{name}")
 
     def unused(self) -> list[str]:
         """The settings of the architecture that nobody has asked for."""

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from gguf import quants
 from mlx.utils import tree_map, tree_unflatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.mla import MultiLinear, QuantizedMultiLinear
 from mlx_lm.utils import dequantize_model, load_model
 
 from runner.machine.sums import normaliser
@@ -23,6 +26,7 @@ from runner.models.gguf.layout import Slot
 from runner.models.gguf.reader import rows_of
 
 TOKENS = 256
+_MATRICES = (nn.Embedding, nn.Linear, nn.QuantizedEmbedding, nn.QuantizedLinear)
 _ROWS = 8192  # of the head's matrix, dequantised at a time
 
 
@@ -53,16 +57,44 @@ class Perplexities(NamedTuple):
 def _perplexity(folder: Path, replaced: dict[str, Slot], ids: list[int]) -> float:
     model, _ = load_model(folder, lazy=True, trust_remote_code=False)
     model.set_dtype(mx.float32)
-    inner: Any = model.model
-    for at, layer in enumerate(inner.layers):
-        own = {name.removeprefix(f"model.layers.{at}."): slot for name, slot in replaced.items()}
-        inner.layers[at] = _Layer(layer, {name: slot for name, slot in own.items() if not name.startswith("model.")})
-    inner.embed_tokens = _Matrix(inner.embed_tokens, replaced.get("model.embed_tokens"))
-    if hasattr(model, "lm_head"):
-        model.lm_head = _Matrix(model.lm_head, replaced.get("lm_head"))
-    logits = model(mx.array([ids[:-1]]))[0]
+    layers, prefix = _layers(model)
+    for at, layer in enumerate(layers):
+        start = f"{prefix}.{at}."
+        layers[at] = _Layer(layer, {name.removeprefix(start): one for name, one in replaced.items() if start in name})
+    for name, module in model.named_modules():
+        if isinstance(module, _MATRICES) and not name.startswith(f"{prefix}."):
+            parent, _, leaf = name.rpartition(".")
+            _put(model, parent, leaf, _Matrix(module, replaced.get(name)))
+    cache = make_prompt_cache(model)
+    logits = model(mx.array([ids[:-1]]), cache=cache)[0]
     losses = normaliser(logits) - mx.take_along_axis(logits, mx.array(ids[1:])[:, None], axis=-1)[:, 0]
     return math.exp(np.array(losses).mean(dtype=np.float64))
+
+
+def _layers(model: nn.Module) -> tuple[list[Any], str]:
+    """The list of the model's layers, and what it is called."""
+    for name, module in model.named_modules():
+        if isinstance(found := module.get("layers"), list):
+            return found, f"{name}.layers".strip(".")
+    raise ValueError(f"{type(model).__module__} has no layers")
+
+
+def _put(model: nn.Module, parent: str, leaf: str, value: Any) -> None:
+    inner: Any = model
+    for part in filter(None, parent.split(".")):
+        inner = inner[int(part)] if part.isdigit() else inner[part]
+    inner[int(leaf) if leaf.isdigit() else leaf] = value
+
+
+def _dequantise(layer: nn.Module) -> None:
+    """Let all matrices be plain numbers; mlx-lm's own function leaves those of latent keys and values as they are."""
+    dequantize_model(layer)
+    for name, module in layer.named_modules():
+        if isinstance(module, QuantizedMultiLinear):
+            plain = MultiLinear(1, 1, 1)
+            options = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+            plain.weight = mx.dequantize(module.weight, module.scales, module.get("biases"), **options)
+            layer.update_modules(tree_unflatten([(name, plain)]))
 
 
 class _Layer:
@@ -76,7 +108,7 @@ class _Layer:
 
     def __call__(self, *given: Any, **named: Any) -> mx.array:
         layer = self._layer
-        dequantize_model(layer)
+        _dequantise(layer)
         for name, slot in self._replaced.items():
             (weight,) = slot.arrays(mx.float32, Form(None)).values()
             layer.update(tree_unflatten([(f"{name}.weight", weight)]))
@@ -88,10 +120,11 @@ class _Layer:
 
 
 class _Matrix:
-    """The embedding, or the head: some rows at a time, from the model or from the file's tensor."""
+    """An embedding, a head or another matrix outside of the layers: some rows at a time, from the model or the file."""
 
     def __init__(self, module: Any, slot: Slot | None):
-        self._module, self._tensor = module, slot.tensor if slot else None
+        self._module, self._slot = module, slot
+        self._tensor = slot.whole if slot else None
 
     def __call__(self, x: mx.array) -> mx.array:
         """The rows of ids, or the product with the matrix."""
@@ -99,7 +132,7 @@ class _Matrix:
 
     def as_linear(self, x: mx.array) -> mx.array:
         """The product with the matrix."""
-        count = self._tensor.data.shape[0] if self._tensor is not None else self._module.weight.shape[0]
+        count = self._module.weight.shape[0]
         parts = []
         for start in range(0, count, _ROWS):
             parts.append(x @ self._rows(mx.arange(start, min(start + _ROWS, count))).T)
@@ -111,6 +144,9 @@ class _Matrix:
             stored = rows_of(self._tensor, np.array(ids).ravel())
             return mx.array(quants.dequantize(stored, self._tensor.tensor_type)).reshape(*ids.shape, -1)
         module = self._module
+        if self._slot is not None:
+            (whole,) = self._slot.arrays(mx.float32, Form(None)).values()
+            return whole[ids]
         rows: mx.array = module.weight[ids]
         if "scales" not in module:
             return rows

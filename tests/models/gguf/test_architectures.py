@@ -321,7 +321,7 @@ def test_gpt_oss_as_ollama_converted_it_becomes_the_same_model(tmp_path):
 def test_an_architecture_that_is_not_known_is_named_with_those_that_are(tmp_path):
     path = ggufs.write(tmp_path / "a.gguf", "mamba", {"mamba.block_count": 2}, {"token_embd.weight": np.ones((4, 32))})
     with pytest.raises(
-        UserError, match=r"architecture mamba is not known \(known: cohere2, .*gpt-oss.*qwen3moe"
+        UserError, match=r"architecture mamba is not known \(known: bailingmoe2, .*gpt-oss.*qwen3moe"
     ) as raised:
         convert_gguf(Asked(str(path), str(tmp_path)))
     assert raised.value.exit_code == 3 and "\n" not in str(raised.value)

@@ -79,6 +79,37 @@ def test_runs_of_spaces_that_are_tokens_of_their_own_are_found_before_words(tmp_
         assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.parametrize("text", ["the boat of  the\n\nthere, é 漢 <end_of_turn>\nthe", " a\tthe", "", "\n \n"])
+def test_a_vocabulary_of_gemma_4_merges_as_the_file_lists(tmp_path, text):
+    """Gemma 4's own tokenizer: spaces spelled as a sign, no prefix, bytes for what is no token."""
+    from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+
+    merges = ["t h", "th e", "▁ t", "▁t h", "▁th e", "o f", "▁ of", "i n", "▁ ▁", "\n \n"]
+    tokens = [*SPECIAL, *BYTES, *dict.fromkeys([*PIECES, "▁th", "of", "\n", "\n\n", *"tofheina"])]
+    kinds = [2, 3, 3, 3, 3] + [6] * 256 + [1] * (len(tokens) - len(SPECIAL) - 256)
+    keys = {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    ids = {token: at for at, token in enumerate(tokens)}
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    own = Tokenizer(models.BPE(ids, pairs, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    own.normalizer = normalizers.Replace(" ", "▁")
+    own.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    own.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    own.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL[1:]])
+    tokenizer, _ = made(tmp_path, keys, "gemma4")
+    found = tokenizer.encode(text)
+    assert found.ids == [1, *own.encode(text).ids]
+    assert tokenizer.decode(found.ids[1:], skip_special_tokens=False) == text
+
+
 def test_the_tokenizer_splits_digits_and_knows_special_tokens(tmp_path):
     tokenizer, vocabulary = made(tmp_path, ggufs.BYTE_LEVEL)
     tokens = tokenizer.encode("<|im_start|>\n\n12 a<|im_end|>").tokens

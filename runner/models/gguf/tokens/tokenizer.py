@@ -1,7 +1,8 @@
 """The tokenizer of a GGUF file, built from its own vocabulary, as the files that transformers reads.
 
 ``gpt2`` vocabularies merge bytes, by the merges that the file lists; ``llama`` vocabularies (SentencePiece) merge
-characters, by the scores of what comes out, and spell what is left over in bytes.
+characters, by the scores of what comes out, and spell what is left over in bytes. ``gemma4`` vocabularies are as the
+latter, but list their merges.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from runner.models.gguf.file import GGUFFile
 from runner.models.gguf.tokens.splits import SPLITS, Split
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # values of tokenizer.ggml.token_type
+_KINDS = ("gpt2", "llama", "gemma4")
 _SPACE = "\u2581"  # SentencePiece's spelling of a space
 
 # Ends of a turn and of a text that a file may forget to name, as llama.cpp knows them.
@@ -29,10 +31,8 @@ class Vocabulary:
         """Raises UserError for a kind that is not known, and for a vocabulary that cannot be one."""
         self.file = file
         self.kind = file.need("tokenizer.ggml.model")
-        if self.kind not in ("gpt2", "llama"):
-            raise file.error(
-                f"tokenizer {self.kind} is not known (known: gpt2 and llama, byte-level and SentencePiece)"
-            )
+        if self.kind not in _KINDS:
+            raise file.error(f"tokenizer {self.kind} is not known (known: {', '.join(_KINDS)})")
         self.tokens = [token or f"[EMPTY_{at}]" for at, token in enumerate(file.need("tokenizer.ggml.tokens"))]
         self.types = file.get("tokenizer.ggml.token_type") or [_NORMAL] * len(self.tokens)
         if len(self.types) != len(self.tokens):
@@ -80,7 +80,7 @@ class Vocabulary:
         return token in self.ids and self.types[self.ids[token]] == _CONTROL
 
     def _split(self) -> Split:
-        if self.kind == "llama":
+        if self.kind != "gpt2":
             return Split()
         name = self._pre()
         if name not in SPLITS:
@@ -127,8 +127,9 @@ def _chat_template(file: GGUFFile) -> str | list[dict[str, str]] | None:
 
 def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
     file, split = vocabulary.file, vocabulary.split
-    merges = [tuple(merge.split(" ", 1)) for merge in file.need("tokenizer.ggml.merges")]
-    tokenizer = Tokenizer(models.BPE(vocabulary.ids, merges, **({"ignore_merges": True} if split.whole else {})))
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary.ids, _listed_merges(file), **({"ignore_merges": True} if split.whole else {}))
+    )
     if normalizer := split.normalizer():
         tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = split.pre_tokenizer(bool(file.get("tokenizer.ggml.add_space_prefix", False)))
@@ -137,12 +138,19 @@ def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
     return tokenizer
 
 
+def _listed_merges(file: GGUFFile) -> list[tuple[str, str]]:
+    parts = (merge.split(" ", 1) for merge in file.need("tokenizer.ggml.merges"))
+    return [(first, second) for first, second in parts]
+
+
 def _sentence_piece(vocabulary: Vocabulary) -> Tokenizer:
     ids = {_spaced(vocabulary, at): at for at in range(len(vocabulary.tokens))}
-    model = models.BPE(ids, _merges(vocabulary, ids), unk_token=vocabulary.special("unknown"), fuse_unk=True)
+    listed = vocabulary.kind == "gemma4"
+    merges = _listed_merges(vocabulary.file) if listed else _merges(vocabulary, ids)
+    model = models.BPE(ids, merges, unk_token=vocabulary.special("unknown"), fuse_unk=True)
     model.byte_fallback = True
     tokenizer = Tokenizer(model)
-    prefix = bool(vocabulary.file.get("tokenizer.ggml.add_space_prefix", True))
+    prefix = bool(vocabulary.file.get("tokenizer.ggml.add_space_prefix", not listed))
     spaces = normalizers.Replace(" ", _SPACE)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if prefix else spaces
     back = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -179,7 +187,7 @@ def _add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
             behind = {"rstrip": True} if swallows and token not in ("<s>", "<|endoftext|>") else {}
             control.append(AddedToken(token, normalized=False, special=True, **behind))
         elif kind == _USER_DEFINED:
-            spaced = _spaced(vocabulary, at) if vocabulary.kind == "llama" else token
+            spaced = _spaced(vocabulary, at) if vocabulary.kind != "gpt2" else token
             others.append(AddedToken(spaced, normalized=spaced != token))
     tokenizer.add_special_tokens(control)
     tokenizer.add_tokens(others)

@@ -1,0 +1,126 @@
+"""Architectures all of whose layers are attention and one feed-forward layer."""
+
+from __future__ import annotations
+
+from runner.models.gguf.file import GGUFFile
+from runner.models.gguf.settings.common import Config, biases, experts, rotated, scaled, unscaled, window_period
+from runner.models.gguf.settings.rotary import rope_scaling
+
+
+def llama(file: GGUFFile, base: Config) -> Config:
+    return {**biases(file), **scaled(file, base)}
+
+
+def ministral(file: GGUFFile, base: Config) -> Config:
+    scaling = rope_scaling(file, base["head_dim"], base["rope_theta"]) or {"rope_type": "default"}
+    # llama.cpp's rotation cancels the factor that both of these give.
+    scaling |= {key: file.setting("rope.scaling.yarn_log_multiplier", 0.0) for key in ("mscale", "mscale_all_dim")}
+    original = file.setting("rope.scaling.original_context_length", base["max_position_embeddings"])
+    own = {
+        "rope_theta": base["rope_theta"],
+        "llama_4_scaling_beta": file.setting("attention.temperature_scale"),
+        "original_max_position_embeddings": original,
+    }
+    return {"rope_parameters": scaling | own}
+
+
+def phi3(file: GGUFFile, base: Config) -> Config:
+    original = file.setting("rope.scaling.original_context_length", base["max_position_embeddings"])
+    return {
+        "intermediate_size": file.shape("blk.0.ffn_down.weight")[1],
+        "partial_rotary_factor": file.setting("rope.dimension_count", base["head_dim"]) / base["head_dim"],
+        "original_max_position_embeddings": original,
+        **scaled(file, base),
+    }
+
+
+def granite(file: GGUFFile, base: Config, rotates: bool = True) -> Config:
+    """``rotates``: whether positions are rotated in mlx-lm's model."""
+    if file.setting("rope.scaling.finetuned", True) != rotates:
+        raise file.error("it rotates no positions")
+    return {
+        "logits_scaling": file.setting("logit_scale"),
+        "attention_multiplier": file.setting("attention.scale", base["head_dim"] ** -0.5),
+        "embedding_multiplier": file.setting("embedding_scale", 1.0),
+        "residual_multiplier": file.setting("residual_scale", 1.0),
+        "attention_bias": False,
+        "mlp_bias": False,
+        **biases(file),
+        **scaled(file, base),
+        **(experts(file, "num_local_experts") if file.optional("expert_count") else {}),
+    }
+
+
+def olmo3(file: GGUFFile, base: Config) -> Config:
+    period = window_period(file, 4)
+    layers = range(base["num_hidden_layers"])
+    return {
+        "sliding_window": file.setting("attention.sliding_window"),
+        "layer_types": ["full_attention" if (at + 1) % period == 0 else "sliding_attention" for at in layers],
+        **scaled(file, base),
+    }
+
+
+def cohere(file: GGUFFile, base: Config) -> Config:
+    """Command R."""
+    return {
+        "layer_norm_eps": base["rms_norm_eps"],
+        "logit_scale": file.setting("logit_scale"),
+        "use_qk_norm": file.has("attn_q_norm.weight"),
+        **unscaled(file, base),
+    }
+
+
+def cohere2(file: GGUFFile, base: Config) -> Config:
+    """Command R7B and its like."""
+    window = {
+        "sliding_window": file.setting("attention.sliding_window"),
+        "sliding_window_pattern": window_period(file, 4),
+    }
+    return {**cohere(file, base), **window}
+
+
+def exaone(file: GGUFFile, base: Config) -> Config:
+    own = {"num_layers": base["num_hidden_layers"], "layer_norm_epsilon": base["rms_norm_eps"]}
+    return {**own, **scaled(file, base)}
+
+
+def exaone4(file: GGUFFile, base: Config) -> Config:
+    window = file.setting("attention.sliding_window", 0)
+    return {
+        "sliding_window": window,
+        "sliding_window_pattern": "L" * (window_period(file, 4) - 1) + "G" if window else "",
+        "rope_scaling": rope_scaling(file, base["head_dim"], base["rope_theta"]) or {"rope_type": "default"},
+    }
+
+
+def ernie(file: GGUFFile, base: Config) -> Config:
+    return {"use_bias": file.has("attn_q.bias", "attn_output.bias", "ffn_up.bias"), **unscaled(file, base)}
+
+
+def glm4(file: GGUFFile, base: Config) -> Config:
+    own = {"attention_bias": file.has("attn_q.bias"), "partial_rotary_factor": rotated(file, base)}
+    return {**own, **unscaled(file, base)}
+
+
+def hunyuan(file: GGUFFile, base: Config) -> Config:
+    """Its stretched positions are part of the base frequency already."""
+    return {"use_qk_norm": file.has("attn_q_norm.weight"), **biases(file), **unscaled(file, base)}
+
+
+def minicpm(file: GGUFFile, base: Config) -> Config:
+    return {
+        "scale_emb": file.setting("embedding_scale"),
+        "scale_depth": file.setting("residual_scale") * base["num_hidden_layers"] ** 0.5,
+        "dim_model_base": base["hidden_size"] / file.setting("logit_scale"),
+        **scaled(file, base),
+    }
+
+
+def nemotron(file: GGUFFile, base: Config) -> Config:
+    own = {"norm_eps": base["rms_norm_eps"], "hidden_act": "relu2", "partial_rotary_factor": rotated(file, base)}
+    return {**own, **biases(file), **scaled(file, base)}
+
+
+def starcoder2(file: GGUFFile, base: Config) -> Config:
+    return {"norm_epsilon": base["rms_norm_eps"], **unscaled(file, base)}
