@@ -210,6 +210,43 @@ def test_an_object_of_several_parts_has_their_properties_and_no_others():
         assert set(one["x"]) == {"id"}
 
 
+D_OR_E = {
+    "anyOf": [
+        {"type": "object", "properties": {"d": {"type": "integer"}}, "required": ["d"]},
+        {"properties": {"e": {"type": "string", "maxLength": 3}}, "required": ["e"]},
+    ]
+}
+K = {"type": "object", "properties": {"k": {"enum": ["x", "y"]}}, "required": ["k"]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [K, D_OR_E]},
+        {"allOf": [{"allOf": [D_OR_E, {"description": "either"}]}, K]},
+        {**K, "allOf": [{"$ref": "#/$defs/either"}]},
+        {**K, "$ref": "#/$defs/either"},
+        {"allOf": [K, {"title": "a title"}], **D_OR_E},
+        {"allOf": [K, D_OR_E, {"oneOf": [{"required": ["k"]}, {"required": ["z"]}]}]},
+    ],
+)
+def test_alternatives_in_a_part_of_an_object_are_those_of_the_whole(schema):
+    found = answers({**schema, "$defs": {"either": D_OR_E}})
+    assert {frozenset(one) - {"k", "z"} for one in found} == {frozenset("d"), frozenset("e")}
+    for one in found:
+        assert isinstance(one.get("d", 0), int) and isinstance(one.get("e", ""), str)
+
+
+def test_alternatives_beside_a_part_that_names_nothing_are_closed():
+    for one in answers({"allOf": [{"description": "either"}], **D_OR_E}):
+        assert one.keys() in ({"d"}, {"e"})
+
+
+def test_a_column_of_which_parts_say_what_excludes_each_other_is_text():
+    either = {"anyOf": [{"properties": {"b": {"type": "integer"}}, "required": ["b"]}, {"required": ["c"]}]}
+    assert types({"properties": {"b": {"enum": ["p", "q"]}}, "required": ["b"], "allOf": [either]})["b"] == "string"
+
+
 def test_required_properties_need_no_schema():
     assert all(set(one) == {"a"} for one in answers({"required": ["a"]}))
     assert types({"type": "object", "properties": {"a": {"type": "null"}}, "required": ["b"]}).keys() == {"a", "b"}

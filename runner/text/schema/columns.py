@@ -166,6 +166,8 @@ def _both(columns: list[Column]) -> Column:
         return replace(_objects(some, _both), open=any(column.open for column in columns))
     if kinds == {"array"}:
         return Column("array", inner=_both([column.inner for column in some if column.inner]))
+    if not any(kinds - {"null"} <= alike for alike in ({some[0].kind}, _NUMBERS, _TEXTS)):
+        return _ANY  # an alternative that excludes the others
     return next((one for kind in _NARROWEST for one in some if one.kind == kind), some[0])
 
 

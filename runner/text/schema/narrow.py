@@ -29,6 +29,7 @@ _SHARED = ("$schema", "$defs", "definitions", "components")
 _DEFINED = ("$defs", "definitions")
 _BOUNDS: tuple[tuple[str, Callable[[list[Any]], Any]], ...] = (("minimum", max), ("maximum", min))
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_MOST_COPIES = 64  # of what is said of all alternatives
 _LARGE = 10**18  # as a limit of numbers that need not be whole, grammars take it or crash
 _LOOK = re.compile(r"\?<?[=!]")
 _ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
@@ -147,17 +148,15 @@ class Narrowing:
             return True
         return bool(_SHAPE & schema.keys() and (beside or parts)) or bool(parts and beside)
 
-    def _mixed(self, schema: dict[str, Any]) -> dict[str, Any]:
+    def _mixed(self, schema: dict[str, Any], seen: tuple[str, ...] = (), copies: int = 1) -> dict[str, Any]:
         """An object that several subschemas describe: the alternatives outside, each with all that is said of it."""
-        word = next((one for one in _CHOICES if isinstance(schema.get(one), list)), None)
-        if word is not None:
-            shared = {one: schema[one] for one in schema if one in _SHARED}
-            rest = {one: value for one, value in schema.items() if one != word and one not in shared}
-            if not self._names(rest):
-                return self._inner(schema, True)
-            made = self._inner(shared, False)
-            return {**made, "anyOf": [self._mixed({"allOf": [rest, one]}) for one in schema[word]]}
         names = self._names(schema)
+        found = self._choice(schema, seen) if names else None
+        if found is not None and copies * len(found[1]) <= _MOST_COPIES:
+            rest, some, seen = found
+            shared = {one: rest.pop(one) for one in _SHARED if one in rest}
+            parts = [self._mixed({"allOf": [rest, one]}, seen, copies * len(some)) for one in some]
+            return {**self._inner(shared, False), "anyOf": parts}
         made = self._inner(schema, True)
         if (kind := implied_type(schema)) is not None:
             made["type"] = kind
@@ -166,6 +165,24 @@ class Narrowing:
             made["properties"] = {**own, **{name: {} for name in names if name not in own}}
             made["additionalProperties"] = False
         return _bounded(schema, made)
+
+    def _choice(self, schema: Any, seen: tuple[str, ...]) -> tuple[dict[str, Any], list[Any], tuple[str, ...]] | None:
+        """A schema without the first choice in what it is made of, that choice, and the pointers followed to it."""
+        if not isinstance(schema, dict):
+            return None
+        if word := next((one for one in _CHOICES if isinstance(schema.get(one), list)), None):
+            return {one: value for one, value in schema.items() if one != word}, schema[word], seen
+        reference, parts = schema.get("$ref"), list(schema.get("allOf", ()))
+        if isinstance(reference, str) and reference not in seen:
+            place = target(reference, self.root)
+            inner = {one: value for one, value in place.items() if one not in _SHARED} if place is self.root else place
+            if found := self._choice(inner, (*seen, reference)):
+                rest = {one: value for one, value in schema.items() if one != "$ref"}
+                return {**rest, "allOf": [*parts, found[0]]}, *found[1:]
+        for number, part in enumerate(parts):
+            if found := self._choice(part, seen):
+                return {**schema, "allOf": [*parts[:number], found[0], *parts[number + 1 :]]}, *found[1:]
+        return None
 
     def _names(self, schema: Any, seen: tuple[str, ...] = ()) -> list[str] | None:
         """The properties that a subschema names; None where others are allowed in so many words."""
