@@ -47,6 +47,13 @@ def test_wide_characters_without_a_mark_and_without_ascii_are_told(tmp_path, cap
         assert f"a.txt is read as {encoding}" in caplog.text
 
 
+@pytest.mark.parametrize("text", ["a", "ok", "aa\n", "1\n1\n1\n"])
+@pytest.mark.parametrize("encoding", WIDE)
+def test_ascii_in_wide_characters_is_told_however_short_it_is(text, encoding):
+    assert told(text.encode(encoding), "utf-8") == encoding
+    assert told(text.encode(encoding), encoding) is told(b"", "utf-8") is told(b"", encoding) is None
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -71,7 +71,7 @@ def _read(head: bytes, encoding: str) -> str | None:
 def _is_usual(head: bytes, encoding: str, fewest: int = 0) -> bool:
     """Whether bytes read in an encoding of wide characters are a text of usual ones, all but one in ten."""
     text = _read(head, encoding)
-    if text is None or len(set(text)) < fewest or "\0" in text:
+    if text is None or "\0" in text or len(set(text)) < (min(fewest, 1) if text.isascii() else fewest):
         return False
     rare = sum(not (char.isprintable() or char.isspace()) for char in text)
     if not codecs.lookup(encoding).name.startswith("utf-32"):
