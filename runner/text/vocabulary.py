@@ -30,7 +30,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _OTHER_TEMPLATES = ("tool_use", "rag")  # those of Command R for other tasks
 _KNOWN_ENDS = ("<|return|>", "<|call|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>")
 BYTE_CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n\n{% endfor %}"
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 
@@ -103,19 +103,10 @@ class TransformersVocabulary:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """See Vocabulary."""
-        if not texts:
-            return []
-        encoded = self._tokenizer(
-            texts,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            split_special_tokens=False,
-            verbose=False,
-        )
         # One object for each number: prompts that wait then take 8 bytes a token, not 36.
         known = self._known.setdefault
-        return [[known(number, number) for number in ids] for ids in cast(list[list[int]], encoded["input_ids"])]
+        found = [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [list(map(known, ids, ids)) for ids in found]
 
     def encode_marked(self, texts: list[str]) -> list[list[int]]:
         """See Vocabulary: the same pipeline, with the control tokens under their marked names."""
@@ -164,8 +155,7 @@ class TransformersVocabulary:
 
     def decode(self, ids: Sequence[int], control: bool = False) -> str:
         """See Vocabulary."""
-        text = self._tokenizer.decode(list(ids), skip_special_tokens=not control, clean_up_tokenization_spaces=False)
-        return cast(str, text)
+        return cast(str, self._backend.decode(list(ids), skip_special_tokens=not control))
 
     def spell(self, id: int) -> bytes | None:
         """See Vocabulary: known for byte-level vocabularies."""
@@ -192,7 +182,8 @@ class TransformersVocabulary:
 
     def _leading_ids(self) -> list[int]:
         """What the tokenizer puts before a text; what it puts after one would end the prompt and is left out."""
-        with_added = self._tokenizer("a", verbose=False)["input_ids"]
+        with_added = self._tokenizer("a", verbose=False)["input_ids"]  # which leaves no truncation and no padding on
+        self._backend.encode_special_tokens = False
         bare = self.encode(["a"])[0]
         for at in range(len(with_added) - len(bare) + 1):
             if with_added[at : at + len(bare)] == bare:

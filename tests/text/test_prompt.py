@@ -90,6 +90,19 @@ def test_marked_texts_encode_as_the_tokenizer_does_and_others_as_characters(part
     assert vocabulary.decode(plain) == text
 
 
+def test_a_tokenizer_cuts_and_fills_up_no_prompt_and_takes_no_control_token_apart():
+    """Whatever its own file says of that; ids and texts are those that `transformers` gives."""
+    tokenizer, text = small_tokenizer(), "<|im_start|>user\nhello<|im_end|>\n"
+    tokenizer.split_special_tokens = True
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=50)
+    vocabulary = TransformersVocabulary(tokenizer)
+    found = vocabulary.encode([text, "a"])
+    assert found == [ids_of(small_tokenizer(), one) for one in (text, "a")]
+    assert vocabulary.decode(found[0], control=True) == text
+    assert vocabulary.decode(found[0]) == small_tokenizer().decode(found[0], skip_special_tokens=True)
+
+
 _cache = []
 
 
