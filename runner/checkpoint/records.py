@@ -7,7 +7,7 @@ import json
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -67,30 +67,33 @@ class Record(NamedTuple):
         """Whether it answers no row, so that the next one that asks the same can have it as its own."""
         return self.row < PRELUDE
 
-    def values(self) -> tuple[Any, ...]:
-        """The table's columns; a failed request has no digest, so that its answer is never reused."""
-        row, number, digest, completion, seat = self
-        body = to_body(completion)
-        return *with_crc(row, number, digest if completion.error is None else None, body), seat
-
     @classmethod
     def of(cls, row: int, number: int, digest: bytes | None, body: str, crc: int, seat: int | None = None) -> Record:
-        """The inverse of ``values``. Raises DamagedError if they are not what was written."""
+        """The inverse of ``completion_rows``. Raises DamagedError if they are not what was written."""
         checked("completions", row, number, digest, body, crc)
         return cls(row, number, digest, from_body(body), seat)
 
 
-def to_body(completion: Completion) -> str:
-    """A completion as text; very many scores that are numbers of 32 bits are packed."""
-    said = completion.to_json()
-    scores = said.get("logprobs") or ()
-    if len(scores) > MANY_SCORES and (packed := pack_floats(scores)) is not None:
-        said["logprobs"] = packed
-    return to_json(said)
+def completion_rows(records: Sequence[Record]) -> list[tuple[Any, ...]]:
+    """Rows of the table; a failed request has no digest, so that its answer is never reused."""
+    bodies = to_bodies([record.completion for record in records])
+    pairs = zip(records, bodies, strict=True)
+    rows = [(one[0], one[1], one[2] if one[3].error is None else None, body) for one, body in pairs]
+    return [(*row, record[4]) for row, record in zip(with_crcs(rows), records, strict=True)]
+
+
+def to_bodies(completions: Iterable[Completion]) -> list[str]:
+    """Each completion as text; very many scores that are numbers of 32 bits are packed."""
+    said = [completion.to_json() for completion in completions]
+    for one in said:
+        scores = one.get("logprobs", ())
+        if len(scores) > MANY_SCORES and (packed := pack_floats(scores)) is not None:
+            one["logprobs"] = packed
+    return to_jsons(said)
 
 
 def from_body(body: str) -> Completion:
-    """The inverse of ``to_body``."""
+    """The inverse of ``to_bodies``."""
     said = json.loads(body)
     if isinstance(scores := said.get("logprobs"), str):
         said["logprobs"] = unpack_floats(scores)
@@ -116,7 +119,13 @@ def unpack_floats(text: str) -> tuple[float, ...]:
 
 def with_crc(*values: Any) -> tuple[Any, ...]:
     """A table's row with its CRC-32 as the last column, which reveals bits that have flipped on the disk."""
-    return *values, zlib.crc32((_JOINED[len(values)] % values).encode("utf-8", "replace"))
+    return with_crcs([values])[0]
+
+
+def with_crcs(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Each row of a table as ``with_crc`` has it."""
+    form = _JOINED[len(rows[0])] if rows else ""
+    return [(*row, zlib.crc32((form % row).encode("utf-8", "replace"))) for row in rows]
 
 
 def checked(table: str, *row: Any) -> tuple[Any, ...]:
@@ -157,13 +166,9 @@ class Staged(NamedTuple):
         """What its completions took."""
         return Usage._make(self[2:8])
 
-    def values(self) -> tuple[Any, ...]:
-        """The table's columns."""
-        return with_crc(*self)
-
     @classmethod
     def of(cls, *values: Any) -> Staged:
-        """The inverse of ``values``. Raises DamagedError if they are not what was written."""
+        """A row of the table without its CRC. Raises DamagedError if they are not what was written."""
         return cls._make(checked("staged", *values))
 
 
@@ -302,6 +307,15 @@ def _plain(value: Any) -> Any:
 
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain).encode
+
+
+def to_jsons(objects: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``to_json`` of each; many small ones take half the time together."""
+    text = encode(objects)
+    parts = text[2:-2].split("},{")
+    if len(parts) == len(objects) and clean(text) is text:  # it stands between them, and nowhere else
+        return [f"{{{part}}}" for part in parts]
+    return [to_json(one) for one in objects]
 
 
 def to_json(value: Any) -> str:

@@ -154,7 +154,7 @@ class Store:
         become U+FFFD in outputs (completions keep them, for replay). Raises sqlite3.IntegrityError if a (row, number)
         or a row is committed twice, ValueError for a row out of range; then nothing is committed.
         """
-        answers = [record.values() for record in completions]
+        answers = records.completion_rows([*completions])
         rows = shards.fitting(self._checked(finished), self._layout)
         totals = self._totals.plus(rows).plus_tokens(one.output.usage for one in rejected)
         is_due = self._unsealed.is_due(rows)

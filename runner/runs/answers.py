@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from runner.cache import cache_dir
-from runner.checkpoint.records import checked, from_body, to_body, with_crc
+from runner.checkpoint.records import checked, from_body, to_bodies, with_crcs
 from runner.disk.errors import DamagedError
 from runner.types import Completion, UserError
 from runner.words import first_line
@@ -103,10 +103,9 @@ class Answers:
         if self._connection is None or self._is_read_only or not (new or used or hits):
             return
         today = int(time.time()) // DAY
-        rows = []
-        for key in sorted(new):
-            body, crc = with_crc(key, to_body(new[key]))[1:]
-            rows.append((key, today, body, crc))
+        new = dict(sorted(new.items()))
+        bodies = to_bodies(new.values())
+        rows = [(key, today, body, crc) for key, body, crc in with_crcs([*zip(new, bodies, strict=True)])]
         with self._tolerant("written"), self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", rows)

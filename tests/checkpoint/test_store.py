@@ -22,7 +22,7 @@ from runner.checkpoint import counts, records
 from runner.checkpoint import store as store_module
 from runner.checkpoint.identity import column_list, output_columns
 from runner.checkpoint.lease import fresh_dir
-from runner.checkpoint.records import Output, Record, Rejected, from_body, to_body, unpack_floats
+from runner.checkpoint.records import Output, Record, Rejected, from_body, to_bodies, to_json, to_jsons, unpack_floats
 from runner.checkpoint.shards import columns, unsealed
 from runner.checkpoint.shards import layout as shards
 from runner.checkpoint.shards.columns import fitting, staged, staged_type, table
@@ -314,17 +314,31 @@ def test_a_recorded_completion_is_there_when_record_returns_and_comes_back_equal
         assert store.recorded(range(7)) == {}
 
 
+def test_json_of_many_is_that_of_each():
+    odd = [{"a": "},{"}, {"a": [{}, {}]}, {"a": "\ud800"}, {"a": {"b": "}"}}, {}, {1: 0.5}]
+    for some in [], odd, odd[3:], [{}, {}], *([one] for one in odd):
+        assert to_jsons(some) == [to_json(one) for one in some]
+
+
+VALUES = [9 * "\1", 9 * '"', "é\U0001f600", 5e-324, -1.7976931348623157e308, False, None, {"\1": True}, [{}], 10**30]
+
+
+@pytest.mark.parametrize("value", [*VALUES, 5000 * "x", 5000 * "\1"])
+def test_rows_that_wait_are_taken_for_no_less_than_their_json(value):
+    assert unsealed._chars([Output(0, {"a": value})]) >= unsealed._ROW_CHARS + len(to_json({"a": value}))
+
+
 @pytest.mark.parametrize(("count", "most"), [(1000, 21_000), (10_000, 54_000)])
 def test_scores_of_very_many_choices_take_few_bytes_each_and_come_back_equal(count, most):
     scores = np.random.default_rng(0).normal(-20, 4, count)
     scores[-3:] = -np.inf, 0.0, -1e-30
     completion = Completion(finish_reason="choice", **score_fields(scores, None))
-    body = to_body(completion)
+    (body,) = to_bodies([completion])
     assert len(body) < most
     assert from_body(body) == completion
     assert completion.logprobs == pytest.approx(scores.tolist(), rel=1e-7)
     odd = Completion(logprobs=(0.1,) * count)  # as an earlier version kept them
-    assert from_body(to_body(odd)) == odd
+    assert from_body(*to_bodies([odd])) == odd
     assert unpack_floats("004kL004mh00000") == (1.0, -np.inf, 0.0)  # as an earlier version packed them
 
 

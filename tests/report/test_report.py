@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from runner import open_run
-from runner.checkpoint.records import Staged
+from runner.checkpoint.records import Staged, with_crcs
 from runner.cli import main
 from runner.report import charts, write_report
 from runner.report.charts import bars, histogram, reliability
@@ -175,7 +175,7 @@ def test_an_unfinished_run_has_a_report_too(folder):
     with sqlite3.connect(folder / "outputs/mail/run.db") as connection:  # as if 12 rows were staged, 8 not done
         connection.execute("DELETE FROM shards")
         body = '{"label":"ham","confidence":0.75,"probabilities":{"ham":0.75,"spam":0.25}}'
-        rows = [Staged(i, None, 10, 0, 0, "choice", 0, None, body).values() for i in range(12)]
+        rows = with_crcs([Staged(i, None, 10, 0, 0, "choice", 0, None, body) for i in range(12)])
         connection.executemany(f"INSERT INTO staged VALUES ({', '.join('?' * 10)})", rows)
     page = Page(write_report(folder / "outputs/mail").read_text())
     text = " ".join("".join(page.text).split())

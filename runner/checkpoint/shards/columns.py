@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from runner.checkpoint.records import Output, Staged, clean, encode, pack_floats, unpack_floats
+from runner.checkpoint.records import Output, Staged, clean, encode, pack_floats, to_jsons, unpack_floats
 from runner.checkpoint.shards.layout import USAGE, ShardLayout, wide_type, with_texts
 from runner.text.schema.formats import READ
 from runner.types import Columns, UserError
@@ -63,9 +63,11 @@ def _fitting(rows: Sequence[Columns], layout: ShardLayout) -> list[Columns] | No
     return records
 
 
-def staged(outputs: Iterable[Output]) -> Iterator[Staged]:
+def staged(outputs: Sequence[Output]) -> list[Staged]:
     """Rows that fit as the checkpoint holds them."""
-    return (Staged(row, error, *usage, clean(encode(columns))) for row, columns, error, usage in outputs)
+    bodies = to_jsons([output.columns for output in outputs])
+    pairs = zip(outputs, bodies, strict=True)
+    return [Staged(row, error, *usage, body) for (row, _, error, usage), body in pairs]
 
 
 def staged_type(rows: Sequence[Columns], column: str, name: str) -> pa.DataType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import math
 import sqlite3
 import time
@@ -9,11 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from runner.checkpoint.database import Writer
-from runner.checkpoint.records import Output, read_staged
+from runner.checkpoint.records import Output, encode, read_staged, with_crcs
 from runner.checkpoint.shards.columns import BATCH_CHARS, BATCH_ROWS, batches, staged
 
 _ROW_CHARS = 500  # that a row takes beside its columns
 _HELD_CHARS = BATCH_CHARS  # less would be a batch in a shard that is read again, too
+_SHORT = 2000  # characters of a row that need not be counted exactly
 _INSERT = "INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -34,7 +36,7 @@ class Unsealed:
     def check(self, rows: Iterable[int]) -> None:
         """Raise sqlite3.IntegrityError for a row that is held."""
         for row in rows:
-            if row in self.within(row // self._shard_rows):
+            if row in self._rows.get(row // self._shard_rows, ()):
                 raise sqlite3.IntegrityError(f"row {row} is finished already")
 
     def is_due(self, more: Sequence[Output] = ()) -> bool:
@@ -45,24 +47,24 @@ class Unsealed:
     def stage(self, more: Iterable[Output] = ()) -> None:
         """Stage what is held, and ``more``, inside the caller's transaction."""
         rows = [row for some in self._new.values() for row in some]
-        self._writer.connection.executemany(_INSERT, (row.values() for row in staged([*rows, *more])))
+        self._writer.connection.executemany(_INSERT, with_crcs(staged([*rows, *more])))
 
     def add(self, rows: Iterable[Output], *, are_staged: bool) -> Counter[int]:
         """Hold rows, which are staged as all before them if the transaction with ``stage`` succeeded; by shard."""
-        added = Counter[int]()
+        by_shard = defaultdict[int, list[Output]](list)
         for row in rows:
-            shard = row.row // self._shard_rows
-            added[shard] += 1
-            self._rows[shard][row.row] = row
-            self._new[shard].append(row)
-            self._chars[shard] += 2 * len(repr(row.columns)) + _ROW_CHARS  # more than it takes in JSON
+            by_shard[row.row // self._shard_rows].append(row)
+        for shard, some in by_shard.items():
+            self._rows[shard].update((row.row, row) for row in some)
+            self._new[shard] += some
+            self._chars[shard] += _chars(some)
         if are_staged:
             self._new.clear()
             self._staged_at = time.monotonic()
             if self._chars.total() > _HELD_CHARS:
                 self._rows.clear()
                 self._chars.clear()
-        return added
+        return Counter({shard: len(some) for shard, some in by_shard.items()})
 
     def within(self, shard: int) -> Iterable[int]:
         """The rows of a shard that are held."""
@@ -83,3 +85,10 @@ class Unsealed:
         """Let go of the rows of a shard that is sealed."""
         for held in (self._rows, self._new, self._chars):
             held.pop(shard, None)
+
+
+def _chars(rows: Sequence[Output]) -> int:
+    """What rows take, and their columns no less than in JSON."""
+    columns = [row.columns for row in rows]
+    chars = 6 * len(marshal.dumps(columns, 2))  # of which JSON has 6 for a byte at most; 2: nothing is left out
+    return _ROW_CHARS * len(rows) + (chars if chars < _SHORT * len(rows) else len(encode(columns)))
