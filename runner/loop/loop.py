@@ -35,7 +35,6 @@ class OtherAnswers(Protocol):
     def keep(self, answers: Iterable[tuple[bytes, Completion]]) -> None: ...
 
 
-Answer = tuple[Key, Completion]
 Asked = tuple[Task, int, Request]
 
 
@@ -59,12 +58,10 @@ class Loop:
     tasks: dict[int, Task] = field(default_factory=dict)  # unfinished rows that were read, in order
     last: int = 0  # row read
     reported: bool = False  # of the first exception that a job did not mean to raise
-    asked: dict[Key, Sequence] = field(default_factory=dict)  # sequences in the plan or the engine
-    digests: dict[Key, bytes] = field(default_factory=dict)  # of the requests without an answer on disk
-    twins: dict[bytes, list[Key]] = field(default_factory=dict)  # requests that wait for an identical one's answer
-    answers: list[Answer] = field(default_factory=list)  # to be committed
+    asked: dict[Key, tuple[Sequence, bytes]] = field(default_factory=dict)  # in the plan or the engine, with digests
+    twins: dict[bytes, tuple[Key, ...]] = field(default_factory=dict)  # who waits for an identical one
+    answers: list[Record] = field(default_factory=list)  # to be committed
     thoughts_ended: int = 0  # because of their length
-    seats: dict[Key, int] = field(default_factory=dict)  # of a fleet, which gave these answers
     outputs: list[Output] = field(default_factory=list)  # rows finished, to be committed
 
     def work(self, tick: Callable[[], None] = lambda: None) -> None:
@@ -96,18 +93,14 @@ class Loop:
         tick()
         return not self.stopped()
 
-    def _commit(self) -> list[Answer]:
+    def _commit(self) -> list[Record]:
         """Put the answers and outputs that are to hand on disk."""
         answers, self.answers = self.answers, []
         outputs, self.outputs = self.outputs, []
-        records = [self._record(*answer) for answer in answers]
-        self.feed.record(records, outputs)
+        self.feed.record(answers, outputs)
         if self.others is not None:
-            self.others.keep((one.digest, one.completion) for one in records if one.digest and _is_computed(one))
+            self.others.keep((one.digest, one.completion) for one in answers if one.digest and _is_computed(one))
         return answers
-
-    def _record(self, key: Key, completion: Completion) -> Record:
-        return Record(*key, self.digests.pop(key, None), completion, self.seats.pop(key, None))
 
     def _read(self) -> None:
         """Open rows until the window is full, some at a time."""
@@ -132,12 +125,12 @@ class Loop:
             return 0
         return self.window - len(self.tasks) - len(self.outputs)
 
-    def _resume(self, answers: list[Answer]) -> None:
+    def _resume(self, answers: list[Record]) -> None:
         """Give committed answers to their jobs."""
-        touched = [self.tasks[row] for (row, _), _ in answers]
+        touched = [self.tasks[one.row] for one in answers]
         asked = []
-        for ((_, number), completion), task in zip(answers, touched, strict=True):
-            asked += [(task, n, request) for n, request in task.answer(number, completion)]
+        for one, task in zip(answers, touched, strict=True):
+            asked += [(task, number, request) for number, request in task.answer(one.number, one.completion)]
         self._ask(asked)
         self._collect(touched)
 
@@ -205,11 +198,10 @@ class Loop:
         first: dict[bytes, Sequence] = {}
         waiting: list[Sequence] = []
         for sequence, digest in wanted:
-            self.digests[sequence.key] = digest
             if digest in self.twins:
-                self.twins[digest].append(sequence.key)
+                self.twins[digest] += (sequence.key,)
             else:
-                self.twins[digest] = []
+                self.twins[digest] = ()
                 first[digest] = sequence
         own = self.store.lookup(first) if first else {}
         known = {digest: record.completion for digest, record in own.items()}
@@ -218,11 +210,11 @@ class Loop:
         for digest, sequence in first.items():
             if digest not in known:
                 waiting.append(sequence)
+                self.asked[sequence.key] = sequence, digest
             elif digest in own and own[digest].is_free:
-                self._answer(sequence.key, known[digest])
+                self._answer(sequence.key, digest, known[digest])
             else:
-                self._answer(sequence.key, self._again(known[digest]))
-        self.asked.update((sequence.key, sequence) for sequence in waiting)
+                self._answer(sequence.key, digest, self._again(known[digest]))
         self.plan.add(waiting)
 
     def _sequences(self, requests: list[Asked]) -> Iterator[tuple[Task, int, Sequence | None, bytes]]:
@@ -234,7 +226,8 @@ class Loop:
                 origin = self.feed.origin(task.index) if task.is_row else task.index
                 sequence = sequence_of(key, origin, request, tokens, self.defaults, self.prompter.continuations)
             except Exception as problem:  # a job's own choices: only its row is at fault
-                self.answers.append((key, Completion(finish_reason="error", error=_why(problem))))
+                failed = Completion(finish_reason="error", error=_why(problem))
+                self.answers.append(Record(*key, None, failed))
                 yield task, number, None, b""
                 continue
             yield task, number, sequence, digest_of(sequence)
@@ -252,11 +245,10 @@ class Loop:
             return RowError.read(_why(problem))
 
     def _receive(self, generation: Generation) -> None:
-        sequence = self.asked.pop(generation.key)
-        if generation.seat is not None:
-            self.seats[generation.key] = generation.seat
+        sequence, digest = self.asked.pop(generation.key)
         if generation.error is not None:
-            self._answer(generation.key, Completion(finish_reason="error", error=generation.error))
+            failed = Completion(finish_reason="error", error=generation.error)
+            self._answer(generation.key, digest, failed, generation.seat)
             return
         answer = self.prompter.read(generation.tokens, sequence)
         self.thoughts_ended += self.prompter.channels.was_ended(generation.tokens, sequence.tokens)
@@ -273,13 +265,13 @@ class Loop:
             likeliest=generation.likeliest,
             others=generation.others,
         )
-        self._answer(generation.key, completion)
+        self._answer(generation.key, digest, completion, generation.seat)
 
-    def _answer(self, key: Key, completion: Completion) -> None:
+    def _answer(self, key: Key, digest: bytes, completion: Completion, seat: int | None = None) -> None:
         """Hand out a completion to its request and to those that asked the same meanwhile."""
-        self.answers.append((key, completion))
-        for twin in self.twins.pop(self.digests.get(key, b""), []):
-            self.answers.append((twin, self._again(completion)))
+        self.answers.append(Record(*key, digest, completion, seat))
+        for twin in self.twins.pop(digest, ()):
+            self.answers.append(Record(*twin, digest, self._again(completion)))
 
     def _again(self, completion: Completion) -> Completion:
         """The answer to a request that is identical to one computed: nothing of its prompt was."""

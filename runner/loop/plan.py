@@ -31,8 +31,8 @@ _KEY, _AGE, _WORK = map(itemgetter, range(3))
 class Interval(NamedTuple):
     """Sorted sequences [start, stop) that share their first ``depth`` tokens, a node of the prefix trie."""
 
-    depth: int
     start: int
+    depth: int
     stop: int
 
 
@@ -103,14 +103,17 @@ class Plan:
         """The next ``count`` sequences, or all that wait; sets their ``boundaries``."""
         taken: list[Sequence] = []
         while len(taken) < count and self._count:
-            one = self._next.popleft() if self._next else self._planned()
-            sequence = one.sequence
-            if sequence.ahead:
-                self._await(one)
-            self._account(one.key, sequence)
-            taken.append(sequence)
-            self._count -= 1
-            self.tokens -= len(sequence.tokens)
+            some = [self._next.popleft()] if self._next else self._planned(count - len(taken))
+            for one in some:
+                if one.sequence.ahead:
+                    self._await(one)
+                if one.sequence.boundaries:
+                    self._account(one.key, one.sequence.boundaries)
+            taken += [one.sequence for one in some]
+            tokens = sum([len(one.sequence.tokens) for one in some])
+            self._count -= len(some)
+            self.tokens -= tokens
+            self.taken += tokens
         return taken
 
     def serve(self, tokens: int) -> None:
@@ -119,16 +122,18 @@ class Plan:
         self.shareable += tokens
         self.served += tokens
 
-    def _planned(self) -> Waiting:
-        """The next one in the order of the plan."""
+    def _planned(self, most: int) -> list[Waiting]:
+        """The next ones in the order of the plan, of one group."""
         if 2 * len(self._new) >= self._count:
             self._plan()
         self._last = group = self._groups[0]
-        one = group.members.popleft()
-        one.sequence.boundaries = _inside(group.boundaries, len(one.sequence.tokens))
+        count = min(most, len(group.members), self._count - 2 * len(self._new))  # then it is time for another plan
+        some = [group.members.popleft() for _ in range(count)]
+        for one in some:
+            one.sequence.boundaries = _inside(group.boundaries, len(one.sequence.tokens))
         if not group.members:
             self._groups.popleft()
-        return one
+        return some
 
     def _await(self, one: Waiting) -> None:
         """Remember what the engine holds for the row's later requests, the longest prefix first."""
@@ -176,13 +181,12 @@ class Plan:
         self._new.clear()
         self._age += 1
 
-    def _account(self, key: bytes, sequence: Sequence) -> None:
-        self.taken += len(sequence.tokens)
-        if sequence.boundaries is not self._boundaries:  # neighbours in a group have the very same tuple
-            self._boundaries = sequence.boundaries
-            self._prefixes = [_hash(key, boundary) for boundary in sequence.boundaries]
+    def _account(self, key: bytes, boundaries: tuple[int, ...]) -> None:
+        if boundaries is not self._boundaries:  # neighbours in a group have the very same tuple
+            self._boundaries = boundaries
+            self._prefixes = [_hash(key, boundary) for boundary in boundaries]
         start = 0
-        for boundary, prefix in zip(sequence.boundaries, self._prefixes, strict=True):
+        for boundary, prefix in zip(boundaries, self._prefixes, strict=True):
             if prefix in self._seen:
                 self.shareable += boundary - start
             elif len(self._seen) == MOST_SEEN:
@@ -242,7 +246,7 @@ def plan_boundaries(keys: list[bytes], work: list[int], costs: Costs) -> list[tu
         shared.append(depth)
     total = [0, *accumulate(work)]
     boundaries: list[tuple[int, ...]] = [()] * len(keys)
-    for depth, start, stop in sorted(_intervals(shared), key=lambda node: (node.start, node.depth)):
+    for start, depth, stop in sorted(_intervals(shared)):
         path = boundaries[start]
         depth = min(depth, len(keys[start]) // TOKEN_BYTES - 1)  # a sequence holds back its last token
         saved = (depth - (path[-1] if path else 0)) * (stop - start - 1)
@@ -260,7 +264,7 @@ def _intervals(shared: list[int]) -> list[Interval]:
         start = place
         while stack and stack[-1][0] > depth:
             deeper, start = stack.pop()
-            found.append(Interval(deeper, start, place + 1))
+            found.append(Interval(start, deeper, place + 1))
         if depth > (stack[-1][0] if stack else 0):
             stack.append((depth, start))
     return found
