@@ -108,22 +108,16 @@ class LocalLink:
 
 
 class SeatProcess:
-    """A child process of its own process group: no signal from the terminal reaches it. ``first``: see ``opening``."""
+    """A child process of its own process group: no signal from the terminal reaches it. ``first``: see ``opening``.
+
+    GoneError if it cannot be started.
+    """
 
     def __init__(self, first: bytes, environment: Mapping[str, str]) -> None:
-        self._pipe, theirs = multiprocessing.Pipe()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
-        start = json.dumps({"path": sys.path, "pipe": theirs.fileno()})
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, start],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._said,
-                process_group=0,
-                env=environment,
-            )
+        try:
+            self._start(environment)
+        except OSError as error:
+            raise GoneError(f"because no process can be started ({error})") from error
         with contextlib.suppress(OSError):  # it has died: ``answer`` tells how
             self._pipe.send_bytes(first)
 
@@ -145,6 +139,21 @@ class SeatProcess:
         """Close what led to it."""
         self._pipe.close()
         self._said.close()
+
+    def _start(self, environment: Mapping[str, str]) -> None:
+        self._pipe, theirs = multiprocessing.Pipe()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
+        start = json.dumps({"path": sys.path, "pipe": theirs.fileno()})
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START, start],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+                process_group=0,
+                env=environment,
+            )
 
     def _end(self) -> GoneError:
         try:

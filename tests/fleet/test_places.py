@@ -145,13 +145,20 @@ def test_why_ray_gave_a_seat_up_is_said():
     dead = "The actor died unexpectedly before finishing this task.\n\tclass_name: Relay\nThe actor is dead because "
     gone = dead + "all references to the actor were removed including lineage ref count.\nThe actor never ran - it was"
     assert refusal.told(RuntimeError(gone)).is_final and "RAY_AUTH_MODE" in refusal.told(RuntimeError(gone)).why
-    for said, why in [
-        (dead + "its worker process has died. Worker exit type: SYSTEM_ERROR", "because its worker process has died"),
-        ("Something else\nhappened", "of what Ray calls: happened"),
+    died = dead + "its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Common causes are: "
+    low = "Task was killed due to the node running low on memory."
+    for said, memory, why in [
+        (
+            died + "(1) it was killed by the OOM killer due to high memory usage",
+            False,
+            "Ray's process there has died, of ",
+        ),
+        (dead + f"its worker process has died. Worker exit detail: {low}", True, "memory ran out"),
+        ("Something else\nhappened", False, "what Ray calls: happened"),
     ]:
         with pytest.raises(GoneError) as raised:
             refusal.told(RuntimeError(said))
-        assert raised.value.why == why
+        assert why in raised.value.why and raised.value.memory == memory and not raised.value.is_blameless
 
 
 def test_a_mismatch_of_versions_is_one_line_that_names_both():

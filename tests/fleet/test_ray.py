@@ -1,6 +1,7 @@
 """Seats on a Ray cluster of three nodes on this machine; skipped where Ray is not installed."""
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -114,6 +115,26 @@ def test_a_node_that_is_removed_costs_its_rows_in_flight_only_and_one_that_is_ad
     assert len([one for one in seats() if one["answers"]]) >= 2
     assert [row["error"] for row in runs.rows_of("fleet")] == [None] * 2000
     assert select("SELECT max(json_array_length(rows)) FROM deaths")[0][0] in (None, *range(20))
+
+
+def test_what_ray_says_of_a_process_that_died_is_one_line_of_ours_and_no_lack_of_memory(
+    cluster, monkeypatch, capfd, caplog
+):
+    killed = []
+
+    def step(self, original=fleet.Fleet.step):
+        here = next(iter(self.membership.at_work()), None)
+        if here is not None and not killed:
+            killed.append(here.handshake.pid)
+            relay = int(Path(f"/proc/{here.handshake.pid}/stat").read_text().rpartition(")")[2].split()[1])
+            os.kill(relay, signal.SIGKILL)
+        return original(self)
+
+    monkeypatch.setattr(fleet.Fleet, "step", step)
+    runner.run(words("run_name=fleet", "fleet=ray", f"fleet.address={cluster.address}"))
+    assert "raylet" not in "".join(capfd.readouterr())
+    assert caplog.text.count("died because Ray's process there has died") == 1
+    assert [one["memory_deaths"] for one in seats() if one["deaths"]] == [0]
 
 
 @pytest.mark.parametrize("greeting", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])

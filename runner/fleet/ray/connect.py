@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.fleet.ray.actors import RayTransport
 from runner.fleet.ray.nodes import ANSWER_S
-from runner.fleet.ray.quiet import undisturbed, unheard
+from runner.fleet.ray.quiet import silence, undisturbed, unheard
 from runner.fleet.ray.refusal import SAME_TOKEN, of_address, refused
 from runner.types import UserError
 from runner.words import first_line
@@ -43,6 +43,7 @@ def connect(address: str) -> RayTransport | None:
         raise of_address(address, f"{_NO_ANSWER} ({first_line(error)}; where it does run, {SAME_TOKEN})") from error
     except Exception as error:
         raise refused(address, error) from error
+    silence(ray)
     return RayTransport(ray, address)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _STDERR = 2
 
@@ -23,6 +24,11 @@ def undisturbed() -> Iterator[None]:
         with contextlib.suppress(ValueError):  # not in the main thread: neither did Ray
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
+
+
+def silence(ray: Any) -> None:
+    """Ray prints what its daemons say of processes that die to the standard output, even if it is to print no logs."""
+    ray._private.worker._worker_logs_enabled = False
 
 
 @contextlib.contextmanager

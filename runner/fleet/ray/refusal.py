@@ -16,7 +16,9 @@ _REASON = re.compile(r"is dead because (.+?)(?:\.(?:\s|$)|\n|$)")
 _NOT_REACHED = re.compile("all references to the actor were removed")  # Ray asks this process, which holds one
 SAME_TOKEN = "RAY_AUTH_MODE must be the same here as where Ray was started, with the same ~/.ray/auth_token"
 _HOW_REACHED = f"Ray cannot call this process from there: {SAME_TOKEN}, and no firewall in between"
-_OUT_OF_MEMORY = re.compile(r"\bOOM\b|low on memory")
+_OUT_OF_MEMORY = re.compile("low on memory")  # "OOM" stands in what it says of any death: among what may be the cause
+_PROCESS_DIED = "its worker process has died"
+_HOW_DIED = "Ray's process there has died, of a full disk perhaps; its logs are in /tmp/ray/session_latest/logs there"
 
 
 def of_address(address: str, text: str) -> UserError:
@@ -46,7 +48,8 @@ def told(error: Exception) -> Failed:
     if is_blameless:
         raise GoneError("because its node is gone", is_blameless=True)
     found = _REASON.search(said)
-    why = f"because {found[1]}" if found else f"of what Ray calls: {_last_line(said)}"
+    cause = _HOW_DIED if found and found[1] == _PROCESS_DIED else found and found[1]
+    why = f"because {cause}" if cause else f"of what Ray calls: {_last_line(said)}"
     raise GoneError("because memory ran out" if memory else why, memory=memory)
 
 
