@@ -206,7 +206,8 @@ class PerplexityRun:
         if conf.fleet.kind != "none":
             spec = spec_of(conf.model, conf.engine, PromptConf(), conf.offline, conf.schedule.keep_awake)
             spec, ours = spec._replace(window=window), handshake_of(self.folder)
-            return open_fleet(conf.fleet, spec, ours, store, wait, stop.is_asked, quarantines=False)
+            given = (conf.fleet, spec, ours, store, wait, stop.is_asked)
+            return open_fleet(*given, lambda doing: store.note({DOING: doing}), quarantines=False)
         place, share = (self.folder, self.model_config, self.device), store.deaths.budget_share
         reset_peak()
         return GuardedEngine(

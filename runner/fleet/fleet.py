@@ -31,8 +31,9 @@ class Fleet:
     """An Engine whose sequences are computed by seats; see the protocol.
 
     Nothing is in flight in this process: ``flight`` gets beats but no rows. ``ours``: what seats must not differ from.
-    ``wait``: see ``GuardedEngine``. ``stopped``: an end is asked for, and nothing new shall begin. ``quarantines``: a
-    row that killed seats again and again is given up. Raises UserError, exit code 3, when no seat is left.
+    ``wait``: see ``GuardedEngine``. ``stopped``: an end is asked for, and nothing new shall begin. ``tell`` gets what
+    goes on until the first seat is there. ``quarantines``: a row that killed seats again and again is given up. Raises
+    UserError, exit code 3, when no seat is left, and KeyboardInterrupt if the end comes before the first one is there.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Fleet:
         flight: Flight,
         wait: Wait = lambda beat, release: True,
         stopped: Callable[[], bool] = lambda: False,
+        tell: Callable[[str], None] = lambda doing: None,
         quarantines: bool = True,
     ) -> None:
         self.membership = Membership(transport, spec, ours, conf, seats, self._joined, self._gone)
@@ -60,10 +62,7 @@ class Fleet:
         self._noted = time.monotonic()
         flight.work(True)
         try:
-            while not self.membership.at_work():  # the others may come later
-                flight.beat()
-                self._muster()
-                self._hear(STEP_S)
+            self._await_first(tell)
         except BaseException:
             self.close()
             raise
@@ -117,6 +116,7 @@ class Fleet:
 
     def release(self) -> None:
         """Give the memory of all models back; what is in flight is computed again when work goes on."""
+        self.membership.let_go_of_loading()
         self._drain()
         for member in self.membership.at_work():
             if not member.is_called:
@@ -131,6 +131,18 @@ class Fleet:
         finally:
             self.membership.close()
             self._flight.work(False)
+
+    def _await_first(self, tell: Callable[[str], None]) -> None:
+        """Wait for a seat; the others may come later."""
+        told = ""
+        while not self.membership.at_work():
+            if not self._wait(self._flight.beat, self.release):
+                raise KeyboardInterrupt
+            self._flight.beat()
+            self._muster()
+            if (doing := self.membership.doing()) != told:
+                tell(told := doing)
+            self._hear(STEP_S)
 
     def _muster(self) -> None:
         self.membership.look()

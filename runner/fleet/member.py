@@ -43,6 +43,11 @@ class Member:
     _recent_s: float = 0.0
 
     @property
+    def is_starting(self) -> bool:
+        """Whether its process has not answered anything yet."""
+        return self.link is not None and not self.has_answered
+
+    @property
     def share(self) -> float:
         """Of the usual batch size and KV memory."""
         return max(LEAST_SHARE, float(SHRINK**self.memory_deaths))
@@ -75,12 +80,16 @@ class Member:
         self.is_called, self.called_at, self.silent_s = True, now, 0.0
         self.link.call(method, *arguments)
 
-    def die(self, now: float) -> None:
-        """Its process is gone, or not to be waited for any more."""
+    def let_go(self) -> None:
+        """Its process is not needed any more."""
         if self.link is not None:
             self.link.kill()
         self.link = self.handshake = None
         self.is_called = False
+
+    def die(self, now: float) -> None:
+        """Its process is gone, or not to be waited for any more."""
+        self.let_go()
         self.gauge, self.work, self.slots = Gauge(), Work(), 0
         self.deaths += 1
         self.fruitless += 1

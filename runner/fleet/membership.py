@@ -58,6 +58,11 @@ class Membership:
         """Those that take part."""
         return [member for member in self.members.values() if member.handshake]
 
+    def doing(self) -> str:
+        """What is going on while there is none at work."""
+        is_loading = any(member.link is not None for member in self.members.values())
+        return "loading the model" if is_loading else "waiting for a seat"
+
     def pids_here(self) -> list[int]:
         """The processes of those on this machine."""
         return [
@@ -91,7 +96,7 @@ class Membership:
         return Gauge(used, total, memory or None, answers)
 
     def search(self) -> None:
-        """Open a seat wherever there is a place for one."""
+        """Open a seat wherever there is a place for one; let go of one to whose place another program was quicker."""
         now = time.monotonic()
         if now - self._searched < SEARCH_S:
             return
@@ -103,7 +108,10 @@ class Membership:
         for place, member in list(self.members.items()):
             if place not in places and member.link is None:
                 del self.members[place]
-            elif member.link is None and member.left_out is None and now >= member.again_at and self._may_open():
+            elif member.is_starting and self.transport.is_taken(place):
+                member.let_go()
+                taken.append(place)
+            elif self._may_open(member, now):
                 if (is_taken := self.transport.is_taken(place)) is not False:
                     taken += [place] * bool(is_taken)
                     continue
@@ -111,9 +119,13 @@ class Membership:
                 opened += [place] * (not member.deaths)
         if opened:
             log.info("loading the model on %s: %s", count_of(len(opened), "seat"), ", ".join(opened))
-        self._taken = Counter({place: self._taken[place] + 1 for place in taken})
+        self._tell_taken(taken)
+
+    def _tell_taken(self, places: list[str]) -> None:
+        """Say which places are other programs', if that has been so for a while."""
+        self._taken = Counter({place: self._taken[place] + 1 for place in places})
         told = [place for place, times in self._taken.items() if times == TAKEN]
-        if told and self._may_open():
+        if told and not self._is_full():
             log.info("%s in use by other programs, until they end: %s", count_of(len(told), "seat"), ", ".join(told))
 
     def look(self) -> None:
@@ -175,19 +187,26 @@ class Membership:
             said = f"there has been no seat for {minutes:g} minutes (engine.stall_minutes)"
             raise UserError(said, exit_code=EXIT_CANNOT_RUN)
 
+    def let_go_of_loading(self) -> None:
+        """End those that have not begun to work, as long as nobody needs them."""
+        for member in self.members.values():
+            if member.handshake is None:
+                member.let_go()
+
     def close(self) -> None:
         """End all of them."""
         for member in self.members.values():
-            if member.link is not None:
-                member.link.kill()
-                member.link = None
+            member.let_go()
         self.transport.close()
 
-    def _may_open(self) -> bool:
-        return (
-            self.conf.seats is None
-            or sum(member.link is not None for member in self.members.values()) < self.conf.seats
-        )
+    def _may_open(self, member: Member, now: float) -> bool:
+        is_wanted = member.link is None and member.left_out is None and now >= member.again_at
+        return is_wanted and not self._is_full()
+
+    def _is_full(self) -> bool:
+        """Whether there are as many seats as the user wants."""
+        opened = sum(member.link is not None for member in self.members.values())
+        return self.conf.seats is not None and opened >= self.conf.seats
 
     def _open(self, member: Member, now: float) -> None:
         try:

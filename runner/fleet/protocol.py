@@ -176,7 +176,7 @@ class Transport(Protocol):
         ...
 
     def is_taken(self, place: str) -> bool | None:
-        """Whether another program has this place, so that a seat would have to wait there; None: nobody can say."""
+        """Whether another program has this place, so that a seat waits there, or would; None: nobody can say."""
         ...
 
     def open(self, place: str, spec: Spec) -> Link:

@@ -37,10 +37,11 @@ def open_fleet(
     store: Store,
     wait: Wait,
     stopped: Callable[[], bool],
+    tell: Callable[[str], None],
     quarantines: bool = True,
 ) -> Fleet:
     """Seats at work, at least one of them; see Fleet. UserError, exit code 3, if there are none."""
-    return Fleet(transport_of(conf), spec, ours, conf, store.seats, store.flight, wait, stopped, quarantines)
+    return Fleet(transport_of(conf), spec, ours, conf, store.seats, store.flight, wait, stopped, tell, quarantines)
 
 
 def transport_of(conf: FleetConf) -> Transport:

@@ -258,7 +258,7 @@ def _engine(ready: Prepared, store: Store, stop: Stop, night: Night) -> Engine:
 
         spec = spec_of(conf.model, conf.engine, conf.prompt, conf.offline, conf.schedule.keep_awake)
         ours = handshake_of(ready.folder, ready.weights)
-        fleet = open_fleet(conf.fleet, spec, ours, store, wait, stop.is_asked)
+        fleet = open_fleet(conf.fleet, spec, ours, store, wait, stop.is_asked, lambda doing: store.note({DOING: doing}))
         night.machine.helpers = fleet.membership.pids_here
         return fleet
     most = Budget.of(conf.engine, ready.device).watermark if ready.device else math.inf

@@ -20,7 +20,6 @@ from runner.fleet.protocol import KNOWN, GoneError, Receiver, Sender, Spec, pack
 from runner.models.recipes import ModelConf
 from runner.sequences import Sequence
 from runner.text.choices import Choices
-from runner.types import UserError
 from tests.support import runs
 from tests.support.fleets import install, seats, select
 from tests.support.stores import open_store
@@ -121,7 +120,8 @@ def test_a_fleet_without_work_hears_those_that_join(monkeypatch, tmp_path):
     install(monkeypatch, {"a": [{}], "b": [{"slow_s": 0.3}]})
     spec = Spec(ModelConf(), EngineConf(backend="fake"), keep_awake=False)
     with open_store(tmp_path / "run") as store:
-        idle = start.open_fleet(FleetConf(), spec, handshake_of(None), store, lambda beat, release: True, lambda: False)
+        ours, wait, said = handshake_of(None), lambda beat, release: True, []
+        idle = start.open_fleet(FleetConf(), spec, ours, store, wait, lambda: False, said.append)
         until = time.monotonic() + 60
         while len(idle.membership.at_work()) < 2 and time.monotonic() < until:
             assert idle.step() == []
@@ -180,88 +180,6 @@ def test_a_seat_that_gives_no_sign_of_life_costs_its_rows_in_flight_only_and_the
     _, found = together("fleet.grace_s=1")
     assert found == expected
     assert select("SELECT * FROM deaths") == []
-
-
-def test_a_seat_that_joins_late_takes_part(monkeypatch):
-    def present():
-        return ["a", "b"] if any(link.turns > 3 for link in transport.links["a"]) else ["a"]
-
-    _, expected = alone()
-    transport = install(monkeypatch, {"a": [{"delay_s": 0.03}], "b": [{}]})
-    transport.present = present
-    _, found = together()
-    assert found == expected
-    answers = {one["name"]: one["answers"] for one in seats()}
-    assert answers["b"] > answers["a"] > 0
-
-
-def test_when_all_seats_are_gone_the_run_waits_for_one_to_come_back(monkeypatch):
-    gone = []
-
-    def present():
-        first = [link for links in transport.links.values() for link in links[:1]]
-        if len(first) == 2 and all(link.is_killed for link in first):
-            gone.append(time.monotonic())
-            return ["a", "b"] if time.monotonic() > gone[0] + 0.5 else []
-        return [] if any(link.turns > 1 for link in first) else ["a", "b"]
-
-    _, expected = alone()
-    lost = GoneError("because its node is gone", is_blameless=True)
-    transport = install(monkeypatch, {"a": [{"dies": 2, "error": lost}, {}], "b": [{"dies": 2, "error": lost}, {}]})
-    transport.present = present
-    _, found = together()
-    assert found == expected
-    assert gone and select("SELECT * FROM deaths") == []
-
-
-def test_no_seat_for_too_long_ends_with_3(monkeypatch):
-    lost = GoneError("because its node is gone", is_blameless=True)
-    transport = install(monkeypatch, {"a": [{"dies": 2, "error": lost}]})
-    transport.present = lambda: [] if any(link.is_killed for link in transport.links["a"]) else True
-    with pytest.raises(UserError, match="no seat") as raised:
-        together("engine.stall_minutes=0.01")
-    assert raised.value.exit_code == 3
-
-
-@pytest.mark.parametrize(
-    ("handshake", "line"),
-    [
-        ({"weights": "other"}, "seat b is left out: its model files differ from the driver's: other is not"),
-        ({"tokenizer": "other"}, "seat b is left out: its tokenizer differs from the driver's: other is not"),
-        ({"mlx": "0.1"}, "seat b is left out: its mlx differs from the driver's: 0.1 is not"),
-        ({"mlx_lm": None}, "seat b is left out: its mlx-lm differs from the driver's: None is not"),
-        ({"rowmill": "0.0.1"}, "seat b is left out: its rowmill differs from the driver's: 0.0.1 is not"),
-    ],
-)
-def test_a_seat_that_differs_is_left_out_with_a_line_that_names_the_difference(handshake, line, monkeypatch, caplog):
-    monkeypatch.setattr(membership.Membership, "ours", None, raising=False)
-    transport = install(monkeypatch, {"a": [{"delay_s": 0.01}], "b": [{"handshake": handshake}]})
-    original = membership.Membership.__init__
-
-    def init(self, transport, spec, ours, *rest):
-        original(self, transport, spec, ours._replace(weights="ours", tokenizer="ours", mlx="1.0", mlx_lm="1.0"), *rest)
-
-    monkeypatch.setattr(membership.Membership, "__init__", init)
-    same = {"weights": "ours", "tokenizer": "ours", "mlx": "1.0", "mlx_lm": "1.0"}
-    transport.plans["a"] = [{"delay_s": 0.01, "handshake": same}]
-    transport.plans["b"] = [{"handshake": same | handshake}]
-    figures, _ = together()
-    assert figures["finished"] == ROWS
-    assert len([message for message in caplog.messages if message.startswith(line)]) == 1
-    (b,) = [one for one in seats() if one["name"] == "b"]
-    assert (b["state"], b["answers"]) == ("left out", 0)
-    transport.plans.pop("a")
-    transport.plans["b"] = [{"handshake": same | handshake}]
-    with pytest.raises(UserError, match="no seat is left: b: its") as raised:
-        runner.run(words("run_name=none", "fleet=local"))
-    assert raised.value.exit_code == 3
-
-
-def test_other_chips_are_refused_for_those_who_want_that(monkeypatch, caplog):
-    install(monkeypatch, {"a": [{"delay_s": 0.01}], "b": [{"handshake": {"device": "another"}}]})
-    together("fleet.same_device=true")
-    states = {one["name"]: one["state"] for one in seats()}
-    assert sorted(states.values()) == ["ended", "left out"]
 
 
 def test_a_run_begins_alone_goes_on_with_three_and_ends_with_two(monkeypatch):

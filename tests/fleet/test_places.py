@@ -11,7 +11,7 @@ from runner.fleet import handshake
 from runner.fleet.protocol import GoneError, Spec
 from runner.fleet.ray import actors, refusal
 from runner.fleet.ray.connect import connect
-from runner.fleet.ray.nodes import Need, Node, seats_on
+from runner.fleet.ray.nodes import Need, Node, are_marked, seats_on
 from runner.models.recipes import ModelConf
 from runner.types import UserError
 
@@ -42,6 +42,25 @@ class Head:
 
     def __init__(self, **free):
         self.free, self.error, self.total = free, None, {"node:__internal_head__": 1.0, "node:10.0.0.5": 1.0}
+        self.actors, self.opened, self.looks = {}, [], 0
+
+    def open(self, _):
+        """An actor that nothing is known of yet."""
+        self.opened.append(Id(f"actor {len(self.opened)}"))
+        return SimpleNamespace(_actor_id=self.opened[-1])
+
+    async def async_get_all_actor_info(self, actor_state_name, timeout):
+        self.looks += 1
+        return {
+            key: SimpleNamespace(node_id=Id(node), required_resources=takes)
+            for key, (node, takes) in self.actors.items()
+        }
+
+    def looked(self):
+        """Wait until what the cluster is like now is known."""
+        wanted = self.looks + 2
+        while self.looks < wanted:
+            time.sleep(0.001)
 
     def get_all_resource_usage(self, timeout):
         if self.error:
@@ -60,7 +79,7 @@ class Head:
     def transport(self):
         """The way to this cluster from its node ``here``."""
         context = SimpleNamespace(get_node_id=lambda: "here", gcs_address="10.0.0.5:6379")
-        actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda _: None))
+        actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.open))
         module = SimpleNamespace(get_runtime_context=lambda: context, remote=lambda **_: lambda _: actor)
         strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *_, **__: None)
         module.util, module.shutdown = SimpleNamespace(scheduling_strategies=strategies), lambda: None
@@ -140,6 +159,35 @@ def test_seats_of_ours_that_start_count_as_taken_until_they_answer(monkeypatch):
     assert not transport.is_taken("here:4")
 
 
+@pytest.mark.parametrize(("total", "takes"), [({"GPU": 2.0}, {"GPU": 1.0}), ({}, {"node:10.0.0.5": 0.6})])
+def test_a_seat_to_whose_place_another_program_was_quicker_waits_there(total, takes, monkeypatch):
+    head = Head(here={**total, "node:10.0.0.5": 1.0})
+    head.total |= total
+    monkeypatch.setattr(actors, "LOOK_S", 0.001)
+    transport = head.transport()
+    places = transport.places()
+    for place in places:
+        transport.open(place, Spec(ModelConf(), EngineConf()))
+    head.free["here"] = {}  # Ray keeps places for those of ours that are about to start
+    head.looked()
+    assert not any(transport.is_taken(place) for place in transport.places())
+    head.actors = {Id("another's"): ("here", takes), Id("elsewhere"): ("mac", takes)}
+    head.actors |= dict.fromkeys(head.opened[1:], ("here", takes))
+    head.looked()
+    assert [transport.is_taken(place) for place in transport.places()] == [True] + [False] * (len(places) - 1)
+    transport.close()
+
+
+def test_a_head_is_no_seat_because_the_marked_nodes_are_gone_for_a_while(monkeypatch):
+    monkeypatch.setattr(actors, "LOOK_S", 3600.0)
+    transport = Head(here={}).transport()
+    (head,) = transport._nodes  # Takes a private name: what is known of nodes at one moment.
+    mac = head._replace(id="mac", host="mac", total={**head.total, "mlx": 1.0})
+    for nodes, places in [([head, mac], ["mac:1"]), ([head], []), ([head, mac], ["mac:1"])]:
+        transport._nodes = nodes
+        assert transport.places() == places
+
+
 def test_why_ray_gave_a_seat_up_is_said():
     # By hand, since Ray's own errors need a cluster to come up.
     dead = "The actor died unexpectedly before finishing this task.\n\tclass_name: Relay\nThe actor is dead because "
@@ -179,12 +227,14 @@ def test_every_gpu_that_ray_knows_and_every_marked_mac_is_a_seat():
         total = {"CPU": 8.0, "node:__internal_head__": 1.0, f"node:{name}": 1.0, **resources}
         return Node(name, f"{name}.local", total, total)
 
-    assert list(seats_on([node("a"), node("b")])) == [
+    def found(*nodes):
+        return list(seats_on([*nodes], marked=are_marked([*nodes])))
+
+    assert found(node("a"), node("b")) == [
         (("a", 0), "a", Need("a", "node:a", 0.6, 1)),
         (("b", 0), "b", Need("b", "node:b", 0.6, 1)),
     ]
-    mixed = [node("head"), node("mac", mlx=1.0), node("server", GPU=2.0)]
-    assert list(seats_on(mixed)) == [
+    assert found(node("head"), node("mac", mlx=1.0), node("server", GPU=2.0)) == [
         (("mac", 0), "mac", Need("mac", "mlx", 1.0, 1)),
         (("server", 0), "server", Need("server", "GPU", 1.0, 2)),
         (("server", 1), "server", Need("server", "GPU", 1.0, 2)),

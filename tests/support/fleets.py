@@ -66,20 +66,20 @@ class ThreadLink:
 
 
 class Threads:
-    """A transport. ``plans``: for each place what its seats are like, one after the other, the last one for ever."""
+    """A transport. ``plans``: for each place what its seats are like, one after the other, the last one for ever.
 
-    def __init__(self, plans, present=lambda: True):
+    ``taken``: whether another program has a place.
+    """
+
+    def __init__(self, plans, present=lambda: True, taken=lambda place: False):
         self.plans = {place: list(plan) for place, plan in plans.items()}
         self.links = {place: [] for place in plans}
-        self.present = present
+        self.present, self.is_taken = present, taken
         self.is_closed = False
 
     def places(self):
         there = self.present()
         return [place for place in self.plans if there is True or place in there]
-
-    def is_taken(self, place):
-        return False
 
     def open(self, place, spec):
         plan = self.plans[place]

@@ -5,7 +5,7 @@ Zero restarts on purpose: the driver decides what happens to a seat that died, a
 Modules:
 actors   Seats behind actors of Ray, which are opened, called and ended.
 connect  From ``fleet.address`` to a cluster that answers.
-nodes    The nodes of a cluster, and the seats that there can be on them.
+nodes    The nodes of a cluster, the seats that there can be on them, and who has taken places there.
 quiet    Ray's signal handlers and what its libraries write, kept away from ours.
 refusal  What Ray says, as errors of ours.
 """

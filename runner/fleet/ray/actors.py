@@ -13,7 +13,7 @@ from typing import Any
 from runner.fleet.handshake import opening
 from runner.fleet.local import SeatProcess
 from runner.fleet.protocol import GoneError, Spec, packed
-from runner.fleet.ray.nodes import GPU, MLX, Need, nodes_of, seats_on
+from runner.fleet.ray.nodes import GPU, MLX, Actor, Need, actors_of, are_marked, nodes_of, seats_on
 from runner.fleet.ray.quiet import undisturbed
 from runner.fleet.ray.refusal import of_address, told
 
@@ -35,6 +35,8 @@ class RayTransport:
         self._here = ray.get_runtime_context().get_node_id()
         self._gcs = ray._raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
         self._nodes = nodes_of(self._gcs)
+        self._marked = False  # and for good: a head is no seat because all others are gone for a while
+        self._actors: list[Actor] = []  # of all programs, as long as some of ours start
         self._unanswered = 0  # calls of ``places`` since the head last said which nodes there are
         self._is_forgotten = False
         self._is_over = threading.Event()
@@ -44,7 +46,8 @@ class RayTransport:
         """See Transport. UserError once Ray could do no more here, without the head or its part of this machine."""
         self._unanswered += 1
         self._check()
-        seats = list(seats_on(self._nodes))
+        self._marked |= are_marked(self._nodes)
+        seats = list(seats_on(self._nodes, marked=self._marked))
         self._names = {key: name for key, name in self._names.items() if key in [key for key, *_ in seats]}
         for key, host, need in seats:
             if key not in self._names:
@@ -54,12 +57,20 @@ class RayTransport:
         return list(self._names.values())
 
     def is_taken(self, place: str) -> bool | None:
-        """See Transport. A seat of ours that has just been opened may count as free at its node."""
-        need = self._needs[place]
+        """See Transport."""
+        if self._unanswered > SILENT:
+            return None
+        need, link = self._needs[place], self._links.get(place)
+        nodes = [node for node in self._nodes if node.id == need.node]
+        if link is not None and link.is_starting:  # others may have been quicker, in the second between two looks
+            others = [actor for actor in self._actors if actor.node == need.node]
+            used = sum(actor.takes.get(need.resource, 0.0) for actor in others)
+            total = sum(node.total.get(need.resource, 0.0) for node in nodes)
+            return all(actor.id != link.actor_id for actor in others) and total - used < need.amount
+        # What ours that start will take may count as free at their node.
         starting = [link for link in self._links.values() if link.need.node == need.node and link.is_starting]
-        free = sum(node.free.get(need.resource, 0.0) for node in self._nodes if node.id == need.node)
-        is_known = self._unanswered <= SILENT
-        return free < need.amount * (1 + len(starting)) if is_known else None
+        free = sum(node.free.get(need.resource, 0.0) for node in nodes)
+        return free < need.amount * (1 + len(starting))
 
     def open(self, place: str, spec: Spec) -> RayLink:
         """See Transport."""
@@ -101,7 +112,9 @@ class RayTransport:
         """Ask which nodes there are, in a thread of its own: without a head there is no answer for a while."""
         while not self._is_over.wait(LOOK_S):
             try:
-                self._nodes, self._unanswered = nodes_of(self._gcs), 0
+                nodes, starts = nodes_of(self._gcs), any(link.is_starting for link in list(self._links.values()))
+                self._actors = actors_of(self._gcs) if starts else []
+                self._nodes, self._unanswered = nodes, 0
             except Exception as error:
                 self._is_forgotten |= "WrongClusterID" in str(error)  # says a head that was started again
 
@@ -129,6 +142,7 @@ class RayLink:
 
     def __init__(self, ray: Any, actor: Any, need: Need) -> None:
         self._ray, self._actor, self.need = ray, actor, need
+        self.actor_id: str = actor._actor_id.hex()
         self.answer: Any = None
         self.is_starting = True  # Ray may not have given it its place yet
 

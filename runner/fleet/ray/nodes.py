@@ -1,7 +1,8 @@
-"""The nodes of a cluster, and the seats that there can be on them."""
+"""The nodes of a cluster, the seats that there can be on them, and who has taken places there."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,6 +20,14 @@ class Node(NamedTuple):
     host: str
     total: dict[str, float]
     free: dict[str, float]
+
+
+class Actor(NamedTuple):
+    """An actor of any program that has its place: on which node, and what it takes there."""
+
+    id: str
+    node: str
+    takes: dict[str, float]
 
 
 class Need(NamedTuple):
@@ -41,9 +50,23 @@ def nodes_of(gcs: Any) -> list[Node]:
     ]
 
 
-def seats_on(nodes: list[Node]) -> Iterator[tuple[tuple[str, int], str, Need]]:
+def actors_of(gcs: Any) -> list[Actor]:
+    """The cluster's actors that have their places; those that wait for one are not among them."""
+
+    async def asked() -> Any:
+        return await gcs.async_get_all_actor_info(actor_state_name="ALIVE", timeout=ANSWER_S)
+
+    found = asyncio.run(asked())
+    return [Actor(key.hex(), one.node_id.hex(), dict(one.required_resources)) for key, one in found.items()]
+
+
+def are_marked(nodes: list[Node]) -> bool:
+    """Whether it is said which of them are for seats: those with GPUs, or that were started with mlx."""
+    return any(node.total.get(name) for node in nodes for name in (GPU, MLX))
+
+
+def seats_on(nodes: list[Node], *, marked: bool) -> Iterator[tuple[tuple[str, int], str, Need]]:
     """The seats there can be on these nodes: node and number, host, what it takes of the node."""
-    marked = any(node.total.get(name) for node in nodes for name in (GPU, MLX))
     for node in nodes:
         count, amount = 1, _MOST
         if marked:
