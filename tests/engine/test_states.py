@@ -3,9 +3,10 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.models import gated_delta
 
 from runner.engine.attention.copies import Copies
-from runner.engine.attention.recurrent import runs
+from runner.engine.attention.recurrent import delta, runs
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.engine import BatchEngine
 from runner.models.tensors import kv_shape
@@ -59,6 +60,7 @@ def test_rows_behind_several_levels_of_prefix_go_on_as_alone(model, resident, mo
     )
     done = finish(engine, todo)
     engine.close()
+    monkeypatch.setattr(gated_delta, "gated_delta_ops", delta.plain)
     for one in todo:
         if one.choices is None:
             assert done[one.key].tokens == one_by_one(model, one.tokens, one.max_tokens)
@@ -87,14 +89,15 @@ def test_states_count_in_the_memory_of_slots_and_prefixes():
 
 
 @pytest.mark.parametrize("family", [lfm2, rwkv7], ids=["lfm2", "rwkv7"])
-def test_trees_in_pieces_go_on_from_the_state_before_the_last_token_of_the_prompt(family):
+@pytest.mark.parametrize("prefill", [1, 9])
+def test_trees_in_pieces_go_on_from_the_state_before_the_last_token_of_the_prompt(family, prefill):
     mx.set_default_device(mx.cpu)
     model = recurrent(family)
     rng = np.random.default_rng(3)
     choices = tuple(tuple(rng.integers(1, VOCAB, size).tolist()) for size in (1, 4, 3, 2, 5, 4))
     choices = tuple(one[:1] + two for one in choices[:2] for two in choices)
     rows = [row for row, _ in levels(5)][1:3]
-    engine = BatchEngine(ResidentModel(model), {END}, batch_size=4, prefill_tokens=9)
+    engine = BatchEngine(ResidentModel(model), {END}, batch_size=4, prefill_tokens=prefill)
     done = finish(engine, [Sequence((i, 0), row, 0, boundaries=(6,), choices=choices) for i, row in enumerate(rows)])
     for i, row in enumerate(rows):
         assert done[i, 0].logprobs == pytest.approx([plain_score(model, row, one) for one in choices], abs=1e-4)

@@ -145,7 +145,7 @@ def _runs(span: Span, first: int, building: bool) -> Iterator[Run]:
     source = span.slot if span.stored and span.slot is not None else _with_state(span.prefix)
     stored = span.slot if span.keep else None
     kept = span.new - 1 - span.again if stored is not None else -1
-    if not span.parents and kept in (-1, span.new - 1):
+    if not span.parents and (stored is None or kept == span.new - 1):
         yield Run(list(range(first, first + span.new)), None, source, stored, building or stored is not None)
         return
     parents = [

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
 from runner.engine.attention.layout import Segment
-from runner.engine.attention.recurrent import convolved
+from runner.engine.attention.recurrent import convolved, delta
 from runner.engine.attention.recurrent.runs import Chunk, Course, Plan, Wave
 
 State = list[mx.array | None]  # arrays [rows, ...] that a layer keeps; None: nothing yet
@@ -187,6 +187,7 @@ def hook(model: Any) -> bool:
     """Send calls of a model's recurrent modules that have a LayerState through it; all others go mlx-lm's way. Whether
     they take masks.
     """
+    delta.hook()
     kinds = _readers(model)
     for kind, layer in kinds.items():
         if not convolved.hook(layer):
