@@ -104,7 +104,7 @@ def load_lazily(folder: Path, packed: bool = False) -> tuple[Any, dict[str, Any]
     if methods.is_ours(folder, config):
         from runner.models.quantised import loading
 
-        changed = {"quantization": loading.ANY if packed else None, "quantization_config": {}}
+        changed = {"quantization": loading.ANY, "quantization_config": {}}
         classes = loading.classes(settings, packed)
     try:
         loaded: tuple[Any, dict[str, Any]] = load_model(

@@ -52,7 +52,8 @@ def separate(tensors: Arrays, settings: dict[str, Any]) -> tuple[Arrays, dict[st
             layers[layer][leaf] = array
     matrices = {layer: _matrix(parts, settings) for layer, parts in layers.items() if _is_quantised(parts)}
     used = {f"{layer}{dot}{leaf}" for layer in matrices for leaf in layers[layer] for dot in (".", ".weight.")}
-    plain = {name: array for name, array in tensors.items() if name not in used and not name.endswith(_OF_INPUTS)}
+    used |= {name for name in tensors if name.rpartition(".")[2] in _OF_INPUTS}
+    plain = {name: array for name, array in tensors.items() if name not in used}
     return plain, matrices
 
 

@@ -11,6 +11,7 @@ from runner.types import UserError
 WIDTHS = (2, 3, 4, 5, 6, 8)  # bits that MLX has
 GROUPS = (128, 64, 32)  # and weights that share a scale
 _FILES = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq"}
+_MXFP4 = "mxfp4-pack-quantized"  # of compressed-tensors, which mlx-lm reads for the models that have it
 _MLX_LMS = ("bitnet", "mxfp4", "mxfp8")
 _OURS = ("gptq", "awq", "auto-round", "compressed-tensors", "fp8", "fbgemm_fp8", "bitsandbytes", "modelopt")
 _PACKED = ("qweight", "weight_packed")
@@ -59,7 +60,7 @@ def is_ours(folder: Path, config: dict[str, Any]) -> bool:
     settings = settings_of(config)
     method = settings.get("quant_method")
     tiles = settings.get("scale_fmt") == "ue8m0" and list(settings.get("weight_block_size") or ()) == [32, 32]
-    if method is None or method in _MLX_LMS or (method == "fp8" and tiles):
+    if method is None or method in _MLX_LMS or (method == "fp8" and tiles) or settings.get("format") == _MXFP4:
         return False
     unknown = method not in _OURS
     if method == "awq" and settings.get("version", "gemm").lower() != "gemm":
