@@ -497,6 +497,7 @@ def converted(tmp_path, path, **asked):
     (tmp_path / "out").mkdir()
     convert_gguf(Asked(str(path), str(tmp_path / "out"), **asked), said.append)
     model, config = weights.load(tmp_path / "out", CPU)
+    assert weights.load_tokenizer(tmp_path / "out", config).encode("a")
     return model, config, [line for line in said if isinstance(line, str)]
 
 

@@ -102,7 +102,7 @@ def gemma4(file: GGUFFile, base: Config) -> Config:
         "num_kv_shared_layers": borrow,
         "use_double_wide_mlp": len(set(widths)) > 1,
         "hidden_size_per_layer_input": per_layer,
-        "vocab_size_per_layer_input": file.shape("per_layer_token_embd.weight")[0] if per_layer else None,
+        "vocab_size_per_layer_input": file.shape("per_layer_token_embd.weight")[0] if per_layer else base["vocab_size"],
         "sliding_window": file.setting("attention.sliding_window"),
         "layer_types": kinds,
         "final_logit_softcapping": file.setting("final_logit_softcapping", 30.0),

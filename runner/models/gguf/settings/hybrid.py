@@ -170,18 +170,14 @@ def falcon_h1(file: GGUFFile, base: Config) -> Config:
 def jamba(file: GGUFFile, base: Config) -> Config:
     """Jamba, which rotates no positions."""
     layers = range(base["num_hidden_layers"])
-    attends, mixed = file.layers_with("attn_q.weight"), file.layers_with("ffn_gate_inp.weight")
-    ways = ((period, offset) for period in range(1, len(layers) + 1) for offset in range(period))
-    found = [way for way in ways if [at for at in layers if (at + way[1]) % way[0] == 0] == mixed]
-    if mixed and not found:
-        raise file.error("its layers with experts follow no simple pattern")
-    period, offset = found[0] if found else (1, 0)
+    mixed = file.layers_with("ffn_gate_inp.weight")
+    period, offset = _pattern(file, layers, file.layers_with("attn_q.weight"))
+    mixed_period, mixed_offset = _pattern(file, layers, mixed) if mixed else (1, 0)
     return {
-        "layers_block_type": ["attention" if at in attends else "mamba" for at in layers],
-        "attn_layer_period": 1,
-        "attn_layer_offset": 0,
-        "expert_layer_period": period,
-        "expert_layer_offset": offset,
+        "attn_layer_period": period,
+        "attn_layer_offset": offset,
+        "expert_layer_period": mixed_period,
+        "expert_layer_offset": -mixed_offset % mixed_period,  # mlx-lm counts it backwards
         "num_experts": file.setting("expert_count", 1) if mixed else 1,
         "num_experts_per_tok": file.setting("expert_used_count", 1),
         "mamba_d_conv": file.setting("ssm.conv_kernel"),
@@ -191,6 +187,14 @@ def jamba(file: GGUFFile, base: Config) -> Config:
         "mamba_proj_bias": file.has("ssm_in.bias"),
         "mamba_conv_bias": file.has("ssm_conv1d.bias"),
     }
+
+
+def _pattern(file: GGUFFile, layers: range, some: list[int]) -> tuple[int, int]:
+    """Every how many layers there is one of ``some``, and the first of them; UserError where that is not so."""
+    ways = ((period, offset) for period in range(1, len(layers) + 1) for offset in range(period))
+    if found := next((way for way in ways if list(layers[way[1] :: way[0]]) == some), None):
+        return found
+    raise file.error("its layers of one kind follow no simple pattern")
 
 
 def kimi_linear(file: GGUFFile, base: Config) -> Config:
