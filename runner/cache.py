@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner.disk import lock, sync, sync_folder, write_text
+from runner.disk import file_sha256, lock, sync, sync_folder, write_text
 
 _PART, _LOCK = ".part-", "lock"  # a temporary folder, and the file in it that its process holds
 _TICK_S = 2.0  # the coarsest clock of a file system
@@ -120,9 +120,3 @@ def kept_sha256(path: Path) -> str:
 def _state(path: Path) -> tuple[object, ...]:
     stat = path.stat()
     return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
-
-
-def file_sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of the file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

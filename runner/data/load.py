@@ -12,6 +12,7 @@ from typing import Any
 
 from runner.data.readers import SUFFIXES, Stamps
 from runner.data.readers.raw.formats import format_of
+from runner.disk import file_sha256
 from runner.types import UserError
 from runner.words import composed
 
@@ -113,21 +114,15 @@ def _no_such_file(path: Path) -> UserError:
 
 def hash_files(paths: list[Path]) -> str:
     """The SHA-256 of the files' contents, in this order."""
-    return hash_file(paths[0]) if len(paths) == 1 else hash_json(*map(hash_file, paths))
+    return file_sha256(paths[0]) if len(paths) == 1 else hash_json(*map(file_sha256, paths))
 
 
 def hash_readable(path: Path) -> str:
     """The SHA-256 of the file's contents or, if they cannot be read, the name of the error's type."""
     try:
-        return hash_file(path)
+        return file_sha256(path)
     except OSError as error:
         return type(error).__name__
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of the file's contents."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_json(*parts: Any) -> str:

@@ -53,9 +53,13 @@ def damage(path: Path, size: int, sha256: str) -> str | None:
         return f"{path} is missing"
     if (found := path.stat().st_size) != size:
         return f"{path} has {count_of(found, 'byte')} instead of {size:,}"
+    return None if file_sha256(path) == sha256 else f"{path} has changed since it was written"
+
+
+def file_sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of the file's content."""
     with path.open("rb") as file:
-        same = hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    return None if same else f"{path} has changed since it was written"
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_dataset(run_dir: Path, files: Sequence[tuple[str, str]], *, synced: bool) -> None:

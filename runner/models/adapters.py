@@ -40,7 +40,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from runner.cache import cache_dir, file_sha256, publish
+from runner.cache import cache_dir, publish
+from runner.disk import file_sha256
 from runner.models.peft import Peft
 from runner.types import UserError
 from runner.words import first_line

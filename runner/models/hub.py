@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from runner.cache import file_sha256
-from runner.disk import lock
+from runner.disk import file_sha256, lock
 from runner.models.transfer import SPARE_DISK_BYTES, Bar
 from runner.types import UserError
-from runner.words import count_of, first_line
+from runner.words import AGAIN, count_of, first_line
 from runner.words import size as size_text
 
 log = logging.getLogger("rowmill")
@@ -32,7 +31,6 @@ log = logging.getLogger("rowmill")
 MODEL_FILES = ("*.json", "model*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 LARGE_BYTES = 32 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_AGAIN = "run the same command again"
 _SHA256 = re.compile(r"[0-9a-f]{64}")  # a large file's etag on the hub
 _ADDRESS = re.compile(
     r"(?:(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/)?(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
@@ -92,7 +90,7 @@ def snapshot(
         raise _refusal(model, hint) from error
     except Exception as error:  # the hub's client lets the errors of its HTTP library through
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
-            full = f"the disk of {_cache()} is full: make room, then {_AGAIN}"
+            full = f"the disk of {_cache()} is full: make room, then {AGAIN}"
             raise _refusal(model, full, exit_code=3) from error
         hint = "run once with a network and without offline" if offline else "check the name and the network"
         asked = f"no such folder here, and asking the hub failed: {first_line(error)}"
@@ -165,12 +163,12 @@ def _fetch(model: str, name: str, url: str, blob: Path, size: int) -> None:
                     raise
                 done = f"{size_text(_size(part))} of {size_text(size)} are kept"
                 cut_off = f"the download of {name} was cut off: {first_line(error)}"
-                raise _refusal(model, f"{cut_off}; {done}: {_AGAIN} to resume") from error
+                raise _refusal(model, f"{cut_off}; {done}: {AGAIN} to resume") from error
             file.flush()
             os.fsync(file.fileno())
             if file_sha256(part) != blob.name:
                 part.unlink()
-                raise _refusal(model, f"{name} arrived damaged: its SHA-256 is not {blob.name}; {_AGAIN}")
+                raise _refusal(model, f"{name} arrived damaged: its SHA-256 is not {blob.name}; {AGAIN}")
             part.rename(blob)
         part.unlink(missing_ok=True)
 

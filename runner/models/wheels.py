@@ -10,7 +10,8 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from runner.cache import cache_dir, file_sha256, publish
+from runner.cache import cache_dir, publish
+from runner.disk import file_sha256
 from runner.types import UserError
 from runner.words import size
 

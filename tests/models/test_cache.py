@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from runner import cache as module
-from runner.cache import cache_dir, file_sha256, hold, kept_sha256, publish
+from runner.cache import cache_dir, hold, kept_sha256, publish
+from runner.disk import file_sha256
 
 
 def test_of_two_processes_the_first_publishes(tmp_path):

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from runner.data.conf import DatasetConf
 from runner.data.layout import check_layout
-from runner.data.load import hash_file, hash_files, hash_json, local_paths, stamps
+from runner.data.load import hash_files, hash_json, local_paths, stamps
 from runner.data.readers import Loaded, Stamps
 from runner.data.readers.table import aligned, common_schema, map_arrow, refuse_other_formats, refuse_twice
+from runner.disk import file_sha256
 from runner.models.hub import reachable
 from runner.types import UserError
 from runner.words import did_you_mean, first_line
@@ -58,7 +59,7 @@ def _read_saved(path: Path, split: str, mapped: Stamps) -> Loaded:
             raise UserError("dataset.split", f"no split {split!r}{did_you_mean(split, list(loaded))}")
         loaded = loaded[split]
     files = [file["filename"] for file in loaded.cache_files]
-    contents = hash_json(*(hash_file(Path(file)) for file in files))
+    contents = hash_json(*(file_sha256(Path(file)) for file in files))
     return Loaded(_arrow_of(loaded), contents, _order_of(loaded), mapped)
 
 
