@@ -98,7 +98,7 @@ def _check_value(
 
 def in_words(hint: Any) -> str:
     """A type for people: ``a whole number or null``."""
-    if _is_union(hint):
+    if is_union(hint):
         return " or ".join("null" if one is type(None) else in_words(one) for one in typing.get_args(hint))
     if typing.get_origin(hint) is list:
         inner = (typing.get_args(hint) or (str,))[0]
@@ -108,7 +108,7 @@ def in_words(hint: Any) -> str:
 
 def meant(value: Any, hint: Any) -> Any:
     """A value as a field of this type wants it: a bare word becomes the text that was typed, or the number."""
-    hints = typing.get_args(hint) if _is_union(hint) else (hint,)
+    hints = typing.get_args(hint) if is_union(hint) else (hint,)
     names = {typing.get_origin(one) or one: typing.get_args(one) for one in hints}
     if isinstance(value, list):
         inner = (names.get(list) or (Any,))[-1]
@@ -131,7 +131,7 @@ def meant(value: Any, hint: Any) -> Any:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a plain value is of a type; True for types that YAML knows nothing of."""
-    if _is_union(hint):
+    if is_union(hint):
         return any(fits(value, one) for one in typing.get_args(hint))
     hint = typing.get_origin(hint) or hint
     if hint in (int, float):
@@ -139,5 +139,6 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if hint in (bool, str, list, dict, type(None)) else True
 
 
-def _is_union(hint: Any) -> bool:
+def is_union(hint: Any) -> bool:
+    """Whether a type is one of several, as ``int | None`` is."""
     return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union

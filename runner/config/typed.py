@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import re
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -25,6 +24,7 @@ from omegaconf import DictConfig, Node, OmegaConf
 
 from runner.bare import LATE, Bare, named, plain, read_yaml, schema, shown
 from runner.config.groups import group_files
+from runner.keys import is_union
 from runner.machine.environ import REFERENCE, filled
 from runner.night.notify import kept
 from runner.words import composed
@@ -72,7 +72,7 @@ def settled(value: Any, key: str, hint: Any, root: type) -> Any:
 
 def is_text(hint: Any) -> bool:
     """Whether a key of this type takes a text (or null)."""
-    return hint is str or (_is_union(hint) and str in typing.get_args(hint))
+    return hint is str or (is_union(hint) and str in typing.get_args(hint))
 
 
 @functools.lru_cache(maxsize=256)
@@ -201,14 +201,10 @@ def _inner(hint: Any, name: str | None = None) -> Any:
     """The type of a part of a value: of the key ``name``, or of a list's items."""
     if found := hints_of(hint):
         return found.get(str(name))
-    if _is_union(hint):
+    if is_union(hint):
         return next((inner for one in typing.get_args(hint) if (inner := _inner(one, name)) is not None), None)
     parts = typing.get_args(hint)
     return parts[-1] if parts else None
-
-
-def _is_union(hint: Any) -> bool:
-    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
 
 
 @contextlib.contextmanager
