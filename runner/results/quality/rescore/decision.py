@@ -45,5 +45,10 @@ def prior_of(run: Run, question: Question) -> dict[str, Any]:
     """What the run's prior takes off a question's choices, by name. UserError if it has none."""
     prior = (run.prelude.get("priors") or {}).get(question.column)
     if not prior:
-        raise UserError("--no-prior", f"{run.path} has no prior to leave out")
+        raise no_prior(run)
     return dict(prior["logprobs"])
+
+
+def no_prior(run: Run) -> UserError:
+    """The error for a run that has none to leave out."""
+    return UserError("--no-prior", f"{run.path} has no prior to leave out")

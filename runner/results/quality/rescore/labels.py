@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from runner.results.quality.columns import LABEL, prefix_of
 from runner.results.quality.rescore.arrays import Floats, likeliest, replaced, softmax, stored_in, structs
-from runner.results.quality.rescore.decision import AS_RUN, Decision
+from runner.results.quality.rescore.decision import AS_RUN, Decision, no_prior
 from runner.results.run import Run
 from runner.types import UserError
 
@@ -59,7 +59,7 @@ class LabelRescoring:
         self._least = run.identity["job"].get("abstain_below")
         self._has_scores = {column, self._confidence, self._probabilities} <= job.keys()
         if not decision.prior and not self.scores.prior:
-            raise UserError("--no-prior", f"{run.path} has no prior to leave out")
+            raise no_prior(run)
         if not self._has_scores:
             self._check_without_scores(run, job)
 
