@@ -94,13 +94,22 @@ def note_death(connection: sqlite3.Connection, run_dir: Path, seen: Death | None
         if ended is not None or not _machine_went_down(provenance):
             return None
         seen = Death(session, "when the machine went down")
-    now = time.time()
-    values = with_crc(session, now, seen.why, int(seen.memory), json.dumps(rows))
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?, ?, ?)", values)
-    connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", (now, f"died {seen.why}", session))
+    add_death(connection, seen, rows)
+    end_session(connection, session, f"died {seen.why}")
     connection.execute("COMMIT")
     return f"session {session} died {seen.why}, with {count_of(len(rows), 'row')} in progress"
+
+
+def add_death(connection: sqlite3.Connection, death: Death, rows: Collection[int]) -> None:
+    """Record a death that took these rows down, within a transaction."""
+    values = with_crc(death.session, time.time(), death.why, int(death.memory), json.dumps(sorted(rows)))
+    connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def end_session(connection: sqlite3.Connection, session: int, why: str) -> None:
+    """Record that a session has ended, within a transaction."""
+    connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", (time.time(), why, session))
 
 
 def _machine_went_down(provenance: str | None) -> bool:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from runner.checkpoint.database import Writer
-from runner.checkpoint.deaths import Deaths
-from runner.checkpoint.records import with_crc
+from runner.checkpoint.deaths import Death, Deaths, add_death
 from runner.words import count_of
 
 
@@ -36,9 +34,8 @@ class Seats:
 
     def note_death(self, rows: Collection[int], why: str) -> None:
         """Record that a seat died while it computed these rows."""
-        values = with_crc(self._session, time.time(), why, 0, json.dumps(sorted(rows)))  # its memory is its own matter
         with self._writer.commit():
-            self._writer.connection.execute("INSERT INTO deaths VALUES (?, ?, ?, ?, ?, ?)", values)
+            add_death(self._writer.connection, Death(self._session, why), rows)  # its memory is its own matter
         self.deaths.rows.update(rows)
         self.deaths.why.update(dict.fromkeys(rows, why))
 

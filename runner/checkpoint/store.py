@@ -29,7 +29,7 @@ import pyarrow as pa
 from runner.checkpoint import records
 from runner.checkpoint.counts import Tally, Totals, read_totals
 from runner.checkpoint.database import Writer
-from runner.checkpoint.deaths import Death, Flight, note_death, read_deaths
+from runner.checkpoint.deaths import Death, Flight, end_session, note_death, read_deaths
 from runner.checkpoint.digests import Digests
 from runner.checkpoint.growth import extend, inputs
 from runner.checkpoint.identity import column_list
@@ -250,8 +250,7 @@ class Store:
                     self._unsealed.stage()
                     if self._totals != self._first:  # time in which nothing was done does not count
                         self._marks.note(self._totals[:5], len(self._sealed), last=True)
-                    ended = (time.time(), why, self._session)
-                    self._connection.execute("UPDATE sessions SET ended = ?, why = ? WHERE session = ?", ended)
+                    end_session(self._connection, self._session, why)
                 self._publish(synced=True)  # behind the commit, which looks whether the directory is still ours
             self._writer.close()
             self.flight.close()
