@@ -172,6 +172,15 @@ class Queue(Engine, Protocol):
         ...
 
 
-def taken_back(waiting: MutableSequence[Sequence], count: int) -> list[Sequence]:
-    """What ``Queue.withdraw`` gives back of the sequences that wait."""
-    return [waiting.pop() for _ in range(min(count, len(waiting)))]
+class Waiting:
+    """What a Queue does with the sequences that have not begun: they are ``waiting``, and begin in this order."""
+
+    waiting: MutableSequence[Sequence]
+
+    def add(self, sequences: list[Sequence]) -> None:
+        """See Engine."""
+        self.waiting.extend(sequences)
+
+    def withdraw(self, count: int) -> list[Sequence]:
+        """See Queue."""
+        return [self.waiting.pop() for _ in range(min(count, len(self.waiting)))]

@@ -23,13 +23,13 @@ from runner.engine.lanes import Drawn, Lane, Launch
 from runner.engine.masks import Grammars
 from runner.engine.sampling import logprob_fields
 from runner.engine.tuning import Growth
-from runner.sequences import Costs, Gauge, Generation, Sequence, Work, taken_back
+from runner.sequences import Costs, Gauge, Generation, Sequence, Waiting, Work
 from runner.text.choices import score_fields
 from runner.types import BAD_GRAMMAR, TOO_LONG
 from runner.words import size
 
 
-class BatchEngine:
+class BatchEngine(Waiting):
     """Continuous batching on a ResidentModel; see the ``Engine`` protocol.
 
     ``end_tokens`` end a generation and are left out of it; ``stopped(sequence, tokens)`` may, too. ``batch_size`` (it
@@ -101,14 +101,6 @@ class BatchEngine:
     def room(self) -> int:
         """How many sequences to add so that the batch is full, and as many again are ready to join it."""
         return max(0, 2 * self.batch_size - len(self.lanes) - len(self.waiting))
-
-    def add(self, sequences: list[Sequence]) -> None:
-        """Queue sequences; they join in this order as memory allows."""
-        self.waiting.extend(sequences)
-
-    def withdraw(self, count: int) -> list[Sequence]:
-        """See Queue."""
-        return taken_back(self.waiting, count)
 
     def step(self) -> list[Generation]:
         """Admit, launch the next forward passes, read the ones before them."""

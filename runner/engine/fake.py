@@ -15,7 +15,7 @@ import numpy as np
 
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.machine.facts import peak_memory
-from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work, taken_back
+from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Waiting, Work
 from runner.text.choices import score_fields
 from runner.text.vocabulary import ByteTokenizer
 from runner.types import BAD_GRAMMAR
@@ -34,7 +34,7 @@ DELAY = "ROWMILL_FAKE_DELAY"  # environment variable: seconds that a step takes,
 FAULT = "ROWMILL_FAKE_FAULT"  # environment variable: HOW:TEXT, see _fail; "load" hangs at once
 
 
-class FakeEngine:
+class FakeEngine(Waiting):
     """Answers up to ``batch_size`` sequences a step, by prompt, drawn seed, ``max_tokens`` and ``stopped`` only.
 
     It caches nothing, so that the usage does not depend on what was asked before either. The environment variables
@@ -66,13 +66,6 @@ class FakeEngine:
 
     def room(self) -> int:
         return self.batch_size - len(self.waiting)
-
-    def add(self, sequences: list[Sequence]) -> None:
-        self.waiting.extend(sequences)
-
-    def withdraw(self, count: int) -> list[Sequence]:
-        """See Queue."""
-        return taken_back(self.waiting, count)
 
     def step(self) -> list[Generation]:
         batch, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]

@@ -31,7 +31,7 @@ from runner.fleet.local import LocalTransport
 from runner.fleet.protocol import Receiver, Spec, Turn
 from runner.loop.plan import Plan
 from runner.models.recipes import ModelConf
-from runner.sequences import Costs, Gauge, Generation, Sequence, Work, taken_back
+from runner.sequences import Costs, Gauge, Generation, Sequence, Waiting, Work
 
 SEAT_ROWS_S, SLOTS = 30.0, 32
 
@@ -118,7 +118,7 @@ def cost(given):
         print(f"{name}: {row_us:.0f} us of processor time for a row, {figures['rows_per_s']:,.0f} rows/s", flush=True)
 
 
-class Lanes:
+class Lanes(Waiting):
     """``slots`` sequences at once, ``steps`` each; ``compute`` takes the time of a step."""
 
     def __init__(self, slots, steps):
@@ -130,12 +130,6 @@ class Lanes:
 
     def room(self):
         return max(0, 2 * self.batch_size - len(self.lanes) - len(self.waiting))
-
-    def add(self, sequences):
-        self.waiting.extend(sequences)
-
-    def withdraw(self, count):
-        return taken_back(self.waiting, count)
 
     def step(self):
         while self.waiting and len(self.lanes) < self.batch_size:

@@ -22,7 +22,7 @@ from runner.engine.copying.even import EvenRows
 from runner.engine.masks import Grammars, Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, logprob_fields, masked, normaliser, pairs, uniforms
 from runner.engine.trial import Trial
-from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Work, taken_back
+from runner.sequences import Costs, Gauge, Generation, Scored, Sequence, Waiting, Work
 from runner.text.choices import Walk, choice_tree, score_fields
 from runner.types import BAD_GRAMMAR, TOO_LONG
 from runner.words import size
@@ -47,7 +47,7 @@ class Working:
         return Generation(self.sequence.key, self.tokens, reason, self.cached, **said)
 
 
-class CopyingEngine:
+class CopyingEngine(Waiting):
     """Continuous batching with a cache copy for each row; see the ``Engine`` protocol and BatchEngine.
 
     ``kv_bytes`` bounds the memory of the rows' caches, as measured on a short prompt, ``logit_bytes`` that of the
@@ -104,14 +104,6 @@ class CopyingEngine:
     def room(self) -> int:
         """How many sequences to add so that the batch is full, and as many again are ready to join it."""
         return max(0, 2 * self.batch_size - len(self.waiting) - len(self.working))
-
-    def add(self, sequences: list[Sequence]) -> None:
-        """Queue sequences; they join in this order as memory allows."""
-        self.waiting.extend(sequences)
-
-    def withdraw(self, count: int) -> list[Sequence]:
-        """See Queue."""
-        return taken_back(self.waiting, count)
 
     def step(self) -> list[Generation]:
         """Start what waits, score what is only scored, and advance the batch by a token."""

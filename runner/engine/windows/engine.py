@@ -14,7 +14,7 @@ from runner.engine.budget import Budget
 from runner.engine.conf import EngineConf
 from runner.engine.windows.losses import chunk_tokens, losses
 from runner.machine.device import Device, cpu_streams
-from runner.sequences import Costs, Gauge, Generation, Sequence, Work, taken_back
+from runner.sequences import Costs, Gauge, Generation, Sequence, Waiting, Work
 
 
 def windows_at_once(conf: EngineConf, device: Device, window: int, share: float) -> int:
@@ -38,7 +38,7 @@ def peak(device: Device | None) -> int | None:
     return int(mx.get_peak_memory())
 
 
-class WindowEngine:
+class WindowEngine(Waiting):
     """An Engine for sequences of one choice each, which ends the window: ``logprobs`` has the choice's.
 
     ``window``: how many tokens most of them have, which bounds a batch. ``share`` of the usual batch size is used. A
@@ -65,7 +65,7 @@ class WindowEngine:
         self.costs, self.work = Costs(), Work()
         self.chunk = max(16, int(share * chunk_tokens(device.kind, config, self.batch_size)))
         self._beat = beat
-        self._waiting: list[Sequence] = []
+        self.waiting: list[Sequence] = []
         others = [mx.new_stream(mx.default_device()) for _ in range(1, self.lanes)]
         self.streams = [mx.default_stream(mx.default_device()), *others]
         self.model, _ = weights.load(folder, device, Budget.of(conf, device).limit)
@@ -82,15 +82,7 @@ class WindowEngine:
 
     def room(self) -> int:
         """See Engine."""
-        return self.batch_size - len(self._waiting)
-
-    def add(self, sequences: list[Sequence]) -> None:
-        """See Engine."""
-        self._waiting += sequences
-
-    def withdraw(self, count: int) -> list[Sequence]:
-        """See Queue."""
-        return taken_back(self._waiting, count)
+        return self.batch_size - len(self.waiting)
 
     def step(self) -> list[Generation]:
         """See Engine."""
@@ -108,15 +100,15 @@ class WindowEngine:
         """See Engine."""
         import mlx.core as mx
 
-        self.model, self._waiting = None, []
+        self.model, self.waiting = None, []
         mx.clear_cache()
 
     def _next(self) -> list[Sequence]:
         """The windows of a step: the first ones that wait and have the length of the very first."""
-        lengths = [len(one.tokens) + len(_end(one)) for one in self._waiting]
-        same = [one for one, length in zip(self._waiting, lengths, strict=True) if length == lengths[0]]
+        lengths = [len(one.tokens) + len(_end(one)) for one in self.waiting]
+        same = [one for one, length in zip(self.waiting, lengths, strict=True) if length == lengths[0]]
         chosen = {one.key for one in same[: self.batch_size]}
-        self._waiting = [one for one in self._waiting if one.key not in chosen]
+        self.waiting = [one for one in self.waiting if one.key not in chosen]
         return same[: self.batch_size]
 
     def _batches(self, windows: list[Sequence]) -> Iterator[list[Sequence]]:
