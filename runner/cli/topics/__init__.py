@@ -11,7 +11,7 @@ rendering  A topic in blocks, and these as text for a terminal and as Markdown.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -26,17 +26,21 @@ from runner.types import UserError
 
 @dataclass(frozen=True)
 class Topic:
-    """A line for the list of topics; ``modules`` whose docstrings explain it, ``groups`` of keys that belong to it."""
+    """A line for the list of topics; ``modules`` whose docstrings explain it, names and what they mean as ``entries``,
+    the beginnings of single ``keys``, and ``groups`` of keys that belong to it.
+    """
 
     title: str
     modules: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    entries: Callable[[], Iterable[tuple[str, str]]] = tuple
 
 
 JOBS = ("label", "spans", "generate", "summarize", "synthesize", "openai_batch")
 TOPICS = {
     "config": Topic("every key of the configuration"),
-    "jobs": Topic("what can be done with each row"),
+    "jobs": Topic("what can be done with each row", entries=lambda: _jobs()),
     **{name: Topic(f"the job {name}: options and output columns") for name in JOBS},
     "multi": Topic("several labels a row, thresholds", ("jobs.label.multi",)),
     "scale": Topic("levels on a scale", ("jobs.label.scale",)),
@@ -47,22 +51,38 @@ TOPICS = {
     "chain": Topic("several questions in one file, stage by stage", ("runner.stages.conf",)),
     "cascade": Topic("a large model only where a small one is not sure", ("runner.chain.cascade",), ("cascade",)),
     "file": Topic("a command line kept in a file", ("runner.config.file",)),
-    "dataset": Topic("where rows come from", ("runner.data.source", "runner.data.where"), ("dataset",)),
+    "dataset": Topic(
+        "where rows come from",
+        ("runner.data.source", "runner.data.where"),
+        ("dataset",),
+        entries=lambda: _choices("dataset"),
+    ),
     "own-reader": Topic("a reader of your own in Python", ("runner.data.readers.own",)),
     "prompt": Topic("how a row becomes a prompt: templates, examples", ("runner.text.prompter",), ("prompt",)),
-    "examples": Topic("few-shot examples: the same for all rows, or for each", ("runner.text.examples",)),
-    "model": Topic("which models run: names, files, hub ids, recipes", ("runner.models.resolve",), ("model",)),
+    "examples": Topic(
+        "few-shot examples: the same for all rows, or for each", ("runner.text.examples",), keys=("prompt.examples",)
+    ),
+    "model": Topic(
+        "which models run: names, files, hub ids, recipes",
+        ("runner.models.resolve",),
+        ("model",),
+        entries=lambda: _choices("model"),
+    ),
     "adapters": Topic("a model and what you trained on top of it", ("runner.models.adapters",)),
     "engine": Topic("device, batches, memory, sampling", ("runner.session.preflight",), ("engine",)),
     "drafts": Topic("tokens drafted from the prompt (prompt lookup)", ("runner.engine.drafts",)),
     "output": Topic("the files of a run and their columns", ("runner.results.run",), ("output", "checkpoint")),
     "night": Topic("hours, pauses, notifications", ("runner.night",), ("schedule", "notify")),
     "fleet": Topic("several GPUs or machines: Ray, step by step", ("runner.fleet.conf",), ("fleet",)),
-    "resume": Topic("after a kill, a crash or a change", ("runner.night.supervisor",)),
+    "resume": Topic(
+        "after a kill, a crash or a change",
+        ("runner.night.supervisor",),
+        keys=("resume", "engine.stall_minutes", "engine.max_restarts"),
+    ),
     "calibrate": Topic("confidences fitted to gold labels", (), ("calibrate",)),
     "export": Topic("tables, training data, pre-annotations, the hub", ("runner.export",)),
-    "exit": Topic("what exit codes mean"),
-    "errors": Topic("what messages mean and what to do"),
+    "exit": Topic("what exit codes mean", entries=lambda: EXIT_CODES),
+    "errors": Topic("what messages mean and what to do", entries=lambda: ERRORS),
     "convert": Topic("a quantised model of your own", ("jobs.convert",), ("convert",)),
     "perplexity": Topic("how well models predict a text", ("jobs.perplexity",), ("perplexity",)),
     "benchmark": Topic("how fast a model is on this machine", ("jobs.benchmark",), ("benchmark",)),
@@ -112,28 +132,14 @@ def blocks(name: str) -> Iterator[Block]:
     yield Block("title", topic.title[0].upper() + topic.title[1:])
     for module in topic.modules:
         yield from prose_blocks(prose(module).partition("\n\n")[2])
-    if name == "jobs":
-        yield Block(
-            "entries", entries=[(job, " ".join(job_class(job).prose.partition("\n\n")[0].split())) for job in JOBS]
-        )
-    elif name in JOBS:
+    if name in JOBS:
         yield from _job(name)
-    elif name == "resume":
-        yield Block(
-            "keys", keys=[known_keys()[key] for key in ("resume", "engine.stall_minutes", "engine.max_restarts")]
-        )
-    elif name in ("exit", "errors"):
-        yield Block("entries", entries=EXIT_CODES if name == "exit" else ERRORS)
-    elif name == "examples":
-        yield Block("keys", keys=[key for key in known_keys().values() if key.name.startswith("prompt.examples")])
-    elif name == "model":
-        yield Block("entries", entries=list(_choices("model")))
-    elif name == "config":
-        yield from _group("", declared_class("runner.config.conf", "RunConf"))
-    for group in topic.groups if name != "config" else _groups():
-        yield from _group(group, _groups()[group])
-    if name == "dataset":
-        yield Block("entries", entries=list(_choices("dataset")))
+    if entries := list(topic.entries()):
+        yield Block("entries", entries=entries)
+    if listed := [key for begin in topic.keys for name, key in known_keys().items() if name.startswith(begin)]:
+        yield Block("keys", keys=listed)
+    for group in ("", *_groups()) if name == "config" else topic.groups:
+        yield from _group(group)
 
 
 def configuration_page() -> str:
@@ -160,6 +166,12 @@ def _groups() -> dict[str, Class]:
     return ours | {name: declared_class(*place) for name, place in _OTHER_GROUPS.items()}
 
 
+def _jobs() -> Iterator[tuple[str, str]]:
+    """All jobs, and how their docstrings begin."""
+    for job in JOBS:
+        yield job, " ".join(job_class(job).prose.partition("\n\n")[0].split())
+
+
 def _job(name: str) -> Iterator[Block]:
     found = job_class(name)
     yield from prose_blocks(found.prose)
@@ -179,7 +191,8 @@ def _option(name: str, declared: Key | None, written: tuple[str, str] | None) ->
     return Key(f"job.{name}", kind, default, _sentence(meaning))
 
 
-def _group(name: str, found: Class) -> Iterator[Block]:
+def _group(name: str) -> Iterator[Block]:
+    found = _groups()[name] if name else declared_class("runner.config.conf", "RunConf")
     yield Block("title", f"Keys of the group {name}" if name else "Keys without a group")
     yield from prose_blocks(found.prose)
     prefix = f"{name}." if name else ""
