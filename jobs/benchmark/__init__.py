@@ -15,7 +15,6 @@ peers    Other engines on the same prompts: mlx-lm's own functions, and llama.cp
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from jobs.benchmark.card import Card, card
-from jobs.benchmark.measure import BenchmarkConf, Measurement, benchmark, to_json
+from jobs.benchmark.measure import BenchmarkConf, Measurement, benchmark
 from jobs.benchmark.peers import LLAMA_CPP
 from runner.config.compose import Composer
 from runner.config.conf import OutputDirConf
@@ -64,15 +63,13 @@ def run_benchmark(overrides: Sequence[str], config_dir: str | None = None) -> tu
     folder = resolve.model_folder(conf.model, conf.offline)
     environment = dict(os.environ)  # without what preparing a device changes: each engine's process does that itself
     _check_memory(conf, folder)
+    conf.output.check()
     if conf.benchmark.workload == "card":
         return _run_card(conf, folder, environment)
     own = _prompts_of_run(conf.benchmark, config_dir) if conf.benchmark.run_dir else None
     gguf = _gguf(conf) if LLAMA_CPP in conf.benchmark.against else None
     measured = benchmark(conf.benchmark, folder, asdict(conf.engine), environment, own, gguf)
-    path = Path(conf.output.dir) / "benchmark.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_json(measured) + "\n")
-    return measured, path
+    return measured, conf.output.write("benchmark.json", [asdict(one) for one in measured])
 
 
 def _prompts_of_run(conf: BenchmarkConf, config_dir: str | None) -> list[tuple[list[int], Any]]:
@@ -101,10 +98,7 @@ def _run_card(conf: BenchmarkRunConf, folder: Path, environment: dict[str, str])
     name = Path(str(conf.model.path or folder).partition("#")[0]).name
     task = {"model": str(folder), "name": name, "engine": asdict(conf.engine), "seed": asked.seed, **sizes}
     measured = card(task, environment)
-    path = Path(conf.output.dir) / "card.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(measured), indent=1) + "\n")
-    return measured, path
+    return measured, conf.output.write("card.json", asdict(measured))
 
 
 def _check_memory(conf: BenchmarkRunConf, folder: Path) -> None:

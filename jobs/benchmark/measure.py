@@ -177,11 +177,6 @@ def table(measured: list[Measurement]) -> str:
     return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def to_json(measured: list[Measurement]) -> str:
-    """A JSON list with an object for each measurement."""
-    return json.dumps([asdict(one) for one in measured], indent=1)
-
-
 def _in_child(task: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     if task["engine_name"] in MLX_LM:  # mlx-lm works on one stream: all cores to its matrix products
         environment = {"OMP_NUM_THREADS": str(os.cpu_count() or 1)} | environment

@@ -38,7 +38,6 @@ turns    Sizes measured in turns, and which of them is faster beyond what the tu
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -51,8 +50,6 @@ from jobs.tune.measure import measure_all
 from jobs.tune.report import as_json
 from runner.config.compose import Composer
 from runner.config.conf import OutputDirConf
-from runner.disk import write_text
-from runner.disk.errors import disk_errors
 from runner.engine.conf import EngineConf
 from runner.keys import check_keys
 from runner.machine import device, tuned
@@ -92,24 +89,16 @@ def run_tune(overrides: Sequence[str], config_dir: str | None = None) -> tuple[d
     config = resolve.read_config(folder)
     environment = dict(os.environ)  # without what preparing a device changes: each process does that itself
     found_device = device.set_up(conf.engine.backend)
-    path = Path(conf.output.dir) / "tune.json"
+    conf.output.check()
     place = found_device.kind, found_device.place, conf.engine.costly(config)
     found = Found.of(tuned.record(*place), conf.tune.quick, lambda record: tuned.keep(*place, record))
     task = {"model": str(folder), "engine": asdict(conf.engine), "quick": conf.tune.quick}
     began = time.perf_counter()
-
-    def write() -> dict[str, Any]:
-        sent = as_json(found, found_device, config, time.perf_counter() - began)
-        with disk_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(sent, indent=1) + "\n")
-        return sent
-
-    write()  # minutes before it is needed: who cannot write there is told now
     try:
         measure_all(found, task, found_device, config, environment)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("interrupted; what was measured is kept, and the same command goes on") from stop
     finally:
-        sent = write()
+        sent = as_json(found, found_device, config, time.perf_counter() - began)
+        path = conf.output.write("tune.json", sent)
     return sent, path

@@ -117,13 +117,11 @@ def benchmark(options: argparse.Namespace) -> int:
     """Measure how fast a model is on this machine, and compare it with mlx-lm's own functions and llama.cpp."""
     from jobs.benchmark import run_benchmark
     from jobs.benchmark.card import Card
-    from jobs.benchmark.measure import table, to_json
+    from jobs.benchmark.measure import table
 
     measured, path = run_benchmark(options.overrides, options.config_dir)
-    if isinstance(measured, Card):
-        print(path.read_text() if options.json else f"{measured.line()}\nwritten to {path}")
-        return EXIT_OK
-    print(to_json(measured) if options.json else f"{table(measured)}\nwritten to {path}")
+    shown = measured.line() if isinstance(measured, Card) else table(measured)
+    print(path.read_text().rstrip() if options.json else f"{shown}\nwritten to {path}")
     return EXIT_OK
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from runner.chain.conf import CascadeConf
 from runner.checkpoint.database import CheckpointConf
 from runner.data.conf import DatasetConf
+from runner.disk import write_json
+from runner.disk.errors import disk_errors
 from runner.engine.conf import EngineConf
 from runner.fleet.conf import FleetConf
 from runner.keys import key
@@ -54,6 +58,19 @@ class OutputDirConf:
     """
 
     dir: str = "outputs"
+
+    def check(self) -> None:
+        """UserError where the folder cannot be made, or no file in it."""
+        with disk_errors(Path(self.dir)):
+            Path(self.dir).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.dir).close()
+
+    def write(self, name: str, figures: Any) -> Path:
+        """Publish figures as JSON in a file of this name. UserError where that fails."""
+        path = Path(self.dir) / name
+        with disk_errors(path.parent):
+            write_json(path, figures)
+        return path
 
 
 @dataclass

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import jobs.benchmark
 from jobs.benchmark.measure import BenchmarkConf, prompts
 from jobs.benchmark.peers import shared_tokens
 from runner.cli import main
@@ -62,6 +63,16 @@ def test_wrong_words_cost_one_line(word, says, capsys):
     assert main(["benchmark", word]) == 2
     said = f"{word}: {says}" if says.startswith("it ") else f"fleet {says}"
     assert capsys.readouterr().err.strip() == f"rowmill: {said}"
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(
+    tiny_model_folder, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(jobs.benchmark, "benchmark", lambda *_: pytest.fail("measured"))
+    where = [f"model.path={tiny_model_folder}", f"output.dir={tmp_path}/file/below", "engine.backend=cpu"]
+    assert main(["benchmark", *where]) != 0
+    assert "file/below cannot be written" in capsys.readouterr().err
 
 
 def test_the_command_measures_all_engines_on_the_same_prompts(tiny_model_folder, tmp_path, capsys):
