@@ -15,7 +15,6 @@ from runner.types import UserError
 from runner.words import count_of
 
 KINDS = ("rouge1", "rouge2", "rougeL")
-RESAMPLES, SEED = 1000, 0
 
 
 def need_rouge(gold: str) -> None:
@@ -35,15 +34,18 @@ def evaluate_summaries(run_dir: Path, source: DataSource) -> dict[str, Any]:
     """
     import numpy as np
 
+    from runner.results.quality.bootstrap import RESAMPLES, interval
+
     scores = np.array(list(_scores(run_dir, source)))
     if not len(scores):
         return {"rows": 0}
-    chosen = np.random.default_rng(SEED)
-    means = [scores[chosen.integers(0, len(scores), len(scores))].mean(axis=0) for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    numbers = np.stack([scores.mean(axis=0), low, high], axis=1).tolist()
-    named = [dict(zip(("f1", "low", "high"), three, strict=True)) for three in numbers]
-    return {"rows": len(scores), **dict(zip(KINDS, named, strict=True))}
+    rng = np.random.default_rng(0)
+    drawn = np.array([scores[rng.integers(0, len(scores), len(scores))].mean(axis=0) for _ in range(RESAMPLES)])
+    figures: dict[str, Any] = {"rows": len(scores)}
+    for kind, mean, means in zip(KINDS, scores.mean(axis=0), drawn.T, strict=True):
+        low, high = interval(means)
+        figures[kind] = {"f1": float(mean), "low": low, "high": high}
+    return figures
 
 
 def _scores(run_dir: Path, source: DataSource) -> Iterator[tuple[float, ...]]:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from runner.results.quality.bootstrap import ENDS, RESAMPLES, interval, pair, resample
 from runner.results.quality.shapes import ClassFigures, LabelFigures, Share
 
 NONE = "(none)"  # the answer of rows without a label
-RESAMPLES = 1000
 TOGETHER = 100  # of them
 FULL = 100  # labels up to which a confusion has a number for each two of them
 WIDE = 1000  # labels; of more, those that occur nowhere do not count, and each one's figures have no intervals
@@ -62,14 +62,14 @@ def label_figures(gold: Ints, label: Ints, names: list[str]) -> LabelFigures:
         accuracy=float((gold == label).mean()),
         kappa=kappa(golds, labels, counts),
         macro_f1=float(by_class[2].mean()),
-        intervals={name: _pair(getattr(low, name), getattr(high, name)) for name in ("accuracy", "kappa", "macro_f1")},
+        intervals={name: pair(getattr(low, name), getattr(high, name)) for name in ("accuracy", "kappa", "macro_f1")},
         classes={
             name: ClassFigures(
                 precision=float(by_class[0][at]),
                 recall=float(by_class[1][at]),
                 f1=float(by_class[2][at]),
                 rows=int(actual[at]),
-                intervals={k: _pair(*(ends[at] for ends in both)) for k, both in by_label.items()},
+                intervals={k: pair(*(ends[at] for ends in both)) for k, both in by_label.items()},
             )
             for at, name in enumerate(names)
         },
@@ -153,7 +153,7 @@ def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> tuple
     gap = np.bincount(which, right - confidence) / counts  # by which accuracy exceeds confidence, in each kind
     in_bin = np.eye(BINS)[kinds // 2 // FINE]
     errors = np.abs((np.vstack([counts, resample(counts)]) * gap) @ in_bin).sum(axis=1) / len(confidence)
-    return float(errors[0]), _pair(*np.percentile(errors[1:], [2.5, 97.5]))
+    return float(errors[0]), interval(errors[1:])
 
 
 def reliability(confidence: Floats, right: npt.NDArray[np.bool_]) -> list[list[float]]:
@@ -181,27 +181,17 @@ def accuracy_by_coverage(confidence: Floats, right: npt.NDArray[np.bool_], rows:
             "threshold": threshold,
             "coverage": covered / rows,
             "accuracy": accuracy,
-            "interval": _pair(*np.percentile(drawn, [2.5, 97.5])),
+            "interval": interval(drawn),
         }
     return list(curve.values())
 
 
-def resample(counts: Ints) -> Ints:
-    """[RESAMPLES, kinds]: how often each kind of row would be in a new sample."""
-    rows = int(counts.sum())
-    return np.random.default_rng(0).multinomial(rows, counts / rows, RESAMPLES)
-
-
 def _interval(drawn: Rates) -> tuple[Rates, Rates]:
     ends = [
-        np.nanpercentile(values, [2.5, 97.5], axis=0)
+        np.nanpercentile(values, ENDS, axis=0)
         if np.isfinite(values).any()
         else np.full((2, *values.shape[1:]), math.nan)
         for values in drawn
     ]
     low, high = zip(*ends, strict=True)
     return Rates(*low), Rates(*high)
-
-
-def _pair(low: Any, high: Any) -> list[float | None]:
-    return [float(end) if math.isfinite(end) else None for end in (low, high)]

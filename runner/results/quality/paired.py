@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from runner.results.quality.bootstrap import finite, interval, resample
 from runner.results.quality.columns import Golds
 from runner.results.quality.scale import spearmans, weighted_kappas
 from runner.results.quality.shapes import PairedFigure, PairedFigures
 from runner.results.quality.values import Members, rates_of
-from runner.results.scores import resample
 from runner.text.questions.question import MULTI, SCALE, Question
 
 Bools = npt.NDArray[np.bool_]
@@ -36,7 +36,6 @@ def paired_figures(
     righted, broken = int(better.sum()), int(worse.sum())
     counts = np.array([righted, broken, rows - righted - broken])
     drawn = resample(counts)
-    low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / rows, [2.5, 97.5])
     differing = righted + broken
     return PairedFigures(
         column=column,
@@ -45,7 +44,7 @@ def paired_figures(
         accuracy_a=float(a.mean()),
         accuracy_b=float(b.mean()),
         difference=(righted - broken) / rows,
-        interval=[float(low), float(high)],
+        interval=interval((drawn[:, 0] - drawn[:, 1]) / rows),
         righted=righted,
         broken=broken,
         righted_rows=positions[better][:SHOWN].tolist(),
@@ -107,11 +106,5 @@ def _paired_levels(question: Question, rows: list[Any]) -> dict[str, PairedFigur
 
 
 def _paired(a: Any, b: Any, drawn_a: Any, drawn_b: Any) -> PairedFigure:
-    low, high = np.nanpercentile(np.append(drawn_b - drawn_a, b - a), [2.5, 97.5])
-    return PairedFigure(
-        a=_known(a[0]), b=_known(b[0]), difference=_known((b - a)[0]), interval=[_known(low), _known(high)]
-    )
-
-
-def _known(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    spread = interval(np.append(drawn_b - drawn_a, b - a))
+    return PairedFigure(a=finite(a[0]), b=finite(b[0]), difference=finite((b - a)[0]), interval=spread)

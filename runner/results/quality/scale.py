@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from runner.results.quality.shapes import Interval, ScaleFigures
-from runner.results.scores import resample
+from runner.results.quality.bootstrap import interval, resample
+from runner.results.quality.shapes import ScaleFigures
 from runner.text.questions.question import Question
 
 FINE = 2000  # steps of the scale's length within which errors count as equal in the bootstrap
@@ -45,10 +44,10 @@ def scale_figures(question: Question, gold: Floats, said: Floats, expected: Floa
         kappa=_kappa(first, second, counts, len(levels)),
         spearman=_spearman(gold[there], said[there]),
         intervals={
-            "accuracy": _ends(resample(missing) @ exact / len(gold)),
-            "mae": _ends(drawn @ error / counts.sum()),
-            "kappa": _ends(weighted_kappas(drawn, first, second, len(levels))),
-            "spearman": _ends(spearmans(drawn, g, s)),
+            "accuracy": interval(resample(missing) @ exact / len(gold)),
+            "mae": interval(drawn @ error / counts.sum()),
+            "kappa": interval(weighted_kappas(drawn, first, second, len(levels))),
+            "spearman": interval(spearmans(drawn, g, s)),
         },
     )
     if np.isfinite(expected[there]).all():
@@ -57,7 +56,7 @@ def scale_figures(question: Question, gold: Floats, said: Floats, expected: Floa
         length = (levels[-1] - levels[0]) / FINE
         steps, which, counts = np.unique((error / length).astype(np.int64), return_inverse=True, return_counts=True)
         means = np.bincount(which, error) / counts
-        found["intervals"]["mae_expected"] = _ends(resample(counts) @ means / counts.sum()) if len(steps) else []
+        found["intervals"]["mae_expected"] = interval(resample(counts) @ means / counts.sum()) if len(steps) else []
     return found
 
 
@@ -106,13 +105,6 @@ def _spearman(first: Floats, second: Floats) -> float | None:
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     return float(spearmanr(first, second).statistic)
-
-
-def _ends(values: Floats) -> Interval:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of samples that do not vary
-        low, high = np.nanpercentile(values, [2.5, 97.5])
-    return [float(end) if np.isfinite(end) else None for end in (low, high)]
 
 
 def _confusion(question: Question, gold: Floats, said: Floats) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""How right spans are: exact and partial matches with the gold ones, by kind, with bootstrap intervals over rows."""
+"""How right spans are: exact and partial matches with the gold ones, by kind, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.data.gold import GoldSpan, gold_spans
+from runner.results.quality.bootstrap import interval, resample
 from runner.results.quality.shapes import KindFigures, PairedSpans, SpanFigures
-from runner.results.scores import resample
 from runner.types import UserError
 
 Counts = npt.NDArray[np.int64]
@@ -48,9 +48,8 @@ def paired_spans(gold: Sequence[Any], a: Sequence[Any], b: Sequence[Any]) -> Pai
     for name in ("f1", "partial_f1"):
         first, second = (_measured(sums[run])[name] for run in (0, 1))
         spread = _measured(drawn[:, 1])[name] - _measured(drawn[:, 0])[name]
-        low, high = np.percentile(spread, [2.5, 97.5])
         found |= {f"{name}_a": float(first), f"{name}_b": float(second)}
-        found |= {f"{name}_difference": float(second - first), f"{name}_interval": [float(low), float(high)]}
+        found |= {f"{name}_difference": float(second - first), f"{name}_interval": interval(spread)}
     return cast(PairedSpans, found)
 
 
@@ -124,7 +123,7 @@ def _measured(sums: Any) -> dict[str, Any]:
 
 
 def _figures(sums: Counts, drawn: Counts) -> KindFigures:
-    spread = {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in _measured(drawn).items()}
+    spread = {name: interval(values) for name, values in _measured(drawn).items()}
     found: dict[str, Any] = {name: float(value) for name, value in _measured(sums).items()}
     counts = {"found": int(sums[_SAID]), "gold": int(sums[_GOLD])}
     return cast(KindFigures, {**found, **counts, "intervals": spread})

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.data.gold import members_of
+from runner.results.quality.bootstrap import RESAMPLES, interval
 from runner.results.quality.shapes import ClassFigures, Interval, NumberFigures, SetFigures
 from runner.types import UserError
 
-RESAMPLES = 1000
 MOST_MEMBERS = 1000  # different ones that have figures of their own
 DRAWN_TOGETHER = 5_000_000  # counts of kinds of rows
 Floats = npt.NDArray[np.float64]
@@ -99,7 +99,6 @@ def set_figures(
     few = known[:MOST_MEMBERS]
     rates = rates_of(list(pairs), few)
     found, drawn = rates.of(counts[None, :]), rates.drawn(counts)
-    ends = {name: _ends(values) for name, values in drawn.items()}
     f1, precision, recall = (found.pop(name)[0] for name in ("label_f1", "label_precision", "label_recall"))
     known_rates = {name: float(values[0]) for name, values in found.items()}
     return cast(SetFigures, known_rates) | SetFigures(
@@ -107,7 +106,7 @@ def set_figures(
         column=column,
         rows=len(gold),
         answered=sum(value is not None for value in said),
-        intervals={name: ends[name] for name in ("exact", "jaccard", "micro_f1", "macro_f1")},
+        intervals={name: interval(drawn[name]) for name in ("exact", "jaccard", "micro_f1", "macro_f1")},
         classes={
             name: ClassFigures(
                 precision=float(precision[at]),
@@ -115,7 +114,7 @@ def set_figures(
                 f1=float(f1[at]),
                 rows=int(counts @ rates.by_name[1][:, at]),
                 answers=int(counts @ rates.by_name[2][:, at]),
-                intervals={"f1": [float(end) for end in np.percentile(drawn["label_f1"][:, at], [2.5, 97.5])]},
+                intervals={"f1": interval(drawn["label_f1"][:, at])},
             )
             for at, name in enumerate(few)
         },
@@ -183,11 +182,6 @@ def _shares(part: Any, whole: Any) -> Any:
     return np.divide(part, whole, out=np.zeros(np.shape(part), np.float64), where=whole > 0)
 
 
-def _ends(values: Any) -> Interval:
-    low, high = np.percentile(values, [2.5, 97.5], axis=0)
-    return [float(low), float(high)] if np.ndim(low) == 0 else []
-
-
 _PARTS: tuple[Callable[[Members, Members], Members], ...] = (
     lambda gold, said: gold & said,
     lambda gold, said: said,
@@ -198,9 +192,5 @@ _PARTS: tuple[Callable[[Members, Members], Members], ...] = (
 def _interval(rows: int, figure: Callable[[Any], float | None]) -> Interval:
     """The 95% percentile bootstrap of a figure of some rows, with a fixed seed."""
     rng = np.random.default_rng(0)
-    drawn = [figure(rng.integers(0, rows, rows)) for _ in range(RESAMPLES)]
-    known = [value for value in drawn if value is not None]
-    if not known:
-        return [None, None]
-    low, high = np.percentile(known, [2.5, 97.5])
-    return [float(low), float(high)]
+    drawn = (figure(rng.integers(0, rows, rows)) for _ in range(RESAMPLES))
+    return interval([value for value in drawn if value is not None])
