@@ -8,4 +8,5 @@ folder   A chain's folder, read like that of a run: each row of the first stage 
 look     A chain as people see it: the stage at work, and a line for each of them.
 plan     What a chain is, as its folder records it: its stages, and which columns come from where.
 reader   A run as the data of the next one: ``dataset=run dataset.path=outputs/NAME``.
+status   How far a chain is, by how far its stages are.
 """

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from runner.chain.answers import Answers
 from runner.chain.plan import REPLACE, STAGE, Plan, Stage, is_chain, read_plan
+from runner.chain.status import Progress
 from runner.checkpoint.database import DATABASE, open_reader
 from runner.checkpoint.identity import OutputColumns
 from runner.checkpoint.lease import holder
@@ -85,79 +86,14 @@ class Chain(Run):
     @property
     def status(self) -> Status:
         """How far all of it is: a row is finished when no stage is left that may answer it. ``stages``: each one's."""
-        each = [run.status if run is not None else None for run in self.runs]
-        known = [one for one in each if one is not None]
-        pid = holder(self.path)
-        figures: dict[str, Any] = {
-            **{
-                name: _sum(known, name) if kind in (int, float) else None
-                for name, kind in get_type_hints(Status).items()
-            },
-            "rows": known[0]["rows"] if known else 0,
-            "finished": self._finished(each),
-        }
-        is_done = self._ended(each) and (self.path / DATASET).is_file()
-        errors = self._errors(known, is_done)
-        seconds, prompt = figures["active_s"], figures["prompt_tokens"]
-        stages = [self._described(at, one) for at, one in enumerate(each)]
-        figures |= {
-            "errors": sum(errors.values()),
-            "error_kinds": dict(errors.most_common()),
-            "state": "running" if pid is not None else "finished" if is_done else "interrupted",
-            "doing": self._doing(each) if pid is not None else None,
-            "pid": pid,
-            "started": min((one["started"] for one in known if one["started"]), default=0.0),
-            "rows_per_s": figures["finished"] / seconds if seconds else 0.0,
-            "tokens_per_s": (prompt + figures["completion_tokens"]) / seconds if seconds else 0.0,
-            "cached_share": figures["cached_tokens"] / prompt if prompt else None,
-            "rejected": known[0]["rejected"] if known else {},
-            "seats": [seat for one in known for seat in one["seats"]],
-            "stages": stages,
-        }
-        return cast(Status, figures)
+        progress = self._progress
+        is_done = progress.current is None and (self.path / DATASET).is_file()
+        errors = Counter(error_kind(one.error) for one in self.failures()) if is_done else None
+        return progress.status(holder(self.path), errors)
 
-    def _described(self, at: int, status: Status | None) -> dict[str, Any]:
-        stage = self.plan.stages[at]
-        if status is None:
-            return {"name": stage.name, "state": "finished" if stage.rows == 0 else "waiting", "rows": stage.rows}
-        shown = ("state", "rows", "finished", "errors", "rows_per_s", "active_s")
-        return {"name": stage.name, **{name: cast(Any, status)[name] for name in shown}}
-
-    def _ended(self, each: list[Status | None]) -> bool:
-        """Whether every stage has nothing left to do."""
-        pairs = zip(self.plan.stages, each, strict=True)
-        return all(stage.rows == 0 or (one is not None and _is_done(one)) for stage, one in pairs)
-
-    def _finished(self, each: list[Status | None]) -> int:
-        """Rows that no stage at work or to come may answer."""
-        if self._ended(each):
-            return each[0]["finished"] if each[0] else 0
-        at = next(at for at, one in enumerate(each) if one is None or not _is_done(one))
-        left = each[at] if at == len(each) - 1 else None
-        before = each[at - 1] if at else None
-        if left is None or before is None or each[0] is None:
-            return 0
-        return each[0]["finished"] - left["rows"] + left["finished"]
-
-    def _errors(self, known: list[Status], is_done: bool) -> Counter[str]:
-        """Kinds of errors: of the rows as they are now once all is done, until then of all stages' rows."""
-        if is_done:
-            return Counter(error_kind(one.error) for one in self.failures())
-        found: Counter[str] = Counter()
-        for one in known:
-            found.update(one["error_kinds"])
-        return found
-
-    def _doing(self, each: list[Status | None]) -> str:
-        """Which stage is at work, and what it does before its first row."""
-        pairs = list(zip(self.plan.stages, each, strict=True))
-        open_ones = (
-            at for at, (stage, one) in enumerate(pairs) if stage.rows != 0 and (one is None or not _is_done(one))
-        )
-        at = next(open_ones, len(pairs) - 1)
-        stage, one = pairs[at]
-        more = f", {one['doing']}" if one is not None and one["doing"] else ""
-        return f"stage {at + 1} of {len(pairs)}, {stage.name}{more}"
+    @property
+    def _progress(self) -> Progress:
+        return Progress(self.plan.stages, [run.status if run is not None else None for run in self.runs])
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -300,7 +236,7 @@ class Chain(Run):
     @property
     def is_complete(self) -> bool:
         """Whether no stage has anything left to do."""
-        return self._ended([run.status if run is not None else None for run in self.runs])
+        return self._progress.current is None
 
     @property
     def is_cascade(self) -> bool:
@@ -312,13 +248,3 @@ class Chain(Run):
         found = Chain(self.path, self.data)
         found.plan = self.plan.upto(name)
         return found
-
-
-def _sum(known: list[Status], name: str) -> float:
-    total: float = sum(cast(Any, one)[name] for one in known)
-    return total
-
-
-def _is_done(status: Status) -> bool:
-    spent = status["state"] == "finished"
-    return spent or status["finished"] == status["rows"]

@@ -111,12 +111,9 @@ def read_status(run_dir: Path) -> Status:
         "started": started,
         "sessions": sessions,
         "active_s": active,
-        "rows_per_s": totals.finished / active if active else 0.0,
-        "tokens_per_s": (totals.prompt_tokens + totals.completion_tokens) / active if active else 0.0,
         "model_share": _share(work.model_s, work.loop_s),
         "slot_occupancy": _share(work.lanes, work.slots),
         "padding_share": _share(work.padded, work.padded + work.prefilled),
-        "cached_share": totals.cached_share,
         "best_cached_share": _best(totals.cached_share, work.missed_share),
         "forced_tokens": work.forced,
         "drafted_tokens": work.drafted,
@@ -126,7 +123,17 @@ def read_status(run_dir: Path) -> Status:
         "rejected": rejected,
         "seats": seats,
     }
-    return cast(Status, figures)
+    return cast(Status, figures | rates_of(figures))
+
+
+def rates_of(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures of a Status that follow from its totals and the time that sessions were at work."""
+    seconds, prompt = figures["active_s"], figures["prompt_tokens"]
+    return {
+        "rows_per_s": figures["finished"] / seconds if seconds else 0.0,
+        "tokens_per_s": (prompt + figures["completion_tokens"]) / seconds if seconds else 0.0,
+        "cached_share": _share(figures["cached_tokens"], prompt),
+    }
 
 
 def _read_work(connection: sqlite3.Connection) -> SessionWork:
