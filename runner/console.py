@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import stat
 import sys
@@ -104,3 +105,13 @@ def own_traceback(problem: BaseException) -> str:
 def line(name: str, text: str) -> None:
     """Print a line that begins with its name."""
     say(f"{name:<{_WIDTH}}{text}")
+
+
+_warned = set[object]()
+
+
+def warn_once(about: object, message: str, *values: object) -> None:
+    """Log a warning, unless this process has logged one ``about`` the same."""
+    if about not in _warned:
+        logging.getLogger("rowmill").warning(message, *values)
+    _warned.add(about)

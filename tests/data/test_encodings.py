@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from runner.data.conf import DatasetConf
-from runner.data.readers.raw.told import told
+from runner.data.readers.raw.detection import detected
 from runner.data.source import open_source
 from runner.types import UserError
 
@@ -41,7 +41,7 @@ def test_wide_characters_without_a_mark_and_without_ascii_are_told(tmp_path, cap
         with pytest.raises(UserError, match=f"dataset.encoding={encoding}"):
             texts(file)
         for said in ("latin-1", "cp932", *WIDE):
-            assert told(file.read_bytes(), said) == (None if said == encoding else encoding)
+            assert detected(file.read_bytes(), said) == (None if said == encoding else encoding)
         assert texts(file, encoding=encoding) == [TEXTS[name]]
         assert texts(folder, "documents") == [TEXTS[name]]
         assert f"a.txt is read as {encoding}" in caplog.text
@@ -50,8 +50,8 @@ def test_wide_characters_without_a_mark_and_without_ascii_are_told(tmp_path, cap
 @pytest.mark.parametrize("text", ["a", "ok", "aa\n", "1\n1\n1\n"])
 @pytest.mark.parametrize("encoding", WIDE)
 def test_ascii_in_wide_characters_is_told_however_short_it_is(text, encoding):
-    assert told(text.encode(encoding), "utf-8") == encoding
-    assert told(text.encode(encoding), encoding) is told(b"", "utf-8") is told(b"", encoding) is None
+    assert detected(text.encode(encoding), "utf-8") == encoding
+    assert detected(text.encode(encoding), encoding) is detected(b"", "utf-8") is detected(b"", encoding) is None
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_ascii_in_wide_characters_is_told_however_short_it_is(text, encoding):
     ],
 )
 def test_a_text_in_the_encoding_that_was_said_is_taken_for_no_other(text):
-    assert told(text.encode(), "utf-8") is None
+    assert detected(text.encode(), "utf-8") is None
     for encoding in WIDE:
-        assert told(text.encode(encoding), encoding) is None
+        assert detected(text.encode(encoding), encoding) is None
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_a_text_in_the_encoding_that_was_said_is_taken_for_no_other(text):
     [("gb18030", "simplified"), ("big5", "traditional"), ("cp932", "japanese"), ("cp949", "hangul"), ("cp874", "thai")],
 )
 def test_older_encodings_are_not_taken_for_wide_characters(encoding, name):
-    assert told(TEXTS[name].encode(encoding), encoding) is None
-    assert told(TEXTS[name].encode(encoding), "utf-8") is None  # which it is not: refused where it is read
+    assert detected(TEXTS[name].encode(encoding), encoding) is None
+    assert detected(TEXTS[name].encode(encoding), "utf-8") is None  # which it is not: refused where it is read
 
 
 @pytest.mark.parametrize(

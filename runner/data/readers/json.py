@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
+from runner.console import warn_once
 from runner.data.columns import Columns, record_batch
 from runner.data.conf import DatasetConf
 from runner.data.readers import Loaded
@@ -55,22 +56,15 @@ def read_json(paths: list[Path], encoding: str = "utf-8") -> tuple[pa.Schema, It
     return schema, (record_batch(rows, schema) for rows in _batches(paths, encoding))
 
 
-_told = set[tuple[Path, str]]()  # what was said of which files
-
-
 def _tell_twice(path: Path, name: str, line: int) -> None:
-    if (path, "twice") not in _told:
-        log.warning(
-            "%s line %d has %r twice in one object: the last value is taken, in other rows, too", path, line, name
-        )
-    _told.add((path, "twice"))
+    what = "twice in one object: the last value is taken, in other rows, too"
+    warn_once((path, "twice"), "%s line %d has %r %s", path, line, name, what)
 
 
 def _tell_rounded(path: Path, line: int, text: str, read: float) -> None:
-    if (path, "rounded") not in _told:
-        what = "has more digits than 64 bits hold" if read else "is too small for 64 bits"
-        log.warning("%s line %d: %s %s and is read as %s; in quotes it stays", path, line, text[:40], what, read)
-    _told.add((path, "rounded"))
+    what = "has more digits than 64 bits hold" if read else "is too small for 64 bits"
+    message = "%s line %d: %s %s and is read as %s; in quotes it stays"
+    warn_once((path, "rounded"), message, path, line, text[:40], what, read)
 
 
 def _is_rounded(text: str, read: float) -> bool:

@@ -28,9 +28,9 @@ from runner.data.layout import alike, cast
 from runner.data.load import CACHE_VERSION, hash_files, hash_json, hash_readable, local_paths
 from runner.data.readers import Loaded
 from runner.data.readers.raw.compressed import compression
+from runner.data.readers.raw.detection import detected, is_wide, marked
 from runner.data.readers.raw.encodings import open_bytes
 from runner.data.readers.raw.formats import format_of
-from runner.data.readers.raw.told import is_wide, marked, told
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
@@ -84,7 +84,7 @@ def refuse_other_formats(path: Path, kind: str, encoding: str = "utf-8") -> None
         raise UserError(
             "dataset.path", f"is not {kind} but {mark.upper()} text: set dataset.encoding={mark}", file=path
         )
-    if kind in TEXTS and (found := told(head, encoding)):
+    if kind in TEXTS and (found := detected(head, encoding)):
         begins = head.decode(found, errors="ignore")[:20].strip()
         text = f"is not {encoding}: in {found} it begins {begins!r}; did you mean dataset.encoding={found}?"
         raise UserError("dataset.path", text, file=path)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import logging
 from email import policy
 from email.message import MIMEPart
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
 
+from runner.console import warn_once
 from runner.data.readers.documents.html import declared, html_text
 
-log = logging.getLogger("rowmill")
 _HEADERS = ("From", "To", "Cc", "Date", "Subject")
 
 
@@ -62,16 +61,8 @@ def _decoded(content: bytes, charset: str, path: Path) -> str:
         with contextlib.suppress(LookupError, UnicodeDecodeError):
             text = content.decode(encoding)
             if encoding != charset:
-                _tell(encoding, charset, path)
+                # Of the first mail only: old ones by thousands have no charset, or a wrong one.
+                others = "and so are others, as their texts are not"
+                warn_once((encoding, charset), "%s is read as %s, %s %s", path, encoding, others, charset)
             return text
     raise ValueError(f"its text is not {charset}")
-
-
-_told = set[tuple[str, str]]()
-
-
-def _tell(encoding: str, charset: str, path: Path) -> None:
-    """Say it of the first mail only: old ones by thousands have no charset, or a wrong one."""
-    if (encoding, charset) not in _told:
-        log.warning("%s is read as %s, and so are others, as their texts are not %s", path, encoding, charset)
-    _told.add((encoding, charset))

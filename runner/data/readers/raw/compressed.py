@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import bz2
 import io
-import logging
 import lzma
 import zlib
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+
+from runner.console import warn_once
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\x04\x22\x4d\x18": "lz4"}
 _MAGIC |= {b"\xfd7zXZ": "xz"}
@@ -23,7 +24,6 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "xz": lzma.LZMADecompressor,
 }
 _MAGIC_BYTES, _PACKED_BYTES = 8, 16 << 10
-log = logging.getLogger("rowmill")
 
 
 def compression(path: Path) -> str | None:
@@ -111,13 +111,7 @@ class _Members(Made):
             rest = (rest + more).lstrip(b"\0")
         if _packed_by(rest) != self._kind:
             if rest:
-                _tell_rest(self._path, self._kind)
+                warn_once((self._path, "rest"), "%s: what follows the %s data is left out", self._path, self._kind)
             return False
         self._packed, self._unpack = rest, _DECOMPRESSORS[self._kind]()
         return True
-
-
-@cache
-def _tell_rest(path: Path, kind: str) -> None:
-    """Say so once, however often the file is read."""
-    log.warning("%s: what follows the %s data is left out", path, kind)

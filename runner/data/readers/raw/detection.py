@@ -1,4 +1,4 @@
-"""The encoding that a text is in, told by its bytes where it can be.
+"""The encoding that a text is in, by its bytes where they show it.
 
 A text in UTF-16 that has a line end or any ASCII has null bytes. Chinese, Japanese and Korean without any have none,
 and may even read as plain ASCII; but all their characters are of those that one national standard holds to be common,
@@ -36,7 +36,7 @@ def is_wide(encoding: str) -> bool:
     return codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
 
 
-def told(head: bytes, encoding: str) -> str | None:
+def detected(head: bytes, encoding: str) -> str | None:
     """The encoding that a text which begins so is in, if it is not this one; None if nothing tells."""
     name = codecs.lookup(encoding).name
     said = _read(head, name)

@@ -8,13 +8,13 @@ import io
 import logging
 import re
 from collections.abc import Iterator
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from runner.console import warn_once
 from runner.data.readers.raw.compressed import Made, open_stream
-from runner.data.readers.raw.told import LATIN, is_wide, marked, told
+from runner.data.readers.raw.detection import LATIN, detected, is_wide, marked
 from runner.types import UserError
 
 _OTHERS = ("cp1252", "cp1251", "cp932", "gb18030", "cp949", "big5")
@@ -73,7 +73,7 @@ def decoded(content: bytes, encoding: str, path: Path) -> str:
     head = content[:_HEAD_BYTES]
     if mark := marked(head):
         encoding = mark
-    elif other := told(head, encoding):
+    elif other := detected(head, encoding):
         log.warning("%s is read as %s, which its bytes show it to be in", path, other)
         encoding = other
     try:
@@ -105,7 +105,7 @@ def other_encodings(text: bytes) -> str:
     with contextlib.suppress(UnicodeError):
         text.decode()
         return "did you mean dataset.encoding=utf-8?"
-    if (name := told(text[:_HEAD_BYTES], "ascii")) is not None:
+    if (name := detected(text[:_HEAD_BYTES], "ascii")) is not None:
         return f"did you mean dataset.encoding={name}?"
     first = next((at for at, byte in enumerate(text) if byte > 127), 0)
     some, readings = text[max(0, first - 8) : first + 40], dict[str, str]()
@@ -144,19 +144,19 @@ def _undecodable_line(path: Path, encoding: str) -> tuple[int, bytes]:
         return number, next(islice(file, number - 1, None), b"")
 
 
-@cache
 def _tell_utf8(encoding: str, letter: bytes) -> None:
-    """Say once that a text seems to be UTF-8 in parts."""
-    log.warning(
+    """Say that a text seems to be UTF-8 in parts."""
+    warn_once(
+        (encoding, letter),
         "dataset.encoding=%s: the text has %r, which is how %r of utf-8 reads there; does the file mix encodings?",
         *(encoding, letter.decode(encoding, "replace"), letter.decode()),
     )
 
 
-@cache
 def _tell_not_latin(byte: bytes) -> None:
-    """Say once that a text has what its encoding has no letters for."""
-    log.warning(
+    """Say that a text has what its encoding has no letters for."""
+    warn_once(
+        ("latin-1", byte),
         "dataset.encoding=latin-1: byte 0x%s is a control character there; did you mean cp1252, where it is %r?",
         *(byte.hex(), byte.decode("cp1252", "replace")),
     )
