@@ -37,7 +37,7 @@ class Replay:
         self.layers = layers
         self._forward = forward
         self._step: Step
-        self._told: list[Any]
+        self._inputs: list[Any]
         self._forget()
 
     def __call__(self, tokens: mx.array, step: Step, rows: Ints) -> mx.array:
@@ -51,12 +51,12 @@ class Replay:
         self._forms.add(form)
         if len(self._forms) > MOST_FORMS or len(self._met) > MOST_MET:
             self._forget()
-        self._step, self._told = step, [rows.astype(np.int32), *_told(step, kinds, seen)]
+        self._step, self._inputs = step, [rows.astype(np.int32), *_inputs(step, kinds, seen)]
         stored = [(layer.keys, layer.values) for layer in self.layers]
         try:
-            logits, stored = self._recorded(tokens, _whole(self._told), _prefixes(step), stored, form)
+            logits, stored = self._recorded(tokens, _joined(self._inputs), _prefixes(step), stored, form)
         finally:  # recording left its own in their place
-            del self._step, self._told
+            del self._step, self._inputs
             for layer, (keys, values) in zip(self.layers, stored, strict=True):
                 layer.keys, layer.values = keys, values
         result: mx.array = logits
@@ -74,7 +74,7 @@ class Replay:
     def _record(
         self,
         tokens: mx.array,
-        told: mx.array,
+        joined: mx.array,
         prefixes: list[mx.array],
         stored: list[tuple[mx.array, mx.array]],
         form: str,
@@ -83,7 +83,7 @@ class Replay:
         kinds = self._kinds()
         for layer, (keys, values) in zip(self.layers, stored, strict=True):
             layer.keys, layer.values = keys, values
-        tokens, rows, *arrays = _apart(tokens, told, self._told)
+        tokens, rows, *arrays = _split(tokens, joined, self._inputs)
         twin = _with_arrays(self._step, kinds, iter(arrays), iter(prefixes))
         logits = self._forward(tokens, twin, rows)
         return logits, [(layer.keys, layer.values) for layer in self.layers]
@@ -97,7 +97,7 @@ def _form(step: Step, kinds: list[LayerKV], seen: Seen) -> Iterator[Any]:
     yield [(layer.reach, layer.shape, _view(step, layer)[1].decode_keys) for layer in kinds]
 
 
-def _told(step: Step, kinds: list[LayerKV], seen: Seen) -> Iterator[Any]:
+def _inputs(step: Step, kinds: list[LayerKV], seen: Seen) -> Iterator[Any]:
     """What the host tells a decode step, in int32 or float32."""
     yield from (step.at.astype(np.int32), step.slot.astype(np.int32))
     for layer in kinds:
@@ -106,20 +106,20 @@ def _told(step: Step, kinds: list[LayerKV], seen: Seen) -> Iterator[Any]:
     yield from (added(some) for _, some in seen if some is not None)
 
 
-def _whole(told: list[Any]) -> mx.array:
-    return mx.array(np.concatenate([one.reshape(-1).view(np.int32) for one in told]))
+def _joined(inputs: list[Any]) -> mx.array:
+    return mx.array(np.concatenate([one.reshape(-1).view(np.int32) for one in inputs]))
 
 
-def _apart(tokens: mx.array, whole: mx.array, told: list[Any]) -> Iterator[mx.array]:
-    """``tokens``, and the ``whole`` as the arrays of 4-byte numbers that were ``told``, in memory of the device's own.
+def _split(tokens: mx.array, joined: mx.array, inputs: list[Any]) -> Iterator[mx.array]:
+    """``tokens``, and what was ``joined`` as arrays like ``inputs``, of 4-byte numbers, in memory of the device's own.
 
     The host's memory comes over page by page, which takes a GPU 0.1 ms each time, and again when the host has written
     to the same page for the next step.
     """
-    own = mx.concatenate([tokens, whole])
-    start, *parts = mx.split(own, list(accumulate([tokens.size, *(one.size for one in told[:-1])])))
+    own = mx.concatenate([tokens, joined])
+    start, *parts = mx.split(own, list(accumulate([tokens.size, *(one.size for one in inputs[:-1])])))
     yield start
-    for part, one in zip(parts, told, strict=True):
+    for part, one in zip(parts, inputs, strict=True):
         yield part.view(mx.float32 if one.dtype == np.float32 else mx.int32).reshape(one.shape)
 
 
@@ -128,7 +128,7 @@ def _prefixes(step: Step) -> list[mx.array]:
 
 
 def _with_arrays(step: Step, kinds: list[LayerKV], arrays: Iterator[mx.array], prefixes: Iterator[mx.array]) -> Step:
-    """The step with others in the place of what was ``_told`` and of its ``_prefixes``."""
+    """The step with others in the place of its ``_inputs`` and ``_prefixes``."""
     twin = copy.copy(step)
     twin.positions, twin.slot_of_token = next(arrays), next(arrays)
     twin.views = {}
