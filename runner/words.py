@@ -66,8 +66,7 @@ def did_you_mean(name: str, valid: list[str], elsewhere: Iterable[str] = ()) -> 
     if meant := _places(name, [*elsewhere], is_near=not close):
         return f": did you mean {' or '.join(meant)}?"
     guess = f" (did you mean {close[0]!r}?)" if close else ""
-    rest = f" and {len(valid) - _NAMED} more" if len(valid) > _NAMED else ""
-    return f"{guess}; valid: {', '.join(valid[:_NAMED])}{rest}" if valid else guess
+    return f"{guess}; valid: {listed(valid, _NAMED)}" if valid else guess
 
 
 def _places(name: str, keys: Sequence[str], is_near: bool) -> list[str]:
@@ -100,19 +99,22 @@ def _form(text: str) -> str:
     return " ".join(composed(text).casefold().split())
 
 
-def count_of(count: int, noun: str, plural: str | None = None) -> str:
-    """``1 row``, ``2,000 rows``, ``0 rows``; ``plural`` for nouns that take more than an s."""
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+def count_of(count: int, noun: str) -> str:
+    """``1 row``, ``2,000 rows``, ``0 rows``."""
+    return f"{count:,} {noun if count == 1 else f'{noun}s'}"
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """The first ``most`` of some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def rows_at(positions: Sequence[int]) -> str:
     """Rows by their positions, for people: the first five."""
     if len(positions) == 1:
         return f"row {positions[0]:,}"
-    shown = [f"{one:,}" for one in positions[:5]]
-    if len(positions) > 5:
-        return f"rows {', '.join(shown)} and {len(positions) - 5:,} more"
-    return f"rows {', '.join(shown[:-1])} and {shown[-1]}"
+    numbers = [f"{one:,}" for one in positions]
+    return "rows " + (listed(numbers, 5) if len(numbers) > 5 else f"{', '.join(numbers[:-1])} and {numbers[-1]}")
 
 
 def without_hashes(message: str) -> str:

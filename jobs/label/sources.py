@@ -19,7 +19,7 @@ from runner.data.gold import gold_members, gold_values, members_of
 from runner.loop.requests import shared_tokens
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, Question
 from runner.types import Example, Request, RowError, UnreadableRow, UserError
-from runner.words import alike, count_of
+from runner.words import alike, count_of, listed
 
 if TYPE_CHECKING:
     from jobs.label.questions import Asked
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from runner.text.prompter import Prompter
 
 log = logging.getLogger("rowmill")
-_SHOWN = 20  # labels in a message
 _READ = 50_000  # cells of gold looked at together
 
 
@@ -69,10 +68,6 @@ def check_tokens(question: Question, choices: tuple[tuple[int, ...], ...]) -> No
         )
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
-
-
 def _check_labels(source: DataSource, question: Question, gold: str, key: str) -> None:
     names, named = question.names, source.with_gold(gold, [])
     known = set(names)
@@ -80,8 +75,8 @@ def _check_labels(source: DataSource, question: Question, gold: str, key: str) -
     for value in gold_values(source.table(0, len(source), [gold]), gold):
         name = named.gold_name(value, names)
         if name is not None and name not in known:
-            listed = f"{question.key}.labels ({_listed(names)})"
-            raise UserError(key, f"the value {name!r} is not among {listed}{_instead(name, names, gold)}", value=gold)
+            labels = f"{question.key}.labels ({listed(names)})"
+            raise UserError(key, f"the value {name!r} is not among {labels}{_instead(name, names, gold)}", value=gold)
         if isinstance(value, str) and name is not None and value != name and alike(value, [name]):
             taken[value] = name
     _tell_taken(key, gold, taken)
@@ -118,8 +113,8 @@ def _check_members(source: DataSource, question: Question, gold: str, key: str) 
             others = members_of(value, question.names) - known
             taken |= {one: near[0] for one in others if len(near := alike(one, question.names)) == 1}
             if wrong:
-                listed = f"{question.key}.labels ({_listed(question.names)})"
-                raise UserError(key, f"the label {min(wrong)!r} in it is not among {listed}", value=gold)
+                labels = f"{question.key}.labels ({listed(question.names)})"
+                raise UserError(key, f"the label {min(wrong)!r} in it is not among {labels}", value=gold)
     _tell_taken(key, gold, taken)
 
 

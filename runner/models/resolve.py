@@ -56,7 +56,7 @@ from runner.models.tensors import same_tensors
 from runner.models.transfer import Bar
 from runner.models.wheels import WHEEL_GRAMMAR, fetch_wheel
 from runner.types import UserError
-from runner.words import size
+from runner.words import listed, size
 
 log = logging.getLogger("rowmill")
 
@@ -261,11 +261,9 @@ def _read_json(file: Path) -> Any:
 def check_shards(folder: Path) -> None:
     """UserError where the folder's index of weights names files that it does not have."""
     try:
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        names = sorted(set(index["weight_map"].values()))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # without one, mlx-lm reads what is there
+        names = sorted(set(_read_json(folder / "model.safetensors.index.json")["weight_map"].values()))
+    except (UserError, OSError, LookupError, TypeError, AttributeError):  # without one, mlx-lm reads what is there
         return
     missing = [name for name in names if not (folder / name).exists()]
     if missing and len(missing) < len(names):
-        which = f"{', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}"
-        raise UserError(f"{folder} lacks {which}: fetch the model again")
+        raise UserError(f"{folder} lacks {listed(missing, 3)}: fetch the model again")

@@ -45,7 +45,7 @@ from runner.results.run import Run
 from runner.results.scores import accuracy_by_coverage, calibration_error, label_figures, reliability
 from runner.text.questions.question import LABELS, MULTI, SCALE, SCHEMA, Question
 from runner.types import UserError
-from runner.words import alike
+from runner.words import alike, listed
 
 log = logging.getLogger("rowmill")
 KINDS = ("labels", "numbers", "sets", "scale", "spans")
@@ -293,7 +293,7 @@ class Evaluation:
         if name not in self._index:
             if self.labels is not None:
                 if strict:
-                    raise UserError(f"the {what} {name!r} is not among the labels ({_listed(self.labels)})")
+                    raise UserError(f"the {what} {name!r} is not among the labels ({listed(self.labels)})")
                 return -1
             if len(self._index) == MOST_CLASSES:
                 few = f"the {self.column} and gold columns have more than {MOST_CLASSES:,} different values"
@@ -323,7 +323,3 @@ def _flags(table: pa.Table, name: str) -> Any:
     if name not in table.column_names:
         return np.zeros(len(table), np.bool_)
     return table[name].fill_null(False).to_numpy(zero_copy_only=False)
-
-
-def _listed(names: list[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

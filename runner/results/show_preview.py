@@ -7,7 +7,7 @@ import sys
 from typing import Any, TypedDict
 
 from runner.console import line, say
-from runner.words import count_of, duration, escaped, speed
+from runner.words import count_of, duration, escaped, listed, speed
 
 _SHOWN_CHARS, _SHOWN_TOKENS = 3000, 700  # of a prompt's prefix, and of the rest
 _BAR = 30  # columns
@@ -129,9 +129,8 @@ def _answer(figures: Preview) -> str:
     choices = figures["choices"]
     if choices is None:
         return f"up to {count_of(figures['max_tokens'], 'token')} of text"
-    names = [f"{escaped(name)} ({count})" for name, count in list(choices.items())[:20]]
-    more = f" and {len(choices) - 20:,} more" if len(choices) > 20 else ""
-    return f"one of {', '.join(names)}{more}; the model scores them (in brackets: tokens)"
+    names = [f"{escaped(name)} ({count})" for name, count in choices.items()]
+    return f"one of {listed(names)}; the model scores them (in brackets: tokens)"
 
 
 def _memory(memory: dict[str, Any] | None, is_fake: bool) -> str:
