@@ -38,14 +38,14 @@ class Config:
         return str(self.conf.run_name)
 
 
-def load_config(overrides: Sequence[str], config_dir: str | None = None, name: str = "run") -> Config:
+def load_config(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     """Compose ``conf/run.yaml`` with overrides as typed; UserError naming the key and what would be valid.
 
     Among the overrides may be files of them, see ``runner.config.file``.
     """
     if config_dir and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir}: there is no such folder")
-    composer = Composer(RunConf, name, config_dir)
+    composer = Composer(RunConf, "run", config_dir)
     words = expanded(overrides)
     if any(key_of(word).partition(".")[0] == "stages" for word in words):
         raise UserError("stages", "only `rowmill run` and `rowmill preview` take a chain, and not with -m")

@@ -213,11 +213,6 @@ class DataSource:
         """The label that a value of the gold column means; see ``runner.data.gold``."""
         return gold_name(value, self.class_names, labels)
 
-    def golds(self, start: int, stop: int, labels: Collection[str] = ()) -> list[str | None]:
-        """The right answers of rows [start, stop)."""
-        gold = self.conf.gold or ""
-        return [self.gold_name(value, labels) for value in values(gold, self.table(start, stop, [gold])[gold])]
-
     @property
     def class_names(self) -> list[str]:
         """The names of the gold column's values 0, 1, 2, ..., where they are numbers."""

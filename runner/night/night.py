@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.night.awake import Awake
 from runner.night.notify import NotifyConf, notify
-from runner.night.power import Machine, ThisMachine
+from runner.night.power import ThisMachine
 from runner.night.schedule import BATTERY, Gate, Obstacle, Schedule, ScheduleConf
 from runner.signals import Stop
 from runner.types import UserError
@@ -21,19 +21,13 @@ class Night:
     """``began``: when the first process of this command line was started, in monotonic seconds (None: now)."""
 
     def __init__(
-        self,
-        schedule: ScheduleConf,
-        whom: NotifyConf,
-        run_dir: Path,
-        stop: Stop,
-        began: float | None,
-        machine: Machine | None = None,
+        self, schedule: ScheduleConf, whom: NotifyConf, run_dir: Path, stop: Stop, began: float | None
     ) -> None:
-        self.machine = machine = machine or ThisMachine()
+        self.machine = ThisMachine()
         self._schedule, self._whom, self.run_dir = schedule, whom, run_dir
         self._awake = Awake(schedule.keep_awake)
-        start = machine.monotonic() if began is None else began
-        self.gate = Gate(Schedule(schedule), machine, start, stop.is_asked, stop.ask, self._tell)
+        start = self.machine.monotonic() if began is None else began
+        self.gate = Gate(Schedule(schedule), self.machine, start, stop.is_asked, stop.ask, self._tell)
 
     def wait(self) -> bool:
         """Wait until the run may begin; False if it must stop instead."""

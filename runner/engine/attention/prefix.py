@@ -322,7 +322,7 @@ class LayerKV(SharedKV):
         return fresh, before
 
     def _tokens(self, part: Part) -> Part:
-        """Of the prefilling tokens in their order, of a part of ``_rows``."""
+        """Of the prefilling tokens in their order, of a part of ``attend_rows``."""
         return part if self.step.dense else Part(*(a[self.step.scatter] for a in part))
 
     def leave(self) -> None:

@@ -235,15 +235,15 @@ class CopyingEngine(Waiting):
         ]
 
 
-def _cache_bytes(model: Any, tokens: int = KVCache.step) -> tuple[int, int]:
-    """What a row's caches take whatever its length, and for each token; they grow by so many ``tokens``."""
+def _cache_bytes(model: Any) -> tuple[int, int]:
+    """What a row's caches take whatever its length, and for each token."""
     sizes = []
-    for count in (1, 1 + tokens):
+    for count in (1, 1 + KVCache.step):  # by so many tokens they grow
         cache = make_prompt_cache(model)
         mx.eval(model(mx.ones((1, count), mx.int32), cache=cache))
         arrays = [array for _, array in tree_flatten([layer.state for layer in cache]) if isinstance(array, mx.array)]
         sizes.append(sum(array.nbytes for array in arrays))
-    each = (sizes[1] - sizes[0]) // tokens
+    each = (sizes[1] - sizes[0]) // KVCache.step
     return sizes[0] - each, each
 
 
