@@ -17,10 +17,9 @@ NEXT += ["prompt.user=Why {{ label }}? {{ text }}"]
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     runs.write_rows(40)
-    return tmp_path
+    return folder
 
 
 def source(**values):

@@ -30,11 +30,10 @@ FAKE = "engine.backend=fake"
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     Path("mail.csv").write_text(MAIL)
     Path("rows.jsonl").write_text("".join(json.dumps({"id": i, "text": f"day {i}"}) + "\n" for i in range(600)))
-    return tmp_path
+    return folder
 
 
 def loaded(run_dir):

@@ -14,8 +14,7 @@ JOB = "import wording\n" + own_job('{"text": wording.END + answer.text}')
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def _folder(folder):
     Path("rows.csv").write_text(ROWS)
     write("own", JOB)
 

@@ -14,10 +14,9 @@ BASE = ["dataset=csv", "dataset.path=mail.csv", "prompt.user={{ text }}", "engin
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     Path("mail.csv").write_text("text,kind\nhello,a\nworld,b\n")
-    return tmp_path
+    return folder
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,6 @@ from runner.config.init import propose
 from runner.types import UserError
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def write_csv(name, rows, header="id,text,kind"):
     Path(name).write_text(header + "\n" + "".join(f"{row}\n" for row in rows))
 

@@ -9,12 +9,6 @@ from runner.cli import main
 from tests.support import runs
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_the_starter_passes_its_own_test_and_runs(folder, capsys):
     assert main(["new", "job", "mail_triage"]) == 0
     said = capsys.readouterr().out.splitlines()

@@ -17,10 +17,9 @@ BASE = ["job=generate", "dataset=csv", "dataset.path=mail.csv", "prompt.user={{ 
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     Path("mail.csv").write_text("text\nhello\n")
-    return tmp_path
+    return folder
 
 
 def conf_of(*words, config_dir=None):

@@ -27,9 +27,8 @@ MODELS = Path(os.environ.get("ROWMILL_CACHE", "~/.cache/rowmill")).expanduser() 
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+def _in_a_folder(folder, monkeypatch):
+    monkeypatch.setenv("ROWMILL_CACHE", str(folder / "cache"))
 
 
 def outcome(capsys, kind, path, user="{{ text }}", *more):

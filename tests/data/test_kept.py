@@ -16,8 +16,7 @@ ROW = {"text": "hello", "label": "a", "error": "x", "usage": 1, "n": "m"}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     Path("d.jsonl").write_text("".join(json.dumps(ROW | {"text": f"{ROW['text']} {i}"}) + "\n" for i in range(3)))
 
 

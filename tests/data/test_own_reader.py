@@ -1,6 +1,5 @@
 """Promises of a reader of one's own: a class of the user's reads the rows, and all else works as with any data set."""
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pytest
 from runner import open_run, run
 from runner.cli import main
 from runner.types import UserError
+from tests.support.runs import json_lines
 
 READER = """
 from dataclasses import dataclass
@@ -60,8 +60,7 @@ RUN = ["dataset=pages", "job=generate", "prompt.user={{ text }}", "engine.backen
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def _folder(folder):
     Path("own/dataset").mkdir(parents=True)
     Path("own/mine.py").write_text(READER)
     Path("own/dataset/pages.yaml").write_text("_target_: mine.Pages\npath: book.txt\n")
@@ -137,7 +136,7 @@ def test_the_reader_is_named_on_the_command_line():
 def test_export_joins_the_columns_it_gives(capsys):
     run([*RUN, "output.keep=[]"], "own")
     assert main(["export", "outputs/r", "out.jsonl", "--join"]) == 0
-    rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    rows = json_lines("out.jsonl")
     assert rows[2]["gold"] == "yes"
 
 

@@ -29,6 +29,7 @@ from runner.session.prepare import prepare
 from runner.session.session import open_store
 from runner.types import UserError
 from tests.support import runs
+from tests.support.runs import json_lines
 
 MAIL = 'id,text,kind\n1,"win, money ""now""",spam\n2,see you at lunch,ham\n3,,spam\n4,meeting at 3,ham\n'
 AS_TYPED = ["job=label", "job.labels=[ham,spam]", "dataset=csv", "dataset.path=mail.csv", "engine.backend=fake"]
@@ -219,7 +220,7 @@ def test_the_standard_output(folder, rows):
 
 def test_join_puts_the_input_beside_the_output(export):
     assert export("out.jsonl", "--join")[0] == 0
-    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    found = json_lines("out.jsonl")
     assert [row["text"] for row in found] == ['win, money "now"', "see you at lunch", None, "meeting at 3"]
     assert list(found[0])[:4] == ["row", "id", "kind", "label"]
 
@@ -281,7 +282,7 @@ def test_where(export, where, kept, name):
     words = ["--join"] if where.startswith("text") else []
     assert export(name, "--where", where, *words)[1] == f"{len(kept)} of 4 rows written to {name}\n"
     if name == "out.jsonl":
-        assert [json.loads(line)["row"] for line in Path(name).read_text().splitlines()] == kept
+        assert [one["row"] for one in json_lines(name)] == kept
     if name == "out.parquet":
         assert pq.read_table(name)["row"].to_pylist() == kept
 

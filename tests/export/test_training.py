@@ -7,6 +7,7 @@ import pytest
 
 import runner
 from runner.cli import main
+from tests.support.runs import json_lines
 
 MAIL = "id,text,kind\n1,win money now,spam\n2,see you at lunch,ham\n3,,spam\n4,meeting at 3,ham\n"
 FAKE = ["dataset=csv", "dataset.path=mail.csv", "engine.backend=fake"]
@@ -14,10 +15,9 @@ LABELS = "job.labels=[{name: ham, surface: good}, {name: spam, surface: bad}]"
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     Path("mail.csv").write_text(MAIL)
-    return tmp_path
+    return folder
 
 
 @pytest.fixture
@@ -28,10 +28,6 @@ def labelled(folder):
     return folder
 
 
-def lines(path):
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
-
-
 def export(run, *words):
     assert main(["export", f"outputs/{run}", *words]) == 0
 
@@ -39,7 +35,7 @@ def export(run, *words):
 def test_chat_has_the_prompt_without_examples_and_the_labels_surface(labelled, capsys):
     export("mail", "out.jsonl", "--format", "chat")
     assert capsys.readouterr().out == "3 examples written to out.jsonl\n"
-    first = lines("out.jsonl")[0]["messages"]
+    first = json_lines("out.jsonl")[0]["messages"]
     assert [message["role"] for message in first] == ["system", "user", "assistant"]
     assert first[0]["content"] == "Choose good bad "
     assert first[1]["content"] == "Mail: win money now"
@@ -51,13 +47,13 @@ def test_labels_of_a_file_have_their_surfaces_even_if_it_is_gone(folder):
     runner.run(["job=label", "job.labels_file=labels.csv", *FAKE, "prompt.user=Mail: {{ text }}", "run_name=filed"])
     (folder / "labels.csv").unlink()
     export("filed", "out.jsonl", "--format", "chat")
-    assert {one["messages"][-1]["content"] for one in lines("out.jsonl")} <= {"good", "bad"}
+    assert {one["messages"][-1]["content"] for one in json_lines("out.jsonl")} <= {"good", "bad"}
 
 
 def test_alpaca_and_prompt_completion(labelled):
     export("mail", "a.jsonl", "--format", "alpaca")
     export("mail", "p.jsonl", "--format", "prompt-completion")
-    alpaca, pair = lines("a.jsonl")[1], lines("p.jsonl")[1]
+    alpaca, pair = json_lines("a.jsonl")[1], json_lines("p.jsonl")[1]
     answer = alpaca["output"]
     assert alpaca == {"instruction": "Choose good bad ", "input": "Mail: see you at lunch", "output": answer}
     assert pair == {"prompt": "Choose good bad \n\nMail: see you at lunch", "completion": answer}
@@ -66,7 +62,7 @@ def test_alpaca_and_prompt_completion(labelled):
 def test_columns_and_templates_for_both_sides(labelled):
     words = ["--format", "chat", "--prompt", "{{ kind }} {{ id }}", "--completion", "kind", "--system", "text"]
     export("mail", "out.jsonl", *words)
-    assert lines("out.jsonl")[0]["messages"] == [
+    assert json_lines("out.jsonl")[0]["messages"] == [
         {"role": "system", "content": "win money now"},
         {"role": "user", "content": "spam 1"},
         {"role": "assistant", "content": "spam"},
@@ -77,7 +73,7 @@ def test_every_sample_is_an_example(folder):
     words = ["job=generate", "job.samples=3", "engine.temperature=1", "prompt.user=Answer {{ id }}", "run_name=texts"]
     runner.run([*FAKE, *words])
     export("texts", "out.jsonl", "--format", "alpaca")
-    found = lines("out.jsonl")
+    found = json_lines("out.jsonl")
     assert len(found) == 12
     assert found[0]["instruction"] == "Answer 1"
     assert found[0]["input"] == ""
@@ -87,7 +83,7 @@ def test_every_sample_is_an_example(folder):
 def test_a_column_of_the_outputs_name_is_the_inputs_in_the_prompt(folder):
     runner.run([*FAKE, "job=generate", 'prompt.user="Answer: {{ text or id }}"', "run_name=texts"])
     export("texts", "out.jsonl", "--format", "prompt-completion")
-    assert lines("out.jsonl")[1]["prompt"] == "Answer: see you at lunch"
+    assert json_lines("out.jsonl")[1]["prompt"] == "Answer: see you at lunch"
 
 
 def test_the_split_is_by_prompt_and_stays_when_rows_come(folder):
@@ -98,7 +94,8 @@ def test_the_split_is_by_prompt_and_stays_when_rows_come(folder):
         runner.run([*words, f"run_name={name}", "engine.backend=fake"])
         export(name, f"{name}/train.jsonl", "--format", "chat", "--validation", "0.2")
         return [
-            {line["messages"][0]["content"] for line in lines(f"{name}/{side}.jsonl")} for side in ("train", "valid")
+            {line["messages"][0]["content"] for line in json_lines(f"{name}/{side}.jsonl")}
+            for side in ("train", "valid")
         ]
 
     train, valid = split(200, "more")
@@ -115,11 +112,13 @@ def test_made_rows_have_their_prompt_without_the_examples(folder):
     runner.run([*words, "job.filters={exact: {}}"])
     export("made", "out.jsonl", "--format", "prompt-completion")
     rows = list(runner.open_run("outputs/made").rows())
-    assert lines("out.jsonl") == [{"prompt": f"Tone: {row['tone']}\nText:", "completion": row["text"]} for row in rows]
+    assert json_lines("out.jsonl") == [
+        {"prompt": f"Tone: {row['tone']}\nText:", "completion": row["text"]} for row in rows
+    ]
 
     export("made", "made/train.jsonl", "--format", "alpaca", "--validation", "0.2")
-    assert 40 <= len(lines("made/train.jsonl")) < 60
-    assert len(lines("made/train.jsonl")) + len(lines("made/valid.jsonl")) == 60
+    assert 40 <= len(json_lines("made/train.jsonl")) < 60
+    assert len(json_lines("made/train.jsonl")) + len(json_lines("made/valid.jsonl")) == 60
 
 
 def test_messages_of_a_batch_file(folder):
@@ -128,7 +127,7 @@ def test_messages_of_a_batch_file(folder):
     Path("requests.jsonl").write_text(json.dumps(line) + "\nnope\n")
     runner.run(["dataset=openai_batch", "dataset.path=requests.jsonl", "engine.backend=fake", "run_name=batch"])
     export("batch", "out.jsonl", "--format", "chat")
-    (example,) = lines("out.jsonl")
+    (example,) = json_lines("out.jsonl")
     assert example["messages"][:2] == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
 
 
@@ -164,7 +163,7 @@ def test_a_prompt_that_the_job_filled_in_has_to_be_said(folder, capsys):
     assert main(["export", "outputs/own", "out.jsonl", "--format", "chat"]) == 2
     assert "--prompt TEMPLATE is needed: the job of outputs/own filled in 'question'" in capsys.readouterr().err
     export("own", "out.jsonl", "--format", "chat", "--prompt", "{{ id }}?")
-    assert lines("out.jsonl")[0]["messages"][0]["content"] == "1?"
+    assert json_lines("out.jsonl")[0]["messages"][0]["content"] == "1?"
 
 
 @pytest.mark.parametrize(
@@ -185,4 +184,4 @@ def test_the_runs_own_prompt_is_the_one_that_it_saw(folder, name, text, prompt, 
     Path(name).write_text(text)
     runner.run(["job=generate", f"dataset.path={name}", f'prompt.user="{prompt}"', "engine.backend=fake", "run_name=r"])
     export("r", "out.jsonl", "--format", "prompt-completion")
-    assert lines("out.jsonl")[0]["prompt"] == asked
+    assert json_lines("out.jsonl")[0]["prompt"] == asked

@@ -29,8 +29,7 @@ FEWER = "dataset.limit=80"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder, monkeypatch):
     runs.write_rows(ROWS)
     gold = "".join(f"{row},text number {row},{row % 2}\n" for row in range(ROWS))
     Path("gold.csv").write_text(f"id,text,gold\n{gold}")

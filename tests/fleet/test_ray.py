@@ -65,8 +65,7 @@ def cluster():
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     runs.write_rows(ROWS)
 
 

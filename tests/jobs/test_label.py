@@ -10,6 +10,7 @@ from jobs.label.sources import check_tokens
 from runner.text.labels import Choice
 from runner.text.questions.question import LABELS, Question
 from runner.types import Completion, RowError, UserError
+from tests.support.jobs import scored
 
 
 def answered(job, completion):
@@ -19,10 +20,6 @@ def answered(job, completion):
     with pytest.raises(StopIteration) as returned:
         steps.send(completion)
     return returned.value.value
-
-
-def scored(*probabilities):
-    return Completion(finish_reason="choice", logprobs=tuple(map(math.log, probabilities)))
 
 
 # Which labels there are

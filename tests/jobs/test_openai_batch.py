@@ -11,6 +11,7 @@ from jobs.openai_batch import OpenAIBatch
 from runner.cli import main
 from runner.loop.requests import Defaults, digest_of, sequence_of
 from runner.types import CHAT_REFUSED, TOO_LONG, Completion, Request, RowError, Sampling, UserError
+from tests.support.runs import json_lines
 
 # The objects of the public API reference (Batch API, request output; Chat, completion object; error object).
 NULL_OR_TEXT = {"type": ["string", "null"]}
@@ -125,16 +126,6 @@ def write(path, *requests):
     Path(path).write_text("".join(f"{line}\n" for line in lines))
 
 
-def lines(path):
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 RUN = ["run", "dataset=openai_batch", "dataset.path=requests.jsonl", "run_name=batch", "engine.backend=fake"]
 EXPORT = ["export", "outputs/batch", "out.jsonl", "--format", "openai-batch"]
 
@@ -156,7 +147,7 @@ def test_the_round_trip(folder, capsys):
     assert main(EXPORT) == 0
     assert "4 of 9 rows written to out.jsonl" in (said := capsys.readouterr().out)
     assert "5 errors written to out.errors.jsonl" in said
-    results, errors = lines("out.jsonl"), lines("out.errors.jsonl")
+    results, errors = json_lines("out.jsonl"), json_lines("out.errors.jsonl")
     for result in results:
         jsonschema.validate(result, RESULT_LINE)
     for error in errors:
@@ -188,7 +179,7 @@ def test_log_probabilities_are_those_of_the_answers_tokens(folder):
     )
     assert main(RUN) == 0
     assert main(EXPORT) == 0
-    for line in lines("out.jsonl"):
+    for line in json_lines("out.jsonl"):
         jsonschema.validate(line, RESULT_LINE)
         for choice in line["response"]["body"]["choices"]:
             if line["custom_id"] == "none":
@@ -206,7 +197,7 @@ def test_choices_are_drawn_apart_and_the_prompt_is_counted_once(folder):
     write("requests.jsonl", request("one", seed=1), request("three", seed=1, n=3), request("again", seed=1, n=3))
     assert main(RUN) == 0
     assert main(EXPORT) == 0
-    one, three, again = (line["response"]["body"] for line in lines("out.jsonl"))
+    one, three, again = (line["response"]["body"] for line in json_lines("out.jsonl"))
     texts = [choice["message"]["content"] for choice in three["choices"]]
     assert len(set(texts)) == 3
     assert texts[0] == one["choices"][0]["message"]["content"]
@@ -231,7 +222,7 @@ def test_columns_that_were_not_kept_are_read_again(folder):
     write("requests.jsonl", request("a"), "nope")
     assert main([*RUN, "output.keep=[]"]) == 1
     assert main(EXPORT) == 0
-    assert [line["custom_id"] for line in lines("out.jsonl")] == ["a"]
+    assert [line["custom_id"] for line in json_lines("out.jsonl")] == ["a"]
 
 
 def test_what_is_no_batch_is_refused(folder, capsys):
@@ -300,8 +291,8 @@ def answered(folder, *asked, run=RUN):
     write("requests.jsonl", *asked)
     main([*run, "resume=force"])
     assert main([*EXPORT, "--overwrite"]) == 0
-    errors = lines("out.errors.jsonl") if Path("out.errors.jsonl").exists() else []
-    return [{line["custom_id"]: line["response"] for line in some} for some in (lines("out.jsonl"), errors)]
+    errors = json_lines("out.errors.jsonl") if Path("out.errors.jsonl").exists() else []
+    return [{line["custom_id"]: line["response"] for line in some} for some in (json_lines("out.jsonl"), errors)]
 
 
 def test_generation_ends_at_a_requests_stop_texts(folder):
@@ -517,13 +508,13 @@ def test_answers_follow_their_requests_format(folder):
     )
     assert main(RUN) == 1
     assert main(EXPORT) == 0
-    choices = {line["custom_id"]: line["response"]["body"]["choices"][0] for line in lines("out.jsonl")}
+    choices = {line["custom_id"]: line["response"]["body"]["choices"][0] for line in json_lines("out.jsonl")}
     jsonschema.validate(json.loads(choices["schema"]["message"]["content"]), COLOUR)
     if choices["object"]["finish_reason"] == "stop":
         assert isinstance(json.loads(choices["object"]["message"]["content"]), dict)
     assert choices["object"]["message"]["content"].startswith("{")
     assert not choices["text"]["message"]["content"].startswith("{")
-    (error,) = lines("out.errors.jsonl")
+    (error,) = json_lines("out.errors.jsonl")
     assert error["response"]["body"]["error"]["param"].startswith("response_format.json_schema.schema")
     assert error["response"]["status_code"] == 400
 

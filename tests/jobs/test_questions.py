@@ -15,8 +15,9 @@ from jobs.label.measure import choose, find_priors
 from runner import open_run, run
 from runner.cli import main
 from runner.types import Completion, Request, RowError, UserError
+from tests.support.jobs import scored
 from tests.support.kills import Run, kill_until_done
-from tests.support.runs import shards
+from tests.support.runs import json_lines, shards
 
 TOPICS = ["price", "quality", "delivery"]
 MULTI = ["job=label", "job.multi=true", "job.labels=[price,quality,delivery]"]
@@ -35,10 +36,6 @@ def answered(job, answer):
         one = isinstance(new, Request)
         asked += [new] if one else new
         given = answer(new) if one else [answer(request) for request in new]
-
-
-def scored(*probabilities):
-    return Completion(finish_reason="choice", logprobs=tuple(map(math.log, probabilities)))
 
 
 def write_rows(path="rows.jsonl", count=30, **more):
@@ -151,7 +148,7 @@ def same_answers(path, options, other):
     """Whether an export with these options has what another run answered."""
     table = path.parent / "anew.jsonl"
     assert main(["export", str(path), str(table), *options, "--overwrite"]) == 0
-    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    rows = json_lines(table)
     for row, same in zip(rows, open_run(other).rows(), strict=True):
         for name in set(row) - {"usage"}:
             known = isinstance(same[name], float | dict)
@@ -653,7 +650,7 @@ def test_rows_are_selected_by_their_labels_and_levels(folder, tmp_path):
     where = "topics == price and stars >= 3"
     target = tmp_path / "some.jsonl"
     assert main(["export", str(path / "asked"), str(target), "--where", where]) == 0
-    found = [json.loads(line) for line in target.read_text().splitlines()]
+    found = json_lines(target)
     wanted = [row["row"] for row in rows if "price" in row["topics"] and (row["stars"] or 0) >= 3]
     assert [row["row"] for row in found] == wanted and found[0]["topics"] == rows[wanted[0]]["topics"]
 

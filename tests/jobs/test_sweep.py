@@ -16,10 +16,9 @@ PROMPTS = 'prompt.user="X {{ text }}","Y, {{ text }}"'
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     Path("mail.csv").write_text("text,kind\nhello,a\nworld,b\n")
-    return tmp_path
+    return folder
 
 
 def test_each_combination_is_a_run_and_the_same_line_goes_on(capsys):

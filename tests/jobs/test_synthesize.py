@@ -20,12 +20,11 @@ OFF = ["job.filters.near=null", "job.filters.overlap=null", "job.filters.length=
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+def folder(folder, monkeypatch):
+    monkeypatch.setenv("ROWMILL_CACHE", str(folder / "cache"))
     lines = [f"{i},this is seed text number {i} of several" for i in range(30)]
-    (tmp_path / "rows.csv").write_text("\n".join(["id,text", *lines]) + "\n")
-    return tmp_path
+    (folder / "rows.csv").write_text("\n".join(["id,text", *lines]) + "\n")
+    return folder
 
 
 def rows(figures):

@@ -25,10 +25,9 @@ ROWS = 60
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_with_data(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def _in_a_folder_with_data(folder):
     lines = [f"{i},mail number {i},{'ham' if i % 2 else 'spam'}" for i in range(ROWS)]
-    (tmp_path / "mail.csv").write_text("\n".join(["id,text,kind", *lines]) + "\n")
+    (folder / "mail.csv").write_text("\n".join(["id,text,kind", *lines]) + "\n")
 
 
 def label(*more):

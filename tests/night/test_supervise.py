@@ -34,9 +34,8 @@ ROWS = 24
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_with_data(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+def _in_a_folder_with_data(folder, monkeypatch):
+    monkeypatch.setenv("ROWMILL_CACHE", str(folder / "cache"))
     write_rows(ROWS)
 
 

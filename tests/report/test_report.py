@@ -26,12 +26,6 @@ KEYS = {
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)"> {{ 7 * 7 }} </td></table> \x1b[31m ‮'
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def write_mail(folder, texts):
     with (folder / "mail.csv").open("w", newline="") as file:
         rows = ((i, text, "ham" if i % 2 else "spam") for i, text in enumerate(texts))

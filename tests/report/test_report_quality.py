@@ -13,12 +13,11 @@ from tests.support.page import Page
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with (tmp_path / "data.csv").open("w", newline="") as file:
+def folder(folder):
+    with (folder / "data.csv").open("w", newline="") as file:
         rows = ((i, f"A document about thing {i}. " * 20, "amber birch cedar") for i in range(30))
         csv.writer(file).writerows([("id", "text", "reference"), *rows])
-    return tmp_path
+    return folder
 
 
 def text_of(folder, *words):

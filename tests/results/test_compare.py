@@ -21,11 +21,10 @@ KEYS = [
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     lines = (f"{i},mail number {i}\n" for i in range(300))
     Path("mail.csv").write_text("id,text\n" + "".join(lines))
-    return tmp_path
+    return folder
 
 
 def run(name, *words):

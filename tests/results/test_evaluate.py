@@ -31,11 +31,9 @@ from runner.results.run import Run
 from runner.results.show import confusion_table, verdict_lines
 from runner.types import UserError
 from tests.support.jobs import own_job, write_own_job
+from tests.support.runs import json_lines
 
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def label(rows=60, golds=lambda i: "ham" if i % 2 else "spam", *more, empty=None):
@@ -492,7 +490,7 @@ def test_an_export_has_the_columns_that_follow_from_another_decision(capsys):
     options = ["--no-prior", "--temperature", "1", "--threshold", "0"]
     assert cli.main(["export", "outputs/all", "all.jsonl", *options]) == 0
     assert "decided anew: without the prior, at temperature 1, all with a label" in capsys.readouterr().out
-    rows = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
+    rows = json_lines("all.jsonl")
     want = list(Run("outputs/plain").rows())
     assert [row["label"] for row in rows] == [row["label"] for row in want]
     assert [row["confidence"] for row in rows] == pytest.approx([row["confidence"] for row in want])
@@ -500,7 +498,7 @@ def test_an_export_has_the_columns_that_follow_from_another_decision(capsys):
     assert not any(row["abstained"] for row in rows)
     words = ["--threshold", "0.8", "--where", "abstained = true", "--overwrite"]
     assert cli.main(["export", "outputs/plain", "all.jsonl", *words]) == 0
-    rows = [json.loads(line) for line in Path("all.jsonl").read_text().splitlines()]
+    rows = json_lines("all.jsonl")
     assert len(rows) == sum(row["confidence"] < 0.8 for row in want) > 0
     assert all(row["label"] is None for row in rows)
 

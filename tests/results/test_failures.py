@@ -13,10 +13,7 @@ from runner.data.kept import naming
 from tests.support.page import Page
 from tests.support.runs import interrupt, overrides
 
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def documents():

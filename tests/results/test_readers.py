@@ -13,7 +13,7 @@ from runner.cli.output import FORMATS
 from runner.config.load import load_config
 from runner.session.session import run_session
 from runner.types import UserError
-from tests.support.runs import StopAfter
+from tests.support.runs import StopAfter, json_lines
 
 ROWS = 60
 SHARD_ROWS = {"renamed": 1000}  # whose rows are all staged; 5 elsewhere
@@ -190,7 +190,7 @@ def test_export_in_each_format(run, name, kind, tmp_path, capsys):
     assert code == 0, said.err
     assert f"{run.status['finished']:,} " in said.out
     if kind in ("jsonl", "join"):
-        rows = [json.loads(line) for line in target.read_text().splitlines()]
+        rows = json_lines(target)
         assert [row["row"] for row in rows] == [row["row"] for row in run.rows()]
     if kind == "join" and name != "synthesize":
         assert all(row.get("input_text", row["text"]) == f"mail {row['row']} about tea." for row in rows)

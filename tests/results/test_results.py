@@ -19,11 +19,10 @@ MAIL = "id,text,kind\n1,win money now,spam\n2,see you at lunch,ham\n3,cheap pill
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mail.csv").write_text(MAIL)
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(60)))
-    return tmp_path
+def folder(folder):
+    (folder / "mail.csv").write_text(MAIL)
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(60)))
+    return folder
 
 
 def test_the_examples_in_the_docstrings(folder):

@@ -17,10 +17,7 @@ from tests.support.jobs import own_job, write_own_job
 from tests.support.page import Page
 from tests.support.runs import StopAfter, overrides, write_rows
 
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def page_text(path):

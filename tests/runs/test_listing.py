@@ -21,8 +21,7 @@ from tests.support.runs import interrupt, overrides, write_rows
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     write_rows(40)
 
 

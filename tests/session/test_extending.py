@@ -21,13 +21,10 @@ from runner.types import UserError
 from tests.support import runs
 from tests.support.forks import Fork
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 TEMPERED = "engine.temperature=0.7"
 KEYED = "dataset.key=id"
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def write(numbers, path="rows.jsonl", **texts):

@@ -19,8 +19,7 @@ JOBS = {
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_with_data(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def _in_a_folder_with_data(folder):
     runs.write_rows(ROWS)
 
 

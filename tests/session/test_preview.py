@@ -19,10 +19,9 @@ PROMPT = "prompt.user=Is this mail ham or spam? One of ham and spam is right. Ma
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     write_mail(40)
-    return tmp_path
+    return folder
 
 
 def write_mail(rows):

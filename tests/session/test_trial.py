@@ -21,11 +21,10 @@ KEYS = [
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def folder(folder):
     lines = (f"{i},mail number {i},{'ham' if i % 2 else 'spam'}\n" for i in range(200))
     Path("mail.csv").write_text("id,text,kind\n" + "".join(lines))
-    return tmp_path
+    return folder
 
 
 def figures_of(capsys, *words):

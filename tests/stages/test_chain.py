@@ -20,6 +20,7 @@ from runner.types import UserError
 from tests.support import runs
 from tests.support.fleets import install
 from tests.support.forks import Fork
+from tests.support.runs import json_lines
 
 ROWS = 30
 CHAIN = """
@@ -375,7 +376,7 @@ def test_training_data_of_a_later_answer_has_its_own_prompt_or_none(mails, tmp_p
     assert main(["export", "outputs/mails", target, "--format", "chat", "--completion", template]) == 2
     assert "the stage why: export outputs/mails/why" in capsys.readouterr().err
     assert main(["export", "outputs/mails/why", target, "--format", "chat"]) == 0
-    asked = [json.loads(line)["messages"][0]["content"] for line in Path(target).read_text().splitlines()]
+    asked = [one["messages"][0]["content"] for one in json_lines(target)]
     assert asked == [f"Why a: text number {row['id']}" for row in mails.rows() if row["why_text"] is not None]
 
 

@@ -1,6 +1,9 @@
 """Jobs of one's own, as a user writes them."""
 
+import math
 from pathlib import Path
+
+from runner.types import Completion
 
 _JOB = """
 from dataclasses import dataclass
@@ -21,6 +24,11 @@ class Own:
 def own_job(columns='{"text": answer.text}', schema='[("text", pa.string())]', more=""):
     """A module with the class ``Own``, which asks once a row; ``more``: of the class."""
     return _JOB.replace("SCHEMA", schema).replace("COLUMNS", columns) + more
+
+
+def scored(*probabilities):
+    """What a job is given of choices with these probabilities."""
+    return Completion(finish_reason="choice", logprobs=tuple(map(math.log, probabilities)))
 
 
 def write_own_job(module, folder="mine"):

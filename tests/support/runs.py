@@ -1,5 +1,6 @@
 """Runs of a small table with the fake engine: their words, their processes, and what lies in their folders."""
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,10 @@ SECONDS = 900  # a process that takes longer hangs, however loaded the machine i
 
 def write_rows(count, text="text number {}", path="rows.csv"):
     Path(path).write_text("id,text\n" + "".join(f"{i},{text.format(i)}\n" for i in range(count)))
+
+
+def json_lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
 def overrides(*more):

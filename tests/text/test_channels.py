@@ -16,7 +16,7 @@ from runner.text.structure import StructureConf, read_structure
 from runner.text.vocabulary import ByteTokenizer, TransformersVocabulary
 from runner.types import Request, Sampling, UserError
 from tests.support.engines import finish
-from tests.support.prompts import prompter, render, small_tokenizer
+from tests.support.prompts import ids_of, prompter, render, small_tokenizer
 from tests.support.tiny import tiny_gpt_oss
 
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}, "n": {"enum": [1, 22]}}, "required": ["ok", "n"]}
@@ -32,12 +32,8 @@ def thinker():
     return tokenizer
 
 
-def ids(tokenizer, text):
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
 def read(tokenizer, text, prompt=""):
-    return Channels(TransformersVocabulary(tokenizer), True).read(ids(tokenizer, text), ids(tokenizer, prompt))
+    return Channels(TransformersVocabulary(tokenizer), True).read(ids_of(tokenizer, text), ids_of(tokenizer, prompt))
 
 
 def test_harmony_is_read_by_channel(gpt_oss):
@@ -67,7 +63,7 @@ def test_a_stop_text_counts_only_where_no_thought_can_begin_any_more(as_text):
         ("film\n", True),
         *((("[", False), ("[T", False), ("[U", True)) if as_text else ()),
     ):
-        assert writer.stops(ids(tokenizer, text), Sequence((0, 0), [], 9)) is stops, text
+        assert writer.stops(ids_of(tokenizer, text), Sequence((0, 0), [], 9)) is stops, text
 
 
 def test_think_tags_are_read(thinker):
@@ -105,10 +101,10 @@ def test_think_tags_of_several_tokens_are_read_as_tags_where_no_template_tells_o
         ("film", "", "film", None),
         ("film", "hello <think>", "film", None),
     ):
-        found = channels.read(ids(tokenizer, text), ids(tokenizer, prompt))
+        found = channels.read(ids_of(tokenizer, text), ids_of(tokenizer, prompt))
         assert (found.text.strip(), found.reasoning and found.reasoning.strip()) == (answer, reasoning)
-        span = channels.span(ids(tokenizer, text), ids(tokenizer, prompt))
-        assert tokenizer.decode(ids(tokenizer, text)[span]).strip() == answer
+        span = channels.span(ids_of(tokenizer, text), ids_of(tokenizer, prompt))
+        assert tokenizer.decode(ids_of(tokenizer, text)[span]).strip() == answer
 
 
 class Letters(ByteTokenizer):
@@ -163,7 +159,7 @@ def test_tags_of_ones_own_are_read_be_they_tokens_or_text():
         tokenizer = small_tokenizer()
         tokenizer.add_tokens(tokens)
         p = prompter(tokenizer, thinking_tags=["<ponder>", "</ponder>"])
-        found = p.channels.read(ids(tokenizer, "<ponder>good</ponder>film"))
+        found = p.channels.read(ids_of(tokenizer, "<ponder>good</ponder>film"))
         assert (found.text.strip(), (found.reasoning or "").strip()) == ("film", "good")
         assert prompter(tokenizer).channels.kind is None
     with pytest.raises(UserError, match="the two texts"):
@@ -180,9 +176,9 @@ def grammars_over(tokenizer):
 def accepts(tokenizer, prompt, text):
     """Whether the grammar takes the text and the answer may end there."""
     answers, grammars = grammars_over(tokenizer)
-    matcher = grammars.start(Sequence((0, 0), [], 0, grammar=answers.after(ids(tokenizer, prompt)))).matcher
+    matcher = grammars.start(Sequence((0, 0), [], 0, grammar=answers.after(ids_of(tokenizer, prompt)))).matcher
     assert not matcher.is_error(), matcher.get_error()
-    tokens = ids(tokenizer, text)
+    tokens = ids_of(tokenizer, text)
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
 
@@ -211,29 +207,29 @@ def test_a_thought_of_so_many_tokens_is_ended_and_the_answer_is_free(thinker, pr
     grammar = free_grammar(channels, ("STOP",))
     assert grammar.stop == ("STOP",) and free_grammar(Channels(channels.vocabulary, True), ("STOP",)) is None
     _, grammars = grammars_over(thinker)
-    thought = ids(thinker, "good bad good bad good bad")[:4]
-    matching = grammars.start(Sequence((0, 0), [], 0, grammar=grammar.after(ids(thinker, prompt))))
-    assert matching.matcher.consume_tokens(ids(thinker, begin) + thought)
-    assert matching.force(9)[:1] == ids(thinker, "</think>")
-    answer = ids(thinker, "film {good")
+    thought = ids_of(thinker, "good bad good bad good bad")[:4]
+    matching = grammars.start(Sequence((0, 0), [], 0, grammar=grammar.after(ids_of(thinker, prompt))))
+    assert matching.matcher.consume_tokens(ids_of(thinker, begin) + thought)
+    assert matching.force(9)[:1] == ids_of(thinker, "</think>")
+    answer = ids_of(thinker, "film {good")
     assert matching.matcher.consume_tokens(answer) and matching.matcher.is_accepting() and not matching.ended
-    end = ids(thinker, "</think>")
-    prompted = ids(thinker, prompt)
-    assert channels.was_ended(ids(thinker, begin) + thought + end + answer, prompted)
-    assert not channels.was_ended(ids(thinker, begin) + thought[:3] + end + answer, prompted)
-    assert not channels.was_ended(answer, ids(thinker, "hello"))
+    end = ids_of(thinker, "</think>")
+    prompted = ids_of(thinker, prompt)
+    assert channels.was_ended(ids_of(thinker, begin) + thought + end + answer, prompted)
+    assert not channels.was_ended(ids_of(thinker, begin) + thought[:3] + end + answer, prompted)
+    assert not channels.was_ended(answer, ids_of(thinker, "hello"))
 
 
 def test_harmonys_analysis_is_ended_in_the_final_channel(gpt_oss):
     channels = Channels(TransformersVocabulary(gpt_oss), True, think_tokens=3)
     _, grammars = grammars_over(gpt_oss)
     matching = grammars.start(Sequence((0, 0), [], 0, grammar=free_grammar(channels, ()).after([])))
-    thought = ids(gpt_oss, "<|channel|>analysis<|message|>The user asks")
+    thought = ids_of(gpt_oss, "<|channel|>analysis<|message|>The user asks")
     assert matching.matcher.consume_tokens(thought)
     forced = matching.force(20)
-    assert forced == ids(gpt_oss, "<|end|><|start|>assistant<|channel|>final<|message|>")
-    assert channels.was_ended(thought + forced + ids(gpt_oss, "ham"), [])
-    assert not channels.was_ended(ids(gpt_oss, "<|channel|>final<|message|>ham"), [])
+    assert forced == ids_of(gpt_oss, "<|end|><|start|>assistant<|channel|>final<|message|>")
+    assert channels.was_ended(thought + forced + ids_of(gpt_oss, "ham"), [])
+    assert not channels.was_ended(ids_of(gpt_oss, "<|channel|>final<|message|>ham"), [])
     assert accepts(gpt_oss, "", FINAL)
 
 

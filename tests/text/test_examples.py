@@ -13,6 +13,8 @@ from runner.session.prepare import prepare
 from runner.text.examples import Examples, ExamplesConf, Shot
 from runner.types import UserError
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 TEXTS = [
     "win money now",
     "win a prize",
@@ -105,11 +107,6 @@ def words(*more, select="nearest"):
     chosen = [f"prompt.examples_from.select={select}"] if select else []
     own = [key.split("=")[0] for key in more]
     return [*(key for key in (*keys, *chosen) if key.split("=")[0] not in own), *more]
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def prompts(*more, **which):
