@@ -96,19 +96,16 @@ def _write_rejected(kind: str, options: Any) -> str:
 
 def _write(kind: str, selection: Any, options: Any, say: Callable[[str], None]) -> int:
     from runner.export.annotate import ANNOTATORS
-    from runner.export.files import WRITERS
+    from runner.export.files import STDOUT, WRITERS, Writing
     from runner.export.select import position_column
 
     if kind in ANNOTATORS:
         return ANNOTATORS[kind](options.target, selection, options.text, overwrite=options.overwrite)
+    if options.target == STDOUT and kind in ("parquet", "sqlite"):
+        raise UserError("--format", "it needs a file, not the standard output", value=kind)
     tables = selection.gathered() if kind == "parquet" else selection.tables()
-    key = position_column(selection.run)
-    details: dict[str, Any] = {"name": options.table, "key": key} if kind == "sqlite" else {}
-    if kind in ("sqlite", "csv"):
-        details["say"] = say
-    if kind == "csv":
-        details["safe"] = options.safe_csv
-    return WRITERS[kind](options.target, tables, overwrite=options.overwrite, **details)
+    how = Writing(options.overwrite, options.safe_csv, options.table, position_column(selection.run), say)
+    return WRITERS[kind](options.target, tables, how)
 
 
 def _by_name(target: str) -> str:

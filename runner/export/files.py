@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -18,14 +19,22 @@ from runner.plain import to_json
 from runner.types import UserError
 
 STDOUT = "-"
-Say = Callable[[str], None]
 _UNWRITABLE = (OSError, sqlite3.OperationalError, pa.ArrowException)
 _SHEET_COLUMNS = 16_384  # of a sheet in Excel and LibreOffice
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
 
 
-def _nothing(text: str) -> None:
-    """Nobody is told."""
+@dataclass(frozen=True)
+class Writing:
+    """How rows are written. ``safe``: see ``inert``. ``table`` names an SQLite table; ``key`` is the column with the
+    rows' positions, if there is one. ``say`` tells what is other than usual.
+    """
+
+    overwrite: bool = False
+    safe: bool = False
+    table: str = "rows"
+    key: str | None = None
+    say: Callable[[str], None] = lambda text: None
 
 
 class Fresh:
@@ -114,27 +123,24 @@ def write_lines(target: str, records: Iterable[Any], *, overwrite: bool) -> int:
     return count
 
 
-def write_jsonl(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -> int:
+def write_jsonl(target: str, tables: Iterable[pa.Table], how: Writing) -> int:
     """JSON lines."""
-    return write_lines(target, (row for table in tables for row in records(table)), overwrite=overwrite)
+    return write_lines(target, (row for table in tables for row in records(table)), overwrite=how.overwrite)
 
 
-def write_csv(
-    target: str, tables: Iterable[pa.Table], *, overwrite: bool, say: Say = _nothing, safe: bool = False
-) -> int:
-    """CSV with a header; texts are quoted, a null is an empty cell without quotes. ``safe``: see ``inert``."""
+def write_csv(target: str, tables: Iterable[pa.Table], how: Writing) -> int:
+    """CSV with a header; texts are quoted, a null is an empty cell without quotes."""
     from pyarrow import csv
 
-    flattened = _flattened(tables, _SHEET_COLUMNS, "a spreadsheet", say)
-    flattened = map(inert, flattened) if safe else flattened
+    flattened = _flattened(tables, _SHEET_COLUMNS, "a spreadsheet", how)
+    flattened = map(inert, flattened) if how.safe else flattened
     first = next(flattened)
     count = 0
     delimiter = "\t" if ".tsv" in Path(target).suffixes else ","
+    options = csv.WriteOptions(delimiter=delimiter)
     with (
-        Fresh(overwrite=overwrite) as fresh,
-        csv.CSVWriter(
-            fresh.opened(target), first.schema, write_options=csv.WriteOptions(delimiter=delimiter)
-        ) as writer,
+        Fresh(overwrite=how.overwrite) as fresh,
+        csv.CSVWriter(fresh.opened(target), first.schema, write_options=options) as writer,
     ):
         for table in (one for tables_ in ([first], flattened) for one in tables_):
             writer.write_table(table)
@@ -142,28 +148,26 @@ def write_csv(
     return count
 
 
-def _flattened(tables: Iterable[pa.Table], most: int, reader: str, say: Say) -> Iterator[pa.Table]:
+def _flattened(tables: Iterable[pa.Table], most: int, reader: str, how: Writing) -> Iterator[pa.Table]:
     """The tables without structs, those left whole for which ``reader`` has too few columns."""
     whole: list[str] | None = None
     for table in tables:
         if whole is None:
             whole = too_wide(table.schema, most)
             for name in whole:
-                say(f"{name} is one column of JSON: {reader} holds at most {most:,} columns")
+                how.say(f"{name} is one column of JSON: {reader} holds at most {most:,} columns")
         yield flat(table, whole)
 
 
-def write_parquet(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -> int:
+def write_parquet(target: str, tables: Iterable[pa.Table], how: Writing) -> int:
     """Parquet, compressed with zstd, a group of rows for each table."""
     import pyarrow.parquet as pq
 
-    if target == STDOUT:
-        raise UserError("--format", "it needs a file, not the standard output", value="parquet")
     rest = iter(tables)
     first = next(rest)
     count = 0
     with (
-        Fresh(overwrite=overwrite) as fresh,
+        Fresh(overwrite=how.overwrite) as fresh,
         pq.ParquetWriter(fresh.beside(target), first.schema, compression="zstd") as writer,
     ):
         for table in (one for tables_ in ([first], rest) for one in tables_):
@@ -172,36 +176,26 @@ def write_parquet(target: str, tables: Iterable[pa.Table], *, overwrite: bool) -
     return count
 
 
-def write_sqlite(
-    target: str,
-    tables: Iterable[pa.Table],
-    *,
-    overwrite: bool,
-    name: str = "rows",
-    key: str | None = None,
-    say: Say = _nothing,
-) -> int:
-    """A table of an SQLite database; ``key``: the column with the rows' positions, if there is one."""
+def write_sqlite(target: str, tables: Iterable[pa.Table], how: Writing) -> int:
+    """A table of an SQLite database."""
     from sqlite_utils import Database
     from sqlite_utils.db import SQLITE_MAX_VARS
 
-    if target == STDOUT:
-        raise UserError("--format", "it needs a file, not the standard output", value="sqlite")
-    flattened = (_storable(table) for table in _flattened(tables, SQLITE_MAX_VARS, "a table of SQLite", say))
+    flattened = (_storable(table) for table in _flattened(tables, SQLITE_MAX_VARS, "a table of SQLite", how))
     first = next(flattened)
     if (columns := first.num_columns) > SQLITE_MAX_VARS:
         few = f"at most {SQLITE_MAX_VARS:,} columns, and there are {columns:,}: choose some with --columns"
         raise UserError(f"{target}: an SQLite table has {few}")
-    names = _apart(first.column_names, say)
-    with Fresh(overwrite=overwrite) as fresh:
+    names = _distinct(first.column_names, how)
+    with Fresh(overwrite=how.overwrite) as fresh:
         path = fresh.beside(target)
         path.open("wb").close()  # SQLite would not say why it cannot make a file
         database = Database(path, execute_plugins=False)
         try:
             for pragma in ("journal_mode = OFF", "synchronous = OFF"):  # the file gets its name when it is whole
                 database.execute(f"PRAGMA {pragma}")
-            key = key if key in names else None
-            table = database.table(name)
+            key = how.key if how.key in names else None
+            table = database.table(how.table)
             table.create({n: _sqlite_type(field.type) for n, field in zip(names, first.schema, strict=True)}, pk=key)
             with database.atomic():
                 for one in (one for tables_ in ([first], flattened) for one in tables_):
@@ -211,7 +205,7 @@ def write_sqlite(
             database.close()
 
 
-def _apart(names: Sequence[str], say: Say) -> list[str]:
+def _distinct(names: Sequence[str], how: Writing) -> list[str]:
     """Names that differ in more than the case of ASCII letters, which SQLite does not see."""
     taken: set[str] = set()
     found, all_names = [], set(map(_lower, names))
@@ -220,7 +214,7 @@ def _apart(names: Sequence[str], say: Say) -> list[str]:
         while _lower(new) in (taken if new == name else taken | all_names):
             new += "_"
         if new != name:
-            say(f"column {name} is called {new} there: SQLite does not tell small letters from capitals")
+            how.say(f"column {name} is called {new} there: SQLite does not tell small letters from capitals")
         taken.add(_lower(new))
         found.append(new)
     return found
@@ -244,7 +238,7 @@ def _sqlite_type(kind: pa.DataType) -> type:
     return float if t.is_floating(kind) else str
 
 
-WRITERS: dict[str, Callable[..., int]] = {
+WRITERS: dict[str, Callable[[str, Iterable[pa.Table], Writing], int]] = {
     "parquet": write_parquet,
     "jsonl": write_jsonl,
     "csv": write_csv,

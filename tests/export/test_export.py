@@ -24,7 +24,7 @@ from runner.checkpoint.records import Output
 from runner.cli import main
 from runner.config.load import load_config
 from runner.export import files
-from runner.export.files import WRITERS
+from runner.export.files import WRITERS, Writing
 from runner.session.prepare import prepare
 from runner.session.session import open_store
 from runner.types import UserError
@@ -128,7 +128,7 @@ def test_sqlite_has_types_a_key_and_a_table_of_any_name(export, rows):
 
 def test_sqlite_holds_numbers_larger_than_its_integers(tmp_path):
     values = {"small": pa.array([1, None], pa.uint8()), "large": pa.array([2**64 - 1, None], pa.uint64())}
-    assert WRITERS["sqlite"](str(tmp_path / "out.db"), [pa.table(values)], overwrite=False) == 2
+    assert WRITERS["sqlite"](str(tmp_path / "out.db"), [pa.table(values)], Writing()) == 2
     database = sqlite3.connect(tmp_path / "out.db")
     assert database.execute("SELECT * FROM rows").fetchall() == [(1, str(2**64 - 1)), (None, None)]
     database.close()
@@ -140,7 +140,7 @@ def test_sqlite_has_structs_as_json_where_it_lacks_columns_and_names_of_its_own(
     columns = {"row": pa.array([5, 6]), "Row": pa.array([1, 2]), "ROW_": pa.array([3, 4]), "wide": wide, "usage": usage}
     said = []
     table = pa.table(columns | {f"c{i}": pa.array([i, i]) for i in range(10)})
-    assert WRITERS["sqlite"](str(tmp_path / "out.db"), [table], overwrite=False, key="row", say=said.append) == 2
+    assert WRITERS["sqlite"](str(tmp_path / "out.db"), [table], Writing(key="row", say=said.append)) == 2
     with sqlite3.connect(tmp_path / "out.db") as database:
         found = database.execute("SELECT row, Row__, ROW_, usage_a, usage_b_c FROM rows").fetchone()
         assert found == (5, 1, 3, 1, 2)
@@ -149,14 +149,14 @@ def test_sqlite_has_structs_as_json_where_it_lacks_columns_and_names_of_its_own(
     assert [line.split()[:3] for line in said] == [["wide", "is", "one"], ["column", "Row", "is"]]
     many = pa.table({f"c{i}": pa.array([i]) for i in range(1000)})
     with pytest.raises(UserError, match=r"at most 999 columns, and there are 1,000: choose some with --columns"):
-        WRITERS["sqlite"](str(tmp_path / "many.db"), [many], overwrite=False)
+        WRITERS["sqlite"](str(tmp_path / "many.db"), [many], Writing())
     assert not (tmp_path / "many.db").exists()
 
 
 def test_csv_has_structs_as_json_where_a_spreadsheet_lacks_columns(tmp_path):
     said = []
     table = pa.table({"a": pa.array([1]), "p": pa.array([{f"p{i}": i for i in range(16_384)}])})
-    assert WRITERS["csv"](str(tmp_path / "out.csv"), [table], overwrite=False, say=said.append) == 1
+    assert WRITERS["csv"](str(tmp_path / "out.csv"), [table], Writing(say=said.append)) == 1
     head, row = (tmp_path / "out.csv").read_text().splitlines()
     assert head == '"a","p"' and row.startswith('1,"{""p0"": 0, ""p1"": 1,')
     assert said == ["p is one column of JSON: a spreadsheet holds at most 16,384 columns"]
@@ -176,7 +176,7 @@ def test_csv_has_structs_as_json_where_a_spreadsheet_lacks_columns(tmp_path):
 )
 def test_cells_of_any_type_keep_their_value_in_csv_and_sqlite(values, cell, tmp_path):
     for kind in ("csv", "sqlite"):
-        assert WRITERS[kind](str(tmp_path / kind), [pa.table({"x": values})], overwrite=False) == 1
+        assert WRITERS[kind](str(tmp_path / kind), [pa.table({"x": values})], Writing()) == 1
     assert list(csv.reader((tmp_path / "csv").open()))[1] == [cell]
     with sqlite3.connect(tmp_path / "sqlite") as database:
         assert database.execute("SELECT x FROM rows").fetchone() == (cell,)
@@ -185,7 +185,7 @@ def test_cells_of_any_type_keep_their_value_in_csv_and_sqlite(values, cell, tmp_
 def test_a_type_that_a_format_lacks_is_told_in_one_line(tmp_path):
     table = pa.table({"x": pa.array([(1, 2, 3)], pa.month_day_nano_interval())})
     with pytest.raises(UserError, match=r"x.parquet cannot be written: .*month_day_nano_interval"):
-        WRITERS["parquet"](str(tmp_path / "x.parquet"), [table], overwrite=False)
+        WRITERS["parquet"](str(tmp_path / "x.parquet"), [table], Writing())
 
 
 def test_an_input_column_called_row_is_not_taken_for_the_row_s_position(tmp_path, monkeypatch, capsys):
