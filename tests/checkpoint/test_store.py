@@ -325,6 +325,7 @@ VALUES = [9 * "\1", 9 * '"', "é\U0001f600", 5e-324, -1.7976931348623157e308, Fa
 
 @pytest.mark.parametrize("value", [*VALUES, 5000 * "x", 5000 * "\1"])
 def test_rows_that_wait_are_taken_for_no_less_than_their_json(value):
+    # private: only what they take in all shows outside, and that after thousands of rows
     assert unsealed._chars([Output(0, {"a": value})]) >= unsealed._ROW_CHARS + len(to_json({"a": value}))
 
 
