@@ -40,6 +40,12 @@ def test_python_starts_with_ctrl_c_held_back(program, installed):
     assert shown(installed / program) == f"True {['a b', '', 'é=$HOME*']}\n"
 
 
+@pytest.mark.parametrize("folder", ["bin", "an odd = näme"])
+def test_a_shell_may_be_given_the_program_by_its_name_alone(folder, installed):
+    done = subprocess.run(["sh", "rowmill", "a"], cwd=installed / folder, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True ['a']\n", "")
+
+
 def test_processes_are_listed_under_the_words_that_were_typed(installed):
     (installed / "bin/python-rowmill").write_text('#!/bin/sh\necho "$0 $*"\n')
     done = subprocess.run([installed / "link", "run"], capture_output=True, text=True, check=True)
