@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from runner.data.readers.openai_batch import invalid_value, is_one_prompt, refusal
+from runner.text.chat.template import no_variable
 from runner.text.structure import Structure, structure_of
 from runner.types import Sampling, UserError
 
@@ -116,8 +117,8 @@ def template_kwargs(body: Mapping[str, Any]) -> dict[str, Any]:
     more = body.get("chat_template_kwargs", {})
     if not isinstance(more, dict):
         raise invalid_value("chat_template_kwargs", "it must be an object", more)
-    if "messages" in more:
-        raise invalid_value("chat_template_kwargs", "messages are what the request has", more)
+    if wrong := no_variable(more):
+        raise invalid_value("chat_template_kwargs", wrong, more)
     effort = body.get("reasoning_effort")
     if effort is None:
         return more

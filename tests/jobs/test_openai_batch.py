@@ -445,6 +445,7 @@ def test_an_answer_that_its_schema_does_not_allow_is_asked_for_again():
         ({"reasoning_effort": "huge"}, r"invalid_value reasoning_effort: it must be one of"),
         ({"chat_template_kwargs": 3}, r"invalid_value chat_template_kwargs"),
         ({"chat_template_kwargs": {"messages": []}}, r"invalid_value chat_template_kwargs"),
+        ({"chat_template_kwargs": {"chat_template": "x"}}, r"invalid_value chat_template_kwargs.*chat_template.jinja"),
         ({"verbosity": "low"}, r"unsupported_parameter verbosity"),
         ({"guided_json": {}}, r"unsupported_parameter guided_json: .*response_format"),
         ({"audio": {"voice": "x"}}, r"unsupported_parameter audio"),

@@ -132,7 +132,7 @@ def test_a_variable_that_the_chat_template_does_not_read_is_told_with_those_that
     assert "does not read enable_thinkin (did you mean 'enable_thinking'?)" in wrong.unread
 
 
-@pytest.mark.parametrize("given", [[1], "nofile.yaml", {1: 2}, {"messages": []}])
+@pytest.mark.parametrize("given", [[1], "nofile.yaml", {1: 2}, {"messages": []}, {"chat_template": "x"}])
 def test_variables_that_no_chat_template_can_be_given_are_refused(given):
     with pytest.raises(UserError) as error:
         of_family("qwen3", template_kwargs=given)

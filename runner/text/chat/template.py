@@ -37,6 +37,10 @@ _STORING = (nodes.Assign, nodes.For, nodes.With, nodes.Macro)
 Message = Mapping[str, Any]
 _UNASKED = {"tools": None, "documents": None, "add_generation_prompt": True}  # what templates may be given, too
 _OURS = {"messages", *_UNASKED} - {"tools", "documents"}  # what is filled in here
+_NOT_GIVEN = {
+    "messages": "messages are made from the prompt",
+    "chat_template": "chat_template is the model's own; put another one into its folder as chat_template.jinja",
+}
 NOTHING: Mapping[str, Any] = {}
 
 
@@ -182,9 +186,14 @@ def given_variables(given: Any, chat: bool = True) -> dict[str, Any]:
         raise UserError("prompt.template_kwargs", "it must be {name: value, ...}", value=given)
     if given and not chat:
         raise UserError("prompt.template_kwargs", "a raw prompt has no chat template: it needs prompt.chat=true")
-    if "messages" in given:
-        raise UserError("prompt.template_kwargs", "messages are what the prompt makes", value=given)
+    if wrong := no_variable(given):
+        raise UserError("prompt.template_kwargs", wrong, value=given)
     return given
+
+
+def no_variable(names: Iterable[str]) -> str | None:
+    """Why one of these names cannot be a variable that is given to the model's chat template; None if all can."""
+    return next((_NOT_GIVEN[name] for name in names if name in _NOT_GIVEN), None)
 
 
 def parse_date(date: str) -> datetime.datetime:
