@@ -59,7 +59,7 @@ def test_runs_that_share_a_model_load_it_once(monkeypatch, capsys):
     save_tiny_llama(Path("tiny"))
     loaded = []
     load = weights.load_lazily
-    monkeypatch.setattr(weights, "load_lazily", lambda folder: loaded.append(folder) or load(folder))
+    monkeypatch.setattr(weights, "load_lazily", lambda folder, **how: loaded.append(folder) or load(folder, **how))
     tiny = ["model.path=tiny", "engine.backend=cpu", "prompt.chat=false"]
     assert main([*BASE, *tiny, PROMPTS]) == 0
     assert len(loaded) == 1

@@ -350,7 +350,7 @@ def test_stages_that_share_a_model_load_it_once(folder, monkeypatch):
     save_tiny_llama(Path("tiny"))
     loaded = []
     load = weights.load_lazily
-    monkeypatch.setattr(weights, "load_lazily", lambda folder: loaded.append(folder) or load(folder))
+    monkeypatch.setattr(weights, "load_lazily", lambda folder, **how: loaded.append(folder) or load(folder, **how))
     model = ["model.path=tiny", "engine.backend=cpu", "prompt.chat=false", "dataset.limit=2", "output.report=false"]
     run(["mails.yaml", "stages=[{name: a}, {name: b, merge: replace}]", "job=label", "job.labels=[a,b]", *model,
          "prompt.user={{ text }}"])  # fmt: skip
