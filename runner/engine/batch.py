@@ -14,8 +14,9 @@ import mlx.core as mx
 import numpy as np
 
 from runner.engine.attention.copies import Copies
-from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.layout import Span, Step
 from runner.engine.attention.resident import ResidentModel
+from runner.engine.attention.segments import Segment
 from runner.engine.lanes import Lane, LaneSpan, Launch, Row
 from runner.engine.masks import Matching
 from runner.sequences import Sequence, Work

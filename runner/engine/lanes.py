@@ -11,7 +11,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from runner.engine.attention.layout import Segment, Span
+from runner.engine.attention.layout import Span
+from runner.engine.attention.segments import Segment
 from runner.engine.drafts.lookup import Lookup
 from runner.engine.masks import Matching, bitmasks
 from runner.engine.sampling import asks, draw, likeliest, masked, normaliser, pairs, uniforms

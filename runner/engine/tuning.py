@@ -16,9 +16,10 @@ from mlx.utils import tree_flatten
 from runner.cache import remember, remembered
 from runner.engine.attention.copies import Copies
 from runner.engine.attention.copies import measure as measure_copies
-from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.layout import Span, Step
 from runner.engine.attention.parts import Form, on_cpu
 from runner.engine.attention.resident import ResidentModel
+from runner.engine.attention.segments import Segment
 from runner.sequences import Costs
 
 STEPS = 12  # measured at each batch size

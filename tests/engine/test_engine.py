@@ -285,7 +285,7 @@ def test_the_kernels_of_attention_are_asked_for_the_right_parts(plain, resident,
     several = [Sequence((i, 0), row, 9 + i % 2, boundaries=boundaries[: 1 + i % 2]) for i, row in enumerate(rows)]
     done = finish(engine, several)
     assert [done[i, 0].tokens for i in range(6)] == [one_by_one(plain, row, 9 + i % 2) for i, row in enumerate(rows)]
-    calls = {"over_slots", "finish", *(["over_segment", "prompts"] if boundaries else [])}
+    calls = {"over_slots", "finish", *(["over_segment", "prompts", "prompts with their prefix"] if boundaries else [])}
     assert set().union(*(one.calls for one in kernels.values())) == calls
 
 

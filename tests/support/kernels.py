@@ -32,7 +32,7 @@ class PlainKernels:
         self.calls.add("finish")
         return merge(parts, sinks, q.dtype)
 
-    def prompts(self, q, k, v, fresh, stored, before, sinks):
+    def prompts(self, q, k, v, prefix, fresh, stored, before, sinks):
         self.calls.add("prompts")
         since, slot, place = fresh
         first, at = len(q) - since.size, mx.arange(len(q))
@@ -44,12 +44,16 @@ class PlainKernels:
                     stored[0][one, :, there], stored[1][one, :, there] = k[token, :, 0], v[token, :, 0]
         own = (a[:, :, 0].swapaxes(0, 1) for a in (k, v))
         parts = [attend(q[first:].astype(mx.float32) * self.scale, *own, mask)]
+        if prefix is not None:
+            self.calls.add("prompts with their prefix")
+            out, mass = self.over_segment(q, *prefix, None, first, since.size, 1)
+            parts.append(Part(out[0], mass[0]))
         if before is not None:
             parts += [Part(out, mass) for out, mass in zip(*before, strict=True)]
         return merge(parts, sinks, q.dtype)
 
     def shares(self, heads, tokens, keys):
-        return 2
+        return 1 if tokens > 8 else 2
 
     def over_segment(self, q, k, v, mask, first, tokens, shares):
         self.calls.add("over_segment")

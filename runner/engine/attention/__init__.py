@@ -12,5 +12,6 @@ reach      Which keys a layer's tokens see, and where a sequence's own ones lie 
 recurrent  Layers that keep a state where others keep keys and values.
 replay     Decode steps like those before: ``mx.compile`` runs them again without going through the layers in Python.
 resident   A resident mlx-lm model whose attention runs over shared prefixes and slots.
+segments   Segments: the keys and values of a prefix that many sequences share, built once by steps that append to it.
 snapshots  Snapshots: the KV of shared prefixes, computed once, held while anyone may come back to them.
 """

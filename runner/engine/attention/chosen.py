@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from runner.engine.attention.layout import Segment
 from runner.engine.attention.parts import score_bytes
 from runner.engine.attention.prefix import LayerKV
 from runner.engine.attention.reach import View
+from runner.engine.attention.segments import Segment
 from runner.engine.kernels import MASKED
 
 

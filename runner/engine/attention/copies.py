@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.layout import Span, Step
 from runner.engine.attention.parts import Form
 from runner.engine.attention.prefix import LayerKV
 from runner.engine.attention.reach import Reach
+from runner.engine.attention.segments import Segment
 
 PREFIXES = (512, 2048, 8192)  # tokens
 BATCHES = (2, 4, 8, 16, 32, 64, 128, 256)

@@ -10,61 +10,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import mlx.core as mx
 import numpy as np
 
 from runner.engine.attention.reach import Bools, Ints, Reach, Ring, View, additive, indices, positions
+from runner.engine.attention.segments import Segment
 
 # Keys of a slot are attended to by so many: GPUs have fast kernels for few shapes, and find them anew for each one.
 KEY_GRAIN = {mx.cpu: 1, mx.gpu: 32}
-
-
-@dataclass(eq=False)
-class Segment:
-    """KV of ``tokens``, which stand at positions [start, end) behind the tokens of ``parent``.
-
-    ``keys[layer]`` and ``values[layer]`` are [N, K, D]; a sliding-window layer keeps only its last ``window - 1`` keys.
-    ``states[layer]`` are the arrays [1, ...] that a recurrent layer keeps behind its last token. A segment is built by
-    steps that append to it.
-    """
-
-    parent: Segment | None = None
-    tokens: list[int] = field(default_factory=list)
-    keys: list[mx.array] = field(default_factory=list)
-    values: list[mx.array] = field(default_factory=list)
-    states: dict[int, list[mx.array | None]] = field(default_factory=dict)
-
-    @property
-    def start(self) -> int:
-        """The position of its first token."""
-        return self.parent.end if self.parent else 0
-
-    @property
-    def end(self) -> int:
-        """The position behind its last token."""
-        return self.start + len(self.tokens)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what it holds in all layers, its parents' left out."""
-        return sum(a.nbytes for a in self.arrays)
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        """All that it holds."""
-        return [a for a in itertools.chain(self.keys, self.values, *self.states.values()) if a is not None]
-
-    @cached_property
-    def ids(self) -> list[int]:
-        """Sorts segments so that those with the same parents are neighbours."""
-        return [*(self.parent.ids if self.parent else []), id(self)]
-
-    def chain(self) -> list[Segment]:
-        """The segments from the first token up to this one, leaving out empty ones."""
-        return [*(self.parent.chain() if self.parent else []), *([self] if self.tokens else [])]
 
 
 @dataclass
@@ -239,6 +195,13 @@ class Step:
     def plain(self) -> bool:
         """Whether prefilling sequences see nothing but this step's tokens before them."""
         return not any(span.parents or span.stored for span in self.prefilling)
+
+    def levels_of(self, start: int, end: int) -> list[list[tuple[Segment | None, int, int]]]:
+        """The ``levels`` of tokens [start, end)."""
+        return [
+            [(segment, max(a, start), min(b, end)) for segment, a, b in level if a < end and b > start]
+            for level in self.levels
+        ]
 
     def beyond(self, segment: Segment, start: int, end: int, reach: Reach) -> bool:
         """Whether tokens [start, end) all lie too far behind the segment to see any of it."""

@@ -20,9 +20,10 @@ import mlx.core as mx
 import numpy as np
 
 from runner.engine.attention.hooks import Fetched, SharedKV
-from runner.engine.attention.layout import Prompts, Segment, Step
+from runner.engine.attention.layout import Prompts, Step
 from runner.engine.attention.parts import Form, Part, Query, attend, attend_all, attend_rows, blank, join, merge, on_cpu
 from runner.engine.attention.reach import Reach, Ring, View
+from runner.engine.attention.segments import Segment
 from runner.engine.kernels import MASKED, packed
 
 MOST_SHARES = 8  # of a segment's keys
@@ -245,24 +246,34 @@ class LayerKV(SharedKV):
             raw, place = (
                 (query.raw, view.write[2]) if decoding == T else (query.raw[:decoding], view.write[2][:decoding])
             )
-            before = self._before(query, 0, decoding)
+            before = self._before(query, step.levels_of(0, decoding))
             slots = *stored, view.decode_mask, step.slot_of_token
             outs.append(query.kernels.finish(raw, *slots, (k, v, place), before, sinks))
         if decoding < T:
-            before = self._before(query, decoding, T)
-            outs.append(query.kernels.prompts(query.raw, k, v, prompts, stored, before, sinks))
+            prefix, levels = self._whole(query, step.levels_of(decoding, T))
+            before = self._before(query, levels)
+            outs.append(query.kernels.prompts(query.raw, k, v, prefix, prompts, stored, before, sinks))
         return outs[0] if len(outs) == 1 else mx.concatenate(outs)
 
-    def _before(self, query: Query, start: int, end: int) -> tuple[mx.array, mx.array] | None:
-        """Tokens [start, end) over their prefixes: stacked outputs and masses; None if they see none of them."""
-        runs = (
-            [(segment, max(a, start), min(b, end)) for segment, a, b in level if a < end and b > start]
-            for level in self.step.levels
-        )
-        levels = [stacked for level in runs if (stacked := self._stacked(level, query, MOST_SHARES)) is not None]
-        if len(levels) < 2:
-            return levels[0] if levels else None
-        return mx.concatenate([out for out, _ in levels]), mx.concatenate([mass for _, mass in levels])
+    def _whole(self, query: Query, levels: list[Runs]) -> tuple[tuple[mx.array, mx.array] | None, list[Runs]]:
+        """Keys and values of a segment that all tokens see all of and whose keys need no shares; the other levels."""
+        assert query.kernels is not None
+        for runs in levels:
+            (segment, a, b), *others = runs
+            if segment is None or others or self.step.beyond(segment, a, b, self.reach):
+                continue
+            k, v = segment.keys[self.index], segment.values[self.index]
+            hides = self.step.level_mask(segment, a, b, self.reach, k.shape[1]) is not None
+            if not hides and query.kernels.shares(k.shape[0], b - a, k.shape[1]) == 1:
+                return (k, v), [level for level in levels if level is not runs]
+        return None, levels
+
+    def _before(self, query: Query, levels: list[Runs]) -> tuple[mx.array, mx.array] | None:
+        """Tokens over their prefixes: stacked outputs and masses; None if they see none of them."""
+        found = [stacked for level in levels if (stacked := self._stacked(level, query, MOST_SHARES)) is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        return mx.concatenate([out for out, _ in found]), mx.concatenate([mass for _, mass in found])
 
     def _level(self, runs: Runs, query: Query) -> list[Part]:
         """Every token over its segment at one depth of prefix: one matrix product for all that share it."""
@@ -328,22 +339,12 @@ class LayerKV(SharedKV):
     def leave(self) -> None:
         """End the step: its KV belongs to a segment under construction from now on."""
         if self.step.building is not None and self._new is not None:
-            segment = self.step.building
-            for stored, new in zip((segment.keys, segment.values), self._new, strict=True):
-                new = new.swapaxes(0, 1)
-                if self.index < len(stored):
-                    stored[self.index] = mx.concatenate([stored[self.index], new], axis=1)
-                else:
-                    stored.append(new)
+            keys, values = self._new
+            self.step.building.append(self.index, keys.swapaxes(0, 1), values.swapaxes(0, 1))
         del self.step  # it has the KV of prefixes
         self.fetched = self._old = self._new = None
 
     def trim(self, segment: Segment) -> None:
-        """Drop the keys of a finished segment that this layer's window never reaches from behind it; the others lie in
-        a row then, as the device's own kernels read them.
-        """
-        for stored in (segment.keys, segment.values):
-            first = 0
-            if self.reach.window is not None and not self.reach.keep:
-                first = max(0, stored[self.index].shape[1] - (self.reach.window - 1))
-            stored[self.index] = mx.contiguous(stored[self.index][:, first:])
+        """Drop the keys of a finished segment that this layer's window never reaches from behind it."""
+        window = self.reach.window
+        segment.trim(self.index, None if window is None or self.reach.keep else window - 1)

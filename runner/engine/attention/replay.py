@@ -14,9 +14,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from runner.engine.attention.layout import Segment, Step
+from runner.engine.attention.layout import Step
 from runner.engine.attention.prefix import LayerKV
 from runner.engine.attention.reach import Bools, Ints, Reach, View, added, indices
+from runner.engine.attention.segments import Segment
 
 OFTEN = 3  # times that a form of step is met before it is recorded, which takes as long as some steps
 MOST_FORMS = 64  # recorded at a time,

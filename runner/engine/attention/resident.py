@@ -14,13 +14,14 @@ from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache,
 from runner.engine.attention import hooks
 from runner.engine.attention.chosen import Chooser
 from runner.engine.attention.head import Head
-from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.layout import Span, Step
 from runner.engine.attention.prefix import LayerKV
 from runner.engine.attention.reach import Ints, Reach, indices
 from runner.engine.attention.recurrent import states
 from runner.engine.attention.recurrent.runs import Plan
 from runner.engine.attention.recurrent.states import LayerState
 from runner.engine.attention.replay import Replay
+from runner.engine.attention.segments import Segment
 from runner.engine.kernels import cpu, packed
 from runner.engine.sampling import normaliser
 from runner.engine.trial import SHARED, STEPS, Trial

@@ -7,8 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.layout import Span, Step
 from runner.engine.attention.resident import ResidentModel
+from runner.engine.attention.segments import Segment
 from runner.sequences import Sequence
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from runner.engine.attention.layout import Segment, Span, Step
+from runner.engine.attention.layout import Span, Step
 from runner.engine.attention.reach import Ints
+from runner.engine.attention.segments import Segment
 
 PADDING = {mx.cpu: 16, mx.gpu: 256}  # tokens that cost less than a call more
 

@@ -17,9 +17,9 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
-from runner.engine.attention.layout import Segment
 from runner.engine.attention.recurrent import convolved, delta
 from runner.engine.attention.recurrent.runs import Chunk, Course, Plan, Wave
+from runner.engine.attention.segments import Segment
 
 State = list[mx.array | None]  # arrays [rows, ...] that a layer keeps; None: nothing yet
 _hooked: set[type[nn.Module]] = set()

@@ -6,7 +6,6 @@ device needs to compute it. ``parts.attend`` is the same in MLX's operations, an
 
 from __future__ import annotations
 
-import itertools
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from runner.engine.kernels.cuda.nvrtc import Kernel, Template, numbers
 SOURCE = Path(__file__).with_suffix(".cu")
 HEAD_SIZES = (16, 32, 64, 128)
 MOST_QUERIES = 8  # a KV head: they lie in registers
-WARPS = 4  # of a block of attend_slot
-MATRIX_WARPS = 4, 8  # of the other blocks, 16 rows each: of few tokens, of many
+WARPS = 4  # of a block: those of Hopper's group, 16 rows each
+ROWS = 16 * WARPS
 BLOCKS = 264  # keep an H200's 132 multiprocessors busy
 FEWEST_KEYS = 128  # of a share
+TILE = 64  # keys
 
 
 @cache
@@ -49,6 +49,7 @@ class Kernels(CheckedKernels):
         header = f"#define SCALE {scale!r}f\n{SOURCE.read_text()}"
         slots = ["q", "keys", "values", "mask", "slot_of", "bounds"]
         stored = "const_cast<T*>(keys), const_cast<T*>(values)"  # ``finish`` writes to them
+        tiles = 4 * TILE * 2 * head_size + 1024  # bytes: two of keys, two of values, and what they are aligned by
         self._slots = Kernel(
             slots,
             ["out", "mass"],
@@ -70,16 +71,22 @@ class Kernels(CheckedKernels):
         self._segment = Kernel(
             ["q", "k", "v", "mask", "bounds"],
             ["out", "mass"],
-            "attend_segment<T, D, G, MASK, WARPS>(q, k, v, mask, bounds, out, mass);",
+            f"attend_segment<T, D, G, {WARPS}, MASK>(q, k, v, mask, bounds, out, mass);",
             header,
+            shared_memory=tiles,
         )
         self._prompts = Kernel(
-            ["q", "k", "v", "since", "slot", "place", "bounds", "keys", "values", "outs", "masses", "sinks"],
+            [
+                *("q", "k", "v", "prefix_k", "prefix_v", "since", "slot", "place", "bounds"),
+                *("keys", "values", "outs", "masses", "sinks"),
+            ],
             ["out"],
             f"""
-            Others<S> others = {{outs, masses, bounds[3], SINKS ? sinks : nullptr}};
-            attend_prompts<T, D, G, WARPS>(q, k, v, since, slot, place, bounds, {stored}, others, out);""",
+            Others<S> others = {{outs, masses, bounds[4], SINKS ? sinks : nullptr}};
+            attend_prompts<T, D, G, {WARPS}>(
+                q, k, v, prefix_k, prefix_v, since, slot, place, bounds, {stored}, others, out);""",
             header,
+            shared_memory=tiles,
         )
 
     def compile(self, dtype: mx.Dtype) -> None:
@@ -89,11 +96,9 @@ class Kernels(CheckedKernels):
             merged, others = self._merged(dtype, sinks), [real, real, sinks or real]
             slots = [dtype, dtype, dtype, real, whole, whole]
             self._finish.compile(merged, [*slots, dtype, dtype, whole, *others], [dtype])
-            for warps in MATRIX_WARPS:
-                prompts = [*[dtype] * 3, *[whole] * 4, dtype, dtype, *others]
-                self._prompts.compile([*merged, ("WARPS", warps)], prompts, [dtype])
-        for mask, warps in itertools.product((False, True), MATRIX_WARPS):
-            template = [*self._heads(dtype), ("MASK", mask), ("WARPS", warps)]
+            self._prompts.compile(merged, [*[dtype] * 5, *[whole] * 4, dtype, dtype, *others], [dtype])
+        for mask in (False, True):
+            template = [*self._heads(dtype), ("MASK", mask)]
             self._segment.compile(template, [dtype, dtype, dtype, real, whole], [real, real])
 
     def _heads(self, dtype: mx.Dtype) -> Template:
@@ -159,9 +164,10 @@ class Kernels(CheckedKernels):
         mx.eval(want, keys, values)
         before = self.over_segment(q, before_k, before_v, None, 1, T - 1, 1)
         fresh = mx.array(since.astype(np.int32)), to, of
-        got = self.prompts(q, k, v, fresh, (keys, values), before, sinks)
-        mx.eval(got)
-        pairs = zip((got, keys, values), (want, stored_k, stored_v), strict=True)
+        apart = self.prompts(q, k, v, None, fresh, (keys, values), before, sinks)
+        whole = self.prompts(q, k, v, (before_k, before_v), fresh, (keys, values), None, sinks)
+        mx.eval(apart, whole)
+        pairs = zip((apart, whole, keys, values), (want, want, stored_k, stored_v), strict=True)
         return max(float(mx.abs(a.astype(mx.float32) - b).max()) for a, b in pairs)
 
     def over_slots(
@@ -218,7 +224,7 @@ class Kernels(CheckedKernels):
 
     def shares(self, heads: int, tokens: int, keys: int) -> int:
         """In how many parts keys are to be taken, so that the device is busy: a power of 2."""
-        blocks, shares = heads * -(-tokens * self.sizes[1] // (16 * MATRIX_WARPS[0])), 1
+        blocks, shares = heads * self._blocks(tokens), 1
         while 2 * shares * blocks <= BLOCKS and 2 * shares * FEWEST_KEYS <= keys:
             shares *= 2
         return shares
@@ -231,12 +237,11 @@ class Kernels(CheckedKernels):
         """
         N, keys = k.shape[:2]
         D, G = self.sizes
-        warps, blocks = self._blocks(N, tokens)
         outs, masses = self._segment(
             inputs=[q, k, v, _nothing() if mask is None else mask, numbers(first, tokens, keys, -(-keys // shares))],
-            template=[*self._heads(q.dtype), ("MASK", mask is not None), ("WARPS", warps)],
-            grid=(blocks * warps * 32, N, shares),
-            threadgroup=(warps * 32, 1, 1),
+            template=[*self._heads(q.dtype), ("MASK", mask is not None)],
+            grid=(self._blocks(tokens) * WARPS * 32, N, shares),
+            threadgroup=(WARPS * 32, 1, 1),
             output_shapes=[(shares, tokens, N, G, D), (shares, tokens, N, G, 1)],
             output_dtypes=[mx.float32, mx.float32],
         )
@@ -247,13 +252,15 @@ class Kernels(CheckedKernels):
         q: mx.array,
         k: mx.array,
         v: mx.array,
+        prefix: tuple[mx.array, mx.array] | None,
         fresh: tuple[mx.array, mx.array, mx.array],
         stored: tuple[mx.array, mx.array] | None,
         before: tuple[mx.array, mx.array] | None,
         sinks: mx.array | None,
     ) -> mx.array:
-        """The last tokens of q over the step's keys and values k and v [T, N, 1, D], merged with stacked parts
-        ``before`` and the model's ``sinks`` [H]: attention itself, [tokens, N, G, D] of q's type.
+        """The last tokens of q over a ``prefix`` [N, K, D] that all of them see and the step's keys and values k and v
+        [T, N, 1, D], merged with stacked parts ``before`` and the model's ``sinks`` [H]: attention itself,
+        [tokens, N, G, D] of q's type.
 
         ``fresh``, for each of these tokens: the first token of the step that it sees, the slot where its key and value
         belong (-1: none) and the place there. ``stored``, keys and values [slots, N, ring, D], are written to IN PLACE,
@@ -262,25 +269,23 @@ class Kernels(CheckedKernels):
         none, tokens, N, (D, G) = _nothing(), fresh[0].size, k.shape[1], self.sizes
         outs, masses = before or (none, none)
         keys, values = stored or (k, v)
-        warps, blocks = self._blocks(N, tokens)
+        seen, others = prefix[0].shape[1] if prefix else 0, outs.shape[0] if before else 0
         done: list[mx.array] = self._prompts(
             inputs=[
-                *(q, k, v, *fresh),
-                numbers(q.shape[0] - tokens, tokens, keys.shape[2], outs.shape[0] if before else 0),
+                *(q, k, v, *(prefix or (k, v)), *fresh),
+                numbers(q.shape[0] - tokens, tokens, keys.shape[2], seen, others),
                 *(keys, values, outs, masses, none if sinks is None else sinks),
             ],
-            template=[*self._merged(q.dtype, None if sinks is None else sinks.dtype), ("WARPS", warps)],
-            grid=(blocks * warps * 32, N, 1),
-            threadgroup=(warps * 32, 1, 1),
+            template=self._merged(q.dtype, None if sinks is None else sinks.dtype),
+            grid=(self._blocks(tokens) * WARPS * 32, N, 1),
+            threadgroup=(WARPS * 32, 1, 1),
             output_shapes=[(tokens, N, G, D)],
             output_dtypes=[q.dtype],
         )
         return done[0]
 
-    def _blocks(self, heads: int, tokens: int) -> tuple[int, int]:
-        """Warps of a block of rows, and blocks for each head: large ones read keys less often, if they keep it busy."""
-        few, many = (-(-tokens * self.sizes[1] // (16 * warps)) for warps in MATRIX_WARPS)
-        return (MATRIX_WARPS[1], many) if heads * many >= BLOCKS else (MATRIX_WARPS[0], few)
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens * self.sizes[1] // ROWS)
 
 
 @cache

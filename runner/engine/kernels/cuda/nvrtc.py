@@ -123,7 +123,9 @@ def _workers() -> ThreadPoolExecutor:
 def cubin_of(source: str) -> bytes:
     """A program compiled for this machine's GPU: from the cache, or by NVRTC. Raises RuntimeError if it is wrong."""
     compiler = _compiler()
-    options = [f"--gpu-architecture={mx.device_info(mx.gpu)['architecture']}", "--std=c++17", "-default-device"]
+    architecture = mx.device_info(mx.gpu)["architecture"]
+    own = "a" if architecture == "sm_90" else ""  # instructions that no later one has
+    options = [f"--gpu-architecture={architecture}{own}", "--std=c++17", "-default-device"]
     key = "kernel", compiler.version(), options, source
     if kept := remembered(key):
         return base64.b64decode(kept["cubin"])
