@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
+from unittest.mock import patch
 
 import runner
 from runner.engine.conf import EngineConf
@@ -29,6 +30,7 @@ from runner.fleet.fleet import Fleet
 from runner.fleet.handshake import handshake_of
 from runner.fleet.local import LocalTransport
 from runner.fleet.protocol import Receiver, Spec, Turn
+from runner.loop.loop import Loop
 from runner.loop.plan import Plan
 from runner.models.recipes import ModelConf
 from runner.sequences import Costs, Gauge, Generation, Sequence, Waiting, Work
@@ -105,16 +107,23 @@ def write_rows(count):
 
 
 def timed(given):
-    """Figures of a run, and this thread's processor time for a row in microseconds."""
-    before, began = time.thread_time(), time.perf_counter()
-    figures = runner.run(given)
-    return figures, (time.thread_time() - before) / figures["rows"] * 1e6, time.perf_counter() - began
+    """Figures of a run, and this process's processor time for a row in microseconds, loading and report left out."""
+    spent, work = [], Loop.work
+
+    def timed_work(*arguments):
+        before = time.process_time()
+        work(*arguments)
+        spent.append(time.process_time() - before)
+
+    with patch.object(Loop, "work", timed_work):
+        figures = runner.run(given)
+    return figures, sum(spent) / figures["rows"] * 1e6
 
 
 def cost(given):
     write_rows(given.rows)
     for name, more in (("alone", []), ("fleet", ["fleet=local", "fleet.seats=1"])):
-        figures, row_us, _ = timed(words(name, *more))
+        figures, row_us = timed(words(name, *more))
         print(f"{name}: {row_us:.0f} us of processor time for a row, {figures['rows_per_s']:,.0f} rows/s", flush=True)
 
 
@@ -254,7 +263,7 @@ def seats_on(model, cores):
     given = [*chosen, "engine.backend=cpu", "prompt.chat=false", "job=generate", "engine.max_tokens=24"]
     start.transport_of = lambda conf: Pinned(len(cores), cores)
     replaced = [word for word in words(f"pair{len(cores)}") if not word.startswith(("engine", "job"))]
-    figures, row_us, _ = timed([*replaced, *given, "fleet=local"])
+    figures, row_us = timed([*replaced, *given, "fleet=local"])
     said = f"{len(cores)} of one core: {figures['rows_per_s']:,.1f} rows/s, slots {figures['slot_occupancy']:.0%} full"
     print(f"{said}, driver {row_us:.0f} us for a row", flush=True)
     return figures["rows_per_s"]
@@ -266,7 +275,7 @@ def waves(given):
     speeds = {}
     for seats in (1, 2):
         kept = [word for word in words(f"waves{seats}", "engine.batch_size=64") if not word.startswith("job")]
-        figures, _, _ = timed([*kept, "job=generate", "fleet=local", f"fleet.seats={seats}"])
+        figures, _ = timed([*kept, "job=generate", "fleet=local", f"fleet.seats={seats}"])
         speeds[seats] = figures["rows_per_s"]
         print(f"{seats}: {speeds[seats]:,.1f} rows/s, slots {figures['slot_occupancy']:.0%} full", flush=True)
     print(f"two over one: {speeds[2] / speeds[1]:.2f}")
@@ -290,12 +299,12 @@ def scale(given):
     for seats in map(int, given.seats.split(",")):
         write_rows(int(seats * SEAT_ROWS_S * 8))
         start.transport_of = lambda conf, seats=seats: TimedTransport(seats)
-        figures, row_us, _ = timed(words(f"scale{seats}", "fleet=local", "checkpoint.durability=process"))
+        figures, row_us = timed(words(f"scale{seats}", "fleet=local", "checkpoint.durability=process"))
         speed = figures["rows_per_s"]
         ideal = seats * SEAT_ROWS_S
         print(
             f"{seats} seats of {SEAT_ROWS_S:g} rows/s: {speed:,.0f} rows/s, {speed / ideal:.2f} of all; "
-            f"this thread {row_us:.0f} us for a row, what seats would compute included",
+            f"this process {row_us:.0f} us for a row, what seats would compute included",
             flush=True,
         )
 

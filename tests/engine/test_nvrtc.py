@@ -60,6 +60,7 @@ def test_a_program_has_the_types_of_its_arrays_and_the_constants_of_its_template
 def test_a_program_is_compiled_once_a_machine_and_again_if_what_was_kept_is_damaged(compiler):
     assert nvrtc.cubin_of("one") == nvrtc.cubin_of("one") == nvrtc.cubin_of("two") == b"cubin"
     assert [source for source, _ in compiler.compiled] == ["one", "two"]
+    assert all("--gpu-architecture=sm_90a" in options for _, options in compiler.compiled)  # Hopper's own instructions
     for file in cache_dir().rglob("*.json"):
         file.write_bytes(b"\0" * 100)
     assert nvrtc.cubin_of("one") == b"cubin"

@@ -1,7 +1,7 @@
 // Attention over keys that lie in one place, as a part that merges with others: the softmax-weighted values in float32,
 // and the natural logarithm of the sum of the scores' exponentials ("mass"). Scores and sums are float32 throughout.
 // Online softmax after Milakov and Gimelshein 2018; tiles of keys in shared memory after Dao 2023 (FlashAttention-2).
-// SCALE is defined by attention.py. Names as in prefix.py: D head size, G queries a KV head.
+// SCALE and KEYS are defined by attention.py. Names as in prefix.py: D head size, G queries a KV head.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -209,8 +209,6 @@ __device__ __forceinline__ void attend_slot(
 
 // Tiles of shared memory: KEYS rows of D numbers in panels of 64 columns. Which of 8 places in a row a piece of 16 bytes
 // has depends on the row, so that those of 8 rows lie on different banks; Hopper's instructions expect them there, too.
-constexpr int KEYS = 64;
-
 template <int D>
 __device__ __forceinline__ int tile_place(int row, int column) {
   constexpr int WIDTH = D < 64 ? D : 64;
