@@ -247,6 +247,9 @@ class BatchEngine(Waiting):
             work.accepted += 1
             work.decoded += 1
         token = drawn.token
+        if (matching := drawn.row.matching) is not None and matching.problem:
+            lane.matching = matching  # a guess has one of its own
+            return "error"
         if token in self.end_tokens:
             return "stop"
         lane.append(token)

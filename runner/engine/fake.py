@@ -103,6 +103,7 @@ class FakeEngine(Waiting):
     def _follow(self, sequence: Sequence, matching: Matching, chance: random.Random) -> Generation:
         """An answer that follows the sequence's grammar, byte by byte: short words, ended where that is allowed."""
         tokens: list[int] = []
+        reason = "length"
         while len(tokens) < sequence.max_tokens and not matching.ended:
             if forced := matching.force(sequence.max_tokens - len(tokens)):
                 tokens += forced
@@ -110,17 +111,19 @@ class FakeEngine(Waiting):
             bits = bitmasks([matching], END + 1).view(np.uint8)
             allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little")[: END + 1]).tolist()
             if END in allowed or not allowed:
-                return Generation(sequence.key, tokens, scored=_scored(sequence, tokens))
+                reason = "stop"
+                break
             closers = [byte for byte in CLOSERS if byte in allowed] if chance.random() < 0.3 else []
             is_long = len(tokens) >= LONG and all(byte in LETTERS for byte in tokens[-LONG:])
             wanted = [byte for byte in allowed if byte in (MARKS if is_long else LETTERS)]
             tokens.append(closers[0] if closers else chance.choice(wanted or allowed))
             matching.take(tokens[-1])
             if self._stops(sequence, tokens):
-                return Generation(sequence.key, tokens, scored=_scored(sequence, tokens))
+                reason = "stop"
+                break
         if matching.problem:
             return Generation(sequence.key, finish_reason="error", error=f"{BAD_GRAMMAR}: {matching.problem}")
-        reason = "stop" if matching.ended else "length"
+        reason = "stop" if matching.ended else reason
         return Generation(sequence.key, tokens, reason, scored=_scored(sequence, tokens))
 
 

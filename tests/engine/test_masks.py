@@ -13,6 +13,7 @@ import pytest
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.copying.engine import CopyingEngine
 from runner.engine.engine import BatchEngine
+from runner.engine.fake import FakeEngine
 from runner.engine.masks import Grammars, bitmasks, trial
 from runner.engine.sampling import masked
 from runner.sequences import Sequence
@@ -198,6 +199,21 @@ def test_a_grammar_that_fails_fails_its_row_only(grammars, vocabulary, resident)
     done = finish(BatchEngine(resident, vocabulary.end_tokens, grammars=grammars), todo)
     assert "grammar: " in done[0, 0].error
     assert done[1, 0].error is None
+
+
+def test_an_answer_whose_grammar_exceeds_its_limits_is_an_error_and_never_an_end(vocabulary, resident, plain):
+    rules = "start: A\nA: /(.|\\n){400}/ & ~/(.|\\n)*[a-m](.|\\n){14}[n-z](.|\\n)*/"
+    todo = [Sequence((i, 0), [1, 2, 3 + i], 300, Sampling(1.0), i, grammar=rules) for i in range(3)]
+    given = {"batch_size": 2, "grammars": Grammars(vocabulary)}
+    for engine in (
+        BatchEngine(resident, vocabulary.end_tokens, **given),
+        BatchEngine(resident, vocabulary.end_tokens, draft_tokens=4, **given),
+        CopyingEngine(plain, vocabulary.end_tokens, **given),
+        FakeEngine(),
+    ):
+        for done in finish(engine, todo).values():
+            assert (done.finish_reason, done.tokens) == ("error", []), engine
+            assert done.error.startswith("grammar: ")
 
 
 @pytest.mark.parametrize("size", [40, 64, 97])
