@@ -158,3 +158,19 @@ def test_mails_with_another_charset_than_they_say_are_read_and_told(tmp_path, ca
     assert texts(tmp_path, "documents") == ["From: Zoë <z@x.org>\nSubject: café\n\ncafé"] * 4
     assert "b.eml is read as cp1252, and so are others, as their texts are not us-ascii" in caplog.text
     assert "c.eml is read as utf-8, and so are others, as their texts are not x-unknown" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["csv", "text", "jsonl"])
+@pytest.mark.parametrize("said", ["cp037", "cp500", "punycode", "undefined"])
+@pytest.mark.parametrize("text", ['{"text": "a"}\n{"text": "b"}\n', "text,größe\nä,1\nö,2\n"])
+def test_a_text_in_utf8_is_refused_in_an_encoding_that_no_text_is_in(tmp_path, kind, said, text):
+    file = tmp_path / f"a.{kind}"
+    file.write_text(text.replace("{", "[").replace("}", "]") if kind == "csv" else text)
+    with pytest.raises(UserError, match=rf"is not {said}.*did you mean dataset.encoding=utf-8"):
+        texts(file, kind, encoding=said)
+
+
+def test_ebcdic_is_read(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_bytes("text,kind\r\nHello there,ham\r\nPills,spam\r\n".encode("cp037"))
+    assert texts(file, "csv", encoding="cp037") == ["Hello there", "Pills"]

@@ -111,7 +111,9 @@ def _read_text_cells(path: Path, dialect: Dialect, target: Path | None) -> pa.Ta
             return _store_text_cells(path, dialect, block, target)
         except OSError as error:
             raise UserError("dataset.path", f"cannot be read: {error}", file=path) from error
-        except (pa.ArrowInvalid, UnicodeError) as error:
+        except UnicodeError as error:
+            raise undecodable(path, dialect.encoding) from error
+        except pa.ArrowInvalid as error:
             if "straddling" not in str(error) or block >= LARGEST_BLOCK_BYTES:
                 raise _csv_error(path, dialect, str(error)) from error
             block *= 8
@@ -215,7 +217,7 @@ def _csv_error(path: Path, dialect: Dialect, message: str) -> UserError:
     """What pyarrow found, with the line in the file, which pyarrow does not know."""
     if "Empty CSV" in message:
         return UserError("dataset.path", "has no rows: empty data set", file=path)
-    if "UTF8" in message or "codec" in message:
+    if "UTF8" in message:
         return undecodable(path, dialect.encoding)
     if found := re.search(r"Expected (\d+) columns, got (\d+)", message):
         ragged = ragged_line(path, dialect)

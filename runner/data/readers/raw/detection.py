@@ -43,20 +43,24 @@ def detected(head: bytes, encoding: str) -> str | None:
     if is_wide(name) and _is_usual(head, name):
         return None
     shifted = [] if name.startswith(("iso2022", "hz")) else [one for one, sign in _SHIFTS.items() if sign.search(head)]
-    odd = shifted or is_wide(name) or b"\0" in head or (said is not None and _CONTROLS.search(said))
+    controls = said is not None and bool(_CONTROLS.search(said))
+    odd = shifted or is_wide(name) or b"\0" in head or controls
     fewest = _FEWEST if odd else _FEW
     found = [
         other for other in (*shifted, *_WIDE) if _is_usual(head[:_FIRST], other) and _is_usual(head, other, fewest)
     ]
     if found:
         return min(found, key=lambda other: len({ord(char) >> 8 for char in _read(head, other) or ""}))
-    return "utf-8" if name not in _UTF_8 and _is_utf8(head, name) else None
+    return "utf-8" if name not in _UTF_8 and _is_utf8(head, name, controls) else None
 
 
-def _is_utf8(head: bytes, said: str) -> bool:
-    """Whether a text is UTF-8 and hardly the encoding that was said, of which most texts are no UTF-8."""
+def _is_utf8(head: bytes, said: str, controls: bool) -> bool:
+    """Whether a text is UTF-8 and hardly the encoding that was said, of which most texts are no UTF-8.
+
+    ``controls``: whether it has control characters there, as ASCII has in EBCDIC.
+    """
     text = _read(head, "utf-8")
-    if text is None or is_wide(said):
+    if text is None or is_wide(said) or controls:
         return text is not None and not _CONTROLS.search(text)
     return sum(not char.isascii() for char in text) >= (1 if said in LATIN else _FEW)
 
