@@ -1,10 +1,11 @@
-"""The charts of a report: figures in, inline SVG out; "" where there is nothing to draw."""
+"""The charts of a report: figures in, inline SVG or HTML out; "" where there is nothing to draw."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,14 @@ def charts(figures: Figures) -> dict[str, str]:
         "seats": seats(marks, {str(one["seat"]): one["name"] for one in figures.status.get("seats", [])}),
         "prompts": histogram("prompts", figures.prompt_tokens, "prompt tokens per row"),
         "answers": histogram("answers", figures.completion_tokens, "tokens generated per row"),
-        "labels": bars("labels", figures.labels, "rows with each label"),
+        "labels": bars(figures.labels),
         "confidence": histogram("confidence", figures.confidence, "confidence", (0.0, 1.0)),
         "reliability": reliability((figures.evaluation or {}).get("reliability") or []),
     }
-    drawn["rejected:rejected attempts"] = bars("rejected", figures.status.get("rejected") or {}, "rejected attempts")
+    drawn["rejected:rejected attempts"] = bars(figures.status.get("rejected") or {})
     drawn["coverage"] = coverage((figures.evaluation or {}).get("coverage") or [])
     for name, counts in list(figures.balance.items())[:_COLUMNS]:
-        drawn[f"balance:{name}"] = bars(f"balance-{len(drawn)}", counts, f"rows with each {name}")
+        drawn[f"balance:{name}"] = bars(counts)
     for name, values in list(figures.numbers.items())[:_COLUMNS]:
         drawn[f"number:{name}"] = histogram(f"number-{len(drawn)}", values, name)
     return drawn
@@ -165,29 +166,19 @@ def histogram(name: str, values: np.ndarray, label: str, span: tuple[float, floa
     return drawn.svg
 
 
-def bars(name: str, counts: dict[str, int], label: str) -> str:
-    """Counts by name, the most frequent on top; the rest in one bar."""
-    if not counts:
-        return ""
+def bars(counts: dict[str, int]) -> str:
+    """Counts by name, the most frequent on top; the rest in one bar. HTML: only a browser knows how wide names are."""
     shown = dict(list(counts.items())[:_LABELS])
     if len(counts) > _LABELS:
         shown[f"{len(counts) - _LABELS:,} others"] = sum(list(counts.values())[_LABELS:])
     names = short_names([escaped(name) for name in shown], _NAME)
-    whole, most = sum(counts.values()), max(shown.values())
-    said = ", ".join(f"{escaped(name)} {count:,}" for name, count in list(shown.items())[:5])
-    with chart(name, f"{label}: {said}", height=0.75 + 0.26 * len(shown)) as drawn:
-        places = range(len(shown))
-        drawn.axes.barh(places, list(shown.values()), 0.7, color=SERIES)
-        drawn.axes.set_yticks(places, names)
-        drawn.axes.tick_params(axis="y", length=0, labelcolor=INK)
-        drawn.axes.invert_yaxis()
-        drawn.axes.set_xlim(0, most * 1.32)
-        for place, count in zip(places, shown.values(), strict=True):
-            drawn.axes.text(count + most * 0.02, place, f"{count:,} ({count / whole:.0%})", va="center", fontsize=9)
-        drawn.axes.grid(False)
-        drawn.axes.spines["bottom"].set_visible(False)
-        drawn.axes.set_xticks([])
-    return drawn.svg
+    whole, most = sum(counts.values()), max(shown.values(), default=0)
+    rows = (
+        f"<dt><bdi>{escape(name)}</bdi></dt>"
+        f'<dd><i style="width: {count / most:.1%}"></i></dd><dd>{count:,} ({count / whole:.0%})</dd>'
+        for name, count in zip(names, shown.values(), strict=True)
+    )
+    return f'<dl class="bars">{"".join(rows)}</dl>' if shown else ""
 
 
 def reliability(bins: Sequence[Sequence[float]]) -> str:
