@@ -34,6 +34,7 @@ _SAY_NOTHING = (  # of the answer
 _KEYWORDS = (*FOLLOWED, *CONDITIONS, "dependencies", *NOT_FOLLOWED, *_SAY_NOTHING)
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _UNRESOLVED = ("Resource ", "Pointer ")  # what llguidance says of a reference that leads nowhere
+_TOO_DEEP = "its parts go too deep to be joined, perhaps because they refer to themselves; say it all in one of them"
 _MOST_DIGITS = 4  # significant ones of multipleOf: a grammar needs a state for each remainder
 
 
@@ -293,6 +294,7 @@ def _problem(body: str) -> str | None:
         return None
     message = re.sub(r"\s*\n\s*\d+ \| .*", "", str(messages[0]), flags=re.DOTALL)  # the grammar follows
     message = re.sub(r": Regex is empty: .*", ": no text meets it all", message, flags=re.DOTALL)
+    message = re.sub("Schema intersection stack level exceeded", _TOO_DEEP, message)
     message = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", message)
     return " ".join(message.split())
 

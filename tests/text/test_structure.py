@@ -583,6 +583,18 @@ def test_a_file_is_read_as_what_it_is(tmp_path):
         ),
         ({"schema": {"type": "array", "contains": False}}, "keyword contains: hardly any answer meets it"),
         ({"schema": {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}}, "nothing but itself"),
+        (
+            {
+                "schema": {
+                    "allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}],
+                    "$defs": {
+                        "a": {"type": "object", "properties": {"next": {"$ref": "#/$defs/a"}}},
+                        "b": {"type": "object", "properties": {"next": {"$ref": "#/$defs/b"}}},
+                    },
+                }
+            },
+            "the keyword allOf: its parts go too deep to be joined, perhaps because they refer to themselves",
+        ),
         ({"schema": OTHERS | {"minProperties": 3, "maxProperties": 2}}, "keyword minProperties: hardly any answer"),
         ({"schema": OTHERS | {"minProperties": 2, "additionalProperties": False}}, "keyword minProperties: hardly any"),
         ({"schema": {"items": {"type": "strin"}}}, "the keyword items.type: 'strin' is none of object, array, "),
