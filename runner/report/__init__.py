@@ -1,7 +1,7 @@
 """The morning report: one HTML file on a run, its results and how far to trust them.
 
 Modules:
-charts   The charts of a report: figures in, inline SVG out; "" where there is nothing to draw.
+charts   The charts of a report: figures in, inline SVG or HTML out; "" where there is nothing to draw.
 figures  The figures of a report, read from a run directory: plain data, nothing about how they look.
 page     A report's figures as one HTML page that loads nothing and escapes every text of a row.
 quality  The quality of labels, spans, summaries and synthetic texts in a report, as names and values.
