@@ -237,6 +237,27 @@ def test_alternatives_in_a_part_of_an_object_are_those_of_the_whole(schema):
         assert isinstance(one.get("d", 0), int) and isinstance(one.get("e", ""), str)
 
 
+@pytest.mark.parametrize(
+    ("required", "found"),
+    [
+        ([["a"], ["b"]], [{"a"}, {"a", "c"}, {"b"}, {"b", "c"}]),
+        ([["a"], ["b"], ["c"]], [{"a"}, {"b"}, {"c"}]),
+        ([["a", "c"], ["b", "c"]], [{"a", "c"}, {"b", "c"}]),
+    ],
+)
+def test_exactly_one_of_several_properties_is_followed_token_by_token(required, found):
+    some = {"type": "object", "properties": {name: {"enum": [1, 2]} for name in "abc"}}
+    schema = {**some, "oneOf": [{"required": names} for names in required]}
+    assert structure_of("output.schema", schema).notes == ()
+    texts = [text for text, _ in fake_answers(structure_of("output.schema", schema), 40)]
+    for text in texts:
+        jsonschema.validate(json.loads(text), schema)
+    keys = {frozenset(json.loads(text)) for text in texts}
+    assert keys <= set(map(frozenset, found)) and len(keys) >= len(required)
+    wider = {**some, "oneOf": [{"required": ["a", "b"]}, {"required": ["c"]}]}
+    assert "more than one alternative of oneOf" in structure_of("output.schema", wider).notes[0]
+
+
 def test_alternatives_beside_a_part_that_names_nothing_are_closed():
     for one in answers({"allOf": [{"description": "either"}], **D_OR_E}):
         assert one.keys() in ({"d"}, {"e"})

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+from runner.text.schema.check import ANNOTATIONS
 from runner.text.schema.formats import PATTERNS
 from runner.text.schema.nodes import components, implied_type, kinds, listed_values, subschemas, target
 
@@ -24,6 +25,7 @@ _MOST_DIGITS, _MOST_DIGITS_OF_LARGE = 15, 12  # significant ones of a number tha
 _END_OF_EXACT = 10**22  # the powers of ten that a double can be
 _LISTED = re.compile(r"\^\(((?:[^\\^$.|?*+()\[\]{}]|\\[.^$|?*+()\[\]{}/]|\|)+)\)\$")
 _SHAPE = {"properties", "patternProperties", "additionalProperties", "required"}  # keywords about an object's names
+_REQUIRING = {"required", "type", *ANNOTATIONS}
 _CHOICES = ("anyOf", "oneOf")
 _SHARED = ("$schema", "$defs", "definitions", "components")
 _DEFINED = ("$defs", "definitions")
@@ -66,7 +68,7 @@ class Narrowing:
             for part in parts if tags else ():
                 said = part.get("required", [])
                 part["required"] = [*said, *(tag for tag in tags if tag not in said)]
-            if not apart and not _are_apart(parts):
+            if not apart and not _are_apart(parts) and not _exclude(some):
                 self.wider.append(("oneOf", ""))
         return made
 
@@ -221,6 +223,19 @@ def _are_apart(parts: list[dict[str, Any]]) -> bool:
     named = [kinds(part) | ({"integer"} if "number" in kinds(part) else set()) for part in parts]
     listed = [{repr(one) for one in part.get("enum", [part["const"]] if "const" in part else [])} for part in parts]
     return _differ(named) or _differ(listed)
+
+
+def _exclude(parts: list[dict[str, Any]]) -> bool:
+    """Keep alternatives apart that say no more than what is required, by what they lack; whether that can be."""
+    if not all(part.keys() <= _REQUIRING and part.get("type", "object") == "object" for part in parts):
+        return False
+    names = [set(part.get("required", ())) for part in parts]
+    lacks = [[other - own for other in names if other is not own] for own in names]
+    if not all(len(some) == 1 for others in lacks for some in others):
+        return False
+    for part, others in zip(parts, lacks, strict=True):
+        part["properties"] = dict.fromkeys(sorted(set[str]().union(*others)), False)
+    return True
 
 
 def _differ(some: list[set[str]]) -> bool:
