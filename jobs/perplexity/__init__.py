@@ -25,12 +25,12 @@ Figures of two programs can be compared only if both cut and score the text alik
 What others do, and the settings that come near:
 
     ``mlx_lm.perplexity``: Rows in a random order, each with what the tokenizer puts around it and the end token, joined
-        and cut into windows that do not overlap; the rest is left out. ``perplexity.window=512 perplexity.stride=512
-        perplexity.bos=false``, on one document.
+        and cut into windows that do not overlap; the rest is left out. ``perplexity.window=512 perplexity.bos=false``,
+        on one document.
     ``llama-perplexity``: The whole file as one text, windows that do not overlap, each begun with the token that begins
         a text in the place of the one that stands there; only the second half of a whole window is scored.
-        ``perplexity.document=files perplexity.separator='' perplexity.window=512 perplexity.stride=512
-        perplexity.context=257``, half a window and one, and ``perplexity.max_tokens=null``; in a file of one text.
+        ``perplexity.document=files perplexity.separator='' perplexity.window=512 perplexity.context=257``, half a
+        window and one, and ``perplexity.max_tokens=null``; in a file of one text, whose last line feed it leaves out.
     ``WikiText``: Model cards mostly take the rows of the hub with their line ends, joined by nothing or by blank lines:
         ``perplexity.separator=''`` or ``'\n\n'``, and the card's window and stride; for WikiText as a text file also
         ``perplexity.document=lines``, whose rows are the hub's. For another text file, as it is:

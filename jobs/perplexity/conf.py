@@ -15,7 +15,7 @@ class PerplexityConf:
 
     Attributes:
         window: The length of a window in tokens, with the token that begins a text.
-        stride: How many tokens after the last one the next window begins.
+        stride: How many tokens after the last one the next window begins. null: a window's, so that none overlap.
         max_tokens: Use only this many tokens of the text. null: all.
         column: The column with the documents. null: ``text``, or the only column of texts.
         separator: What joins the documents. null: the model's end token; a text such as ``\n`` makes all rows one
@@ -30,7 +30,7 @@ class PerplexityConf:
     """
 
     window: int = key(4096, least=2)
-    stride: int = key(4096, least=1)
+    stride: int | None = key(None, least=1)
     max_tokens: int | None = key(100_000, least=2)
     column: str | None = None
     separator: str | None = None
@@ -39,7 +39,7 @@ class PerplexityConf:
     context: int | None = key(None, least=1)
 
     def __post_init__(self) -> None:
-        if self.stride > self.window:
+        if self.stride is not None and self.stride > self.window:
             why = f"beyond perplexity.window={self.window}, tokens would be skipped"
             raise UserError("perplexity.stride", why, value=self.stride)
         if self.context is not None and self.context >= self.window:
@@ -48,6 +48,11 @@ class PerplexityConf:
             )
         if self.separator is not None:  # Hydra leaves escapes as they are typed
             self.separator = self.separator.replace("\\n", "\n").replace("\\t", "\t")
+
+    @property
+    def step(self) -> int:
+        """How many tokens after the last one the next window begins, whether it was said or not."""
+        return self.stride or self.window
 
 
 @dataclass

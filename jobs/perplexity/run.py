@@ -150,7 +150,12 @@ class PerplexityRun:
             if key != "bos" and (key, value) != ("context", None)
         }
         return {
-            "job": {"_target_": "jobs.perplexity", **asked, **({"bos": self.bos} if self.bos else {})},
+            "job": {
+                "_target_": "jobs.perplexity",
+                **asked,
+                "stride": conf.perplexity.step,
+                **({"bos": self.bos} if self.bos else {}),
+            },
             "dataset": {**dataset, "fingerprint": self.source.fingerprint},
             "model": {
                 "path": conf.model.path,

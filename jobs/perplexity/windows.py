@@ -96,7 +96,7 @@ def leading_tokens(tokenizer: Any, vocabulary: Vocabulary, asked: bool | None) -
 def spans(conf: PerplexityConf, tokens: int, bos: int) -> tuple[list[Window], int]:
     """The windows over a text, each behind ``bos`` tokens, and the stride. Raises UserError if there is none."""
     own = max(2, conf.window - bos)
-    stride = min(conf.stride, own) if conf.context is None else conf.stride
+    stride = min(conf.step, own) if conf.context is None else conf.step
     found = cut_windows(tokens, own, stride, None if conf.context is None else max(0, conf.context - bos))
     if not found:
         raise UserError("perplexity.window", f"the text has {tokens:,} tokens: no whole window", value=conf.window)

@@ -22,7 +22,7 @@ _CONVERT_KEYS = """keys:
 """
 _PERPLEXITY_KEYS = """keys:
   dataset=text dataset.path=FILE               or any data set with a column of texts: perplexity.column=NAME
-  perplexity.window=4096 perplexity.stride=4096 perplexity.max_tokens=100000 (null: all)
+  perplexity.window=4096 perplexity.stride=N (null: no overlap) perplexity.max_tokens=100000 (null: all)
   'perplexity.separator=\\n'                    rows are lines of one document; null: documents, joined by the end token
   model=NAME|model.path=... engine.batch_size=N run_name=NAME output.dir=outputs resume=auto|force
   schedule.window=22:00-07:00 notify.command=COMMAND   as for rowmill run; see rowmill help perplexity, night

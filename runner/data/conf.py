@@ -44,8 +44,8 @@ class DatasetConf:
         classes: Names for the values 0, 1, 2, ... of a gold column of numbers.
         delimiter: What separates the cells of a CSV file. null: a comma, or a tab for .tsv.
         document: What a row of a text file is. null: a line without its end. ``lines``: a line with its end (a blank
-            one is empty), ``blank_lines``: what stands between blank lines, ``files``: a file, ``wikitext``: an
-            article with its heading, ``= Title =``.
+            one is empty), ``blank_lines``: what stands between blank lines, ``files``: a file as it is, ``wikitext``:
+            an article with its heading, ``= Title =``. But for ``files``, lines end with a line feed alone.
         encoding: The character encoding of CSV, JSON and text files, and of documents.
     """
 

@@ -50,7 +50,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture
 def words(tiny_model_folder, text, tmp_path):
-    window = ["perplexity.window=128", "perplexity.stride=128"]
+    window = ["perplexity.window=128"]
     where = [f"model.path={tiny_model_folder}", "engine.backend=cpu", f"output.dir={tmp_path / 'outputs'}"]
     return [f"dataset.path={text}", *window, *where, "output.report=false"]
 
@@ -345,7 +345,7 @@ def test_it_equals_llama_perplexitys_way_with_the_settings_that_the_help_names(w
         found += exact_loss(model(mx.array(chunk[None, :-1]))[0][size // 2 :], chunk[size // 2 + 1 :]).tolist()
     words = [word for word in words if not word.startswith(("model.path", "dataset.path", "perplexity"))]
     words += [f"model.path={folder}", f"dataset.path={whole}", "perplexity.document=files", "perplexity.separator="]
-    words += [f"perplexity.window={size}", f"perplexity.stride={size}", f"perplexity.context={size // 2 + 1}"]
+    words += [f"perplexity.window={size}", f"perplexity.context={size // 2 + 1}"]
     perplexity(*words, "dataset=text", "perplexity.max_tokens=null", "run_name=l")
     (ours,) = figures(tmp_path, "l/perplexity")
     assert ours["tokens"] == len(found) == len(ids) // size * (size // 2 - 1)
@@ -404,6 +404,28 @@ def test_a_text_files_documents_are_lines_paragraphs_files_or_articles(tmp_path,
     assert tokens(source) == joined[:-1]
     other = open_source(DatasetConf(kind="text", path=str(tmp_path / "*.txt"), document="lines"))
     assert (source.fingerprint == other.fingerprint) == (document == "lines")
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+@pytest.mark.parametrize("document", ["lines", "blank_lines", "wikitext", None, "files"])
+def test_lines_are_the_same_however_they_end_in_a_file_and_whole_files_are_as_they_are(tmp_path, document, end):
+    """``datasets`` reads any line end as one line feed, llama.cpp takes the bytes of a file."""
+    for name, text in (("unix.txt", WIKI), ("other.txt", WIKI.replace("\n", end))):
+        (tmp_path / name).write_bytes(text.encode())
+    unix, other = (
+        [row["text"] for row in open_source(DatasetConf(kind="text", path=str(path), document=document)).rows()]
+        for path in (tmp_path / "unix.txt", tmp_path / "other.txt")
+    )
+    assert other == ([WIKI.replace("\n", end)] if document == "files" else unix)
+
+
+def test_windows_lie_side_by_side_unless_a_stride_is_asked_for(words, tmp_path):
+    perplexity(*words, "perplexity.stride=128", "run_name=told")
+    perplexity(*words, "run_name=untold")
+    told, untold = (figures(tmp_path, f"{name}/perplexity")[0] for name in ("told", "untold"))
+    assert untold["method"] == told["method"] and untold["nll"] == told["nll"]
+    assert "windows of 128 tokens every 128" in untold["method"]
+    perplexity(*words, "run_name=told")  # the same run, which is finished
 
 
 def test_the_documents_of_a_perplexity_are_told_and_kept_in_its_run(words, tmp_path, capsys):
@@ -746,8 +768,7 @@ def test_variants_of_one_name_need_a_run_name(words, tmp_path, capsys, tiny_mode
 
 
 def test_any_key_can_be_swept_over(words, tmp_path):
-    rest = [word for word in words if not word.startswith("perplexity.stride")]
-    perplexity("-m", "perplexity.stride=128,64", *rest, "run_name=strides")
+    perplexity("-m", "perplexity.stride=128,64", *words, "run_name=strides")
     one, other = figures(tmp_path, "strides")
     assert [one["name"], other["name"]] == ["tiny perplexity.stride=128", "tiny perplexity.stride=64"]
     assert other["tokens"] > one["tokens"]
@@ -807,8 +828,8 @@ def test_tables_hold_the_same_figures():
     ("more", "says"),
     [
         (["perplexity.stride=200"], "perplexity.stride=200"),
-        (["perplexity.window=1", "perplexity.stride=1"], "perplexity.window=1: it must be at least 2"),
-        (["perplexity.window=1024", "perplexity.stride=1024"], "the model's context has 512 tokens"),
+        (["perplexity.window=1"], "perplexity.window=1: it must be at least 2"),
+        (["perplexity.window=1024"], "the model's context has 512 tokens"),
         (["perplexity.context=128"], "perplexity.context=128: nothing of perplexity.window=128 is scored"),
         (["perplexity.context=1", "perplexity.max_tokens=9"], "the text has 9 tokens: no whole window"),
         (["perplexity.column=body"], "no column of texts"),

@@ -46,7 +46,7 @@ def begin(name, tiny_model_folder):
         from jobs.perplexity import Asked, run_perplexities
 
         words = ["dataset.path=sea.txt", f"model.path={tiny_model_folder}", "engine.backend=cpu", "engine.batch_size=1"]
-        words += ["perplexity.window=64", "perplexity.stride=64", "run_name=perplexity"]
+        words += ["perplexity.window=64", "run_name=perplexity"]
         run_perplexities(Asked(words), StopAfter(4))
         return
     data = "named" if name == "renamed" else "rows"

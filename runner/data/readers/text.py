@@ -52,18 +52,24 @@ def _bare_lines(texts: Iterable[str]) -> Iterator[str]:
     return (text.rstrip("\r\n") for text in texts)
 
 
+def _ended(texts: Iterable[str]) -> Iterator[str]:
+    r"""Lines that end with ``\n``, whatever they end with in the file: as Python and ``datasets`` read them."""
+    return (text if (bare := text.rstrip("\r\n")) == text else f"{bare}\n" for text in texts)
+
+
 def _lines(texts: Iterable[str]) -> Iterator[str]:
     """Lines with their ends, blank ones empty: as the hub has WikiText's."""
-    return (text if text.strip() else "" for text in texts)
+    return (text if text.strip() else "" for text in _ended(texts))
 
 
 def _paragraphs(texts: Iterable[str]) -> Iterator[str]:
-    for blank, found in groupby(texts, key=lambda text: not text.strip()):
+    for blank, found in groupby(_ended(texts), key=lambda text: not text.strip()):
         if not blank:
-            yield "".join(found).rstrip("\r\n")
+            yield "".join(found).rstrip("\n")
 
 
 def _whole(texts: Iterable[str]) -> Iterator[str]:
+    """As it is, carriage returns included: as llama.cpp reads it."""
     yield "".join(texts)
 
 
@@ -71,8 +77,8 @@ def _articles(texts: Iterable[str]) -> Iterator[str]:
     """Each with its heading, which stands after a blank line; what comes before the first one goes with it."""
     held: list[str] = []
     blank, begun = True, False
-    for text in texts:
-        if blank and _HEADING.fullmatch(text.rstrip("\r\n")):
+    for text in _ended(texts):
+        if blank and _HEADING.fullmatch(text.rstrip("\n")):
             if begun:
                 yield "".join(held)
                 held = []
