@@ -30,7 +30,6 @@ def render(figures: Figures, cascade: Mapping[str, Any] | None = None) -> str:
     """The page; cells are cut shorter until it is under MOST_BYTES."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {
-        "number": _number,
         "share": _share,
         "moment": _moment,
         "duration": duration,
@@ -191,10 +190,6 @@ def _prompt(conf: dict[str, Any]) -> list[tuple[str, str]]:
     if conf.get("examples"):
         parts.append(("examples", json.dumps(conf["examples"], indent=1, ensure_ascii=False)))
     return [(name, text_of(str(text), _PROMPT)) for name, text in parts if text]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:,.1f}"
 
 
 def _share(value: float) -> str:

@@ -40,7 +40,8 @@ def connect(address: str) -> RayTransport | None:
         with undisturbed():
             ray.init(address=found, namespace="rowmill", logging_level=logging.CRITICAL, log_to_driver=False)
     except ConnectionError as error:
-        raise of_address(address, f"{_NO_ANSWER} ({first_line(error)}; where it does run, {SAME_TOKEN})") from error
+        same = f"where it does run, Ray must be {ray.__version__} there, too, and {SAME_TOKEN}"
+        raise of_address(address, f"{_NO_ANSWER} ({first_line(error)}; {same})") from error
     except Exception as error:
         raise refused(address, error) from error
     silence(ray)
