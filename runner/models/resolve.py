@@ -16,7 +16,9 @@ that says so. A file without a chat template needs the model's ``chat_template.j
 A folder or a repository may hold weights that others have quantised: GPTQ (AutoRound's, too), AWQ, compressed-tensors,
 FP8, bitsandbytes, NVFP4, MXFP4. Levels in groups, as GPTQ's and AWQ's, stay as they are; what MLX has no such form for
 is rounded to the next more bits that it has, in groups of 32: FP8 to 8, NF4, FP4 and 4 bits ordered by ``desc_act`` to
-5. Not so on a CPU, which computes with the numbers themselves, and ``rowmill convert`` begins with them, too.
+5. A line in ``run.log`` says then how many matrices are rounded and how far they are from the checkpoint's numbers (the
+root of the mean square, relative to theirs, of some of them). Not so on a CPU, which computes with the numbers
+themselves, and ``rowmill convert`` begins with them, too.
 
 ``model=ollama:NAME`` (or NAME:TAG) and ``model=lmstudio:NAME`` take what these programs have downloaded, from where
 they keep it; nothing is written there. Of several quantisations, name one: ``lmstudio:NAME@Q4_K_M``. Of

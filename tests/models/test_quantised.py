@@ -86,6 +86,37 @@ def test_elsewhere_levels_stay_as_they_are_and_what_mlx_has_not_is_rounded_to_mo
     assert weight_bytes(quantised, config, "cpu") == 4 * sum(array.size for array in wanted.values())
 
 
+@pytest.mark.parametrize("case", ["gptq by desc_act", "fp8 in blocks", "bitsandbytes nf4", "nvfp4"])
+def test_what_is_rounded_is_told_with_how_far_it_is_from_the_checkpoints_numbers(tmp_path, caplog, case):
+    writer, settings, options = ROUNDED[case]
+    quantised, plain = q.quantised_folders(tmp_path, writer, settings, **options)
+    caplog.set_level("INFO", "rowmill")
+    model, _ = weights.load_lazily(quantised, packed=True)
+    (told,) = (message for message in caplog.messages if "rounded" in message)
+    wanted = q.flat(weights.load_lazily(plain)[0])
+    found, count = [], 0
+    for name, layer in model.named_modules():
+        if "scales" in layer:
+            parts = layer.weight, layer.scales, layer.biases, layer.group_size, layer.bits
+            exact = wanted[f"{name}.weight"]
+            off = np.array(mx.dequantize(*parts, dtype=mx.float32)) - exact
+            found.append(np.square(off).sum() / np.square(exact).sum())
+            count += 1
+            bits = layer.bits
+    method = json.loads((quantised / "config.json").read_text())["quantization_config"]["quant_method"]
+    assert told.startswith(f"matrices quantised by {method}: {count} rounded to {bits} bits in groups of 32, ")
+    percent = float(told.partition("32, ")[2].partition("%")[0])
+    assert percent == pytest.approx(100 * np.sqrt(np.mean(found)), rel=0.2)
+
+
+def test_nothing_is_told_of_levels_that_stay_as_they_are_nor_on_a_cpu(tmp_path, caplog):
+    caplog.set_level("INFO", "rowmill")
+    for name, writer, packed in (("gptq", q.gptq, True), ("nf4", q.nf4, False)):
+        (tmp_path / name).mkdir()
+        weights.load_lazily(q.quantised_folders(tmp_path / name, writer)[0], packed)
+    assert "rounded" not in caplog.text
+
+
 def experts(tensors):
     """mlx-lm's stacked experts, one by one as on the hub."""
     single = {}

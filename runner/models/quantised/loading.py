@@ -7,14 +7,20 @@ sent through it as if it were the matrix. A matrix whose columns are touched doe
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 
 from runner.models.quantised.matrices import Arrays, separate
+from runner.models.quantised.methods import Form
+
+log = logging.getLogger("rowmill")
 
 ANY = {"group_size": 32, "bits": 4}  # mlx-lm takes those of each matrix from its shapes
+_MEASURED = 8  # matrices of a form whose rounding is measured
 
 Sanitize = Callable[[Arrays], Arrays]
 
@@ -44,6 +50,12 @@ def _named(own: Sanitize, tensors: Arrays, settings: dict[str, Any], packed: boo
     if not packed:
         return whole
     parts = {layer: found for layer, one in matrices.items() if (found := one.packed(dtype)) is not None}
+    rounded = defaultdict(list)
+    for layer in parts:
+        if form := matrices[layer].rounded:
+            rounded[form].append(layer)
+    for form, layers in rounded.items():
+        _tell(form, layers, tensors, settings, dtype)
     named = []
     for part in range(3):
         sent = {f"{layer}.weight": one.plain for layer, one in matrices.items() if layer not in parts}
@@ -57,6 +69,26 @@ def _named(own: Sanitize, tensors: Arrays, settings: dict[str, Any], packed: boo
         layer = name.removesuffix("weight")
         result |= {name: weight, f"{layer}scales": scales, f"{layer}biases": biases}
     return result
+
+
+def _tell(form: Form, layers: list[str], tensors: Arrays, settings: dict[str, Any], dtype: mx.Dtype) -> None:
+    """Say what is rounded to a form, and how far some of these matrices are from the checkpoint's numbers then.
+
+    They are separated once more, so that no plain numbers stay in memory.
+    """
+    errors = []
+    for layer in layers[:: -(-len(layers) // _MEASURED)]:
+        own = {name: array for name, array in tensors.items() if name.startswith(f"{layer}.")}
+        errors += [one.error(dtype) for one in separate(own, settings)[1].values()]
+    mean = (sum(error * error for error in errors) / len(errors)) ** 0.5
+    log.info(
+        "matrices quantised by %s: %s rounded to %d bits in groups of %d, %.1f%% from the checkpoint's numbers",
+        settings["quant_method"],
+        f"{len(layers):,}",
+        form.bits,
+        form.group_size,
+        100 * mean,
+    )
 
 
 def _fits(whole: mx.array, weight: mx.array, scales: mx.array) -> bool:

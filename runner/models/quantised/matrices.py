@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from runner.models.quantised.methods import bits_of, block_of, group_of, layout, rounded
+from runner.models.quantised.methods import Form, bits_of, block_of, group_of, layout, rounded
 
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # in which place of a word each of eight columns is
 _FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # E2M1; the highest bit is the sign
@@ -30,11 +30,21 @@ Arrays = dict[str, mx.array]
 
 class Matrix(NamedTuple):
     """A matrix [rows, columns]: ``plain`` in float32, and for MLX, with scales and biases of a type, ``packed``: weight
-    [rows, columns * bits / 32], scales and biases [rows, groups]; None where its columns make no groups.
+    [rows, columns * bits / 32], scales and biases [rows, groups]; None where its columns make no groups. ``rounded``:
+    the form that the latter is rounded to, None where it is exact.
     """
 
     plain: mx.array
     packed: Callable[[mx.Dtype], tuple[mx.array, mx.array, mx.array] | None]
+    rounded: Form | None = None
+
+    def error(self, dtype: mx.Dtype) -> float:
+        """How far ``packed`` is from ``plain``: the root of the mean square, over that of the numbers themselves."""
+        found = self.packed(dtype)
+        if found is None or self.rounded is None:
+            return 0.0
+        held = mx.dequantize(*found, self.rounded.group_size, self.rounded.bits, dtype=mx.float32)
+        return float(mx.sqrt(mx.square(held - self.plain).sum() / mx.maximum(mx.square(self.plain).sum(), 1e-30)))
 
 
 def separate(tensors: Arrays, settings: dict[str, Any]) -> tuple[Arrays, dict[str, Matrix]]:
@@ -155,7 +165,7 @@ def _rounded(plain: mx.array, bits: float) -> Matrix:
         weight, scales, biases = mx.quantize(plain, form.group_size, form.bits)
         return weight, scales.astype(dtype), biases.astype(dtype)
 
-    return Matrix(plain, packed)
+    return Matrix(plain, packed, form)
 
 
 def _fp8(weight: mx.array, scale: mx.array, block: list[int] | None) -> Matrix:
