@@ -1,5 +1,6 @@
 import datetime
 import json
+import tarfile
 import zipfile
 
 import pytest
@@ -107,10 +108,25 @@ def test_one_file_and_some_files_are_data_sets_too(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("i.png", "holds no documents"), ("nothing", "no such file"), (".", "holds no documents")]
+    ("name", "says"),
+    [
+        ("i.png", "holds no documents"),
+        ("nothing", "no such file"),
+        (".", "holds no documents"),
+        ("a.tgz", "is not a document but a tar archive: unpack it"),
+        ("a.zip", "is not a document but a zip archive: unpack it"),
+        ("a.db", "is not a document but an SQLite database: use dataset=sqlite"),
+    ],
 )
 def test_what_holds_no_documents_is_refused(tmp_path, name, says):
     (tmp_path / "i.png").write_bytes(b"\x89PNG")
+    (tmp_path / "a.db").write_bytes(b"SQLite format 3\0")
+    (tmp_path / "a.txt").write_text("inside")
+    with tarfile.open(tmp_path / "a.tgz", "w:gz", format=tarfile.USTAR_FORMAT) as archive:
+        archive.add(tmp_path / "a.txt", "a.txt")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.write(tmp_path / "a.txt", "a.txt")
+    (tmp_path / "a.txt").unlink()
     with pytest.raises(UserError, match=says):
         opened(tmp_path / name)
 

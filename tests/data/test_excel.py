@@ -78,7 +78,7 @@ def test_of_several_sheets_one_is_named(file):
         ([], "has no rows"),
         ([["id"]], "has no rows"),
         ([["a", "a"], [1, 2]], "more than one column named 'a'"),
-        (None, "is not excel but a zip archive|cannot be read as an Excel workbook"),
+        (None, "is not excel but a zip archive|cannot be read as an Excel workbook: it is none, or"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, rows, message):

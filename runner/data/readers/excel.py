@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
@@ -51,6 +52,9 @@ def _rows(path: Path, name: str | None) -> list[list[str]]:
             return _chosen(path, sheets, name)
     except UserError:
         raise
+    except zipfile.BadZipFile as error:
+        text = "cannot be read as an Excel workbook: it is none, or it is damaged"
+        raise UserError("dataset.path", text, file=path) from error
     except Exception as error:  # a file may be damaged in any way
         raise UserError("dataset.path", f"cannot be read as an Excel workbook: {error!r:.200}", file=path) from error
 

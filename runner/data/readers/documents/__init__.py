@@ -25,6 +25,7 @@ from runner.data.readers import Loaded
 from runner.data.readers.documents import archives, mail, office, sheets
 from runner.data.readers.documents.html import declared, html_text
 from runner.data.readers.raw.encodings import decoded
+from runner.data.readers.raw.formats import format_of
 from runner.data.readers.table import check_encoding, read_folder
 from runner.types import UserError
 from runner.words import count_of
@@ -56,6 +57,10 @@ def find_documents(paths: list[Path]) -> list[Path]:
     UserError if there are none, or one without the package to read it.
     """
     files = _inside(paths[0]) if paths[0].is_dir() else paths
+    for file in files:
+        other = None if file.suffix.lower() in SUFFIXES else format_of(file)
+        if other and "dataset=documents" not in other:
+            raise UserError("dataset.path", f"is not a document but {other}", file=file)
     if not files or not all(file.suffix.lower() in SUFFIXES for file in files):
         raise UserError("dataset.path", f"holds no documents ({', '.join(SUFFIXES)})", file=paths[0])
     _check_packages(files)
