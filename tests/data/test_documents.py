@@ -173,6 +173,20 @@ def test_a_folder_that_is_not_aclsum_is_refused(tmp_path):
         open_source(DatasetConf(kind="aclsum", path=str(tmp_path)))
 
 
+def test_links_give_the_files_that_they_lead_to_and_others_are_named(tmp_path, caplog):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("there")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "b.txt").symlink_to(tmp_path / "other" / "a.txt")
+    (folder / "c.txt").symlink_to("nowhere")
+    (folder / "d").symlink_to(tmp_path / "other")
+    (folder / "e").symlink_to(".")
+    assert [row["file"] for row in opened(folder).rows()] == ["b.txt"]
+    said = f"3 links in {folder} skipped, as they lead to a folder, which is not looked into, or nowhere: c.txt, d, e"
+    assert said in caplog.text
+
+
 def test_files_that_are_skipped_are_counted_and_named(tmp_path, caplog):
     for name in ("a.txt", "b.doc", "c.png", ".hidden", "~$b.docx"):
         (tmp_path / name).write_text("text")

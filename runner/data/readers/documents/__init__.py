@@ -28,7 +28,7 @@ from runner.data.readers.raw.encodings import decoded
 from runner.data.readers.raw.formats import format_of
 from runner.data.readers.table import check_encoding, read_folder
 from runner.types import UserError
-from runner.words import count_of
+from runner.words import count_of, listed
 
 log = logging.getLogger("rowmill")
 SCHEMA = pa.schema([("file", pa.string()), ("text", pa.string()), ("unreadable", pa.string())])
@@ -86,12 +86,21 @@ def read_documents(paths: list[Path], root: Path, encoding: str = "utf-8") -> It
 
 
 def _inside(folder: Path) -> list[Path]:
-    found = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    found = sorted(folder.rglob("*"))
     found = [file for file in found if not any(part.startswith((".", "~$")) for part in file.relative_to(folder).parts)]
-    if skipped := [file.relative_to(folder).as_posix() for file in found if file.suffix.lower() not in SUFFIXES]:
-        names = ", ".join(skipped[:_NAMED]) + (", ..." if len(skipped) > _NAMED else "")
-        log.warning("%s in %s skipped, as no reader knows them: %s", count_of(len(skipped), "file"), folder, names)
+    links = [file for file in found if file.is_symlink() and not file.is_file()]
+    _tell_skipped(folder, links, "link", "they lead to a folder, which is not looked into, or nowhere")
+    found = [file for file in found if file.is_file()]
+    unknown = [file for file in found if file.suffix.lower() not in SUFFIXES]
+    _tell_skipped(folder, unknown, "file", "no reader knows them")
     return [file for file in found if file.suffix.lower() in SUFFIXES]
+
+
+def _tell_skipped(folder: Path, skipped: list[Path], what: str, why: str) -> None:
+    """Say which files or links of a folder give no row."""
+    if skipped:
+        names = listed([file.relative_to(folder).as_posix() for file in skipped], _NAMED)
+        log.warning("%s in %s skipped, as %s: %s", count_of(len(skipped), what), folder, why, names)
 
 
 def _batch(rows: list[tuple[str, str | None, str | None]]) -> pa.RecordBatch:
