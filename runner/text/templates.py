@@ -134,7 +134,8 @@ class Template:
             cells = variables if row is None else {**row, **variables}
             nulls = sorted(name for name in self.names if cells.get(name, "") is None)
             hidden = self._hidden(variables)
-            what = f"column {', '.join(nulls)} is null" if nulls else f"a value is null{hidden}"
+            named = f"columns {', '.join(nulls)} are" if len(nulls) > 1 else f"column {nulls[0]} is" if nulls else ""
+            what = f"{named} null" if nulls else f"a value is null{hidden}"
             raise RowError(self.key, what) from None
         except RowError:  # of a cell that cannot be read
             raise

@@ -113,6 +113,8 @@ def test_a_null_is_named_however_it_is_written():
     for source in ("{{ row['a b'] }}", "{{ columns['a b'] }}"):
         with pytest.raises(RowError, match="column a b is null"):
             Template("prompt.user", source).render({"a b": None})
+    with pytest.raises(RowError, match="columns a, b are null"):
+        Template("prompt.user", "{{ a }} {{ b }} {{ c }}").render({"a": None, "b": None, "c": 1})
 
 
 @pytest.mark.parametrize(
