@@ -35,7 +35,7 @@ class Tags(NamedTuple):
     """What stands around thoughts: control tokens, or plain text of several tokens.
 
     An empty thought is ``begin + inside + end + after``. ``title`` stands at the beginning of thoughts and is none
-    of them.
+    of them. ``around``: what stands before and behind answers and is none of them.
     """
 
     begin: str
@@ -43,6 +43,7 @@ class Tags(NamedTuple):
     inside: str = ""
     after: str = ""
     title: str = ""
+    around: tuple[str, str] = ("", "")
 
 
 TAGS = (
@@ -50,7 +51,7 @@ TAGS = (
     Tags("[THINK]", "[/THINK]"),  # Magistral, Ministral
     Tags("<|channel>", "<channel|>", "thought\n", title="thought\n"),  # Gemma 4
     Tags("<seed:think>", "</seed:think>"),
-    Tags("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
+    Tags("<|START_THINKING|>", "<|END_THINKING|>", around=("<|START_RESPONSE|>", "<|END_RESPONSE|>")),  # Command A
     Tags("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
     Tags("<|begin_of_thought|>", "<|end_of_thought|>", "\n\n", "\n\n"),
     Tags("\u25c1think\u25b7", "\u25c1/think\u25b7"),  # Kimi-VL
@@ -116,9 +117,13 @@ class Channels:
         """What to append to a prompt's text so that the answer follows at once, without reasoning."""
         if self.kind == "harmony":
             return _FINAL
-        if self.kind != "think" or prompt.rstrip().endswith(self._tags.end):
+        opening = self._tags.around[0] if self._tags.around[0] in self.id else ""
+        if self.kind != "think" or (opening and prompt.rstrip().endswith(opening)):
             return ""
-        begin, end, inside, after, _ = self._tags
+        begin, end, inside, after = self._tags[:4]
+        after += opening
+        if prompt.rstrip().endswith(end):
+            return opening
         _, opened, thought = prompt[-40:].rpartition(begin)
         if opened and inside.startswith(thought):
             return inside.removeprefix(thought) + end + after
@@ -174,8 +179,8 @@ class Channels:
         begun = text.lstrip().startswith(begin) or self.is_open(prompt)
         thought, closed, answer = text.lstrip().removeprefix(begin).partition(end)
         if closed and (begun or self._tail(prompt).rstrip().endswith(begin)):
-            return Answer(answer.lstrip("\n"), self._thought(thought).strip())
-        return Answer("", self._thought(thought), False) if begun else Answer(text)
+            return Answer(self._answer(answer.lstrip("\n")), self._thought(thought).strip())
+        return Answer("", self._thought(thought), False) if begun else Answer(self._answer(text))
 
     def may_begin(self, ids: Sequence[int], prompt: Sequence[int] = ()) -> bool:
         """Whether all that is written may stand before a thought, or be a part of the tag that begins one."""
@@ -194,7 +199,7 @@ class Channels:
             return slice(0, len(ids))
         if self._end in ids:
             return slice(list(ids).index(self._end) + 1, len(ids))
-        return slice(0, 0 if self.is_open(prompt) or self._begin in ids[:4] else len(ids))
+        return slice(0, 0 if self.is_open(prompt) or self._begun(list(ids)) else len(ids))
 
     def _plain_span(self, ids: Sequence[int], prompt: Sequence[int]) -> slice:
         answer = self._plain(self.vocabulary.decode(ids), prompt)
@@ -231,22 +236,31 @@ class Channels:
         return Answer("", thought or "", False) if final is None else Answer(final, thought)
 
     def _think(self, ids: list[int], is_open: bool) -> Answer:
-        start = ids.index(self._begin) + 1 if self._begin in ids[:4] else 0
+        start = self._begun(ids)
         if self._end not in ids:
             text = self.vocabulary.decode(ids[start:])
-            return Answer("", self._thought(text), False) if is_open or start else Answer(text)
+            return Answer("", self._thought(text), False) if is_open or start else Answer(self._answer(text))
         at = ids.index(self._end)
         thought = self._thought(self.vocabulary.decode(ids[start:at]))
-        return Answer(self.vocabulary.decode(ids[at + 1 :]).lstrip("\n"), thought.strip())
+        return Answer(self._answer(self.vocabulary.decode(ids[at + 1 :]).lstrip("\n")), thought.strip())
+
+    def _begun(self, ids: list[int]) -> int:
+        """Where the thought begins, behind white space and its tag; 0: it has none."""
+        at = ids.index(self._begin) if self._begin in ids else -1
+        return 0 if at < 0 or self.vocabulary.decode(ids[:at]).strip() else at + 1
+
+    def _answer(self, text: str) -> str:
+        begin, end = self._tags.around
+        return text.removeprefix(begin).removesuffix(end)
 
     def _thought(self, text: str) -> str:
         return text.removeprefix(self._tags.title)
 
 
-def _two(tags: Sequence[str]) -> Sequence[str]:
+def _two(tags: Sequence[str]) -> tuple[str, str]:
     if len(tags) != 2 or not all(tags):
         raise UserError("prompt.thinking_tags", "it must be the two texts that begin and end thoughts")
-    return tags
+    return tags[0], tags[1]
 
 
 def _same_byte(char: str) -> str:

@@ -107,6 +107,35 @@ def test_think_tags_of_several_tokens_are_read_as_tags_where_no_template_tells_o
         assert tokenizer.decode(ids_of(tokenizer, text)[span]).strip() == answer
 
 
+@pytest.mark.parametrize(
+    ("text", "prompt", "answer"),
+    [
+        ("\n" * 9 + "<think>good</think>film", "", Answer("film", "good")),
+        ("\n" * 9 + "<think>good", "", Answer("", "good", False)),
+        ("good<think>bad</think>film", "", Answer("film", "good<think>bad")),
+        ("<think>good<think>bad</think>film", "", Answer("film", "good<think>bad")),
+        ("<think>good</think>film", "hello <think>\n", Answer("film", "good")),
+        ("<think></think>film", "", Answer("film", "")),
+    ],
+)
+def test_a_tag_is_left_out_however_much_white_space_stands_before_it_and_nothing_else_is(thinker, text, prompt, answer):
+    assert read(thinker, text, prompt) == answer
+
+
+@pytest.mark.parametrize("thought", ["<|START_THINKING|>good<|END_THINKING|>", ""])
+def test_what_a_model_writes_around_its_answers_is_none_of_them(thought):
+    tokenizer = small_tokenizer()
+    tokenizer.add_tokens(["<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"])
+    wanted = "good" if thought else None
+    for written in ("<|START_RESPONSE|>film<|END_RESPONSE|>", "<|START_RESPONSE|>film", "film"):
+        assert read(tokenizer, thought + written) == Answer("film", wanted), written
+    channels = Channels(TransformersVocabulary(tokenizer), True)
+    for prompt in ("hello", "hello<|START_THINKING|>", "hello<|START_THINKING|><|END_THINKING|>"):
+        whole = "hello<|START_THINKING|><|END_THINKING|><|START_RESPONSE|>"
+        assert prompt + channels.skip(prompt) == whole
+    assert channels.skip("hello<|START_RESPONSE|>") == ""
+
+
 class Letters(ByteTokenizer):
     """A vocabulary in which every tag is plain text, and a chat template that has one of them."""
 
