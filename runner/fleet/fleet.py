@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from runner.fleet.membership import WAIT_S, Membership
 from runner.fleet.protocol import GoneError, Handshake, Spec, Transport, Turn
 from runner.night.guard import Quarantine
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
+
+log = logging.getLogger("rowmill")
 
 COMMIT_S, COMMIT_ANSWERS = 0.05, 64  # answers are handed on after so long, or when there are so many
 STEP_S = 0.25  # after which a step ends even without an answer
@@ -46,7 +49,7 @@ class Fleet:
         flight: Flight,
         wait: Wait = lambda beat, release: True,
         stopped: Callable[[], bool] = lambda: False,
-        tell: Callable[[str], None] = lambda doing: None,
+        tell: Callable[[str | None], None] = lambda doing: None,
         quarantines: bool = True,
     ) -> None:
         self.membership = Membership(transport, spec, ours, conf, seats, self._joined, self._gone)
@@ -60,9 +63,11 @@ class Fleet:
         self._ended: list[Generation] = []  # not handed on yet
         self._handed = 0  # answers that the last step handed on: on disk when the next one begins
         self._noted = time.monotonic()
+        self._tell = tell
+        self._doing: str | None = ""  # while no seat is at work
         flight.work(True)
         try:
-            self._await_first(tell)
+            self._await_first()
         except BaseException:
             self.close()
             raise
@@ -132,22 +137,25 @@ class Fleet:
             self.membership.close()
             self._flight.work(False)
 
-    def _await_first(self, tell: Callable[[str], None]) -> None:
+    def _await_first(self) -> None:
         """Wait for a seat; the others may come later."""
-        told = ""
         while not self.membership.at_work():
             if not self._wait(self._flight.beat, self.release):
                 raise KeyboardInterrupt
             self._flight.beat()
             self._muster()
-            if (doing := self.membership.doing()) != told:
-                tell(told := doing)
             self._hear(STEP_S)
+        self._doing = None
 
     def _muster(self) -> None:
         self.membership.look()
         self.membership.search()
         self.membership.check_any_left()
+        if (doing := self.membership.doing()) != self._doing:
+            if self._doing is None:
+                log.warning("no seat is at work: %s", doing)
+            self._doing = doing
+            self._tell(doing)
 
     def _goes_on(self, passed: float) -> bool:
         """Whether to wait for more before what has ended is handed on."""

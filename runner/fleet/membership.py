@@ -58,8 +58,10 @@ class Membership:
         """Those that take part."""
         return [member for member in self.members.values() if member.handshake]
 
-    def doing(self) -> str:
-        """What is going on while there is none at work."""
+    def doing(self) -> str | None:
+        """What is going on while there is none at work; None if there is one."""
+        if self.at_work():
+            return None
         is_loading = any(member.link is not None for member in self.members.values())
         return "loading the model" if is_loading else "waiting for a seat"
 

@@ -37,7 +37,7 @@ def open_fleet(
     store: Store,
     wait: Wait,
     stopped: Callable[[], bool],
-    tell: Callable[[str], None],
+    tell: Callable[[str | None], None],
     quarantines: bool = True,
 ) -> Fleet:
     """Seats at work, at least one of them; see Fleet. UserError, exit code 3, if there are none."""

@@ -55,13 +55,14 @@ def test_a_seat_that_joins_late_takes_part(expected, monkeypatch):
     assert answers["b"] > answers["a"] > 0
 
 
-def test_when_all_seats_are_gone_the_run_waits_for_one_to_come_back(expected, monkeypatch):
-    gone = []
+def test_when_all_seats_are_gone_the_run_waits_for_one_to_come_back_and_says_so(expected, monkeypatch, caplog):
+    gone, doing = [], []
 
     def present():
         first = [link for links in transport.links.values() for link in links[:1]]
         if len(first) == 2 and all(link.is_killed for link in first):
             gone.append(time.monotonic())
+            doing.append(runner.open_run("outputs/fleet").status["doing"])
             return ["a", "b"] if time.monotonic() > gone[0] + 0.5 else []
         return [] if any(link.turns > 1 for link in first) else ["a", "b"]
 
@@ -71,6 +72,8 @@ def test_when_all_seats_are_gone_the_run_waits_for_one_to_come_back(expected, mo
     _, found = together()
     assert found == expected
     assert gone and select("SELECT * FROM deaths") == []
+    assert "waiting for a seat" in doing and "no seat is at work: waiting for a seat" in caplog.text
+    assert caplog.text.count("no seat is at work") == 1 and runner.open_run("outputs/fleet").status["doing"] is None
 
 
 def test_a_seat_that_waits_for_its_place_makes_way_for_others_and_a_run_without_one_says_so(expected, monkeypatch):

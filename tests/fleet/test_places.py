@@ -8,7 +8,7 @@ import pytest
 
 from runner.engine.conf import EngineConf
 from runner.fleet import handshake
-from runner.fleet.protocol import GoneError, Spec
+from runner.fleet.protocol import GoneError, Spec, packed
 from runner.fleet.ray import actors, refusal
 from runner.fleet.ray.connect import connect
 from runner.fleet.ray.nodes import Need, Node, are_marked, seats_on
@@ -176,6 +176,23 @@ def test_a_seat_to_whose_place_another_program_was_quicker_waits_there(total, ta
     head.looked()
     assert [transport.is_taken(place) for place in transport.places()] == [True] + [False] * (len(places) - 1)
     transport.close()
+
+
+@pytest.mark.parametrize(("answers", "waited_s"), [(False, 0.0), (True, actors.ENDING_S)])
+def test_nobody_waits_for_the_end_of_a_seat_that_has_no_place_yet(answers, waited_s):
+    waited, killed = [], []
+    ended = SimpleNamespace(remote=lambda: None)
+    actor = SimpleNamespace(_actor_id=Id("ours"), end=ended)
+    ray = SimpleNamespace(
+        get=lambda _: packed(None),
+        wait=lambda _, timeout: waited.append(timeout),
+        kill=lambda one, no_restart: killed.append(one),
+    )
+    link = actors.RayLink(ray, actor, None)
+    if answers:
+        link.take()
+    link.kill()
+    assert waited == [waited_s] and killed == [actor]
 
 
 def test_a_head_is_no_seat_because_the_marked_nodes_are_gone_for_a_while(monkeypatch):

@@ -163,7 +163,8 @@ class RayLink:
 
     def kill(self) -> None:
         """See Link."""
+        ending_s = 0.0 if self.is_starting else ENDING_S  # nothing runs as long as it waits for its place
         self.is_starting = False
         with contextlib.suppress(Exception):
-            self._ray.wait([self._actor.end.remote()], timeout=ENDING_S)
+            self._ray.wait([self._actor.end.remote()], timeout=ending_s)
             self._ray.kill(self._actor, no_restart=True)
