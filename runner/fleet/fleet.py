@@ -35,8 +35,9 @@ class Fleet:
 
     Nothing is in flight in this process: ``flight`` gets beats but no rows. ``ours``: what seats must not differ from.
     ``wait``: see ``GuardedEngine``. ``stopped``: an end is asked for, and nothing new shall begin. ``tell`` gets what
-    goes on until the first seat is there. ``quarantines``: a row that killed seats again and again is given up. Raises
-    UserError, exit code 3, when no seat is left, and KeyboardInterrupt if the end comes before the first one is there.
+    goes on while no seat is at work, None once one is again. ``quarantines``: a row that killed seats again and again
+    is given up. Raises UserError, exit code 3, when no seat is left, and KeyboardInterrupt if the end comes before the
+    first one is there.
     """
 
     def __init__(
