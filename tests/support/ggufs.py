@@ -33,6 +33,15 @@ SIZES = {
     "vocab_size": len(TOKENS),
     "tie_word_embeddings": False,
 }
+# Factors of Granite's models, and what files call them.
+SCALES = {
+    "logits_scaling": 2.0,
+    "attention_multiplier": 0.125,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "attention_bias": False,
+}
+SCALE_KEYS = {"logit_scale": 2.0, "attention__scale": 0.125, "embedding_scale": 3.0, "residual_scale": 0.5}
 _KEYS = {
     "hidden_size": "embedding_length",
     "num_hidden_layers": "block_count",

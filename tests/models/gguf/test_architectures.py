@@ -15,16 +15,8 @@ from tests.support import ggufs
 CPU = Device("cpu", "a CPU", None, 1 << 34)
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
 LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+GRANITE_SCALES = {**ggufs.SCALES, "mlp_bias": False}
 USED = {"expert_count": 4, "expert_used_count": 2}
-SCALES = {
-    "logits_scaling": 2.0,
-    "attention_multiplier": 0.125,
-    "embedding_multiplier": 3.0,
-    "residual_multiplier": 0.5,
-    "attention_bias": False,
-    "mlp_bias": False,
-}
-SCALE_KEYS = {"logit_scale": 2.0, "attention__scale": 0.125, "embedding_scale": 3.0, "residual_scale": 0.5}
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
 YARN_KEYS = {
@@ -153,8 +145,8 @@ CASES = {
         {**USED, **YARN_KEYS, "attention__sliding_window": 8},
         {},
     ),
-    "granite": ("granite", "granite", {**SCALES, "tie_word_embeddings": True}, SCALE_KEYS, {}),
-    "granitemoe": ("granitemoe", "granitemoe", {**SCALES, **LOCAL_EXPERTS}, {**SCALE_KEYS, **USED}, {}),
+    "granite": ("granite", "granite", {**GRANITE_SCALES, "tie_word_embeddings": True}, ggufs.SCALE_KEYS, {}),
+    "granitemoe": ("granitemoe", "granitemoe", {**GRANITE_SCALES, **LOCAL_EXPERTS}, {**ggufs.SCALE_KEYS, **USED}, {}),
     "olmo2": ("olmo2", "olmo2", {}, {}, {}),
     "olmo3": (
         "olmo2",

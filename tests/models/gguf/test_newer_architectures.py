@@ -95,16 +95,8 @@ SHARED = {
 POSITIONS = {"type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 0.5}
 SSM_KEYS = {"ssm__conv_kernel": 4, "ssm__state_size": 16, "ssm__time_step_rank": 4, "ssm__inner_size": 128}
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_d_conv": 4, "mamba_proj_bias": False}
-SCALES = {
-    "logits_scaling": 2.0,
-    "attention_multiplier": 0.125,
-    "embedding_multiplier": 3.0,
-    "residual_multiplier": 0.5,
-    "attention_bias": False,
-}
-SCALE_KEYS = {"logit_scale": 2.0, "attention__scale": 0.125, "embedding_scale": 3.0, "residual_scale": 0.5}
 GRANITE = {
-    **SCALES,
+    **ggufs.SCALES,
     **MAMBA,
     "mamba_n_groups": 1,
     "mamba_conv_bias": True,
@@ -113,7 +105,7 @@ GRANITE = {
     "layer_types": ["mamba", "attention", "mamba", "mamba"],
 }
 GRANITE_KEYS = {
-    **SCALE_KEYS,
+    **ggufs.SCALE_KEYS,
     **SSM_KEYS,
     "ssm__group_count": 1,
     "attention__head_count_kv": [0, 2, 0, 0],
