@@ -8,7 +8,7 @@ closed by ``<|end|>`` and followed by ``<|start|>assistant``; ``analysis`` holds
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from runner.text.vocabulary import Vocabulary
@@ -35,7 +35,7 @@ class Tags(NamedTuple):
     """What stands around thoughts: control tokens, or plain text of several tokens.
 
     An empty thought is ``begin + inside + end + after``. ``title`` stands at the beginning of thoughts and is none
-    of them. ``around``: what stands before and behind answers and is none of them.
+    of them.
     """
 
     begin: str
@@ -43,7 +43,6 @@ class Tags(NamedTuple):
     inside: str = ""
     after: str = ""
     title: str = ""
-    around: tuple[str, str] = ("", "")
 
 
 TAGS = (
@@ -51,7 +50,7 @@ TAGS = (
     Tags("[THINK]", "[/THINK]"),  # Magistral, Ministral
     Tags("<|channel>", "<channel|>", "thought\n", title="thought\n"),  # Gemma 4
     Tags("<seed:think>", "</seed:think>"),
-    Tags("<|START_THINKING|>", "<|END_THINKING|>", around=("<|START_RESPONSE|>", "<|END_RESPONSE|>")),  # Command A
+    Tags("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
     Tags("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
     Tags("<|begin_of_thought|>", "<|end_of_thought|>", "\n\n", "\n\n"),
     Tags("\u25c1think\u25b7", "\u25c1/think\u25b7"),  # Kimi-VL
@@ -59,6 +58,11 @@ TAGS = (
     Tags("<thought>", "</thought>", "\n", "\n"),  # EXAONE
     Tags("<thinking>", "</thinking>", "\n", "\n"),
     Tags("<reasoning>", "</reasoning>", "\n", "\n"),
+)
+AROUND = (  # what stands before and behind answers and is none of them
+    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),  # Command A
+    ("<response>", "</response>"),  # ERNIE, Granite
+    ("<answer>", "</answer>"),  # Hunyuan
 )
 
 
@@ -84,16 +88,15 @@ class Channels:
         self.vocabulary = vocabulary
         self.think_tokens = think_tokens
         self.id = {name: token.id for name, token in vocabulary.control.items()}
-        known = [Tags(*_two(tags))] if tags else TAGS
-        found = next((one for one in known if {one.begin, one.end} <= self.id.keys()), None) if chat else None
+        template = vocabulary.chat_template or ""
         is_harmony = chat and not tags and set(HARMONY) <= self.id.keys()
-        self._is_text = chat and not is_harmony and found is None
-        if self._is_text:
-            template = vocabulary.chat_template or ""
-            found = known[0] if tags else next((one for one in known if one.end in template), None)
+        found = _told_of(self.id.keys(), template, tags) if chat else None
         self.kind = "harmony" if is_harmony else "think" if found else None
         self._tags = found or TAGS[0]
         self._begin, self._end = (self.id.get(name, -1) for name in self._tags[:2])
+        self._is_text = chat and not is_harmony and not (found and min(self._begin, self._end) >= 0)
+        self._is_expected = bool(tags) or self._tags.end in template
+        self._around = next((pair for pair in AROUND if all(one in self.id or one in template for one in pair)), None)
 
     def is_open(self, prompt: Sequence[int]) -> bool:
         """Whether the prompt ends inside of a thought."""
@@ -117,7 +120,7 @@ class Channels:
         """What to append to a prompt's text so that the answer follows at once, without reasoning."""
         if self.kind == "harmony":
             return _FINAL
-        opening = self._tags.around[0] if self._tags.around[0] in self.id else ""
+        opening = self._around[0] if self._around and self._around[0] in self.id else ""
         if self.kind != "think" or (opening and prompt.rstrip().endswith(opening)):
             return ""
         begin, end, inside, after = self._tags[:4]
@@ -125,6 +128,8 @@ class Channels:
         if prompt.rstrip().endswith(end):
             return opening
         _, opened, thought = prompt[-40:].rpartition(begin)
+        if not opened and not self._is_expected:  # tokens that this model has of its family, and does not write
+            return ""
         if opened and inside.startswith(thought):
             return inside.removeprefix(thought) + end + after
         return end + after if opened and not thought.strip() else begin + inside + end + after
@@ -194,12 +199,27 @@ class Channels:
         if self.kind == "harmony" and self.id["<|channel|>"] in ids:
             return self._harmony_span(list(ids))
         if self._is_text:
-            return self._plain_span(ids, prompt)
+            return self._inside(ids, self._plain_span(ids, prompt))
         if self.kind != "think":
             return slice(0, len(ids))
         if self._end in ids:
-            return slice(list(ids).index(self._end) + 1, len(ids))
-        return slice(0, 0 if self.is_open(prompt) or self._begun(list(ids)) else len(ids))
+            return self._inside(ids, slice(list(ids).index(self._end) + 1, len(ids)))
+        return self._inside(ids, slice(0, 0 if self.is_open(prompt) or self._begun(list(ids)) else len(ids)))
+
+    def _inside(self, ids: Sequence[int], span: slice) -> slice:
+        """The part of an answer's span that lies between the words around it."""
+        decode = self.vocabulary.decode
+        text = decode(ids[span])
+        if self._around is None or self._answer(text) == text:
+            return span
+        begin, end = self._around
+        places = range(span.start, span.stop + 1)
+        start, stop = span.start, span.stop
+        if text.lstrip().startswith(begin):
+            start = next(at for at in places if begin in decode(ids[span.start : at]))
+        if text.rstrip().endswith(end):
+            stop = next(at for at in reversed(places) if end in decode(ids[at : span.stop]))
+        return slice(start, stop)
 
     def _plain_span(self, ids: Sequence[int], prompt: Sequence[int]) -> slice:
         answer = self._plain(self.vocabulary.decode(ids), prompt)
@@ -250,11 +270,25 @@ class Channels:
         return 0 if at < 0 or self.vocabulary.decode(ids[:at]).strip() else at + 1
 
     def _answer(self, text: str) -> str:
-        begin, end = self._tags.around
-        return text.removeprefix(begin).removesuffix(end)
+        if self._around is None:
+            return text
+        begin, end = self._around
+        if text.lstrip().startswith(begin):
+            text = text.lstrip().removeprefix(begin).lstrip("\n")
+        return text.rstrip().removesuffix(end).rstrip("\n") if text.rstrip().endswith(end) else text
 
     def _thought(self, text: str) -> str:
         return text.removeprefix(self._tags.title)
+
+
+def _told_of(tokens: Collection[str], template: str, tags: Sequence[str]) -> Tags | None:
+    """The tags that the template has, else those that are tokens; with ``tags`` these."""
+    if tags:
+        begin, end = _two(tags)
+        return next((one for one in TAGS if one[:2] == (begin, end)), Tags(begin, end))
+    are_tokens = [one for one in TAGS if {one.begin, one.end} <= set(tokens)]
+    in_template = [one for one in TAGS if one.end in template]
+    return next((one for one in in_template if one in are_tokens), next(iter([*in_template, *are_tokens]), None))
 
 
 def _two(tags: Sequence[str]) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from runner.text.structure import StructureConf, read_structure
 from runner.text.vocabulary import ByteTokenizer, TransformersVocabulary
 from runner.types import Request, Sampling, UserError
 from tests.support.engines import finish
-from tests.support.prompts import ids_of, prompter, render, small_tokenizer
+from tests.support.prompts import CHATML, ids_of, prompter, render, small_tokenizer
 from tests.support.tiny import tiny_gpt_oss
 
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}, "n": {"enum": [1, 22]}}, "required": ["ok", "n"]}
@@ -27,9 +27,14 @@ FINAL = '<|channel|>final<|message|>{"ok": true, "n": 22}'
 
 @pytest.fixture(scope="module")
 def thinker():
-    tokenizer = small_tokenizer()
+    tokenizer = small_tokenizer(told_of("</think>"))
     tokenizer.add_tokens(["</think>"])
     return tokenizer
+
+
+def told_of(*tags):
+    """A chat template that has these."""
+    return f"{CHATML}{{# {' '.join(tags)} #}}"
 
 
 def read(tokenizer, text, prompt=""):
@@ -77,7 +82,7 @@ def test_think_tags_are_read(thinker):
 
 @pytest.mark.parametrize(("begin", "end", "title"), [(one.begin, one.end, one.title) for one in TAGS])
 def test_other_tags_are_read_as_think_tags_are(begin, end, title):
-    tokenizer = small_tokenizer()
+    tokenizer = small_tokenizer(told_of(end))
     tokenizer.add_tokens([begin, end])
     assert read(tokenizer, f"{begin}{title}good bad{end}\n\nfilm") == Answer("film", "good bad")
     assert read(tokenizer, f"{begin}{title}good") == Answer("", "good", False)
@@ -124,7 +129,7 @@ def test_a_tag_is_left_out_however_much_white_space_stands_before_it_and_nothing
 
 @pytest.mark.parametrize("thought", ["<|START_THINKING|>good<|END_THINKING|>", ""])
 def test_what_a_model_writes_around_its_answers_is_none_of_them(thought):
-    tokenizer = small_tokenizer()
+    tokenizer = small_tokenizer(told_of("<|END_THINKING|>"))
     tokenizer.add_tokens(["<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"])
     wanted = "good" if thought else None
     for written in ("<|START_RESPONSE|>film<|END_RESPONSE|>", "<|START_RESPONSE|>film", "film"):
@@ -134,6 +139,39 @@ def test_what_a_model_writes_around_its_answers_is_none_of_them(thought):
         whole = "hello<|START_THINKING|><|END_THINKING|><|START_RESPONSE|>"
         assert prompt + channels.skip(prompt) == whole
     assert channels.skip("hello<|START_RESPONSE|>") == ""
+
+
+@pytest.mark.parametrize(("begin", "end"), [("<response>", "</response>"), ("<answer>", "</answer>")])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_words_around_answers_are_none_of_them_where_the_template_has_them(begin, end, as_text):
+    tokenizer = small_tokenizer(told_of("</think>", begin, end))
+    tokenizer.add_tokens([] if as_text else ["</think>"])
+    channels = Channels(TransformersVocabulary(tokenizer), True)
+    for written in (f"{begin}\nfilm {{good}}\n{end}\n", f"\n{begin}film {{good}}", "film {good}"):
+        for ids in (ids_of(tokenizer, f"<think>\nbad\n</think>\n\n{written}"), ids_of(tokenizer, written)):
+            assert channels.read(ids).text == "film {good}", written
+            assert tokenizer.decode(ids[channels.span(ids)]).strip() == "film {good}", written
+    unasked = Channels(TransformersVocabulary(small_tokenizer(told_of("</think>"))), True)
+    assert unasked.read(ids_of(tokenizer, f"{begin}film{end}")).text == f"{begin}film{end}"
+
+
+def test_the_tags_are_those_that_the_template_has_where_the_vocabulary_has_several():
+    tokenizer = small_tokenizer(told_of("<seed:think>", "</seed:think>"))
+    tokenizer.add_tokens(["</think>", "<seed:think>", "</seed:think>"])
+    assert read(tokenizer, "<seed:think>good</seed:think>film") == Answer("film", "good")
+    tokenizer = small_tokenizer(told_of("<reasoning>", "</reasoning>"))
+    tokenizer.add_tokens(["</think>"])  # the tags are plain text, as a model writes that learnt them last
+    assert read(tokenizer, "<reasoning>good</reasoning>film") == Answer("film", "good")
+
+
+def test_no_thought_is_put_before_labels_where_the_template_knows_of_none(thinker):
+    asked = Request(choices=("good", "bad"))
+    instruct = small_tokenizer()
+    instruct.add_tokens(["</think>"])
+    assert prompter(instruct).text(asked, {"text": "x"}).endswith("<|im_start|>assistant\n")
+    named = prompter(instruct, thinking_tags=["<think>", "</think>"])
+    assert named.text(asked, {"text": "x"}).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert read(instruct, "<think>good</think>film") == Answer("film", "good")
 
 
 class Letters(ByteTokenizer):
