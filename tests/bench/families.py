@@ -14,8 +14,9 @@ import time
 SHARED, OWN, GENERATED = 256, 16, 16  # tokens
 WIDTH = 256
 GPU = (
-    *("gemma2", "gemma3n", "gemma4_text", "deepseek_v3", "llama4", "qwen3_next", "qwen3_5", "kimi_linear"),
-    *("nemotron_h", "lfm2"),
+    *("gemma2", "gemma3n", "gemma4_text", "deepseek_v3", "glm4_moe_lite", "llama4", "afm7", "qwen3_next", "qwen3_5"),
+    *("qwen3_5_moe", "kimi_linear", "olmo_hybrid", "nemotron_h", "granitemoehybrid", "falcon_h1", "lfm2", "jamba"),
+    *("mamba", "rwkv7", "recurrent_gemma", "bailing_moe_linear"),
 )
 HEADS = ("num_attention_heads", "num_heads", "linear_num_value_heads", "mamba_num_heads", "mamba_n_heads")
 FEWER_HEADS = ("num_key_value_heads", "linear_num_key_heads")
