@@ -75,6 +75,10 @@ class Generation:
     scored: tuple[Scored, ...] | None = None
     seat: int | None = None
 
+    def __reduce__(self) -> tuple[type[Generation], tuple[object, ...]]:
+        """For pickle, which takes twice as long with the fields' names."""
+        return Generation, tuple(vars(self).values())
+
 
 class Costs(NamedTuple):
     """What sharing a prefix costs, in prompt tokens that the same model could compute by itself in that time.

@@ -126,14 +126,14 @@ class Questions:
             elif requests:
                 answers = yield requests
             parts = _parts(now, list(answers))
-            again = {
-                (number, at): request
-                for number, one in enumerate(now)
-                for at, request in one.again(parts[number]).items()
-            }
+            again = [
+                (part, place, request)
+                for one, part in zip(now, parts, strict=True)
+                for place, request in one.again(part).items()
+            ]
             if again:
-                for (number, at), answer in zip(again, (yield list(again.values())), strict=True):
-                    parts[number][at] = answer
+                for (part, place, _), answer in zip(again, (yield [request for *_, request in again]), strict=True):
+                    part[place] = answer
             for one, part in zip(now, parts, strict=True):
                 found |= one.read(part)
         return found
@@ -157,6 +157,8 @@ class Questions:
 
 def _parts(asked: list[Asked], answers: list[Completion]) -> list[list[Completion]]:
     """The answers by question."""
+    if len(asked) == 1:
+        return [answers]
     parts, start = [], 0
     for one in asked:
         parts.append(answers[start : start + len(one.requests)])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from runner.engine.conf import EngineConf
 from runner.models.recipes import ModelConf
 from runner.sequences import Costs, Gauge, Generation, Sequence, Work
 
-PROTOCOL = 5  # the version of all this
+PROTOCOL = 6  # the version of all this
 
 Key = tuple[int, int]
 
@@ -51,12 +53,16 @@ class Handshake(NamedTuple):
 
 
 # A sequence on its way: how many of its tokens are those of the one before; the others as 32-bit numbers, the least
-# significant byte first; its other fields, numbers in place of those in COMMON; what these numbers mean from here on,
-# if the seat does not know it. A plain tuple is packed faster than one with names.
-Ask = tuple[int, bytes, dict[str, Any], dict[int, Any]]
+# significant byte first; what is its own; its other fields, with numbers in place of those in COMMON: the very same
+# object as long as they stay the same, which is packed once; what these numbers mean from here on, if the seat does not
+# know it. Plain tuples are packed faster than those with names, and than objects.
+Ask = tuple[int, bytes, tuple[Any, ...], tuple[Any, ...], dict[int, Any]]
+OWN = ("key", "draw_seed")
+OTHERS = tuple(one.name for one in fields(Sequence) if one.name not in ("tokens", *OWN))
 COMMON = ("choices", "grammar")  # may be large, and are often those of other sequences, too
 ID_BYTES = 4
 KNOWN = 16  # such values that a seat keeps: the latest it has not seen before
+_own, _others = attrgetter(*OWN), attrgetter(*OTHERS)
 
 
 class Sender:
@@ -71,18 +77,23 @@ class Sender:
         """The sequences; a prefix that neighbours share goes once, and what all of them have in common once a seat."""
         asks = []
         boundaries: tuple[int, ...] = ()
+        before: tuple[Any, ...] = ()
+        sent: tuple[Any, ...] = ()
         for sequence in sequences:
-            others, new = dict(vars(sequence)), dict[int, Any]()
-            del others["tokens"]
-            others.pop("ids", None)
-            for name in COMMON:
-                if others[name] is not None:
-                    others[name] = self._number(others[name], new)
+            new = dict[int, Any]()
+            if (others := _others(sequence)) != before:
+                before, sent = others, self._numbered(others, new)
             is_shared = sequence.boundaries and sequence.boundaries is boundaries  # the very same tuple: of one group
             boundaries = sequence.boundaries
             held = boundaries[-1] if is_shared else 0
-            asks.append((held, sequence.ids[held * ID_BYTES :], others, new))
+            asks.append((held, sequence.ids[held * ID_BYTES :], _own(sequence), sent, new))
         return asks
+
+    def _numbered(self, others: tuple[Any, ...], new: dict[int, Any]) -> tuple[Any, ...]:
+        return tuple(
+            self._number(value, new) if name in COMMON and value is not None else value
+            for name, value in zip(OTHERS, others, strict=True)
+        )
 
     def _number(self, value: Any, new: dict[int, Any]) -> int:
         number = self._numbers.get(value)
@@ -106,15 +117,22 @@ class Receiver:
         sequences = []
         tokens: list[int] = []
         shared: list[int] = []
-        for held, ids, others, new in asks:
+        before: tuple[Any, ...] | None = None
+        named: dict[str, Any] = {}
+        for held, ids, own, others, new in asks:
             self._values.update(new)
-            common = {name: self._values[others[name]] for name in COMMON if others[name] is not None}
+            if others is not before:
+                before, named = others, self._named(others)
             if held != len(shared):
                 shared = tokens[:held]
             tokens = shared.copy()
             tokens.extend(memoryview(ids).cast("I"))
-            sequences.append(Sequence(tokens=tokens, **{**others, **common}))
+            sequences.append(Sequence(tokens=tokens, **dict(zip(OWN, own, strict=True)), **named))
         return sequences
+
+    def _named(self, others: tuple[Any, ...]) -> dict[str, Any]:
+        named = dict(zip(OTHERS, others, strict=True))
+        return named | {name: self._values[named[name]] for name in COMMON if named[name] is not None}
 
 
 def packed(message: Any) -> bytes:

@@ -95,10 +95,12 @@ class Task:
         requests = [asked] if self._single else asked
         if not (self._single or _are_requests(requests)):
             raise TypeError(f"the job yielded {asked!r:.80}, which is neither a Request nor a list of them")
-        self._numbers = range(self._numbers.stop, self._numbers.stop + len(requests))
+        first = self._numbers.stop
+        self._numbers = range(first, first + len(requests))
         self._missing = len(requests)
-        self.retries += len([request for request in requests if request.retry])
-        return list(zip(self._numbers, requests, strict=True))
+        for request in requests:
+            self.retries += request.retry
+        return list(enumerate(requests, first))
 
     def _finished(self, columns: Any) -> Output:
         if columns is None:
@@ -117,7 +119,8 @@ class Task:
 
     def _usage(self) -> Usage:
         seed = self.seed if self.seed is None or self.seed < 1 << 63 else self.seed - (1 << 64)
-        return Usage.of([self.answers[number] for number in sorted(self.answers)], self.retries, seed)
+        answers = [self.answers[number] for number in range(self._numbers.stop) if number in self.answers]
+        return Usage.of(answers, self.retries, seed)
 
 
 def _are_requests(asked: Any) -> bool:

@@ -49,7 +49,7 @@ from runner.text.grammar import answer_grammars, free_grammar
 log = logging.getLogger("rowmill")
 
 HOLD_S = 0.5  # as old as what is seen of a run's rows may be
-SELDOM = (10_000, 10, 10)  # objects, then times, after which garbage is collected
+SELDOM = (50_000, 10, 10)  # objects, then times, after which garbage is collected
 
 
 def run_session(config: Config, stop: Stop, link: Link | None = None) -> dict[str, Any]:

@@ -213,8 +213,9 @@ class Prompter:
             return _NO_ANSWER
         answer = self.channels.read(ids, sequence.tokens)
         text = answer.text if sequence.grammar is None else answer.text.removeprefix(self.answer_prefix)
-        ends = (at for stop in self.stops_of(sequence) if (at := text.find(stop)) >= 0)
-        return answer._replace(text=text[: min(ends, default=len(text))])
+        if stops := self.stops_of(sequence):
+            text = text[: min([at for stop in stops if (at := text.find(stop)) >= 0], default=len(text))]
+        return answer if text == answer.text else answer._replace(text=text)
 
     def spell(
         self, generation: sequences.Generation, sequence: sequences.Sequence, text: str
