@@ -39,8 +39,13 @@ def remembered(key: object) -> dict[str, Any] | None:
 def remember(key: object, found: Mapping[str, Any]) -> None:
     """Keep what was measured; where the disk does not let it, it is measured again another time."""
     with contextlib.suppress(OSError):
-        _measured(key).parent.mkdir(parents=True, exist_ok=True)
-        write_text(_measured(key), json.dumps(found))
+        keep(key, found)
+
+
+def keep(key: object, found: Mapping[str, Any]) -> None:
+    """The same, but raises OSError where the disk does not let it."""
+    _measured(key).parent.mkdir(parents=True, exist_ok=True)
+    write_text(_measured(key), json.dumps(found))
 
 
 def _measured(key: object) -> Path:

@@ -91,7 +91,9 @@ def run_tune(overrides: Sequence[str], config_dir: str | None = None) -> tuple[d
     found_device = device.set_up(conf.engine.backend)
     conf.output.check()
     place = found_device.kind, found_device.place, conf.engine.costly(config)
-    found = Found.of(tuned.record(*place), conf.tune.quick, lambda record: tuned.keep(*place, record))
+    before = tuned.record(*place)
+    tuned.keep(*place, before)  # told now if it cannot be, before anything is measured
+    found = Found.of(before, conf.tune.quick, lambda record: tuned.keep(*place, record))
     task = {"model": str(folder), "engine": asdict(conf.engine), "quick": conf.tune.quick}
     began = time.perf_counter()
     try:

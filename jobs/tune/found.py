@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,11 +23,15 @@ class Found:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], quick: bool, keep: Callable[[Mapping[str, Any]], None]) -> Found:
-        """What an interrupted command left, or nothing."""
-        if not record or record.get("complete") or record.get("quick") != quick:
+        """What an interrupted command left, or nothing; of a damaged record nothing."""
+        if record.get("complete", True) or record.get("quick") != quick:
             return cls({}, {}, quick, keep)
-        log.info("going on after an interruption")
-        return cls(dict(record["measured"]), dict(record["chosen"]), quick, keep)
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            measured = {name: dict(values) for name, values in dict(record["measured"]).items()}
+            found = cls(measured, dict(record["chosen"]), quick, keep)
+            log.info("going on after an interruption")
+            return found
+        return cls({}, {}, quick, keep)
 
     def once(self, section: str, name: str, measure: Callable[[], Any], says: Callable[[Any], str]) -> Any:
         """What ``measure`` returns, unless it is known."""

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from runner.cache import remember, remembered
+from runner import cache
+from runner.disk.errors import disk_errors
 from runner.machine.facts import package_version
 
 _NAMES = ("_name_or_path", "transformers_version", "architectures")  # in a config.json, whatever the shape
@@ -49,12 +50,13 @@ def record(kind: str, machine: str, config: Mapping[str, Any]) -> dict[str, Any]
     """What ``rowmill tune`` has measured (``measured``) and chosen (``chosen``) for a device (see ``Device.place``) and
     a configuration (see ``EngineConf.costly``); {} if nothing was kept.
     """
-    return remembered(_key(kind, machine, config)) or {}
+    return cache.remembered(_key(kind, machine, config)) or {}
 
 
 def keep(kind: str, machine: str, config: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """``found`` becomes the ``record``."""
-    remember(_key(kind, machine, config), found)
+    """``found`` becomes the ``record``. UserError where it cannot be written."""
+    with disk_errors(cache.cache_dir()):
+        cache.keep(_key(kind, machine, config), found)
 
 
 def _whole(value: Any) -> int | None:

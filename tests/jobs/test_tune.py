@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ from jobs import tune
 from jobs.tune import buffers, measure, rates, turns
 from jobs.tune.found import Found
 from jobs.tune.turns import best
+from runner import cache
 from runner.cli import main
 from runner.engine.attention import copies
 from runner.engine.budget import Budget
@@ -95,6 +97,32 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(wor
     monkeypatch.setattr(tune, "measure_all", lambda *_: pytest.fail("measured"))
     assert main([*words, "output.dir=file/below"]) != 0
     assert "file/below cannot be written" in capsys.readouterr().err
+    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "file" / "cache"))
+    assert main(words) != 0
+    assert "file/cache cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("record", [{"complete": False, "quick": True}, {"measured": 3}, {"measured": {"decode": 1}}])
+def test_of_a_damaged_record_nothing_is_taken(record):
+    found = Found.of({"complete": False, "quick": True, "chosen": {}} | record, True, lambda record: None)
+    assert (found.measured, found.chosen) == ({}, {})
+
+
+def test_a_disk_that_fills_up_is_told_and_not_that_its_choice_is_used(words, tmp_path, monkeypatch, capsys):
+    keep = cache.keep
+
+    def full_with_figures(key, found):
+        if "prefill" in found.get("measured", {}):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        keep(key, found)
+
+    monkeypatch.setattr(cache, "keep", full_with_figures)
+    assert main(words) == 3
+    shown = capsys.readouterr()
+    assert "used from now on" not in shown.out and "full" in shown.err.lower()
+    monkeypatch.setattr(cache, "keep", keep)
+    assert main(words) == 0
+    assert "going on after an interruption" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
