@@ -67,7 +67,7 @@ def choose(
     if wanted is None and before == unnamed:
         return Kept(source, unnamed)
     if renamed := [f"{name} as {output}" for output, name in columns.items() if output not in unnamed]:
-        log.info("the run has columns of these names itself, so those of the data are kept as: %s", ", ".join(renamed))
+        log.info("kept under another name, as the run has a column of that name: %s", ", ".join(renamed))
     return Kept(source, columns)
 
 

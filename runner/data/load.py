@@ -18,7 +18,7 @@ from runner.words import composed
 
 FORMAT_VERSION = 1  # part of a run's identity: raise it when the same file would give other rows
 PACKED = (".gz", ".zst", ".bz2", ".lz4", ".xz")
-CACHE_VERSION = 4  # part of the cache key: raise it when the same file would give another table
+CACHE_VERSION = 5  # part of the cache key: raise it when the same file would give another table
 
 
 def stamps(paths: list[Path]) -> Stamps:

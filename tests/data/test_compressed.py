@@ -37,6 +37,22 @@ def test_compression_goes_by_the_content(tmp_path, packer, named, kind, content)
     assert rows(path, kind) == ROWS
 
 
+@pytest.mark.parametrize("packer", PACKERS)
+def test_texts_pages_and_mails_that_are_compressed_are_documents(tmp_path, packer, monkeypatch):
+    contents = {"a.txt": "plain", "b.HTML": "<p>a page</p>", "c.eml": "From: z@x.org\n\nsaid"}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.{packer}").write_bytes(PACKERS[packer](content.encode()))
+    found = ["plain", "a page", "From: z@x.org\n\nsaid"]
+    assert [row["text"] for row in rows(tmp_path, "documents")] == found
+    for name, text in zip(contents, found, strict=True):
+        assert rows(tmp_path / f"{name}.{packer}", "documents")[0]["text"] == text
+    monkeypatch.setattr("runner.data.readers.documents.archives.MOST_BYTES", 12)
+    assert [row["unreadable"] for row in rows(tmp_path, "documents")] == [
+        None,
+        *["ValueError: it unpacks to more than 12 bytes"] * 2,
+    ]
+
+
 def test_a_file_that_was_unpacked_but_not_renamed_is_read(tmp_path):
     path = tmp_path / "data.csv.gz"
     path.write_text(CSV)

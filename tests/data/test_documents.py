@@ -105,6 +105,9 @@ def test_the_fingerprint_follows_names_and_contents(folder):
 def test_one_file_and_some_files_are_data_sets_too(folder):
     assert [row["file"] for row in opened(folder / "b.txt").rows()] == ["b.txt"]
     assert [row["file"] for row in opened(folder / "[bg].txt").rows()] == ["b.txt", "g.txt"]
+    (folder / "top").mkdir()
+    (folder / "top" / "z.md").write_text("z")
+    assert [row["file"] for row in opened(folder / "*" / "*.[mM]*").rows()] == ["sub/a.MD", "top/z.md"]
 
 
 @pytest.mark.parametrize(

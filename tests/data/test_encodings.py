@@ -160,6 +160,23 @@ def test_mails_with_another_charset_than_they_say_are_read_and_told(tmp_path, ca
     assert "c.eml is read as utf-8, and so are others, as their texts are not x-unknown" in caplog.text
 
 
+def test_mails_are_read_as_browsers_take_their_charset_or_as_is_said_where_they_have_none(tmp_path, caplog):
+    head = "From: z@x.org\nSubject: {}\nMIME-Version: 1.0\n"
+    typed = "Content-Type: text/plain; charset={}\nContent-Transfer-Encoding: 8bit\n"
+    mails = {
+        "a": (typed.format("gb2312"), "朱镕基", "gb18030"),  # the second letter is not in GB 2312
+        "b": (typed.format("iso-8859-1"), "“café”", "cp1252"),  # the quotes are control characters in ISO 8859
+        "c": (typed.format("iso-8859-1"), "café", "iso-8859-1"),
+        "d": (typed.format("utf-8"), "a\x92b", "utf-8"),
+        "e": ("", "もけら", "cp932"),
+    }
+    for name, (kind, text, encoding) in mails.items():
+        (tmp_path / f"{name}.eml").write_bytes(f"{head.format(name)}{kind}\n{text}\n".encode(encoding))
+    found = texts(tmp_path, "documents", encoding="cp932")
+    assert found == [f"From: z@x.org\nSubject: {name}\n\n{text}" for name, (_, text, _) in mails.items()]
+    assert "a.eml is read as gb18030, and so are others, as their texts are not gb2312" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["csv", "text", "jsonl"])
 @pytest.mark.parametrize("said", ["cp037", "cp500", "punycode", "undefined"])
 @pytest.mark.parametrize("text", ['{"text": "a"}\n{"text": "b"}\n', "text,größe\nä,1\nö,2\n"])

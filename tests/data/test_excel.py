@@ -44,6 +44,13 @@ def file(tmp_path):
     return tmp_path / "a.xlsx"
 
 
+def test_a_formula_that_no_program_has_computed_is_told(file, caplog):
+    source(file)
+    source(file)
+    said = "cell F6 is the formula =A2+1 of a workbook saved by no program that computes, so it and its like are read"
+    assert caplog.text.count(said) == 1
+
+
 def source(path, **conf):
     return open_source(DatasetConf(kind=kind_of("a.xlsx"), path=str(path), **conf))
 

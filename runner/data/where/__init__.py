@@ -100,7 +100,7 @@ class _Parser:
         raise UserError(
             "dataset.where",
             f"expected {wanted} at position {token.at}, found {found} in {self.where!r} "
-            "(like: length > 100 and kind == spam)",
+            "(for example: length > 100 and kind == spam)",
         )
 
     def either(self) -> Mask:

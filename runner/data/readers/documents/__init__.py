@@ -13,6 +13,7 @@ sheets    Workbooks of Excel as the text that Excel shows, as far as cells tell.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from runner.data.conf import DatasetConf
-from runner.data.load import local_paths
+from runner.data.load import PACKED, local_paths
 from runner.data.readers import Loaded
 from runner.data.readers.documents import archives, mail, office, sheets
 from runner.data.readers.documents.html import declared, html_text
@@ -36,15 +37,16 @@ BATCH_CHARS = 4_000_000
 _NAMED = 10  # of the files that are skipped
 _TEXT = (".txt", ".text", ".md", ".markdown", ".rst")
 _HTML = (".html", ".htm", ".xhtml")
-_READ = office.READ | sheets.READ | archives.READ | mail.READ
-SUFFIXES = (*_TEXT, *_HTML, *_READ)
+_PLAIN = (*_TEXT, *_HTML, *mail.SUFFIXES)  # which may be compressed
+_READ = office.READ | sheets.READ | archives.READ
+SUFFIXES = (*_PLAIN, *_READ)
 _ZIPS = {".docx", ".pptx", ".xlsx", *archives.READ}
 
 
 def read(conf: DatasetConf, path: str, offline: bool) -> Loaded:
     """A folder of documents, or some documents."""
     paths = local_paths(path, conf.kind, offline, folders=True)
-    root = paths[0] if paths[0].is_dir() else paths[0].parent
+    root = paths[0] if paths[0].is_dir() else Path(os.path.commonpath([file.parent for file in paths]))
     files = find_documents(paths)
     key, rows = (conf.kind, conf.encoding), read_documents(files, root, conf.encoding)
     table, contents = read_folder(root, files, key, SCHEMA, rows)
@@ -58,10 +60,10 @@ def find_documents(paths: list[Path]) -> list[Path]:
     """
     files = _inside(paths[0]) if paths[0].is_dir() else paths
     for file in files:
-        other = None if file.suffix.lower() in SUFFIXES else format_of(file)
+        other = None if _suffix(file) in SUFFIXES else format_of(file)
         if other and "dataset=documents" not in other:
             raise UserError("dataset.path", f"is not a document but {other}", file=file)
-    if not files or not all(file.suffix.lower() in SUFFIXES for file in files):
+    if not files or not all(_suffix(file) in SUFFIXES for file in files):
         raise UserError("dataset.path", f"holds no documents ({', '.join(SUFFIXES)})", file=paths[0])
     _check_packages(files)
     return files
@@ -91,9 +93,15 @@ def _inside(folder: Path) -> list[Path]:
     links = [file for file in found if file.is_symlink() and not file.is_file()]
     _tell_skipped(folder, links, "link", "they lead to a folder, which is not looked into, or nowhere")
     found = [file for file in found if file.is_file()]
-    unknown = [file for file in found if file.suffix.lower() not in SUFFIXES]
+    unknown = [file for file in found if _suffix(file) not in SUFFIXES]
     _tell_skipped(folder, unknown, "file", "no reader knows them")
-    return [file for file in found if file.suffix.lower() in SUFFIXES]
+    return [file for file in found if _suffix(file) in SUFFIXES]
+
+
+def _suffix(file: Path) -> str:
+    """What the name says of the kind: of a text, a page or a mail that is compressed, what it is within."""
+    suffix, inner = file.suffix.lower(), Path(file.stem).suffix.lower()
+    return inner if suffix in PACKED and inner in _PLAIN else suffix
 
 
 def _tell_skipped(folder: Path, skipped: list[Path], what: str, why: str) -> None:
@@ -111,16 +119,18 @@ def _batch(rows: list[tuple[str, str | None, str | None]]) -> pa.RecordBatch:
 def _read(path: Path, encoding: str) -> tuple[str | None, str | None]:
     """The document's text, or why it has none."""
     try:
-        suffix = path.suffix.lower()
+        suffix = _suffix(path)
         if suffix in _ZIPS:
             archives.check_size(path)
         if suffix in _READ:
             text = _READ[suffix](path)
+        elif suffix in mail.SUFFIXES:
+            text = mail.mail_text(archives.unpacked(path), encoding, path)
         elif suffix in _HTML:
-            content = path.read_bytes()
+            content = archives.unpacked(path)
             text = html_text(decoded(content, declared(content) or encoding, path))
         else:
-            text = decoded(path.read_bytes(), encoding, path)
+            text = decoded(archives.unpacked(path), encoding, path)
     except Exception as error:  # a file may be damaged in any way: it concerns its own row
         return None, f"{type(error).__name__}: {error}"[:300]
     text = re.sub(r"[\ud800-\udfff]", "\ufffd", text).replace("\r\n", "\n")
@@ -131,7 +141,7 @@ def _check_packages(files: list[Path]) -> None:
     from importlib.util import find_spec
 
     for file in files:
-        module, package = office.NEEDED.get(file.suffix.lower(), ("", ""))
+        module, package = office.NEEDED.get(_suffix(file), ("", ""))
         if module and find_spec(module) is None:
             raise UserError(
                 "dataset.path", f"{file.name} needs the package {package}: pip install 'rowmill[documents]'"

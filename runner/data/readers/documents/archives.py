@@ -10,9 +10,11 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from runner.data.readers.documents.html import declared, html_text
-from runner.data.readers.raw.encodings import decoded
+from runner.data.readers.raw.compressed import compression
+from runner.data.readers.raw.encodings import decoded, open_bytes
 
 MOST_BYTES = 1 << 30  # of what a document unpacks to
+_PIECE_BYTES = 1 << 20
 _TEXT, _TABLE = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}", "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
 _BLOCKS = {f"{_TEXT}p", f"{_TEXT}h"}
 
@@ -23,6 +25,19 @@ def check_size(path: Path) -> None:
         size = sum(member.file_size for member in archive.infolist())
     if size > MOST_BYTES:
         raise ValueError(f"it unpacks to {size:,} bytes")
+
+
+def unpacked(path: Path) -> bytes:
+    """The bytes of a file that may be compressed; ValueError if it unpacks to more than memory should hold."""
+    if not compression(path):
+        return path.read_bytes()
+    content = bytearray()
+    with open_bytes(path) as file:
+        while piece := file.read(_PIECE_BYTES):
+            content += piece
+            if len(content) > MOST_BYTES:
+                raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
+    return bytes(content)
 
 
 def epub_text(path: Path) -> str:

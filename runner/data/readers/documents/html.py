@@ -42,11 +42,16 @@ def declared(page: bytes) -> str | None:
     """The encoding that a page names in its first kilobyte, as HTML or as XML, if Python knows it."""
     named = rb"""<(?:meta[^>]*charset|\?xml[^>]*encoding)\s*=\s*["']?\s*([\w:.-]+)"""
     found = re.search(named, page[:1024], re.IGNORECASE)
+    return as_browsers(found[1].decode()) if found else None
+
+
+def as_browsers(name: str) -> str | None:
+    """The encoding that browsers take one of this name for, None if Python knows none."""
     try:
-        name = codecs.lookup(found[1].decode()).name if found else None
+        known = codecs.lookup(name).name
     except LookupError:
         return None
-    return _AS_BROWSERS.get(name or "", name)
+    return _AS_BROWSERS.get(known, known)
 
 
 class _Reader(HTMLParser):

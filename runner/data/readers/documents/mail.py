@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import re
 from email import policy
 from email.message import MIMEPart
 from email.parser import BytesParser
@@ -11,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from runner.console import warn_once
-from runner.data.readers.documents.html import declared, html_text
+from runner.data.readers.documents.html import as_browsers, declared, html_text
 
+SUFFIXES = (".eml",)
 _HEADERS = ("From", "To", "Cc", "Date", "Subject")
+_CONTROLS = re.compile("[\x80-\x9f]")  # which 8 bits hold in ISO 8859 and not in Windows' own sets
 
 
-def eml_text(path: Path) -> str:
-    """Headers, a blank line, the text, or the page as text; at the end the names of what is attached."""
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    mail = BytesParser(policy=policy.default).parsebytes(content)
-    headers = [f"{name}: {_header(mail, name, path)}" for name in _HEADERS if mail[name]]
+def mail_text(content: bytes, encoding: str, path: Path) -> str:
+    """Headers, a blank line, the text, or the page as text; at the end the names of what is attached.
+
+    ``encoding`` is that of what does not say in which it is; ``path`` is for messages. ValueError for what is no mail.
+    """
+    mail = BytesParser(policy=policy.default).parsebytes(content.removeprefix(codecs.BOM_UTF8))
+    headers = [f"{name}: {_header(mail, name, encoding, path)}" for name in _HEADERS if mail[name]]
     body = mail.get_body(("plain", "html"))
-    said = _said(body, path) if body is not None else ""
+    said = _said(body, encoding, path) if body is not None else ""
     if not headers and not mail.keys():
         raise ValueError("it is no mail: it has no headers")
     attached = [part.get_filename() or part.get_content_type() for part in mail.iter_attachments()]
@@ -30,18 +35,15 @@ def eml_text(path: Path) -> str:
     return "\n\n".join(filter(None, ("\n".join(headers), said, names)))
 
 
-READ = {".eml": eml_text}
-
-
-def _said(body: MIMEPart[Any, Any], path: Path) -> str:
+def _said(body: MIMEPart[Any, Any], encoding: str, path: Path) -> str:
     content = body.get_payload(decode=True)
     is_page = body.get_content_subtype() == "html"
-    charset = body.get_content_charset() or (is_page and declared(bytes(content))) or "utf-8"
+    charset = body.get_content_charset() or (is_page and declared(bytes(content))) or encoding
     text = _decoded(bytes(content), charset, path).replace("\r\n", "\n")
     return html_text(text) if is_page else text.strip()
 
 
-def _header(mail: MIMEPart[Any, Any], name: str, path: Path) -> str:
+def _header(mail: MIMEPart[Any, Any], name: str, encoding: str, path: Path) -> str:
     """A header, whose bytes may stand there as they are."""
     value = str(mail[name])
     raw = next(text for key, text in mail.raw_items() if key.lower() == name.lower())
@@ -51,15 +53,20 @@ def _header(mail: MIMEPart[Any, Any], name: str, path: Path) -> str:
         and (content := str(raw).encode("utf-8", "surrogateescape"))
         and not content.isascii()
     ):
-        return " ".join(_decoded(content, "utf-8", path).split())
+        return " ".join(_decoded(content, encoding, path).split())
     return value
 
 
 def _decoded(content: bytes, charset: str, path: Path) -> str:
-    """In the mail's own charset; as UTF-8 or Windows has it where that does not fit, which is told."""
-    for encoding in (charset, "utf-8", "cp1252"):
+    """In the mail's own charset; as UTF-8, browsers or Windows have it where that fits, which is told.
+
+    A charset of 8 bits in which it has control characters does not fit: no mail means them.
+    """
+    for encoding in (charset, "utf-8", as_browsers(charset) or charset, "cp1252"):
         with contextlib.suppress(LookupError, UnicodeDecodeError):
             text = content.decode(encoding)
+            if len(text) == len(content) and _CONTROLS.search(text):
+                continue
             if encoding != charset:
                 # Of the first mail only: old ones by thousands have no charset, or a wrong one.
                 others = "and so are others, as their texts are not"

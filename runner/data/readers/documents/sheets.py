@@ -12,6 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from runner.console import warn_once
+
 _TIME = re.compile(r"(?i)[hs]")  # in the format of a cell
 _LITERAL = re.compile(r'"[^"]*"|\[[^\]]*\]|\\.')
 _FORMULA = re.compile(rb"<f[ >/]")
@@ -27,7 +29,7 @@ def xlsx_text(path: Path) -> str:
 def open_sheets(path: Path) -> Generator[tuple[str, Iterator[list[str]]]]:
     """The name of each sheet with its rows that hold something: cells as Excel shows them, as far as they tell.
 
-    Of a formula what it gave when the file was saved; itself where no program has computed it.
+    Of a formula what it gave when the file was saved; itself where no program has computed it, which is told.
     """
     import openpyxl
 
@@ -40,7 +42,7 @@ def open_sheets(path: Path) -> Generator[tuple[str, Iterator[list[str]]]]:
             for computed in ([True, False] if _has_formulas(path) else [True])
         ]
         for views in zip(*(book.worksheets for book in books), strict=True):
-            yield views[0].title, _rows(*views)
+            yield views[0].title, _rows(path, *views)
 
 
 READ = {".xlsx": xlsx_text}
@@ -52,11 +54,11 @@ def _has_formulas(path: Path) -> bool:
         return any(_FORMULA.search(archive.read(name)) for name in names)
 
 
-def _rows(*views: Any) -> Iterator[list[str]]:
+def _rows(path: Path, *views: Any) -> Iterator[list[str]]:
     for view in views:
         view.reset_dimensions()  # which some programs write down wrong
     for rows in zip(*(view.iter_rows() for view in views), strict=True):
-        cells = [_shown(*same) for same in zip(*rows, strict=True)]
+        cells = [_shown(path, *same) for same in zip(*rows, strict=True)]
         if any(cells):
             yield cells
 
@@ -66,12 +68,12 @@ def _line(cells: list[str]) -> str:
     return "\t".join(texts).rstrip("\t")
 
 
-def _shown(cell: Any, as_formula: Any = None) -> str:
+def _shown(path: Path, cell: Any, as_formula: Any = None) -> str:
     value = cell.value
     if value is None:
         is_text = cell.data_type == "str"  # an empty one, as IF(..., "") gives
         formula = None if is_text or as_formula is None else as_formula.value
-        return "" if formula is None else str(getattr(formula, "text", formula))
+        return "" if formula is None else _not_computed(path, cell.coordinate, str(getattr(formula, "text", formula)))
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, datetime.datetime) and not _TIME.search(_LITERAL.sub("", cell.number_format)):
@@ -85,6 +87,13 @@ def _shown(cell: Any, as_formula: Any = None) -> str:
             return format((Decimal(number) * 100).normalize(), "f") + "%"
         return number
     return _unescaped(str(value))
+
+
+def _not_computed(path: Path, cell: str, formula: str) -> str:
+    what = "of a workbook saved by no program that computes, so it and its like are read as texts"
+    todo = "open and save it in Excel or LibreOffice"
+    warn_once((path, "formulas"), "%s: cell %s is the formula %s %s: %s", path, cell, formula[:40], what, todo)
+    return formula
 
 
 def _unescaped(text: str) -> str:
