@@ -56,8 +56,8 @@ class Seats:
 def read_seats(connection: sqlite3.Connection, *, counted: bool = True) -> list[dict[str, Any]]:
     """A run's seats in the order of their joining: ``seat``, ``session``, ``name``, ``answers`` and their facts.
 
-    ``counted``: look at every answer. Otherwise their number is the one noted last, up to a second before the end of a
-    session that was killed.
+    ``counted``: look at every answer, and say as ``run_answers`` how many there are, also those of sessions without a
+    fleet. Otherwise a seat's number is the one noted last, up to a second before the end of a session that was killed.
     """
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'seats'").fetchone():
         return []  # an earlier version's
@@ -69,7 +69,7 @@ def read_seats(connection: sqlite3.Connection, *, counted: bool = True) -> list[
         for seat, session, name, facts in seats
     ]
     if counted:
-        given = dict(connection.execute("SELECT seat, count(*) FROM completions WHERE seat NOTNULL GROUP BY seat"))
+        given = dict(connection.execute("SELECT seat, count(*) FROM completions GROUP BY seat"))
         for one in found:
-            one["answers"] = given.get(one["seat"], 0)
+            one["answers"], one["run_answers"] = given.get(one["seat"], 0), sum(given.values())
     return found

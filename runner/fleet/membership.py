@@ -62,7 +62,7 @@ class Membership:
         """What is going on while there is none at work; None if there is one."""
         if self.at_work():
             return None
-        is_loading = any(member.link is not None for member in self.members.values())
+        is_loading = any(member.link is not None and member.has_answered for member in self.members.values())
         return "loading the model" if is_loading else "waiting for a seat"
 
     def pids_here(self) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.text import Text
 from runner.checkpoint.database import open_reader
 from runner.checkpoint.lease import holder
 from runner.checkpoint.seats import read_seats
-from runner.words import escaped, speed
+from runner.words import count_of, escaped, speed
 
 _VERSIONS = {"rowmill": "rowmill", "mlx": "mlx", "mlx_lm": "mlx-lm"}
 
@@ -41,9 +40,9 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
     if not seats:
         console.print("no fleet computed this run: it was one process, or no seat has joined yet (rowmill help fleet)")
         return
-    whole = Counter[Any]()
+    alone = {seat.get("stage"): seat["run_answers"] for seat in seats}
     for seat in seats:
-        whole[seat.get("stage")] += seat["answers"]
+        alone[seat.get("stage")] -= seat["answers"]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     stages = any("stage" in seat for seat in seats)
     for name in ("stage",) * stages + ("seat", "device", "state", "answers", "share", "rows", "backlog", "deaths"):
@@ -60,12 +59,14 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
             Text(escaped(seat.get("device") or "")),
             seat.get("state", ""),
             f"{seat['answers']:,}",
-            f"{seat['answers'] / (whole[seat.get('stage')] or 1):.0%}",
+            f"{seat['answers'] / (seat['run_answers'] or 1):.0%}",
             speed(pace).replace(" rows/", "/") if pace else "",
             f"{seat['backlog']:,} ({left_s or 0:,.1f} s)" if is_at_work and "backlog" in seat else "",
             str(seat.get("deaths") or ""),
         )
     console.print(table)
+    if answers := sum(alone.values()):
+        console.print(f"{count_of(answers, 'answer')} came without a fleet", highlight=False)
     versions = {", ".join(f"{_VERSIONS[name]} {seat[name]}" for name in _VERSIONS if seat.get(name)) for seat in seats}
     for one in sorted(versions - {""}):
         console.print(one, highlight=False)

@@ -178,6 +178,25 @@ def test_a_seat_to_whose_place_another_program_was_quicker_waits_there(total, ta
     transport.close()
 
 
+@pytest.mark.parametrize(("free", "taken"), [({}, [False, True]), ({"node:10.0.0.5": 1.0}, [False, False])])
+def test_a_seat_whose_place_a_task_has_waits_there_only_as_long_as_it_may_be_its_own_start(free, taken, monkeypatch):
+    """Ray shows actors, and nobody what else has taken what a node has."""
+    head, found = Head(here={"node:10.0.0.5": 1.0}), []
+    monkeypatch.setattr(actors, "LOOK_S", 0.001)
+    transport = head.transport()
+    (place,) = transport.places()
+    transport.open(place, Spec(ModelConf(), EngineConf()))
+    head.free["here"] = free
+    for waits_s in (3600.0, -1.0):
+        monkeypatch.setattr(actors, "WAITS_S", waits_s)
+        head.looked()
+        found.append(transport.is_taken(place))
+    head.actors[head.opened[0]] = ("here", {"node:10.0.0.5": 0.6})
+    head.looked()
+    assert found == taken and not transport.is_taken(place)
+    transport.close()
+
+
 @pytest.mark.parametrize(("answers", "waited_s"), [(False, 0.0), (True, actors.ENDING_S)])
 def test_nobody_waits_for_the_end_of_a_seat_that_has_no_place_yet(answers, waited_s):
     waited, killed = [], []
@@ -237,6 +256,19 @@ def test_a_mismatch_of_versions_is_one_line_that_names_both():
         "Python 3.11.7: they must be the same, Python to the patch level"
     )
     assert problem.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RPC error: InvalidAuthToken: Authentication token is missing or incorrect. Ensure that",
+        "Token authentication is enabled but no authentication token was found.\nEnsure that",
+    ],
+)
+def test_a_token_that_is_missing_or_another_is_one_line(said):
+    problem = refusal.refused("10.0.0.5:6379", RuntimeError(said))
+    assert str(problem).endswith(f": the cluster does not know this machine's token: {refusal.SAME_TOKEN}")
+    assert "\n" not in str(problem) and problem.exit_code == 3
 
 
 def test_every_gpu_that_ray_knows_and_every_marked_mac_is_a_seat():

@@ -151,3 +151,19 @@ def test_an_address_without_a_cluster_is_one_line_at_once_whatever_listens_there
             connect(address)
     assert "\n" not in str(raised.value) and raised.value.exit_code == 3
     assert capfd.readouterr().err == ""
+
+
+def test_another_version_is_told_before_ray_tries_to_join(cluster, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray goes on trying for a while"))
+    monkeypatch.setattr(ray._private.utils, "compute_version_info", lambda: ("2.99.0", "3.12.99"))
+    with pytest.raises(UserError, match=r"this machine Ray 2\.99\.0 and Python 3\.12\.99: they must be the same"):
+        connect(cluster.address)
+
+
+def test_a_token_that_was_not_copied_is_one_line_and_no_death_of_the_process(cluster, tmp_path):
+    environment = {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    given = words("run_name=fleet", "fleet=ray", f"fleet.address={cluster.address}")
+    done = runs.rowmill("run", *given, env=environment)
+    assert done.returncode == 3 and "does not know this machine's token" in done.stderr and "died" not in done.stderr

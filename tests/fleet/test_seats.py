@@ -214,8 +214,19 @@ def test_the_command_fleet_shows_the_seats(capsys, monkeypatch):
     assert "no fleet" in capsys.readouterr().out
 
 
+def test_shares_are_of_all_answers_also_of_those_without_a_fleet(capsys):
+    runs.interrupt(runs.overrides("output.shard_rows=64", "run_name=fleet"))
+    ((alone,),) = select("SELECT count(*) FROM completions")
+    runner.run(words("run_name=fleet", "fleet.seats=1"))
+    capsys.readouterr()
+    assert main(["fleet", "outputs/fleet"]) == 0
+    said = capsys.readouterr().out
+    assert 0 < alone < ROWS and f"\n{alone} answers came without a fleet\n" in said
+    assert f" {(ROWS - alone) / ROWS:.0%} " in said
+
+
 def test_names_of_seats_and_devices_are_shown_as_they_are(capsys):
-    one = {"name": "mac[red]:1", "device": "gpu (NVIDIA [vGPU] 8Q)", "state": "ended", "answers": 3}
+    one = {"name": "mac[red]:1", "device": "gpu (NVIDIA [vGPU] 8Q)", "state": "ended", "answers": 3, "run_answers": 3}
     show.show_fleet([one], Console(width=100))
     assert "mac[red]:1  gpu (NVIDIA [vGPU] 8Q)" in capsys.readouterr().out
 

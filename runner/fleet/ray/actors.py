@@ -7,6 +7,7 @@ import itertools
 import os
 import pickle
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,7 @@ from runner.fleet.ray.refusal import of_address, told
 LOOK_S = 1.0  # between two looks for nodes
 SILENT = 3  # calls of one a second, until it is not known what a head would say: one that opens a seat would hang
 HEAD_CALLS = 30  # of one a second, until a head that does not answer is given up; Ray itself does so after 60 s
+WAITS_S = 90.0  # for a place, until what has it is no process of ours that starts: Ray gives one 60 s
 ENDING_S = 2.0  # for a seat's process to end
 
 
@@ -62,14 +64,11 @@ class RayTransport:
             return None
         need, link = self._needs[place], self._links.get(place)
         nodes = [node for node in self._nodes if node.id == need.node]
-        if link is not None and link.is_starting:  # others may have been quicker, in the second between two looks
-            others = [actor for actor in self._actors if actor.node == need.node]
-            used = sum(actor.takes.get(need.resource, 0.0) for actor in others)
-            total = sum(node.total.get(need.resource, 0.0) for node in nodes)
-            return all(actor.id != link.actor_id for actor in others) and total - used < need.amount
+        free = sum(node.free.get(need.resource, 0.0) for node in nodes)
+        if link is not None and link.is_starting:
+            return self._is_late(link, sum(node.total.get(need.resource, 0.0) for node in nodes), free)
         # What ours that start will take may count as free at their node.
         starting = [link for link in self._links.values() if link.need.node == need.node and link.is_starting]
-        free = sum(node.free.get(need.resource, 0.0) for node in nodes)
         return free < need.amount * (1 + len(starting))
 
     def open(self, place: str, spec: Spec) -> RayLink:
@@ -96,6 +95,15 @@ class RayTransport:
         self._is_over.set()
         with contextlib.suppress(Exception), undisturbed():
             self._ray.shutdown()
+
+    def _is_late(self, link: RayLink, total: float, free: float) -> bool:
+        """Whether others were quicker, in the second between two looks: an actor, or a task, which Ray shows nobody."""
+        need = link.need
+        there = [actor for actor in self._actors if actor.node == need.node]
+        if any(actor.id == link.actor_id for actor in there):
+            return False
+        left = total - sum(actor.takes.get(need.resource, 0.0) for actor in there)
+        return min(left, free if time.monotonic() > link.opened + WAITS_S else left) < need.amount
 
     def _check(self) -> None:
         if self._is_forgotten:
@@ -144,6 +152,7 @@ class RayLink:
         self._ray, self._actor, self.need = ray, actor, need
         self.actor_id: str = actor._actor_id.hex()
         self.answer: Any = None
+        self.opened = time.monotonic()
         self.is_starting = True  # Ray may not have given it its place yet
 
     def call(self, method: str, *arguments: Any) -> None:

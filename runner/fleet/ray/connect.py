@@ -38,6 +38,7 @@ def connect(address: str) -> RayTransport | None:
     _check_answers(address, _place_of(found, address))
     try:
         with undisturbed():
+            _check_same(ray, found)
             ray.init(address=found, namespace="rowmill", logging_level=logging.CRITICAL, log_to_driver=False)
     except ConnectionError as error:
         same = f"where it does run, Ray must be {ray.__version__} there, too, and {SAME_TOKEN}"
@@ -67,6 +68,16 @@ def _place_of(address: str, shown: str) -> tuple[str, int]:
         problem = "it takes auto, or the host and port of the cluster's head, such as 10.0.0.5:6379"
         raise UserError("fleet.address", problem, value=shown)
     return host.strip("[]"), int(port)
+
+
+def _check_same(ray: Any, found: str) -> None:
+    """Raise what Ray says of another token or version, where ``ray.init`` would go on trying for a while."""
+    import ray._common.usage.usage_lib as usage
+    from ray._private.authentication import authentication_token_setup as token
+
+    token.ensure_token_if_auth_enabled(create_token_if_missing=False)  # a client without one ends the process
+    if known := usage.get_cluster_metadata(ray._raylet.GcsClient(address=found)):
+        ray._private.utils.check_version_info(known, "this machine")
 
 
 def _check_answers(address: str, place: tuple[str, int]) -> None:

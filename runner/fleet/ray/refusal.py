@@ -12,6 +12,7 @@ from runner.words import first_line
 _MISMATCH = re.compile(r"Ray: (\S+).*?Python: (\S+).*?Ray: (\S+).*?Python: (\S+)", re.DOTALL)
 _BLAMELESS = re.compile(r"node (has died|was|is) |node failure|unavailable|[Oo]wner|preempt", re.IGNORECASE)
 _NO_ROWMILL = re.compile(r"ModuleNotFoundError|No module named|failed to import|cannot import")
+_NO_TOKEN = re.compile("InvalidAuthToken|[Aa]uthentication token|Unauthenticated")
 _REASON = re.compile(r"is dead because (.+?)(?:\.(?:\s|$)|\n|$)")
 _NOT_REACHED = re.compile("all references to the actor were removed")  # Ray asks this process, which holds one
 SAME_TOKEN = "RAY_AUTH_MODE must be the same here as where Ray was started, with the same ~/.ray/auth_token"
@@ -33,6 +34,8 @@ def refused(address: str, error: Exception) -> UserError:
         there, here = f"Ray {ray} and Python {python}", f"Ray {our_ray} and Python {our_python}"
         same = "they must be the same, Python to the patch level"
         return of_address(address, f"the cluster runs {there}, this machine {here}: {same}")
+    if _NO_TOKEN.search(str(error)):
+        return of_address(address, f"the cluster does not know this machine's token: {SAME_TOKEN}")
     return of_address(address, f"Ray cannot connect: {first_line(error)}")
 
 
