@@ -157,6 +157,7 @@ def test_another_version_is_told_before_ray_tries_to_join(cluster, monkeypatch):
     import ray
 
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray goes on trying for a while"))
+    # Takes a private name: another version of Ray beside this one would be 200 MB.
     monkeypatch.setattr(ray._private.utils, "compute_version_info", lambda: ("2.99.0", "3.12.99"))
     with pytest.raises(UserError, match=r"this machine Ray 2\.99\.0 and Python 3\.12\.99: they must be the same"):
         connect(cluster.address)
