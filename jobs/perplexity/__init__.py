@@ -25,8 +25,9 @@ Figures of two programs can be compared only if both cut and score the text alik
 What others do, and the settings that come near:
 
     ``mlx_lm.perplexity``: Rows in a random order, each with what the tokenizer puts around it and the end token, joined
-        and cut into windows that do not overlap; the rest is left out. ``perplexity.window=512 perplexity.bos=false``,
-        on one document.
+        and cut into windows that do not overlap; the rest is left out. ``perplexity.window=512 perplexity.bos=false
+        perplexity.context=1 perplexity.max_tokens=null``, on one document; the same figure where the tokenizer puts
+        nothing before it.
     ``llama-perplexity``: The whole file as one text, windows that do not overlap, each begun with the token that begins
         a text in the place of the one that stands there; only the second half of a whole window is scored.
         ``perplexity.document=files perplexity.separator='' perplexity.window=512 perplexity.context=257``, half a

@@ -112,7 +112,8 @@ def method(conf: PerplexityConf, document: str | None, stride: int, beginning: l
         else "without a token at the beginning"
     )
     whole = "windows" if conf.context is None else "whole windows"
-    context = "" if conf.context is None else f"; the first {conf.context:,} tokens of each are context only"
+    first = "token of each is" if conf.context == 1 else f"{conf.context:,} tokens of each are"
+    context = "" if conf.context is None else f"; the first {first} context only"
     cut = f"{whole} of {conf.window:,} tokens every {stride:,}, {begin}{context}"
     return f"{_DOCUMENTS[document]} joined by {joined}; {cut}"
 

@@ -43,7 +43,8 @@ class EngineConf:
         min_p: Leave out tokens less likely than this fraction of the likeliest. 0: off.
         reasoning_effort: How long a model such as gpt-oss thinks before it answers.
         think_tokens: The most tokens that a model thinks before it answers; its thought is then ended and the answer
-            begins. null: as many as max_tokens allows.
+            begins. Where the tags around it are plain text and no tokens, the first ``<`` in it ends it, too. null: as
+            many as max_tokens allows.
         stall_minutes: If no step finishes for this long, the model's process is restarted.
         max_restarts: After more than this many deaths in a row without an answer in between, the run ends with exit
             code 3.

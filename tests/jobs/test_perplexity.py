@@ -174,22 +174,23 @@ def test_it_equals_one_forward_pass_over_each_window(words, text, tiny_model_fol
 
 
 def test_it_equals_mlx_lms_own_program_on_one_document(words, text, tiny_model_folder, tmp_path, monkeypatch):
-    """With the settings that the help names, on as many whole windows."""
+    """With the settings that the help names."""
     from mlx_lm import perplexity as peer
     from mlx_lm.tuner.datasets import TextDataset
 
     from runner.engine.weights import load_lazily, load_tokenizer
     from runner.models.resolve import read_config
 
-    perplexity(*words, "dataset=text", "perplexity.document=files", "perplexity.bos=false", "perplexity.max_tokens=256")
+    perplexity(*words, "dataset=text", "perplexity.document=files", "perplexity.bos=false", "perplexity.context=1")
     (found,) = figures(tmp_path)
     model, _ = load_lazily(tiny_model_folder)
     tokenizer = load_tokenizer(tiny_model_folder, read_config(tiny_model_folder))
     rows = TextDataset([{"text": text.read_text()}], tokenizer)
     monkeypatch.setattr(peer, "load_dataset", lambda *_: (rows,))
-    data = peer.load_data(tokenizer, "", num_samples=2, sequence_length=128)
+    data = peer.load_data(tokenizer, "", num_samples=30, sequence_length=128)
     value, _ = peer.eval_ppl(model, data)
-    assert found["tokens"] == 2 * 127
+    assert found["tokens"] == len(data) * 127 == 30 * 127
+    assert "the first token of each is context only" in found["method"]
     assert found["perplexity"] == pytest.approx(value, rel=1e-4)
 
 
