@@ -112,7 +112,7 @@ def method(conf: PerplexityConf, document: str | None, stride: int, beginning: l
         else "without a token at the beginning"
     )
     whole = "windows" if conf.context is None else "whole windows"
-    first = "token of each is" if conf.context == 1 else f"{conf.context:,} tokens of each are"
+    first = "token of each is" if conf.context == 1 else f"{conf.context or 0:,} tokens of each are"
     context = "" if conf.context is None else f"; the first {first} context only"
     cut = f"{whole} of {conf.window:,} tokens every {stride:,}, {begin}{context}"
     return f"{_DOCUMENTS[document]} joined by {joined}; {cut}"
