@@ -1,5 +1,6 @@
 """Texts whose encoding was not said: told by their bytes, never read as something else without a word."""
 
+import base64
 import codecs
 import zipfile
 
@@ -175,6 +176,10 @@ def test_mails_are_read_as_browsers_take_their_charset_or_as_is_said_where_they_
     found = texts(tmp_path, "documents", encoding="cp932")
     assert found == [f"From: z@x.org\nSubject: {name}\n\n{text}" for name, (_, text, _) in mails.items()]
     assert "a.eml is read as gb18030, and so are others, as their texts are not gb2312" in caplog.text
+    word = f"=?gb2312?B?{base64.b64encode('朱镕基'.encode('gbk')).decode()}?="
+    file = tmp_path / "f.eml"
+    file.write_text(f"From: {word} <z@x.org>\nSubject: Re: {word} {word}\n and more\n\nsaid\n")
+    assert texts(file, "documents") == ["From: 朱镕基 <z@x.org>\nSubject: Re: 朱镕基朱镕基 and more\n\nsaid"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "text", "jsonl"])

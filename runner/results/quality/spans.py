@@ -15,7 +15,6 @@ from runner.types import UserError
 
 Counts = npt.NDArray[np.int64]
 _EXACT, _PARTIAL, _SAID, _GOLD = range(4)
-_MEASURES = ("precision", "recall", "f1", "partial_f1")
 
 
 def span_figures(column: str, gold: Sequence[Any], said: Sequence[Any]) -> SpanFigures:

@@ -16,6 +16,7 @@ from runner.data.readers.documents.html import as_browsers, declared, html_text
 
 SUFFIXES = (".eml",)
 _HEADERS = ("From", "To", "Cc", "Date", "Subject")
+_ENCODED = re.compile(r"=\?([\w.:-]+)\?")  # how an encoded word of a header begins: the name of its charset
 _CONTROLS = re.compile("[\x80-\x9f]")  # which 8 bits hold in ISO 8859 and not in Windows' own sets
 
 
@@ -44,17 +45,16 @@ def _said(body: MIMEPart[Any, Any], encoding: str, path: Path) -> str:
 
 
 def _header(mail: MIMEPart[Any, Any], name: str, encoding: str, path: Path) -> str:
-    """A header, whose bytes may stand there as they are."""
+    """A header, whose bytes may stand there as they are, or be of a charset that browsers take for a larger one."""
     value = str(mail[name])
-    raw = next(text for key, text in mail.raw_items() if key.lower() == name.lower())
-    if (
-        "\ufffd" in value
-        and "=?" not in raw
-        and (content := str(raw).encode("utf-8", "surrogateescape"))
-        and not content.isascii()
-    ):
-        return " ".join(_decoded(content, encoding, path).split())
-    return value
+    if "\ufffd" not in value:
+        return value
+    raw = "".join(next(str(text) for key, text in mail.raw_items() if key.lower() == name.lower()).splitlines())
+    if "=?" in raw:
+        larger = _ENCODED.sub(lambda found: f"=?{as_browsers(found[1]) or found[1]}?", raw)
+        return str(policy.default.header_factory(name, larger))
+    content = raw.encode("utf-8", "surrogateescape")
+    return value if content.isascii() else " ".join(_decoded(content, encoding, path).split())
 
 
 def _decoded(content: bytes, charset: str, path: Path) -> str:
