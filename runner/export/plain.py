@@ -82,7 +82,7 @@ def _unfolded(table: pa.Table) -> pa.Table:
 
 def _cells(column: pa.ChunkedArray) -> Any:
     kind, t = column.type, pa.types
-    if t.is_nested(kind) or t.is_interval(kind) or _is_bytes(kind):
+    if t.is_nested(kind) or t.is_interval(kind) or t.is_duration(kind) or _is_bytes(kind):
         return pa.array([None if value is None else _text(value) for value in shown(column)], pa.string())
     if t.is_null(kind) or t.is_dictionary(kind) or t.is_string_view(kind):
         return _as_text(column)
@@ -124,4 +124,4 @@ def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     found = to_json(value)
-    return str(json.loads(found)) if found.startswith('"') else found  # an interval is a text in JSON
+    return str(json.loads(found)) if found.startswith('"') else found  # intervals and durations are texts in JSON

@@ -167,6 +167,8 @@ def test_csv_has_structs_as_json_where_a_spreadsheet_lacks_columns(tmp_path):
     [
         (pa.array([Decimal("12345678901234567890.123")]), "12345678901234567890.123"),
         (pa.array([(1, 2, 3)], pa.month_day_nano_interval()), "P1M2DT0.000000003S"),
+        (pa.array([93_784_500], pa.duration("ms")), "P1DT2H3M4.5S"),
+        (pa.array([-1], pa.duration("ns")), "-PT0.000000001S"),
         (pa.array(["a"], pa.string_view()), "a"),
         (pa.array([b"\xff"], pa.binary_view()), "/w=="),
         (pa.array([{}], pa.struct([])), "{}"),
