@@ -16,6 +16,7 @@ from runner.types import UserError
 
 HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>")
 _FINAL = "<|channel|>final<|message|>"
+_BODY_ENDS = ("<|end|>", "<|start|>", "<|return|>", "<|call|>", "<|channel|>")  # the last where an end was left out
 _HARMONY_GRAMMAR = """start: analysis? answer
 analysis: <|channel|> "analysis" <|message|> thought <|end|> <|start|> "assistant"
 answer: <|channel|> "final" <|message|> body
@@ -233,14 +234,14 @@ class Channels:
         if self.id["<|message|>"] not in ids[head:]:
             return slice(0, 0)
         body = ids.index(self.id["<|message|>"], head) + 1
-        ends = {self.id[name] for name in ("<|end|>", "<|start|>", "<|return|>", "<|call|>") if name in self.id}
+        ends = {self.id[name] for name in _BODY_ENDS if name in self.id}
         stop = next((place for place in range(body, len(ids)) if ids[place] in ends), len(ids))
         is_final = self.vocabulary.decode(ids[head : body - 1]).strip().startswith("final")
         return slice(body, stop) if is_final else slice(0, 0)
 
     def _harmony(self, ids: list[int]) -> Answer:
         channel, message = self.id["<|channel|>"], self.id["<|message|>"]
-        ends = {self.id[name] for name in ("<|end|>", "<|start|>", "<|return|>", "<|call|>") if name in self.id}
+        ends = {self.id[name] for name in _BODY_ENDS if name in self.id}
         final: str | None = None
         thoughts: list[str] = []
         at = 0

@@ -49,6 +49,7 @@ def test_harmony_is_read_by_channel(gpt_oss):
     assert read(gpt_oss, ANALYSIS + "<|channel|>fin") == Answer("", "We think.\nTwice.", False)
     call = "<|channel|>commentary to=functions.f<|constrain|>json<|message|>{}"
     assert read(gpt_oss, ANALYSIS + call) == Answer("", "We think.\nTwice.\n\n{}", False)
+    assert read(gpt_oss, "<|channel|>analysis<|message|>Hm.<|channel|>final<|message|>ham") == Answer("ham", "Hm.")
     assert read(gpt_oss, "ham") == Answer("ham")
 
 
