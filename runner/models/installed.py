@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from runner.models.gguf.pieces import all_pieces, gguf_files, name_of
+from runner.models.gguf.pieces import all_pieces, gguf_files, is_model_folder, name_of
 from runner.types import UserError
 from runner.words import count_of, size
 
@@ -187,7 +187,7 @@ def _of_lm_studio() -> Iterator[Installed]:
     for folder in _lm_studio_folders():
         for repository in (path for path in _within(folder, "*/*") if path.is_dir()):
             name = "/".join(repository.relative_to(folder).parts)
-            if (repository / "config.json").is_file():
+            if is_model_folder(repository):
                 total = sum(file.stat().st_size for file in repository.glob("*.safetensors") if file.is_file())
                 yield Installed(f"lmstudio:{name}", repository, _spellings(name), total)
             places = (repository, *(path for path in _within(repository, "**/*") if path.is_dir()))

@@ -20,6 +20,7 @@ from runner.patterns import pattern
 
 _EXPERT = re.compile(r"(?P<block>.+)\.experts\.(?P<number>\d+)\.(?P<layer>\w+)")  # transformers' name of one
 _EXPERT_LAYERS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+_KNOWN = {"A", "B", "magnitude_vector", "B's bias", "weight", "bias"}  # parts of a layer
 _TAKING_TURNS = ("gpt_oss",)  # models whose gate_up_proj has a gate, an up, a gate and so on
 _INPUTS_FIRST = ("gpt_oss", "llama4")  # models whose experts are [experts, columns, rows] in transformers
 
@@ -75,6 +76,8 @@ class Peft:
         from mlx.utils import tree_unflatten
 
         tensors: Any = mx.load(str(file))
+        if not tensors:
+            raise ValueError("it holds no tensors")
         untied = _untie(model, self._trained(tensors))
         modules = dict(model.named_modules())
         found: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -121,11 +124,13 @@ class Peft:
 
     def _adapted(self, path: str, layer: Any, parts: dict[str, Any]) -> Any:
         whole = {name: tensor for name, tensor in parts.items() if name in ("weight", "bias")}
+        if unknown := sorted(parts.keys() - _KNOWN):
+            raise ValueError(f"{path or 'the model'} has {', '.join(unknown)}, which is no part of LoRA or DoRA")
         if whole:
             layer = _replaced(path, layer, whole)
         if "A" not in parts and "B" not in parts:
             return layer
-        if set(parts) - set(whole) - {"magnitude_vector", "B's bias"} != {"A", "B"}:
+        if not {"A", "B"} <= parts.keys():
             raise ValueError(f"{path} has {', '.join(sorted(parts))}: lora_A and lora_B are needed")
         return self._low_rank(path, layer, parts)
 

@@ -50,7 +50,7 @@ from typing import Any, NamedTuple
 
 from runner.cache import cache_dir, publish
 from runner.models import adapters, installed
-from runner.models.gguf.pieces import all_pieces, content_hash, gguf_files, is_gguf, name_of
+from runner.models.gguf.pieces import all_pieces, content_hash, gguf_files, is_gguf, is_model_folder, name_of
 from runner.models.hub import MODEL_FILES, Address, address_of, snapshot
 from runner.models.quantised import methods
 from runner.models.recipes import ModelConf, model_path
@@ -131,9 +131,10 @@ def resolve(
 def _hub_model(address: Address, path: str, offline: bool, also: Iterable[str], widths: Widths) -> Path:
     if not address.gguf:
         folder = snapshot(address.id, address.revision, offline, (*MODEL_FILES, *also))
-        if not (folder / "config.json").is_file():
+        lacking = [name for name in ("config.json", "*.safetensors") if not any(folder.glob(name))]
+        if lacking:
             hint = f"of a repository of GGUF files, name the quantisation (model.path={address.id}:Q4_K_M)"
-            raise UserError("model.path", f"it has no config.json; {hint}", value=path)
+            raise UserError("model.path", f"it has no {lacking[0]}; {hint}", value=path)
         read_config(folder)
         return folder
     folder = snapshot(address.id, address.revision, offline, address.gguf)
@@ -155,7 +156,7 @@ def _installed_model(found: installed.Installed, widths: Widths) -> Path:
 
 
 def _local_model(path: Path, widths: Widths) -> Path:
-    if path.is_dir() and not (path / "config.json").exists() and (files := gguf_files(path)):
+    if path.is_dir() and not is_model_folder(path) and (files := gguf_files(path)):
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
             raise UserError("model.path", f"it holds several GGUF models: {names}; give the path of one", value=path)

@@ -252,6 +252,21 @@ def test_an_adapter_of_another_model_is_refused_with_the_layer(tmp_path, places,
         weights_of(beside(tmp_path / "base", peft(tmp_path / "lora", places)))
 
 
+@pytest.mark.parametrize(
+    ("places", "more", "what"),
+    [
+        ({}, {}, "it holds no tensors"),
+        (PLACES, {f"{ROOT}.self_attn.q_proj.lora_C.weight": mx.ones(3)}, "the model has no .*q_proj.lora_C"),
+        (PLACES, {f"{ROOT}.self_attn.q_proj.vera_lambda_b": mx.ones(3)}, "q_proj has vera_lambda_b, which is no part"),
+        (PLACES, {"x": mx.ones(3)}, "the model has x, which is no part"),
+    ],
+)
+def test_nothing_that_was_learned_is_left_out_without_a_word(tmp_path, places, more, what):
+    tiny_folder(tmp_path / "base")
+    with pytest.raises(UserError, match=what):
+        weights_of(beside(tmp_path / "base", peft(tmp_path / "lora", places, more=more)))
+
+
 def test_a_models_fingerprint_counts_its_adapters_bytes_and_not_their_place(tmp_path):
     tiny_folder(tmp_path / "base")
     first, second = peft(tmp_path / "lora"), peft(tmp_path / "moved")

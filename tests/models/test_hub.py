@@ -237,7 +237,15 @@ def test_of_a_repository_of_gguf_files_the_quantisation_or_a_link_names_one(serv
     assert {path.name for path in here.rglob("*.gguf")} >= {"tiny-Q8_0-00002-of-00002.gguf"}
     with pytest.raises(UserError, match="it has no such GGUF file; see the files on its page"):
         resolve.resolve("own/tiny:Q4_K")
-    with pytest.raises(UserError, match=r"name the quantisation \(model.path=own/tiny:Q4_K_M\)"):
+    with pytest.raises(UserError, match=r"no config.json; .* name the quantisation \(model.path=own/tiny:Q4_K_M\)"):
+        resolve.resolve("own/tiny")
+
+
+def test_a_configuration_alone_makes_no_model_of_a_repository(server, tmp_path, here):
+    repository = server.folder = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match=r"no \*.safetensors; .* name the quantisation"):
         resolve.resolve("own/tiny")
 
 

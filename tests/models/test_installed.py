@@ -142,6 +142,15 @@ def test_a_damaged_manifest_is_listed_with_its_problem_and_hides_no_other_model(
         find("ollama:bad")
 
 
+def test_a_config_beside_gguf_files_makes_no_mlx_model_of_them(home):
+    file = download(home, "maker/Tiny-GGUF/Tiny-Q4_0.gguf")
+    file.with_name("config.json").write_text('{"model_type": "llama"}')
+    assert [one.path for one in all_installed()] == [find("lmstudio:tiny").path] == [file]
+    assert resolve.is_model_folder(file.parent) is False
+    file.with_name("model.safetensors").touch()
+    assert resolve.is_model_folder(file.parent) is True
+
+
 def test_links_to_nowhere_and_odd_settings_hide_no_other_model(home):
     good = download(home, "someone/Good/good-Q4_0.gguf")
     (good.parent / "lost-Q8_0.gguf").symlink_to("/nowhere/lost.gguf")

@@ -26,7 +26,7 @@ from runner.models.gguf.pieces import CONVERSION
 from runner.models.gguf.tokens import check
 from runner.models.gguf.tokens.tokenizer import Vocabulary, build, tokenizer_config
 from runner.models.transfer import check_room, save_tensors
-from runner.words import first_line
+from runner.words import count_of, first_line, listed
 
 SHARD_BYTES = 1 << 29  # what is held in memory at once
 # Settings that shapes of tensors say, too, or that change nothing here.
@@ -104,12 +104,15 @@ def _write_weights(file: GGUFFile, forms: dict[Slot, Form], folder: Path, dtype:
     """Write the weights, a shard at a time."""
     written: list[Path] = []
     shard: dict[str, mx.array] = {}
+    zeros: list[str] = []
     for slot, form in forms.items():
         try:
             arrays = slot.arrays(dtype, form)
         except (NotImplementedError, ValueError, WrongBlocksError) as problem:
             raise file.error(first_line(problem)) from problem
         mx.eval(arrays)
+        if _is_zero(slot, arrays):
+            zeros.append(slot.tensors[0].name)
         if shard and _size(shard) + _size(arrays) > SHARD_BYTES:
             written.append(_write_shard(folder, len(written), shard))
             shard = {}
@@ -119,6 +122,16 @@ def _write_weights(file: GGUFFile, forms: dict[Slot, Form], folder: Path, dtype:
     for at, path in enumerate(written):
         name = f"model-{at + 1:05d}-of-{len(written):05d}.safetensors" if len(written) > 1 else "model.safetensors"
         path.rename(folder / name)
+    if zeros:
+        count = count_of(len(zeros), "tensor")
+        tell(f"{count} of nothing but zeros ({listed(zeros, 3)}): if the download was cut off, fetch the file again")
+
+
+def _is_zero(slot: Slot, arrays: dict[str, mx.array]) -> bool:
+    """Whether a matrix of the file says nothing: where a download was cut off, many programs leave zeros."""
+    ending = ".scales" if len(arrays) > 1 else ""
+    (telling,) = (array for name, array in arrays.items() if name.endswith(ending))
+    return bool(slot.tensors) and len(slot.shape) > 1 and not mx.any(telling).item()
 
 
 def _write_shard(folder: Path, at: int, shard: dict[str, mx.array]) -> Path:

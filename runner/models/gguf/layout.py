@@ -120,19 +120,20 @@ def slots(file: GGUFFile, architecture: Architecture, config: dict[str, Any]) ->
         found[parameter] = Slot(layer, leaf, shape, making, layer in quantisable)
     used = {tensor.name for slot in found.values() for tensor in slot.tensors}
     for name in file.tensors.keys() - used:
-        if name not in PRECOMPUTED and not name.startswith(_BESIDE) and not _idle(name, inner):
+        if name not in PRECOMPUTED and not name.startswith(_BESIDE) and not _idle(file, name, inner):
             raise file.error(f"tensor {name} is not part of mlx-lm's {config['model_type']}")
     order = {name: at for at, name in enumerate(file.tensors)}
     return sorted(found.values(), key=lambda slot: order[slot.tensors[0].name] if slot.tensors else len(order))
 
 
-def _idle(name: str, config: dict[str, Any]) -> bool:
+def _idle(file: GGUFFile, name: str, config: dict[str, Any]) -> bool:
     """Whether a tensor is of a layer that predicts further tokens, or of keys that a layer has from an earlier one."""
     if (of_layer := re.match(r"blk\.(\d+)\.(.*)", name)) is None:
         return False
     at, layers = int(of_layer[1]), config["num_hidden_layers"]
     borrows = at >= layers - config.get("num_kv_shared_layers", 0)
-    return at >= layers or (borrows and of_layer[2].startswith(("attn_k", "attn_v")))
+    predicts = layers <= at < file.setting("block_count")
+    return predicts or (borrows and of_layer[2].startswith(("attn_k", "attn_v")))
 
 
 def _parameters(file: GGUFFile, config: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], set[str]]:

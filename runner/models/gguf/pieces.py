@@ -42,10 +42,22 @@ def _begins(path: Path) -> bytes:
 
 
 def gguf_files(folder: Path) -> list[Path]:
-    """The GGUF models in a folder, each by its only or its first piece; what reads images beside them is none."""
+    """The GGUF models in a folder, each by its only file or the first piece that is there; what reads images beside
+    them is none.
+    """
     files = (file for file in folder.glob("*.[gG][gG][uU][fF]") if file.is_file() and not file.name.startswith("."))
     found = sorted(file for file in files if "mmproj" not in file.name.lower())
-    return [file for file in found if (named := _PIECE.fullmatch(file.name)) is None or int(named["number"]) == 1]
+    models: dict[str, Path] = {}
+    for file in found:
+        models.setdefault(_PIECE.sub(r"\g<stem> of \g<count>", file.name), file)
+    return list(models.values())
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder holds a model as mlx-lm loads it. A config.json also lies beside the GGUF files of some
+    repositories, which have no other weights.
+    """
+    return (folder / "config.json").is_file() and (any(folder.glob("*.safetensors")) or not gguf_files(folder))
 
 
 def name_of(gguf: Path) -> str:

@@ -328,6 +328,13 @@ def test_what_reads_images_for_a_model_is_none(tmp_path):
     for name in ("Qwen-00002-of-00002.GGUF", "Qwen-00001-of-00002.GGUF", "._Qwen.gguf"):
         (tmp_path / name).touch()
     assert [path.name for path in gguf_files(tmp_path)] == ["Qwen-00001-of-00002.GGUF"]
+    for name in ("Qwen.gguf", "Qwen-00003-of-00003.gguf"):  # of the latter the first pieces are not there
+        (tmp_path / name).touch()
+    assert {path.name for path in gguf_files(tmp_path)} == {
+        "Qwen-00001-of-00002.GGUF",
+        "Qwen-00003-of-00003.gguf",
+        "Qwen.gguf",
+    }
     assert [path.name for path in all_pieces(tmp_path / "Qwen-00002-of-00002.GGUF")] == [
         "Qwen-00001-of-00002.GGUF",
         "Qwen-00002-of-00002.GGUF",
@@ -343,6 +350,7 @@ def test_what_reads_images_for_a_model_is_none(tmp_path):
             {"extra": {"blk.0.ssm_a.weight": np.ones(4, np.float32)}},
             r"blk.0.ssm_a.weight is not part of mlx-lm's llama",
         ),
+        ({"block_count": 3}, "tensor blk.3.*weight is not part of mlx-lm's llama"),
         ({"extra": {"blk.1.attn_v.weight": np.ones((64, 64), np.float32)}}, r"attn_v.weight has the shape \(64, 64\)"),
         ({"extra": {"rope_freqs.weight": np.full(8, 3, np.float32)}}, "not those of Llama 3"),
         ({"rope__scaling__type": "longrope"}, "scaled by longrope"),

@@ -110,6 +110,34 @@ def test_a_damaged_gguf_is_refused(tmp_path, cache, in_process):
             resolve.resolve(str(tmp_path / f"{name}.gguf"))
 
 
+def lines_of_converting(path):
+    """What a conversion tells people."""
+    said = []
+    (path.parent / "converted").mkdir()
+    convert.convert_gguf(convert.Asked(str(path), str(path.parent / "converted")), said.append)
+    return [line for line in said if isinstance(line, str)]
+
+
+def test_tensors_of_nothing_but_zeros_are_told_as_a_download_that_was_cut_off_may_leave_them(tmp_path):
+    tiny_gguf(tmp_path / "tiny.gguf")
+    whole = (tmp_path / "tiny.gguf").read_bytes()
+    (tmp_path / "tiny.gguf").write_bytes(whole[: -len(whole) // 3] + bytes(len(whole) // 3 + 1))
+    (line,) = lines_of_converting(tmp_path / "tiny.gguf")
+    assert "tensors of nothing but zeros (blk.1." in line
+    assert line.endswith("): if the download was cut off, fetch the file again")
+
+
+def test_quantised_tensors_of_nothing_but_zeros_are_told(tmp_path):
+    model, config = ggufs.random_model("llama", **SMALL)
+    tensors = ggufs.tensors("llama", model, config)
+    for at, kind in enumerate((gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.MXFP4)):
+        blocks = gguf.quants.quantize(tensors[f"blk.{at}.ffn_up.weight"], kind)
+        tensors[f"blk.{at}.ffn_up.weight"], tensors[f"blk.{at}.ffn_gate.weight"] = (kind, blocks), (kind, 0 * blocks)
+    ggufs.write(tmp_path / "tiny.gguf", "llama", ggufs.settings("llama", config), tensors)
+    (line,) = lines_of_converting(tmp_path / "tiny.gguf")
+    assert line.startswith("2 tensors of nothing but zeros (blk.0.ffn_gate.weight, blk.1.ffn_gate.weight):")
+
+
 def test_the_conversion_tells_how_much_of_the_file_is_read_and_what_is_left_out(tmp_path, cache, monkeypatch, caplog):
     (tmp_path / "runner").mkdir()
     (tmp_path / "runner" / "__init__.py").write_text("raise SystemExit('not ours')")

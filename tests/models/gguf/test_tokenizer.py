@@ -231,6 +231,8 @@ def test_control_tokens_of_phi_3_swallow_the_line_break_behind_them(tmp_path):
         ({}, 5, r"its vocabulary has 262 tokens, its embedding 5"),
         ({"tokenizer.ggml.token_type": [3, 3]}, 999, "262 tokens and the types of 2"),
         ({"tokenizer.ggml.merges": None}, 999, "lacks tokenizer.ggml.merges"),
+        ({"tokenizer.ggml.merges": ["1 2", ""]}, 999, "its merge '' is not of tokens that make a token"),
+        ({"tokenizer.ggml.merges": ["1 2", "1 3"]}, 999, "its merge '1 3' is not of"),
         ({"general.type": "adapter"}, 999, "it is an adapter of a model, not a model; give the file of the model"),
         ({"general.type": "imatrix"}, 999, "importance of weights"),
     ],

@@ -127,9 +127,8 @@ def _chat_template(file: GGUFFile) -> str | list[dict[str, str]] | None:
 
 def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
     file, split = vocabulary.file, vocabulary.split
-    tokenizer = Tokenizer(
-        models.BPE(vocabulary.ids, _listed_merges(file), **({"ignore_merges": True} if split.whole else {}))
-    )
+    whole = {"ignore_merges": True} if split.whole else {}
+    tokenizer = Tokenizer(models.BPE(vocabulary.ids, _listed_merges(file, vocabulary.ids), **whole))
     if normalizer := split.normalizer():
         tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = split.pre_tokenizer(bool(file.get("tokenizer.ggml.add_space_prefix", False)))
@@ -138,15 +137,20 @@ def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
     return tokenizer
 
 
-def _listed_merges(file: GGUFFile) -> list[tuple[str, str]]:
-    parts = (merge.split(" ", 1) for merge in file.need("tokenizer.ggml.merges"))
-    return [(first, second) for first, second in parts]
+def _listed_merges(file: GGUFFile, ids: dict[str, int]) -> list[tuple[str, str]]:
+    found = []
+    for merge in file.need("tokenizer.ggml.merges"):
+        first, _, second = merge.partition(" ")
+        if not {first, second, first + second} <= ids.keys():
+            raise file.error(f"its merge {merge!r} is not of tokens that make a token")
+        found.append((first, second))
+    return found
 
 
 def _sentence_piece(vocabulary: Vocabulary) -> Tokenizer:
     ids = {_spaced(vocabulary, at): at for at in range(len(vocabulary.tokens))}
     listed = vocabulary.kind == "gemma4"
-    merges = _listed_merges(vocabulary.file) if listed else _merges(vocabulary, ids)
+    merges = _listed_merges(vocabulary.file, ids) if listed else _merges(vocabulary, ids)
     model = models.BPE(ids, merges, unk_token=vocabulary.special("unknown"), fuse_unk=True)
     model.byte_fallback = True
     tokenizer = Tokenizer(model)
