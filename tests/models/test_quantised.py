@@ -37,6 +37,16 @@ EXACT = {
         {"bits": 8, "size": -1},
     ),
     "compressed-tensors of bytes": (q.signed_bytes, {}, {}),
+    "compressed-tensors of weights that are turned": (
+        q.compressed,
+        {"transform_config": {"config_groups": {"R1": {"apply": [{"location": "weight_output"}]}}}},
+        {},
+    ),
+    "compressed-tensors of bytes, and of inputs": (
+        q.signed_bytes,
+        {},
+        {"more": ["input_scale", "input_zero_point", "output_zero_point", "q_scale"]},
+    ),
     "bitsandbytes of 8 bits": (q.signed_bytes, {"quant_method": "bitsandbytes"}, {"name": "SCB"}),
 }
 ROUNDED = {
@@ -210,12 +220,19 @@ def test_what_says_how_weights_are_quantised_may_lie_elsewhere(tmp_path, name):
     np.testing.assert_allclose(np.array(found), np.array(wanted), atol=1e-4)
 
 
+TURNS = {"config_groups": {"R4": {"apply": [{"location": "weight_input"}, {"location": "input"}]}}}
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"quant_method": "hqq"}, "hqq"),
         ({"quant_method": "aqlm"}, "aqlm"),
         ({"quant_method": "awq", "version": "gemv"}, "awq in the layout gemv"),
+        (
+            {"quant_method": "compressed-tensors", "transform_config": TURNS},
+            r"compressed-tensors with matrices that turn .* \(transform_config\)",
+        ),
         ({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "sym": False}, "auto-round in the"),
     ],
 )

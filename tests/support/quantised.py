@@ -78,10 +78,11 @@ def compressed(weight, bits=4, size=32, symmetric=True):
     return tensors, numbers(levels, scales, zeros)
 
 
-def signed_bytes(weight, name="weight_scale"):
+def signed_bytes(weight, name="weight_scale", more=()):
     scales = (np.abs(weight).max(1, keepdims=True) / 127).astype(np.float32)
     held = np.round(weight / scales).astype(np.int8)
     tensors = {"weight": held, name: scales if name == "weight_scale" else scales[:, 0] * 127}
+    tensors |= {one: np.int8(0) if "zero" in one else np.float32(1) for one in more}
     return tensors | ({} if name == "weight_scale" else {"weight_format": np.uint8(0)}), held * scales
 
 

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from runner.models.quantised.methods import Form, bits_of, block_of, group_of, layout, rounded
+from runner.models.quantised.methods import OF_INPUTS, Form, bits_of, block_of, group_of, layout, rounded
 
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # in which place of a word each of eight columns is
 _FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # E2M1; the highest bit is the sign
 _USUAL_BLOCK = 128  # rows and columns that share a scale, where a configuration is silent
-_OF_INPUTS = ("input_scale", "activation_scale", "output_scale", "input_global_scale", "k_scale", "v_scale")
 _PARTS = [
     *("qweight", "qzeros", "scales", "g_idx", "SCB", "weight_format", "weight_packed", "weight_shape"),
     *("weight_scale", "weight_scale_inv", "weight_scale_2", "weight_zero_point", "weight_g_idx", "weight_global_scale"),
@@ -62,7 +61,7 @@ def separate(tensors: Arrays, settings: dict[str, Any]) -> tuple[Arrays, dict[st
             layers[layer][leaf] = array
     matrices = {layer: _matrix(parts, settings) for layer, parts in layers.items() if _is_quantised(parts)}
     used = {f"{layer}{dot}{leaf}" for layer in matrices for leaf in layers[layer] for dot in (".", ".weight.")}
-    used |= {name for name in tensors if name.rpartition(".")[2] in _OF_INPUTS}
+    used |= {name for name in tensors if name.rpartition(".")[2] in OF_INPUTS}
     plain = {name: array for name, array in tensors.items() if name not in used}
     return plain, matrices
 

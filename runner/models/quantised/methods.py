@@ -15,11 +15,14 @@ _MXFP4 = "mxfp4-pack-quantized"  # of compressed-tensors, which mlx-lm reads for
 _MLX_LMS = ("bitnet", "mxfp4", "mxfp8")
 _OURS = ("gptq", "awq", "auto-round", "compressed-tensors", "fp8", "fbgemm_fp8", "bitsandbytes", "modelopt")
 _PACKED = ("qweight", "weight_packed")
+OF_INPUTS = (  # what would quantise what is computed, which is not done
+    *("input_scale", "activation_scale", "output_scale", "input_global_scale", "q_scale", "k_scale", "v_scale"),
+    *("input_zero_point", "output_zero_point", "q_zero_point", "k_zero_point", "v_zero_point"),
+)
 _BESIDE = [
     *("qzeros", "g_idx", "weight_scale", "weight_scale_inv", "weight_scale_2", "weight_zero_point", "weight_shape"),
     *("weight_g_idx", "weight_global_scale", "SCB", "weight_format", "absmax", "quant_map", "nested_absmax"),
-    *("nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4", "input_scale", "activation_scale"),
-    *("output_scale", "input_global_scale", "k_scale", "v_scale"),
+    *("nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4", *OF_INPUTS),
 ]
 
 
@@ -67,10 +70,19 @@ def is_ours(folder: Path, config: dict[str, Any]) -> bool:
         method, unknown = f"awq in the layout {settings['version']}", True
     if method == "auto-round" and not _packing(settings):
         method, unknown = f"auto-round in the layout {settings.get('packing_format')}", True
+    if _turns(settings):
+        method, unknown = f"{method} with matrices that turn what is computed (transform_config)", True
     if unknown:
         way = "take the model that it was made from, which `rowmill convert` quantises, or a GGUF file of it"
         raise UserError(f"{folder}: it is quantised by {method}, which is not read; {way}", exit_code=3)
     return True
+
+
+def _turns(settings: dict[str, Any]) -> bool:
+    """Whether compressed-tensors multiplies what is computed, and not weights alone, by further matrices."""
+    schemes = ((settings.get("transform_config") or {}).get("config_groups") or {}).values()
+    places = [str(one.get("location")) for scheme in schemes for one in scheme.get("apply") or ()]
+    return not all(place.startswith("weight_") for place in places)
 
 
 def layout(settings: dict[str, Any]) -> str:
