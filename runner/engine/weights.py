@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,8 @@ def load_tokenizer(folder: Path, config: dict[str, Any]) -> Any:
     """The folder's tokenizer in mlx-lm's wrapper; loads no weights. Raises UserError for a damaged one."""
     from mlx_lm.utils import load_tokenizer as mlx_lm_load_tokenizer
 
-    try:
-        return mlx_lm_load_tokenizer(folder, {"trust_remote_code": False}, config.get("eos_token_id"))
-    except Exception as error:  # whatever transformers meets in the files
-        raise UserError(f"the tokenizer in {folder} does not load: {first_line(error)}") from error
+    end = config.get("eos_token_id")
+    return _whatever_the_model(folder, config, lambda **how: mlx_lm_load_tokenizer(folder, how, end))
 
 
 def load_plain_tokenizer(folder: Path) -> Any:
@@ -82,10 +80,30 @@ def load_plain_tokenizer(folder: Path) -> Any:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # as mlx-lm does: PyTorch is not needed
     from transformers import AutoTokenizer
 
+    return _whatever_the_model(folder, read_config(folder), lambda **how: AutoTokenizer.from_pretrained(folder, **how))
+
+
+def _whatever_the_model(folder: Path, config: dict[str, Any], load: Callable[..., Any]) -> Any:
+    """A tokenizer, also where transformers refuses the model's configuration, of which tokenizers need nothing: it does
+    so for rotary positions of models that it does not know. Raises UserError.
+    """
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return load(trust_remote_code=False)
     except Exception as error:  # whatever transformers meets in the files
-        raise UserError(f"the tokenizer in {folder} does not load: {first_line(error)}") from error
+        try:
+            return load(trust_remote_code=False, config=_bare_config(config))
+        except Exception:
+            raise UserError(f"the tokenizer in {folder} does not load: {first_line(error)}") from error
+
+
+def _bare_config(config: dict[str, Any]) -> Any:
+    """Of the model's type as transformers has it, or of none."""
+    from transformers import AutoConfig, PreTrainedConfig
+
+    try:
+        return AutoConfig.for_model(config["model_type"])
+    except (KeyError, ValueError):
+        return PreTrainedConfig()
 
 
 def load_lazily(folder: Path, packed: bool = False) -> tuple[Any, dict[str, Any]]:

@@ -120,6 +120,19 @@ def test_missing_weights_are_named(tmp_path):
         weights.load_tokenizer(folder, {})
 
 
+@pytest.mark.parametrize("kind", ["kimi_k2", "nemotron-nas", "llama4"])
+def test_a_tokenizer_loads_whatever_transformers_makes_of_the_models_configuration(tmp_path, kind):
+    """It refuses rotary positions of models that it does not know, and numbers for what it takes for a switch."""
+    folder = tiny_folder(tmp_path / "tiny")
+    scaling = {"type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096}
+    config = {"model_type": kind, "max_position_embeddings": 131072, "rope_theta": 50000.0, "rope_scaling": scaling}
+    config |= {"text_config": {"attn_temperature_tuning": 4}} if kind == "llama4" else {}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    for tokenizer in (weights.load_tokenizer(folder, config), weights.load_plain_tokenizer(folder)):
+        assert tokenizer.encode("b") == [1]
+
+
 def test_a_model_too_large_is_refused_before_it_is_read(tmp_path):
     with pytest.raises(UserError, match=r"weights take") as raised:
         weights.load(tiny_folder(tmp_path / "tiny"), Device("cpu", "a small one", None, 1000))

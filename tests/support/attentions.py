@@ -1,4 +1,4 @@
-"""Tiny random models of families whose attention has other shapes: latent keys, shared ones, capped scores, chunks."""
+"""Tiny random models of families with other attention: latent keys, shared ones, capped scores, chunks, none."""
 
 import importlib
 
@@ -48,6 +48,13 @@ YARN = {
     "rope_type": "yarn",
 }
 LAYERS = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 8}
+WIDE = {"ffn_mult": 1.0}
+BLOCKS = [
+    {"attention": {"replace_with_linear": True}, "ffn": WIDE},
+    {"attention": {"n_heads_in_group": 2}, "ffn": {"no_op": True}},
+    {"attention": {"no_op": True}, "ffn": WIDE},
+    {"attention": {"n_heads_in_group": 4}, "ffn": {"replace_with_linear": True}},
+]
 DEEPSEEK = LATENT | EXPERTS | {"rope_scaling": YARN}
 
 # What each family's configuration has beside SIZES.
@@ -103,6 +110,7 @@ FAMILIES = {
         "scale_emb": 1.0,
         "rope_scaling": {"original_max_position_embeddings": 512, "short_factor": [1.0] * 2, "long_factor": [1.0] * 2},
     },
+    "nemotron-nas": {"num_hidden_layers": 4, "block_configs": BLOCKS},
     "mistral4": DEEPSEEK | {"rope_parameters": YARN | {"llama_4_scaling_beta": 0.5, "rope_theta": 10000.0}},
 }
 

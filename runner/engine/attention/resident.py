@@ -167,7 +167,9 @@ class ResidentModel:
     def _own_layers(self) -> None:
         self.layers: list[LayerKV] = []
         self.states: list[LayerState] = []
-        self.caches = [self._layer(kv) for kv in make_prompt_cache(self.model)]
+        caches = make_prompt_cache(self.model)
+        self.model(mx.array([[1]]), cache=caches)  # none of it is computed; some layers have a cache and no attention
+        self.caches = [self._layer(kv) for kv in caches]
         self._replay = Replay(self.layers, self._forward)
 
     def _layer(self, kv: Any) -> Any:
@@ -183,8 +185,9 @@ class ResidentModel:
             self.states.append(LayerState(len(self.states), len(kv.cache)))
             return self.states[-1]
         reach = self._reaches(kv)
-        self.layers.append(LayerKV(len(self.layers), reach, None if reach.window else self.kv_bits))
-        return self.layers[-1]
+        layer = LayerKV(len(self.layers), reach, None if reach.window else self.kv_bits)
+        self.layers += [] if kv.keys is None else [layer]
+        return layer
 
     def _try(self) -> None:
         """Compare ragged suffixes behind a shared prefix, and some steps after them, with the model's own caches.
