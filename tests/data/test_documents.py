@@ -195,7 +195,7 @@ def test_files_that_are_skipped_are_counted_and_named(tmp_path, caplog):
         (tmp_path / name).write_text("text")
     assert [file.name for file in find_documents([tmp_path])] == ["a.txt"]
     assert "2 files in " in caplog.text
-    assert "skipped, as no reader knows them: b.doc, c.png" in caplog.text
+    assert "skipped, as dataset=documents reads no such kind: b.doc, c.png" in caplog.text
 
 
 def office_files(folder):

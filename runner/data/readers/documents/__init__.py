@@ -94,7 +94,7 @@ def _inside(folder: Path) -> list[Path]:
     _tell_skipped(folder, links, "link", "they lead to a folder, which is not looked into, or nowhere")
     found = [file for file in found if file.is_file()]
     unknown = [file for file in found if _suffix(file) not in SUFFIXES]
-    _tell_skipped(folder, unknown, "file", "no reader knows them")
+    _tell_skipped(folder, unknown, "file", "dataset=documents reads no such kind")
     return [file for file in found if _suffix(file) in SUFFIXES]
 
 
