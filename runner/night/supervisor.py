@@ -168,7 +168,8 @@ class WorkerProcess:
         """How it died, for the checkpoint."""
         no_memory = ran_out(status, self.tail.decode(errors="replace"))
         why = self.ended or why_it_died(status, no_memory)
-        return Death(self.facts.get("session", 0), why, no_memory and not self.ended, self.facts.get("run_dir"))
+        is_for_batches = no_memory and not self.ended and self.facts.get("has_model", True)  # else seats have it
+        return Death(self.facts.get("session", 0), why, is_for_batches, self.facts.get("run_dir"))
 
 
 def ran_out(status: int, said: str) -> bool:
@@ -223,7 +224,7 @@ class Supervisor:
                 return _without_figures(worker, death)
             if fruitless > worker.facts.get("max_restarts", _MAX_RESTARTS):
                 return self._give_up(worker, death, fruitless)
-            _say(f"the model's process died {death.why}; starting it again")
+            _say(f"the run's process died {death.why}; starting it again")
 
     def _watch(self, worker: WorkerProcess) -> int:
         while (status := worker.poll()) is None:
@@ -236,7 +237,7 @@ class Supervisor:
 
     def _give_up(self, worker: WorkerProcess, death: Death, times: int) -> int:
         often = f"{times} times in a row without finishing a row, the last time" if times > 1 else "once,"
-        what = f"the model's process died {often} {death.why}"
+        what = f"the run's process died {often} {death.why}"
         resume = worker.facts.get("resume")
         _say(f"{what}\nwhat was computed is safe. To go on:\n{resume}" if resume else what)
         self._notify(what)

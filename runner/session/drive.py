@@ -69,7 +69,8 @@ def _tell(run: Runnable, store: Store, link: Link | None, night: Night) -> None:
     """Say what deaths of earlier sessions lead to, and to the supervisor where to look."""
     if store.died:
         log.warning("%s", store.died)
-    if store.deaths.memory:
+    has_model = run.conf.fleet.kind == "none"  # in this process
+    if store.deaths.memory and has_model:
         share = 100 * store.deaths.budget_share
         log.warning("memory ran out before: batches and KV caches take %.0f%% of their size", share)
     if link:
@@ -77,6 +78,7 @@ def _tell(run: Runnable, store: Store, link: Link | None, night: Night) -> None:
             run_dir=str(run.run_dir.resolve()),
             folder=str(night.run_dir.resolve()),
             session=store.flight.session,
+            has_model=has_model,
             stall_s=60 * run.conf.engine.stall_minutes,
             max_restarts=run.conf.engine.max_restarts,
             resume=resume_command(run),

@@ -13,6 +13,7 @@ from runner.checkpoint.deaths import Death
 from runner.checkpoint.store import Store
 from runner.data.source import DataSource
 from runner.engine.conf import EngineConf
+from runner.fleet.conf import FleetConf
 from runner.night.night import Night
 from runner.night.notify import NotifyConf, masked
 from runner.night.schedule import ScheduleConf
@@ -26,6 +27,7 @@ class SessionConf(Protocol):
     schedule: ScheduleConf
     notify: NotifyConf
     engine: EngineConf
+    fleet: FleetConf
 
 
 class Runnable(Protocol):

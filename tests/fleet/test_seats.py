@@ -21,6 +21,7 @@ from runner.fleet.local import LocalLink, LocalTransport
 from runner.fleet.protocol import GoneError, Sender, Spec, packed
 from runner.models.recipes import ModelConf
 from runner.night import power
+from runner.results.status import read_status
 from runner.sequences import Sequence
 from tests.support import runs
 from tests.support.fleets import seats, select, wait_for_seats
@@ -135,6 +136,18 @@ def test_no_seat_outlives_a_killed_driver_and_the_same_line_resumes(expected, tm
     assert runs.shards("fleet") == expected
     assert before.items() <= dict(select("SELECT row, body FROM completions")).items()
     assert select("SELECT * FROM deaths") == []
+
+
+def test_a_driver_that_is_killed_is_started_again_and_makes_no_batches_smaller(expected):
+    command = runs.command("run", *words("run_name=fleet"))
+    process = subprocess.Popen(command, **runs.settings(delay=0.05))
+    while runs.finished("fleet") < 40:
+        time.sleep(0.05)
+    os.kill(read_status("outputs/fleet")["pid"], signal.SIGKILL)
+    code, _, said = runs.outcome(process)
+    assert code == 0 and runs.shards("fleet") == expected
+    assert "the run's process died of SIGKILL" in said and "of their size" not in said
+    assert select("SELECT sum(memory) FROM deaths") == [(0,)]
 
 
 def test_the_driver_never_imports_mlx(tiny_model_folder, tmp_path):
