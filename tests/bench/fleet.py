@@ -4,11 +4,11 @@
 ``cost``: the driver's processor time for a row, beside that of a run by one process, with the fake engine. ``held``: an
 engine whose steps keep the interpreter to themselves for some 7 ms, by itself and in a seat: for how long its thread
 waits for the one that answers, and what that one takes for a row of 2,112 tokens. ``pair``: rows/s of two seats of one
-core each over those of one, with a tiny random llama or ``--model``, answers of ``--tokens``, and the same of two runs
-of half the rows at once, which is what the cores can do. ``waves``: that of two seats with processes whose steps sleep
-for as long as a model's take (40 ms, and 2 for each of 64 sequences) and whose answers are all equally long; what a
-busy machine does to that is little. ``scale``: seats that only wait, 30 rows/s each, as threads of one process with
-nothing to compute: rows/s, and the driver's share of a core.
+core each over those of one, with a tiny random llama or ``--model``, answers of ``--tokens``, also of one whose driver
+has no core beside, and the same of two runs of half the rows at once, which is what the cores can do. ``waves``: that
+of two seats with processes whose steps sleep for as long as a model's take (40 ms, and 2 for each of 64 sequences) and
+whose answers are all equally long; what a busy machine does to that is little. ``scale``: seats that only wait, 30
+rows/s each, as threads of one process with nothing to compute: rows/s, and the driver's share of a core.
 """
 
 import argparse
@@ -248,6 +248,9 @@ def pair(given):
     if given.core is not None:
         print(seats_on(given, [given.core]))
         return
+    os.sched_setaffinity(0, cores[:1])
+    together = seats_on(given, cores[:1], "its driver there, too")
+    os.sched_setaffinity(0, cores)
     speeds = [seats_on(given, some) for some in (cores[:1], cores)]
     again = [sys.executable, "-m", "tests.bench.fleet", "pair", "--rows", str(given.rows // 2)]
     again += ["--tokens", str(given.tokens)]
@@ -255,19 +258,23 @@ def pair(given):
     root = Path(runner.__file__).parents[1]
     runs = [subprocess.Popen([*again, "--core", str(core)], cwd=root, stdout=subprocess.PIPE) for core in cores]
     apart = sum(float(run.communicate()[0].split()[-1]) for run in runs)
-    print(f"two over one: {speeds[1] / speeds[0]:.2f}; two runs of half the rows: {apart / speeds[0]:.2f}")
+    print(
+        f"two over one: {speeds[1] / speeds[0]:.2f}, with its driver there, too: {speeds[1] / together:.2f}; "
+        f"two runs of half the rows: {apart / speeds[0]:.2f}"
+    )
 
 
-def seats_on(given, cores):
+def seats_on(given, cores, note="its driver anywhere"):
     """Rows/s of a seat on each of these cores."""
     chosen = [f"model={given.model}"] if given.model else ["model.path=tiny"]
     chosen += ["engine.backend=cpu", "prompt.chat=false", "job=generate", f"engine.max_tokens={given.tokens}"]
     start.transport_of = lambda conf: Pinned(len(cores), cores)
-    replaced = [word for word in words(f"pair{len(cores)}") if not word.startswith(("engine", "job"))]
+    replaced = [word for word in words(f"pair{len(cores)}{note[-3:]}") if not word.startswith(("engine", "job"))]
     figures, row_us = timed([*replaced, *chosen, "fleet=local"])
-    said = f"{len(cores)} of one core: {figures['rows_per_s']:,.1f} rows/s, slots {figures['slot_occupancy']:.0%} full"
+    speed, full = figures["rows_per_s"], figures["slot_occupancy"]
+    said = f"{len(cores)} of one core, {note}: {speed:,.1f} rows/s, slots {full:.0%} full"
     print(f"{said}, driver {row_us:.0f} us for a row", flush=True)
-    return figures["rows_per_s"]
+    return speed
 
 
 def waves(given):
