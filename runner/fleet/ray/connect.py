@@ -71,13 +71,19 @@ def _place_of(address: str, shown: str) -> tuple[str, int]:
 
 
 def _check_same(ray: Any, found: str) -> None:
-    """Raise what Ray says of another token or version, where ``ray.init`` would go on trying for a while."""
-    import ray._common.usage.usage_lib as usage
-    from ray._private.authentication import authentication_token_setup as token
+    """Raise what Ray says of another token or version, where ``ray.init`` would go on trying for a while; nothing where
+    this version of Ray cannot be asked.
+    """
+    try:
+        from ray._common.usage.usage_lib import get_cluster_metadata
+        from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 
-    token.ensure_token_if_auth_enabled(create_token_if_missing=False)  # a client without one ends the process
-    if known := usage.get_cluster_metadata(ray._raylet.GcsClient(address=found)):
-        ray._private.utils.check_version_info(known, "this machine")
+        client, check_version = ray._raylet.GcsClient, ray._private.utils.check_version_info
+    except (ImportError, AttributeError):
+        return
+    ensure_token_if_auth_enabled(create_token_if_missing=False)  # a client without one ends the process
+    if known := get_cluster_metadata(client(address=found)):
+        check_version(known, "this machine")
 
 
 def _check_answers(address: str, place: tuple[str, int]) -> None:
