@@ -132,6 +132,14 @@ def test_a_variable_that_the_chat_template_does_not_read_is_told_with_those_that
     assert "does not read enable_thinkin (did you mean 'enable_thinking'?)" in wrong.unread
 
 
+def test_a_requests_variable_that_the_chat_template_does_not_read_is_told_once(caplog):
+    prompter = of_family("qwen3")
+    for more in ({"enable_thinking": False}, {"enable_thinkin": False}, {"enable_thinkin": True}):
+        prompter.render(Request(messages=(USER,), template_kwargs=more), {})
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "a request's variables: the model's chat template does not read enable_thinkin (did you mean" in told
+
+
 @pytest.mark.parametrize("given", [[1], "nofile.yaml", {1: 2}, {"messages": []}, {"chat_template": "x"}])
 def test_variables_that_no_chat_template_can_be_given_are_refused(given):
     with pytest.raises(UserError) as error:

@@ -6,6 +6,7 @@ words of our own before it is used: all of them must be in what the template mak
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, groupby
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 import jinja2
 
 from runner.text.chat.template import NOTHING, ChatTemplate
+
+log = logging.getLogger("rowmill")
 
 _CACHED = 4096
 _BETWEEN = "\n\n"  # messages that are joined
@@ -33,9 +36,17 @@ class Conversations:
         self.template = template
         self._join = join
         self._known: dict[tuple[str, ...], Form | jinja2.TemplateError] = {}
+        self._given: set[str] = set()  # variables that requests have set
 
     def render(self, messages: Sequence[Message], marked: bool = False, more: Mapping[str, Any] = NOTHING) -> str:
-        """See ChatTemplate; ``marked``: with marks. Raises jinja2.TemplateError if no form has all the texts."""
+        """See ChatTemplate; ``marked``: with marks. Raises jinja2.TemplateError if no form has all the texts.
+
+        What the template does not read of ``more`` is told once.
+        """
+        if new := more.keys() - self._given:
+            self._given |= new
+            if unread := self.template.unread(sorted(new)):
+                log.warning("a request's variables: %s", unread)
         formed = formed_as(self.form(tuple([str(message.get("role")) for message in messages])), messages)
         return self.template.render_marked(formed, more) if marked else self.template.render(formed, more)
 
