@@ -5,6 +5,8 @@ Metadata keys are those of ggml's docs/gguf.md.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,56 @@ _NO_MODEL = {
     "adapter": "it is an adapter of a model, not a model",
     "imatrix": "it holds the importance of weights (an imatrix), not a model",
     "mmproj": "it reads images for a model (mmproj), which is another file",
+}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int
+
+
+def _are(value: Any, right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(right, value))
+
+
+_Kind = tuple[str, Callable[[Any], bool]]  # in words, and what is of it
+_NUMBER: _Kind = ("a number", lambda value: _is_number(value) or _are(value, _is_number))
+_COUNT: _Kind = (
+    "a whole number above 0",
+    lambda value: (_is_whole(value) and value > 0) or (_are(value, _is_whole) and any(value)),
+)
+_POSITIVE: _Kind = ("a number above 0", lambda value: _is_number(value) and value > 0)
+_FLAG: _Kind = ("true or false", lambda value: isinstance(value, int))
+_TEXT: _Kind = ("a text", lambda value: isinstance(value, str))
+_TEXTS: _Kind = ("a list of texts", lambda value: _are(value, lambda one: isinstance(one, str)))
+_ID: _Kind = ("a token's number", _is_whole)
+_IDS: _Kind = ("a list of tokens' numbers", lambda value: _are(value, _is_whole))
+_NUMBERS: _Kind = ("a list of numbers", lambda value: _are(value, _is_number))
+# By how keys end, the first that fits; what remains of an architecture's own are numbers.
+_KINDS: dict[str, _Kind] = {
+    "general.architecture": _TEXT,
+    "rope.scaling.type": _TEXT,
+    "tokenizer.ggml.model": _TEXT,
+    "tokenizer.ggml.pre": _TEXT,
+    "tokenizer.ggml.tokens": _TEXTS,
+    "tokenizer.ggml.merges": _TEXTS,
+    "tokenizer.ggml.scores": _NUMBERS,
+    "tokenizer.ggml.token_type": _NUMBERS,
+    "tokenizer.ggml.add_bos_token": _FLAG,
+    "tokenizer.ggml.add_space_prefix": _FLAG,
+    "tokenizer.chat_template": _TEXT,
+    "tokenizer.chat_templates": _TEXTS,
+    "_token_id": _ID,
+    "_token_ids": _IDS,
+    ".context_length": _COUNT,
+    ".embedding_length": _COUNT,
+    ".block_count": _COUNT,
+    ".attention.head_count": _COUNT,
+    ".attention.key_length": _COUNT,
+    ".rope.freq_base": _POSITIVE,
 }
 
 
@@ -58,6 +110,9 @@ class GGUFFile:
             raise UserError(f"{piece} is not a readable GGUF file ({first_line(error)}); {again}") from error
         if reader.byte_order != "I":
             raise self.error("its byte order is not this machine's")
+        for key in ("split.no", "split.count"):
+            if not isinstance(values.get(key, 0), int):
+                raise self.error(f"its {key} is {_shown(values[key])}, and not a whole number")
         whole = max(1, values.get("split.count", 1))
         if whole != count:
             named = f"name it {name_of(piece)}-{values.get('split.no', 0) + 1:05d}-of-{whole:05d}.gguf"
@@ -68,9 +123,15 @@ class GGUFFile:
         self.tensors |= {tensor.name: tensor for tensor in reader.tensors}
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of ``key``."""
+        """The value of ``key``; raises UserError where the file has one of another kind."""
         self._asked.add(key)
-        return self._values.get(key, default)
+        if (value := self._values.get(key)) is None:
+            return default
+        own = _NUMBER if key.startswith(f"{self._values.get('general.architecture')}.") else None
+        kind = next((kind for ending, kind in _KINDS.items() if key.endswith(ending)), own)
+        if kind and not kind[1](value):
+            raise self.error(f"its {key} is {_shown(value)}, and not {kind[0]}")
+        return value
 
     def need(self, key: str) -> Any:
         """The value of ``key``; raises UserError where the file lacks it."""
@@ -128,6 +189,11 @@ class GGUFFile:
     def error(self, reason: str, instead: str = "use an MLX or safetensors folder instead") -> UserError:
         """What is wrong with the file, with what to do."""
         return UserError(f"{self.name} cannot be converted: {reason}; {instead}", exit_code=3)
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 50 else f"{shown[:47]}..."
 
 
 def _plain(field: ReaderField) -> Any:

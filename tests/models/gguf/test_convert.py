@@ -101,6 +101,35 @@ def test_a_gguf_that_is_not_understood_is_refused(tmp_path, cache, key, value, m
     assert list((cache / "models").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("llama.attention.head_count", 0, "0, and not a whole number above 0"),
+        ("llama.attention.head_count", 4.0, "4.0, and not a whole number above 0"),
+        ("llama.attention.head_count_kv", "x", "'x', and not a number"),
+        ("llama.block_count", "2", "'2', and not a whole number above 0"),
+        ("llama.context_length", "512", "'512', and not a whole number above 0"),
+        ("llama.context_length", 0, "0, and not a whole number above 0"),
+        ("llama.rope.freq_base", "10000", "'10000', and not a number above 0"),
+        ("llama.rope.freq_base", 0.0, "0.0, and not a number above 0"),
+        ("llama.attention.layer_norm_rms_epsilon", float("nan"), "nan, and not a number"),
+        ("llama.nextn_predict_layers", "1", "'1', and not a number"),
+        ("tokenizer.ggml.bos_token_id", "1", "'1', and not a token's number"),
+        ("tokenizer.ggml.eos_token_ids", ["x"], r"\['x'\], and not a list of tokens' numbers"),
+        ("tokenizer.ggml.tokens", [1, 2], r"\[1, 2\], and not a list of texts"),
+        ("tokenizer.ggml.merges", [1], r"\[1\], and not a list of texts"),
+        ("tokenizer.ggml.add_bos_token", "false", "'false', and not true or false"),
+        ("tokenizer.chat_template", 3, "3, and not a text"),
+        ("split.count", "2", "'2', and not a whole number"),
+    ],
+)
+def test_a_setting_that_is_not_what_it_has_to_be_is_named(tmp_path, key, value, message):
+    tiny_gguf(tmp_path / "tiny.gguf", **{key: value})
+    with pytest.raises(UserError, match=f"tiny.gguf cannot be converted: its {key} is {message}; ") as raised:
+        lines_of_converting(tmp_path / "tiny.gguf")
+    assert raised.value.exit_code == 3
+
+
 def test_a_damaged_gguf_is_refused(tmp_path, cache, in_process):
     tiny_gguf(tmp_path / "tiny.gguf")
     whole = (tmp_path / "tiny.gguf").read_bytes()

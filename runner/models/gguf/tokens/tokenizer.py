@@ -57,7 +57,7 @@ class Vocabulary:
     def special(self, name: str) -> str | None:
         """The token that the file names so: bos, eos, unknown, padding."""
         number = self.file.get(f"tokenizer.ggml.{name}_token_id", self._usual(name))
-        return self.tokens[number] if number is not None and number < len(self.tokens) else None
+        return self.tokens[number] if number is not None and 0 <= number < len(self.tokens) else None
 
     def ends(self) -> list[int]:
         """The ids that end an answer, each once: those that the file names, and where no turn's end is among them,
@@ -65,7 +65,7 @@ class Vocabulary:
         """
         named = [self.file.get(f"tokenizer.ggml.{name}_token_id", self._usual(name)) for name in ("eos", "eot", "eom")]
         named += self.file.get("tokenizer.ggml.eos_token_ids") or []  # Ollama's
-        found = [number for number in named if number is not None and number < len(self.tokens)]
+        found = [number for number in named if number is not None and 0 <= number < len(self.tokens)]
         if not any(self.tokens[number] in _TURN_ENDS for number in found):
             control = {token for token in (*_TURN_ENDS, *_TEXT_ENDS) if self._is_control(token)}
             control -= {"<|end|>"} if control >= _HARMONY else set()
