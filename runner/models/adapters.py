@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,19 @@ def read_config(adapter: Path) -> dict[str, Any]:
         how = "save it with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of it"
         why = f"it belongs to weights that its training changed (init_lora_weights: {begun})"
         raise UserError(_KEY, f"{why}; {how}", value=adapter)
+    for name, factor in _factors(config).items():
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor):
+            raise UserError(_KEY, f"in its {CONFIG} {name} is {json.dumps(factor)}, and not a number", value=adapter)
     return config
+
+
+def _factors(config: dict[str, Any]) -> dict[str, Any]:
+    """What the adapter is multiplied with, by where its settings say so."""
+    if _is_peft(config):
+        patterns = config.get("alpha_pattern") or {}
+        return {"lora_alpha": config.get("lora_alpha", 8), **(patterns if isinstance(patterns, dict) else {})}
+    parameters = config.get("lora_parameters")
+    return {"scale": parameters["scale"]} if isinstance(parameters, dict) and "scale" in parameters else {}
 
 
 def trained_on(config: dict[str, Any]) -> str | None:

@@ -80,6 +80,31 @@ def test_weights_with_pefts_lora_are_w_plus_scale_b_a(tmp_path, quantise, config
         np.testing.assert_allclose(adapted[name], wanted, atol=2e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"lora_alpha": None}, "lora_alpha is null"),
+        ({"lora_alpha": "8"}, 'lora_alpha is "8"'),
+        ({"lora_alpha": float("nan")}, "lora_alpha is NaN"),
+        ({"alpha_pattern": {"q_proj": [4]}}, r"q_proj is \[4\]"),
+    ],
+)
+def test_a_factor_that_is_no_number_is_named(tmp_path, config, words):
+    tiny_folder(tmp_path / "base")
+    with pytest.raises(UserError, match=f"in its adapter_config.json {words}, and not a number"):
+        beside(tmp_path / "base", peft(tmp_path / "lora", config=config))
+
+
+@pytest.mark.parametrize("scale", [None, "20"])
+def test_a_scale_of_mlx_lms_that_is_no_number_is_named(tmp_path, scale):
+    tiny_folder(tmp_path / "base")
+    lora = peft(tmp_path / "lora")
+    settings = {"num_layers": 1, "lora_parameters": {"rank": 4, "scale": scale, "dropout": 0.0}}
+    (lora / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=f"scale is {json.dumps(scale)}, and not a number"):
+        beside(tmp_path / "base", lora)
+
+
 def test_pefts_dora_makes_each_row_as_long_as_it_says(tmp_path):
     tiny_folder(tmp_path / "base", quantise=True)
     place = f"{ROOT}.self_attn.q_proj.lora_magnitude_vector"
