@@ -61,6 +61,8 @@ ROUNDED = {
     ),
     "bitsandbytes nf4": (q.nf4, {}, {"nested": False}),
     "bitsandbytes nf4, nested": (q.nf4, {}, {}),
+    "bitsandbytes nf4, stored as float16": (q.nf4, {}, {"storage": "float16"}),
+    "bitsandbytes nf4, stored as float32": (q.nf4, {}, {"storage": "float32"}),
     "nvfp4": (q.nvfp4, {}, {}),
     "nvfp4 of ModelOpt": (q.nvfp4, {"quant_method": "modelopt", "quant_algo": "NVFP4"}, {"modelopt": True}),
 }

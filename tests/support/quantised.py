@@ -97,7 +97,7 @@ def fp8(weight, block, name="weight_scale_inv", more=()):
     return {"weight": np.array(held), name: scales, **{one: np.float32(1) for one in more}}, plain
 
 
-def nf4(weight, nested=True):
+def nf4(weight, nested=True, storage="uint8"):
     table = np.linspace(-1, 1, 16).astype(np.float32) ** 3
     blocks = weight.reshape(-1, 64)
     scales = np.abs(blocks).max(1)
@@ -113,7 +113,7 @@ def nf4(weight, nested=True):
         scales = second[places] * each.repeat(8) + np.float32(offset)
     places = np.abs((blocks / scales[:, None])[..., None] - table).argmin(-1).reshape(-1, 2)
     tensors["quant_state.bitsandbytes__nf4"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    held = {"weight": (places[:, 0] << 4 | places[:, 1]).astype(np.uint8)[:, None]}
+    held = {"weight": (places[:, 0] << 4 | places[:, 1]).astype(np.uint8).view(storage)[:, None]}
     plain = (table[places].reshape(-1, 64) * scales[:, None]).reshape(weight.shape)
     return held | {f"weight.{leaf}": array for leaf, array in tensors.items()}, plain
 

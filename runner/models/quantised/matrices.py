@@ -53,6 +53,7 @@ def separate(tensors: Arrays, settings: dict[str, Any]) -> tuple[Arrays, dict[st
     """
     layers: dict[str, Arrays] = defaultdict(dict)
     quantised = {name for name, array in tensors.items() if not mx.issubdtype(array.dtype, mx.inexact)}
+    quantised |= {name for name in tensors if f"{name}.absmax" in tensors}  # of whatever type (bnb_4bit_quant_storage)
     for name, array in tensors.items():
         layer, _, leaf = name.rpartition(".")
         if ".weight." in name:  # bitsandbytes'
@@ -198,7 +199,7 @@ def _four_bits(parts: Arrays) -> Matrix:
     if "nested_absmax" in parts:
         each = mx.repeat(parts["nested_absmax"], told["nested_blocksize"])[: scales.shape[0]]
         scales = parts["nested_quant_map"][scales] * each + told["nested_offset"]
-    held = parts["weight"].reshape(-1)
+    held = mx.contiguous(parts["weight"]).reshape(-1).view(mx.uint8)
     values = parts["quant_map"][mx.stack([held >> 4, held & 15], axis=-1).reshape(-1)]
     rows, columns = told["shape"]
     spread = mx.repeat(scales, told["blocksize"])[: rows * columns]
