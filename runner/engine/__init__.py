@@ -3,7 +3,7 @@
 Modules:
 attention  Attention of a batch over a shared prefix and each sequence's own suffix.
 batch      A batch: sequences in the slots of one KV set, prefilled and decoded together on one stream of the device.
-budget     What an engine may take of a device: bytes of memory, sequences at once, prompt tokens in a step.
+budget     What an engine may take of a device, in memory, sequences and tokens, and what a model's caches take of it.
 conf       The group ``engine`` of the configuration.
 copying    The engine for models whose layers cannot share prefixes, as their caches or masks are of no known kind.
 drafts     Prompt lookup: tokens that may come next, taken from the text so far, and verified by the model in one step.

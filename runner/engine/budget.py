@@ -1,8 +1,9 @@
-"""What an engine may take of a device: bytes of memory, sequences at once, prompt tokens in a step."""
+"""What an engine may take of a device, in memory, sequences and tokens, and what a model's caches take of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from runner.engine.conf import EngineConf
 from runner.machine.device import Device
@@ -59,3 +60,80 @@ class Budget:
     def kv(self, weight_bytes: int) -> int:
         """Bytes for KV caches beside the weights; not positive if there is no room for any."""
         return int(self.share * (self.limit - self.work - weight_bytes))
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """The memory of a token: ``token_bytes`` in the layers that keep every token, ``sliding_bytes`` in those that keep
+    only the last ``window`` tokens. ``state_bytes``: of a sequence, however long it is, in recurrent layers.
+    """
+
+    token_bytes: int
+    sliding_bytes: int = 0
+    window: int = 0
+    state_bytes: int = 0
+
+    def sequence_bytes(self, tokens: int, shared: int = 0) -> int:
+        """The bytes of a sequence's own caches; ``shared`` of its tokens lie in a prefix that is stored once."""
+        own = (tokens - shared) * self.token_bytes + min(tokens, self.window) * self.sliding_bytes
+        return own + self.state_bytes
+
+
+def kv_shape(config: dict[str, Any], kind: str, bits: int | None = None) -> KVShape | None:
+    """From a model's config.json, for a device (cpu, metal, cuda): what the engine's own layers would store, by a pass
+    of which nothing is computed. None for what mlx-lm makes no model of, which is said where the model is loaded, and
+    for a model that has to compute something to go on.
+
+    ``bits``: of keys and values in layers that keep every token.
+    """
+    for told in (_shared, _copied):
+        try:
+            return told(_unloaded(config, kind), bits)
+        except Exception:  # whatever a configuration lacks, or a model cannot
+            continue
+    return None
+
+
+def _unloaded(config: dict[str, Any], kind: str) -> Any:
+    """mlx-lm's model without its weights, in the type that they have on a device."""
+    import mlx.core as mx
+    from mlx_lm.utils import _get_classes
+
+    table = {**config, **(config.get("text_config") or {})}
+    dtype = str(table.get("torch_dtype") or table.get("dtype") or "bfloat16")
+    made, arguments = _get_classes(config)
+    model = made(arguments.from_dict(config))
+    model.set_dtype(mx.float32 if kind == "cpu" or dtype == "float32" else mx.bfloat16)
+    return model
+
+
+def _shared(model: Any, bits: int | None) -> KVShape:
+    from runner.engine.attention.resident import ResidentModel
+
+    resident = ResidentModel(model, kv_bits=bits, trial=False)
+    window = max((layer.reach.window or 0 for layer in resident.layers), default=0)
+    sliding = resident.window_bytes
+    return KVShape(resident.token_bytes - sliding, sliding, window, resident.state_bytes)
+
+
+def _copied(model: Any, _: int | None) -> KVShape:
+    """By the caches of mlx-lm's own that a model has whose layers cannot share prefixes."""
+    import mlx.core as mx
+    from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
+
+    caches = make_prompt_cache(model)
+    mx.compile(lambda tokens: model(tokens, cache=caches))(mx.ones((1, 2), mx.int32))
+    token = sliding = window = state = 0
+    left = list(caches)
+    while left:
+        kv = left.pop()
+        if type(kv) is CacheList:
+            left += kv.caches
+        elif type(kv) is ArraysCache:
+            state += sum(array.nbytes for array in kv.cache if array is not None)
+        elif kv.keys is not None:
+            size = sum(array.nbytes // array.shape[2] for array in (kv.keys, kv.values))
+            last = getattr(kv, "max_size", None) or getattr(kv, "chunk_size", None)
+            token, sliding = (token, sliding + size) if last else (token + size, sliding)
+            window = max(window, last or 0)
+    return KVShape(token, sliding, window, state)

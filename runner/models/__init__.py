@@ -2,7 +2,6 @@
 
 Modules:
 adapters   An adapter trained on a model, as mlx-lm's LoRA trainer or PEFT saves it, as part of the model's layers.
-caches     What caches of recurrent models take: mlx-lm's own have their shapes before any number is computed.
 gguf       GGUF files, llama.cpp's own format, as the kind of model folder that mlx-lm loads.
 hub        Models from the hub, in the hub client's own cache: disk space is checked first, cut-off downloads resume.
 installed  Models that Ollama and LM Studio have downloaded, found where these programs keep them, and read only.

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.engine.budget import Budget
+from runner.engine.budget import Budget, KVShape, kv_shape
 from runner.engine.conf import EngineConf
 from runner.machine.device import Device
 from runner.models.listing import loss_of
 from runner.models.recipes import ModelConf, largest_that_fits
-from runner.models.tensors import KVShape, kv_shape, read_tensors, weight_bytes, weight_count
+from runner.models.tensors import read_tensors, weight_bytes, weight_count
 from runner.sequences import Sequence as Asked
 from runner.session.prepare import Prepared
 from runner.session.sample import Length, lengths, look, plan_prefixes

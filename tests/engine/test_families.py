@@ -8,9 +8,9 @@ from mlx_lm.models import gpt_bigcode
 
 from runner.engine.attention import layout, parts, prefix
 from runner.engine.attention.resident import ResidentModel, UnsupportedModelError
+from runner.engine.budget import kv_shape
 from runner.engine.engine import BatchEngine
 from runner.engine.kernels import cpu
-from runner.models.tensors import kv_shape
 from runner.sequences import Sequence
 from runner.types import UserError
 from tests.support.attentions import FAMILIES, SIZES, tiny
@@ -87,7 +87,7 @@ def test_a_token_takes_the_memory_of_what_its_layers_store():
         said = kv_shape({"model_type": family, **SIZES, **FAMILIES[family]}, "cpu")
         assert said.token_bytes == ResidentModel(tiny(family)).token_bytes
     for bits in (None, 8):  # chunks stay whole
-        chunks = {**SIZES, **FAMILIES["llama4"]["text_config"], "head_dim": 32}
+        chunks = {"model_type": "llama4", **SIZES, **FAMILIES["llama4"]["text_config"], "head_dim": 32}
         said = kv_shape({"model_type": "llama4", "text_config": chunks}, "cpu", bits)
         assert said.sequence_bytes(100) == ResidentModel(tiny("llama4", head_dim=32), kv_bits=bits).slot_bytes(100)
     assert shared.token_bytes == 2 * 2 * 2 * 8 * size  # two of four layers have none of their own

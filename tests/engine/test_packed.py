@@ -8,15 +8,15 @@ import pytest
 from runner.engine.attention.copies import Copies
 from runner.engine.attention.parts import attend
 from runner.engine.attention.resident import ResidentModel
+from runner.engine.budget import KVShape, kv_shape
 from runner.engine.conf import EngineConf
 from runner.engine.engine import BatchEngine
 from runner.engine.kernels import packed
 from runner.engine.windows.losses import losses
-from runner.models.tensors import KVShape, kv_shape
 from runner.types import UserError
 from tests.support.attentions import tiny
 from tests.support.engines import END, finish, one_by_one, prompts, sequences
-from tests.support.tiny import tiny_gpt_oss, tiny_llama
+from tests.support.tiny import TINY_LLAMA, tiny_gpt_oss, tiny_llama
 
 MODELS = {"llama": tiny_llama, "gpt_oss": tiny_gpt_oss}
 
@@ -65,7 +65,7 @@ def test_packed_slots_and_segments_take_what_was_planned(case):
     windows = sum(layer.reach.window is not None for layer in resident.layers)
     row = 2 * 2 * (32 * bits // 8 + 2 * 4)  # keys and values of 2 heads; one group has a scale and an offset
     assert resident.token_bytes == (2 - windows) * row + windows * 2 * 2 * 32 * 4
-    config = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+    config = TINY_LLAMA | {"num_hidden_layers": 1, "head_dim": 32}
     assert kv_shape(config, "cpu", bits) == KVShape(row)
     assert kv_shape(config | {"head_dim": 24}, "cpu", bits) == kv_shape(config | {"head_dim": 24}, "cpu")
 

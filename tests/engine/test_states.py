@@ -8,8 +8,8 @@ from mlx_lm.models import gated_delta
 from runner.engine.attention.copies import Copies
 from runner.engine.attention.recurrent import delta, runs
 from runner.engine.attention.resident import ResidentModel
+from runner.engine.budget import kv_shape
 from runner.engine.engine import BatchEngine
-from runner.models.tensors import kv_shape
 from runner.sequences import Sequence
 from tests.support.engines import END, finish, one_by_one, plain_score
 from tests.support.recurrent import FAMILIES, configuration, lfm2, mamba2, recurrent, rwkv7

@@ -43,9 +43,14 @@ class ResidentModel:
     ``state_bytes``: of all states behind one token. ``spares``: whether a token whose logits nobody asks for is spared
     many layers, as those behind the last one that stores keys attend to earlier ones' keys. Changes ``model`` in place:
     its output head computes the rows that ``forward`` asks for.
+
+    Without a ``trial`` nothing is computed, whatever the size: the model tells what its layers take, and serves no run.
+    Raises ValueError for a model that has to compute something to go on.
     """
 
-    def __init__(self, model: Any, max_kv_size: int | None = None, kv_bits: int | None = None) -> None:
+    def __init__(
+        self, model: Any, max_kv_size: int | None = None, kv_bits: int | None = None, trial: bool = True
+    ) -> None:
         self.model = model
         self.kv_bits = kv_bits
         self._reaches = partial(_reach, max_kv_size=max_kv_size)
@@ -55,7 +60,10 @@ class ResidentModel:
         self._masks = bool(self.states) and states.hook(model)
         self.head = Head(model)  # shared with twins
         self._logits = mx.compile(self.head.logits)
-        self._try()
+        if trial:
+            self._try()
+        else:  # a trace: evaluating is an error in it
+            mx.compile(lambda tokens: self._measured(tokens).arrays)(mx.ones((SHARED,), mx.int32))
 
     def forward(self, tokens: mx.array, step: Step, rows: Ints | list[int] | None) -> mx.array:
         """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
@@ -161,6 +169,11 @@ class ResidentModel:
         return sum(self._layer_bytes)
 
     @property
+    def window_bytes(self) -> int:
+        """Those of ``token_bytes`` in layers that see no more than the latest tokens."""
+        return sum(size for layer, size in zip(self.layers, self._layer_bytes, strict=True) if layer.reach.window)
+
+    @property
     def _all(self) -> list[LayerKV | LayerState]:
         return [*self.layers, *self.states]
 
@@ -208,17 +221,22 @@ class ResidentModel:
         finally:
             self.clear()
 
+    def _measured(self, tokens: mx.array) -> Segment:
+        """A prefix, not yet computed; sets what its tokens take."""
+        shared = Segment()
+        self.forward(tokens, step := Step([Span(shared, None, 0, tokens.size)], building=shared), rows=None)
+        self.spares = _behind(step.attended) >= SPARED
+        self.state_bytes = sum(a.nbytes for state in shared.states.values() for a in state if a is not None)
+        sizes = zip(shared.keys, shared.values, strict=True)
+        self._layer_bytes = [(k.nbytes + v.nbytes) // tokens.size for k, v in sizes]
+        return shared
+
     def _answers(self, trial: Trial) -> list[list[mx.array]]:
         """Logits of the trial's rows; the first one does not use the prefix."""
-        shared = Segment()
         first = trial.rows[0][:SHARED]
-        self.forward(mx.array(first), building := Step([Span(shared, None, 0, SHARED)], building=shared), rows=None)
-        self.spares = _behind(building.attended) >= SPARED
+        shared = self._measured(mx.array(first))
         shared.tokens.extend(first)
         mx.eval(shared.arrays)
-        sizes = zip(shared.keys, shared.values, strict=True)
-        self.state_bytes = sum(a.nbytes for state in shared.states.values() for a in state if a is not None)
-        self._layer_bytes = [(k.nbytes + v.nbytes) // SHARED for k, v in sizes]
         prefixes = [None, *[shared] * (len(trial.rows) - 1)]
         own = [row[prefix.end if prefix else 0 :] for row, prefix in zip(trial.rows, prefixes, strict=True)]
         self.resize(len(own), max(map(len, own)))

@@ -12,7 +12,6 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 
-from runner.models.tensors import kv_group
 from runner.types import UserError
 
 log = logging.getLogger("rowmill")
@@ -26,6 +25,11 @@ MOST_QUERIES = 8
 def packs(k: mx.array, v: mx.array) -> bool:
     """Whether keys and values of these widths can be packed; what latent attention keeps differs in them."""
     return k.shape[-1] == v.shape[-1] and k.dtype == v.dtype and kv_group(k.shape[-1]) is not None
+
+
+def kv_group(width: int) -> int | None:
+    """How many numbers of a head share a scale; None: keys and values of this width cannot be packed."""
+    return next((group for group in (64, 32) if width % group == 0), None)
 
 
 def pack(a: mx.array, bits: int) -> mx.array:
