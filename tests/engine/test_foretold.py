@@ -9,6 +9,7 @@ from mlx_lm.models.cache import CacheList, make_prompt_cache
 from runner.engine.attention.resident import ResidentModel
 from runner.engine.budget import KVShape, kv_shape
 from tests.support.attentions import BLOCKS, EXPERTS, LATENT, SIZES, YARN
+from tests.support.attentions import FAMILIES as SHARING
 from tests.support.tiny import VOCAB
 
 LATENT = LATENT | EXPERTS | {"n_group": 1, "rope_scaling": YARN}
@@ -137,3 +138,10 @@ def test_a_model_that_computes_to_go_on_is_unknown():
         assert kv_shape(config, "cpu") is None
     finally:
         mx.disable_compile()
+
+
+def test_layers_that_attend_to_earlier_ones_take_no_memory_and_wide_heads_take_theirs():
+    """Two of four layers store keys: one with a window of 8 tokens, one with wide heads."""
+    config = {"model_type": "gemma4_text", **SIZES, **SHARING["gemma4_text"]}
+    assert kv_shape(config, "cpu") == KVShape(2 * 2 * 16 * 4, 2 * 2 * 8 * 4, 8)
+    assert kv_shape(config, "metal") == KVShape(2 * 2 * 16 * 2, 2 * 2 * 8 * 2, 8)
