@@ -46,7 +46,7 @@ class Progress:
             "pid": pid,
             "started": min((one["started"] for one in begun if one["started"]), default=0.0),
             "rejected": begun[0]["rejected"] if begun else {},
-            "seats": [seat for one in begun for seat in one["seats"]],
+            "seats": self._seats(),
             "stages": [_described(*pair) for pair in zip(self.stages, self.statuses, strict=True)],
         }
         return cast(Status, figures | rates_of(figures))
@@ -60,6 +60,15 @@ class Progress:
         if last is None or not 0 < at == len(self.stages) - 1:
             return 0
         return first["finished"] - last["rows"] + last["finished"]
+
+    def _seats(self) -> list[dict[str, Any]]:
+        """Those of all stages; the latest are those of the stage that began last."""
+        begun = [(stage.name, one) for stage, one in zip(self.stages, self.statuses, strict=True) if one is not None]
+        return [
+            {"stage": name, **seat, "is_latest": seat["is_latest"] and name == begun[-1][0]}
+            for name, one in begun
+            for seat in one["seats"]
+        ]
 
     def _doing(self) -> str:
         """Which stage is at work, and what it does before its first row."""

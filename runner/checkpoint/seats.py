@@ -56,8 +56,9 @@ class Seats:
 def read_seats(connection: sqlite3.Connection, *, counted: bool = True) -> list[dict[str, Any]]:
     """A run's seats in the order of their joining: ``seat``, ``session``, ``name``, ``answers`` and their facts.
 
-    ``counted``: look at every answer, and say as ``run_answers`` how many there are, also those of sessions without a
-    fleet. Otherwise a seat's number is the one noted last, up to a second before the end of a session that was killed.
+    ``run_answers`` is how many the run has, also those of sessions without a fleet, ``answers_share`` a seat's part.
+    ``counted``: look at every answer. Otherwise a seat's number is the one noted last, up to a second before the end of
+    a session that was killed. ``is_latest``: in the run's latest session.
     """
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'seats'").fetchone():
         return []  # an earlier version's
@@ -68,8 +69,14 @@ def read_seats(connection: sqlite3.Connection, *, counted: bool = True) -> list[
         {"seat": seat, "session": session, "name": name, "answers": 0, **json.loads(facts or "{}")}
         for seat, session, name, facts in seats
     ]
+    (whole,) = connection.execute("SELECT count(*) FROM completions").fetchone()
+    (latest,) = connection.execute("SELECT max(session) FROM sessions").fetchone()
     if counted:
         given = dict(connection.execute("SELECT seat, count(*) FROM completions GROUP BY seat"))
         for one in found:
-            one["answers"], one["run_answers"] = given.get(one["seat"], 0), sum(given.values())
+            one["answers"] = given.get(one["seat"], 0)
+    whole = max(whole, sum(one["answers"] for one in found))  # some are noted before they are on disk
+    for one in found:
+        one["is_latest"] = one["session"] == latest
+        one["run_answers"], one["answers_share"] = whole, one["answers"] / (whole or 1)
     return found

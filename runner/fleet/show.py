@@ -28,9 +28,8 @@ def read_fleet(run_dir: Path) -> list[dict[str, Any]]:
 def seats_of(connection: sqlite3.Connection, is_running: bool, *, counted: bool = True) -> list[dict[str, Any]]:
     """``read_fleet`` for a run that is open."""
     seats = read_seats(connection, counted=counted)
-    last = max((seat["session"] for seat in seats), default=0)
     for seat in seats:
-        if seat.get("state") == "at work" and not (is_running and seat["session"] == last):
+        if seat.get("state") == "at work" and not (is_running and seat["is_latest"]):
             seat["state"] = "ended"  # its session was killed
     return sorted(seats, key=lambda seat: (seat.get("state") != "at work", -seat["session"], seat["seat"]))
 
@@ -59,7 +58,7 @@ def show_fleet(seats: list[dict[str, Any]], console: Console) -> None:
             Text(escaped(seat.get("device") or "")),
             seat.get("state", ""),
             f"{seat['answers']:,}",
-            f"{seat['answers'] / (seat['run_answers'] or 1):.0%}",
+            f"{seat['answers_share']:.0%}",
             speed(pace).replace(" rows/", "/") if pace else "",
             f"{seat['backlog']:,} ({left_s or 0:,.1f} s)" if is_at_work and "backlog" in seat else "",
             str(seat.get("deaths") or ""),

@@ -55,14 +55,14 @@ def chain_facts(status: Mapping[str, Any]) -> Facts:
 
 
 def seat_facts(seats: Sequence[Mapping[str, Any]]) -> Facts:
-    """What each seat of a fleet was, and its share of the answers."""
-    whole = sum(one["answers"] for one in seats) or 1
+    """What each seat of a fleet was, and its share of the answers: of a chain, of those of its stage."""
     facts = []
     for one in seats[:MOST_SEATS]:
-        said = [one.get("device"), f"{one['answers']:,} answers ({one['answers'] / whole:.0%})"]
+        said = [one.get("device"), f"{one['answers']:,} answers ({one['answers_share']:.0%})"]
         said += [speed(one["rows_per_s"]) if one.get("rows_per_s") else None]
         said += [count_of(one["deaths"], "death") if one.get("deaths") else None, one.get("state"), one.get("why")]
-        facts.append((one["name"], ", ".join(str(part) for part in said if part)))
+        name = f"{one['stage']}: {one['name']}" if "stage" in one else one["name"]
+        facts.append((name, ", ".join(str(part) for part in said if part)))
     return facts
 
 

@@ -100,8 +100,14 @@ def show_status(
 
 
 def _states(seats: Iterable[Mapping[str, Any]]) -> str:
-    counts = Counter(str(one.get("state", "starting")) for one in seats)
-    return ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    """What seats of the latest session do, each name once, and how many others there were before."""
+    states: dict[str, str] = {}
+    for one in sorted(seats, key=lambda one: (one["is_latest"], one["seat"])):
+        states[one["name"]] = str(one.get("state", "starting")) if one["is_latest"] else ""
+    counts = Counter(states.values())
+    before = counts.pop("", 0)
+    now = ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items())) or "none in the latest session"
+    return f"{now}, {before:,} only in earlier ones" if before else now
 
 
 def _pace(left: int, figures: Mapping[str, Any]) -> str:

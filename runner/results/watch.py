@@ -123,9 +123,8 @@ def _course(marks: list[dict[str, Any]]) -> Panel:
 def _seats(seats: list[dict[str, Any]]) -> Panel:
     """What each seat of a fleet has done and does, the newest session's first."""
     table = Table.grid(padding=(0, 1))
-    whole = sum(one["answers"] for one in seats) or 1
     for one in seats[:_SHOWN]:
-        share = one["answers"] / whole
+        share = one["answers_share"]
         pace = f"{speed(one['rows_per_s'])}" if one.get("rows_per_s") and one.get("state") == "at work" else ""
         bar = Text("█" * max(1, round(16 * share)), style="cyan")
         state = Text(one.get("state", ""), style="" if one.get("state") == "at work" else "dim")

@@ -1,10 +1,12 @@
 """Who takes part in a fleet: seats that join late, wait, differ, or are all gone."""
 
+import os
 import time
 
 import pytest
 
 import runner
+from runner.cli import main
 from runner.engine.conf import EngineConf
 from runner.fleet import fleet, membership, start
 from runner.fleet.conf import FleetConf
@@ -55,14 +57,17 @@ def test_a_seat_that_joins_late_takes_part(expected, monkeypatch):
     assert answers["b"] > answers["a"] > 0
 
 
-def test_when_all_seats_are_gone_the_run_waits_for_one_to_come_back_and_says_so(expected, monkeypatch, caplog):
-    gone, doing = [], []
+def test_when_all_seats_are_gone_the_run_waits_for_one_to_come_back_and_says_so(expected, monkeypatch, caplog, capsys):
+    gone, doing, shown = [], [], []
 
     def present():
         first = [link for links in transport.links.values() for link in links[:1]]
         if len(first) == 2 and all(link.is_killed for link in first):
             gone.append(time.monotonic())
             doing.append(runner.open_run("outputs/fleet").status["doing"])
+            capsys.readouterr()
+            assert main(["status", "outputs/fleet"]) == 0
+            shown.append(capsys.readouterr().out)
             return ["a", "b"] if time.monotonic() > gone[0] + 0.5 else []
         return [] if any(link.turns > 1 for link in first) else ["a", "b"]
 
@@ -72,6 +77,7 @@ def test_when_all_seats_are_gone_the_run_waits_for_one_to_come_back_and_says_so(
     _, found = together()
     assert found == expected
     assert gone and select("SELECT * FROM deaths") == []
+    assert f"running (process {os.getpid()}), waiting for a seat\n" in "".join(shown)
     assert "waiting for a seat" in doing and "no seat is at work: waiting for a seat" in caplog.text
     assert caplog.text.count("no seat is at work") == 1 and runner.open_run("outputs/fleet").status["doing"] is None
 

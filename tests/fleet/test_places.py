@@ -7,13 +7,15 @@ from types import SimpleNamespace
 import pytest
 
 from runner.engine.conf import EngineConf
-from runner.fleet import handshake
+from runner.fleet import handshake, member, membership, start
+from runner.fleet.conf import FleetConf
 from runner.fleet.protocol import GoneError, Spec, packed
-from runner.fleet.ray import actors, refusal
+from runner.fleet.ray import actors
 from runner.fleet.ray.connect import connect
 from runner.fleet.ray.nodes import Need, Node, are_marked, seats_on
 from runner.models.recipes import ModelConf
 from runner.types import UserError
+from tests.support.stores import open_store
 
 
 @pytest.mark.parametrize("address", ["local", "10.0.0.5", "ray://10.0.0.5:10001", "10.0.0.5:99999", ":6379", ""])
@@ -197,6 +199,58 @@ def test_a_seat_whose_place_a_task_has_waits_there_only_as_long_as_it_may_be_its
     transport.close()
 
 
+class Stuck(Head):
+    """A head that gives actors their place, and never starts a process for them."""
+
+    def open(self, _):
+        self.free["here"] = {}
+        called = SimpleNamespace(remote=lambda *_: None)
+        return SimpleNamespace(_actor_id=Id("ours"), answer=called, end=called)
+
+    def transport(self):
+        found = super().transport()
+        found._ray.wait = lambda answers, **_: (time.sleep(0.01) or [], answers)  # private: the double of Ray's module
+        found._ray.kill = lambda *_, **__: self.free.update(here={"node:10.0.0.5": 1.0})
+        return found
+
+
+def test_a_seat_that_ray_can_never_start_is_left_out_and_none_left_is_exit_code_3(monkeypatch, tmp_path, caplog):
+    transport = Stuck(here={"node:10.0.0.5": 1.0}).transport()
+    monkeypatch.setattr(start, "transport_of", lambda conf: transport)
+    for module, name in [(actors, "LOOK_S"), (membership, "SEARCH_S"), (member, "_LONGEST_PAUSE_S")]:
+        monkeypatch.setattr(module, name, 0.001)
+    monkeypatch.setattr(actors, "WAITS_S", 0.0)
+    for name in ("SILENT", "HEAD_CALLS"):
+        monkeypatch.setattr(actors, name, 1_000_000)
+    spec = Spec(ModelConf(), EngineConf(backend="fake", max_restarts=2), keep_awake=False)
+    ours = handshake.handshake_of(None)
+    line = "no seat is left: here:1: it died 3 times in a row, the last time because Ray gave it a place and started no"
+    with open_store(tmp_path / "run") as store, pytest.raises(UserError, match=line) as raised:
+        start.open_fleet(FleetConf(), spec, ours, store, lambda *_: True, lambda: False, lambda doing: None)
+    assert raised.value.exit_code == 3 and caplog.text.count("seat here:1 died because Ray gave it a place") == 2
+
+
+@pytest.mark.parametrize("frees_s", [3600.0, -1.0])
+def test_a_place_that_is_free_long_after_its_seat_was_given_up_was_another_programs(frees_s, monkeypatch):
+    head = Stuck(here={"node:10.0.0.5": 1.0})
+    monkeypatch.setattr(actors, "LOOK_S", 0.001)
+    monkeypatch.setattr(actors, "WAITS_S", 0.0)
+    monkeypatch.setattr(actors, "FREES_S", frees_s)
+    transport = head.transport()
+    (place,) = transport.places()
+    link = transport.open(place, Spec(ModelConf(), EngineConf()))
+    while not transport.is_taken(place):
+        time.sleep(0.001)
+    link.kill()
+    while transport.is_taken(place):
+        time.sleep(0.001)
+    if frees_s > 0:
+        with pytest.raises(GoneError, match="started no process there"):
+            transport.open(place, Spec(ModelConf(), EngineConf()))
+    assert transport.open(place, Spec(ModelConf(), EngineConf())).is_starting
+    transport.close()
+
+
 @pytest.mark.parametrize(("answers", "waited_s"), [(False, 0.0), (True, actors.ENDING_S)])
 def test_nobody_waits_for_the_end_of_a_seat_that_has_no_place_yet(answers, waited_s):
     waited, killed = [], []
@@ -222,53 +276,6 @@ def test_a_head_is_no_seat_because_the_marked_nodes_are_gone_for_a_while(monkeyp
     for nodes, places in [([head, mac], ["mac:1"]), ([head], []), ([head, mac], ["mac:1"])]:
         transport._nodes = nodes
         assert transport.places() == places
-
-
-def test_why_ray_gave_a_seat_up_is_said():
-    # By hand, since Ray's own errors need a cluster to come up.
-    dead = "The actor died unexpectedly before finishing this task.\n\tclass_name: Relay\nThe actor is dead because "
-    gone = dead + "all references to the actor were removed including lineage ref count.\nThe actor never ran - it was"
-    assert refusal.told(RuntimeError(gone)).is_final and "RAY_AUTH_MODE" in refusal.told(RuntimeError(gone)).why
-    died = dead + "its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Common causes are: "
-    low = "Task was killed due to the node running low on memory."
-    for said, memory, why in [
-        (
-            died + "(1) it was killed by the OOM killer due to high memory usage",
-            False,
-            "Ray's process there has died, of ",
-        ),
-        (dead + f"its worker process has died. Worker exit detail: {low}", True, "memory ran out"),
-        ("Something else\nhappened", False, "what Ray calls: happened"),
-    ]:
-        with pytest.raises(GoneError) as raised:
-            refusal.told(RuntimeError(said))
-        assert why in raised.value.why and raised.value.memory == memory and not raised.value.is_blameless
-
-
-def test_a_mismatch_of_versions_is_one_line_that_names_both():
-    said = (
-        "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.9\n"
-        "This process on 10.0.0.2 was started with:\n    Ray: 2.61.0\n    Python: 3.11.7\n"
-    )
-    problem = refusal.refused("10.0.0.5:6379", RuntimeError(said))
-    assert str(problem) == (
-        "fleet.address=10.0.0.5:6379: the cluster runs Ray 2.60.0 and Python 3.11.9, this machine Ray 2.61.0 and "
-        "Python 3.11.7: they must be the same, Python to the patch level"
-    )
-    assert problem.exit_code == 3
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "RPC error: InvalidAuthToken: Authentication token is missing or incorrect. Ensure that",
-        "Token authentication is enabled but no authentication token was found.\nEnsure that",
-    ],
-)
-def test_a_token_that_is_missing_or_another_is_one_line(said):
-    problem = refusal.refused("10.0.0.5:6379", RuntimeError(said))
-    assert str(problem).endswith(f": the cluster does not know this machine's token: {refusal.SAME_TOKEN}")
-    assert "\n" not in str(problem) and problem.exit_code == 3
 
 
 def test_every_gpu_that_ray_knows_and_every_marked_mac_is_a_seat():

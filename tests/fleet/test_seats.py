@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import runner
 from runner.cli import main
 from runner.engine.conf import EngineConf
-from runner.fleet import fleet, handshake, local, membership, seat, show
+from runner.fleet import fleet, handshake, local, membership, seat
 from runner.fleet.local import LocalLink, LocalTransport
 from runner.fleet.protocol import GoneError, Sender, Spec, packed
 from runner.models.recipes import ModelConf
@@ -208,40 +207,6 @@ def test_a_seat_forgets_what_it_has_not_begun_when_it_is_asked_to(monkeypatch):
     assert [answer.key[0] for answer in ended] == [0, 1, 2, 3, 4]
     assert one.turn(4, [], 10, 10, 8).ended == []  # at once: it has nothing
     one.release()
-
-
-def test_the_command_fleet_shows_the_seats(capsys, monkeypatch):
-    wait_for_seats(monkeypatch, 2)
-    runner.run(words("run_name=fleet"))
-    capsys.readouterr()
-    assert main(["fleet", "outputs/fleet", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert [one["state"] for one in shown] == ["ended", "ended"]
-    assert sum(one["answers"] for one in shown) == ROWS
-    assert main(["fleet", "outputs/fleet"]) == 0
-    said = capsys.readouterr().out
-    assert all(word in said for word in ("fake", "ended", "rowmill 0.1.0", "share", "rows"))
-    runner.run(runs.overrides("run_name=alone"))
-    capsys.readouterr()
-    assert main(["fleet", "outputs/alone"]) == 0
-    assert "no fleet" in capsys.readouterr().out
-
-
-def test_shares_are_of_all_answers_also_of_those_without_a_fleet(capsys):
-    runs.interrupt(runs.overrides("output.shard_rows=64", "run_name=fleet"))
-    ((alone,),) = select("SELECT count(*) FROM completions")
-    runner.run(words("run_name=fleet", "fleet.seats=1"))
-    capsys.readouterr()
-    assert main(["fleet", "outputs/fleet"]) == 0
-    said = capsys.readouterr().out
-    assert 0 < alone < ROWS and f"\n{alone} answers came without a fleet\n" in said
-    assert f" {(ROWS - alone) / ROWS:.0%} " in said
-
-
-def test_names_of_seats_and_devices_are_shown_as_they_are(capsys):
-    one = {"name": "mac[red]:1", "device": "gpu (NVIDIA [vGPU] 8Q)", "state": "ended", "answers": 3, "run_answers": 3}
-    show.show_fleet([one], Console(width=100))
-    assert "mac[red]:1  gpu (NVIDIA [vGPU] 8Q)" in capsys.readouterr().out
 
 
 def test_a_fleet_that_has_had_no_seat_yet_says_what_is_missing(monkeypatch):

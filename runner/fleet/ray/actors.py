@@ -23,6 +23,7 @@ SILENT = 3  # calls of one a second, until it is not known what a head would say
 HEAD_CALLS = 30  # of one a second, until a head that does not answer is given up; Ray itself does so after 60 s
 WAITS_S = 90.0  # for a place, until what has it is no process of ours that starts: Ray gives one 60 s
 ENDING_S = 2.0  # for a seat's process to end
+FREES_S = 10.0  # for Ray to free the place of a process that never started, where another program's task may stay
 
 
 class RayTransport:
@@ -73,7 +74,10 @@ class RayTransport:
 
     def open(self, place: str, spec: Spec) -> RayLink:
         """See Transport."""
-        need = self._needs[place]
+        need, before = self._needs[place], self._links.get(place)
+        if before is not None and before.late_until and time.monotonic() < before.late_until:
+            before.late_until = 0.0
+            raise GoneError(f"because Ray gave it a place and started no process there within {WAITS_S:g} s")
         where = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(need.node, soft=False)
         takes = {"num_gpus": 1} if need.resource == GPU else {"resources": {need.resource: need.amount}}
         sharing = need.seats if need.resource == MLX or spec.engine.backend == "cpu" else 1
@@ -103,7 +107,11 @@ class RayTransport:
         if any(actor.id == link.actor_id for actor in there):
             return False
         left = total - sum(actor.takes.get(need.resource, 0.0) for actor in there)
-        return min(left, free if time.monotonic() > link.opened + WAITS_S else left) < need.amount
+        now = time.monotonic()
+        if left < need.amount or free >= need.amount or now < link.opened + WAITS_S:
+            return left < need.amount
+        link.late_until = now + FREES_S  # if the place is free by then, it was this seat that had it
+        return True
 
     def _check(self) -> None:
         if self._is_forgotten:
@@ -154,6 +162,7 @@ class RayLink:
         self.answer: Any = None
         self.opened = time.monotonic()
         self.is_starting = True  # Ray may not have given it its place yet
+        self.late_until = 0.0  # if it is given up as late: the place was its own if it is free before that
 
     def call(self, method: str, *arguments: Any) -> None:
         """See Link."""
