@@ -570,6 +570,7 @@ def test_a_hub_that_never_answers_ends_with_a_line_and_offline_works_from_the_ca
     (cached / "refs" / "main").write_text("abc")
     (cached / "snapshots" / "abc").mkdir(parents=True)
     (cached / "snapshots" / "abc" / "config.json").write_text('{"model_type": "llama"}')
+    (cached / "snapshots" / "abc" / "model.safetensors").touch()
     found = runs.python(code, "offline", env=silent_hub)
     assert found.stdout.strip().endswith("snapshots/abc"), found.stderr
 

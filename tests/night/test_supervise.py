@@ -458,10 +458,11 @@ def test_hours_of_work_and_restarts_take_no_more_memory(slow, start, tiny_model_
     write_rows(1_000_000)
     model = ["engine.backend=cpu", f"model.path={tiny_model_folder}", "prompt.chat=false", "engine.max_tokens=4"]
     process = start(*model, "engine.max_restarts=9", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    supervisors, workers = [], []
+    supervisors, workers, worker = [], [], 0
     ends = time.monotonic() + 60 * minutes
     while time.monotonic() < ends or len(workers) < 2:
-        worker = wait_for(process, finished() + 20)
+        while worker == (worker := wait_for(process, finished() + 20)):  # nothing is finished while a run is opened
+            time.sleep(0.02)
         time.sleep(every_s)
         supervisors.append(resident_mb(process.pid))
         workers.append(resident_mb(worker))
