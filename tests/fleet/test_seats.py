@@ -23,22 +23,9 @@ from runner.night import power
 from runner.results.status import read_status
 from runner.sequences import Sequence
 from tests.support import runs
-from tests.support.fleets import seats, select, wait_for_seats
-from tests.support.starts import Popen
+from tests.support.fleets import ROWS, seats, select, wait_for_seats, words
 
-ROWS = 300
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", Popen)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROWMILL_FAKE_DELAY", "0.01")
-    runs.write_rows(ROWS)
-
-
-def words(*more):
-    return runs.overrides("output.shard_rows=64", "fleet=local", "fleet.seats=2", *more)
+pytestmark = pytest.mark.usefixtures("slow_rows")
 
 
 @pytest.fixture

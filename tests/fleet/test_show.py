@@ -3,7 +3,6 @@
 import contextlib
 import json
 import signal
-import subprocess
 
 import pytest
 from rich.console import Console
@@ -13,22 +12,9 @@ from runner.cli import main
 from runner.fleet import fleet, show
 from runner.report.quality import seat_facts
 from tests.support import runs
-from tests.support.fleets import select, wait_for_seats
-from tests.support.starts import Popen
+from tests.support.fleets import ROWS, select, wait_for_seats, words
 
-ROWS = 300
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", Popen)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROWMILL_FAKE_DELAY", "0.01")
-    runs.write_rows(ROWS)
-
-
-def words(*more):
-    return runs.overrides("output.shard_rows=64", "fleet=local", "fleet.seats=2", *more)
+pytestmark = pytest.mark.usefixtures("slow_rows")
 
 
 def test_the_command_fleet_shows_the_seats(capsys, monkeypatch):

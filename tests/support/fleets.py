@@ -9,6 +9,9 @@ from runner.checkpoint.seats import read_seats
 from runner.fleet import fleet, start
 from runner.fleet.protocol import GoneError
 from runner.fleet.seat import Seat
+from tests.support import runs
+
+ROWS = 300
 
 
 class TestSeat(Seat):
@@ -95,6 +98,11 @@ class Threads:
 
     def close(self):
         self.is_closed = True
+
+
+def words(*more):
+    """A run of ``ROWS`` rows by two seats of this machine."""
+    return runs.overrides("output.shard_rows=64", "fleet=local", "fleet.seats=2", *more)
 
 
 def install(monkeypatch, plans, **more):
