@@ -58,7 +58,7 @@ def read_seats(connection: sqlite3.Connection, *, counted: bool = True) -> list[
 
     ``run_answers`` is how many the run has, also those of sessions without a fleet, ``answers_share`` a seat's part.
     ``counted``: look at every answer. Otherwise a seat's number is the one noted last, up to a second before the end of
-    a session that was killed. ``is_latest``: in the run's latest session.
+    a session that was killed, and the run's counts answers that were forgotten. ``is_latest``: in the latest session.
     """
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'seats'").fetchone():
         return []  # an earlier version's
@@ -69,10 +69,11 @@ def read_seats(connection: sqlite3.Connection, *, counted: bool = True) -> list[
         {"seat": seat, "session": session, "name": name, "answers": 0, **json.loads(facts or "{}")}
         for seat, session, name, facts in seats
     ]
-    (whole,) = connection.execute("SELECT count(*) FROM completions").fetchone()
     (latest,) = connection.execute("SELECT max(session) FROM sessions").fetchone()
+    (whole,) = connection.execute("SELECT coalesce(max(rowid), 0) FROM completions").fetchone()
     if counted:
         given = dict(connection.execute("SELECT seat, count(*) FROM completions GROUP BY seat"))
+        whole = sum(given.values())
         for one in found:
             one["answers"] = given.get(one["seat"], 0)
     whole = max(whole, sum(one["answers"] for one in found))  # some are noted before they are on disk
