@@ -121,8 +121,10 @@ def _copied(model: Any, _: int | None) -> KVShape:
     import mlx.core as mx
     from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
+    from runner.engine.attention.resident import traced
+
     caches = make_prompt_cache(model)
-    mx.compile(lambda tokens: model(tokens, cache=caches))(mx.ones((1, 2), mx.int32))
+    traced(lambda tokens: model(tokens, cache=caches), mx.ones((1, 2), mx.int32))
     token = sliding = window = state = 0
     left = list(caches)
     while left:

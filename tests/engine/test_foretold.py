@@ -134,8 +134,13 @@ def test_a_model_that_computes_to_go_on_is_unknown():
     config = {"model_type": "dbrx", "vocab_size": VOCAB, **inner}
     assert held_bytes(made("dbrx", config), 20) > 0
     mx.enable_compile()
+    large = inner | {"d_model": 6144, "n_heads": 48, "n_layers": 40}
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
     try:
         assert kv_shape(config, "cpu") is None
+        assert kv_shape(config | large, "cpu") is None
+        assert mx.get_peak_memory() - before < 1e6
     finally:
         mx.disable_compile()
 

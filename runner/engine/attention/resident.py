@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -54,7 +55,10 @@ class ResidentModel:
         self.model = model
         self.kv_bits = kv_bits
         self._reaches = partial(_reach, max_kv_size=max_kv_size)
-        self._own_layers()
+        if trial:
+            self._own_layers(mx.array([[1]]))
+        else:
+            traced(self._own_layers, mx.array([[1]]))
         cpu.hook()
         hooks.hook(model)
         self._masks = bool(self.states) and states.hook(model)
@@ -62,8 +66,8 @@ class ResidentModel:
         self._logits = mx.compile(self.head.logits)
         if trial:
             self._try()
-        else:  # a trace: evaluating is an error in it
-            mx.compile(lambda tokens: self._measured(tokens).arrays)(mx.ones((SHARED,), mx.int32))
+        else:
+            traced(self._measured, mx.ones((SHARED,), mx.int32))
 
     def forward(self, tokens: mx.array, step: Step, rows: Ints | list[int] | None) -> mx.array:
         """Run the step's tokens [T]; logits of tokens ``rows``: [len(rows), V], lazily (None: of none, [T, V])."""
@@ -119,7 +123,7 @@ class ResidentModel:
     def twin(self) -> ResidentModel:
         """The same model with KV layers of its own, for another batch."""
         twin = copy.copy(self)
-        twin._own_layers()
+        twin._own_layers(mx.array([[1]]))
         twin._logits = mx.compile(self.head.logits)  # what is recorded runs on the stream that it was recorded on
         return twin
 
@@ -177,11 +181,12 @@ class ResidentModel:
     def _all(self) -> list[LayerKV | LayerState]:
         return [*self.layers, *self.states]
 
-    def _own_layers(self) -> None:
+    def _own_layers(self, tokens: mx.array) -> None:
+        """``tokens`` [1, 1]: nothing of their pass is computed, but some layers have a cache and no attention."""
         self.layers: list[LayerKV] = []
         self.states: list[LayerState] = []
         caches = make_prompt_cache(self.model)
-        self.model(mx.array([[1]]), cache=caches)  # none of it is computed; some layers have a cache and no attention
+        self.model(tokens, cache=caches)
         self.caches = [self._layer(kv) for kv in caches]
         self._replay = Replay(self.layers, self._forward)
 
@@ -199,7 +204,8 @@ class ResidentModel:
             return self.states[-1]
         reach = self._reaches(kv)
         layer = LayerKV(len(self.layers), reach, None if reach.window else self.kv_bits)
-        self.layers += [] if kv.keys is None else [layer]
+        if kv.keys is not None:
+            self.layers.append(layer)
         return layer
 
     def _try(self) -> None:
@@ -255,6 +261,16 @@ class ResidentModel:
             for slot, found in zip(order, logits, strict=True):
                 got[slot].append(found)
         return got
+
+
+def traced(work: Callable[[mx.array], Any], tokens: mx.array) -> None:
+    """Call ``work`` with tokens of which nothing can be computed, whatever the size: ValueError where it tries to."""
+
+    def trace(given: mx.array) -> mx.array:
+        work(given)
+        return given
+
+    mx.compile(trace)(tokens)
 
 
 def _behind(attended: list[int]) -> float:
