@@ -36,7 +36,8 @@ def help(options: argparse.Namespace) -> int:
 
 
 def init_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the data: .csv .jsonl .parquet .txt .xlsx .db, or a folder")
+    data = "the data: .csv .jsonl .parquet .txt .xlsx .db .mbox .pdf ..., or a folder"
+    parser.add_argument("file", metavar="FILE", help=data)
     keys = "how FILE is read, such as dataset.encoding=cp1252; options of your own reader, if it is module.Class"
     parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help=keys)
     parser.add_argument("--config-dir", metavar="DIR", default="my_conf", help="where to write (default: my_conf)")

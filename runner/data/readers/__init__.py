@@ -5,7 +5,7 @@ aclsum        The data set ACLSum: 250 papers in full with reference summaries, 
 arrow         Arrow as it lies on the disk: its files, folders written by ``save_to_disk``, and data sets of the hub.
 check         The keys of the group ``dataset`` checked before anything is read.
 csv           CSV to an Arrow table, through pyarrow's streaming reader, with errors that name the line.
-documents     A folder of documents as a data set: one row for each text, page, book, mail or office file.
+documents     Documents as a data set: one row for each text, page, book, mail or office file.
 excel         A sheet of an Excel workbook as an Arrow table, its first row the columns' names.
 json          JSON to Arrow: files of one object a line, or of one array of objects, become a table.
 openai_batch  OpenAI batch files in: every line is a request, or what is wrong with that line.
@@ -82,16 +82,19 @@ class Reader(NamedTuple):
         return cast(Read, getattr(importlib.import_module(module), name))
 
 
+# What is read as a whole: not .txt and .xlsx, of which each line is a row, unless dataset=documents says so.
+_PAGES = (".md", ".markdown", ".rst", ".html", ".htm", ".xhtml")
+_OFFICE = (".pdf", ".docx", ".pptx", ".rtf", ".epub", ".odt", ".ods", ".odp")
 READERS = {
     "csv": Reader("runner.data.readers.csv:read", (".csv", ".tsv"), written=True),
     "jsonl": Reader("runner.data.readers.json:read", (".jsonl", ".ndjson", ".json")),
-    "text": Reader("runner.data.readers.text:read", (".txt",)),
+    "text": Reader("runner.data.readers.text:read", (".txt", ".text")),
     "parquet": Reader("runner.data.readers.parquet:read", (".parquet",)),
     "arrow": Reader("runner.data.readers.arrow:read", (".arrow",)),
     "sqlite": Reader("runner.data.readers.sqlite:read", (".db", ".sqlite", ".sqlite3"), tables=True),
     "excel": Reader("runner.data.readers.excel:read", (".xlsx", ".xlsm"), tables=True, written=True),
     "openai_batch": Reader("runner.data.readers.openai_batch:read", requests=True, places=("line",)),
-    "documents": Reader("runner.data.readers.documents:read"),
+    "documents": Reader("runner.data.readers.documents:read", (*_PAGES, *_OFFICE, ".eml", ".mbox")),
     "aclsum": Reader("runner.data.readers.aclsum:read"),
     "hub": Reader("runner.data.readers.arrow:read_hub"),
     "run": Reader("runner.chain.reader:read", tables=True),

@@ -1,11 +1,12 @@
-"""A folder of documents as a data set: one row for each text, page, book, mail or office file.
+"""Documents as a data set: one row for each text, page, book, mail or office file.
 
-Columns: ``file`` (its path in the folder), ``text``, and ``unreadable``: why there is no text, null for all others.
+Columns: ``file`` (its path in the folder; of a mail in a mailbox with its number behind it, ``in.mbox#1``), ``text``,
+and ``unreadable``: why there is no text, null for all others.
 
 Modules:
 archives  Documents that are archives of pages, by the standard library: EPUB books and OpenDocument.
 html      HTML as the text that a browser would show.
-mail      Mails as files: their headers, what they say, and the names of what is attached.
+mail      Mails as files or in mailboxes: their headers, what they say, and the names of what is attached.
 office    Documents of office programs, by the packages that read them: Word, PowerPoint, RTF and PDF.
 sheets    Workbooks of Excel as the text that Excel shows, as far as cells tell.
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,9 +39,10 @@ BATCH_CHARS = 4_000_000
 _NAMED = 10  # of the files that are skipped
 _TEXT = (".txt", ".text", ".md", ".markdown", ".rst")
 _HTML = (".html", ".htm", ".xhtml")
-_PLAIN = (*_TEXT, *_HTML, *mail.SUFFIXES)  # which may be compressed
+_PLAIN = (*_TEXT, *_HTML, *mail.SUFFIXES, *mail.BOXES)  # which may be compressed
 _READ = office.READ | sheets.READ | archives.READ
 SUFFIXES = (*_PLAIN, *_READ)
+_Row = tuple[str, str | None, str | None]  # as SCHEMA
 _ZIPS = {".docx", ".pptx", ".xlsx", *archives.READ}
 
 
@@ -76,13 +79,15 @@ def read_documents(paths: list[Path], root: Path, encoding: str = "utf-8") -> It
     unknown one.
     """
     check_encoding(encoding)
-    rows: list[tuple[str, str | None, str | None]] = []
+    rows: list[_Row] = []
+    chars = 0
     for path in paths:
-        text, problem = _read(path, encoding)
-        rows.append((path.relative_to(root).as_posix(), text, problem))
-        if sum(len(text or "") for _, text, _ in rows) >= BATCH_CHARS:
-            yield _batch(rows)
-            rows = []
+        for row in _rows(path, path.relative_to(root).as_posix(), encoding):
+            rows.append(row)
+            chars += len(row[1] or "")
+            if chars >= BATCH_CHARS:
+                yield _batch(rows)
+                rows, chars = [], 0
     if rows:
         yield _batch(rows)
 
@@ -101,6 +106,8 @@ def _inside(folder: Path) -> list[Path]:
 def _suffix(file: Path) -> str:
     """What the name says of the kind: of a text, a page or a mail that is compressed, what it is within."""
     suffix, inner = file.suffix.lower(), Path(file.stem).suffix.lower()
+    if file.name == mail.APPLES:
+        return mail.BOXES[0]
     return inner if suffix in PACKED and inner in _PLAIN else suffix
 
 
@@ -111,30 +118,50 @@ def _tell_skipped(folder: Path, skipped: list[Path], what: str, why: str) -> Non
         log.warning("%s in %s skipped, as %s: %s", count_of(len(skipped), what), folder, why, names)
 
 
-def _batch(rows: list[tuple[str, str | None, str | None]]) -> pa.RecordBatch:
+def _batch(rows: list[_Row]) -> pa.RecordBatch:
     columns = zip(zip(*rows, strict=True), SCHEMA, strict=True)
     return pa.RecordBatch.from_arrays([pa.array(values, field.type) for values, field in columns], schema=SCHEMA)
 
 
-def _read(path: Path, encoding: str) -> tuple[str | None, str | None]:
-    """The document's text, or why it has none."""
+def _rows(path: Path, name: str, encoding: str) -> Iterator[_Row]:
+    """The file's document under its ``name``, or each mail of a mailbox under name and number."""
+    number = 0
     try:
-        suffix = _suffix(path)
-        if suffix in _ZIPS:
-            archives.check_size(path)
-        if suffix in _READ:
-            text = _READ[suffix](path)
-        elif suffix in mail.SUFFIXES:
-            text = mail.mail_text(archives.unpacked(path), encoding, path)
-        elif suffix in _HTML:
-            content = archives.unpacked(path)
-            text = html_text(decoded(content, declared(content) or encoding, path))
+        if _suffix(path) in mail.BOXES:
+            for number, content in enumerate(mail.mails(path), 1):
+                yield f"{name}#{number}", *_read(partial(mail.mail_text, content, encoding, f"{path}#{number}"))
         else:
-            text = decoded(archives.unpacked(path), encoding, path)
+            yield name, *_read(partial(_text, path, encoding))
+    except (OSError, ValueError) as error:
+        yield f"{name}#{number + 1}", None, _problem(error)
+
+
+def _text(path: Path, encoding: str) -> str:
+    suffix = _suffix(path)
+    if suffix in _ZIPS:
+        archives.check_size(path)
+    if suffix in _READ:
+        return _READ[suffix](path)
+    content = archives.unpacked(path)
+    if suffix in mail.SUFFIXES:
+        return mail.mail_text(content, encoding, str(path))
+    if suffix in _HTML:
+        return html_text(decoded(content, declared(content) or encoding, path))
+    return decoded(content, encoding, path)
+
+
+def _read(text: Callable[[], str]) -> tuple[str | None, str | None]:
+    """A document's text, or why it has none."""
+    try:
+        found = text()
     except Exception as error:  # a file may be damaged in any way: it concerns its own row
-        return None, f"{type(error).__name__}: {error}"[:300]
-    text = re.sub(r"[\ud800-\udfff]", "\ufffd", text).replace("\r\n", "\n")
-    return (text, None) if text.strip() else (None, "it holds no text")
+        return None, _problem(error)
+    found = re.sub(r"[\ud800-\udfff]", "\ufffd", found).replace("\r\n", "\n")
+    return (found, None) if found.strip() else (None, "it holds no text")
+
+
+def _problem(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
 
 
 def _check_packages(files: list[Path]) -> None:
