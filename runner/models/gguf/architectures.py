@@ -20,6 +20,7 @@ class Architecture:
     ``interleaved``: llama.cpp lays the two halves of each rotated pair of query and key rows side by side.
     ``norm_offset``: what llama.cpp has added to the weights of norms. ``tiled``: llama.cpp lays the heads of values in
     linear attention one of each group after the other. ``varies``: layers may differ in their widths and heads.
+    ``called``: how mlx-lm's names of parameters begin, and how the original's do, which llama.cpp goes by.
     """
 
     model_type: str
@@ -29,12 +30,21 @@ class Architecture:
     norm_offset: float = 0.0
     tiled: bool = False
     varies: bool = False
+    called: tuple[tuple[str, str], ...] = ()
+
+    def original(self, parameter: str) -> str:
+        """What the original model calls a parameter of mlx-lm's."""
+        begins = (pair for pair in self.called if parameter.startswith(pair[0]))
+        ours, theirs = next(begins, ("", ""))
+        return theirs + parameter.removeprefix(ours)
 
 
 def architecture_of(file: GGUFFile) -> Architecture:
     """The file's; UserError for one that is not known."""
     if found := KNOWN.get(file.architecture):
         return found(file) if callable(found) else found
+    if reason := DIFFERENT.get(file.architecture):
+        raise file.error(f"of architecture {file.architecture}, {reason}")
     raise file.error(f"architecture {file.architecture} is not known (known: {', '.join(sorted(KNOWN))})")
 
 
@@ -71,7 +81,7 @@ def _base(file: GGUFFile, varies: bool) -> Config:
 
 
 # How models whose heads are not rotated as a whole say so.
-_ROTATED_IN_PART = ("partial_rotary_factor", "rotary_dim", "qk_rope_head_dim", "global_head_dim")
+_ROTATED_IN_PART = ("partial_rotary_factor", "rotary_pct", "rotary_dim", "qk_rope_head_dim", "global_head_dim")
 
 
 def _check(file: GGUFFile, config: Config) -> None:
@@ -130,6 +140,8 @@ def _of_deepseek2(file: GGUFFile) -> Architecture:
     return Architecture("deepseek_v3", "DeepseekV3ForCausalLM", experts.deepseek3)
 
 
+_GPT_NEOX = (("model.embed_out", "embed_out"), ("model.h.", "gpt_neox.layers."), ("model.", "gpt_neox."))
+
 KNOWN: dict[str, Architecture | Callable[[GGUFFile], Architecture]] = {
     "llama": _of_llama,
     "mistral3": _of_mistral3,
@@ -182,4 +194,25 @@ KNOWN: dict[str, Architecture | Callable[[GGUFFile], Architecture]] = {
     "jamba": Architecture("jamba", "JambaForCausalLM", hybrid.jamba),
     "kimi-linear": Architecture("kimi_linear", "KimiLinearForCausalLM", hybrid.kimi_linear),
     "starcoder2": Architecture("starcoder2", "Starcoder2ForCausalLM", dense.starcoder2),
+    "stablelm": Architecture("stablelm", "StableLmForCausalLM", dense.stablelm),
+    "internlm2": Architecture("internlm2", "InternLM2ForCausalLM", dense.internlm2),
+    "gptneox": Architecture("gpt_neox", "GPTNeoXForCausalLM", dense.gpt_neox, called=_GPT_NEOX),
+    "phi2": Architecture("phi", "PhiForCausalLM", dense.phi2),
+    "phimoe": Architecture("phimoe", "PhiMoEForCausalLM", experts.phimoe),
+    "apertus": Architecture("apertus", "ApertusForCausalLM", dense.apertus),
+    "afmoe": Architecture("afmoe", "AfmoeForCausalLM", experts.afmoe),
+    "gpt2": Architecture("gpt2", "GPT2LMHeadModel", dense.gpt2, called=(("model.", "transformer."),)),
+    "starcoder": Architecture("gpt_bigcode", "GPTBigCodeForCausalLM", dense.starcoder),
+    "qwen": Architecture("qwen", "QWenLMHeadModel", dense.qwen),
+    "deepseek": Architecture("deepseek", "DeepseekForCausalLM", experts.deepseek, interleaved=True),
+    "minicpm3": Architecture("minicpm3", "MiniCPM3ForCausalLM", experts.minicpm3),
+    "deci": Architecture("nemotron-nas", "DeciLMForCausalLM", dense.nemotron_nas, interleaved=True, varies=True),
+    "exaone-moe": Architecture("exaone_moe", "ExaoneMoEForCausalLM", experts.exaone_moe),
+}
+
+# Architectures that mlx-lm has a model of which computes something else than the original, and what.
+DIFFERENT = {
+    "chatglm": "mlx-lm's glm rotates whole heads, where the original rotates half of each",
+    "ernie4_5-moe": "mlx-lm's ernie4_5_moe chooses experts without the correction that the original adds",
+    "hunyuan-moe": "mlx-lm's hunyuan does not normalise the scores of its experts as the original does",
 }

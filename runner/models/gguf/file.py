@@ -13,7 +13,7 @@ from typing import Any
 from gguf import GGUFValueType, ReaderField, ReaderTensor
 
 from runner.models.gguf.pieces import all_pieces, name_of
-from runner.models.gguf.reader import OLLAMAS, Reader, as_llama_cpp, parts_of, stacked
+from runner.models.gguf.reader import OLLAMAS, Reader, activations, as_llama_cpp, parts_of, stacked
 from runner.types import UserError
 from runner.words import first_line
 
@@ -94,7 +94,7 @@ class GGUFFile:
         if kind in _NO_MODEL:
             raise self.error(_NO_MODEL[kind], "give the file of the model")
         self.architecture = str(self.need("general.architecture"))
-        self.tensors = stacked(self.tensors)
+        self.tensors = stacked(self.tensors) | {tensor.name: tensor for tensor in activations(self._values)}
         if self.architecture == OLLAMAS:
             self._values = as_llama_cpp(self._values)
             self.architecture = str(self.need("general.architecture"))

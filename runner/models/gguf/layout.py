@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten
 from runner.models.gguf.architectures import Architecture
 from runner.models.gguf.blocks import Form, joined_form
 from runner.models.gguf.file import GGUFFile
-from runner.models.gguf.making import CALLED, Indices, Making, Source, making_of
+from runner.models.gguf.making import CALLED, Indices, Making, Source, halves_apart, making_of
 from runner.models.gguf.settings.rotary import PRECOMPUTED
 from runner.words import first_line
 
@@ -73,7 +73,7 @@ class Slot:
         if not sources:
             return {name: mx.zeros(self.shape, dtype)}
         working = mx.float32 if undo else dtype
-        parts = [source.arrays(working, self._form_in(source, form), len(self.shape) == 1) for source in sources]
+        parts = [source.arrays(working, self._form_in(source, form)) for source in sources]
         found = {
             leaf: mx.concatenate([part[leaf] for part in parts]) if parts[1:] else parts[0][leaf] for leaf in parts[0]
         }
@@ -105,16 +105,16 @@ def slots(file: GGUFFile, architecture: Architecture, config: dict[str, Any]) ->
     found: dict[str, Slot] = {}
     for parameter, shape in shapes.items():
         layer, leaf = _split(parameter)
-        name = _tensor_name(file, names, parameter.replace("language_model.", ""))
-        if layer.endswith("lm_head") and name not in file.tensors:
+        original = architecture.original(parameter.replace("language_model.", ""))
+        name = _tensor_name(file, names, original)
+        if name == "output.weight" and name not in file.tensors:
             name = "token_embd.weight"
-        making = making_of(file, name, parameter, shape, inner, architecture.tiled)
+        making = making_of(file, name, original, shape, inner, architecture.tiled)
         if not making.sources and not name.endswith(".bias"):
             raise file.error(f"it lacks the tensor {name}")
         _check_shape(file, making, shape)
         if architecture.interleaved and layer.endswith(("q_proj", "k_proj")):
-            heads = config["num_attention_heads" if layer.endswith("q_proj") else "num_key_value_heads"]
-            making = making._replace(rows=_halves_apart(shape[0], heads))
+            making = making._replace(rows=halves_apart(shape[0], config["head_dim"]))
         if architecture.norm_offset and parameter.endswith("norm.weight"):
             making = making._replace(undo=partial(_less, architecture.norm_offset))
         found[parameter] = Slot(layer, leaf, shape, making, layer in quantisable)
@@ -127,7 +127,11 @@ def slots(file: GGUFFile, architecture: Architecture, config: dict[str, Any]) ->
 
 
 def _idle(file: GGUFFile, name: str, config: dict[str, Any]) -> bool:
-    """Whether a tensor is of a layer that predicts further tokens, or of keys that a layer has from an earlier one."""
+    """Whether a tensor is of a layer that predicts further tokens, or of keys that a layer has from an earlier one, or
+    an embedding's copy for a model that has it only once.
+    """
+    if name == "output.weight" and config["tie_word_embeddings"]:
+        return True
     if (of_layer := re.match(r"blk\.(\d+)\.(.*)", name)) is None:
         return False
     at, layers = int(of_layer[1]), config["num_hidden_layers"]
@@ -172,7 +176,7 @@ def _tensor_name(file: GGUFFile, names: Any, parameter: str) -> str:
     )
     if found := next(filter(None, map(names.get_name, spellings)), None):
         return f"{found}.{leaf or 'weight'}"
-    if number.isdigit() and (found := names.get_name(stem)):
+    if number.isdigit() and (found := names.get_name(stem.removesuffix(".norms"))):
         return f"{found}.{number}.{leaf}"
     raise file.error(f"llama.cpp has no name for {layer}")
 
@@ -197,11 +201,6 @@ def _check_shape(file: GGUFFile, making: Making, shape: tuple[int, ...]) -> None
 
 def _without_ones(shape: tuple[int, ...]) -> Iterator[int]:
     return (n for n in shape if n != 1)
-
-
-def _halves_apart(rows: int, heads: int) -> Indices:
-    """Undo llama.cpp's row order, which lays the two halves of each rotated pair side by side: (D/2, 2) -> (2, D/2)."""
-    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).ravel()
 
 
 def _less(offset: float, array: mx.array) -> mx.array:

@@ -73,9 +73,11 @@ def _perplexity(folder: Path, replaced: dict[str, Slot], ids: list[int]) -> floa
 
 def _layers(model: nn.Module) -> tuple[list[Any], str]:
     """The list of the model's layers, and what it is called."""
+    first = model.layers[0]
     for name, module in model.named_modules():
-        if isinstance(found := module.get("layers"), list):
-            return found, f"{name}.layers".strip(".")
+        for key, found in module.items():
+            if isinstance(found, list) and found and found[0] is first:
+                return found, f"{name}.{key}".strip(".")
     raise ValueError(f"{type(model).__module__} has no layers")
 
 

@@ -18,6 +18,7 @@ from gguf import ReaderTensor
 
 from runner.models.gguf.blocks import Form, decode, form_of
 from runner.models.gguf.file import GGUFFile
+from runner.models.gguf.reader import ACTIVATION
 
 Indices = npt.NDArray[np.int64]
 
@@ -43,6 +44,9 @@ CALLED = {
     ".switch_glu.down_proj.weight": "ffn_down_exps.weight",
     ".switch_mlp.fc1.weight": "ffn_up_exps.weight",
     ".switch_mlp.fc2.weight": "ffn_down_exps.weight",
+    ".self_attn.linear.weight": "attn_output.weight",
+    **{f".attention.wqkv.{leaf}": f"attn_qkv.{leaf}" for leaf in ("weight", "bias")},
+    **{f".mlp.act_fn.{name}": f"ffn_act.{name}" for name in ACTIVATION},
 }
 
 
@@ -78,9 +82,10 @@ class Source:
         """How many of the file's bytes it takes."""
         return int(self.tensor.n_bytes) * self.numbers // int(self.tensor.n_elements)
 
-    def arrays(self, dtype: mx.Dtype, form: Form, vector: bool) -> dict[str, mx.array]:
-        """The rows by the last part of their names, [R, W]; of a ``vector`` each number is a row."""
+    def arrays(self, dtype: mx.Dtype, form: Form) -> dict[str, mx.array]:
+        """The rows by the last part of their names, [R, W]; of a vector each number is a row."""
         found = decode(self.tensor, dtype, Form(None) if self.turned else form)
+        vector = len(self.tensor.shape) == 1
         found = {leaf: array.reshape(-1, 1 if vector else array.shape[-1]) for leaf, array in found.items()}
         if self.rows is not None:
             found = {leaf: array[mx.array(self.rows)] for leaf, array in found.items()}
@@ -113,8 +118,9 @@ def making_of(
     block = re.match(r"(blk\.\d+\.)?", name)
     tensor = _Tensors(file, block[0] if block else "")
     end = parameter.rpartition("layers.")[2].partition(".")[2] or parameter
+    of_kind = re.sub(r"\.\d+(\.\w+)$", r"\1", end)  # of several of one kind each has its number
     for ending, make in _MADE.items():
-        if end.endswith(ending) and (found := make(tensor, name, shape, config)):
+        if of_kind.endswith(ending) and (found := make(tensor, name, shape, config)):
             return found
     undo = _log_of_negative if end.endswith(".A_log") else None
     if name not in file.tensors:
@@ -133,6 +139,13 @@ class _Tensors:
         """Those of these names, if all are there."""
         found = [self._file.tensors.get(f"{self._block}{name}") for name in names]
         return [one for one in found if one is not None] if None not in found else None
+
+
+def halves_apart(rows: int, width: int) -> Indices:
+    """Undo llama.cpp's order of the rows of heads, which lays the two halves of each rotated pair side by side:
+    (D/2, 2) -> (2, D/2). ``width``: of a head, D.
+    """
+    return np.arange(rows).reshape(rows // width, width // 2, 2).swapaxes(1, 2).ravel()
 
 
 def _log_of_negative(array: mx.array) -> mx.array:
@@ -218,10 +231,33 @@ def _latent(of_keys: bool) -> Callable[..., Making | None]:
 
 
 def _one_of(tensors: _Tensors, name: str, shape: tuple[int, ...], config: dict[str, Any]) -> Making | None:
-    """One of several matrices in one tensor. Its number is behind the tensor's name."""
+    """One of several matrices or vectors in one tensor. Its number is behind the tensor's name."""
     stem, _, number = name.removesuffix(".weight").rpartition(".")
-    found = tensors(f"{stem}.weight")
-    return Making((Source(found[0], np.arange(shape[0]) + int(number) * shape[0]),)) if found else None
+    found = tensors(f"{stem.rpartition('.')[2]}.weight")
+    rows = shape[0] if len(shape) > 1 else 1
+    return Making((Source(found[0], np.arange(rows) + int(number) * rows),)) if found else None
+
+
+def _by_head(tensors: _Tensors, name: str, shape: tuple[int, ...], config: dict[str, Any]) -> Making | None:
+    """GPT-NeoX's: a head's queries, keys and values after those of another, where llama.cpp has all queries first."""
+    found = tensors(f"attn_qkv.{name.rpartition('.')[2]}") if config["model_type"] == "gpt_neox" else None
+    if not found:
+        return None
+    rows = np.arange(shape[0]).reshape(3, config["num_attention_heads"], -1).swapaxes(0, 1).ravel()
+    return Making((Source(found[0]),), rows)
+
+
+def _by_group(tensors: _Tensors, name: str, shape: tuple[int, ...], config: dict[str, Any]) -> Making | None:
+    """InternLM 2's: the queries of heads that share keys, their keys and their values, after those of another group."""
+    leaf = name.rpartition(".")[2]
+    found = tensors(*(f"attn_{part}.{leaf}" for part in "qkv"))
+    if not found:
+        return None
+    width, groups = config["head_dim"], config["num_key_value_heads"]
+    queries, keys = (halves_apart(count * width, width) for count in (config["num_attention_heads"], groups))
+    parts = (queries, len(queries) + keys, len(queries) + len(keys) + np.arange(len(keys)))
+    rows = np.concatenate([part.reshape(groups, -1) for part in parts], axis=1).ravel()
+    return Making(tuple(map(Source, found)), rows)
 
 
 # By how the names of parameters end.
@@ -233,7 +269,9 @@ _MADE = {
     "shared_mlp.input_linear.weight": _joined("ffn_gate_shexp.weight", "ffn_up_shexp.weight"),
     **{f".{stack}.gate_proj.weight": _half(0) for stack in ("switch_mlp", "switch_glu", "experts")},
     **{f".{stack}.up_proj.weight": _half(1) for stack in ("switch_mlp", "switch_glu", "experts")},
-    **{f"projections.{number}.weight": _one_of for number in range(3)},
+    **{f"{part}.weight": _one_of for part in ("projections", "layernorm.norms")},
+    **{f"attention.query_key_value.{leaf}": _by_head for leaf in ("weight", "bias")},
+    **{f"attention.wqkv.{leaf}": _by_group for leaf in ("weight", "bias")},
     **{f"self_attn.{part}_proj.{leaf}": _third(at) for at, part in enumerate("qkv") for leaf in ("weight", "bias")},
 }
 

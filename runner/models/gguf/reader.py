@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFReader, ReaderField, ReaderTensor
 
 OLLAMAS, NAME = "gptoss", "gpt-oss"
+ACTIVATION = ("alpha_p", "alpha_n", "beta", "eps")  # numbers of Apertus' activation, which are trained
 _EXPERT = re.compile(r"(?P<layer>blk\.\d+\.ffn_(?:gate|up|down))\.(?P<number>\d+)\.weight")
 _MXFP4 = 4  # Ollama's number of it
 _CALLED = {"attn_out": "attn_output", "ffn_norm": "post_attention_norm"}
@@ -85,6 +86,16 @@ def stacked(tensors: dict[str, ReaderTensor]) -> dict[str, ReaderTensor]:
         whole = first._replace(name=name, shape=shape, data=[one.data for one in experts], **sizes)
         found[name] = StackedTensor(*whole)
     return found
+
+
+def activations(values: dict[str, Any]) -> Iterator[ReaderTensor]:
+    """The numbers of each layer's activation, which a file has among its settings."""
+    for name in ACTIVATION:
+        listed = values.get(f"xielu.{name}")
+        for at, value in enumerate(listed if isinstance(listed, list) else []):
+            data = np.array([value], np.float32)
+            shape = np.array([1], np.uint64)
+            yield ReaderTensor(f"blk.{at}.ffn_act.{name}", GGMLQuantizationType.F32, shape, 1, 4, 0, data, None)
 
 
 def as_llama_cpp(values: dict[str, Any]) -> dict[str, Any]:

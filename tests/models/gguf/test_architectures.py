@@ -132,7 +132,10 @@ CASES = {
             "rope_scaling": {"type": "longrope", "long_factor": LONG, "short_factor": LONG},
             "original_max_position_embeddings": 128,
         },
-        {"rope__scaling__original_context_length": 128, "rope__scaling__attn_factor": 1.25},
+        {
+            "rope__scaling__original_context_length": 128,
+            "rope__scaling__attn_factor": (1 + math.log(4) / math.log(128)) ** 0.5,
+        },
         {
             "rope_factors_long.weight": np.array(LONG, np.float32),
             "rope_factors_short.weight": np.array(LONG, np.float32),
@@ -313,7 +316,7 @@ def test_gpt_oss_as_ollama_converted_it_becomes_the_same_model(tmp_path):
 def test_an_architecture_that_is_not_known_is_named_with_those_that_are(tmp_path):
     path = ggufs.write(tmp_path / "a.gguf", "mamba", {"mamba.block_count": 2}, {"token_embd.weight": np.ones((4, 32))})
     with pytest.raises(
-        UserError, match=r"architecture mamba is not known \(known: bailingmoe2, .*gpt-oss.*qwen3moe"
+        UserError, match=r"architecture mamba is not known \(known: afmoe, .*gpt-oss.*qwen3moe"
     ) as raised:
         convert_gguf(Asked(str(path), str(tmp_path)))
     assert raised.value.exit_code == 3 and "\n" not in str(raised.value)

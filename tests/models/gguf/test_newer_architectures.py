@@ -2,23 +2,19 @@
 
 from types import SimpleNamespace
 
-import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
 import yaml
 from mlx_lm.models.cache import make_prompt_cache
 
-from runner.engine import weights
-from runner.machine.device import Device
-from runner.models.gguf.convert import Asked, convert_gguf
 from runner.models.gguf.pieces import CONVERSION
 from runner.models.gguf.tokens import check
 from runner.models.gguf.tokens.tokenizer import Vocabulary, build
 from runner.types import UserError
 from tests.support import conversions, ggufs
+from tests.support.conversions import converted, in_blocks, logits
 
-CPU = Device("cpu", "a CPU", None, 1 << 34)
 VOCAB = len(ggufs.TOKENS)
 LATENT = {
     "kv_lora_rank": 32,
@@ -429,15 +425,15 @@ CASES = {
         {
             "attn_layer_offset": 2,
             "attn_layer_period": 4,
-            "expert_layer_offset": 1,
-            "expert_layer_period": 2,
+            "expert_layer_offset": 0,
+            "expert_layer_period": 1,
             "mamba_d_conv": 4,
             "mamba_d_state": 16,
             "mamba_expand": 2,
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
+            "num_experts": 1,
+            "num_experts_per_tok": 1,
         },
-        {**SSM_KEYS, "expert_count": 4, "expert_used_count": 2, "attention__head_count_kv": [0, 0, 2, 0]},
+        {**SSM_KEYS, "attention__head_count_kv": [0, 0, 2, 0]},
         {},
     ),
     "kimi-linear": (
@@ -483,21 +479,6 @@ def model_of(name, **more):
     return architecture, original, config, keys, extra
 
 
-def converted(tmp_path, path, **asked):
-    """The model that a file becomes, and the lines that were said."""
-    said = []
-    (tmp_path / "out").mkdir()
-    convert_gguf(Asked(str(path), str(tmp_path / "out"), **asked), said.append)
-    model, config = weights.load(tmp_path / "out", CPU)
-    assert weights.load_tokenizer(tmp_path / "out", config).encode("a")
-    return model, config, [line for line in said if isinstance(line, str)]
-
-
-def logits(model, length=40):
-    tokens = mx.array([[at * 7 % VOCAB for at in range(length)]])
-    return model(tokens, cache=make_prompt_cache(model))
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_file_of_each_newer_architecture_computes_what_its_model_does(tmp_path, name):
     architecture, original, config, keys, extra = model_of(name)
@@ -507,22 +488,6 @@ def test_a_file_of_each_newer_architecture_computes_what_its_model_does(tmp_path
     assert float(mx.std(want)) > 0.01 and bool(mx.isfinite(want).all())
     assert float(mx.abs(got - want).max()) < 1e-4 * float(mx.std(want))
     assert not said  # each setting of the file is used
-
-
-KINDS = [gguf.GGMLQuantizationType[name] for name in ("Q8_0", "Q4_0", "Q5_1")]
-PLAIN = ("norm", "ffn_gate_inp", "conv", "ssm_a", "ssm_d", "exp_probs_b", "altup_", "scale")
-
-
-def in_blocks(found):
-    """Matrices in blocks of several types, as far as llama.cpp quantises them, and the numbers that these say."""
-    blocks, numbers = {}, {}
-    for at, (name, array) in enumerate(found.items()):
-        blocks[name] = numbers[name] = array
-        if array.ndim > 1 and array.shape[-1] % 32 == 0 and not any(part in name for part in PLAIN):
-            kind = KINDS[at % len(KINDS)]
-            stored = gguf.quants.quantize(array, kind)
-            blocks[name], numbers[name] = (kind, stored), gguf.quants.dequantize(stored, kind)
-    return blocks, numbers
 
 
 FUSED = [("gemma4 with experts", True), ("glm4moe", True), ("granitehybrid with experts", True)]
@@ -613,6 +578,16 @@ def test_what_mlx_lms_model_would_compute_differently_is_refused_in_one_line(tmp
     with pytest.raises(UserError, match=message) as refusal:
         converted(tmp_path, path)
     assert refusal.value.exit_code == 3 and "\n" not in str(refusal.value)
+
+
+def test_experts_that_mlx_lm_weighs_differently_than_the_original_are_refused(tmp_path):
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "expert_layer_period": 2}
+    architecture, model_type, changes, keys, _ = CASES["jamba"]
+    original, config = ggufs.random_model(model_type, **changes | experts)
+    path = tmp_path / "tiny.gguf"
+    conversions.write_model(path, architecture, original, config, **keys, expert_count=4, expert_used_count=2)
+    with pytest.raises(UserError, match="whose scores mlx-lm's jamba normalises and the original does not"):
+        converted(tmp_path, path)
 
 
 def test_a_tied_falcon_h1_is_refused_for_its_scales(tmp_path):

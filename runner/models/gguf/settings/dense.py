@@ -124,3 +124,91 @@ def nemotron(file: GGUFFile, base: Config) -> Config:
 
 def starcoder2(file: GGUFFile, base: Config) -> Config:
     return {"norm_epsilon": base["rms_norm_eps"], **unscaled(file, base)}
+
+
+def stablelm(file: GGUFFile, base: Config) -> Config:
+    """StableLM; whether attention and feed-forward layers are side by side is said by the tensors, as files of
+    StableLM 3B say it wrongly.
+    """
+    file.optional("use_parallel_residual")
+    return {
+        "layer_norm_eps": base["rms_norm_eps"],
+        "use_qkv_bias": file.has("attn_q.bias"),
+        "qk_layernorm": file.has("attn_q_norm.weight"),
+        "use_parallel_residual": not file.has("ffn_norm.weight"),
+        "partial_rotary_factor": rotated(file, base),
+        **unscaled(file, base),
+    }
+
+
+def internlm2(file: GGUFFile, base: Config) -> Config:
+    return {"bias": file.has("attn_q.bias"), **scaled(file, base)}
+
+
+def gpt_neox(file: GGUFFile, base: Config) -> Config:
+    """Pythia, Dolly, RedPajama and GPT-NeoX."""
+    return {
+        "layer_norm_eps": base["rms_norm_eps"],
+        "rotary_emb_base": base["rope_theta"],
+        "rotary_pct": rotated(file, base),
+        "use_parallel_residual": bool(file.setting("use_parallel_residual", True)),
+        **unscaled(file, base),
+    }
+
+
+def phi2(file: GGUFFile, base: Config) -> Config:
+    """Phi 1, 1.5 and 2."""
+    own = {"layer_norm_eps": base["rms_norm_eps"], "partial_rotary_factor": rotated(file, base)}
+    return {**own, **unscaled(file, base)}
+
+
+def apertus(file: GGUFFile, base: Config) -> Config:
+    own = {"mlp_bias": False, "attention_bias": False, "post_norm": False, "qk_norm": True}
+    return {**own, **scaled(file, base)}
+
+
+def gpt2(file: GGUFFile, base: Config) -> Config:
+    """GPT-2, which has no head of its own; files until 2024 have its embedding twice."""
+    return {
+        "n_ctx": base["max_position_embeddings"],
+        "n_positions": file.shape("position_embd.weight")[0],
+        "n_embd": base["hidden_size"],
+        "n_head": base["num_attention_heads"],
+        "n_layer": base["num_hidden_layers"],
+        "layer_norm_epsilon": base["rms_norm_eps"],
+        "tie_word_embeddings": True,
+    }
+
+
+def starcoder(file: GGUFFile, base: Config) -> Config:
+    """StarCoder and SantaCoder, whose heads share one head of keys and values."""
+    return {**gpt2(file, base), "n_inner": base["intermediate_size"], "multi_query": True}
+
+
+def qwen(file: GGUFFile, base: Config) -> Config:
+    """Qwen until 1.5, whose feed-forward layers are half as wide as their setting says."""
+    own = {"kv_channels": base["head_dim"], "layer_norm_epsilon": base["rms_norm_eps"], "no_bias": True}
+    if base["rope_theta"] != 10000.0:
+        raise file.error("mlx-lm's qwen rotates by the base 10,000 alone")
+    return {**own, **unscaled(file, base)}
+
+
+def nemotron_nas(file: GGUFFile, base: Config) -> Config:
+    """Llama Nemotron 49B, 51B and 253B, some of whose layers are without attention, or have one matrix instead."""
+    layers, width = range(base["num_hidden_layers"]), base["hidden_size"]
+    file.optional("attention.head_count")
+    return {"block_configs": [_block(file, at, width, base["head_dim"]) for at in layers], **scaled(file, base)}
+
+
+def _block(file: GGUFFile, at: int, width: int, head: int) -> Config:
+    """What a layer of Nemotron's has, by its tensors."""
+    attention: Config = {"no_op": True}
+    if f"blk.{at}.attn_k.weight" in file.tensors:
+        queries, keys = (file.shape(f"blk.{at}.attn_{part}.weight")[0] // head for part in "qk")
+        attention = {"n_heads_in_group": queries // keys}
+    elif f"blk.{at}.attn_output.weight" in file.tensors:
+        attention = {"replace_with_linear": True}
+    if f"blk.{at}.ffn_up.weight" not in file.tensors:
+        return {"attention": attention, "ffn": {"no_op": True}}
+    inner = file.shape(f"blk.{at}.ffn_up.weight")[0]
+    return {"attention": attention, "ffn": {"ffn_mult": 1.5 * inner / width}}

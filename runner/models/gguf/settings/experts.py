@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner.models.gguf.file import GGUFFile
-from runner.models.gguf.settings.common import Config, experts, rotated, scaled, unscaled, with_images
+from runner.models.gguf.settings.common import Config, experts, rotated, scaled, unscaled, window_period, with_images
 from runner.models.gguf.settings.rotary import rope_scaling
 
 
@@ -188,3 +188,69 @@ def llama4(file: GGUFFile, base: Config) -> Config:
     if file.optional("attention.sliding_window") == 0:
         raise file.error("all of its layers attend to all tokens, which mlx-lm's llama4 does not do")
     return {"text_config": base | own}
+
+
+def phimoe(file: GGUFFile, base: Config) -> Config:
+    """Phi-3.5-MoE, and those of its like whose positions are not stretched."""
+    found = rope_scaling(file, base["head_dim"], base["rope_theta"])
+    if found:
+        # Those of its configuration, which a file does not have.
+        found |= {"long_mscale": 1.243163121016122, "short_mscale": 1.243163121016122}
+    original = (found or {}).get("original_max_position_embeddings", base["max_position_embeddings"])
+    own = {"original_max_position_embeddings": original, "rope_scaling": found}
+    return {**experts(file, "num_local_experts"), **own}
+
+
+def afmoe(file: GGUFFile, base: Config) -> Config:
+    """Trinity: the layers with a window are rotated, and embeddings are scaled."""
+    gate(file, "sigmoid", "sigmoid")
+    found, period = routed(file), window_period(file, 4)
+    layers = range(base["num_hidden_layers"])
+    return {
+        **experts(file),
+        "moe_intermediate_size": found["moe_intermediate_size"],
+        "num_shared_experts": found["n_shared_experts"] or 0,
+        "num_dense_layers": found["first_k_dense_replace"],
+        "route_norm": found["norm_topk_prob"],
+        "route_scale": found["routed_scaling_factor"],
+        "n_group": found["n_group"],
+        "topk_group": found["topk_group"],
+        "sliding_window": file.setting("attention.sliding_window"),
+        "layer_types": ["full_attention" if (at + 1) % period == 0 else "sliding_attention" for at in layers],
+        "mup_enabled": True,
+        **scaled(file, base),
+    }
+
+
+def exaone_moe(file: GGUFFile, base: Config) -> Config:
+    """K-EXAONE."""
+    gate(file, "sigmoid", "sigmoid")
+    found, period = routed(file), window_period(file, 4)
+    layers = range(base["num_hidden_layers"])
+    return {
+        **{key: value for key, value in found.items() if key not in ("n_routed_experts", "n_shared_experts")},
+        "num_experts": found["n_routed_experts"],
+        "num_shared_experts": found["n_shared_experts"] or 0,
+        "is_moe_layer": [at >= found["first_k_dense_replace"] for at in layers],
+        "sliding_window": file.setting("attention.sliding_window"),
+        "layer_types": ["full_attention" if (at + 1) % period == 0 else "sliding_attention" for at in layers],
+        **scaled(file, base),
+    }
+
+
+def deepseek(file: GGUFFile, base: Config) -> Config:
+    """DeepSeek MoE, the first."""
+    found = routed(file)
+    if found.get("norm_topk_prob") or found.get("routed_scaling_factor", 1.0) != 1.0:
+        raise file.error("it scales or normalises the scores of its experts, which mlx-lm's deepseek does not do")
+    return {**found, "attention_bias": file.has("attn_q.bias"), **unscaled(file, base)}
+
+
+def minicpm3(file: GGUFFile, base: Config) -> Config:
+    """MiniCPM 3; what the file does not say, all of its models have."""
+    if base["tie_word_embeddings"]:
+        raise file.error("it has no head of its own, and mlx-lm's minicpm3 does not scale what goes into the embedding")
+    found, original = latent(file), {"original_max_position_embeddings": base["max_position_embeddings"]}
+    scaling = rope_scaling(file, found["qk_rope_head_dim"], base["rope_theta"]) or {}
+    own = {"dim_model_base": 256, "scale_depth": 1.4, "scale_emb": 12}
+    return {**found, **own, "rope_scaling": {**scaling, **original}}

@@ -170,16 +170,18 @@ def falcon_h1(file: GGUFFile, base: Config) -> Config:
 def jamba(file: GGUFFile, base: Config) -> Config:
     """Jamba, which rotates no positions."""
     layers = range(base["num_hidden_layers"])
-    mixed = file.layers_with("ffn_gate_inp.weight")
+    if file.has("ffn_gate_inp.weight"):
+        raise file.error("it has experts, whose scores mlx-lm's jamba normalises and the original does not")
+    file.optional("expert_count")
+    file.optional("expert_used_count")
     period, offset = _pattern(file, layers, file.layers_with("attn_q.weight"))
-    mixed_period, mixed_offset = _pattern(file, layers, mixed) if mixed else (1, 0)
     return {
         "attn_layer_period": period,
         "attn_layer_offset": offset,
-        "expert_layer_period": mixed_period,
-        "expert_layer_offset": -mixed_offset % mixed_period,  # mlx-lm counts it backwards
-        "num_experts": file.setting("expert_count", 1) if mixed else 1,
-        "num_experts_per_tok": file.setting("expert_used_count", 1),
+        "expert_layer_period": 1,
+        "expert_layer_offset": 0,
+        "num_experts": 1,
+        "num_experts_per_tok": 1,
         "mamba_d_conv": file.setting("ssm.conv_kernel"),
         "mamba_d_state": file.setting("ssm.state_size"),
         "mamba_expand": file.setting("ssm.inner_size") // base["hidden_size"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -45,13 +46,18 @@ def _yarn(file: GGUFFile, factor: float) -> dict[str, Any]:
 
 
 def _longrope(file: GGUFFile) -> dict[str, Any]:
-    file.optional("rope.scaling.attn_factor")  # follows from the two context lengths
+    length = file.setting("context_length")
+    original = file.setting("rope.scaling.original_context_length", length)
+    # What mlx-lm's models make of the two lengths.
+    factor = math.sqrt(1 + math.log(max(1.0, length / original)) / math.log(original))
+    if not math.isclose(file.setting("rope.scaling.attn_factor", factor), factor, rel_tol=1e-3):
+        raise file.error("its rotary positions have an attention factor of their own")
     return {
         "rope_type": "longrope",
         "type": "longrope",
         "long_factor": _values(file, _LONG).tolist(),
         "short_factor": _values(file, _SHORT).tolist(),
-        "original_max_position_embeddings": file.setting("rope.scaling.original_context_length"),
+        "original_max_position_embeddings": original,
     }
 
 
