@@ -1,6 +1,7 @@
 """Tiny random models of mlx-lm as GGUF files, laid out as llama.cpp's converter lays them out (conversion/*.py)."""
 
 import importlib
+import math
 import re
 
 import gguf
@@ -41,6 +42,7 @@ SCALES = {
     "residual_multiplier": 0.5,
     "attention_bias": False,
 }
+LAYER_NORM = {"attention__layer_norm_epsilon": 1e-5, "attention__layer_norm_rms_epsilon": None}
 SCALE_KEYS = {"logit_scale": 2.0, "attention__scale": 0.125, "embedding_scale": 3.0, "residual_scale": 0.5}
 _KEYS = {
     "hidden_size": "embedding_length",
@@ -54,6 +56,21 @@ _KEYS = {
     "max_position_embeddings": "context_length",
 }
 INTERLEAVED = ("llama", "mistral3", "smollm3", "granite", "granitemoe", "minicpm")
+
+
+def llama3_factors(width, theta):
+    """As LlamaModel.generate_extra_tensors works them out, one after the other."""
+    found = []
+    for at in range(0, width, 2):
+        length = 2 * math.pi * theta ** (at / width)
+        if length < 8192 / 4:
+            found.append(1.0)
+        elif length > 8192:
+            found.append(32.0)
+        else:
+            smooth = (8192 / length - 1) / 3
+            found.append(1 / ((1 - smooth) / 32 + smooth))
+    return np.array(found, np.float32)
 
 
 def random_model(model_type, **changes):

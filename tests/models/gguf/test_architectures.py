@@ -24,23 +24,7 @@ YARN_KEYS = {
     "rope__scaling__factor": 4.0,
     "rope__scaling__original_context_length": 128,
 }
-LAYER_NORM = {"attention__layer_norm_epsilon": 1e-5, "attention__layer_norm_rms_epsilon": None}
 LONG = [1.0 + at / 4 for at in range(8)]
-
-
-def llama3_factors(width, theta):
-    """As LlamaModel.generate_extra_tensors works them out, one after the other."""
-    found = []
-    for at in range(0, width, 2):
-        length = 2 * math.pi * theta ** (at / width)
-        if length < 8192 / 4:
-            found.append(1.0)
-        elif length > 8192:
-            found.append(32.0)
-        else:
-            smooth = (8192 / length - 1) / 3
-            found.append(1 / ((1 - smooth) / 32 + smooth))
-    return np.array(found, np.float32)
 
 
 # Named: (llama.cpp's name, mlx-lm's, its settings, the file's keys, further tensors)
@@ -51,7 +35,7 @@ CASES = {
         "llama",
         {"rope_scaling": LLAMA3, "rope_theta": 5e5, "head_dim": 32},
         {},
-        {"rope_freqs.weight": llama3_factors(32, 5e5)},
+        {"rope_freqs.weight": ggufs.llama3_factors(32, 5e5)},
     ),
     "mixtral": ("llama", "mixtral", LOCAL_EXPERTS, USED, {}),
     "mixtral until 2024": ("llama", "mixtral", LOCAL_EXPERTS, USED, {"experts": "by themselves"}),
@@ -190,14 +174,14 @@ CASES = {
         "command-r",
         "cohere",
         {"logit_scale": 0.25, "use_qk_norm": True, "tie_word_embeddings": True},
-        {"logit_scale": 0.25, **LAYER_NORM},
+        {"logit_scale": 0.25, **ggufs.LAYER_NORM},
         {},
     ),
     "cohere2": (
         "cohere2",
         "cohere2",
         {"logit_scale": 0.25, "sliding_window": 8, "tie_word_embeddings": True},
-        {"logit_scale": 0.25, "attention__sliding_window": 8, **LAYER_NORM},
+        {"logit_scale": 0.25, "attention__sliding_window": 8, **ggufs.LAYER_NORM},
         {},
     ),
     "exaone": ("exaone", "exaone", {"num_layers": 4, "layer_norm_epsilon": 1e-5}, {}, {}),
@@ -252,11 +236,11 @@ CASES = {
         "nemotron",
         "nemotron",
         {"hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
-        {"rope__dimension_count": 8, **LAYER_NORM},
+        {"rope__dimension_count": 8, **ggufs.LAYER_NORM},
         {},
     ),
     "seed_oss": ("seed_oss", "seed_oss", {"attention_bias": True}, {}, {}),
-    "starcoder2": ("starcoder2", "starcoder2", {"tie_word_embeddings": True}, LAYER_NORM, {}),
+    "starcoder2": ("starcoder2", "starcoder2", {"tie_word_embeddings": True}, ggufs.LAYER_NORM, {}),
 }
 
 

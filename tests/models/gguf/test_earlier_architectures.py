@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from runner.types import UserError
-from tests.models.gguf.test_architectures import LAYER_NORM, llama3_factors
 from tests.support import conversions, ggufs
 from tests.support.conversions import converted, in_blocks, logits
 
-HALF = {"rope__dimension_count": 8, **LAYER_NORM}
+HALF = {"rope__dimension_count": 8, **ggufs.LAYER_NORM}
 USED = {"expert_count": 4, "expert_used_count": 2}
 LONG = [1.0 + at / 4 for at in range(8)]
 FACTORS = {f"rope_factors_{kind}.weight": np.array(LONG, np.float32) for kind in ("long", "short")}
@@ -96,7 +95,7 @@ CASES = {
             "rope_theta": 5e5,
         },
         KEYS,
-        {"rope_freqs.weight": llama3_factors(16, 5e5)},
+        {"rope_freqs.weight": ggufs.llama3_factors(16, 5e5)},
     ),
     "afmoe": (
         "afmoe",
@@ -113,12 +112,12 @@ CASES = {
         {**SIGMOID, "attention__sliding_window": 8},
         {},
     ),
-    "gpt2": ("gpt2", "gpt2", GPT2, {**LAYER_NORM, "attention__head_count_kv": None, **KEYS}, {}),
+    "gpt2": ("gpt2", "gpt2", GPT2, {**ggufs.LAYER_NORM, "attention__head_count_kv": None, **KEYS}, {}),
     "starcoder": (
         "starcoder",
         "gpt_bigcode",
         {**GPT2, "num_key_value_heads": 1, "n_inner": 256},
-        {**LAYER_NORM, **KEYS},
+        {**ggufs.LAYER_NORM, **KEYS},
         {},
     ),
     "qwen": (
@@ -176,7 +175,7 @@ CASES = {
             "attention__head_count_kv": [2, 0, 0, 0, 1],
             "feed_forward_length": [256, 512, 256, 0, 256],
         },
-        {"rope_freqs.weight": llama3_factors(16, 5e5)},
+        {"rope_freqs.weight": ggufs.llama3_factors(16, 5e5)},
     ),
     "k-exaone": (
         "exaone-moe",
