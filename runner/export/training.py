@@ -22,7 +22,7 @@ from runner.data.readers import holds_requests
 from runner.export.files import STDOUT, Fresh
 from runner.export.select import Selection, input_of, position_column
 from runner.plain import to_json
-from runner.results.quality.columns import questions_of
+from runner.results.quality.columns import labels_of, questions_of
 from runner.results.run import Run
 from runner.text.questions.question import LABELS, MULTI, SCHEMA, Question
 from runner.text.templates import WHOLE, Template
@@ -69,7 +69,7 @@ class Sides:
         if self.completion is None:
             raise UserError(f"--completion COLUMN is needed: the job's columns are {', '.join(outputs)}")
         if self.completion == "label":
-            self.surfaces = _surfaces(self.run)
+            self.surfaces = labels_of(self.run)
 
     def examples(self, row: dict[str, Any]) -> Iterator[Example]:
         """The row's examples: one for each answer, none if it has no answer."""
@@ -243,15 +243,6 @@ def _filled(run: Run, missing: Set[str], used: Set[str]) -> Callable[[dict[str, 
         raise UserError(f"--prompt TEMPLATE is needed: the job of {run.path} filled in {unknown[0]!r} row by row")
     same = {name: known[name] for name in used if known.get(name)}
     return lambda row: same
-
-
-def _surfaces(run: Run) -> dict[str, str]:
-    from runner.text.labels import read_labels
-
-    try:
-        return {choice.name: choice.surface for choice in read_labels(run.identity["job"].get("labels"))}
-    except UserError:  # a job of the user's own, which may return any
-        return {}
 
 
 def _messages(system: Any, user: Any) -> Messages:

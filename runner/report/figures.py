@@ -19,7 +19,7 @@ from runner.data.cells import shown
 from runner.data.source import DataSource
 from runner.report.shown import FAILED, Finished, Shown, judge_of, pick_rows
 from runner.results.evaluate import evaluations_by_column
-from runner.results.quality.columns import LABEL, text_of
+from runner.results.quality.columns import LABEL, labels_of, text_of
 from runner.results.run import UNREADABLE, RowBlock, Run
 from runner.results.status import Session, Status
 from runner.types import UserError
@@ -147,7 +147,7 @@ def _read_rows(figures: Figures, run: Run, source: DataSource | None) -> None:
     right = np.concatenate(sums.right)
     figures.wrong = None if np.isnan(right).all() else int((right == 0).sum())
     finished = Finished(np.concatenate(sums.positions), confidence, right)
-    figures.rows = pick_rows(run, source, finished, failed, _label_names(figures) or [])
+    figures.rows = pick_rows(run, source, finished, failed, list(labels_of(run)))
 
 
 def _least(arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -227,7 +227,7 @@ def _evaluate(figures: Figures, run: Run, source: DataSource | None) -> Mapping[
     try:
         if has_spans:
             return evaluate_run(run.path, column="spans", kind="spans")
-        return evaluate_labels(run, source, _label_names(figures))
+        return evaluate_labels(run, source, list(labels_of(run)) or None)
     except (UserError, ValueError, KeyError, OSError, pa.ArrowException) as problem:
         log.warning("the report has no evaluation: %s", problem)
         return None
@@ -257,14 +257,3 @@ def _diversity(figures: Figures) -> dict[str, Any] | None:
 
     status = figures.status
     return diversity(figures.path, status["finished"] + sum(status["rejected"].values()))
-
-
-def _label_names(figures: Figures) -> list[str] | None:
-    """The labels in the order in which the job has them; None if it does not say."""
-    labels = figures.identity.get("job", {}).get("labels")
-    try:
-        from runner.text.labels import read_labels
-
-        return [choice.name for choice in read_labels(labels)]
-    except (UserError, TypeError, AttributeError):
-        return None

@@ -14,6 +14,7 @@ from runner.data.source import DataSource
 from runner.results.quality.spans import are_spans, same_spans
 from runner.results.quality.values import number_of
 from runner.results.run import Run
+from runner.text.labels import read_labels
 from runner.text.questions.question import Question
 from runner.text.questions.read import read_questions
 from runner.types import UserError
@@ -51,7 +52,7 @@ class Golds:
     def open(cls, run: Run, gold: str, column: str) -> Golds:
         """From the data set if it has the column, else from the output. UserError if neither does."""
         question = question_of(run, column)
-        labels = question.names if question else _label_names(run) if column == LABEL else None
+        labels = question.names if question else list(labels_of(run)) or None if column == LABEL else None
         try:
             source, lost = run.source if run.is_row_by_row else None, None
         except (UserError, OSError) as problem:  # moved or changed: the kept columns may suffice
@@ -165,11 +166,9 @@ def is_right(answer: Any, gold: Any, golds: Golds) -> bool:
     return answer is not None and text_of(answer) == golds.name(gold)
 
 
-def _label_names(run: Run) -> list[str] | None:
-    """The labels in the job's order; None for a job of the user's own, which may return any."""
-    from runner.text.labels import read_labels
-
+def labels_of(run: Run) -> dict[str, str]:
+    """The job's labels in its order, with what the model reads; empty for a job of one's own, which may give any."""
     try:
-        return [choice.name for choice in read_labels(run.identity["job"].get("labels"))]
+        return {choice.name: choice.surface for choice in read_labels((run.identity.get("job") or {}).get("labels"))}
     except UserError:
-        return None
+        return {}
