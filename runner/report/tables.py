@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from runner.checkpoint.records import clean
 from runner.report.figures import Figures
 from runner.report.shown import Shown
+from runner.results.quality.shapes import NONE
 from runner.words import escaped, short_names
 
 SHOWN = 8  # columns of rows; the others can be chosen
@@ -117,7 +118,7 @@ def confusion_matrix(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     names = list(confusion)
     chosen = names if len(names) <= MATRIX else _most_mistaken(confusion)
-    none = ["(none)"] if any(counts.get("(none)") for counts in confusion.values()) else []
+    none = [NONE] if any(counts.get(NONE) for counts in confusion.values()) else []
     columns = [*chosen, *none]
     short = short_names([text_of(name, LONGEST) for name in columns], NAME)
     rows = []

@@ -64,11 +64,8 @@ def evaluate_labels(run: Run | Path | str, source: DataSource, labels: list[str]
     Without ``labels`` they are those that occur in the output or the gold column.
     """
     run = run if isinstance(run, Run) else Run(Path(run))
-
-    def name(value: Any) -> str | None:
-        return source.gold_name(value, labels or ())
-
-    return Evaluation(run, labels, input_column(source, source.conf.gold or ""), name, LABEL).figures()
+    name = partial(_named, source, labels or [])
+    return Evaluation(run, labels, input_column(source, source.conf.gold or ""), name).figures()
 
 
 def evaluate_run(

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.results.quality.bootstrap import ENDS, RESAMPLES, interval, pair, resample
-from runner.results.quality.shapes import ClassFigures, LabelFigures, Share
+from runner.results.quality.shapes import NONE, ClassFigures, LabelFigures, Share
 
-NONE = "(none)"  # the answer of rows without a label
 TOGETHER = 100  # of them
 FULL = 100  # labels up to which a confusion has a number for each two of them
 WIDE = 1000  # labels; of more, those that occur nowhere do not count, and each one's figures have no intervals

@@ -12,6 +12,7 @@ from typing import Any
 from runner.checkpoint.records import Failure, error_kind
 from runner.console import line
 from runner.results.quality.lines import LINES, Lines, class_lines, range_text, with_range
+from runner.results.quality.shapes import NONE
 from runner.results.quality.verdict import advice, verdict
 from runner.types import UserError
 from runner.words import clock, count_of, duration, escaped, speed
@@ -64,8 +65,7 @@ def _rouge(figures: dict[str, Any]) -> Lines:
 
 def show_evaluation(found: Mapping[str, Any]) -> None:
     """How right a run's answers are; see ``runner.results.evaluate``."""
-    for name, text in evaluation_lines(found):
-        line(name, escaped(text))
+    _show_lines(evaluation_lines(found))
 
 
 def evaluation_lines(found: Mapping[str, Any]) -> Lines:
@@ -224,8 +224,6 @@ def _trust(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def confusion_table(confusion: dict[str, dict[str, int]]) -> str:
     """The confusion matrix as text: a line for each gold label."""
-    from runner.results.scores import NONE  # late: it loads numpy
-
     labels = list(confusion)
     columns = [*labels, *([NONE] if any(row.get(NONE) for row in confusion.values()) else [])]
     width = max(map(len, [*columns, "gold / label"]))

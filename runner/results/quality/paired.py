@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from runner.results.quality.bootstrap import finite, interval, resample
 from runner.results.quality.columns import Golds
-from runner.results.quality.scale import spearmans, weighted_kappas
+from runner.results.quality.scale import nearest, spearmans, weighted_kappas
 from runner.results.quality.shapes import PairedFigure, PairedFigures
 from runner.results.quality.values import Members, rates_of
 from runner.text.questions.question import MULTI, SCALE, Question
@@ -89,7 +89,7 @@ def _paired_levels(question: Question, rows: list[Any]) -> dict[str, PairedFigur
     kinds, counts = np.unique(np.array(rows, np.float64), axis=0, return_counts=True)
     gold, *said = kinds.T
     levels = np.array(question.values)
-    places = [np.abs(values[:, None] - levels).argmin(axis=1) for values in kinds.T]
+    places = [nearest(levels, values) for values in kinds.T]
     samples, found = (counts[None, :], resample(counts)), {}
     for name in ("mae", "kappa", "spearman"):
         figures = [

@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.results.quality.bootstrap import interval, resample
-from runner.results.quality.shapes import ScaleFigures
+from runner.results.quality.shapes import NONE, ScaleFigures
 from runner.text.questions.question import Question
 
 FINE = 2000  # steps of the scale's length within which errors count as equal in the bootstrap
-NONE = "(none)"
 Floats = npt.NDArray[np.float64]
 
 
@@ -32,7 +31,7 @@ def scale_figures(question: Question, gold: Floats, said: Floats, expected: Floa
     g, s = pairs
     drawn = resample(counts)
     levels = np.array(question.values)
-    first, second = (_nearest(levels, values) for values in (g, s))
+    first, second = (nearest(levels, values) for values in (g, s))
     error = np.abs(g - s)
     exact = np.array([*np.where(error == 0, 1, 0), 0])
     missing = np.array([*counts, len(gold) - counts.sum()])
@@ -86,7 +85,8 @@ def _ranks(counts: Any, values: Floats) -> Floats:
     return np.asarray((np.cumsum(by_value, axis=1) - by_value / 2)[:, place])
 
 
-def _nearest(levels: Floats, values: Floats) -> Any:
+def nearest(levels: Floats, values: Floats) -> Any:
+    """The place of the level that each value is nearest to."""
     return np.abs(values[:, None] - levels[None, :]).argmin(axis=1)
 
 
@@ -110,8 +110,8 @@ def _spearman(first: Floats, second: Floats) -> float | None:
 def _confusion(question: Question, gold: Floats, said: Floats) -> dict[str, dict[str, int]]:
     levels = np.array(question.values)
     names, none = question.names, len(question.values)
-    golds = _nearest(levels, gold)
-    answers = np.where(np.isfinite(said), _nearest(levels, np.nan_to_num(said)), none)
+    golds = nearest(levels, gold)
+    answers = np.where(np.isfinite(said), nearest(levels, np.nan_to_num(said)), none)
     matrix = np.zeros((none, none + 1), np.int64)
     np.add.at(matrix, (golds, answers), 1)
     return {name: dict(zip([*names, NONE], matrix[at].tolist(), strict=True)) for at, name in enumerate(names)}

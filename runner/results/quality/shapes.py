@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 Interval = list[float | None]  # of 95%; None where it is not known
+NONE = "(none)"  # in a confusion: the answer of rows without one
 
 
 class ClassFigures(TypedDict):

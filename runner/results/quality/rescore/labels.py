@@ -49,11 +49,8 @@ class LabelRescoring:
     def __init__(self, run: Run, decision: Decision, column: str = LABEL) -> None:
         prefix = prefix_of(run, column)
         details = ("confidence", "probabilities", "abstained")
-        self.column, (self._confidence, self._probabilities, self._abstained) = (
-            column,
-            (prefix + one for one in details),
-        )
-        self.decision = decision
+        self._confidence, self._probabilities, self._abstained = (prefix + one for one in details)
+        self.column, self.decision = column, decision
         self.scores = Scores(run, column, prefix)
         job = run.columns.job
         self._least = run.identity["job"].get("abstain_below")
