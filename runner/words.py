@@ -194,7 +194,7 @@ def speed(a_second: float, noun: str = " rows") -> str:
     return f"{60 * a_second:,.1f}{noun}/min" if 0 < a_second < 1 else f"{a_second:,.1f}{noun}/s"
 
 
-def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> list[str]:
     """A table's lines: the columns with these numbers to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

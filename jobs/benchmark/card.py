@@ -11,13 +11,11 @@ from typing import Any
 
 from jobs.benchmark.apart import apart, tell
 from runner.engine.conf import EngineConf
-from runner.machine.facts import package_version
+from runner.machine.facts import shown, versions
 from runner.types import UserError
 from runner.words import size
 
 log = logging.getLogger("rowmill.card")
-
-PACKAGES = ("rowmill", "mlx", "mlx-lm")
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,8 @@ class Card:
             f"{one.first_token_s:.2f} s to the first token"
             for one in self.measured
         )
-        versions = ", ".join(f"{name} {number or '(not installed)'}" for name, number in self.versions.items())
         what = f"{self.measured[0].response:,}-token responses to {self.measured[0].prompt}-token prompts"
-        return f"{self.model} ({size(self.weight_bytes)}) on {self.machine}: {speeds} ({what}; {versions})"
+        return f"{self.model} ({size(self.weight_bytes)}) on {self.machine}: {speeds} ({what}; {shown(self.versions)})"
 
 
 def card(task: dict[str, Any], environment: dict[str, str]) -> Card:
@@ -88,8 +85,7 @@ def measure(task: dict[str, Any]) -> Card:
     for streams in [one or batch for one in task["streams"]]:
         log.info("%d at once: responses of %s tokens ...", streams, f"{task['response']:,}")
         measured.append(_measure(model, found, replace(conf, batch_size=streams), task, int(config["vocab_size"])))
-    versions = {name: package_version(name) for name in PACKAGES}
-    return Card(task["name"], weights, f"{found.name} ({found.kind})", versions, measured)
+    return Card(task["name"], weights, f"{found.name} ({found.kind})", versions(), measured)
 
 
 def _measure(model: Any, found: Any, conf: EngineConf, task: dict[str, Any], vocabulary: int) -> Streams:

@@ -26,6 +26,7 @@ from jobs.benchmark.peers import LLAMA_CPP, MLX_LM, PEERS, Once, llama_cpp_peer,
 from runner.keys import key
 from runner.machine.facts import peak_memory
 from runner.types import UserError
+from runner.words import aligned
 
 WORKLOADS = ("shared", "unique", "documents", "run", "card")
 TWO_LABELS = ((5,), (7,))
@@ -173,8 +174,7 @@ def table(measured: list[Measurement]) -> str:
                 f"{speed:.2f}x",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(aligned(rows))
 
 
 def _in_child(task: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:

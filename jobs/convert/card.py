@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jobs.convert.quantise import Converted, Precision
+from runner.machine.facts import shown, versions
 from runner.words import size
-
-_VERSIONS = ("rowmill", "mlx", "mlx-lm")
 
 
 def model_card(done: Converted, base: str, source: Path, machine: str, adapter: str | None = None) -> str:
@@ -36,7 +34,7 @@ def model_card(done: Converted, base: str, source: Path, machine: str, adapter: 
         "",
         "## Measured on this machine",
         "",
-        f"{machine}; {_versions()}. The conversion took {done.seconds:,.0f} s and at most "
+        f"{machine}; {shown(versions())}. The conversion took {done.seconds:,.0f} s and at most "
         f"{size(done.peak_bytes)} of the device's memory. Sizes and bits per weight were read from the files.",
         "",
         "## Not measured",
@@ -82,14 +80,3 @@ def _row(kind: Precision) -> tuple[str, ...]:
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     lines = [head, ("---",) * len(head), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def _versions() -> str:
-    return ", ".join(f"{name} {_version(name)}" for name in _VERSIONS)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import re
 import shutil
 import time
@@ -217,7 +218,7 @@ def precisions(tensors: dict[str, Tensor], config: dict[str, Any]) -> list[Preci
         count = weight_count(name, tensors, config)
         size, group = tensor.size_bytes, None
         if last == "weight" and (scales := tensors.get(f"{layer}.scales")):
-            group = count // max(1, _product(scales.shape))
+            group = count // max(1, math.prod(scales.shape))
             biases = tensors.get(f"{layer}.biases")
             size += scales.size_bytes + (biases.size_bytes if biases else 0)
         kind = (re.sub(r"\.\d+(?=\.)", ".*", name), 8 * size / count, group)
@@ -226,13 +227,6 @@ def precisions(tensors: dict[str, Tensor], config: dict[str, Any]) -> list[Preci
         Precision(*kind, len(found), sum(count for count, _ in found), sum(size for _, size in found))
         for kind, found in kinds.items()
     ]
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for width in shape:
-        result *= width
-    return result
 
 
 def nominal_bits(bits: int, group_size: int) -> float:

@@ -10,9 +10,9 @@ from typing import Any
 
 from jobs.tune.found import Found
 from runner.machine.device import Device
-from runner.machine.facts import package_version
+from runner.machine.facts import versions
+from runner.words import aligned
 
-PACKAGES = ("rowmill", "mlx", "mlx-lm")
 DIMENSIONS = (
     *("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
     *("intermediate_size", "vocab_size", "sliding_window", "num_local_experts", "num_experts", "num_experts_per_tok"),
@@ -31,7 +31,7 @@ def as_json(found: Found, device: Device, config: Mapping[str, Any], seconds: fl
     dimensions |= {name: quantization[name] for name in ("bits", "group_size", "mode") if name in quantization}
     system = f"{platform.system()} {platform.mac_ver()[0] or platform.release()} {platform.machine()}"
     return {
-        "versions": {name: package_version(name) for name in PACKAGES},
+        "versions": versions(),
         "machine": {"system": system, "python": platform.python_version(), "cores": os.cpu_count()},
         "device": {"kind": device.kind, "name": device.name, "memory_bytes": device.memory_bytes},
         "model": dimensions,
@@ -103,6 +103,4 @@ def _buffers(rates: Mapping[str, list[float]], chosen: list[int] | None) -> str:
 
 
 def _columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    lines = ("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return [f"  {line}".rstrip() for line in lines]
+    return [f"  {line}" for line in aligned(rows)]

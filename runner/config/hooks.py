@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from runner.text.prompter import Prompter
     from runner.text.structure import Structure
 
-NAMES = (
-    *("open", "variables", "choice_names", "attempts", "check_run", "check_source", "take_structure"),
-    *("example", "answer_columns", "prelude", "begin", "made_from", "figures", "fingerprint"),
-)
 ALIKE = 0.85  # of difflib, from which a name is taken for a hook's
 
 
@@ -122,6 +118,13 @@ class HasFigures(Protocol):
     def figures(self, run: Run, source: DataSource) -> Mapping[str, Any]: ...
 
 
+KINDS = (
+    *(Opens, NamesVariables, NamesChoices, Fingerprints, MakesAttempts, ChecksRun, ChecksSource, TakesStructure),
+    *(MakesExamples, NamesAnswers, Surveys, MadeFrom, HasFigures),
+)  # in the order of Hooks
+NAMES = tuple(name for kind in KINDS for name in vars(kind) if not name.startswith("_"))
+
+
 @dataclass(frozen=True)
 class Hooks:
     """The job as each of what it is, None for what it is not."""
@@ -143,21 +146,8 @@ class Hooks:
     @classmethod
     def of(cls, job: Job) -> Hooks:
         """Of the job itself, not of what is wrapped around it."""
-        return cls(
-            job if isinstance(job, Opens) else None,
-            job if isinstance(job, NamesVariables) else None,
-            job if isinstance(job, NamesChoices) else None,
-            job if isinstance(job, Fingerprints) else None,
-            job if isinstance(job, MakesAttempts) else None,
-            job if isinstance(job, ChecksRun) else None,
-            job if isinstance(job, ChecksSource) else None,
-            job if isinstance(job, TakesStructure) else None,
-            job if isinstance(job, MakesExamples) else None,
-            job if isinstance(job, NamesAnswers) else None,
-            job if isinstance(job, Surveys) else None,
-            job if isinstance(job, MadeFrom) else None,
-            job if isinstance(job, HasFigures) else None,
-        )
+        found: list[Any] = [job if isinstance(job, kind) else None for kind in KINDS]
+        return cls(*found)
 
 
 @contextmanager

@@ -8,12 +8,14 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("rowmill", "mlx", "mlx-lm", "transformers", "datasets", "pyarrow")
+COMPUTES = ("rowmill", "mlx", "mlx-lm")  # what speed depends on
+PACKAGES = (*COMPUTES, "transformers", "datasets", "pyarrow")
 
 
 def session_facts(device: Any) -> dict[str, Any]:
@@ -22,7 +24,17 @@ def session_facts(device: Any) -> dict[str, Any]:
     machine["cores"] = os.cpu_count()
     if device is not None:
         machine |= {"device": device.kind, "name": device.name, "blas": device.blas, "memory": device.memory_bytes}
-    return {"versions": {name: package_version(name) for name in PACKAGES}, "machine": machine}
+    return {"versions": versions(PACKAGES), "machine": machine}
+
+
+def versions(packages: Iterable[str] = COMPUTES) -> dict[str, str | None]:
+    """The versions of packages by name; None for those that are not installed."""
+    return {name: package_version(name) for name in packages}
+
+
+def shown(versions: Mapping[str, str | None]) -> str:
+    """Versions on one line."""
+    return ", ".join(f"{name} {number or '(not installed)'}" for name, number in versions.items())
 
 
 @lru_cache
