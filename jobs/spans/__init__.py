@@ -127,7 +127,7 @@ class Spans:
             return {}
         from runner.results.evaluate import evaluate_run
 
-        return {"evaluation": evaluate_run(run.path)}
+        return {"evaluation": evaluate_run(run)}
 
     def _ask(self, request: Request, pieces: Pieces) -> Generator[Request, Completion, list[Mention]]:
         answer = yield request

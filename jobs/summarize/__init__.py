@@ -141,7 +141,7 @@ class Summarize:
             return {}
         from runner.results.rouge import evaluate_summaries
 
-        return {"rouge": evaluate_summaries(run.path, source)}
+        return {"rouge": evaluate_summaries(run, source)}
 
     def schema(self) -> pa.Schema:
         """The output columns.

@@ -116,7 +116,7 @@ class Synthesize:
         """How different the texts are."""
         from runner.results.diversity import diversity
 
-        return {"diversity": diversity(run.path, run.status["finished"] + sum(run.status["rejected"].values()))}
+        return {"diversity": diversity(run)}
 
     def schema(self) -> pa.Schema:
         """The output columns.

@@ -87,8 +87,8 @@ def collect(run: Run, source: DataSource | None, known: Mapping[str, Any]) -> Fi
     known_one = _ours(known, "evaluation", "confusion") or _ours(known, "evaluation", "partial_f1")
     figures.evaluation = known_one or _evaluate(figures, run, source)
     figures.evaluations = evaluations_by_column(run, source)
-    figures.rouge = _ours(known, "rouge", "rows") or _score(figures, source)
-    figures.diversity = _ours(known, "diversity", "copies") or _diversity(figures)
+    figures.rouge = _ours(known, "rouge", "rows") or _score(figures, run, source)
+    figures.diversity = _ours(known, "diversity", "copies") or _diversity(run)
     return figures
 
 
@@ -226,14 +226,14 @@ def _evaluate(figures: Figures, run: Run, source: DataSource | None) -> Mapping[
 
     try:
         if has_spans:
-            return evaluate_run(run.path, column="spans", kind="spans")
+            return evaluate_run(run, column="spans", kind="spans")
         return evaluate_labels(run, source, list(labels_of(run)) or None)
     except (UserError, ValueError, KeyError, OSError, pa.ArrowException) as problem:
         log.warning("the report has no evaluation: %s", problem)
         return None
 
 
-def _score(figures: Figures, source: DataSource | None) -> dict[str, Any] | None:
+def _score(figures: Figures, run: Run, source: DataSource | None) -> dict[str, Any] | None:
     """ROUGE of summaries against the run's references, where both are available within a few seconds."""
     if source is None or not source.conf.gold or "summary" not in figures.columns.job:
         return None
@@ -243,17 +243,16 @@ def _score(figures: Figures, source: DataSource | None) -> dict[str, Any] | None
         from runner.results.rouge import evaluate_summaries, need_rouge
 
         need_rouge(source.conf.gold)
-        return evaluate_summaries(figures.path, source)
+        return evaluate_summaries(run, source)
     except (UserError, ValueError, KeyError, OSError, ImportError, pa.ArrowException) as problem:
         log.warning("the report has no scores of summaries: %s", problem)
         return None
 
 
-def _diversity(figures: Figures) -> dict[str, Any] | None:
+def _diversity(run: Run) -> dict[str, Any] | None:
     """How different the job's texts are from each other, if it writes one a row."""
-    if figures.columns.job.get("text") != "string":
+    if run.columns.job.get("text") != "string":
         return None
     from runner.results.diversity import diversity
 
-    status = figures.status
-    return diversity(figures.path, status["finished"] + sum(status["rejected"].values()))
+    return diversity(run)

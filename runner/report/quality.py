@@ -12,6 +12,7 @@ import numpy as np
 
 from runner.chain.cascade import cascade_lines
 from runner.report.figures import Figures
+from runner.results import rouge
 from runner.results.perplexity import estimate, exp
 from runner.results.quality.lines import LINES, set_facts
 from runner.results.quality.verdict import verdict
@@ -22,7 +23,6 @@ MOST_SEATS = 64
 LEAST_TEXTS = 10  # of which diversity says something
 MOST_LABELS = 100  # with figures of their own
 _NAMES = {"accuracy": "accuracy", "kappa": "Cohen's kappa", "macro_f1": "macro F1", "ece": "calibration error (ECE)"}
-_ROUGE = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 
 
 def sections(figures: Figures, cascade: Mapping[str, Any] | None = None) -> list[tuple[str, Facts]]:
@@ -115,9 +115,9 @@ def _by_label(found: Mapping[str, Any]) -> Facts:
 
 def summary_facts(figures: Figures) -> Facts:
     """ROUGE against references, and how much shorter the summaries are."""
-    rouge, facts = figures.rouge or {}, []
-    for name, label in _ROUGE.items():
-        if isinstance(score := rouge.get(name), dict):
+    scores, facts = figures.rouge or {}, []
+    for name, label in rouge.NAMES.items():
+        if isinstance(score := scores.get(name), dict):
             facts.append((label, _with_interval(score["f1"], [score["low"], score["high"]])))
     compression = figures.numbers.get("compression")
     if compression is not None and len(compression):

@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -86,9 +85,7 @@ class Comparison(TypedDict, total=False):
     gold: PairedFigures | None
 
 
-def compare(
-    a: Run | Path, b: Run | Path, by: str | None = None, gold: str | None = None, column: str | None = None
-) -> Comparison:
+def compare(a: Run, b: Run, by: str | None = None, gold: str | None = None, column: str | None = None) -> Comparison:
     """The figures of ``rowmill diff``. Rows are matched by position or, with ``by``, by a column of both outputs.
 
     Keys: ``configuration`` (lines ``key: old -> new``), ``versions`` (the same), ``rows`` compared (None: the data sets
@@ -97,18 +94,17 @@ def compare(
     differ) and ``flips`` (a sample of them), and ``gold`` (which run is right where;
     see ``runner.results.quality.paired``). ``gold`` and ``column`` name the columns that are compared for that, as
     ``runner.results.evaluate.evaluate_run`` takes them; without a gold column there is none. Raises UserError for
-    folders that are not runs, and for columns that a run lacks.
+    columns that a run lacks.
     """
-    runs = _run(a), _run(b)
-    old, new = ({name: v for name, v in run.identity.items() if name not in _BESIDES} for run in runs)
+    old, new = ({name: v for name, v in run.identity.items() if name not in _BESIDES} for run in (a, b))
     figures = Comparison(
         configuration=difference(old, new),
-        versions=difference(_versions(runs[0]), _versions(runs[1])),
+        versions=difference(_versions(a), _versions(b)),
         rows=None,
     )
     if by is None and old["dataset"]["fingerprint"] != new["dataset"]["fingerprint"]:
         return figures
-    columns = _compare_rows(*runs, by)
+    columns = _compare_rows(a, b, by)
     return figures | Comparison(
         rows=columns.rows,
         columns={name: count / columns.rows for name, count in columns.same.items() if columns.rows},
@@ -116,12 +112,8 @@ def compare(
         errors=Errors(in_a=columns.errors["in_a"], in_b=columns.errors["in_b"], in_both=columns.errors["in_both"]),
         flipped=columns.flipped,
         flips=[flip._asdict() for flip in sorted(columns.flips)],
-        gold=_judged(*runs, by, gold, column),
+        gold=_judged(a, b, by, gold, column),
     )
-
-
-def _run(run: Run | Path) -> Run:
-    return run if isinstance(run, Run) else Run(run)
 
 
 def _judged(a: Run, b: Run, by: str | None, gold: str | None, column: str | None) -> PairedFigures | None:

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,19 +19,19 @@ STRETCHES = 10  # of the attempts
 DUPLICATES = ("exact", "near")
 
 
-def diversity(run_dir: Path, attempts: int) -> dict[str, Any]:
-    """Figures over the accepted texts and the rejected ones among the ``attempts`` of a run.
+def diversity(run: Run) -> dict[str, Any]:
+    """Figures over the accepted texts and the rejected attempts of a run.
 
     ``texts``: how many were measured; ``copies``: those of them that repeat an earlier one. ``distinct_1`` and
     ``distinct_2``: distinct words and pairs of words as shares of all (Li et al. 2016).
     ``self_bleu``: the mean BLEU-4 of up to 100 sampled texts, each against the others (Zhu et al. 2018; counts plus
     one); None for fewer than two. ``duplicates``: for each tenth of the attempts the share that were duplicates.
     """
-    texts = list(islice(_texts(run_dir), TEXTS))
+    texts = list(islice(_texts(run), TEXTS))
     spoken = [words(text) for text in texts]
     figures: dict[str, Any] = {"texts": len(texts), "copies": len(texts) - len(set(texts))}
     figures |= {f"distinct_{n}": distinct(spoken, n) for n in (1, 2)}
-    return figures | {"self_bleu": _self_bleu(spoken), "duplicates": _duplicates(run_dir, attempts)}
+    return figures | {"self_bleu": _self_bleu(spoken), "duplicates": _duplicates(run)}
 
 
 def diversity_lines(figures: dict[str, Any]) -> list[str]:
@@ -47,8 +46,8 @@ def diversity_lines(figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def _texts(run_dir: Path) -> Iterator[str]:
-    for block in Run(run_dir).blocks(["text"]):
+def _texts(run: Run) -> Iterator[str]:
+    for block in run.blocks(["text"]):
         yield from block.table.column("text").drop_null().to_pylist()
 
 
@@ -84,9 +83,10 @@ def _bleu(at: int, texts: list[list[str]]) -> float:
     return math.exp(logs / ORDERS + min(0.0, 1 - closest / len(words)))
 
 
-def _duplicates(run_dir: Path, attempts: int) -> list[float]:
-    counts = [0] * STRETCHES
-    for one in Run(run_dir).rejected():
+def _duplicates(run: Run) -> list[float]:
+    status, counts = run.status, [0] * STRETCHES
+    attempts = status["finished"] + sum(status["rejected"].values())
+    for one in run.rejected():
         if error_kind(one["reason"]) in DUPLICATES and one["attempt"] < attempts:
             counts[one["attempt"] * STRETCHES // attempts] += 1
     sizes = [len(range(-(-i * attempts // STRETCHES), -(-(i + 1) * attempts // STRETCHES))) for i in range(STRETCHES)]

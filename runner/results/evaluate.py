@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -58,18 +57,17 @@ def label_evaluation(run: Run, source: DataSource, labels: list[str] | None = No
     return {"evaluation": evaluate_labels(run, source, labels)} if source.conf.gold else {}
 
 
-def evaluate_labels(run: Run | Path | str, source: DataSource, labels: list[str] | None = None) -> LabelFigures:
+def evaluate_labels(run: Run, source: DataSource, labels: list[str] | None = None) -> LabelFigures:
     """The figures of a run's labels against the gold column of its data set; see ``Evaluation.figures``.
 
     Without ``labels`` they are those that occur in the output or the gold column.
     """
-    run = run if isinstance(run, Run) else Run(Path(run))
     name = partial(_named, source, labels or [])
     return Evaluation(run, labels, input_column(source, source.conf.gold or ""), name).figures()
 
 
 def evaluate_run(
-    run: Run | Path | str,
+    run: Run,
     gold: str | None = None,
     column: str | None = None,
     decision: Decision = AS_RUN,
@@ -80,7 +78,6 @@ def evaluate_run(
     ``gold``: by default the run's own. ``kind``, one of KINDS, follows from the column's type unless it is given.
     UserError for what does not exist.
     """
-    run = run if isinstance(run, Run) else Run(Path(run))
     asked = [one for one in questions_of(run) if one.gold] if gold is None and column is None else []
     if asked and kind is None and decision == AS_RUN:
         by_name = {one.name: evaluate_question(run, one, Golds.open(run, str(one.gold), one.column)) for one in asked}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from runner.data.cells import shown
@@ -14,7 +13,8 @@ from runner.text.scripts import words
 from runner.types import UserError
 from runner.words import count_of
 
-KINDS = ("rouge1", "rouge2", "rougeL")
+NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+KINDS = tuple(NAMES)
 
 
 def need_rouge(gold: str) -> None:
@@ -27,7 +27,7 @@ def need_rouge(gold: str) -> None:
         )
 
 
-def evaluate_summaries(run_dir: Path, source: DataSource) -> dict[str, Any]:
+def evaluate_summaries(run: Run, source: DataSource) -> dict[str, Any]:
     """``rows`` with a reference (the gold column) and, for each of KINDS, the mean F1 with its 95% interval.
 
     The interval is a percentile bootstrap over rows, with a fixed seed. A row without a summary scores 0.
@@ -36,7 +36,7 @@ def evaluate_summaries(run_dir: Path, source: DataSource) -> dict[str, Any]:
 
     from runner.results.quality.bootstrap import RESAMPLES, interval
 
-    scores = np.array(list(_scores(run_dir, source)))
+    scores = np.array(list(_scores(run, source)))
     if not len(scores):
         return {"rows": 0}
     rng = np.random.default_rng(0)
@@ -48,11 +48,11 @@ def evaluate_summaries(run_dir: Path, source: DataSource) -> dict[str, Any]:
     return figures
 
 
-def _scores(run_dir: Path, source: DataSource) -> Iterator[tuple[float, ...]]:
+def _scores(run: Run, source: DataSource) -> Iterator[tuple[float, ...]]:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(KINDS, tokenizer=Words())
-    for start, table in Run(run_dir).blocks(["summary"]):
+    for start, table in run.blocks(["summary"]):
         references = shown(source.table(start, start + len(table), [source.conf.gold or ""]).column(0))
         for reference, summary in zip(references, table.column("summary").to_pylist(), strict=True):
             if reference:
@@ -76,6 +76,5 @@ class Words:
 
 def rouge_lines(rouge: dict[str, Any]) -> list[str]:
     """The scores as text, one line each."""
-    names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-    lines = ["{} {f1:.3f} ({low:.3f} to {high:.3f})".format(names[kind], **rouge[kind]) for kind in KINDS]
+    lines = ["{} {f1:.3f} ({low:.3f} to {high:.3f})".format(name, **rouge[kind]) for kind, name in NAMES.items()]
     return [*lines, f"mean F1 and its 95% interval over {count_of(rouge['rows'], 'row')} with a reference"]

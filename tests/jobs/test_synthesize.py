@@ -228,7 +228,7 @@ def test_diversity_of_what_was_accepted():
     attempts = 30 + sum(figures["rejected"].values())
     duplicates = figures["rejected"].get("exact", 0)
     assert sum(found["duplicates"]) * attempts / 10 == pytest.approx(duplicates, rel=0.1)
-    assert diversity(Path(figures["path"]), attempts) == found
+    assert diversity(open_run(figures["path"])) == found
 
 
 def test_kills_change_nothing_of_what_is_accepted(folder):

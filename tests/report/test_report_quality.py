@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from runner import open_run
 from runner.cli import main
 from runner.report.charts import coverage
 from runner.report.quality import label_facts
@@ -42,7 +43,7 @@ def test_generated_texts_have_their_diversity(folder):
 def test_the_diversity_in_the_report_is_that_of_the_run(folder):
     words = ("job=synthesize", "job.target=20", "prompt.user=Write a text.", "engine.temperature=1")
     said = text_of(folder, *words)
-    found = diversity(folder / "outputs/x", 0)
+    found = diversity(open_run(folder / "outputs/x"))
     assert f"distinct-1{found['distinct_1']:.3f} of the 1-grams of 20 texts" in said
     assert f"self-BLEU{found['self_bleu']:.3f}" in said
 

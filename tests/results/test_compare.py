@@ -10,7 +10,8 @@ import rowmill
 
 from runner.cli import main
 from runner.config.conf import EngineConf
-from runner.results.compare import compare
+from runner.results import compare as comparing
+from runner.results.run import Run
 from runner.results.scores import kappa
 from runner.types import UserError
 
@@ -30,6 +31,10 @@ def folder(folder):
 def run(name, *words):
     assert main([*KEYS, f"run_name={name}", *words]) in (0, 1)
     return Path("outputs") / name
+
+
+def compare(a, b, **options):
+    return comparing.compare(Run(a), Run(b), **options)
 
 
 def test_the_same_run_twice(folder, capsys):
@@ -181,7 +186,7 @@ def test_two_runs_with_gold_are_compared_in_pairs(folder, by, capsys):
     golds = [None if i % 10 == 0 else kind for i, kind in enumerate(kinds)]
     columns = (*said, ["" if gold is None else gold for gold in golds])
     a, b = (judged(folder, name, columns, "dataset.gold=kind") for name in "ab")
-    found = compare(a, b, by)["gold"]
+    found = compare(a, b, by=by)["gold"]
     there = [i for i, gold in enumerate(golds) if gold]
     right = [[said[run][i] == golds[i] for i in there] for run in (0, 1)]
     righted = [i for i, one, two in zip(there, *right, strict=True) if two and not one]

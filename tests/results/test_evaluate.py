@@ -22,8 +22,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from runner import cli, run
 from runner.cli.arguments import add_decision, decision_of
 from runner.data.gold import members_of
-from runner.results import scores
-from runner.results.evaluate import evaluate_labels, evaluate_run
+from runner.results import evaluate, scores
 from runner.results.quality.rescore.decision import Decision
 from runner.results.quality.values import number_figures, set_figures
 from runner.results.quality.verdict import advice, verdict
@@ -34,6 +33,10 @@ from tests.support.jobs import own_job, write_own_job
 from tests.support.runs import json_lines
 
 pytestmark = pytest.mark.usefixtures("folder")
+
+
+def evaluate_run(path, *asked, **options):
+    return evaluate.evaluate_run(Run(path), *asked, **options)
 
 
 def label(rows=60, golds=lambda i: "ham" if i % 2 else "spam", *more, empty=None):
@@ -265,7 +268,8 @@ def test_what_cannot_be_compared_is_refused_in_one_line():
 def test_gold_numbers_are_named_by_the_classes():
     found = label(40, lambda i: i % 2, "dataset.classes=[spam,ham]")["evaluation"]
     assert found["accuracy"] == np.mean([name == ("ham" if i % 2 else "spam") for i, name in enumerate(labels_of())])
-    assert evaluate_labels("outputs/mail", Run("outputs/mail").source, ["ham", "spam"]) == found
+    kept = Run("outputs/mail")
+    assert evaluate.evaluate_labels(kept, kept.source, ["ham", "spam"]) == found
 
 
 def test_a_row_without_a_label_is_not_taken_for_a_label_named_none():
