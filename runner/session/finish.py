@@ -6,12 +6,12 @@ import json
 import logging
 import shlex
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from runner.data.source import DataSource
 from runner.disk import write_json
 from runner.night.link import Link
 from runner.results.run import FIGURES, Run
-from runner.results.status import read_status
 from runner.session.runlog import run_log
 from runner.session.runnable import Runnable, resume_command
 from runner.types import EXIT_OK, EXIT_ROW_ERRORS, UserError
@@ -21,19 +21,43 @@ T = TypeVar("T")
 
 
 def finish(run: Runnable, link: Link | None = None, *, is_last: bool = True) -> dict[str, Any]:
-    """The figures of a finished run and ``path``; ``report`` where one was written.
+    """The figures of a finished run and ``path``; ``report`` where one was written. See ``conclude``."""
+    read = Run(run.run_dir)  # once: its files are checked when they are read for the first time
+    report = Report(run.source) if run.wants_report else None
+    return conclude(read, lambda: run.figures(read), report, resume_command(run), link, is_last=is_last)
+
+
+class Report(NamedTuple):
+    """That there is to be one, and of which input rows: None where those of the run are still to be opened."""
+
+    source: DataSource | None
+
+
+def conclude(
+    read: Run,
+    own: Callable[[], dict[str, Any]],
+    report: Report | None,
+    resume: str,
+    link: Link | None = None,
+    *,
+    is_last: bool = True,
+) -> dict[str, Any]:
+    """The figures of a finished run or chain, its ``own`` among them, as far as they can be had; they are kept.
 
     The supervisor at the other end of ``link`` is told first how the last run ended: whatever this process dies of
     afterwards changes nothing of that, and an interrupt only leaves out what is not computed yet.
     """
-    status: dict[str, Any] = {**read_status(run.run_dir), "path": str(run.run_dir)}
-    resume = resume_command(run)
+    figures: dict[str, Any] = {**read.status, "path": str(read.path)}
     if link and is_last:
-        link.report(ended=exit_code(status), resume=resume)
-    figures = dict(status)
-    with run_log(run.run_dir):
+        link.report(ended=exit_code(figures), resume=resume)
+    with run_log(read.path):
         try:
-            _compute(run, resume, figures)
+            found = tried("figures", resume, lambda: _as_json(own()))
+            figures |= _renamed(found or {}, {*figures, "report"})
+            again = shlex.join(["rowmill", "report", str(read.path)])
+            if report and (page := tried("report", again, lambda: _page(read, report.source, figures))):
+                figures["report"] = page
+            tried("figures.json", resume, lambda: write_json(read.path / FIGURES, figures))
         except KeyboardInterrupt:
             if not is_last:
                 raise
@@ -41,19 +65,6 @@ def finish(run: Runnable, link: Link | None = None, *, is_last: bool = True) -> 
                 "interrupted: the rows are safe. To compute what is left out of figures and report:\n%s", resume
             )
     return figures
-
-
-def _compute(run: Runnable, resume: str, figures: dict[str, Any]) -> None:
-    """Add the job's figures and ``report`` to those of the run, as far as they can be had."""
-    read = Run(run.run_dir)  # once: its files are checked when they are read for the first time
-    found = tried("figures", resume, lambda: _as_json(run.figures(read)))
-    own = _renamed(found or {}, {*figures, "report"})
-    figures |= own
-    if run.wants_report:
-        again = shlex.join(["rowmill", "report", str(run.run_dir)])
-        if report := tried("report", again, lambda: _report(run, read, figures)):
-            figures["report"] = report
-    tried("figures.json", resume, lambda: write_json(run.run_dir / FIGURES, figures))
 
 
 def _renamed(found: dict[str, Any], taken: set[str]) -> dict[str, Any]:
@@ -90,7 +101,7 @@ def tried(what: str, again: str, compute: Callable[[], T]) -> T | None:
         return None
 
 
-def _report(run: Runnable, read: Run, figures: dict[str, Any]) -> str:
+def _page(read: Run, source: DataSource | None, figures: dict[str, Any]) -> str:
     from runner.report import write_report
 
-    return str(write_report(read, run.source, figures))
+    return str(write_report(read, source, figures))

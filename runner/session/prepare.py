@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 import logging
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runner.chain.plan import is_chain
-from runner.checkpoint.identity import OutputColumns
 from runner.checkpoint.lease import fresh_dir
 from runner.config.conf import RunConf
 from runner.config.hooks import Hooks, MakesAttempts, calling
@@ -35,6 +35,7 @@ from runner.text.vocabulary import ByteTokenizer
 from runner.types import Attempts, Job, UserError
 
 log = logging.getLogger("rowmill")
+T = TypeVar("T")
 NO_TAGS = (
     "no tags around thoughts that are known in this model's tokenizer or chat template; "
     "prompt.thinking_tags=[BEGIN, END] names others"
@@ -107,7 +108,7 @@ def prepare(config: Config, standing_in: DataSource | None = None) -> Prepared:
     source = standing_in or open_source(
         conf.dataset, conf.offline, before, job_folders(config.config_dir), conf.modules
     )
-    date = conf.date or recorded_date(run_dir) or datetime.date.today().isoformat()
+    date = conf.date or _before(run_dir, lambda run: str(run.identity["date"])) or datetime.date.today().isoformat()
     folder, model_config, tokenizer, device = _open_tokenizer(config)
     prompter = _prompter(conf, tokenizer, date)
     hooks = Hooks.of(config.job)
@@ -131,7 +132,7 @@ def prepare(config: Config, standing_in: DataSource | None = None) -> Prepared:
             hooks.structured.take_structure(structure, conf.output.raw)
     job = retrying(config, structure, prompter)
     wanted = conf.output.keep if attempts is None else _refuse_keep(conf.output.keep)
-    keep = choose(wanted, source, job.schema(), _kept_before(run_dir))
+    keep = choose(wanted, source, job.schema(), _before(run_dir, lambda run: run.columns.kept))
     if standing_in is None:
         log.info("%s; keeping %s", source.describe(), ", ".join(keep) or "none of them")
     opened = (source, prompter, folder, model_config, device)
@@ -157,18 +158,15 @@ def _prompter(conf: RunConf, tokenizer: Any, date: str) -> Prompter:
     return prompter
 
 
-def _kept_before(run_dir: Path) -> dict[str, str] | None:
-    return found.kept if (found := _columns_before(run_dir)) else None
-
-
 def job_columns_before(run_dir: Path) -> dict[str, str]:
     """The types of the job's columns in the run that lies there, perhaps by an earlier version."""
-    return found.job if (found := _columns_before(run_dir)) else {}
+    return _before(run_dir, lambda run: run.columns.job) or {}
 
 
-def _columns_before(run_dir: Path) -> OutputColumns | None:
+def _before(run_dir: Path, read: Callable[[Run], T]) -> T | None:
+    """What ``read`` finds in the run that lies there; None where there is none, or none that says it."""
     try:
-        return Run(run_dir).columns
+        return read(Run(run_dir))
     except (UserError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
         return None
 
@@ -263,11 +261,3 @@ def _attempts(job: MakesAttempts) -> Attempts:
             if not hasattr(found, name):
                 raise TypeError(f"it returns {found!r:.80}, which has no {name}")
         return found
-
-
-def recorded_date(run_dir: Path) -> str | None:
-    """The date that the run in this directory was begun with."""
-    try:
-        return str(Run(run_dir).identity["date"])
-    except (UserError, sqlite3.Error, OSError, TypeError, KeyError, ValueError):
-        return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,22 +21,22 @@ from runner.checkpoint.shards.layout import shard_file
 from runner.checkpoint.store import Store
 from runner.config.load import Config
 from runner.data.where import NoRowsError
-from runner.disk import write_dataset, write_json, write_stream
+from runner.disk import write_dataset, write_stream
 from runner.disk.errors import disk_errors
 from runner.engine.weights import keeping
 from runner.night.link import Link
 from runner.night.night import Night
 from runner.results.evaluate import evaluate_run
-from runner.results.run import DATASET, FIGURES, Run
+from runner.results.run import DATASET, Run
 from runner.session.drive import drive
-from runner.session.finish import exit_code, tried
+from runner.session.finish import Report, conclude
 from runner.session.prepare import Prepared, prepare
 from runner.session.runlog import run_log
 from runner.session.runnable import resume_command, resumed
 from runner.session.session import JobRun
 from runner.signals import Stop
-from runner.stages.check import afresh, check, extending, limited, named, placed, reading
-from runner.stages.conf import ChainConf
+from runner.stages.check import afresh, check, extending, limited, placed, reading
+from runner.stages.conf import ChainConf, named
 from runner.types import UserError
 from runner.words import count_of
 
@@ -213,20 +212,9 @@ class Session:
 
     def _finish(self) -> dict[str, Any]:
         """The chain's figures and its report; nothing in here may fail it."""
-        chain = Chain(self.folder)
-        figures: dict[str, Any] = {**chain.status, "path": str(self.folder)}
-        resume = resume_command(self._stage_run(self.first))
-        if self.link and self.is_last:
-            self.link.report(ended=exit_code(figures), resume=resume)
-        with run_log(self.folder):
-            figures |= tried("figures", resume, lambda: dict(_figures(chain))) or {}
-            wanted = self.conf.conf.output.report
-            if self.first.folder is not None if wanted is None else wanted:
-                again = shlex.join(["rowmill", "report", str(self.folder)])
-                if report := tried("report", again, lambda: _report(chain, figures)):
-                    figures["report"] = report
-            tried("figures.json", resume, lambda: write_json(self.folder / FIGURES, figures))
-        return figures
+        chain, resume = Chain(self.folder), resume_command(self._stage_run(self.first))
+        report = Report(None) if JobRun(self.first).wants_report else None
+        return conclude(chain, lambda: dict(_figures(chain)), report, resume, self.link, is_last=self.is_last)
 
 
 def _has_changed(ready: Prepared) -> bool:
@@ -242,12 +230,6 @@ def _figures(chain: Chain) -> Iterator[tuple[str, Any]]:
         yield "cascade", cascade_figures(chain)
     if chain.plan.gold is not None and "label" in chain.columns.job:
         yield "evaluation", evaluate_run(chain)
-
-
-def _report(chain: Chain, figures: dict[str, Any]) -> str:
-    from runner.report import write_report
-
-    return str(write_report(chain, None, figures))
 
 
 def retract(folder: Path) -> None:

@@ -6,12 +6,13 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from runner.chain.plan import REPLACE, ROW, STAGE, Plan, Stage, planned
+from runner.chain.plan import REPLACE, ROW, STAGE, Plan, planned
 from runner.checkpoint.database import DATABASE
 from runner.config.job import make_job
 from runner.config.load import Config
@@ -21,7 +22,7 @@ from runner.data.source import DataSource
 from runner.data.where import compared, parse_where, with_parts
 from runner.results.run import Run
 from runner.session.prepare import Prepared, prepare
-from runner.stages.conf import ChainConf, StageConf
+from runner.stages.conf import ChainConf, StageConf, named
 from runner.text.questions.known import Known, check_known, of_questions, of_values
 from runner.text.questions.read import read_questions
 from runner.types import UserError
@@ -37,8 +38,8 @@ def check(chain: ChainConf, folder: Path) -> tuple[Plan, list[Prepared]]:
     for stage in chain.stages[1:]:
         plan = plan_of(chain, readies)
         config = reading(chain, stage, plan, stage.config, folder, first.date)
-        source = named(stage.stage, lambda plan=plan, config=config: _standing_in(readies, plan, jobs, config))
-        ready = named(stage.stage, lambda config=config, source=source: prepare(config, source))
+        source = named(stage.stage, partial(_standing_in, readies, plan, jobs, config))
+        ready = named(stage.stage, partial(prepare, config, source))
         if ready.attempts is not None:
             raise UserError(
                 f"stages.{stage.stage.name}.job", "it makes rows of its own, which only the first stage can"
@@ -59,14 +60,6 @@ def _tell_names(plan: Plan) -> None:
     renamed = [f"{own} of {stage} is {name}" for stage, name, own in columns if name != own]
     if renamed:
         log.info("columns of stages whose names are taken: %s", ", ".join(renamed))
-
-
-def named(stage: Stage, make: Any) -> Any:
-    """What ``make`` returns; a UserError says in which stage it was."""
-    try:
-        return make()
-    except UserError as error:
-        raise UserError(f"stage {stage.name}: {error}", exit_code=error.exit_code) from error
 
 
 def placed(config: Config, folder: Path) -> Config:

@@ -51,10 +51,11 @@ from there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runner.chain.cascade import least_rows
 from runner.chain.plan import ADD, REPLACE, Stage
@@ -65,6 +66,7 @@ from runner.config.load import Config, load_config
 from runner.types import UserError
 from runner.words import did_you_mean
 
+T = TypeVar("T")
 _OWN = ("job", "prompt", "model", "engine", "output", "calibrate", "seed")  # groups and keys that a stage may set
 _GOLD = ("dataset.gold", "dataset.classes")
 _WORDS = ("name", "where", "merge")
@@ -111,14 +113,14 @@ def load_chain(overrides: Sequence[str], config_dir: str | None = None) -> Chain
         return None
     rest = [word for word in words if word not in typed]
     listed = _with_later(_listed([word for word in typed if key_of(word) == "stages"]), typed)
-    common = _config(listed[0][0], over(rest, listed[0][1]), config_dir)
+    common = named(listed[0][0], lambda: load_config(over(rest, listed[0][1]), config_dir))
     folder = Path(common.conf.output.dir) / common.run_name
     resume = "auto" if common.conf.resume == "force" else common.conf.resume
     rest = [word for word in rest if key_of(word) not in ("run_name", "output.dir", "resume")]
     stages = []
     for at, (stage, own) in enumerate(listed):
         words = [*over(rest, own), f"output.dir={folder}"]
-        config = common if at == 0 else _config(stage, words, config_dir)
+        config = common if at == 0 else named(stage, partial(load_config, words, config_dir))
         stages.append(StageConf(stage, _named(config, stage.name, resume), frozenset(map(key_of, own))))
     _check_cascade(common.conf, [stage for stage, _ in listed])
     return ChainConf(common, tuple(stages), list(overrides), config_dir)
@@ -130,9 +132,10 @@ def _named(config: Config, name: str, resume: str) -> Config:
     return replace(config, conf=replace(config.conf, **named), plain={**config.plain, **named})  # type: ignore[arg-type]
 
 
-def _config(stage: Stage, words: list[str], config_dir: str | None) -> Config:
+def named(stage: Stage, make: Callable[[], T]) -> T:
+    """What ``make`` returns; a UserError says in which stage it was."""
     try:
-        return load_config(words, config_dir)
+        return make()
     except UserError as error:
         raise UserError(f"stage {stage.name}: {error}", exit_code=error.exit_code) from error
 
