@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import io
@@ -18,6 +19,7 @@ from runner.early import hold
 from runner.words import but_colours, escaped, open_words
 
 _WIDTH = 9  # columns of a line's name
+_DRAWN = dict(zip("▁▂▃▄▅▆▇█▏…", "_.-=+*%#|~", strict=True))  # what bars are drawn with, and what stands for it
 
 
 def say(text: str = "") -> None:
@@ -65,7 +67,7 @@ def mute(stream: TextIO) -> None:
 def open_streams() -> None:
     """Let standard streams that are closed be the null device, so that none of our files takes their place.
 
-    What the standard output cannot encode is printed as an escape.
+    What they cannot encode is printed as an escape, and bars are drawn with what ASCII has.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -75,8 +77,20 @@ def open_streams() -> None:
                 os.close(null)
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    codecs.register_error("drawn", _drawn)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="drawn")
+
+
+def _drawn(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    shown = (
+        _DRAWN.get(char) or char.encode("ascii", "backslashreplace").decode()
+        for char in error.object[error.start : error.end]
+    )
+    return "".join(shown), error.end
 
 
 def begin_in_utf8() -> None:

@@ -8,14 +8,10 @@ import sys
 from pathlib import Path
 
 from runner.cli.arguments import add_decision, add_json, add_run_dir
+from runner.export import FORMATS
+from runner.export import export as write
 from runner.types import EXIT_OK
 from runner.words import count_of
-
-FORMATS = [
-    *("parquet", "jsonl", "csv", "sqlite"),
-    *("label-studio", "argilla", "openai-batch"),
-    *("chat", "alpaca", "prompt-completion"),
-]
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +26,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it exists")
     parser.add_argument("--public", action="store_true", help="make the data set on the hub public (default: private)")
     parser.add_argument("--safe-csv", action="store_true", help="an apostrophe before cells that spreadsheets compute")
-    parser.add_argument("--table", metavar="NAME", default="rows", help="the SQLite table (default: rows)")
+    parser.add_argument("--table", metavar="NAME", help="the SQLite table (default: rows)")
     parser.add_argument("--text", metavar="COLUMN", help="the column that annotators see in Label Studio and Argilla")
     add_decision(parser)
     training = parser.add_argument_group("training data (chat, alpaca, prompt-completion)")
@@ -44,9 +40,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export(options: argparse.Namespace) -> int:
     """Write a run's rows as Parquet, JSONL, CSV, SQLite or training data, or push them to the hub."""
-    from runner.export import export
-
-    for line in export(options):
+    for line in write(options):
         print(line, file=sys.stderr if options.target == "-" else sys.stdout)
     return EXIT_OK
 

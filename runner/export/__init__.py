@@ -32,10 +32,16 @@ from pathlib import Path
 from typing import Any
 
 from runner.types import UserError
-from runner.words import count_of
+from runner.words import count_of, listed
 
 _SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
 _SUFFIXES |= {".db": "sqlite", ".sqlite": "sqlite", ".sqlite3": "sqlite"}
+_TABLES, _TASKS = ("parquet", "jsonl", "csv", "sqlite"), ("label-studio", "argilla")
+_RECORDS = ("chat", "alpaca", "prompt-completion")
+FORMATS = (*_TABLES, *_TASKS, "openai-batch", *_RECORDS)
+_FOR = {"columns": _TABLES, "safe_csv": ("csv",), "table": ("sqlite",), "text": _TASKS}  # that an option is for
+_FOR |= dict.fromkeys(("validation", "prompt", "system", "completion"), _RECORDS)
+_OF_ROWS = ("where", "columns", "join", "data", "no_prior", "temperature", "threshold")
 
 
 def export(options: Any) -> Iterator[str]:
@@ -43,13 +49,14 @@ def export(options: Any) -> Iterator[str]:
 
     Raises UserError for whatever is wrong; an existing file is then left untouched.
     """
-    from runner.chain.folder import open_folder
+    from runner.chain.folder import Chain, open_folder
     from runner.export.hub import HUB, push
     from runner.export.select import Selection
     from runner.export.training import RECORDS, Sides, write_training
     from runner.results.quality.rescore.decision import AS_RUN, Decision
 
     kind = options.format or _by_name(options.target)
+    _refuse_idle(options, kind)
     if options.rejected:
         yield _write_rejected(kind, options)
         return
@@ -58,8 +65,7 @@ def export(options: Any) -> Iterator[str]:
     decision = Decision(not options.no_prior, options.temperature, options.threshold)
     status = run.status
     selection = Selection(run, options.join or options.data is not None, options.where, columns, decision)
-    if decision != AS_RUN:
-        yield f"labels are decided anew: {decision}"
+    anew = [f"labels are decided anew: {decision}"] if decision != AS_RUN else []
     if options.target.startswith(HUB):
         if kind != "parquet":
             raise UserError("--format", "data sets on the hub are written as parquet", value=kind)
@@ -74,14 +80,32 @@ def export(options: Any) -> Iterator[str]:
         sides = Sides(run, options.system, options.prompt, options.completion)
         share = options.validation
         counts = write_training(options.target, selection, kind, sides, share, overwrite=options.overwrite)
+        yield from anew
         yield from (f"{count_of(count, 'example')} written to {name}" for name, count in counts.items())
         return
     else:
         notes: list[str] = []
         count = _write(kind, selection, options, notes.append)
         yield from notes
-    unfinished = "" if status["finished"] == status["rows"] else f"; {status['rows'] - status['finished']:,} unfinished"
+    yield from anew
+    left = status["rows"] - (status["finished"] if isinstance(run, Chain) else selection.read)
+    unfinished = f"; {left:,} unfinished" if left else ""
     yield f"{count:,} of {count_of(status['rows'], 'row')} written to {options.target}{unfinished}"
+
+
+def _refuse_idle(options: Any, kind: str) -> None:
+    """Raise UserError for an option that would change nothing."""
+    for name, kinds in _FOR.items():
+        if getattr(options, name) and kind not in kinds:
+            raise UserError(_typed(name), f"it is for {listed(kinds)}, and {options.target} is written as {kind}")
+    if options.public and not options.target.startswith("hub:"):
+        raise UserError("--public", f"it is for the hub, and {options.target} is a file")
+    if options.rejected and (idle := [name for name in _OF_ROWS if getattr(options, name)]):
+        raise UserError(_typed(idle[0]), "it is for rows, and --rejected writes attempts that became none")
+
+
+def _typed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _write_rejected(kind: str, options: Any) -> str:
@@ -96,7 +120,7 @@ def _write_rejected(kind: str, options: Any) -> str:
 
 def _write(kind: str, selection: Any, options: Any, say: Callable[[str], None]) -> int:
     from runner.export.annotate import ANNOTATORS
-    from runner.export.files import STDOUT, WRITERS, Writing
+    from runner.export.files import STDOUT, TABLE, WRITERS, Writing
     from runner.export.select import position_column
 
     if kind in ANNOTATORS:
@@ -104,7 +128,7 @@ def _write(kind: str, selection: Any, options: Any, say: Callable[[str], None]) 
     if options.target == STDOUT and kind in ("parquet", "sqlite"):
         raise UserError("--format", "it needs a file, not the standard output", value=kind)
     tables = selection.gathered() if kind == "parquet" else selection.tables()
-    how = Writing(options.overwrite, options.safe_csv, options.table, position_column(selection.run), say)
+    how = Writing(options.overwrite, options.safe_csv, options.table or TABLE, position_column(selection.run), say)
     return WRITERS[kind](options.target, tables, how)
 
 

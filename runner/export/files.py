@@ -18,7 +18,7 @@ from runner.export.plain import flat, inert, too_wide
 from runner.plain import to_json
 from runner.types import UserError
 
-STDOUT = "-"
+STDOUT, TABLE = "-", "rows"
 _UNWRITABLE = (OSError, sqlite3.OperationalError, pa.ArrowException)
 _SHEET_COLUMNS = 16_384  # of a sheet in Excel and LibreOffice
 _PACKED = {".gz": "gzip", ".zst": "zstd"}
@@ -32,7 +32,7 @@ class Writing:
 
     overwrite: bool = False
     safe: bool = False
-    table: str = "rows"
+    table: str = TABLE
     key: str | None = None
     say: Callable[[str], None] = lambda text: None
 

@@ -30,7 +30,7 @@ GATHER_BYTES = 32 << 20
 class Selection:
     """``join`` adds the input's columns; ``where`` filters (see ``runner.data.where``; parts of a struct are
     named with a dot, such as usage.finish_reason); ``columns`` chooses among the output's, by default all; labels are
-    those of the ``decision``.
+    those of the ``decision``. ``read``: how many finished rows there were, of a run at work at the time of reading.
 
     Raises UserError for what does not exist, and if no row is finished.
     """
@@ -40,6 +40,7 @@ class Selection:
     where: str | None = None
     columns: list[str] = field(default_factory=list)
     decision: Decision = AS_RUN
+    read: int = field(default=0, init=False)
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows in the order of the input, in tables of one schema; the first column is the row's position."""
@@ -47,6 +48,7 @@ class Selection:
         began = False
         for block in self._decided():
             table = self._joined(block)
+            self.read += len(table)
             if not began:
                 began, mask = True, self._mask(table)
                 self._check_columns(table)

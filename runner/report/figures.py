@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from runner.chain.folder import parts_of
 from runner.checkpoint.identity import OutputColumns, output_columns
 from runner.checkpoint.records import Failure, error_kind
 from runner.data.cells import shown
@@ -41,7 +42,7 @@ class Figures:
     how many rows have which value of its columns of few texts, of flags and of lists' members; parts of structs have
     dotted names. ``rows``: those shown, with why. ``evaluations``: those of several labels, of levels, and by question.
     ``wrong``: how many rows are not as the gold column has it; None without one. ``missing``: why the data set could
-    not be read again, if it could not.
+    not be read again, if it could not. ``provenance``: what is known beside ``identity`` of the run that this is of.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Figures:
     sessions: list[Session]
     marks: list[dict[str, Any]]
     labels: dict[str, int]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     prompt_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     completion_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     confidence: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -76,7 +78,7 @@ class Figures:
 
 def collect(run: Run, source: DataSource | None, known: Mapping[str, Any]) -> Figures:
     """Read a run, at work or not; see ``write_report``."""
-    figures = Figures(run.path, run.status, run.identity, run.sessions, run.marks, run.label_counts)
+    figures = Figures(run.path, run.status, run.identity, run.sessions, run.marks, run.label_counts, _provenance(run))
     if not run.is_row_by_row:
         source = None  # its rows are not the data set's
     elif source is None:
@@ -90,6 +92,12 @@ def collect(run: Run, source: DataSource | None, known: Mapping[str, Any]) -> Fi
     figures.rouge = _ours(known, "rouge", "rows") or _score(figures, run, source)
     figures.diversity = _ours(known, "diversity", "copies") or _diversity(run)
     return figures
+
+
+def _provenance(run: Run) -> Mapping[str, Any]:
+    """Of the last session of a run; of a chain, of its first stage, which its identity is that of."""
+    sessions = next(iter(parts_of(run)), run).sessions
+    return sessions[-1]["provenance"] if sessions else {}
 
 
 def _ours(known: Mapping[str, Any], name: str, part: str) -> dict[str, Any] | None:

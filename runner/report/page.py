@@ -149,8 +149,7 @@ def _sessions(figures: Figures) -> list[dict[str, Any]]:
 
 def _what(figures: Figures) -> list[tuple[str, str]]:
     """What was run, as names and values."""
-    identity = figures.identity
-    provenance = figures.sessions[-1]["provenance"] if figures.sessions else {}
+    identity, provenance = figures.identity, figures.provenance
     model, data = identity.get("model") or {}, identity.get("dataset") or {}
     machine, versions = dict(provenance.get("machine") or {}), provenance.get("versions") or {}
     machine.pop("boot", None)

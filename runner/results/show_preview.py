@@ -11,6 +11,7 @@ from runner.words import count_of, duration, escaped, listed, speed
 
 _SHOWN_CHARS, _SHOWN_TOKENS = 3000, 700  # of a prompt's prefix, and of the rest
 _BAR = 30  # columns
+_TRIAL = "`rowmill preview --trial 20` with the same overrides computes 20 rows of the run"
 _PREFIX, _SUFFIX, _ANSWER = ("34", "36"), ("39", "33"), "1;32"  # blue and cyan, plain and yellow, green
 
 
@@ -81,8 +82,11 @@ class Preview(TypedDict):
     fake: bool
 
 
-def show_preview(figures: Preview) -> None:
-    """The first prompts, their tokens coloured by part on a terminal, then the figures."""
+def show_preview(figures: Preview, trial: str = _TRIAL) -> None:
+    """The first prompts, their tokens coloured by part on a terminal, then the figures.
+
+    ``trial``: the command that would tell how long it takes.
+    """
     for number, prompt in enumerate(figures["prompts"]):
         shared = f", of which {prompt['shared_tokens']:,} are a shared prefix" if prompt["shared_tokens"] else ""
         say(f"--- row {prompt['row']:,}: {count_of(prompt['tokens'], 'token')}{shared}")
@@ -109,7 +113,7 @@ def show_preview(figures: Preview) -> None:
     if figures["context"]:
         line("context", f"{figures['context']:,} tokens")
     line("memory", _memory(figures["memory"], figures["fake"]))
-    line("time", _time(figures["time"]))
+    line("time", _time(figures["time"]) or f"unknown before a trial: {trial}")
     line("output", figures["path"])
     if figures["differs"]:
         line("", "it holds a different run, so `rowmill run` will refuse: choose another run_name or resume=force")
@@ -142,11 +146,9 @@ def _memory(memory: dict[str, Any] | None, is_fake: bool) -> str:
     return f"{memory['line']}{a_token}{', NOT ENOUGH' if memory['refusal'] else ''}"
 
 
-def _time(estimate: dict[str, Any] | None) -> str:
+def _time(estimate: dict[str, Any] | None) -> str | None:
     if estimate is None:
-        return (
-            "unknown before a trial: `rowmill preview --trial 20` with the same overrides computes 20 rows of the run"
-        )
+        return None
     if not estimate["left"]:
         return f"none: the run is finished (at {speed(estimate['rows_per_s'])})"
     pace = f"{duration(estimate['seconds'])} for {count_of(estimate['left'], 'row')}"

@@ -7,11 +7,14 @@ from typing import Any
 from runner.chain.folder import Chain
 from runner.chain.plan import is_chain
 from runner.console import say
+from runner.results.show_preview import show_preview
 from runner.session.prepare import prepare
 from runner.session.preview import preview
 from runner.stages.check import afresh, check, placed, reading
 from runner.stages.conf import ChainConf
 from runner.types import UserError
+
+_TRIAL = "`rowmill run` with dataset.limit=20 runs 20 rows, from which the same chain without it goes on"
 
 
 def preview_chain(conf: ChainConf, show: bool) -> list[dict[str, Any]]:
@@ -27,7 +30,9 @@ def preview_chain(conf: ChainConf, show: bool) -> list[dict[str, Any]]:
         if show:
             rows = "" if there else "; the rows are examples, what the stages before will answer in brackets"
             say(f"=== stage {at + 1} of {len(readies)}, {stage.stage.name}{rows}")
-        figures = preview(ready.config, show, ready=there or ready)
+        figures = preview(ready.config, show=False, ready=there or ready)
+        if show:
+            show_preview(figures, _TRIAL)
         found.append({"name": stage.stage.name, "made_up": there is None, **figures})
     return found
 

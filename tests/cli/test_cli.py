@@ -253,10 +253,11 @@ def test_closed_standard_streams_change_nothing(folder, closed):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_what_a_terminal_cannot_encode_is_printed_as_an_escape(folder, monkeypatch, encoding):
+def test_what_a_terminal_cannot_encode_is_printed_as_an_escape_and_bars_are_drawn(folder, monkeypatch, encoding):
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
     Path("rows.jsonl").write_text('{"text": "日本"}\n')
-    assert "\\u65e5\\u672c" in rowmill("preview", *FREE).stdout
+    said = rowmill("preview", *FREE).stdout
+    assert "\\u65e5\\u672c" in said and f" {'#' * 30} 1\n" in said
     done = rowmill("run", *FREE[:-1], "run_name=本")
     assert (done.returncode, "died" in done.stderr) == (0, False)
     assert "outputs/\\u672c" in done.stdout

@@ -25,6 +25,7 @@ from runner.cli import main
 from runner.config.load import load_config
 from runner.export import files
 from runner.export.files import WRITERS, Writing
+from runner.results.run import Run
 from runner.session.prepare import prepare
 from runner.session.session import open_store
 from runner.types import UserError
@@ -309,6 +310,13 @@ def test_where(export, where, kept, name):
         (["out.jsonl", "--data", "nope.csv"], "no such file: nope.csv"),
         (["hub:nobody"], "hub:nobody: write hub:OWNER/NAME"),
         (["hub:a/b", "--format", "csv"], "data sets on the hub are written as parquet"),
+        (["out.parquet", "--safe-csv"], "--safe-csv: it is for csv, and out.parquet is written as parquet"),
+        (["out.csv", "--table", "mails"], "--table: it is for sqlite, and out.csv is written as csv"),
+        (["out.csv", "--public"], "--public: it is for the hub, and out.csv is a file"),
+        (["out.jsonl", "--format", "chat", "--columns", "label"], "--columns: it is for parquet, jsonl, csv, sqlite"),
+        (["out.json", "--format", "argilla", "--columns", "label"], "and out.json is written as argilla"),
+        (["out.csv", "--validation", "0.5"], "--validation: it is for chat, alpaca, prompt-completion"),
+        (["out.jsonl", "--rejected", "--where", "id == 1"], "--where: it is for rows, and --rejected writes attempts"),
         (["out.json", "--format", "label-studio", "--text", "txet"], "--text: the input has no column 'txet'"),
     ],
 )
@@ -319,6 +327,12 @@ def test_mistakes(export, folder, words, message):
     assert len(said.splitlines()) == 1
     assert not list(folder.glob("out.*"))
     assert (folder / "mail.csv").read_text() == MAIL
+
+
+def test_a_run_at_work_has_as_many_unfinished_rows_as_were_not_read(export, monkeypatch):
+    earlier = {**runner.open_run("outputs/mail").status, "finished": 1}
+    monkeypatch.setattr(Run, "status", earlier)
+    assert export("out.csv", "--where", "id > 1")[1] == "3 of 4 rows written to out.csv\n"
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(export, folder):
@@ -361,7 +375,7 @@ def test_of_two_files_both_are_there_or_none(export, folder, monkeypatch, words)
         return rename(path, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    assert export(target, *options, "--columns", "text,label,row", "--overwrite")[0] == 3
+    assert export(target, *options, "--where", "row < 2", "--overwrite")[0] == 3
     assert {path.name: path.read_bytes() for path in folder.glob("out.*")} == before
     for path in folder.glob("out.*"):
         path.unlink()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -100,7 +101,9 @@ def test_whatever_reads_a_run_reads_a_chain(mails, capsys, words, said):
     assert main([words[0], "outputs/mails", *words[1:]]) == 0
     assert said in capsys.readouterr().out
     if words == ["report"]:
-        assert "why</dt>" in Path("outputs/mails/report.html").read_text()
+        page = Path("outputs/mails/report.html").read_text()
+        assert "why</dt>" in page
+        assert re.search(r"<dt>data</dt>\s*<dd><bdi>rows.csv</bdi></dd>", page)
 
 
 def test_a_chain_is_one_notice_one_line_in_the_list_of_runs_and_is_deleted_as_one(folder, capsys):
@@ -339,6 +342,7 @@ def test_a_preview_shows_the_prompts_of_all_stages(folder, capsys):
     said, told = capsys.readouterr()
     assert "columns of stages whose names are taken: text of why is why_text" in told
     assert "stage 3 of 3, kind" in said
+    assert "with dataset.limit=20" in said and "--trial" not in said  # which a chain refuses
     assert "What is (text of why)? text number 0" in said.replace("]", "").replace("[shared: user: ", "")
     assert not Path("outputs").exists()
 
