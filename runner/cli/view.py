@@ -76,9 +76,10 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
 
 def report(options: argparse.Namespace) -> int:
     """Write report.html: the results, how far to trust them, how the run went."""
+    from runner.chain.folder import open_folder
     from runner.report import write_report
 
-    print(write_report(options.run_dir))
+    print(write_report(open_folder(options.run_dir)))
     return EXIT_OK
 
 

@@ -12,6 +12,6 @@ init      ``rowmill init``: a commented configuration to start from, proposed af
 job       The job that the configuration names by ``_target_``, made and checked before anything is loaded for it.
 load      From words on the command line to a checked configuration and its job.
 new       ``rowmill new``: a new job as files that work at once: the class, its configuration, its prompt, its test.
-starters  What a look at a data set tells the commands ``init`` and ``new``.
+starters  What a look at a data set tells the commands ``init`` and ``new``, and the files that they write.
 typed     What a value means under its key: a text is what was typed, and a dollar sign in a prompt or a label is one.
 """

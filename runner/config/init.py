@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from runner.config.starters import write_new
 from runner.config.starters.answers import LOOKED_AT, Answers, answer_columns
 from runner.data.cells import UnreadableCell
 from runner.data.conf import DatasetConf
@@ -27,7 +28,6 @@ from runner.data.readers.raw.encodings import open_bytes
 from runner.data.readers.raw.formats import format_of
 from runner.data.readers.table import check_encoding
 from runner.data.source import DataSource, open_source
-from runner.disk import write_together
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE
 from runner.text.templates import cell
 from runner.types import RowError, UserError
@@ -90,18 +90,9 @@ def write_starter_config(found: Proposal, folder: Path, name: str | None = None)
     overwritten.
     """
     name = _name(name or _stem(found.conf), given=name is not None)
-    contents = {
-        "dataset": _dataset(found),
-        "job": _job(found),
-        "prompt": _prompt(found),
-    }
+    contents = {"dataset": _dataset(found), "job": _job(found), "prompt": _prompt(found)}
     targets = {folder / group / f"{name}.yaml": content for group, content in contents.items()}
-    if there := [target for target in targets if target.exists()]:
-        raise UserError(f"{there[0]} exists already: choose another --name or --config-dir; nothing was written")
-    try:
-        write_together(targets)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error}") from error
+    write_new(folder, targets, "--name")
     return name, list(targets)
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import keyword
 from pathlib import Path
 
-from runner.disk import write_together
+from runner.config.starters import write_new
 from runner.types import UserError
 
 _JOB = '''"""The job `NAME`: the questions about each row, and the columns made from the answers."""
@@ -102,12 +102,8 @@ def write_starter_job(name: str, folder: Path) -> list[Path]:
         folder / "prompt" / f"{name}.yaml": _PROMPT,
         folder / f"test_{name}.py": _TEST,
     }
-    if there := [path for path in files if path.exists()]:
-        raise UserError(f"{there[0]} exists already: choose another name or --config-dir; nothing was written")
-    try:
-        write_together({path: text.replace("NAME", name).replace("CLASS", class_name) for path, text in files.items()})
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error}") from error
+    contents = {path: text.replace("NAME", name).replace("CLASS", class_name) for path, text in files.items()}
+    write_new(folder, contents, "name")
     return list(files)
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -142,7 +143,7 @@ def write_csv(target: str, tables: Iterable[pa.Table], how: Writing) -> int:
         Fresh(overwrite=how.overwrite) as fresh,
         csv.CSVWriter(fresh.opened(target), first.schema, write_options=options) as writer,
     ):
-        for table in (one for tables_ in ([first], flattened) for one in tables_):
+        for table in chain([first], flattened):
             writer.write_table(table)
             count += len(table)
     return count
@@ -170,7 +171,7 @@ def write_parquet(target: str, tables: Iterable[pa.Table], how: Writing) -> int:
         Fresh(overwrite=how.overwrite) as fresh,
         pq.ParquetWriter(fresh.beside(target), first.schema, compression="zstd") as writer,
     ):
-        for table in (one for tables_ in ([first], rest) for one in tables_):
+        for table in chain([first], rest):
             writer.write_table(table)
             count += len(table)
     return count
@@ -198,7 +199,7 @@ def write_sqlite(target: str, tables: Iterable[pa.Table], how: Writing) -> int:
             table = database.table(how.table)
             table.create({n: _sqlite_type(field.type) for n, field in zip(names, first.schema, strict=True)}, pk=key)
             with database.atomic():
-                for one in (one for tables_ in ([first], flattened) for one in tables_):
+                for one in chain([first], flattened):
                     table.insert_all(records(one.rename_columns(names)), pk=key)
             return int(table.count)
         finally:

@@ -23,21 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 
-def write_report(run_dir: Path | Run, source: DataSource | None = None, known: Mapping[str, Any] | None = None) -> Path:
-    """Write ``report.html`` into a run directory, finished or not, and return its path.
+def write_report(run: Run, source: DataSource | None = None, known: Mapping[str, Any] | None = None) -> Path:
+    """Write ``report.html`` into the directory of a run, finished or not, and return its path.
 
     ``source`` is the run's data set if it is open already, else it is opened from what the checkpoint says;
-    ``known``: figures that need not be computed again: ``evaluation`` of labels, ``rouge`` of summaries. Raises
-    UserError without a checkpoint.
+    ``known``: figures that need not be computed again: ``evaluation`` of labels, ``rouge`` of summaries. UserError
+    where that cannot be done.
     """
-    from runner.chain.folder import open_folder
     from runner.disk import write_text
     from runner.disk.errors import disk_errors
     from runner.report.figures import collect
     from runner.report.page import render
-    from runner.results.run import Run
 
-    run = run_dir if isinstance(run_dir, Run) else open_folder(run_dir)
     path = run.path / "report.html"
     page = render(collect(run, source, known or {}), _cascade(run, known or {}))
     with disk_errors(run.path):

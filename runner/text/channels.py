@@ -234,20 +234,22 @@ class Channels:
         if self.id["<|message|>"] not in ids[head:]:
             return slice(0, 0)
         body = ids.index(self.id["<|message|>"], head) + 1
-        ends = {self.id[name] for name in _BODY_ENDS if name in self.id}
-        stop = next((place for place in range(body, len(ids)) if ids[place] in ends), len(ids))
+        stop = self._body_end(ids, body)
         is_final = self.vocabulary.decode(ids[head : body - 1]).strip().startswith("final")
         return slice(body, stop) if is_final else slice(0, 0)
 
+    def _body_end(self, ids: list[int], body: int) -> int:
+        ends = {self.id[name] for name in _BODY_ENDS if name in self.id}
+        return next((place for place in range(body, len(ids)) if ids[place] in ends), len(ids))
+
     def _harmony(self, ids: list[int]) -> Answer:
         channel, message = self.id["<|channel|>"], self.id["<|message|>"]
-        ends = {self.id[name] for name in _BODY_ENDS if name in self.id}
         final: str | None = None
         thoughts: list[str] = []
         at = 0
         while channel in ids[at:] and message in ids[(head := ids.index(channel, at)) :]:
             body = ids.index(message, head) + 1
-            at = next((place for place in range(body, len(ids)) if ids[place] in ends), len(ids))
+            at = self._body_end(ids, body)
             text = self.vocabulary.decode(ids[body:at])
             if self.vocabulary.decode(ids[head + 1 : body - 1]).strip().startswith("final"):
                 final = text

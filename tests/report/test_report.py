@@ -144,11 +144,11 @@ def test_without_the_data_set_the_rest_is_there(folder):
     write_mail(folder, [f"mail number {i}" for i in range(20)])
     report_of(folder)
     (folder / "mail.csv").write_text("id,text,kind\n1,changed,ham\n")
-    content = write_report(folder / "outputs/mail").read_text()
+    content = write_report(open_run(folder / "outputs/mail")).read_text()
     assert "can no longer be read" in content
     assert "mail.csv does not hold the rows that" in content
     (folder / "mail.csv").unlink()
-    content = write_report(folder / "outputs/mail").read_text()
+    content = write_report(open_run(folder / "outputs/mail")).read_text()
     assert "accuracy on" not in content
     assert "20 of 20 rows" in content
 
@@ -171,7 +171,7 @@ def test_an_unfinished_run_has_a_report_too(folder):
         body = '{"label":"ham","confidence":0.75,"probabilities":{"ham":0.75,"spam":0.25}}'
         rows = with_crcs([Staged(i, None, 10, 0, 0, "choice", 0, None, body) for i in range(12)])
         connection.executemany(f"INSERT INTO staged VALUES ({', '.join('?' * 10)})", rows)
-    page = Page(write_report(folder / "outputs/mail").read_text())
+    page = Page(write_report(open_run(folder / "outputs/mail")).read_text())
     text = " ".join("".join(page.text).split())
     assert "interrupted 12 of 20 rows" in text
     assert "A sample of 12 rows" in text
@@ -180,7 +180,7 @@ def test_an_unfinished_run_has_a_report_too(folder):
 
 def test_a_folder_that_is_no_run_is_refused(folder, capsys):
     with pytest.raises(UserError, match="not a run directory"):
-        write_report(folder)
+        write_report(open_run(folder))
     assert main(["report", "nowhere"]) == 2
 
 

@@ -34,13 +34,12 @@ class Known:
         texts = [str(value) for value in self.values]
         if literal in texts:
             return
-        if all(isinstance(value, str) for value in self.values):
-            raise UserError(f"{self.of} has no {self.called} {literal!r}{did_you_mean(literal, texts)}")
-        number = _number(literal)
-        low, high = min(self.values), max(self.values)
-        if self.between and not low <= number <= high:
-            raise UserError(f"{self.of} has {self.called}s from {low:g} to {high:g}, and never {literal!r}")
-        if not self.between and op in _EQUAL and number not in self.values:
+        number, are_texts = _number(literal), all(isinstance(value, str) for value in self.values)
+        if self.between:
+            low, high = min(self.values), max(self.values)
+            if not low <= number <= high:
+                raise UserError(f"{self.of} has {self.called}s from {low:g} to {high:g}, and never {literal!r}")
+        elif are_texts or (op in _EQUAL and number not in self.values):
             raise UserError(f"{self.of} has no {self.called} {literal!r}{did_you_mean(literal, texts)}")
 
 
