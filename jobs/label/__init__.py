@@ -27,7 +27,7 @@ from jobs.label.checks import check_run, check_source, check_together, is_plain
 from jobs.label.choice import ScoredLabel, WrittenLabel, normalise
 from jobs.label.files import read_label_file
 from jobs.label.filled import Filled
-from jobs.label.measure import Scored, find_priors, find_thresholds, take_prior, take_thresholds
+from jobs.label.measure import Scored, about, find_priors, find_thresholds, take_prior, take_thresholds
 from jobs.label.multi import Several
 from jobs.label.prior import calibrated, score
 from jobs.label.questions import Asked, Questions
@@ -264,10 +264,7 @@ class Label:
     def _find_temperature(self, known: dict[int, tuple[Row, str]]) -> Steps:
         one = self._scored[0]
         rows, golds = list(known), [self.names.index(gold) for _, gold in known.values()]
-        requests = [
-            replace(one.requests[0], variables={**row, **one.requests[0].variables}) for row, _ in known.values()
-        ]
-        usable, scores = yield from score(requests)
+        usable, scores = yield from score([about(row, one.requests[0]) for row, _ in known.values()])
         fit = calibrated(scores - np.array(one.biases[0]), np.array([golds[at] for at in usable]))
         return {**fit, "rows": [rows[at] for at in usable]}
 

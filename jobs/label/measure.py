@@ -30,8 +30,8 @@ def find_priors(asked: Sequence[Scored], survey: Survey, kind: str, most: int) -
     ``kind``: ``batch`` over ``most`` rows, or ``content_free``. RowError if a question has no usable answer.
     """
     rows = list(survey.sample(most if kind == "batch" else 1, "prior").values())
-    about = rows if kind == "batch" else [blank for row in rows for blank in without_content(row)]
-    answers = yield from ask([_about(row, request) for row in about for one in asked for request in one.requests])
+    shown = rows if kind == "batch" else [blank for row in rows for blank in without_content(row)]
+    answers = yield from ask([about(row, request) for row in shown for one in asked for request in one.requests])
     number = sum(len(one.requests) for one in asked)
     by_request = [answers[at::number] for at in range(number)]
     found, start = {}, 0
@@ -86,7 +86,7 @@ def _thresholds(one: Several, column: str, survey: Survey, rows: dict[int, Row],
     names = one.question.names
     golds = {number: gold_members(row.get(column), names, survey.source.conf.classes) for number, row in rows.items()}
     known = [number for number, gold in golds.items() if gold is not None]
-    answers = yield from ask([_about(rows[number], request) for number in known for request in one.requests])
+    answers = yield from ask([about(rows[number], request) for number in known for request in one.requests])
     each = [answers[start : start + len(names)] for start in range(0, len(answers), len(names))]
     usable = [place for place, some in enumerate(each) if all(map(is_scored, some))]
     if not usable:
@@ -135,12 +135,9 @@ def choose(likely: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], goal: 
 
 def take_thresholds(one: Several, found: dict[str, Any]) -> None:
     """Take what ``find_thresholds`` found for a question."""
-    by_label = found["columns"].get(one.question.column, {})
-    one.thresholds |= {
-        name: math.inf if each["threshold"] is None else each["threshold"] for name, each in by_label.items()
-    }
+    one.thresholds = one.question.thresholds(found["columns"].get(one.question.column, {}))
 
 
-def _about(row: Row, request: Request) -> Request:
+def about(row: Row, request: Request) -> Request:
     """The request as in ``steps``, about a row of the prelude's own choice."""
     return replace(request, variables={**row, **request.variables})

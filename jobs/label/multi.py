@@ -62,9 +62,7 @@ class Several(Asked):
     thresholds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        given = self.question.threshold
-        by_label = given if isinstance(given, dict) else dict.fromkeys(self.question.names, given)
-        self.thresholds = {name: by_label.get(name, 0.5) for name in self.question.names}
+        self.thresholds = self.question.thresholds({})
         self.biases = [[0.0, 0.0] for _ in self.requests]
 
     def columns(self) -> dict[str, pa.DataType]:

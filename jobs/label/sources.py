@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from runner.data.cells import UnreadableCell, values
+from runner.data.cells import values
 from runner.data.conf import check_column
-from runner.data.gold import gold_members, gold_values, members_of
+from runner.data.gold import gold_members, gold_values, is_missing, members_of
 from runner.loop.requests import shared_tokens
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE, Question
 from runner.types import Example, Request, RowError, UnreadableRow, UserError
@@ -120,8 +120,7 @@ def _check_members(source: DataSource, question: Question, gold: str, key: str) 
 
 def _check_levels(source: DataSource, question: Question, gold: str, key: str) -> None:
     for value in gold_values(source.table(0, len(source), [gold]), gold):
-        empty = value is None or isinstance(value, UnreadableCell) or value != value or value == ""
-        if not empty and question.value(value) is None:
+        if not is_missing(value) and question.value(value) is None:
             levels = f"{question.names[0]} to {question.names[-1]}"
             raise UserError(key, f"the value {value!r} is not on {question.key}.scale, {levels}", value=gold)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from jobs.perplexity.conf import PerplexityConf
 from runner.data.cells import shown
@@ -41,9 +42,9 @@ class Window(NamedTuple):
 
 def text_column(source: DataSource, asked: str | None) -> str:
     """The column with the documents. Raises UserError."""
-    import pyarrow as pa
-
-    texts = [str(field.name) for field in source.schema if pa.types.is_string(field.type) or _is_large(field.type)]
+    t = pa.types
+    tests = (t.is_string, t.is_large_string, t.is_string_view)
+    texts = [str(field.name) for field in source.schema if any(test(field.type) for test in tests)]
     if asked is not None:
         if asked not in texts:
             raise UserError("perplexity.column", f"no column of texts{did_you_mean(asked, texts)}", value=asked)
@@ -55,12 +56,6 @@ def text_column(source: DataSource, asked: str | None) -> str:
             raise UserError("perplexity.column", f"is not set: it names one of {', '.join(texts)}")
         raise UserError("dataset.path", f"no column of texts among {', '.join(source.schema.names)}")
     return texts[0]
-
-
-def _is_large(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def read_tokens(source: DataSource, column: str, vocabulary: Vocabulary, end: int, conf: PerplexityConf) -> np.ndarray:

@@ -47,15 +47,20 @@ def gold_name(value: Any, classes: Sequence[str], labels: Collection[str] = ()) 
     return near[0] if len(near) == 1 else spelled[0]
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a cell says nothing: it is null, NaN or blank, or cannot be read."""
+    if value is None or isinstance(value, UnreadableCell):
+        return True
+    return not value.strip() if isinstance(value, str) else bool(value != value)
+
+
 def gold_members(value: Any, labels: Collection[str], classes: Sequence[str] = ()) -> frozenset[str] | None:
     """The labels that a cell of several means, those that are none of ``labels`` as well; None for none known.
 
     A list, a text that is a JSON list, or one whose parts ``;``, ``|`` or commas separate. An empty list means that the
     row has none of the labels, an empty cell that nobody knows.
     """
-    if (
-        value is None or isinstance(value, UnreadableCell) or value != value or str(value).isspace() or value == ""
-    ):  # NaN
+    if is_missing(value):
         return None
     members = {gold_name(one, classes, labels) for one in members_of(value, labels)}
     return frozenset(name for name in members if name is not None)
@@ -127,11 +132,9 @@ def gold_spans(value: Any, text: str | None = None) -> list[GoldSpan] | None:
 
     ValueError for what is none: with the ``text`` also for spans outside of it, or that are not the words they say.
     """
-    if value is None or isinstance(value, UnreadableCell) or value != value:  # NaN
+    if is_missing(value):
         return None
     if isinstance(value, str):
-        if not value.strip():
-            return None
         try:
             value = json.loads(value)
         except ValueError:

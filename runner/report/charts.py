@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from runner.report.figures import Figures
 from runner.report.svg import GRID, INK, MUTED, SECOND, SERIES, SURFACE, chart
 from runner.words import count_of, escaped, short_names
 
+T = TypeVar("T")
 _POINTS = 240  # of a curve
 _LABELS = 24
 _NAME = 24  # characters of a name beside its bar
@@ -59,10 +60,9 @@ def speed(marks: Sequence[dict[str, Any]]) -> str:
 
 def memory(marks: Sequence[dict[str, Any]]) -> str:
     """Memory over the time at work."""
-    known = [mark for mark in marks if mark["memory_bytes"]]
+    known = _thinned([mark for mark in marks if mark["memory_bytes"]])
     if len(known) < 2:
         return ""
-    known = known[:: -(-len(known) // _POINTS)]
     sizes = np.array([mark["memory_bytes"] for mark in known]) / 1e9
     unit, scale = _unit(marks[-1]["active_s"])
     with chart("memory", f"Memory over the run: up to {sizes.max():.2f} GB") as drawn:
@@ -73,10 +73,9 @@ def memory(marks: Sequence[dict[str, Any]]) -> str:
 
 def slots(marks: Sequence[dict[str, Any]]) -> str:
     """Sequences at work in the batch over the time at work, beside what it can hold."""
-    known = [mark for mark in marks if mark["slots"] is not None]
+    known = _thinned([mark for mark in marks if mark["slots"] is not None])
     if len(known) < 2:
         return ""
-    known = known[:: -(-len(known) // _POINTS)]
     used, total = (np.array([mark[name] or 0 for mark in known]) for name in ("slots", "slots_total"))
     unit, scale = _unit(marks[-1]["active_s"])
     at = np.array([mark["active_s"] for mark in known]) / scale
@@ -90,8 +89,7 @@ def slots(marks: Sequence[dict[str, Any]]) -> str:
 
 def seats(marks: Sequence[dict[str, Any]], names: Mapping[str, str]) -> str:
     """What each seat of a fleet answered in a second over the time at work, one on top of the other."""
-    known = _answers(marks, names)
-    known = known[:: -(-len(known) // _POINTS) or 1]
+    known = _thinned(_answers(marks, names))
     shown = list(dict.fromkeys(names.values()))[:_LABELS]
     if len(known) < 3 or not shown:
         return ""
@@ -225,6 +223,11 @@ def _rates(marks: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         kept[-1] = points[-1]
     seconds, rows = (np.array(values, dtype=float) for values in zip(*kept, strict=True))
     return seconds[1:], np.diff(rows) / np.diff(seconds)
+
+
+def _thinned(points: list[T]) -> list[T]:
+    """At most _POINTS of them, evenly."""
+    return points[:: -(-len(points) // _POINTS) or 1]
 
 
 def _over_time(axes: Any, marks: Sequence[dict[str, Any]], unit: str, scale: float, label: str) -> None:

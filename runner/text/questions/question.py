@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,6 +55,12 @@ class Question:
         if self.name:
             shown["question"] = self.ask.replace(LABEL, about.surface) if about else self.ask
         return shown
+
+    def thresholds(self, chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        """The probability from which on each of several labels is given: the ``chosen`` one, infinite for never."""
+        given = self.threshold if isinstance(self.threshold, dict) else dict.fromkeys(self.names, self.threshold)
+        own = {name: given.get(name, 0.5) for name in self.names} | {k: one["threshold"] for k, one in chosen.items()}
+        return {name: math.inf if one is None else one for name, one in own.items()}
 
     def gold_in(self, gold: str | None) -> str | None:
         """The column with the right answers, where ``gold`` is the data set's: that of a question without a name."""

@@ -26,10 +26,8 @@ class MultiRescoring:
         taken = {} if decision.prior else prior_of(run, question)
         self._off = np.array([taken[name]["yes"] - taken[name]["no"] if taken else 0.0 for name in names])
         chosen = ((prelude.get("thresholds") or {}).get("columns") or {}).get(question.column) or {}
-        given = question.threshold if isinstance(question.threshold, dict) else dict.fromkeys(names, question.threshold)
-        own = {name: given.get(name, 0.5) for name in names} | {name: one["threshold"] for name, one in chosen.items()}
-        never = {name: np.inf if one is None else one for name, one in own.items()}
-        least = never if decision.threshold is None else dict.fromkeys(names, decision.threshold)
+        least = question.thresholds(chosen)
+        least = least if decision.threshold is None else dict.fromkeys(names, decision.threshold)
         self._least = np.array([least[name] for name in names], np.float64)
 
     @property
