@@ -29,17 +29,17 @@ class Decided(Asked):
 
     def columns(self) -> dict[str, pa.DataType]:
         """The output columns."""
-        abstained = {"abstained": pa.bool_()} if self.abstain_below is not None else {}
-        beside = {"confidence": pa.float64(), **abstained}
-        return {self.question.column: pa.string(), **{self.question.beside(name): t for name, t in beside.items()}}
+        return self.question.columns(pa.string(), confidence=pa.float64(), **self.details())
+
+    def details(self) -> dict[str, pa.DataType]:
+        """What is known of a label beside its confidence."""
+        return {"abstained": pa.bool_()} if self.abstain_below is not None else {}
 
     def decide(self, label: str, confidence: float, details: Columns) -> Columns:
         """The output columns, the label left out if the confidence is too low."""
         sure = self.abstain_below is None or confidence >= self.abstain_below
-        found = {self.question.column: label if sure else None, self.question.beside("confidence"): confidence}
-        if self.abstain_below is not None:
-            found[self.question.beside("abstained")] = not sure
-        return found | {self.question.beside(name): value for name, value in details.items()}
+        abstained = {"abstained": not sure} if self.abstain_below is not None else {}
+        return self.question.columns(label if sure else None, confidence=confidence, **abstained, **details)
 
 
 @dataclass
@@ -58,12 +58,12 @@ class ScoredLabel(Decided):
     def __post_init__(self) -> None:
         self.biases = [[0.0] * len(self.question.names)]
 
-    def columns(self) -> dict[str, pa.DataType]:
+    def details(self) -> dict[str, pa.DataType]:
         by_label = pa.struct([(name, pa.float64()) for name in self.question.names])
         kept = {"top": TOP} if self.top else {}
         kept |= {"probabilities": by_label} if self.every else {}
         kept |= {"logprobs": by_label} if self.logprobs else {}
-        return super().columns() | {self.question.beside(name): kind for name, kind in kept.items()}
+        return super().details() | kept
 
     def read(self, answers: list[Completion]) -> Columns:
         """The likeliest label; of equal ones the first in ``labels``."""

@@ -68,9 +68,7 @@ class Several(Asked):
     def columns(self) -> dict[str, pa.DataType]:
         """The output columns."""
         by_label = pa.struct([(name, pa.float64()) for name in self.question.names])
-        beside = {"confidence": pa.float64(), "probabilities": by_label}
-        answer = {self.question.column: pa.list_(pa.string())}
-        return answer | {self.question.beside(name): kind for name, kind in beside.items()}
+        return self.question.columns(pa.list_(pa.string()), confidence=pa.float64(), probabilities=by_label)
 
     def probabilities(self, answers: list[Completion]) -> list[float]:
         """Of yes, label by label."""
@@ -84,8 +82,6 @@ class Several(Asked):
         found = dict(zip(self.question.names, self.probabilities(answers), strict=True))
         likely = [name for name in found if found[name] >= self.thresholds[name]]
         given = set(sorted(likely, key=lambda name: -found[name])[: self.question.most])
-        return {
-            self.question.column: [name for name in found if name in given],
-            self.question.beside("confidence"): min(p if name in given else 1 - p for name, p in found.items()),
-            self.question.beside("probabilities"): found,
-        }
+        sure = min(p if name in given else 1 - p for name, p in found.items())
+        labels = [name for name in found if name in given]
+        return self.question.columns(labels, confidence=sure, probabilities=found)

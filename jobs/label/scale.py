@@ -52,8 +52,7 @@ class Level(Asked):
         question, number = self.question, pa.float64()
         plain = (pa.int64() if question.is_whole else number) if question.is_numeric else pa.string()
         by_level = pa.struct([(name, number) for name in question.names])
-        beside = {"expected": number, "spread": number, "confidence": number, "probabilities": by_level}
-        return {question.column: plain} | {question.beside(name): kind for name, kind in beside.items()}
+        return question.columns(plain, expected=number, spread=number, confidence=number, probabilities=by_level)
 
     def take_tokens(self, levels: Sequence[tuple[int, ...]]) -> None:
         """Learn from the levels' tokens which of them begin others."""
@@ -70,10 +69,9 @@ class Level(Asked):
         best = max(range(len(names)), key=likely.__getitem__)
         expected = sum(p * value for p, value in zip(likely, values, strict=True))
         spread = math.sqrt(sum(p * (value - expected) ** 2 for p, value in zip(likely, values, strict=True)))
-        found: Columns = {"expected": expected, "spread": spread, "confidence": likely[best]}
-        found["probabilities"] = dict(zip(names, likely, strict=True))
-        level = self.question.level(names[best])
-        return {self.question.column: level} | {self.question.beside(name): value for name, value in found.items()}
+        known = {"expected": expected, "spread": spread, "confidence": likely[best]}
+        level, by_level = self.question.level(names[best]), dict(zip(names, likely, strict=True))
+        return self.question.columns(level, **known, probabilities=by_level)
 
     def scores(self, answer: Completion) -> list[float]:
         """The log-probabilities that the answer ends with a level and does not go on to a longer one."""

@@ -24,14 +24,13 @@ class Found:
     @classmethod
     def of(cls, record: Mapping[str, Any], quick: bool, keep: Callable[[Mapping[str, Any]], None]) -> Found:
         """What an interrupted command left, or nothing; of a damaged record nothing."""
-        if record.get("complete", True) or record.get("quick") != quick:
-            return cls({}, {}, quick, keep)
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            measured = {name: dict(values) for name, values in dict(record["measured"]).items()}
-            found = cls(measured, dict(record["chosen"]), quick, keep)
-            log.info("going on after an interruption")
-            return found
-        return cls({}, {}, quick, keep)
+        found = cls({}, {}, quick, keep)
+        if not record.get("complete", True) and record.get("quick") == quick:
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                measured = {name: dict(values) for name, values in dict(record["measured"]).items()}
+                found.measured, found.chosen = measured, dict(record["chosen"])
+                log.info("going on after an interruption")
+        return found
 
     def once(self, section: str, name: str, measure: Callable[[], Any], says: Callable[[Any], str]) -> Any:
         """What ``measure`` returns, unless it is known."""

@@ -22,7 +22,7 @@ from runner.data.source import DataSource
 from runner.data.where import compared, parse_where, with_parts
 from runner.results.run import Run
 from runner.session.prepare import Prepared, prepare
-from runner.stages.conf import ChainConf, StageConf, named
+from runner.stages.conf import ChainConf, StageConf, named, with_keys
 from runner.text.questions.known import Known, check_known, of_questions, of_values
 from runner.text.questions.read import read_questions
 from runner.types import UserError
@@ -125,7 +125,7 @@ def limited(config: Config, rows: int) -> Config:
 
 def extending(config: Config) -> Config:
     """The configuration for a run whose rows have changed: known ones keep their answers."""
-    return replace(config, conf=replace(config.conf, resume="extend"), plain={**config.plain, "resume": "extend"})
+    return with_keys(config, resume="extend")
 
 
 def _standing_in(readies: Sequence[Prepared], plan: Plan, jobs: Sequence[pa.Schema], config: Config) -> DataSource:

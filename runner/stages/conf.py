@@ -121,15 +121,16 @@ def load_chain(overrides: Sequence[str], config_dir: str | None = None) -> Chain
     for at, (stage, own) in enumerate(listed):
         words = [*over(rest, own), f"output.dir={folder}"]
         config = common if at == 0 else named(stage, partial(load_config, words, config_dir))
-        stages.append(StageConf(stage, _named(config, stage.name, resume), frozenset(map(key_of, own))))
+        stages.append(
+            StageConf(stage, with_keys(config, run_name=stage.name, resume=resume), frozenset(map(key_of, own)))
+        )
     _check_cascade(common.conf, [stage for stage, _ in listed])
     return ChainConf(common, tuple(stages), list(overrides), config_dir)
 
 
-def _named(config: Config, name: str, resume: str) -> Config:
-    """The configuration with another ``run_name``."""
-    named = {"run_name": name, "resume": resume}
-    return replace(config, conf=replace(config.conf, **named), plain={**config.plain, **named})  # type: ignore[arg-type]
+def with_keys(config: Config, **values: Any) -> Config:
+    """The configuration with other values of some keys that are in no group."""
+    return replace(config, conf=replace(config.conf, **values), plain={**config.plain, **values})
 
 
 def named(stage: Stage, make: Callable[[], T]) -> T:

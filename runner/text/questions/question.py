@@ -75,6 +75,10 @@ class Question:
         """The output column of something about the answer, such as its confidence."""
         return f"{self.name}_{what}" if self.name else what
 
+    def columns(self, answer: Any, **details: Any) -> dict[str, Any]:
+        """The answer, and what is known of it, by their output columns; or the types of all of these."""
+        return {self.column: answer, **{self.beside(what): value for what, value in details.items()}}
+
     def level(self, name: str) -> Any:
         """A level as the output has it: a number where it is one."""
         value = self.values[self.names.index(name)]
