@@ -84,7 +84,8 @@ class Sweep:
             if config.conf.dataset.path == STDIN and not config.conf.dataset.target:
                 raise UserError("dataset.path", "what is piped in can be read once: give a file", value=STDIN)
             named = [word for word in words if word.partition("=")[0] != "run_name"]
-            name = config.run_name if _sweeps_names(differing) else f"{config.run_name}-{suffix}"
+            is_named = any(word.startswith("run_name=") for word in differing)
+            name = config.run_name if is_named else f"{config.run_name}-{suffix}"
             found.append((", ".join(differing), self._loaded([*named, f"run_name={name}"])))
         return found
 
@@ -144,10 +145,6 @@ def _cells(one: Swept) -> tuple[str, ...]:
     known = f"{accuracy:.3f}" if accuracy is not None else ""
     pace = speed(found["rows_per_s"]) if found["rows_per_s"] else ""
     return (label, f"{found['finished']:,}", f"{found['errors']:,}", known, pace, str(one.run_dir))
-
-
-def _sweeps_names(differing: Sequence[str]) -> bool:
-    return any(word.startswith("run_name=") for word in differing)
 
 
 def _suffixes(differing: list[list[str]]) -> list[str]:

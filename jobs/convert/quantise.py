@@ -229,11 +229,6 @@ def precisions(tensors: dict[str, Tensor], config: dict[str, Any]) -> list[Preci
     ]
 
 
-def nominal_bits(bits: int, group_size: int) -> float:
-    """Bits a value, with a scale and a bias of 16 bits for each group."""
-    return bits + 32 / group_size
-
-
 def _check_groups(kinds: list[Precision], bits: int, group_size: int) -> None:
     """UserError if much stays in other precision: quantize_model leaves out what it cannot divide, silently."""
     asked = sum(kind.values for kind in kinds if _as_asked(kind, bits, group_size))
@@ -249,7 +244,8 @@ def _check_groups(kinds: list[Precision], bits: int, group_size: int) -> None:
 
 
 def _as_asked(kind: Precision, bits: int, group_size: int) -> bool:
-    return kind.group_size == group_size and abs(kind.bits - nominal_bits(bits, group_size)) < 1e-6
+    nominal = bits + 32 / group_size  # with a scale and a bias of 16 bits for each group
+    return kind.group_size == group_size and abs(kind.bits - nominal) < 1e-6
 
 
 def peak(tensors: dict[str, Tensor], config: dict[str, Any]) -> int:

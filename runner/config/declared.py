@@ -45,7 +45,7 @@ class Class(NamedTuple):
     @property
     def prose(self) -> str:
         """The docstring up to its section ``Attributes:``."""
-        return _prose(ast.get_docstring(self.node) or "")
+        return _SECTION.split(ast.get_docstring(self.node) or "")[0].strip()
 
 
 def declared_class(module: str, name: str) -> Class:
@@ -119,10 +119,6 @@ def commented(file: Path) -> dict[str, tuple[str, str]]:
             outer = outer if match[1] else f"{match[2]}."
             found[(outer if match[1] else "") + match[2]] = (match[3] or "{}", match[4] or "")
     return found
-
-
-def _prose(docstring: str) -> str:
-    return _SECTION.split(docstring)[0].strip()
 
 
 def _entries(docstring: str) -> dict[str, str]:

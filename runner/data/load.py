@@ -87,7 +87,8 @@ def kind_of(path: str) -> str:
     if folder.is_dir():
         saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
         return "arrow" if saved else "documents"
-    suffixes = [suffix.lower() for suffix in Path(_without_hash(path)).suffixes if suffix.lower() not in PACKED]
+    name = Path(path.partition("#")[0] if path.startswith("wheel:") else path)
+    suffixes = [suffix.lower() for suffix in name.suffixes if suffix.lower() not in PACKED]
     if not suffixes or suffixes[-1] not in SUFFIXES:
         if folder.is_file() and (other := format_of(folder)):
             raise UserError("dataset.path", f"is {other}", file=folder)
@@ -97,10 +98,6 @@ def kind_of(path: str) -> str:
             value=path,
         )
     return SUFFIXES[suffixes[-1]]
-
-
-def _without_hash(path: str) -> str:
-    return path.partition("#")[0] if path.startswith("wheel:") else path
 
 
 def _no_such_file(path: Path) -> UserError:

@@ -51,7 +51,7 @@ def scheme(address: str) -> str | None:
 def find(address: str) -> Installed:
     """The model that ``ollama:NAME[:TAG]`` or ``lmstudio:NAME`` means. UserError if there is none, or several."""
     program, asked = address.split(":", 1)
-    label, listed, _ = _PROGRAMS[program]
+    label, listed, folders = _PROGRAMS[program]
     all_found = sorted(listed(), key=lambda one: one.address)
     found = [one for one in all_found if asked.lower() in (name.lower() for name in one.names)]
     latest = [one for one in found if one.address.endswith(":latest")]
@@ -60,11 +60,7 @@ def find(address: str) -> Installed:
         raise UserError("model", f"{label} has several: {_names(found)}; choose one", value=address)
     if not found:
         near = sorted(all_found, key=lambda one: -_likeness(asked, one)) if len(all_found) > _MOST_NAMED else all_found
-        there = (
-            f"it has {_names(near)}"
-            if all_found
-            else f"it has no models in {', '.join(map(_shown, _folders(program)))}"
-        )
+        there = f"it has {_names(near)}" if all_found else f"it has no models in {', '.join(map(_shown, folders()))}"
         raise UserError("model", f"{label} has no such model on this machine; {there}", value=address)
     if found[0].problem:
         raise UserError("model", found[0].problem, value=address, exit_code=3)
@@ -92,10 +88,6 @@ def _shown(folder: Path) -> str:
     except PermissionError:
         return f"{folder} (which you may not read)"
     return str(folder)
-
-
-def _folders(program: str) -> list[Path]:
-    return _PROGRAMS[program][2]()
 
 
 def _ollama_folders() -> list[Path]:

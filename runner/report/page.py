@@ -30,7 +30,7 @@ def render(figures: Figures, cascade: Mapping[str, Any] | None = None) -> str:
     """The page; cells are cut shorter until it is under MOST_BYTES."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {
-        "share": _share,
+        "share": "{:.1%}".format,
         "moment": _moment,
         "duration": duration,
         "cut": text_of,
@@ -189,10 +189,6 @@ def _prompt(conf: dict[str, Any]) -> list[tuple[str, str]]:
     if conf.get("examples"):
         parts.append(("examples", json.dumps(conf["examples"], indent=1, ensure_ascii=False)))
     return [(name, text_of(str(text), _PROMPT)) for name, text in parts if text]
-
-
-def _share(value: float) -> str:
-    return f"{value:.1%}"
 
 
 def _moment(seconds: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from runner.checkpoint.records import clean
@@ -56,12 +56,8 @@ def _columns(figures: Figures) -> list[str]:
     names = [name for name in _FIRST if name == "gold" or name in job]
     names += [*job, "error", *(name for one in figures.rows for name in one.columns)]
     hidden = {*_HIDDEN, *(name for name in job if name.endswith("_probabilities"))}
-    there = [name for name in dict.fromkeys(names) if name not in hidden and _occurs(name, figures.rows)]
-    return there[:MOST_COLUMNS]
-
-
-def _occurs(name: str, rows: Iterable[Shown]) -> bool:
-    return any(one.columns.get(name) is not None for one in rows)
+    occurring = {name for one in figures.rows for name, value in one.columns.items() if value is not None}
+    return [name for name in dict.fromkeys(names) if name in occurring and name not in hidden][:MOST_COLUMNS]
 
 
 def _row(one: Shown, columns: list[str], cell: int) -> Row:

@@ -96,7 +96,7 @@ def read_status(run_dir: Path) -> Status:
         rows = read_identity(connection)["rows"]
         started, sessions = connection.execute("SELECT min(started), count(*) FROM sessions").fetchone()
         active = active_seconds(connection)
-        work = _read_work(connection)
+        work = SessionWork.total(SessionWork.from_json(one["provenance"]) for one in read_sessions(connection))
         kinds = read_error_kinds(connection)
         seats = seats_of(connection, pid is not None, counted=False)
         last = connection.execute(_LAST).fetchone() or (None, None)
@@ -134,11 +134,6 @@ def rates_of(figures: Mapping[str, Any]) -> dict[str, float | None]:
         "tokens_per_s": (prompt + figures["completion_tokens"]) / seconds if seconds else 0.0,
         "cached_share": _share(figures["cached_tokens"], prompt),
     }
-
-
-def _read_work(connection: sqlite3.Connection) -> SessionWork:
-    """What engines did, over all sessions that have ended."""
-    return SessionWork.total(SessionWork.from_json(one["provenance"]) for one in read_sessions(connection))
 
 
 def _best(cached: float | None, missed: float | None) -> float | None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -16,7 +16,7 @@ from runner.checkpoint.database import DATABASE, IDENTITY
 from runner.console import say
 from runner.disk.errors import disk_errors
 from runner.results.run import Run
-from runner.results.status import Status, accuracy_of, evaluations_of
+from runner.results.status import accuracy_of, evaluations_of
 from runner.types import UserError
 from runner.words import age, aligned, count_of, escaped, first_line, size, speed
 
@@ -107,24 +107,12 @@ def _figures(run: Run) -> dict[str, Any]:
     status = run.status
     shared = ("state", "rows", "finished", "errors", "rows_per_s")
     since = time.time() - status["started"] if status["started"] else None
-    of_status = {name: status.get(name) for name in shared}
-    names = {
-        name: " > ".join(_different(map(find, parts_of(run)))) for name, find in (("job", _job), ("model", _model))
-    }
-    return (
-        of_status
-        | {name: text or None for name, text in names.items()}
-        | {"age_s": since, "accuracy": _accuracy(run, status)}
-    )
-
-
-def _accuracy(run: Run, status: Status) -> float | None:
-    """As computed when the run ended; None if rows have changed since."""
-    return accuracy_of(evaluations_of(run.figures, status))
-
-
-def _different(names: Iterable[str | None]) -> list[str]:
-    return list(dict.fromkeys(name for name in names if name))
+    found = {name: status.get(name) for name in shared}
+    for name, find in (("job", _job), ("model", _model)):
+        different = dict.fromkeys(filter(None, map(find, parts_of(run))))
+        found[name] = " > ".join(different) or None
+    accuracy = accuracy_of(evaluations_of(run.figures, status))  # None if rows have changed since it ended
+    return found | {"age_s": since, "accuracy": accuracy}
 
 
 def _job(run: Run) -> str | None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from runner.checkpoint.counts import Totals
-from runner.checkpoint.store import Store
 from runner.night.night import Night
 from runner.night.schedule import ScheduleConf
 from runner.session.prepare import Prepared
@@ -41,14 +40,10 @@ def run_trial(ready: Prepared, rows: int, stop: Stop) -> Trial:
     moments: list[Moment] = []
     with open_store(ready) as store, run_log(ready.run_dir):
         if store.totals().finished < ready.rows:
-            work(ready, store, stop, night, rows, lambda: moments.append(_now(store)))
+            work(ready, store, stop, night, rows, lambda: moments.append(Moment(time.perf_counter(), store.totals())))
         left = ready.rows - store.totals().finished
         store.close("trial")
     return Trial(moments, left)
-
-
-def _now(store: Store) -> Moment:
-    return Moment(time.perf_counter(), store.totals())
 
 
 def foretell(trial: Trial, tokens: Sequence[int]) -> dict[str, Any] | None:

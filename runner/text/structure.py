@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from difflib import get_close_matches
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ def structure_of(key: str, given: Any) -> Structure:
         raise UserError(f"{key}.{next(iter(given))}", f"it is not a keyword of JSON Schema: {_LIKE}")
     schema = modern(json.loads(json.dumps(given)))
     _check_schema(key, schema)
-    relaxing = Relaxing(partial(_is_followed, schema))
+    relaxing = Relaxing(lambda part: _part_problem(part, _shared(schema)) is None)
     plain = relaxing.node(schema)
     body, wider = _schema_body(plain)
     if problem := _problem(body):
@@ -196,9 +196,9 @@ def _schema_body(schema: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     return body, narrowing.wider
 
 
-def _is_followed(root: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
-    """Whether grammars take a part of a schema."""
-    return _problem(_schema_body({**_shared(root), **schema})[0]) is None
+def _part_problem(part: Mapping[str, Any], shared: Mapping[str, Any]) -> str | None:
+    """Why grammars do not take a part of a schema that has these ``shared`` parts; None if they do."""
+    return _problem(_schema_body({**shared, **part})[0])
 
 
 def _shared(root: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,13 +309,10 @@ def _where(problem: str, schema: dict[str, Any]) -> str:
                 cure = "put what it refers to under $defs, in this schema"
                 return f"the keyword {f'{path}.$ref'.lstrip('.')}: there is no {reference} here; {cure}"
 
-    def problem_of(node: dict[str, Any]) -> str | None:
-        return _problem(_schema_body({**shared, **node})[0])
-
     for path, node in sorted(subschemas(schema), key=lambda found: -found[0].count(".")):
-        if inner := problem_of(node):
+        if inner := _part_problem(node, shared):
             words = [word for word in node if word not in shared]
-            cures = (one for one in words if not problem_of({k: v for k, v in node.items() if k != one}))
+            cures = (one for one in words if not _part_problem({k: v for k, v in node.items() if k != one}, shared))
             word = next(cures, next((one for one in words if one in NOT_FOLLOWED), None))
             place = f"{path}.{word or ''}".strip(".")
             if word in NOT_FOLLOWED:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -105,7 +106,8 @@ class Template:
         cells = {name for _, name in _cells(self._tree, taken)}
         parts = {name for _, name in _cells(self._tree, set(WHOLE) - taken)} & set(known)
         used = self._used - _called(self._tree)
-        indirect = {name for name in taken & used if _count(self._tree, name) > _count_cells(self._tree, name)}
+        said = Counter(node.name for node in self._tree.find_all(nodes.Name))
+        indirect = {name for name in taken & used if said[name] > len([*_cells(self._tree, {name})])}
         self.names = frozenset(used - taken | indirect | cells | parts)
         self.needs = self.names - indirect - _optional(self._tree, taken)
 
@@ -277,14 +279,6 @@ def _cell_of(node: nodes.Node, taken: set[str]) -> str | None:
     if isinstance(node, nodes.Getattr):
         return None if hasattr(dict, node.attr) else node.attr
     return node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else None
-
-
-def _count(tree: nodes.Template, name: str) -> int:
-    return sum(node.name == name for node in tree.find_all(nodes.Name))
-
-
-def _count_cells(tree: nodes.Template, name: str) -> int:
-    return sum(1 for _ in _cells(tree, {name}))
 
 
 def _optional(tree: nodes.Template, taken: set[str]) -> set[str]:

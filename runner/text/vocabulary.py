@@ -84,7 +84,8 @@ class TransformersVocabulary:
     """A ``transformers`` fast tokenizer (or mlx-lm's wrapper of one)."""
 
     def __init__(self, tokenizer: Any) -> None:
-        tokenizer = getattr(tokenizer, "_tokenizer", tokenizer) if _is_wrapper(tokenizer) else tokenizer
+        if type(tokenizer).__name__ == "TokenizerWrapper":
+            tokenizer = tokenizer._tokenizer
         if not getattr(tokenizer, "is_fast", False):
             raise UserError("the model's tokenizer has no fast version (tokenizer.json)", exit_code=3)
         self._tokenizer = tokenizer
@@ -255,10 +256,6 @@ def fused(text: str, pattern: re.Pattern[str] | None) -> str:
     """The text for ``encode_marked``: what FUSE breaks is plain, the control tokens that it left whole are marked."""
     text = pattern.sub(lambda match: mark(match[0]), text) if pattern is not None else text
     return text.replace(FUSE, "")
-
-
-def _is_wrapper(tokenizer: Any) -> bool:
-    return type(tokenizer).__name__ == "TokenizerWrapper"
 
 
 def _chat_template(tokenizer: Any) -> str | None:

@@ -135,10 +135,10 @@ class _Parser:
         if op := self.take("op"):
             return self.comparison(column, op.value, [self.literal()])
         if self.take("keyword", "is"):
-            negated = self.take("keyword", "not")
+            test = "is_valid" if self.take("keyword", "not") else "is_null"
             self.expect("keyword", "null")
             self.compared.append((column, "is", None))
-            return (lambda t: call("is_valid", t.column(column))) if negated else _null_test(column)
+            return lambda table: call(test, table.column(column))
         negated = self.take("keyword", "not")
         if not self.take("keyword", "in"):
             self.fail("'in'" if negated else "==, !=, <, <=, >, >=, 'in' or 'is'")
@@ -188,7 +188,3 @@ def _class_number(literal: Token, names: list[str]) -> Token:
 
 def _combine(kernel: str, *masks: Mask) -> Mask:
     return lambda table: call(kernel, *(mask(table) for mask in masks))
-
-
-def _null_test(column: str) -> Mask:
-    return lambda table: call("is_null", table.column(column))

@@ -122,7 +122,7 @@ def making_of(
     for ending, make in _MADE.items():
         if of_kind.endswith(ending) and (found := make(tensor, name, shape, config)):
             return found
-    undo = _log_of_negative if end.endswith(".A_log") else None
+    undo = (lambda array: mx.log(-array)) if end.endswith(".A_log") else None
     if name not in file.tensors:
         return Making()
     making = Making((Source(file.tensors[name]),), undo=undo)
@@ -146,10 +146,6 @@ def halves_apart(rows: int, width: int) -> Indices:
     (D/2, 2) -> (2, D/2). ``width``: of a head, D.
     """
     return np.arange(rows).reshape(rows // width, width // 2, 2).swapaxes(1, 2).ravel()
-
-
-def _log_of_negative(array: mx.array) -> mx.array:
-    return mx.log(-array)
 
 
 _FUSED = "ffn_gate_up_exps.weight"

@@ -170,7 +170,8 @@ def _rounded(plain: mx.array, bits: float) -> Matrix:
 
 def _fp8(weight: mx.array, scale: mx.array, block: list[int] | None) -> Matrix:
     """E4M3, with a scale for all, for each row, or for each block."""
-    number = _exponents(scale) if scale.dtype == mx.uint8 else scale.astype(mx.float32)
+    number = scale.astype(mx.float32)
+    number = mx.power(2.0, number - 127) if scale.dtype == mx.uint8 else number  # E8M0
     number = number.reshape(-1, 1) if number.ndim < 2 else number
     for axis, size in enumerate(weight.shape):
         count = number.shape[axis]
@@ -204,11 +205,6 @@ def _four_bits(parts: Arrays) -> Matrix:
     rows, columns = told["shape"]
     spread = mx.repeat(scales, told["blocksize"])[: rows * columns]
     return _rounded((values[: rows * columns] * spread).reshape(rows, columns), 4.5)
-
-
-def _exponents(scale: mx.array) -> mx.array:
-    """E8M0: powers of two, 127 is 1."""
-    return mx.power(2.0, scale.astype(mx.float32) - 127)
 
 
 def _levels(words: mx.array, bits: int) -> mx.array:

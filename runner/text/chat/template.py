@@ -51,12 +51,11 @@ class ChatTemplate:
     """
 
     def __init__(self, template: str, date: str, variables: Mapping[str, Any], control: Iterable[str] = ()) -> None:
-        self._date = parse_date(date)
         self._environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
         self._environment.filters["tojson"] = _tojson
-        self._environment.globals |= {"raise_exception": _raise, "strftime_now": self._strftime}
+        self._environment.globals |= {"raise_exception": _raise, "strftime_now": parse_date(date).strftime}
         self._variables = dict(variables)
         self.marks = Marks(control)
         self._source = template
@@ -114,9 +113,6 @@ class ChatTemplate:
     def _texts(self) -> dict[str, str]:
         """The variables that are texts, such as ``bos_token``."""
         return {name: value for name, value in self._variables.items() if isinstance(value, str)}
-
-    def _strftime(self, pattern: str) -> str:
-        return self._date.strftime(pattern)
 
 
 class _Marking(NodeTransformer):

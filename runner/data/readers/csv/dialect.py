@@ -17,6 +17,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
@@ -131,7 +132,7 @@ def _with_quotes(path: Path, found: Dialect, escapes: bool) -> Dialect:
     if found.delimiter == "\t" and (fault or spans) and ragged_line(path, bare) is None:
         log.info("%s: quotes are read as parts of cells", path)
         return bare
-    if fault and (fault := _fault(path, found, _without_blanks)[0]):
+    if fault and (fault := _fault(path, found, partial(_BLANKS.sub, '"'))[0]):
         with found.open(path) as file:
             other = other_delimiter(file.readline().decode(errors="replace"))
         hint = f"; did you mean dataset.delimiter={other!r}?" if found.delimiter == "," and other else ""
@@ -175,11 +176,6 @@ def _fault(path: Path, dialect: Dialect, edit: Callable[[str], str] | None = Non
             return f"line {start} opens a quote that is never closed", spans
         return f"line {start} has a quote inside of a cell that is not doubled", spans
     return "", spans
-
-
-def _without_blanks(line: str) -> str:
-    """A line without the blanks behind closing quotes, which do no harm."""
-    return _BLANKS.sub('"', line)
 
 
 def ragged_line(path: Path, dialect: Dialect) -> int | None:

@@ -53,11 +53,6 @@ def gate(file: GGUFFile, default: str, *known: str) -> str:
     return found
 
 
-def _leading(file: GGUFFile) -> int:
-    """How many layers come before those with experts."""
-    return int(file.setting("leading_dense_block_count", 0))
-
-
 def routed(file: GGUFFile) -> Config:
     """Experts beside shared ones, as DeepSeek's configurations name them."""
     if not file.optional("expert_count"):
@@ -68,7 +63,7 @@ def routed(file: GGUFFile) -> Config:
         **experts(file, "n_routed_experts"),
         "n_shared_experts": shared // width or None,
         "moe_intermediate_size": width,
-        "first_k_dense_replace": _leading(file),
+        "first_k_dense_replace": int(file.setting("leading_dense_block_count", 0)),
         "norm_topk_prob": file.setting("expert_weights_norm", False),
         "routed_scaling_factor": file.setting("expert_weights_scale", 1.0) or 1.0,
         **groups(file),
