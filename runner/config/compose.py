@@ -36,6 +36,7 @@ from runner.config.typed import (
     as_object,
     field_type,
     hints_of,
+    in_quotes,
     is_text,
     keys,
     open_schema,
@@ -149,9 +150,10 @@ class Composer:
     def _by_hydra(self, words: list[str]) -> tuple[DictConfig, dict[str, str]]:
         ConfigStore.instance().store(name=f"{self.name}_schema", node=open_schema(self.schema))
         own = own_files(self.config_dir, self.schema)
+        chosen = [f"{group}={in_quotes(name)}" for group, _, name in (word.partition("=") for word in words)]
         with _own_hydra(), hydra.initialize_config_module("conf", version_base="1.3"), own as searched:
             try:
-                composed = cast(DictConfig, hydra.compose(self.name, words + searched, return_hydra_config=True))
+                composed = cast(DictConfig, hydra.compose(self.name, chosen + searched, return_hydra_config=True))
                 choices = dict(composed.hydra.runtime.choices)
             except yaml.YAMLError as error:
                 raise UserError(yaml_problem(error)) from error

@@ -207,12 +207,17 @@ def _inner(hint: Any, name: str | None = None) -> Any:
     return parts[-1] if parts else None
 
 
+def in_quotes(text: str) -> str:
+    """A text as a value that Hydra reads as that text, whatever letters it has."""
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda end: 2 * end[1] + ("\\'" if end[2] else ""), text) + "'"
+
+
 @contextlib.contextmanager
 def own_files(folder: str | None, root: type) -> Iterator[list[str]]:
     """What makes Hydra search a user's folder, whose files then mean what they would on the command line."""
     token = _reading.set(root)
     try:
-        yield [f"hydra.searchpath=[{OwnFiles.scheme()}://{Path(folder).resolve()}]"] if folder else []
+        yield [f"hydra.searchpath=[{in_quotes(f'{OwnFiles.scheme()}://{Path(folder).resolve()}')}]"] if folder else []
     finally:
         _reading.reset(token)
 

@@ -199,6 +199,15 @@ def test_odd_labels_and_file_names_stay_what_they_are(folder, capsys):
     assert {row["label"] for row in run_as_told(capsys)} <= set(labels)
 
 
+@pytest.mark.parametrize("name", ["größe", "日本", "it's, [of] (mine)\\"])
+def test_what_init_says_works_for_any_name_in_any_folder(tmp_path, monkeypatch, capsys, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    write_csv(f"{name}.csv", (f"{i},mail number {i} of many,{('ham', 'yes')[i % 2]}" for i in range(20)))
+    assert main(["init", f"{name}.csv", "--config-dir", f"{name} too"]) == 0
+    assert {row["label"] for row in run_as_told(capsys)} <= {"ham", "yes"}
+
+
 def test_a_table_of_a_database(folder, capsys):
     with sqlite3.connect("x.db") as connection:
         connection.execute("CREATE TABLE t (body TEXT, stars INTEGER)")
