@@ -51,11 +51,9 @@ def tensors(architecture, model, config, fused=False):
             if re.match(r"blk|altup|xielu|[a-z_]+$", name):
                 found[name] = part
                 continue
-            leaf = name[name.rindex(".") :] if name.endswith((".weight", ".bias")) else ""
-            whole = names.get_name(name) if architecture == "falcon-h1" else None  # of one norm, ".weight" and all
-            known_as = whole or names.get_name(name.removesuffix(leaf))
+            known_as = names.get_name(name, try_suffixes=(".weight", ".bias"))
             assert known_as, (parameter, name)
-            found[known_as + leaf] = part
+            found[known_as] = part
     for name in [name for name in found if fused and name.endswith("ffn_gate_exps.weight")]:
         gates, ups = found.pop(name), found.pop(name.replace("gate", "up"))
         found[name.replace("gate", "gate_up")] = np.concatenate([gates, ups], axis=1)

@@ -109,6 +109,8 @@ def slots(file: GGUFFile, architecture: Architecture, config: dict[str, Any]) ->
         name = _tensor_name(file, names, original)
         if name == "output.weight" and name not in file.tensors:
             name = "token_embd.weight"
+        if name not in file.tensors and (bare := name.removesuffix(".weight")) in file.tensors:
+            name = bare  # as Falcon-H1's files have one of their norms
         making = making_of(file, name, original, shape, inner, architecture.tiled)
         if not making.sources and not name.endswith(".bias"):
             raise file.error(f"it lacks the tensor {name}")
