@@ -6,7 +6,7 @@ of a Q4_K block the scale of its neighbour, and is not used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, ReaderTensor, quants
 from gguf import GGMLQuantizationType as Kind
 
-from runner.models.gguf.reader import rows_of
+from runner.models.gguf.reader import UnknownBlocksError, rows_of
 
 GROUP_SIZE = 32
 WIDTHS = (2, 3, 4, 5, 6, 8)  # bits that MLX has
@@ -80,6 +80,17 @@ def joined_form(forms: Sequence[Form]) -> Form:
         return forms[0]._replace(exact=all(form.exact for form in forms))
     widest = max(forms, key=lambda form: form.bits or 0)
     return Form(widest.bits, widest.group_size, exact=all(form.exact and form.mode == "affine" for form in forms))
+
+
+def check_decodable(tensors: Iterable[ReaderTensor]) -> None:
+    """Raises UnknownBlocksError for a type of blocks that the ``gguf`` package cannot decode."""
+    for kind, tensor in {tensor.tensor_type: tensor for tensor in tensors}.items():
+        try:
+            if kind != Kind.F64:
+                quants.dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+        except NotImplementedError as error:
+            told = f"tensor {tensor.name} has blocks of type {kind.name}, which the gguf package does not decode"
+            raise UnknownBlocksError(told) from error
 
 
 def decode(tensor: ReaderTensor, dtype: mx.Dtype, form: Form | None = None) -> dict[str, mx.array]:

@@ -19,10 +19,11 @@ import yaml
 from gguf import GGMLQuantizationType
 
 from runner.models.gguf.architectures import architecture_of, config_of
-from runner.models.gguf.blocks import GROUP_SIZE, Form, WrongBlocksError
-from runner.models.gguf.file import GGUFFile
+from runner.models.gguf.blocks import GROUP_SIZE, Form, WrongBlocksError, check_decodable
+from runner.models.gguf.file import OTHER_BLOCKS, GGUFFile
 from runner.models.gguf.layout import Slot, slots
 from runner.models.gguf.pieces import CONVERSION
+from runner.models.gguf.reader import UnknownBlocksError
 from runner.models.gguf.tokens import check
 from runner.models.gguf.tokens.tokenizer import Vocabulary, build, tokenizer_config
 from runner.models.transfer import check_room, save_tensors
@@ -70,6 +71,10 @@ def convert_gguf(asked: Asked, tell: Tell = lambda read: None) -> None:
     if vocabulary.guessed:
         tell("the file does not say how words are cut, so they are cut as llama.cpp cuts them; a newer file is safer")
     found = slots(file, architecture, config)
+    try:
+        check_decodable(tensor for slot in found for tensor in slot.tensors)
+    except UnknownBlocksError as error:
+        raise file.error(str(error), OTHER_BLOCKS) from error
     if unused := [key for key in file.unused() if not key.endswith(_SAID_TWICE)]:
         tell(f"settings of the file that mlx-lm's {config['model_type']} does not have: {', '.join(unused)}")
     settings = tokenizer_config(vocabulary, config["max_position_embeddings"])
@@ -108,7 +113,7 @@ def _write_weights(file: GGUFFile, forms: dict[Slot, Form], folder: Path, dtype:
     for slot, form in forms.items():
         try:
             arrays = slot.arrays(dtype, form)
-        except (NotImplementedError, ValueError, WrongBlocksError) as problem:
+        except (ValueError, WrongBlocksError) as problem:
             raise file.error(first_line(problem)) from problem
         mx.eval(arrays)
         if _is_zero(slot, arrays):

@@ -12,16 +12,25 @@ from typing import Any
 
 from gguf import GGUFValueType, ReaderField, ReaderTensor
 
-from runner.models.gguf.pieces import all_pieces, name_of
-from runner.models.gguf.reader import OLLAMAS, Reader, activations, as_llama_cpp, parts_of, stacked
+from runner.models.gguf.pieces import all_pieces, begins, name_of
+from runner.models.gguf.reader import OLLAMAS, Reader, UnknownBlocksError, activations, as_llama_cpp, parts_of, stacked
 from runner.types import UserError
 from runner.words import first_line
 
+OTHER_BLOCKS = "use a file of another quantisation instead"
 _NO_MODEL = {
     "adapter": "it is an adapter of a model, not a model",
     "imatrix": "it holds the importance of weights (an imatrix), not a model",
     "mmproj": "it reads images for a model (mmproj), which is another file",
 }
+
+
+# How files begin that are taken for GGUF files, and what they are.
+_POINTER = "it is a pointer of Git LFS, not the file: fetch the file itself (git lfs pull)"
+_PAGE = "it is a web page, not the file: fetch the file itself"
+_EARLIER = "it is of a format that llama.cpp had until August 2023: fetch a GGUF file of the model"
+_OTHERS = {b"vers": _POINTER, b"<!do": _PAGE, b"<htm": _PAGE}
+_OTHERS |= dict.fromkeys((b"lmgg", b"fmgg", b"tjgg", b"algg"), _EARLIER)
 
 
 def _is_number(value: Any) -> bool:
@@ -102,9 +111,13 @@ class GGUFFile:
             self.tensors = parts_of(self.tensors.values(), *heads)
 
     def _add(self, piece: Path, at: int, count: int) -> None:
+        if (what := _OTHERS.get(begins(piece).lower())) is not None:
+            raise UserError(f"{piece} is not a GGUF file: {what}")
         try:
             reader = Reader(piece)
             values = {name: _plain(field) for name, field in reader.fields.items()}
+        except UnknownBlocksError as error:
+            raise self.error(str(error), OTHER_BLOCKS) from error
         except Exception as error:  # whatever the package meets in a damaged file
             again = "it may be cut off or damaged: fetch it again"
             raise UserError(f"{piece} is not a readable GGUF file ({first_line(error)}); {again}") from error

@@ -30,10 +30,11 @@ def all_pieces(gguf: Path) -> list[Path]:
 
 def is_gguf(path: Path) -> bool:
     """Whether a file's name says that it is one, or how it begins: those that Ollama keeps have no such names."""
-    return path.suffix.lower() == ".gguf" or _begins(path) == b"GGUF"
+    return path.suffix.lower() == ".gguf" or begins(path) == b"GGUF"
 
 
-def _begins(path: Path) -> bytes:
+def begins(path: Path) -> bytes:
+    """The first four bytes of a file; none of one that cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(4)

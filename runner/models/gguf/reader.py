@@ -21,8 +21,16 @@ ACTIVATION = ("alpha_p", "alpha_n", "beta", "eps")  # numbers of Apertus' activa
 _EXPERT = re.compile(r"(?P<layer>blk\.\d+\.ffn_(?:gate|up|down))\.(?P<number>\d+)\.weight")
 _MXFP4 = 4  # Ollama's number of it
 _CALLED = {"attn_out": "attn_output", "ffn_norm": "post_attention_norm"}
+# Types of blocks that ggml has had for some time and given up, by their numbers.
+_GIVEN_UP = {4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8"}
+_GIVEN_UP |= {36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8"}
+_NUMBERS = 256  # of types; what is above is damage
 # What a file leaves unsaid: positions are stretched by YaRN, words are cut as gpt-4o's.
 _SAID = {f"{NAME}.rope.scaling.type": "yarn", "tokenizer.ggml.pre": "gpt-4o"}
+
+
+class UnknownBlocksError(Exception):
+    """Blocks of a type that cannot be decoded."""
 
 
 class PairedTensor(ReaderTensor):  # type: ignore[misc]
@@ -38,6 +46,13 @@ class Reader(GGUFReader):  # type: ignore[misc]
 
     tensors: list[ReaderTensor]
 
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> npt.NDArray[Any]:
+        """Numbers of the file; ValueError where it is shorter, of which the package says nothing."""
+        if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise ValueError(f"it ends after {len(self.data):,} bytes, where more should follow")
+        found: npt.NDArray[Any] = super()._get(offset, dtype, count, override_order)
+        return found
+
     def _build_tensors(self, start_offs: int, fields: list[ReaderField]) -> None:
         name = self.fields.get("general.architecture")
         is_ollamas = name is not None and name.contents() == OLLAMAS
@@ -45,6 +60,13 @@ class Reader(GGUFReader):  # type: ignore[misc]
         for field in fields:
             if field.name in paired:
                 field.parts[4] = np.array([GGMLQuantizationType.MXFP4], np.uint32)
+            number = int(field.parts[4][0])
+            if number < _NUMBERS and number not in set(GGMLQuantizationType):
+                since = f"which is no type of ggml's any more ({_GIVEN_UP.get(number)})"
+                new = "which the gguf package that is installed does not know"
+                raise UnknownBlocksError(
+                    f"tensor {field.name} has blocks of type {number}, {since if number in _GIVEN_UP else new}"
+                )
         super()._build_tensors(start_offs, fields)
         self.tensors = [PairedTensor(*one) if one.name in paired else one for one in self.tensors]
 

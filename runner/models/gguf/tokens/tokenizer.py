@@ -183,7 +183,7 @@ def _merges(vocabulary: Vocabulary, ids: dict[str, int]) -> list[tuple[str, str]
 
 def _add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     """Control tokens, and those that a text is searched for before anything is merged."""
-    swallows = vocabulary.file.architecture == "phi3" and vocabulary.kind == "llama"
+    swallows = vocabulary.file.architecture in ("phi3", "phimoe") and vocabulary.kind == "llama"
     control, others = [], []
     for at, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
         if kind == _CONTROL:
