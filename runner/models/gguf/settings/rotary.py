@@ -19,17 +19,19 @@ PRECOMPUTED = (_FACTORS, _LONG, _SHORT)  # tensors that become part of the confi
 
 def rope_scaling(file: GGUFFile, width: int, theta: float) -> dict[str, Any] | None:
     """None for positions as they are; UserError for a way that mlx-lm does not know."""
-    kind = file.setting("rope.scaling.type", "none")
+    kind = file.setting("rope.scaling.type", "linear")
+    factor = file.setting("rope.scaling.factor", file.setting("rope.scale_linear", 1.0)) or 1.0
     if _FACTORS in file.tensors:
+        if kind != "none" and factor != 1.0:
+            raise file.error("its rotary positions are stretched in two ways")
         return _llama3(file, width, theta)
     if _LONG in file.tensors:
         return _longrope(file)
-    factor = file.setting("rope.scaling.factor", file.setting("rope.scale_linear", 1.0))
     if kind == "yarn":
         return _yarn(file, factor)
     if kind not in ("none", "linear"):
         raise file.error(f"rotary positions scaled by {kind} are not supported")
-    return None if factor == 1.0 else {"rope_type": "linear", "type": "linear", "factor": factor}
+    return None if factor == 1.0 or kind == "none" else {"rope_type": "linear", "type": "linear", "factor": factor}
 
 
 def _yarn(file: GGUFFile, factor: float) -> dict[str, Any]:
@@ -40,7 +42,9 @@ def _yarn(file: GGUFFile, factor: float) -> dict[str, Any]:
         "rope_type": "yarn",
         "type": "yarn",
         "factor": factor,
-        "original_max_position_embeddings": file.setting("rope.scaling.original_context_length"),
+        "original_max_position_embeddings": file.setting(
+            "rope.scaling.original_context_length", file.setting("context_length")
+        ),
         **{name: value for name, value in betas.items() if value is not None},
     }
 
