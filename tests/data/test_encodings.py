@@ -196,3 +196,17 @@ def test_ebcdic_is_read(tmp_path):
     file = tmp_path / "a.csv"
     file.write_bytes("text,kind\r\nHello there,ham\r\nPills,spam\r\n".encode("cp037"))
     assert texts(file, "csv", encoding="cp037") == ["Hello there", "Pills"]
+
+
+@pytest.mark.parametrize("kind", ["text", "documents"])
+def test_only_encodings_in_which_all_of_a_file_reads_are_suggested(tmp_path, kind):
+    """Windows' Western set reads the first line, and neither it nor the Cyrillic one the second."""
+    file = tmp_path / "a.txt"
+    file.write_text("wait—\nè, ò\n", encoding="mac_roman")  # bytes 8f and 98
+    if kind == "documents":
+        (row,) = open_source(DatasetConf(kind=kind, path=str(file))).rows()
+        said = row.why
+    else:
+        said = str(pytest.raises(UserError, texts, file).value)
+    assert "did you mean dataset.encoding=mac_roman ('wait—" in said
+    assert "cp125" not in said

@@ -17,12 +17,13 @@ from runner.data.readers.raw.compressed import Made, open_stream
 from runner.data.readers.raw.detection import LATIN, detected, is_wide, marked
 from runner.types import UserError
 
-_OTHERS = ("cp1252", "cp1251", "cp932", "gb18030", "cp949", "big5")
+_OTHERS = ("cp1252", "mac_roman", "cp1251", "cp932", "gb18030", "cp949", "big5")
 _NOT_LATIN = re.compile(b"[\x80-\x84\x86-\x9f]")  # control characters there, and letters in cp1252
 _WESTERN = re.compile(
     rb"\xc3[\x80-\x83\x87-\x91\x95-\xa9\xad-\xba\xbc-\xbf]"
 )  # letters of UTF-8, hardly those of others
 _HEAD_BYTES = 4096  # that tell the encoding
+_LOOKED_AT = 16 << 20  # bytes of a file, for the encodings in which it can be
 log = logging.getLogger("rowmill")
 
 
@@ -79,7 +80,9 @@ def decoded(content: bytes, encoding: str, path: Path) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not {encoding}; {other_encodings(content)}") from None
+        raise ValueError(
+            f"byte {error.start} is not {encoding}; {other_encodings(content, io.BytesIO(content))}"
+        ) from None
     if "\0" in text:
         raise ValueError("it is not text: it contains null bytes")
     return text
@@ -90,7 +93,10 @@ def undecodable(path: Path, encoding: str, number: int = 0, line: bytes = b"") -
     if not number:
         number, line = _undecodable_line(path, encoding)
     mixed = is_utf8(encoding) and _has_letters(path, number)
-    meant = "lines before it are: the file mixes encodings, write it in one" if mixed else other_encodings(line)
+    with open_bytes(path) as file:
+        meant = (
+            "lines before it are: the file mixes encodings, write it in one" if mixed else other_encodings(line, file)
+        )
     return UserError("dataset.path", f"line {number} is not {encoding}; {meant}", file=path)
 
 
@@ -100,8 +106,11 @@ def _has_letters(path: Path, number: int) -> bool:
         return not all(line.isascii() for line in islice(file, number - 1))
 
 
-def other_encodings(text: bytes) -> str:
-    """What to say of a text that is not in the encoding that was said: how it reads in others."""
+def other_encodings(text: bytes, whole: BinaryIO) -> str:
+    """What to say of a text that is not in the encoding that was said: how it reads in others.
+
+    They are those in which all of its file can be read, as far as it is looked at: ``whole``.
+    """
     with contextlib.suppress(UnicodeError):
         text.decode()
         return "did you mean dataset.encoding=utf-8?"
@@ -109,10 +118,12 @@ def other_encodings(text: bytes) -> str:
         return f"did you mean dataset.encoding={name}?"
     first = next((at for at, byte in enumerate(text) if byte > 127), 0)
     some, readings = text[max(0, first - 8) : first + 40], dict[str, str]()
+    looked_at = whole.read(_LOOKED_AT)
     for name in _OTHERS:
         with contextlib.suppress(UnicodeError):
             reading = _decoded(some, name)
             if all(char.isprintable() or char.isspace() for char in reading):
+                _decoded(looked_at, name)
                 readings.setdefault(reading[:24].strip(), name)
     said = ", ".join(f"{name} ({reading!r})" for reading, name in readings.items())
     return f"did you mean dataset.encoding={said or 'latin-1'}?"
