@@ -21,14 +21,10 @@ from runner.text.prompter import PromptConf, Prompter
 from runner.text.vocabulary import TransformersVocabulary
 from runner.types import Request, RowError, UserError
 
+pytestmark = pytest.mark.usefixtures("folder", "cache")
 ROOT = Path(__file__).parents[2]
 GPT_OSS = ROOT.parent / "shared" / "gpt-oss-20b"
 MODELS = Path(os.environ.get("ROWMILL_CACHE", "~/.cache/rowmill")).expanduser() / "models"
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder(folder, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(folder / "cache"))
 
 
 def outcome(capsys, kind, path, user="{{ text }}", *more):

@@ -23,9 +23,8 @@ class Compiler:
 
 
 @pytest.fixture
-def compiler(monkeypatch, tmp_path):
+def compiler(monkeypatch, cache):
     made = Compiler()
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path))
     monkeypatch.setattr(nvrtc, "_compiler", lambda: made)
     monkeypatch.setattr(mx, "device_info", lambda device: {"architecture": "sm_90"})
     return made

@@ -14,8 +14,7 @@ from tests.support.tiny import tiny_llama
 
 
 @pytest.fixture
-def resident(monkeypatch, tmp_path):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path))
+def resident(cache):
     mx.set_default_device(mx.cpu)
     return ResidentModel(tiny_llama())
 
@@ -29,9 +28,9 @@ def test_costs_are_measured_on_the_model_once_for_a_machine(resident, monkeypatc
         tuning.costs_here(resident, "another")
 
 
-def test_a_damaged_record_of_costs_is_measured_again(resident, tmp_path):
+def test_a_damaged_record_of_costs_is_measured_again(resident, cache):
     tuning.costs_here(resident, "this one")
-    (file,) = (tmp_path / "costs").iterdir()
+    (file,) = (cache / "costs").iterdir()
     file.write_text("{")
     assert tuning.costs_here(resident, "this one").snapshot > 0
 

@@ -220,17 +220,15 @@ def test_wrong_words_cost_one_line(words, says, capsys):
     assert len(said.strip().splitlines()) == 1
 
 
-def test_a_recipe_that_was_not_made_says_how(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path))
+def test_a_recipe_that_was_not_made_says_how(capsys, tmp_path, cache):
     assert main(["run", "model=gpt_oss_20b_q8g64", "dataset.limit=1", f"output.dir={tmp_path}"]) == 2
     assert "rowmill convert model=gpt_oss_20b_q8g64" in capsys.readouterr().err
 
 
-def test_a_recipe_is_found_where_convert_puts_it(checkpoint, tmp_path, monkeypatch):
+def test_a_recipe_is_found_where_convert_puts_it(checkpoint, tmp_path, cache):
     from runner.config.conf import ModelConf
     from runner.models.recipes import model_path
 
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path))
     assert main(["convert", f"model.path={checkpoint}", "convert.bits=8", "convert.group_size=64"]) == 0
     made = model_path(ModelConf(base=str(checkpoint), bits=8, group_size=64))
     assert Path(made).name == "gpt-oss-tiny-8bit-gs64"

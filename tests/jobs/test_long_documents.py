@@ -46,8 +46,7 @@ def prose(tokens, seed=0):
     return "".join(paragraphs)
 
 
-def test_kills_in_the_middle_of_documents_lose_only_what_was_in_flight(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+def test_kills_in_the_middle_of_documents_lose_only_what_was_in_flight(tmp_path, cache):
     (tmp_path / "books").mkdir()
     for i in range(6):
         (tmp_path / "books" / f"{i}.txt").write_text(prose(1500 + 2500 * (i % 3), seed=i))
@@ -74,10 +73,9 @@ def test_kills_in_the_middle_of_documents_lose_only_what_was_in_flight(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_book_of_300_000_tokens_takes_little_more_memory_than_a_chapter(tmp_path, monkeypatch, slow):
+def test_a_book_of_300_000_tokens_takes_little_more_memory_than_a_chapter(tmp_path, cache, slow):
     from tests.support.tiny import save_tiny_llama
 
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
     save_tiny_llama(tmp_path / "tiny")
     code = """
         import sys
@@ -114,12 +112,11 @@ def test_a_book_of_300_000_tokens_takes_little_more_memory_than_a_chapter(tmp_pa
     assert peaks[1] - peaks[0] < 100  # MiB
 
 
-def test_slots_are_taken_while_documents_wait_for_their_parts(tmp_path, monkeypatch, slow):
+def test_slots_are_taken_while_documents_wait_for_their_parts(tmp_path, monkeypatch, cache, slow):
     from runner import run
     from tests.support.tiny import save_tiny_llama
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
     save_tiny_llama(tmp_path / "tiny")
     documents, size = (40, 8) if slow else (8, 2)
     lines = [json.dumps({"text": prose(500 + 500 * (i % 4), seed=i)}) for i in range(documents)]
@@ -134,10 +131,9 @@ def test_slots_are_taken_while_documents_wait_for_their_parts(tmp_path, monkeypa
     assert figures["slot_occupancy"] > 0.8
 
 
-def test_steps_of_different_documents_share_batches(tmp_path, monkeypatch):
+def test_steps_of_different_documents_share_batches(tmp_path, monkeypatch, cache):
     """Merging waits for its parts: meanwhile the slots are other documents'."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
     lines = [json.dumps({"text": prose(2000 + 3000 * (i % 4), seed=i)}) for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     from runner import run

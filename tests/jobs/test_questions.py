@@ -513,8 +513,7 @@ def test_scores_are_those_of_a_plain_forward_pass(tiny_model_folder, tmp_path):
     assert any(row["s"] is not None for row in rows)
 
 
-def test_kills_lose_nothing_and_ask_nothing_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+def test_kills_lose_nothing_and_ask_nothing_again(tmp_path, monkeypatch, cache):
     write_rows(tmp_path / "rows.jsonl", count=40)
     questions = "[{name: tone, labels: [a, b]}, {name: t, ask: 'Is it {label}?', labels: [price, late], multi: true},"
     questions += " {name: stars, scale: [1, 5], where: {tone: a}}]"

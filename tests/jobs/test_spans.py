@@ -366,8 +366,7 @@ def test_figures_are_those_of_nervaluate():
     assert 0 <= low < found["f1"] < high <= 1
 
 
-def test_kills_lose_no_span_and_ask_nothing_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+def test_kills_lose_no_span_and_ask_nothing_again(tmp_path, monkeypatch, cache):
     monkeypatch.chdir(tmp_path)
     texts = [f"Ann {i} and Bob {i} met in Rome" if i % 7 else "" for i in range(30)]
     Path("rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

@@ -20,8 +20,7 @@ OFF = ["job.filters.near=null", "job.filters.overlap=null", "job.filters.length=
 
 
 @pytest.fixture(autouse=True)
-def folder(folder, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(folder / "cache"))
+def folder(folder, cache):
     lines = [f"{i},this is seed text number {i} of several" for i in range(30)]
     (folder / "rows.csv").write_text("\n".join(["id,text", *lines]) + "\n")
     return folder

@@ -21,9 +21,8 @@ from runner.models.resolve import read_config
 
 
 @pytest.fixture
-def words(tiny_model_folder, tmp_path, monkeypatch):
+def words(tiny_model_folder, tmp_path, monkeypatch, cache):
     """The command for a tiny model, with clocks that need no time."""
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(copies, "way", lambda _, prefix, count, copied: lambda: 1.0 if copied == (count <= 4) else 2.0)
     monkeypatch.setattr(measure.Rates, "prefill", lambda rates, size: 1000.0 + size)
@@ -187,10 +186,9 @@ def test_command_buffers_that_a_user_sets_are_left_alone():
     assert alone == {metal.MEGABYTES: "9"}
 
 
-def test_on_a_mac_what_was_tuned_is_set_before_mlx_starts(tmp_path, monkeypatch):
+def test_on_a_mac_what_was_tuned_is_set_before_mlx_starts(monkeypatch, cache):
     from runner.machine import tuned
 
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path))
     monkeypatch.setattr(metal, "chip", lambda: "Apple M1")
     monkeypatch.setattr(metal, "set_buffers", lambda size: done.append(size))
     # The import of MLX: what was done before it is the promise.

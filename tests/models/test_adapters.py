@@ -19,14 +19,10 @@ from runner.models.tensors import weights_hash
 from runner.types import UserError
 from tests.support.tiny import save_tiny_llama, tiny_folder
 
+pytestmark = pytest.mark.usefixtures("cache")
 TOKENS = mx.array([[5, 3, 8, 1, 7]])
 ROOT = "base_model.model.model.layers.0"
 PLACES = {"self_attn.q_proj": (64, 64), "mlp.down_proj": (64, 64)}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
 
 
 def draw(shape, seed):

@@ -35,8 +35,7 @@ def test_what_a_killed_process_left_is_deleted_before_it_is_made_again_and_what_
     assert not present and {path.name for path in tmp_path.iterdir()} == {"made", works.name, young.name}
 
 
-def test_the_hash_of_a_file_is_computed_once_until_it_is_written_to(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+def test_the_hash_of_a_file_is_computed_once_until_it_is_written_to(tmp_path, monkeypatch, cache):
     computed = []
     monkeypatch.setattr(module, "file_sha256", lambda path: computed.append(path) or file_sha256(path))
     file = tmp_path / "model.gguf"

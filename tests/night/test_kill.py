@@ -16,8 +16,7 @@ from tests.support.kills import STEP_SECONDS, Run, kill_until_done
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(tmp_path / "cache"))
+def folder(tmp_path, cache):
     lines = [f"{i},{'a text that occurs often' if i % 10 == 3 else f'text number {i}'}" for i in range(200)]
     (tmp_path / "rows.csv").write_text("\n".join(["id,text", *lines]) + "\n")
     return tmp_path

@@ -65,8 +65,7 @@ def gate(machine, stop=None, **keys):
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_with_data(folder, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(folder / "cache"))
+def _in_a_folder_with_data(folder, cache):
     runs.write_rows(ROWS, "text {:02d}")
 
 

@@ -34,8 +34,7 @@ ROWS = 24
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_with_data(folder, monkeypatch):
-    monkeypatch.setenv("ROWMILL_CACHE", str(folder / "cache"))
+def _in_a_folder_with_data(folder, cache):
     write_rows(ROWS)
 
 
