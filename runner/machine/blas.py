@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from runner.machine.facts import read_lines
+
 log = logging.getLogger("rowmill")
 
 # The mark of an optimised library: reference BLAS has none of these symbols.
@@ -129,8 +131,5 @@ def _close(library: ctypes.CDLL) -> None:
 
 def _cpu_flags() -> set[str]:
     """What this CPU can do, by Linux's names; nothing where that is not told."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    flags = (set(line.split()) for line in read_lines("/proc/cpuinfo") if line.startswith("flags"))
+    return next(flags, set())

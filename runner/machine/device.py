@@ -10,7 +10,6 @@ import platform
 import re
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from runner.machine import metal
 from runner.machine.blas import open_blas
+from runner.machine.facts import output, read_lines
 from runner.machine.tuned import USUAL, Tuned
 from runner.types import UserError
 
@@ -106,19 +106,14 @@ def _check_mac() -> None:
     if platform.system() != "Darwin":
         return
     if platform.machine() != "arm64":
-        what = "this Python is an Intel build (arm64 Python needed)" if _translated() else "this is an Intel Mac"
+        translated = output("sysctl", "-n", "sysctl.proc_translated").strip() == "1"  # by Rosetta
+        what = "this Python is an Intel build (arm64 Python needed)" if translated else "this is an Intel Mac"
         raise UserError(f"MLX needs a Mac with Apple silicon; {what}", exit_code=3)
     found = platform.mac_ver()[0]
     if tuple(int(part) for part in re.findall(r"\d+", found)[:1]) < _LEAST_MACOS:
         raise UserError(
             f"MLX needs macOS 14 or newer; this is macOS {found}: update it in System Settings", exit_code=3
         )
-
-
-def _translated() -> bool:
-    """Whether this process runs under Rosetta, an Intel program on Apple silicon."""
-    command = ["sysctl", "-n", "sysctl.proc_translated"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "1"
 
 
 def _import_mlx() -> Any:
@@ -172,20 +167,13 @@ def _memory_bytes(mx: Any, kind: str) -> int:
 def _available_ram() -> int:
     """Bytes of RAM available without swapping, within the container's limit; all of it where that is unknown."""
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in _lines("/proc/meminfo"):
+    for line in read_lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
-    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    limit, used = read_lines("/sys/fs/cgroup/memory.max"), read_lines("/sys/fs/cgroup/memory.current")
     if limit and used and limit[0].isdigit():
         available = min(available, max(0, int(limit[0]) - int(used[0])))
     return available
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def _report(device: Device) -> None:
@@ -218,7 +206,7 @@ def cpu_streams() -> int:
 
 def _cgroup_cores() -> int | None:
     """The whole cores that a container's CPU quota is worth, None without a quota."""
-    quota = _lines("/sys/fs/cgroup/cpu.max")
+    quota = read_lines("/sys/fs/cgroup/cpu.max")
     if not quota or not quota[0].split()[0].isdigit():
         return None
     microseconds, period = quota[0].split()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import resource
@@ -49,9 +48,9 @@ def package_version(package: str) -> str | None:
 def peak_memory() -> int:
     """The most memory that this process has used so far, in bytes."""
     # Linux lets a child's ru_maxrss begin at what its parent had; VmHWM, in KiB, is the process's own.
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    for line in read_lines("/proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -59,10 +58,22 @@ def peak_memory() -> int:
 @lru_cache(maxsize=1)
 def boot_id() -> str | None:
     """What tells this boot of the machine from others; None where the system does not say."""
+    if sys.platform == "darwin":
+        return output("sysctl", "-n", "kern.bootsessionuuid").strip() or None
+    return next(iter(read_lines("/proc/sys/kernel/random/boot_id")), None)
+
+
+def output(*command: str) -> str:
+    """What a command writes, in five seconds at most; "" where it cannot be run."""
     try:
-        if sys.platform == "darwin":
-            command = ["sysctl", "-n", "kern.bootsessionuuid"]
-            return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.SubprocessError):
-        return None
+        return ""
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a file of the system; none where it cannot be read."""
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

@@ -39,9 +39,10 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import MutableMapping
 from functools import cache
+
+from runner.machine.facts import output
 
 OPERATIONS, MEGABYTES = "MLX_MAX_OPS_PER_BUFFER", "MLX_MAX_MB_PER_BUFFER"
 
@@ -51,8 +52,7 @@ def chip() -> str | None:
     """Of a Mac, as MLX names it; None on other machines, or where the system does not say."""
     if platform.system() != "Darwin":
         return None
-    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    return output("sysctl", "-n", "machdep.cpu.brand_string").strip() or None
 
 
 def set_buffers(buffers: tuple[int, int] | None, environment: MutableMapping[str, str] = os.environ) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import math
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
+
+from runner.machine.facts import output
 
 _LOAD_SECONDS = 60.0  # over which the system averages the load
 
@@ -60,7 +61,7 @@ class ThisMachine:
 
     def on_battery(self) -> bool:
         if sys.platform == "darwin":
-            return "'Battery Power'" in _output("pmset", "-g", "batt")
+            return "'Battery Power'" in output("pmset", "-g", "batt")
         supplies = [supply for supply in Path("/sys/class/power_supply").glob("*") if (supply / "online").exists()]
         mains = [supply for supply in supplies if _line(supply / "type") in ("Mains", "USB")]
         return bool(mains) and all(_line(supply / "online") == "0" for supply in mains)
@@ -79,7 +80,7 @@ class ThisMachine:
 def _cpu_seconds(helpers: Collection[int]) -> float:
     """Those of this process, of its children and of its helpers."""
     own = {str(pid) for pid in helpers}
-    processes = [line.split() for line in _output("ps", "-A", "-o", "pid=,ppid=,time=").splitlines()]
+    processes = [line.split() for line in output("ps", "-A", "-o", "pid=,ppid=,time=").splitlines()]
     times = [time for pid, parent, time in processes if pid in own or parent == str(os.getpid())]
     return sum(os.times()[:4]) + sum(map(_seconds, times))
 
@@ -95,11 +96,4 @@ def _line(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError:
-        return ""
-
-
-def _output(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
-    except (OSError, subprocess.SubprocessError):
         return ""

@@ -111,14 +111,18 @@ class WorkerProcess:
         """Take what it reports and what its libraries say, for a moment; return early when it ends."""
         readable, _, _ = select.select([self.reports, self.errors], [], [], _LOOK_SECONDS)
         if self.errors in readable:
-            said = os.read(self.errors, 65536)
-            self.tail = (self.tail + said)[-_TAIL_BYTES:]
-            with contextlib.suppress(OSError):
-                os.write(2, said)
+            self._hear()
         if self.reports in readable:
             *lines, self._part = (self._part + os.read(self.reports, 65536)).split(b"\n")
             for line in lines:
                 self.facts |= json.loads(line)
+
+    def _hear(self) -> bytes:
+        said = os.read(self.errors, 65536)
+        self.tail = (self.tail + said)[-_TAIL_BYTES:]
+        with contextlib.suppress(OSError):
+            os.write(2, said)
+        return said
 
     def poll(self) -> int | None:
         """The exit status (negative: a signal) when it has ended; notes whether it is stopped."""
@@ -157,10 +161,8 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Take its last words."""
-        while select.select([self.errors], [], [], 0)[0] and (said := os.read(self.errors, 65536)):
-            self.tail = (self.tail + said)[-_TAIL_BYTES:]
-            with contextlib.suppress(OSError):
-                os.write(2, said)
+        while select.select([self.errors], [], [], 0)[0] and self._hear():
+            pass
         for descriptor in (self.reports, self.errors, self._alive):
             os.close(descriptor)
 

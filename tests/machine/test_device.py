@@ -160,7 +160,7 @@ def test_a_container_limits_memory_and_threads(monkeypatch):
         "/sys/fs/cgroup/memory.current": ["1000"],
         "/sys/fs/cgroup/cpu.max": ["150000 100000"],
     }
-    monkeypatch.setattr(device, "_lines", files.__getitem__)
+    monkeypatch.setattr(device, "read_lines", files.__getitem__)
     assert device._available_ram() == 4000
     assert device._cgroup_cores() == 2
     files["/sys/fs/cgroup/memory.max"], files["/sys/fs/cgroup/cpu.max"] = ["max"], ["max 100000"]

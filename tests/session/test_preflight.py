@@ -2,7 +2,6 @@ import json
 import re
 import shutil
 import struct
-from types import SimpleNamespace
 
 import pytest
 
@@ -223,7 +222,7 @@ def test_a_mac_that_mlx_does_not_run_on_costs_one_line(monkeypatch, machine, mac
     monkeypatch.setattr(device.platform, "system", lambda: "Darwin")
     monkeypatch.setattr(device.platform, "machine", lambda: machine)
     monkeypatch.setattr(device.platform, "mac_ver", lambda: (macos, ("", "", ""), machine))
-    monkeypatch.setattr(device.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"{translated}\n"))
+    monkeypatch.setattr(device, "output", lambda *_: f"{translated}\n")
     with pytest.raises(UserError, match=says) as refused:
         device.set_up("cpu")
     assert refused.value.exit_code == 3
