@@ -207,6 +207,8 @@ def test_only_encodings_in_which_all_of_a_file_reads_are_suggested(tmp_path, kin
         (row,) = open_source(DatasetConf(kind=kind, path=str(file))).rows()
         said = row.why
     else:
-        said = str(pytest.raises(UserError, texts, file).value)
+        with pytest.raises(UserError) as refused:
+            texts(file)
+        said = str(refused.value)
     assert "did you mean dataset.encoding=mac_roman ('wait—" in said
     assert "cp125" not in said
