@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from runner.night.link import EXIT_CRASHED, EXIT_NO_MEMORY, NO_MEMORY, Link
 def main(spec: Mapping[str, Any]) -> int:
     """Run the command line of ``spec`` (see ``runner.night.supervisor``); the exit code."""
     from runner import cli
-    from runner.console import open_streams, tell
+    from runner.console import muted, open_streams, tell
     from runner.early import raise_again
 
     raise_again()
@@ -26,13 +27,23 @@ def main(spec: Mapping[str, Any]) -> int:
     # Python writes to the user's terminal itself, so that a bar is a bar; what C++ writes goes through the supervisor.
     sys.stderr = os.fdopen(spec["stderr"], "w", buffering=1, errors="backslashreplace")
     threading.Thread(target=_end_with, args=(spec["alive"],), daemon=True).start()
+    code = EXIT_CRASHED
+
+    def end() -> None:
+        with muted(sys.stdout):
+            sys.stdout.flush()
+        os._exit(code)
+
+    atexit.register(end)  # first in, last out: behind it come only ends of libraries, and some crash
     death = Death(*spec["death"]) if spec["death"] else None
     Link.current = Link(spec["reports"], spec["began"], death)
     try:
-        return cli.main(spec["arguments"])
+        code = cli.main(spec["arguments"])
     except Exception as error:
         tell(traceback.format_exc().rstrip())
-        return EXIT_NO_MEMORY if NO_MEMORY.search(f"{type(error).__name__}: {error}") else EXIT_CRASHED
+        if NO_MEMORY.search(f"{type(error).__name__}: {error}"):
+            code = EXIT_NO_MEMORY
+    return code
 
 
 def _end_with(alive: int) -> None:

@@ -1,6 +1,8 @@
 """Where a Ray cluster has places for seats, and what is said of one that has none; needs no Ray."""
 
+import atexit
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -108,6 +110,17 @@ def test_a_cluster_without_its_head_or_this_machine_ends_the_run_before_ray_ends
         last_places(transport)
     assert raised.value.exit_code == 3
     transport.close()
+
+
+def test_nobody_waits_for_ever_for_a_head_that_hangs_neither_now_nor_at_the_end_of_the_process(monkeypatch):
+    forgotten, hangs = [], threading.Event()
+    monkeypatch.setattr(actors, "LEAVING_S", 0.001)
+    monkeypatch.setattr(atexit, "unregister", forgotten.append)
+    transport = Head(here={}).transport()
+    leave = transport._ray.shutdown = lambda: hangs.wait()  # private: the double of Ray's module
+    transport.close()
+    assert forgotten == [leave]
+    hangs.set()
 
 
 @pytest.mark.parametrize(

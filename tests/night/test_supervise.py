@@ -153,6 +153,15 @@ def test_figures_that_fail_after_the_last_row_change_neither_exit_code_nor_start
     assert (f"{ROWS} of {ROWS}, no errors" in said) is (how in ("raises", "is interrupted"))
 
 
+def test_a_library_that_crashes_when_an_interpreter_ends_has_no_say_in_how_a_run_ended(tmp_path):
+    spoilt = "import atexit, os, pathlib\natexit.register(pathlib.Path('ended').touch)\n"
+    spoilt += "class Library:\n    def __del__(self, abort=os.abort):\n        abort()\nlibrary = Library()\n"
+    write_own_job(spoilt + own_job())
+    code, said, errors = run("--config-dir", "mine", "job=own", env={"XDG_CACHE_HOME": str(tmp_path)})  # and no fork
+    assert code == 0 and f"{ROWS} of {ROWS}, no errors" in said and "died" not in errors
+    assert Path("ended").exists()
+
+
 def test_a_model_that_never_loads_ends_with_3():
     # The patience with a model that loads is an hour, and no key: a constant of the supervisor's own.
     code = "import sys; from runner.night import supervisor; supervisor._LOADING_SECONDS = 0.5\n"

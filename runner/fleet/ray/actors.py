@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -23,6 +24,7 @@ SILENT = 3  # calls of one a second, until it is not known what a head would say
 HEAD_CALLS = 30  # of one a second, until a head that does not answer is given up; Ray itself does so after 60 s
 WAITS_S = 90.0  # for a place, until what has it is no process of ours that starts: Ray gives one 60 s
 ENDING_S = 2.0  # for a seat's process to end
+LEAVING_S = 10.0  # for Ray to take leave of a head, which it does for ever where that hangs
 FREES_S = 10.0  # for Ray to free the place of a process that never started, where another program's task may stay
 
 
@@ -97,7 +99,15 @@ class RayTransport:
     def close(self) -> None:
         """See Transport."""
         self._is_over.set()
-        with contextlib.suppress(Exception), undisturbed():
+        leaving = threading.Thread(target=self._leave, daemon=True)
+        with undisturbed():
+            leaving.start()
+            leaving.join(LEAVING_S)
+        if leaving.is_alive():
+            atexit.unregister(self._ray.shutdown)  # or this process would not end before the head answers
+
+    def _leave(self) -> None:
+        with contextlib.suppress(Exception):
             self._ray.shutdown()
 
     def _is_late(self, link: RayLink, total: float, free: float) -> bool:
