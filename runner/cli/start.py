@@ -38,7 +38,9 @@ def help(options: argparse.Namespace) -> int:
 def init_arguments(parser: argparse.ArgumentParser) -> None:
     data = "the data: .csv .jsonl .parquet .txt .xlsx .db .mbox .pdf ..., or a folder"
     parser.add_argument("file", metavar="FILE", help=data)
-    keys = "how FILE is read, such as dataset.encoding=cp1252; options of your own reader, if it is module.Class"
+    keys = (
+        "how FILE is read, such as dataset=text or dataset.encoding=cp1252; options of your own reader (module.Class)"
+    )
     parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help=keys)
     parser.add_argument("--config-dir", metavar="DIR", default="my_conf", help="where to write (default: my_conf)")
     parser.add_argument("--name", metavar="NAME", help="what to call it (default: the file's name)")

@@ -22,10 +22,9 @@ from runner.data.cells import UnreadableCell
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_spans
 from runner.data.load import kind_of
-from runner.data.readers import SUFFIXES
+from runner.data.readers import READERS
 from runner.data.readers.csv.dialect import other_delimiter
 from runner.data.readers.raw.encodings import open_bytes
-from runner.data.readers.raw.formats import format_of
 from runner.data.readers.table import check_encoding
 from runner.data.source import DataSource, open_source
 from runner.text.questions.question import LABEL, LABELS, MULTI, SCALE
@@ -34,7 +33,7 @@ from runner.types import RowError, UserError
 from runner.words import did_you_mean
 
 LONG = 6000  # characters of a document that is worth summarising
-_HOW_READ = ["encoding", "delimiter", "document"]
+_HOW_READ = ["kind", "table", "encoding", "delimiter", "document"]
 _CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\.[A-Z]\w*[a-z]\w*")  # module.Class
 
 
@@ -107,20 +106,15 @@ def _conf(path: str, table: str | None, keys: Sequence[str]) -> DatasetConf:
         return DatasetConf.of({"_target_": path, **own})
     if not Path(path).exists():
         raise UserError(f"no such file: {path}")
-    parts = (key.removeprefix("dataset.").partition("=") for key in keys)
-    how: dict[str, Any] = {name: value for name, _, value in parts}
-    if unknown := [name for name in how if name not in _HOW_READ]:
-        valid = ", ".join(f"dataset.{name}" for name in _HOW_READ)
-        raise UserError(
-            f"dataset.{unknown[0]} does not say how a file is read{did_you_mean(unknown[0], _HOW_READ)}; {valid} do"
-        )
-    if Path(path).is_file() and (other := format_of(Path(path))) and Path(path).suffix not in SUFFIXES:
-        raise UserError(f"{path} is {other}")
-    try:
-        kind = kind_of(path)
-    except UserError:
-        raise UserError(f"{path}: unknown file type; known: {', '.join(SUFFIXES)} and folders") from None
-    conf = DatasetConf(kind=kind, path=path, table=table, **how)
+    given = (key.removeprefix("dataset.").partition("=") for key in keys)
+    how: dict[str, Any] = {"kind" if name == "dataset" else name: value for name, _, value in given}
+    if unknown := [f"dataset.{name}" for name in how if name not in _HOW_READ]:
+        valid = ["dataset", *(f"dataset.{name}" for name in _HOW_READ[1:])]
+        raise UserError(f"{unknown[0]} does not say how a file is read{did_you_mean(unknown[0], valid)}")
+    kind = how.pop("kind", None) or kind_of(path)
+    if kind not in READERS:
+        raise UserError("dataset", f"there is no such reader{did_you_mean(kind, [*READERS])}", value=kind)
+    conf = DatasetConf(kind=kind, path=path, **{"table": table, **how})
     check_encoding(conf.encoding)
     return conf if kind != "csv" or conf.delimiter else conf.changed(delimiter=_delimiter(path, conf.encoding))
 

@@ -149,7 +149,17 @@ def test_how_a_file_is_read_can_be_said(folder, capsys):
     assert main(["init", "mail.csv", "dataset.encoding=utf-16-le"]) == 0
     assert [row["input_text"] for row in run_as_told(capsys)] == ["größe", "weiß nicht"]
     assert main(["init", "mail.csv", "dataset.limit=2", "--name", "other"]) == 2
-    assert "dataset.limit does not say how a file is read" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "dataset.limit does not say how a file is read" in said
+    assert "valid: dataset, dataset.table, dataset.encoding, dataset.delimiter, dataset.document\n" in said
+
+
+def test_what_a_file_without_a_telling_name_is_can_be_said(folder, capsys):
+    Path("mails").write_text("one line\nanother line\n")
+    assert main(["init", "mails", "dataset=texts"]) == 2
+    assert "there is no such reader (did you mean 'text'?)" in capsys.readouterr().err
+    assert main(["init", "mails", "dataset=text"]) == 0
+    assert [row["input_text"] for row in run_as_told(capsys)] == ["one line", "another line"]
 
 
 def test_an_array_of_objects(folder, capsys):
@@ -212,7 +222,12 @@ def test_a_table_of_a_database(folder, capsys):
     with sqlite3.connect("x.db") as connection:
         connection.execute("CREATE TABLE t (body TEXT, stars INTEGER)")
         connection.executemany("INSERT INTO t VALUES (?, ?)", [(f"body number {i}", i) for i in range(9)])
-    assert main(["init", "x.db", "--table", "t"]) == 0
+        connection.execute("CREATE TABLE u (n INTEGER)")
+    assert main(["init", "x.db"]) == 2
+    assert "dataset.table: x.db has t, u: name one of them" in capsys.readouterr().err
+    assert main(["init", "x.db", "dataset.table=t"]) == 0
+    assert "9 rows" in capsys.readouterr().out
+    assert main(["init", "x.db", "--table", "t", "--name", "y"]) == 0
     assert len(run_as_told(capsys)) == 9
 
 
@@ -229,7 +244,7 @@ def test_nothing_is_overwritten(folder, capsys):
     ("name", "content", "message"),
     [
         ("none.csv", None, "no such file"),
-        ("data.xyz", "a", "unknown file type"),
+        ("data.xyz", "a", "add dataset=csv, or the right kind"),
         ("empty.csv", "", "empty"),
         ("numbers.csv", "a,b\n1,2\n", "no column of texts"),
     ],
