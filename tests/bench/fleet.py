@@ -4,8 +4,9 @@
 ``cost``: the driver's processor time for a row, beside that of a run by one process, with the fake engine. ``held``: an
 engine whose steps keep the interpreter to themselves for some 7 ms, by itself and in a seat: for how long its thread
 waits for the one that answers, and what that one takes for a row of 2,112 tokens. ``pair``: rows/s of two seats of one
-core each over those of one, with a tiny random llama or ``--model``, answers of ``--tokens``, also of one whose driver
-has no core beside, and the same of two runs of half the rows at once, which is what the cores can do. ``waves``: that
+core each over those of one in ``--turns``, with a tiny random llama or ``--model``, answers of ``--tokens``, also over
+one whose driver has no core beside, and the same of two runs of half the rows at once, which is what the cores can do;
+with more than four cores the driver has others than the seats. ``waves``: that
 of two seats with processes whose steps sleep for as long as a model's take (40 ms, and 2 for each of 64 sequences) and
 whose answers are all equally long; what a busy machine does to that is little. ``scale``: seats that only wait, 30
 rows/s each, as threads of one process with nothing to compute: rows/s, and the driver's share of a core.
@@ -13,12 +14,14 @@ rows/s each, as threads of one process with nothing to compute: rows/s, and the 
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
 from pathlib import Path
+from statistics import median
 from unittest.mock import patch
 
 import runner
@@ -244,32 +247,40 @@ def pair(given):
 
     save_tiny_llama(Path("tiny"))
     write_rows(given.rows)
-    cores = sorted(os.sched_getaffinity(0))[:2]
     if given.core is not None:
         print(seats_on(given, [given.core]))
         return
-    os.sched_setaffinity(0, cores[:1])
-    together = seats_on(given, cores[:1], "its driver there, too")
-    os.sched_setaffinity(0, cores)
-    speeds = [seats_on(given, some) for some in (cores[:1], cores)]
+    seats, drivers = apart(sorted(os.sched_getaffinity(0)))
+    os.sched_setaffinity(0, seats[:1])
+    together = seats_on(given, seats[:1], "its driver there, too")
+    os.sched_setaffinity(0, drivers)
+    turns = [[seats_on(given, some, f"turn {turn}") for some in (seats[:1], seats)] for turn in range(given.turns)]
     again = [sys.executable, "-m", "tests.bench.fleet", "pair", "--rows", str(given.rows // 2)]
     again += ["--tokens", str(given.tokens)]
     again += ["--model", given.model] if given.model else []
     root = Path(runner.__file__).parents[1]
-    runs = [subprocess.Popen([*again, "--core", str(core)], cwd=root, stdout=subprocess.PIPE) for core in cores]
-    apart = sum(float(run.communicate()[0].split()[-1]) for run in runs)
+    runs = [subprocess.Popen([*again, "--core", str(core)], cwd=root, stdout=subprocess.PIPE) for core in seats]
+    apiece = sum(float(run.communicate()[0].split()[-1]) for run in runs)
+    one, two = (median(speeds) for speeds in zip(*turns, strict=True))
+    said = ", ".join(f"{second / first:.2f}" for first, second in turns)
     print(
-        f"two over one: {speeds[1] / speeds[0]:.2f}, with its driver there, too: {speeds[1] / together:.2f}; "
-        f"two runs of half the rows: {apart / speeds[0]:.2f}"
+        f"two over one: {said}, median {median(second / first for first, second in turns):.2f}; with its driver there, "
+        f"too: {two / together:.2f}; two runs of half the rows: {apiece / one:.2f}"
     )
+
+
+def apart(cores):
+    """Two cores for seats, and the driver's: no two threads of one physical core, where there are enough."""
+    return (cores[0:4:2], cores[4:]) if len(cores) > 4 else (cores[:2], cores[:2])
 
 
 def seats_on(given, cores, note="its driver anywhere"):
     """Rows/s of a seat on each of these cores."""
-    chosen = [f"model={given.model}"] if given.model else ["model.path=tiny"]
-    chosen += ["engine.backend=cpu", "prompt.chat=false", "job=generate", f"engine.max_tokens={given.tokens}"]
     start.transport_of = lambda conf: Pinned(len(cores), cores)
-    replaced = [word for word in words(f"pair{len(cores)}{note[-3:]}") if not word.startswith(("engine", "job"))]
+    name = re.sub(r"\W+", "-", f"pair{len(cores)} {note}")
+    replaced = [word for word in words(name) if not word.startswith(("engine", "job"))]
+    chosen = [f"model.path={given.model or 'tiny'}" if Path(given.model or "tiny").exists() else f"model={given.model}"]
+    chosen += ["engine.backend=cpu", "prompt.chat=false", "job=generate", f"engine.max_tokens={given.tokens}"]
     figures, row_us = timed([*replaced, *chosen, "fleet=local"])
     speed, full = figures["rows_per_s"], figures["slot_occupancy"]
     said = f"{len(cores)} of one core, {note}: {speed:,.1f} rows/s, slots {full:.0%} full"
@@ -321,9 +332,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["cost", "held", "pair", "waves", "scale"])
     parser.add_argument("--seats", default="8,64,256")
-    parser.add_argument("--model", help="of ``pair``: a recipe such as smollm2_135m")
+    parser.add_argument("--model", help="of ``pair``: a recipe such as smollm2_135m, or a path")
     parser.add_argument("--core", type=int, help="of ``pair``: one seat there and nothing else")
     parser.add_argument("--tokens", type=int, default=24, help="of an answer of ``pair``")
+    parser.add_argument("--turns", type=int, default=1, help="of ``pair``: one and two seats so often")
     parser.add_argument("--rows", type=int, default=20_000)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
