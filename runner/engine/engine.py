@@ -166,9 +166,8 @@ class BatchEngine(Waiting):
             self.gain.saw_drafts(step.decoded - step.accepted, step.drafted, step.accepted, seconds)
         elif step.decoded:
             self.gain.saw_plain(step.decoded, seconds)
-            if not self.growth.found:
-                self.growth.saw(step.decoded, seconds)
-                self._size()
+            self.growth.saw(step.decoded, seconds)
+            self._size()
 
     def _admit(self) -> list[Generation]:
         refused = []

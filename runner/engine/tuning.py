@@ -25,6 +25,7 @@ from runner.sequences import Costs
 STEPS = 12  # measured at each batch size
 WARM_UP = 4  # of them, not counted: new slots are made, kernels are compiled
 GAIN = 1.05  # in tokens/s, for which a batch is doubled
+REST = 4 * STEPS  # after a doubling that gained less, until it is tried again; twice as many after the next one
 PREFIX = 16  # tokens of the prefix that is tried
 ROWS, SUFFIX = 4, 12  # sequences behind it, and their tokens
 REPEATS = 3  # in turns, so that what else the machine does slows all of them; the best of each counts
@@ -34,18 +35,24 @@ T = TypeVar("T")
 
 
 class Growth:
-    """Doubles ``size`` while that makes more tokens a second, up to ``most``; goes back when it does not."""
+    """Doubles ``size`` while that makes more tokens a second, up to ``most``; goes back when it does not.
+
+    What else the machine did may have decided: the doubled size is tried again later, and ever more rarely.
+    """
 
     def __init__(self, size: int, most: int) -> None:
         self.size = size
         self.most = most
-        self.found = size >= most
-        self.rates: dict[int, float] = {}  # tokens/s of the whole batch, by its size
+        self._half: float | None = None  # tokens/s of half the size, while it is tried to be more
         self._seen: list[float] = []
+        self._rest, self._next_rest = 0, REST  # steps until the next measurement; how many after the next failure
 
     def saw(self, tokens: int, seconds: float) -> None:
         """A step that decoded ``tokens``, one a sequence, and did nothing else."""
-        if self.found or tokens < 0.9 * self.size:
+        if tokens < 0.9 * self.size or (self._half is None and 2 * self.size > self.most):
+            return
+        if self._rest:
+            self._rest -= 1
             return
         self._seen.append(tokens / seconds)
         if len(self._seen) == STEPS:
@@ -53,14 +60,13 @@ class Growth:
             self._seen.clear()
 
     def _decide(self, rate: float) -> None:
-        best = max(self.rates, key=lambda size: self.rates[size], default=None)
-        self.rates[self.size] = rate
-        if best is not None and rate < GAIN * self.rates[best]:
-            self.size, self.found = best, True
+        if self._half is not None and rate < GAIN * self._half:
+            self.size, self._half = self.size // 2, None
+            self._rest, self._next_rest = self._next_rest, 2 * self._next_rest
         elif 2 * self.size <= self.most:
-            self.size *= 2
+            self.size, self._half = 2 * self.size, rate
         else:
-            self.found = True
+            self._half = None
 
 
 def costs_here(model: ResidentModel, machine: str, *, anew: bool = False) -> Costs:

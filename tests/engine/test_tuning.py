@@ -1,3 +1,4 @@
+import itertools
 import json
 import sqlite3
 from contextlib import closing
@@ -9,7 +10,7 @@ import pytest
 from runner.cli import main
 from runner.engine import tuning
 from runner.engine.attention.resident import ResidentModel
-from runner.engine.tuning import STEPS, Growth
+from runner.engine.tuning import REST, STEPS, Growth
 from tests.support.tiny import tiny_llama
 
 
@@ -49,29 +50,43 @@ def test_a_run_notes_what_it_chose_by_in_its_checkpoint_and_its_log(tiny_model_f
     assert "a shared prefix costs" in Path("outputs/noted/run.log").read_text()
 
 
-def feed(growth, rate):
-    """Full decode steps at ``rate(size)`` tokens/s until the size settles."""
-    for _ in range(40 * STEPS):
+def feed(growth, rate, steps=40 * STEPS):
+    """The sizes of full decode steps at ``rate(size)`` tokens/s."""
+    sizes = []
+    for _ in range(steps):
+        sizes.append(growth.size)
         growth.saw(growth.size, growth.size / rate(growth.size))
-    return growth
+    return sizes
 
 
 def test_a_batch_grows_while_tokens_per_second_do():
-    growth = feed(Growth(16, 1024), lambda size: min(size, 120))
-    assert growth.found
-    assert growth.size == 128
+    sizes = feed(Growth(16, 1024), lambda size: min(size, 120))
+    assert sizes[: 5 * STEPS] == [size for size in (16, 32, 64, 128, 256) for _ in range(STEPS)]
+    assert sizes[5 * STEPS] == sizes[-1] == 128
 
 
-def test_a_batch_that_is_best_as_it_is_stays():
-    assert feed(Growth(16, 1024), lambda size: 100).size == 16
+def test_a_batch_that_is_best_as_it_is_is_doubled_ever_more_rarely():
+    sizes = feed(Growth(16, 1024), lambda size: 100, 100 * REST)
+    tried = [at for at, size in enumerate(sizes) if size == 32]
+    assert set(sizes) == {16, 32} and len(tried) == 7 * STEPS
+    begun = [at for at in tried if at - 1 not in tried]
+    rests = [after - before - 2 * STEPS for before, after in itertools.pairwise(begun)]
+    assert rests == [REST << tries for tries in range(6)]
+
+
+def test_a_batch_that_a_busy_moment_kept_small_grows_later():
+    growth = Growth(16, 32)
+    feed(growth, lambda size: 16, 2 * STEPS)
+    assert growth.size == 16
+    assert feed(growth, lambda size: size)[-1] == 32
 
 
 def test_growth_ends_at_its_bound():
-    assert feed(Growth(16, 100), lambda size: size).size == 64
+    assert feed(Growth(16, 100), lambda size: size)[-1] == 64
 
 
 def test_steps_of_a_batch_that_is_not_full_say_nothing():
     growth = Growth(16, 1024)
     for _ in range(100):
         growth.saw(8, 0.1)
-    assert growth.size == 16 and not growth.rates
+    assert growth.size == 16
