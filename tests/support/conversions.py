@@ -99,6 +99,10 @@ def changed(architecture, parameter, array, config):
         yield from ungrouped(block, array, config)
     elif "attention.wqkv." in name:
         yield from by_kind(block, name, array, config)
+    elif architecture == "bailingmoe" and "query_key_value" in name:
+        heads, groups, width = (config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+        for kind, part in zip("qkv", np.split(array, [heads * width, (heads + groups) * width]), strict=True):
+            yield f"{block}.attn_{kind}.weight", part if kind == "v" else ggufs.interleaved(part, len(part) // width)
     elif architecture == "gptneox" and "query_key_value" in name:
         of_heads = array.reshape(config["num_attention_heads"], 3, -1, *array.shape[1:])
         yield name, of_heads.swapaxes(0, 1).reshape(array.shape)

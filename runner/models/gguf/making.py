@@ -45,7 +45,11 @@ CALLED = {
     ".switch_mlp.fc1.weight": "ffn_up_exps.weight",
     ".switch_mlp.fc2.weight": "ffn_down_exps.weight",
     ".self_attn.linear.weight": "attn_output.weight",
-    **{f".attention.wqkv.{leaf}": f"attn_qkv.{leaf}" for leaf in ("weight", "bias")},
+    **{
+        f".attention.{of}.{leaf}": f"attn_qkv.{leaf}"
+        for of in ("wqkv", "query_key_value")
+        for leaf in ("weight", "bias")
+    },
     **{f".mlp.act_fn.{name}": f"ffn_act.{name}" for name in ACTIVATION},
 }
 
@@ -234,26 +238,20 @@ def _one_of(tensors: _Tensors, name: str, shape: tuple[int, ...], config: dict[s
     return Making((Source(found[0], np.arange(rows) + int(number) * rows),)) if found else None
 
 
-def _by_head(tensors: _Tensors, name: str, shape: tuple[int, ...], config: dict[str, Any]) -> Making | None:
-    """GPT-NeoX's: a head's queries, keys and values after those of another, where llama.cpp has all queries first."""
-    found = tensors(f"attn_qkv.{name.rpartition('.')[2]}") if config["model_type"] == "gpt_neox" else None
-    if not found:
+def _joined_heads(tensors: _Tensors, name: str, shape: tuple[int, ...], config: dict[str, Any]) -> Making | None:
+    """Queries, keys and values in one matrix, in the order of the model."""
+    leaf, heads, width = name.rpartition(".")[2], config["num_attention_heads"], config["head_dim"]
+    if config["model_type"] == "gpt_neox" and (found := tensors(f"attn_qkv.{leaf}")):
+        # A head's after those of another; llama.cpp has all queries first.
+        return Making((Source(found[0]),), np.arange(shape[0]).reshape(3, heads, width).swapaxes(0, 1).ravel())
+    if not (found := tensors(*(f"attn_{part}.{leaf}" for part in "qkv"))):
         return None
-    rows = np.arange(shape[0]).reshape(3, config["num_attention_heads"], -1).swapaxes(0, 1).ravel()
-    return Making((Source(found[0]),), rows)
-
-
-def _by_group(tensors: _Tensors, name: str, shape: tuple[int, ...], config: dict[str, Any]) -> Making | None:
-    """InternLM 2's: the queries of heads that share keys, their keys and their values, after those of another group."""
-    leaf = name.rpartition(".")[2]
-    found = tensors(*(f"attn_{part}.{leaf}" for part in "qkv"))
-    if not found:
-        return None
-    width, groups = config["head_dim"], config["num_key_value_heads"]
-    queries, keys = (halves_apart(count * width, width) for count in (config["num_attention_heads"], groups))
-    parts = (queries, len(queries) + keys, len(queries) + len(keys) + np.arange(len(keys)))
-    rows = np.concatenate([part.reshape(groups, -1) for part in parts], axis=1).ravel()
-    return Making(tuple(map(Source, found)), rows)
+    groups = config["num_key_value_heads"]
+    queries, keys = (halves_apart(count * width, width) for count in (heads, groups))
+    parts = [queries, len(queries) + keys, len(queries) + len(keys) + np.arange(len(keys))]
+    if config["model_type"] == "internlm2":  # those of heads that share keys after those of others
+        parts = [np.concatenate([part.reshape(groups, -1) for part in parts], axis=1).ravel()]
+    return Making(tuple(map(Source, found)), np.concatenate(parts))
 
 
 # By how the names of parameters end.
@@ -266,8 +264,7 @@ _MADE = {
     **{f".{stack}.gate_proj.weight": _half(0) for stack in ("switch_mlp", "switch_glu", "experts")},
     **{f".{stack}.up_proj.weight": _half(1) for stack in ("switch_mlp", "switch_glu", "experts")},
     **{f"{part}.weight": _one_of for part in ("projections", "layernorm.norms")},
-    **{f"attention.query_key_value.{leaf}": _by_head for leaf in ("weight", "bias")},
-    **{f"attention.wqkv.{leaf}": _by_group for leaf in ("weight", "bias")},
+    **{f"attention.{of}.{leaf}": _joined_heads for of in ("query_key_value", "wqkv") for leaf in ("weight", "bias")},
     **{f"self_attn.{part}_proj.{leaf}": _third(at) for at, part in enumerate("qkv") for leaf in ("weight", "bias")},
 }
 

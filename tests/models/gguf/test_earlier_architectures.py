@@ -140,6 +140,21 @@ CASES = {
         {**USED, **ROUTED, "expert_weights_scale": 1.0, "rope__scaling__type": "none", **KEYS},
         {},
     ),
+    "ling": (
+        "bailingmoe",
+        "bailing_moe",
+        {**EXPERTS, "num_shared_experts": 1, "norm_topk_prob": True, "first_k_dense_replace": 0},
+        {
+            **USED,
+            **ROUTED,
+            "leading_dense_block_count": 0,
+            "expert_weights_norm": True,
+            "expert_weights_scale": 1.0,
+            "rope__dimension_count": 16,
+            **KEYS,
+        },
+        {},
+    ),
     "minicpm3": (
         "minicpm3",
         "minicpm3",

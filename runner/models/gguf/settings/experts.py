@@ -151,14 +151,14 @@ def dots1(file: GGUFFile, base: Config) -> Config:
     return {**routed(file), **scaled(file, base)}
 
 
-def bailing2(file: GGUFFile, base: Config) -> Config:
-    """Ling and Ring 2.0."""
+def bailing(file: GGUFFile, base: Config) -> Config:
+    """Ling and Ring 1 and 2.0."""
     found = routed(file)
     return {
         "num_experts": found["n_routed_experts"],
         "num_shared_experts": found["n_shared_experts"] or 0,
         **{key: value for key, value in found.items() if key not in ("n_routed_experts", "n_shared_experts")},
-        "score_function": gate(file, "sigmoid", "sigmoid", "softmax"),
+        "score_function": gate(file, "sigmoid" if file.has("exp_probs_b.bias") else "softmax", "sigmoid", "softmax"),
         "moe_router_enable_expert_bias": file.has("exp_probs_b.bias"),
         "use_qk_norm": file.has("attn_q_norm.weight"),
         "use_qkv_bias": file.has("attn_qkv.bias"),
