@@ -10,7 +10,8 @@ TQ1_0, TQ2_0 and MXFP4 tensors stay exactly as they are; Q6_K, Q3_K, Q2_K, IQ4_N
 has no blocks, are rounded to the file's bits or the next more that MLX has. ``model.bits=8`` rounds all of them to 8
 bits. What rounding costs is measured on a short text, as perplexity with and without, shown, and kept in the folder's
 ``conversion.yaml``. Text is cut into words as the file says; old files do not say it, and are then read as llama.cpp
-reads them, with a line that says so. A file without a chat template needs the model's ``chat_template.jinja`` in the
+reads them, with a line that says so. A family that mlx-lm has no model of, or computes differently than the original,
+is refused with a line that says so. A file without a chat template needs the model's ``chat_template.jinja`` in the
 folder that ``rowmill models`` lists.
 
 A folder or a repository may hold weights that others have quantised: GPTQ (AutoRound's, too), AWQ, compressed-tensors,
