@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from decimal import ROUND_DOWN, Decimal
 from itertools import islice
 from typing import Any
 
@@ -217,9 +219,15 @@ def _trust(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "ece" in found:
         lines.append(("trust", f"expected calibration error {found['ece']:.3f} {range_text(found['intervals_ece'])}"))
     for at in found["coverage"][1::2]:
-        sure = f"confidence {at['threshold']:.3f} or more: {at['coverage']:.0%} of the rows"
+        sure = f"confidence {least(at['threshold'])} or more: {at['coverage']:.0%} of the rows"
         lines.append(("" if lines else "trust", f"{sure}, accuracy {at['accuracy']:.3f} {range_text(at['interval'])}"))
     return lines
+
+
+def least(share: float) -> str:
+    """A threshold with the digits that tell it from 1, cut off instead of rounded: its rows reach what is shown."""
+    digits = 3 if share >= 1 else max(3, -math.floor(math.log10(1 - share)))
+    return f"{Decimal(repr(share)).quantize(Decimal(1).scaleb(-digits), ROUND_DOWN):f}"
 
 
 def confusion_table(confusion: dict[str, dict[str, int]]) -> str:

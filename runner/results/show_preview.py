@@ -173,7 +173,7 @@ def _histogram(bins: list[tuple[int, int, int]]) -> None:
 def _prompt(prompt: Prompt, whole: bool) -> str:
     """A prompt's tokens, each in the other colour than the one before it; without colours, its parts in brackets."""
     prefix, suffix = prompt["prefix_tokens"], prompt["suffix_tokens"]
-    if not (sys.stdout.isatty() and "NO_COLOR" not in os.environ):
+    if not _has_colours():
         text = "".join(prefix)
         start = _cut(text) if whole or len(text) <= 50 else f"... {escaped(text[-40:])}"
         return (
@@ -185,6 +185,11 @@ def _prompt(prompt: Prompt, whole: bool) -> str:
     shown = prefix if whole else prefix[-12:]
     expected = f"\x1b[{_ANSWER}m{escaped(prompt['expected'])}\x1b[0m"
     return dots + _coloured(shown, _PREFIX) + _coloured(suffix, _SUFFIX) + expected
+
+
+def _has_colours() -> bool:
+    """Whether the standard output is a terminal that shows them, and nobody asks it not to (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def _coloured(tokens: list[str], colours: tuple[str, str]) -> str:

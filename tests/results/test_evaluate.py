@@ -27,7 +27,7 @@ from runner.results.quality.rescore.decision import Decision
 from runner.results.quality.values import number_figures, set_figures
 from runner.results.quality.verdict import advice, verdict
 from runner.results.run import Run
-from runner.results.show import confusion_table, verdict_lines
+from runner.results.show import confusion_table, least, verdict_lines
 from runner.types import UserError
 from tests.support.jobs import own_job, write_own_job
 from tests.support.runs import json_lines
@@ -127,6 +127,15 @@ def test_accuracy_is_told_for_rising_thresholds_with_ties_kept_together():
         (0.8, 0.3, 1.0),
         (0.9, 0.2, 1.0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "shown"),
+    [(0.0, "0.000"), (0.5796, "0.579"), (0.579, "0.579"), (0.99935, "0.9993"), (0.999989, "0.99998"), (1.0, "1.000")],
+)
+def test_the_rows_of_a_threshold_reach_what_is_shown_of_it(threshold, shown):
+    assert least(threshold) == shown
+    assert threshold >= float(shown)
 
 
 def test_a_million_rows_take_no_more_than_their_arrays():

@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,15 @@ def test_weights_that_cannot_be_read_are_unknown(tmp_path):
     assert weight_bytes(tmp_path, {}, "cpu") is None
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     assert weight_bytes(tmp_path, {}, "cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "coloured"), [("TERM", "xterm", True), ("TERM", "dumb", False), ("NO_COLOR", "1", False)]
+)
+def test_tokens_have_colours_on_a_terminal_that_shows_them(folder, monkeypatch, capsys, name, value, coloured):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["preview", *LABEL, PROMPT]) == 0
+    assert ("\x1b[" in capsys.readouterr().out) is coloured
