@@ -42,6 +42,11 @@ class Sequence:
     grammar: str | None = None
     stop: tuple[str, ...] = ()
 
+    @property
+    def shared_tokens(self) -> int:
+        """How many of the tokens are a prefix that it shares with others."""
+        return self.boundaries[-1] if self.boundaries else 0
+
     @cached_property
     def ids(self) -> bytes:
         """The tokens as 32-bit numbers of this machine, for all who hash, sort and send them."""

@@ -57,18 +57,17 @@ class Batch:
 
     def copied(self, sequence: Sequence) -> bool:
         """Whether the sequence gets a copy of its prefix: it will decode for long, and a full batch of copies fits."""
-        prefix = sequence.boundaries[-1] if sequence.boundaries else 0
-        if sequence.choices is not None or not self.copies.faster(prefix, self.size):
+        if sequence.choices is not None or not self.copies.faster(sequence.shared_tokens, self.size):
             return False
         whole = self.model.slot_bytes(_grained(len(sequence.tokens) + sequence.max_tokens - 1))
-        shared = self.model.prefix_bytes(prefix, len(sequence.boundaries))
+        shared = self.model.prefix_bytes(sequence.shared_tokens, len(sequence.boundaries))
         return self.size * whole + shared <= self.most_bytes
 
     def own(self, sequence: Sequence) -> int:
         """The slot size a sequence needs: tokens whose KV a later step reads, those of a shared prefix left out."""
         if self.copied(sequence):
             return len(sequence.tokens) + sequence.max_tokens - 1
-        own = len(sequence.tokens) - (sequence.boundaries[-1] if sequence.boundaries else 0)
+        own = len(sequence.tokens) - sequence.shared_tokens
         if sequence.choices is None:
             return own + sequence.max_tokens - 1
         tree = choice_tree(sequence.choices)

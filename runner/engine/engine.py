@@ -196,8 +196,7 @@ class BatchEngine(Waiting):
         needed = prompt + (sequence.max_tokens if sequence.choices is None else 0)
         if self.context is not None and needed > self.context:
             return f"{TOO_LONG}: {needed} tokens (prompt {prompt}) exceed the model's context of {self.context}"
-        prefix = sequence.boundaries[-1] if sequence.boundaries else 0
-        shared = self.model.prefix_bytes(prefix, len(sequence.boundaries))
+        shared = self.model.prefix_bytes(sequence.shared_tokens, len(sequence.boundaries))
         alone = self.model.slot_bytes(self.batches[0].own(sequence)) + shared
         if alone > self.kv_bytes:
             memory = size(self.kv_bytes)

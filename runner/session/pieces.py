@@ -16,7 +16,7 @@ _CHOICES = 6
 
 def parts(ready: Prepared, text: str, sequence: Sequence) -> Prompt:
     """A prompt's text up to the last snapshot and after it, whole and by token, and the answer that is expected."""
-    shared = sequence.boundaries[-1] if sequence.boundaries else 0
+    shared = sequence.shared_tokens
     vocabulary = ready.prompter.vocabulary
     prefix = vocabulary.decode(sequence.tokens[:shared], control=True)
     if not text.startswith(prefix):  # the boundary cuts a character in two, or decoding is not exact

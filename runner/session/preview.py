@@ -45,7 +45,7 @@ def preview(
     if trial:
         from runner.session.trial import foretell, run_trial
 
-        own = [len(one.tokens) - (one.boundaries[-1] if one.boundaries else 0) for one in looked.sequences]
+        own = [len(one.tokens) - one.shared_tokens for one in looked.sequences]
         figures["time"] = foretell(run_trial(ready, trial, stop or Stop()), own) or _recorded(ready)[0]
     if show:
         show_preview(figures)

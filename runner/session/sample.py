@@ -98,4 +98,4 @@ def answer_tokens(sequence: Sequence) -> int:
 
 def lengths(sequences: list[Sequence]) -> list[Length]:
     """What the sequences' caches hold, for ``runner.session.preflight``."""
-    return [(len(one.tokens) + answer_tokens(one), one.boundaries[-1] if one.boundaries else 0) for one in sequences]
+    return [(len(one.tokens) + answer_tokens(one), one.shared_tokens) for one in sequences]

@@ -46,7 +46,7 @@ class Snapshots:
     def missing_bytes(self, sequence: Sequence) -> int:
         """Bytes of what is still to be computed of the sequence's prefix."""
         path = self.path(sequence)
-        tokens = (sequence.boundaries[-1] if sequence.boundaries else 0) - (path[-1].end if path else 0)
+        tokens = sequence.shared_tokens - (path[-1].end if path else 0)
         return self.model.prefix_bytes(tokens, len(sequence.boundaries) - len(path))
 
     def prefix(self, sequence: Sequence) -> tuple[Segment | None, int]:

@@ -193,7 +193,7 @@ class CopyingEngine(Waiting):
 
     def _prefix_of(self, sequence: Sequence) -> tuple[Any, int, int]:
         """A cache that holds the sequence's prefix, how many of its tokens were there before, and how many it has."""
-        end = sequence.boundaries[-1] if sequence.boundaries else 0
+        end = sequence.shared_tokens
         tokens = tuple(sequence.tokens[:end])
         cached = end if self.prefix[1] is not None and self.prefix[0] == tokens else 0
         self.work.prefilled += len(sequence.tokens) - cached

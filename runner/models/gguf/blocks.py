@@ -16,9 +16,9 @@ from gguf import GGML_QUANT_SIZES, ReaderTensor, quants
 from gguf import GGMLQuantizationType as Kind
 
 from runner.models.gguf.reader import UnknownBlocksError, rows_of
+from runner.models.quantised.methods import rounded
 
 GROUP_SIZE = 32
-WIDTHS = (2, 3, 4, 5, 6, 8)  # bits that MLX has
 _CHUNK = 1 << 22  # weights decoded at a time
 _PLAIN = (Kind.F32, Kind.F16, Kind.BF16, Kind.F64)
 
@@ -73,7 +73,7 @@ def _own_form(kind: Kind) -> Form:
         parts = _LAYOUTS[kind].names or ()
         return Form(8 if "levels" in parts else 5 if "high" in parts else 4)
     weights, size = GGML_QUANT_SIZES[kind]
-    return Form(next((width for width in WIDTHS if 8 * size / weights <= width), WIDTHS[-1]), exact=False)
+    return Form(rounded(8 * size / weights).bits, exact=False)
 
 
 def joined_form(forms: Sequence[Form]) -> Form:

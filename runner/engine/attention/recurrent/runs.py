@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from runner.engine.attention.layout import Span, Step
-from runner.engine.attention.reach import Ints
+from runner.engine.attention.reach import indices
 from runner.engine.attention.segments import Segment
 
 PADDING = {mx.cpu: 16, mx.gpu: 256}  # tokens that cost less than a call more
@@ -50,12 +50,12 @@ class Chunk:
         self.tokens = np.array(list(itertools.chain(*runs)))
         at[counts] = self.tokens
         self.padded = int(own.min()) < self.length
-        self.lengths, self.mask = _indices(own), mx.array(counts)
-        self.out = _indices(np.flatnonzero(counts))
-        self.first = _indices(at[:, 0])
+        self.lengths, self.mask = indices(own), mx.array(counts)
+        self.out = indices(np.flatnonzero(counts))
+        self.first = indices(at[:, 0])
         start, count = int(at[0, 0]), at.size
         ordered = bool((at.ravel() == np.arange(start, start + count)).all())
-        self._at: slice | mx.array = slice(start, start + count) if ordered else _indices(at.ravel())
+        self._at: slice | mx.array = slice(start, start + count) if ordered else indices(at.ravel())
 
     def take(self, a: mx.array) -> mx.array:
         """An array of the step's tokens [T, 1, ...], or of what is said of their rows [T], for these: [rows, length,
@@ -128,7 +128,7 @@ class Plan:
             [chunk.tokens for course in self.courses for wave in course.waves for chunk in wave.chunks]
         )
         ordered = bool((order == np.arange(order.size)).all())
-        self.place = None if ordered else _indices(np.argsort(order))
+        self.place = None if ordered else indices(np.argsort(order))
 
     def tells(self, a: mx.array) -> bool:
         """Whether an array says something of each of the step's tokens."""
@@ -190,7 +190,3 @@ def _chunks(runs: list[Run], masks: bool) -> Iterator[Chunk]:
                 break
         yield Chunk([run.tokens[start:end] for run in rows])
         start = end
-
-
-def _indices(values: Ints) -> mx.array:
-    return mx.array(values.astype(np.int32))
