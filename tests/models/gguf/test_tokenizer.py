@@ -215,8 +215,9 @@ def test_ends_that_a_file_does_not_name_are_found_by_their_well_known_names(tmp_
     assert {harmony[end] for end in vocabulary.ends()} == {"<|return|>", "<|call|>"}  # <|end|> ends a part of an answer
 
 
-def test_control_tokens_of_phi_3_swallow_the_line_break_behind_them(tmp_path):
-    tokenizer, _ = made(tmp_path, SPM, "phi3")
+@pytest.mark.parametrize("architecture", ["phi3", "phimoe"])
+def test_control_tokens_of_phi_3_swallow_the_line_break_behind_them(tmp_path, architecture):
+    tokenizer, _ = made(tmp_path, SPM, architecture)
     plain, _ = made(tmp_path, SPM)
     text = "<end_of_turn>\nthe"
     ids = [SPM_TOKENS.index(token) for token in ("<end_of_turn>", "▁the")]

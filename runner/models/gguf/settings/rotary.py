@@ -59,7 +59,8 @@ def _longrope(file: GGUFFile) -> dict[str, Any]:
     return {
         "rope_type": "longrope",
         "type": "longrope",
-        "long_factor": _values(file, _LONG).tolist(),
+        # mlx-lm's models take these for all texts; of a model without longer ones, the short ones are right.
+        "long_factor": _values(file, _LONG if length > original else _SHORT).tolist(),
         "short_factor": _values(file, _SHORT).tolist(),
         "original_max_position_embeddings": original,
     }
