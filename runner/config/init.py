@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import re
 import statistics
@@ -21,7 +22,7 @@ from runner.config.starters.answers import LOOKED_AT, Answers, answer_columns
 from runner.data.cells import UnreadableCell
 from runner.data.conf import DatasetConf
 from runner.data.gold import gold_spans
-from runner.data.load import kind_of
+from runner.data.load import kind_of, local_paths
 from runner.data.readers import READERS
 from runner.data.readers.csv.dialect import other_delimiter
 from runner.data.readers.raw.encodings import open_bytes
@@ -62,7 +63,7 @@ def propose(path: str, table: str | None = None, folder: Path | None = None, key
 
     UserError if they cannot be read or have no column of texts to ask about.
 
-    ``path`` is a file or a folder, with ``keys`` that say how it is read, or a reader of the user's own as
+    ``path`` is a file, a pattern or a folder, with ``keys`` that say how it is read, or a reader of the user's own as
     ``module.Class``, with its ``keys`` as NAME=VALUE, whose module may lie in ``folder``.
     """
     conf = _conf(path, table, keys)
@@ -104,7 +105,7 @@ def _conf(path: str, table: str | None, keys: Sequence[str]) -> DatasetConf:
         given = (key.partition("=") for key in keys)
         own = {name: yaml.safe_load(value) for name, _, value in given}
         return DatasetConf.of({"_target_": path, **own})
-    if not Path(path).exists():
+    if not Path(path).exists() and not glob.has_magic(path):
         raise UserError(f"no such file: {path}")
     given = (key.removeprefix("dataset.").partition("=") for key in keys)
     how: dict[str, Any] = {"kind" if name == "dataset" else name: value for name, _, value in given}
@@ -123,7 +124,8 @@ def _delimiter(path: str, encoding: str) -> str | None:
     """What the first line seems to be separated by, if it is neither commas nor what the file's name says."""
     if ".tsv" in Path(path).suffixes:
         return None
-    with contextlib.suppress(OSError, UnicodeError), open_bytes(Path(path), encoding) as file:
+    first = local_paths(path, "csv", offline=True)[0]
+    with contextlib.suppress(OSError, UnicodeError), open_bytes(first, encoding) as file:
         return other_delimiter(file.readline().decode(errors="replace"))
     return None  # the reader says more about a damaged file
 
@@ -152,8 +154,8 @@ def _text_column(source: DataSource, rows: list[dict[str, Any]], others: Sequenc
 
 
 def _chars(cell: Any) -> int:
-    """How long a cell's text is, one of another type in a column of texts included."""
-    return 0 if cell is None or isinstance(cell, UnreadableCell) else len(str(cell))
+    """How long a cell's text is, a number's in a column of texts included; objects and lists are none."""
+    return 0 if cell is None or isinstance(cell, UnreadableCell | dict | list) else len(str(cell))
 
 
 def _name(name: str, given: bool) -> str:

@@ -162,6 +162,15 @@ def test_what_a_file_without_a_telling_name_is_can_be_said(folder, capsys):
     assert [row["input_text"] for row in run_as_told(capsys)] == ["one line", "another line"]
 
 
+def test_a_pattern_is_several_files(folder, capsys):
+    for name in ("a1.csv", "a2.csv"):
+        write_csv(name, (f"{i};mail number {i} of many;{('ham', 'yes')[i % 2]}" for i in range(10)), "id;text;kind")
+    assert main(["init", "a*.csv", "--name", "both"]) == 0
+    assert len(run_as_told(capsys)) == 20
+    assert main(["init", "b*.csv"]) == 2
+    assert "no file matches the pattern b*.csv" in capsys.readouterr().err
+
+
 def test_an_array_of_objects(folder, capsys):
     Path("a.json").write_text(json.dumps([{"q": f"question {i}?", "n": i} for i in range(20)], indent=1))
     assert main(["init", "a.json"]) == 0
@@ -182,6 +191,14 @@ def test_columns_of_lists_and_of_cells_that_are_no_texts_are_looked_at(folder, c
     )
     pq.write_table(late.append_column("note", damaged), "late.parquet")
     assert main(["init", "late.parquet"]) == 0
+
+
+def test_objects_of_several_shapes_are_no_text_to_ask_about(folder, capsys):
+    rows = [{"title": f"title {i}", "parsed": {"parts": [{"a": "x" * 9000}] if i % 2 else {"b": 1}}} for i in range(4)]
+    Path("papers.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert main(["init", "papers.jsonl"]) == 0
+    assert not any(row["error"] for row in run_as_told(capsys))
+    assert "{{ title }}" in Path("my_conf/prompt/papers.yaml").read_text()
 
 
 def test_long_documents_are_summarised(folder, capsys):
