@@ -251,18 +251,17 @@ def _draw(values: Mapping[str, float], full: set[str], chance: Random) -> str:
 def _local_class(name: str, options: Any) -> type:
     target = options.get("_target_") if isinstance(options, Mapping) else None
     if target is not None:
-        return _own_class(f"job.filters.{name}._target_={target}", *str(target).rpartition(".")[::2])
+        module, _, own = str(target).rpartition(".")
+        found = getattr(import_module(module), own, None)
+        if not isinstance(found, type) or not callable(getattr(found, "reason", None)):
+            raise UserError(
+                f"job.filters.{name}._target_", "it must be a class with a method reason(draft)", value=target
+            )
+        return found
     if name not in LOCAL:
         known = ", ".join([*LOCAL, "judge", *ORDERED])
         raise UserError(f"job.filters.{name}: there is no such filter; available: {known}, or _target_ for your own")
     return LOCAL[name]
-
-
-def _own_class(where: str, module: str, name: str) -> type:
-    found = getattr(import_module(module), name, None)
-    if not isinstance(found, type) or not callable(getattr(found, "reason", None)):
-        raise UserError(where, "it must be a class with a method reason(draft)")
-    return found
 
 
 def _made(name: str, kind: type, options: Any) -> Any:

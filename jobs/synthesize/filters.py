@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from runner.patterns import pattern
 from runner.text.schema.check import SchemaCheck, read_json, schema_problem
 from runner.text.schema.dialects import modern
-from runner.text.scripts import count_characters, count_words, sentences, words
+from runner.text.scripts import count_characters, count_words, ngrams, sentences, words
 from runner.text.templates import Template
 from runner.types import Request, Row, UserError
 
@@ -133,8 +133,9 @@ class Overlap:
 
     def reason(self, draft: Draft) -> str | None:
         """See Filter."""
-        mine = set(ngrams(draft.text, self.n))
-        shown = {gram for shot in draft.row.get("shots", []) for text in _texts(shot) for gram in ngrams(text, self.n)}
+        mine = set(ngrams(words(draft.text), self.n))
+        texts = [text for shot in draft.row.get("shots", []) for text in _texts(shot)]
+        shown = {gram for text in texts for gram in ngrams(words(text), self.n)}
         share = len(mine & shown) / len(mine) if mine else 0.0
         return f"{share:.0%} of its {self.n}-grams are from the examples" if share > self.most else None
 
@@ -170,12 +171,6 @@ class Judge:
         from jobs.label import normalise
 
         return sum(number * share for number, share in enumerate(normalise(logprobs), 1))
-
-
-def ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
-    """The text's runs of ``n`` words, without case."""
-    spoken = words(text)
-    return zip(*(spoken[start:] for start in range(n)), strict=False)
 
 
 def _texts(shot: Any) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.checkpoint.records import error_kind
 from runner.results.run import Run
-from runner.text.scripts import words
+from runner.text.scripts import ngrams, words
 
 TEXTS = 10_000  # the first so many are measured
 SAMPLED, ORDERS = 100, 4  # texts and n-gram lengths of self-BLEU
@@ -53,12 +53,8 @@ def _texts(run: Run) -> Iterator[str]:
 
 def distinct(texts: list[list[str]], n: int) -> float:
     """Different n-grams as a share of all n-grams (Li et al. 2016); 0 without any."""
-    grams = Counter(gram for words in texts for gram in _grams(words, n))
+    grams = Counter(gram for words in texts for gram in ngrams(words, n))
     return len(grams) / grams.total() if grams else 0.0
-
-
-def _grams(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[start:] for start in range(n)), strict=False)
 
 
 def _self_bleu(texts: list[list[str]]) -> float | None:
@@ -74,10 +70,10 @@ def _bleu(at: int, texts: list[list[str]]) -> float:
     words, others = texts[at], texts[:at] + texts[at + 1 :]
     logs = 0.0
     for n in range(1, ORDERS + 1):
-        mine = Counter(_grams(words, n))
+        mine = Counter(ngrams(words, n))
         most: Counter[tuple[str, ...]] = Counter()
         for other in others:
-            most |= Counter(gram for gram in _grams(other, n) if gram in mine)
+            most |= Counter(gram for gram in ngrams(other, n) if gram in mine)
         logs += math.log(((mine & most).total() + 1) / (mine.total() + 1))
     closest = min((abs(len(other) - len(words)), len(other)) for other in others)[1]
     return math.exp(logs / ORDERS + min(0.0, 1 - closest / len(words)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Iterator
 
 import regex
 
@@ -38,6 +39,11 @@ SENTENCE = regex.compile(
 def words(text: str) -> list[str]:
     """The text's words without case, in one form of each character: what texts are compared by."""
     return list(_WORD.findall(one_form(text.lower())))
+
+
+def ngrams(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
+    """The runs of ``n`` of the words."""
+    return zip(*(words[start:] for start in range(n)), strict=False)
 
 
 def count_words(text: str) -> int:

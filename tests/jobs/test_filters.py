@@ -1,7 +1,8 @@
 import pytest
 
-from jobs.synthesize.filters import Complete, Deny, Draft, Judge, Language, Length, Overlap, Schema, ngrams
+from jobs.synthesize.filters import Complete, Deny, Draft, Judge, Language, Length, Overlap, Schema
 from jobs.synthesize.ordered import Balance, Exact, Near
+from runner.text.scripts import ngrams, words
 from runner.types import UserError
 
 SEEN = "The quick brown fox jumps over the lazy dog near the river bank."
@@ -53,7 +54,7 @@ def test_overlap_with_the_examples_is_a_share_of_ngrams():
     assert reason(Overlap(3, 0.5), SEEN.upper(), shots=shots) == "100% of its 3-grams are from the examples"
     assert reason(Overlap(3, 0.5), "Something else entirely stands in this text.", shots=shots) is None
     assert reason(Overlap(3, 0.5), "so short", shots=shots) is None
-    assert list(ngrams("A b, c!", 2)) == [("a", "b"), ("b", "c")]
+    assert list(ngrams(words("A b, c!"), 2)) == [("a", "b"), ("b", "c")]
 
 
 def test_the_judge_scores_numbers_by_their_probabilities():
