@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +58,7 @@ class Chain(Run):
     def __post_init__(self) -> None:
         self.path = Path(self.path)
         self.plan: Plan = read_plan(self.path)
+        self._read: dict[int, Answers] = {}
 
     @cached_property
     def runs(self) -> list[Run | None]:
@@ -225,13 +226,12 @@ class Chain(Run):
         return self._answers(at, self.plan.stages[at]).rows
 
     def _answers(self, at: int, stage: Stage) -> Answers:
-        kept = self.__dict__.setdefault("_read", {})
         run = self.runs[at]
         if run is None:
             return Answers(stage, np.zeros(0, np.int64), pa.table({"error": pa.array([], pa.string())}))
-        if at not in kept:
-            kept[at] = Answers.read(stage, run)
-        return cast(Answers, kept[at])
+        if at not in self._read:
+            self._read[at] = Answers.read(stage, run)
+        return self._read[at]
 
     @property
     def is_complete(self) -> bool:
