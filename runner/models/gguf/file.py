@@ -127,11 +127,19 @@ class GGUFFile:
             if not isinstance(values.get(key, 0), int):
                 raise self.error(f"its {key} is {_shown(values[key])}, and not a whole number")
         whole = max(1, values.get("split.count", 1))
+        if whole == 1 != count:
+            raise self.error(f"{piece.name} is a whole model, and not one of {count} pieces", "give it another name")
         if whole != count:
             named = f"name it {name_of(piece)}-{values.get('split.no', 0) + 1:05d}-of-{whole:05d}.gguf"
             raise self.error(f"it is one of {whole} pieces, and its name does not say so: {named}, beside the others")
         if values.get("split.no", 0) != at:
             raise self.error(f"{piece.name} is piece {values.get('split.no', 0) + 1}, not {at + 1}")
+        other = values.get("general.architecture") not in (None, self._values.get("general.architecture"))
+        twice = next((tensor.name for tensor in reader.tensors if tensor.name in self.tensors), None)
+        if at and (other or twice):
+            why = f"both have the tensor {twice}" if twice else "its architecture is another"
+            told = f"{piece.name} is not of the same model as the pieces before it ({why})"
+            raise self.error(told, "fetch all pieces of one model into one folder")
         self._values = values | self._values  # the first piece has all settings
         self.tensors |= {tensor.name: tensor for tensor in reader.tensors}
 

@@ -84,5 +84,41 @@ def test_blocks_that_cannot_be_decoded_are_told_before_anything_is_written(tmp_p
     assert not list((tmp_path / "out").iterdir())
 
 
+def pieces(tmp_path, second, architecture="llama"):
+    """Two pieces of one model, the first with half of its tensors, the other with those ``second`` chooses."""
+    original, config = ggufs.random_model("llama", num_hidden_layers=1)
+    tensors = ggufs.tensors("llama", original, config)
+    names = list(tensors)
+    said = {"split.count": 2, "split.tensors.count": len(names)}
+    first = ggufs.settings("llama", config) | {"split.no": 0, **said}
+    path = tmp_path / "tiny-00001-of-00002.gguf"
+    ggufs.write(path, "llama", first, {name: tensors[name] for name in names[:5]})
+    rest = {name: tensors[name] for name in second(names)}
+    ggufs.write(tmp_path / "tiny-00002-of-00002.gguf", architecture, {"split.no": 1, **said}, rest)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("second", "architecture", "what"),
+    [
+        (lambda names: names[4:], "llama", r"both have the tensor"),
+        (lambda names: names[5:], "qwen2", r"its architecture is another"),
+    ],
+)
+def test_a_piece_of_another_model_is_told(tmp_path, second, architecture, what):
+    path = pieces(tmp_path, second, architecture)
+    with pytest.raises(UserError, match=rf"tiny-00002-of-00002.gguf is not of the same model .*{what}") as refused:
+        GGUFFile(path)
+    assert str(refused.value).endswith("fetch all pieces of one model into one folder")
+    assert len(GGUFFile(pieces(tmp_path, lambda names: names[5:])).tensors) == 12
+
+
+def test_a_whole_model_that_is_named_as_a_piece_is_told(small, tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"x-0000{number}-of-00002.gguf").write_bytes(small.read_bytes())
+    with pytest.raises(UserError, match="is a whole model, and not one of 2 pieces; give it another name"):
+        GGUFFile(tmp_path / "x-00001-of-00002.gguf")
+
+
 def test_a_whole_file_is_read(small):
     assert GGUFFile(small).setting("block_count") == 1
