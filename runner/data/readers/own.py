@@ -1,6 +1,6 @@
 r"""Readers of the user's own: ``dataset._target_`` names a dataclass whose fields are further keys.
 
-``my_conf/mails.py`` reads the mails of an mbox file:
+``my_conf/mails.py`` reads the mails of an mbox file, with their senders in a column of their own:
 
     from dataclasses import dataclass
     from mailbox import mbox
