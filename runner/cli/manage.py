@@ -61,20 +61,29 @@ def delete_arguments(parser: argparse.ArgumentParser) -> None:
 
 def delete(options: argparse.Namespace) -> int:
     """Delete the files of a run. A run at work is refused, and so is a folder that holds files of others."""
-    from runner.runs.delete import delete_run
+    from runner.runs.delete import check_deletable, delete_run
     from runner.runs.listing import in_words, summary
 
     run_dir = Path(options.run_dir)
+    check_deletable(run_dir)
     if not options.yes:
         if not sys.stdin.isatty():
             raise UserError(f"nobody can be asked here: `rowmill delete {run_dir} --yes` deletes it without asking")
         print(in_words(summary(run_dir, run_dir)))
-        if input(f"Delete {run_dir}? [y/N] ").strip().lower() not in ("y", "yes"):
+        if not _agreed(f"Delete {run_dir}?"):
             print("nothing was deleted")
             return EXIT_OK
     delete_run(run_dir)
     print(f"deleted {run_dir}")
     return EXIT_OK
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        return False
 
 
 def cache_arguments(parser: argparse.ArgumentParser) -> None:

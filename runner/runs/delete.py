@@ -39,10 +39,16 @@ def delete_run(run_dir: Path) -> None:
         raise UserError(f"{run_dir} cannot be deleted: {error.strerror} ({error.filename})") from error
 
 
-def _delete(run_dir: Path) -> None:
+def check_deletable(run_dir: Path) -> None:
+    """UserError for what ``delete_run`` refuses, whether the run is at work or not."""
     stages = _stages(run_dir)
     for folder in (run_dir, *stages):
         _check(folder, [stage.name for stage in stages if folder == run_dir])
+
+
+def _delete(run_dir: Path) -> None:
+    check_deletable(run_dir)
+    stages = _stages(run_dir)
     lease = Lease(run_dir)
     try:
         for folder in stages:

@@ -115,7 +115,9 @@ def test_delete_asks_and_takes_only_yes_for_yes(monkeypatch, capsys):
     run(overrides("run_name=one"))
     assert main(["delete", "outputs/one"]) == 2  # nobody can be asked
     assert "--yes" in capsys.readouterr().err
-    for answer, left in (("\n", True), ("no\n", True), ("y\n", False)):
+    assert main(["delete", "outputs"]) == 2
+    assert "outputs is not a run directory" in capsys.readouterr().err
+    for answer, left in (("\n", True), ("no\n", True), ("\x04", True), ("y\n", False)):
         main_side, side = pty.openpty()
         os.write(main_side, answer.encode())
         with os.fdopen(side) as terminal:
