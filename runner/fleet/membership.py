@@ -23,7 +23,8 @@ log = logging.getLogger("rowmill")
 
 WAIT_S = 1.0  # the longest call
 SEARCH_S = 1.0  # between two looks for places
-TAKEN = 5  # looks, until a place is another program's, and not still that of a seat of ours that has just died
+TAKEN = 5  # looks, until a place is another program's
+DIED = 60  # the same where a seat of ours died: Ray may find out so late that a node is gone, and frees it then
 STARTING_S = 300.0  # for a process to start before its first answer
 LOADING_S = 3600.0  # the most patience with a model that loads, which makes no steps
 _IDLE_S = 0.05
@@ -126,7 +127,9 @@ class Membership:
     def _tell_taken(self, places: list[str]) -> None:
         """Say which places are other programs', if that has been so for a while."""
         self._taken = Counter({place: self._taken[place] + 1 for place in places})
-        told = [place for place, times in self._taken.items() if times == TAKEN]
+        told = [
+            place for place, times in self._taken.items() if times == (DIED if self.members[place].deaths else TAKEN)
+        ]
         if told and not self._is_full():
             log.info("%s in use by other programs, until they end: %s", count_of(len(told), "seat"), ", ".join(told))
 

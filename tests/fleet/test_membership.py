@@ -100,6 +100,26 @@ def test_a_seat_that_waits_for_its_place_makes_way_for_others_and_a_run_without_
     assert doing[-1] == "waiting for a seat"
 
 
+@pytest.mark.parametrize(("dies", "told"), [(None, 2), (1, 4)])
+def test_a_taken_place_is_told_to_be_another_programs_later_where_a_seat_of_ours_died(dies, told, monkeypatch, caplog):
+    """Ray may find out late that its node is gone; until then the place seems to be taken."""
+    said = []
+
+    def taken(place):
+        if place == "b" or (dies and not transport.links["a"]):
+            return False
+        said.append("1 seat in use by other programs, until they end: a" in caplog.text)
+        return len(said) <= told + 1
+
+    caplog.set_level("INFO")
+    for name, value in [("SEARCH_S", 0.0), ("TAKEN", 2), ("DIED", 4)]:
+        monkeypatch.setattr(membership, name, value)
+    lost = GoneError("because its node is gone", is_blameless=True)
+    transport = install(monkeypatch, {"a": [{"dies": dies, "error": lost}, {}], "b": [{"delay_s": 0.02}]}, taken=taken)
+    together()
+    assert said.index(True) == told
+
+
 @pytest.mark.parametrize("waits", [[False], [True] * 3 + [False]])
 def test_a_schedule_holds_before_the_first_seat_too_and_a_long_pause_ends_models_that_load(
     waits, monkeypatch, tmp_path
