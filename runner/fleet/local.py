@@ -22,6 +22,7 @@ from typing import Any
 from runner.fleet.handshake import host, opened, opening
 from runner.fleet.protocol import Failed, GoneError, Spec, packed
 from runner.fleet.seat import Seat
+from runner.machine.facts import oom_kills
 from runner.night.supervisor import ran_out, why_it_died
 
 _START = "import json, sys; spec = json.loads(sys.argv[1]); sys.path[:] = spec['path']; \
@@ -142,6 +143,7 @@ class SeatProcess:
 
     def _start(self, environment: Mapping[str, str]) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
+        self._oom_kills = oom_kills()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
         start = json.dumps({"path": sys.path, "pipe": theirs.fileno()})
         with theirs:
@@ -162,7 +164,7 @@ class SeatProcess:
             return GoneError("because its pipe broke")
         self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - _TAIL_BYTES))
         tail = self._said.read().decode(errors="replace")
-        memory = ran_out(status, tail)
+        memory = ran_out(status, tail, self._oom_kills)
         return GoneError(why_it_died(status, memory), memory=memory)
 
 

@@ -55,6 +55,12 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def oom_kills() -> int | None:
+    """How many processes the kernel of this machine has killed for memory so far; None where it does not say."""
+    counts = (line.removeprefix("oom_kill ") for line in read_lines("/proc/vmstat") if line.startswith("oom_kill "))
+    return next(map(int, counts), None)
+
+
 @lru_cache(maxsize=1)
 def boot_id() -> str | None:
     """What tells this boot of the machine from others; None where the system does not say."""

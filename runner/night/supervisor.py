@@ -45,6 +45,7 @@ from types import FrameType
 from typing import Any
 
 from runner.checkpoint.deaths import Death, InFlight, read_flight
+from runner.machine.facts import oom_kills
 from runner.night.link import EXIT_CRASHED, EXIT_NO_MEMORY, NO_MEMORY
 from runner.signals import heeded
 from runner.types import EXIT_CANNOT_RUN, EXIT_INTERRUPTED, EXIT_OK, EXIT_ROW_ERRORS, EXIT_USAGE
@@ -84,6 +85,7 @@ class WorkerProcess:
         self.reports, reports = os.pipe()
         alive, self._alive = os.pipe()
         self.errors, errors = os.pipe()
+        self._oom_kills = oom_kills()
         spec = {"arguments": arguments, "argv": sys.argv, "path": sys.path, "began": began, "death": death}
         spec |= {"stderr": stderr, "reports": reports, "alive": alive}
         self.process = subprocess.Popen(
@@ -168,15 +170,20 @@ class WorkerProcess:
 
     def death(self, status: int) -> Death:
         """How it died, for the checkpoint."""
-        no_memory = ran_out(status, self.tail.decode(errors="replace"))
+        no_memory = ran_out(status, self.tail.decode(errors="replace"), self._oom_kills)
         why = self.ended or why_it_died(status, no_memory)
         is_for_batches = no_memory and not self.ended and self.facts.get("has_model", True)  # else seats have it
         return Death(self.facts.get("session", 0), why, is_for_batches, self.facts.get("run_dir"))
 
 
-def ran_out(status: int, said: str) -> bool:
-    """Whether a process with this exit status, which ``said`` this at its end, seems to have lacked memory."""
-    return status in (-signal.SIGKILL, 128 + signal.SIGKILL, EXIT_NO_MEMORY) or bool(NO_MEMORY.search(said))
+def ran_out(status: int, said: str, oom_kills_before: int | None) -> bool:
+    """Whether a process with this exit status, which ``said`` this at its end, seems to have lacked memory.
+
+    ``oom_kills_before``: ``oom_kills`` when it was started. Where the kernel does not count, it may have killed it.
+    """
+    is_killed = status in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    may_be_kernel = is_killed and (oom_kills_before is None or oom_kills() != oom_kills_before)
+    return may_be_kernel or status == EXIT_NO_MEMORY or bool(NO_MEMORY.search(said))
 
 
 def why_it_died(status: int, no_memory: bool) -> str:

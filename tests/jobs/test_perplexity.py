@@ -525,8 +525,8 @@ def test_after_a_kill_of_its_worker_an_evaluation_goes_on_by_itself_to_the_same_
     assert "written to" in said
     (killed,) = figures(tmp_path, "killed/perplexity")
     assert 5 < done < killed["windows"]
-    sessions = runner.open_run(folder).sessions
-    assert [session["why"] for session in sessions] == ["died of SIGKILL, as when memory runs out", "finished"]
+    died, ended = (session["why"] for session in runner.open_run(folder).sessions)
+    assert died.startswith("died of SIGKILL") and ended == "finished"
     with contextlib.closing(sqlite3.connect(folder / "run.db")) as connection:
         ((rows,),) = connection.execute("SELECT rows FROM deaths").fetchall()
     assert len(json.loads(rows)) <= cpu_streams()  # those at work at that moment, if there were any

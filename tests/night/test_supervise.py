@@ -21,6 +21,7 @@ import pytest
 
 from runner.checkpoint.deaths import Flight, read_flight
 from runner.machine.facts import boot_id
+from runner.night import supervisor
 from runner.night.guard import GuardedEngine
 from runner.night.supervisor import opened_for
 from runner.results.status import read_status
@@ -104,6 +105,34 @@ def test_lack_of_memory_makes_batches_smaller_and_is_recorded():
     assert [(why, memory) for _, why, memory, _ in deaths()] == [("of SIGABRT, as when memory runs out", True)]
     assert "batches and KV caches take 70% of their size" in Path("outputs/run/run.log").read_text()
     assert not [row for row in rows_of() if row["error"]]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "status", "said", "ran_out"),
+    [
+        (3, 4, -signal.SIGKILL, "", True),
+        (3, 4, 128 + signal.SIGKILL, "", True),
+        (3, 3, -signal.SIGKILL, "", False),  # by somebody else
+        (None, None, -signal.SIGKILL, "", True),  # a kernel that does not count, as that of macOS
+        (3, 3, -signal.SIGKILL, "std::bad_alloc", True),
+        (3, 4, -signal.SIGABRT, "", False),
+    ],
+)
+def test_sigkill_is_lack_of_memory_only_if_the_kernel_may_have_sent_it(before, now, status, said, ran_out, monkeypatch):
+    monkeypatch.setattr(supervisor, "oom_kills", lambda: now)
+    assert supervisor.ran_out(status, said, before) is ran_out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where the kernel counts whom it kills for memory")
+@pytest.mark.parametrize("fleet", [[], ["fleet=local", "fleet.seats=1"]])
+def test_a_kill_by_hand_makes_no_batches_smaller(fleet, start):
+    process = start(*fleet, delay=0.1)
+    wait_for(process, 4)
+    here = read_status(Path("outputs/run"))
+    os.kill(here["seats"][0]["pid"] if fleet else here["pid"], signal.SIGKILL)
+    code, _, errors = outcome(process)
+    assert code == 0, errors
+    assert asked("SELECT sum(memory), count(*) FROM deaths") == [(0, 1)] and "of their size" not in errors
 
 
 @pytest.mark.parametrize(
@@ -287,7 +316,7 @@ def test_random_kills_of_the_worker_lose_nothing_and_repeat_nothing(slow, start)
     """200 SIGKILLs over 5,000 rows at full length; every commit stays, every row comes once."""
     rows, kills = (5000, 200) if slow else (120, 3)
     write_rows(rows)
-    process = start("engine.max_restarts=1000", "output.shard_rows=50", delay=0.02)
+    process = start("engine.max_restarts=1000", "output.shard_rows=50", delay=0.1)
     chance, done, killed = random.Random(0), {}, 0
     while killed < kills and process.poll() is None:
         worker = wait_for(process, len(done) + chance.randint(1, max(1, rows // (2 * kills))))
