@@ -257,11 +257,10 @@ def test_seats_have_a_gpu_each_and_share_its_memory_where_there_are_more_of_them
 def test_a_schedule_takes_no_seat_for_another_program(pid, own, monkeypatch):
     """Nor one that Ray started on this machine, which is no child of the driver."""
     parent = os.getpid() if own else 1
-    # Takes a private name: the one place that starts ps.
     monkeypatch.setattr(power.os, "getloadavg", lambda: (4.0, 4.0, 4.0))
     clock, taken = iter([0.0, 0.0, 3600.0]), iter(["0:00.00", "4:00:00"])
     monkeypatch.setattr(power.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(power, "_output", lambda *words: f"{pid} {parent} {next(taken)}\n 9 1 99:00:00\n")
+    monkeypatch.setattr(power, "output", lambda *words: f"{pid} {parent} {next(taken)}\n 9 1 99:00:00\n")
     machine = power.ThisMachine()
     machine.helpers = lambda: [8]
     assert machine.load() == 4.0
