@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from runner.models.gguf.file import GGUFFile
 from runner.models.gguf.settings import dense, experts, gemma, hybrid
 from runner.models.gguf.settings.common import Config, scaled, with_images
+from runner.words import first_line
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,17 @@ def architecture_of(file: GGUFFile) -> Architecture:
 def config_of(file: GGUFFile, ends: list[int]) -> Config:
     """The content of config.json, but for what quantisation adds. ``ends``: the ids that end an answer."""
     architecture = architecture_of(file)
-    base = {
-        "architectures": [architecture.named],
-        "model_type": architecture.model_type,
-        **_base(file, architecture.varies),
-    }
-    base |= {"bos_token_id": file.get("tokenizer.ggml.bos_token_id"), "eos_token_id": ends}
-    config = base | architecture.own(file, base)
+    try:
+        base = {
+            "architectures": [architecture.named],
+            "model_type": architecture.model_type,
+            **_base(file, architecture.varies),
+        }
+        base |= {"bos_token_id": file.get("tokenizer.ggml.bos_token_id"), "eos_token_id": ends}
+        config = base | architecture.own(file, base)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of numbers that no model has
+        told = f"its settings do not go together ({type(error).__name__}: {first_line(error)})"
+        raise file.error(told) from error
     _check(file, config)
     return config
 

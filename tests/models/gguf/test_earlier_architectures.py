@@ -264,6 +264,10 @@ def test_bits_can_be_asked_for_of_each(tmp_path, name):
         ("stablelm", {"rope__scaling__type": "linear", "rope__scaling__factor": 2.0}, "positions are stretched"),
         ("qwen", {"rope__freq_base": 20000.0}, "rotates by the base 10,000 alone"),
         ("gpt2", {"attention__clamp_kqv": 8.0}, "clamps queries"),
+        ("afmoe", {"expert_count": 0}, "its settings do not go together"),
+        ("afmoe", {"expert_gating_func": [1]}, "its settings do not go together"),
+        ("phimoe", {"rope__scaling__original_context_length": 1}, "its settings do not go together"),
+        ("phi2", {"embedding_length": 1}, "its settings do not go together"),
     ],
 )
 def test_what_mlx_lms_models_would_compute_differently_is_refused_in_one_line(tmp_path, name, words, message):
