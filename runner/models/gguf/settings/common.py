@@ -38,6 +38,18 @@ def window_period(file: GGUFFile, usual: int) -> int:
     return period
 
 
+def layer_types(base: Config, period: int) -> list[str]:
+    """The kind of each layer's attention: every ``period``-th attends to all tokens."""
+    layers = range(1, base["num_hidden_layers"] + 1)
+    return ["sliding_attention" if at % period else "full_attention" for at in layers]
+
+
+def windowed(file: GGUFFile, base: Config, usual: int) -> Config:
+    """Layers with a window, of which every so many, as a file says or as is ``usual``, attend to all tokens."""
+    period = window_period(file, usual)
+    return {"sliding_window": file.setting("attention.sliding_window"), "layer_types": layer_types(base, period)}
+
+
 def rotated(file: GGUFFile, base: Config) -> float:
     """The part of each head that is rotated."""
     return float(file.setting("rope.dimension_count", base["head_dim"]) / base["head_dim"])

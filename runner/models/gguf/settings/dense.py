@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from runner.models.gguf.file import GGUFFile
-from runner.models.gguf.settings.common import Config, biases, experts, rotated, scaled, unscaled, window_period
+from runner.models.gguf.settings.common import (
+    Config,
+    biases,
+    experts,
+    rotated,
+    scaled,
+    unscaled,
+    window_period,
+    windowed,
+)
 from runner.models.gguf.settings.rotary import rope_scaling
 
 
@@ -52,13 +61,7 @@ def granite(file: GGUFFile, base: Config, rotates: bool = True) -> Config:
 
 
 def olmo3(file: GGUFFile, base: Config) -> Config:
-    period = window_period(file, 4)
-    layers = range(base["num_hidden_layers"])
-    return {
-        "sliding_window": file.setting("attention.sliding_window"),
-        "layer_types": ["full_attention" if (at + 1) % period == 0 else "sliding_attention" for at in layers],
-        **scaled(file, base),
-    }
+    return {**windowed(file, base, 4), **scaled(file, base)}
 
 
 def cohere(file: GGUFFile, base: Config) -> Config:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from runner.models.gguf.file import GGUFFile
-from runner.models.gguf.settings.common import Config, experts, rotated, scaled, unscaled, window_period, with_images
+from runner.models.gguf.settings.common import (
+    Config,
+    experts,
+    layer_types,
+    rotated,
+    scaled,
+    unscaled,
+    windowed,
+    with_images,
+)
 from runner.models.gguf.settings.rotary import rope_scaling
 
 
@@ -26,12 +35,11 @@ def qwen3_moe(file: GGUFFile, base: Config) -> Config:
 
 
 def gpt_oss(file: GGUFFile, base: Config) -> Config:
-    layers = ["full_attention" if at % 2 else "sliding_attention" for at in range(base["num_hidden_layers"])]
     return {
         "intermediate_size": file.shape("blk.0.ffn_down_exps.weight")[2],
         **experts(file, "num_local_experts"),
         "sliding_window": file.setting("attention.sliding_window"),
-        "layer_types": layers,
+        "layer_types": layer_types(base, 2),
         **scaled(file, base),
     }
 
@@ -68,6 +76,12 @@ def routed(file: GGUFFile) -> Config:
         "routed_scaling_factor": file.setting("expert_weights_scale", 1.0) or 1.0,
         **groups(file),
     }
+
+
+def renamed(found: Config) -> Config:
+    """The same as most others' configurations name them."""
+    counts = {"num_experts": found["n_routed_experts"], "num_shared_experts": found["n_shared_experts"] or 0}
+    return counts | {key: value for key, value in found.items() if key not in ("n_routed_experts", "n_shared_experts")}
 
 
 def groups(file: GGUFFile) -> Config:
@@ -153,11 +167,8 @@ def dots1(file: GGUFFile, base: Config) -> Config:
 
 def bailing(file: GGUFFile, base: Config) -> Config:
     """Ling and Ring 1 and 2.0."""
-    found = routed(file)
     return {
-        "num_experts": found["n_routed_experts"],
-        "num_shared_experts": found["n_shared_experts"] or 0,
-        **{key: value for key, value in found.items() if key not in ("n_routed_experts", "n_shared_experts")},
+        **renamed(routed(file)),
         "score_function": gate(file, "sigmoid" if file.has("exp_probs_b.bias") else "softmax", "sigmoid", "softmax"),
         "moe_router_enable_expert_bias": file.has("exp_probs_b.bias"),
         "use_qk_norm": file.has("attn_q_norm.weight"),
@@ -199,19 +210,17 @@ def phimoe(file: GGUFFile, base: Config) -> Config:
 def afmoe(file: GGUFFile, base: Config) -> Config:
     """Trinity: the layers with a window are rotated, and embeddings are scaled."""
     gate(file, "sigmoid", "sigmoid")
-    found, period = routed(file), window_period(file, 4)
-    layers = range(base["num_hidden_layers"])
+    found = renamed(routed(file))
     return {
         **experts(file),
         "moe_intermediate_size": found["moe_intermediate_size"],
-        "num_shared_experts": found["n_shared_experts"] or 0,
+        "num_shared_experts": found["num_shared_experts"],
         "num_dense_layers": found["first_k_dense_replace"],
         "route_norm": found["norm_topk_prob"],
         "route_scale": found["routed_scaling_factor"],
         "n_group": found["n_group"],
         "topk_group": found["topk_group"],
-        "sliding_window": file.setting("attention.sliding_window"),
-        "layer_types": ["full_attention" if (at + 1) % period == 0 else "sliding_attention" for at in layers],
+        **windowed(file, base, 4),
         "mup_enabled": True,
         **scaled(file, base),
     }
@@ -220,15 +229,11 @@ def afmoe(file: GGUFFile, base: Config) -> Config:
 def exaone_moe(file: GGUFFile, base: Config) -> Config:
     """K-EXAONE."""
     gate(file, "sigmoid", "sigmoid")
-    found, period = routed(file), window_period(file, 4)
-    layers = range(base["num_hidden_layers"])
+    found, layers = routed(file), range(base["num_hidden_layers"])
     return {
-        **{key: value for key, value in found.items() if key not in ("n_routed_experts", "n_shared_experts")},
-        "num_experts": found["n_routed_experts"],
-        "num_shared_experts": found["n_shared_experts"] or 0,
+        **renamed(found),
         "is_moe_layer": [at >= found["first_k_dense_replace"] for at in layers],
-        "sliding_window": file.setting("attention.sliding_window"),
-        "layer_types": ["full_attention" if (at + 1) % period == 0 else "sliding_attention" for at in layers],
+        **windowed(file, base, 4),
         **scaled(file, base),
     }
 

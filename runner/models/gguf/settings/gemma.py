@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from runner.models.gguf.file import GGUFFile
-from runner.models.gguf.settings.common import Config, experts, scaled, unscaled, window_period
+from runner.models.gguf.settings.common import Config, experts, layer_types, scaled, unscaled, window_period
 
 
 def gemma2(file: GGUFFile, base: Config) -> Config:
@@ -19,16 +19,14 @@ def gemma2(file: GGUFFile, base: Config) -> Config:
 
 
 def gemma3(file: GGUFFile, base: Config) -> Config:
-    layers = base["num_hidden_layers"]
     window = file.setting("attention.sliding_window", 0)
     period = window_period(file, 6) if window else 1
-    sliding = ["full_attention" if (at + 1) % period == 0 else "sliding_attention" for at in range(layers)]
     base["rope_theta"] = file.setting("rope.freq_base", file.setting("rope.global.freq_base", 1e6))
     return {
         "query_pre_attn_scalar": _query_scale(base, layers_of_27b=62),
         "sliding_window": window or base["max_position_embeddings"],
         "sliding_window_pattern": period,
-        "layer_types": sliding,
+        "layer_types": layer_types(base, period),
         "rope_local_base_freq": file.setting("rope.freq_base_swa", file.setting("rope.local.freq_base", 1e4)),
         "rope_theta": base["rope_theta"],
         **scaled(file, base),
@@ -45,8 +43,7 @@ def _windows(file: GGUFFile, base: Config) -> list[str]:
     """The kind of each layer's attention."""
     found = file.optional("attention.sliding_window_pattern")
     if not isinstance(found, list):
-        period = int(found or 5)
-        found = [(at + 1) % period != 0 for at in range(base["num_hidden_layers"])]
+        return layer_types(base, int(found or 5))
     return ["sliding_attention" if one else "full_attention" for one in found]
 
 
